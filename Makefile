@@ -1,0 +1,45 @@
+# make demo    from raw data to a converted checkpoint, in a few minutes on two cores
+# make test    the tests           make check    lint and types
+#
+# The first of them sets up .venv; later ones install nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+SHELL := /bin/bash
+
+.PHONY: demo test test-slow check clean
+
+demo: $(VENV)/.run
+	$(BIN)/python -m pretrain.demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.run: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "error: Python cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "installing into $(VENV) (a minute or more, once)"
+	@$(INSTALL) torch==2.13.0
+	@$(INSTALL) -e .
+	@touch $@
+
+# torchscale and fairscale are references for tests; what they ask for would replace torch, so without dependencies
+$(VENV)/.dev: $(VENV)/.run
+	@$(INSTALL) -e '.[dev]'
+	@$(INSTALL) --no-deps torchscale fairscale
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

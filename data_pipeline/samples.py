@@ -1,0 +1,26 @@
+"""One sample, from any source, on its way into a shard."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["image", "pair", "text"]
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+
+
+class BadSampleError(Exception):
+    """This sample cannot be used; the message says why. It is skipped and counted, never fatal by itself."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image, a text, or both."""
+
+    key: str
+    """Unique within its shards; no dot and no slash."""
+    image: bytes | None = None
+    """The encoded image file."""
+    image_extension: str = "png"
+    text: str | None = None
+    """A caption or a passage."""
+    metadata: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,53 @@
+"""python -m data_pipeline.train_text_tokenizer OUT SOURCE... : a SentencePiece model from captions and texts."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from data_pipeline.samples import Kind
+from data_pipeline.sources import read_source
+from data_pipeline.text_tokenizer import ModelType, train_text_tokenizer
+
+
+@dataclass(frozen=True)
+class TextTokenizerOptions:
+    """Train a SentencePiece model with BEiT-3's ids."""
+
+    out: tyro.conf.Positional[Path]
+    """The model file to write, such as tokenizer.spm."""
+    sources: tyro.conf.Positional[tuple[str, ...]]
+    """KIND=SOURCE with kind pair (captions) or text; sources as in write_shards. Only their training split is read."""
+    vocab_size: int = 64000
+    """Pieces, SentencePiece's three specials included."""
+    model_type: ModelType = "unigram"
+    """BEiT-3's is unigram. bpe keeps whole words also where there are only a few dozen different ones."""
+    held_out_fraction: float = 0.1
+    """Part of each source that is not read; give write_shards the same."""
+
+
+def main() -> None:
+    options = tyro.cli(TextTokenizerOptions)
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer = train_text_tokenizer(_texts(options), options.out, options.vocab_size, options.model_type)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{options.out}: {tokenizer.vocab_size} ids, <mask> is {tokenizer.mask_id}")
+
+
+def _texts(options: TextTokenizerOptions) -> Iterator[str]:
+    kinds: dict[str, Kind] = {"pair": "pair", "text": "text"}
+    for entry in options.sources:
+        kind, _, source = entry.partition("=")
+        if kind not in kinds or not source:
+            raise ValueError(f"source {entry!r} must read pair=SOURCE or text=SOURCE")
+        for sample in read_source(kinds[kind], source, "train", options.held_out_fraction):
+            assert sample.text is not None
+            yield from sample.text.splitlines()
+
+
+if __name__ == "__main__":
+    main()

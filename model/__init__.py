@@ -1,0 +1,4 @@
+"""The network: packed Multiway Transformer, masking, heads and losses, visual tokenizer.
+
+Knows nothing of data files, DeepSpeed or runs: plain PyTorch modules and pure functions.
+"""

@@ -1,0 +1,49 @@
+"""Self-attention over the packed rows: within an image, within a text, and jointly over a pair.
+
+The paper shares attention between the modalities; the released checkpoints and torchscale hold every
+projection and norm once per modality ("decoupled"). Both are here: `experts` names the copies.
+
+Shapes: N packed rows, B samples, S tokens of a sample, D dim, H heads, K head dim.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model.experts import NORM_EPS, ModalityExperts
+from model.layout import PackedLayout
+
+
+def attend(qkv: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention of one group of equally long samples.
+
+    qkv: (B, S, 3, H, K); mask: (B, 1, 1 or S, S) bool, True where a query may see a key. Returns (B, S, H * K).
+    """
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
+    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+class MultiwayAttention(nn.Module):
+    """Multi-head self-attention with a LayerNorm before the output projection (SubLN)."""
+
+    def __init__(self, dim: int, num_heads: int, experts: tuple[str, ...]):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = ModalityExperts(lambda: nn.Linear(dim, 3 * dim), experts)
+        self.norm = ModalityExperts(lambda: nn.LayerNorm(dim, eps=NORM_EPS), experts)
+        self.proj = ModalityExperts(lambda: nn.Linear(dim, dim), experts)
+
+    def forward(self, x: Tensor, layout: PackedLayout) -> Tensor:
+        """(N, D) -> (N, D)"""
+        dim = x.shape[1]
+        qkv = self.qkv(x, layout).view(len(x), 3, self.num_heads, dim // self.num_heads)
+        group = qkv.shape[1:]
+        images = qkv[layout.image_rows].view(layout.num_images, layout.image_tokens, *group)
+        pair_images = qkv[layout.pair_image_rows].view(layout.num_pairs, layout.image_tokens, *group)
+        pair_texts = qkv[layout.pair_text_rows].view(layout.num_pairs, layout.caption_tokens, *group)
+        texts = qkv[layout.text_rows].view(layout.num_texts, layout.text_tokens, *group)
+
+        pairs = attend(torch.cat([pair_images, pair_texts], dim=1), layout.pair_mask)
+        pair_images, pair_texts = pairs.split([layout.image_tokens, layout.caption_tokens], dim=1)
+        groups = [attend(images, None), pair_images, pair_texts, attend(texts, layout.text_mask)]
+        x = torch.cat([part.reshape(-1, dim) for part in groups])  # back to (N, D)
+        return self.proj(self.norm(x, layout), layout)

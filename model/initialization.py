@@ -1,0 +1,51 @@
+"""Every initial weight of the network, in one function.
+
+| parameter                                     | initial value                                                     |
+| --------------------------------------------- | ----------------------------------------------------------------- |
+| linear and patch projection matrices          | normal(init_std), truncated at one standard deviation             |
+| attn.proj and fc2 of block l = 1, 2, ...      | the same, divided by sqrt(2 l)                                    |
+| word embeddings, positions, class, mask token | normal(embed_init_std), truncated at one standard deviation       |
+| biases, LayerNorm                             | 0; weight 1, bias 0                                               |
+
+Source: BEiT (unilm/beit modeling_pretrain.py) and BEiT-3, footnote 4. Word embeddings and text positions have no
+published scheme: our choice.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from model.config import MultiwayConfig
+
+
+@torch.no_grad()
+def init_weights(model: nn.Module, config: MultiwayConfig, seed: int) -> None:
+    """Fill every parameter of a MultiwayTransformer or MaskedDataModel in place, from the seed alone.
+
+    Raises ValueError for a parameter that the table does not cover.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def truncated_normal(parameter: Tensor, std: float) -> None:
+        nn.init.trunc_normal_(parameter, std=std, a=-std, b=std, generator=generator)
+
+    norm_weights = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
+    for name, parameter in model.named_parameters():
+        if name in norm_weights:
+            nn.init.ones_(parameter)
+        elif name.endswith(".bias"):
+            nn.init.zeros_(parameter)
+        elif name.endswith(("word_embed.weight", "pos_embed", "cls_token", "mask_token")):
+            truncated_normal(parameter, config.embed_init_std)
+        elif name.endswith(".weight"):
+            truncated_normal(parameter, config.init_std)
+            if ".attn.proj." in name or name.endswith(".fc2.weight"):
+                parameter.div_(math.sqrt(2 * _block_number(name)))
+        else:
+            raise ValueError(f"parameter {name} has no initial value; add it to the table in model/initialization.py")
+
+
+def _block_number(name: str) -> int:
+    """1 for the parameters of the first block: '...blocks.0....' -> 1"""
+    return int(name.split("blocks.", 1)[1].split(".", 1)[0]) + 1

@@ -1,0 +1,89 @@
+"""Which rows of the packed (N, D) matrix belong to which modality.
+
+The rows are ordered
+
+    [ image-only | pair images | pair texts | text-only ]
+
+so that each expert works on one contiguous slice:
+
+    vision            image-only + pair images
+    language          pair texts + text-only
+    vision-language   pair images + pair texts   (top blocks; vision and language keep the rest)
+
+Shapes: I image-only samples, P pairs, T texts; V tokens an image, C tokens a caption, L tokens a text.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SHARED = ("shared",)
+TWO_EXPERTS = ("vision", "language")
+THREE_EXPERTS = ("vision", "vision_language", "language")
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLayout:
+    """An immutable description of a packed step; an argument of every multiway module, never its state."""
+
+    num_images: int
+    num_pairs: int
+    num_texts: int
+    image_tokens: int
+    caption_tokens: int
+    text_tokens: int
+    pair_mask: Tensor | None = None
+    """(P, 1, 1 or V+C, V+C) bool, True where a query may see a key. None: all is visible."""
+    text_mask: Tensor | None = None
+    """(T, 1, 1 or L, L) bool, True where a query may see a key. None: all is visible."""
+
+    @property
+    def image_rows(self) -> slice:
+        return slice(0, self.num_images * self.image_tokens)
+
+    @property
+    def pair_image_rows(self) -> slice:
+        start = self.image_rows.stop
+        return slice(start, start + self.num_pairs * self.image_tokens)
+
+    @property
+    def pair_text_rows(self) -> slice:
+        start = self.pair_image_rows.stop
+        return slice(start, start + self.num_pairs * self.caption_tokens)
+
+    @property
+    def text_rows(self) -> slice:
+        start = self.pair_text_rows.stop
+        return slice(start, start + self.num_texts * self.text_tokens)
+
+    @property
+    def num_rows(self) -> int:
+        return self.text_rows.stop
+
+    def expert_rows(self, experts: tuple[str, ...]) -> list[slice]:
+        """The slice of each expert, in the order of `experts`; together they cover all rows once."""
+        rows = {
+            SHARED: [slice(0, self.num_rows)],
+            TWO_EXPERTS: [slice(0, self.pair_image_rows.stop), slice(self.pair_image_rows.stop, self.num_rows)],
+            THREE_EXPERTS: [
+                self.image_rows,
+                slice(self.pair_image_rows.start, self.pair_text_rows.stop),
+                self.text_rows,
+            ],
+        }
+        return rows[experts]
+
+    def sample_of_row(self, device: torch.device) -> Tensor:
+        """(N,) the sample of each row: images 0..I-1, pairs I..I+P-1 (both of a pair's parts), then texts."""
+        images, pairs, texts = torch.arange(self.num_images + self.num_pairs + self.num_texts, device=device).split(
+            [self.num_images, self.num_pairs, self.num_texts]
+        )
+        return torch.cat(
+            [
+                images.repeat_interleave(self.image_tokens),
+                pairs.repeat_interleave(self.image_tokens),
+                pairs.repeat_interleave(self.caption_tokens),
+                texts.repeat_interleave(self.text_tokens),
+            ]
+        )

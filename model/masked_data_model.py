@@ -1,0 +1,89 @@
+"""BEiT-3's objective: predict what was hidden, in images, in texts and in image-text pairs.
+
+Only hidden positions reach the heads. Losses are sums here; who calls divides by the counts of the global batch.
+
+Shapes: I image-only samples, P pairs, T texts; V image tokens, M masked patches an image; K masked positions a text.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.config import MultiwayConfig
+from model.masking import IGNORED
+from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
+
+OBJECTIVES = ("mim", "mlm", "mvlm_image", "mvlm_text")
+"""Masked image modeling on images, masked language modeling on texts, and both parts of the masked
+vision-language modeling on pairs; the order of every loss vector."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedTargets:
+    """Where something was hidden, and what."""
+
+    image_positions: Tensor
+    """(I + P, M) indices of masked patches (0 = the first patch), the image-only samples first."""
+    visual_token_ids: Tensor
+    """(I + P, M) codes of those patches."""
+    caption_positions: Tensor
+    """(P, Kc) masked positions; 0 in unused places."""
+    caption_labels: Tensor
+    """(P, Kc) word ids; -100 in unused places."""
+    text_positions: Tensor
+    """(T, Kt)"""
+    text_labels: Tensor
+    """(T, Kt)"""
+
+    def counts(self) -> Tensor:
+        """(4,) float32 predictions asked for, in the order of OBJECTIVES."""
+        num_pairs = len(self.caption_labels)
+        images, pair_images = self.visual_token_ids.split([len(self.visual_token_ids) - num_pairs, num_pairs])
+        labels = (images, self.text_labels, pair_images, self.caption_labels)
+        return torch.stack([(part != IGNORED).sum() for part in labels]).float()
+
+
+class MaskedDataModel(nn.Module):
+    """A Multiway Transformer with its two pretraining heads, linear and untied as in the released checkpoints."""
+
+    def __init__(self, config: MultiwayConfig):
+        super().__init__()
+        self.encoder = MultiwayTransformer(config)
+        self.mim_head = nn.Linear(config.dim, config.num_visual_tokens)
+        self.mlm_head = nn.Linear(config.dim, config.vocab_size)
+
+    def forward(self, inputs: MultiwayInputs, targets: MaskedTargets, drop_path_scale: Tensor | None = None) -> Tensor:
+        """Sums of cross entropies in nats, (4,) float32 in the order of OBJECTIVES."""
+        states = self.encoder(inputs, drop_path_scale)
+        num_pairs = len(targets.caption_labels)
+        num_images = len(targets.visual_token_ids) - num_pairs
+
+        hidden = _gather(states.images, targets.image_positions + 1)  # past the class token
+        losses = _cross_entropies(self.mim_head(hidden), targets.visual_token_ids)
+        mim, mvlm_image = losses.split([num_images, num_pairs])
+
+        captions = _gather(states.captions, targets.caption_positions)
+        texts = _gather(states.texts, targets.text_positions)
+        words = self.mlm_head(torch.cat([captions.flatten(0, 1), texts.flatten(0, 1)]))  # one call, so gathered once
+        caption_words, text_words = words.split([targets.caption_labels.numel(), targets.text_labels.numel()])
+        mvlm_text = _cross_entropies(caption_words.unflatten(0, targets.caption_labels.shape), targets.caption_labels)
+        mlm = _cross_entropies(text_words.unflatten(0, targets.text_labels.shape), targets.text_labels)
+        return torch.stack([mim.sum(), mlm.sum(), mvlm_image.sum(), mvlm_text.sum()])
+
+    def encode(self, inputs: MultiwayInputs) -> MultiwayStates:
+        """Hidden states without heads."""
+        return self.encoder(inputs)
+
+
+def _gather(states: Tensor, positions: Tensor) -> Tensor:
+    """states (B, S, D) at positions (B, K) -> (B, K, D)"""
+    return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """logits (B, K, classes), labels (B, K) -> (B, K) float32, 0 where the label is -100."""
+    flat = nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return flat.view(labels.shape)

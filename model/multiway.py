@@ -1,0 +1,132 @@
+"""The packed Multiway Transformer of BEiT-3: images, texts and pairs in one forward.
+
+Source: "Image as a Foreign Language" (arXiv 2208.10442), section 2.1; SubLN as in torchscale.
+Shapes: I image-only samples, P pairs, T texts; V image tokens, C caption tokens, L text tokens; N packed rows, D dim.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.attention import MultiwayAttention
+from model.config import MultiwayConfig
+from model.embeddings import TextEmbedding, VisionEmbedding
+from model.experts import NORM_EPS, FeedForward, ModalityExperts
+from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout
+
+
+@dataclass(frozen=True, eq=False)
+class MultiwayInputs:
+    """One packed step. Any of I, P, T may be 0."""
+
+    images: Tensor
+    """(I + P, 3, image_size, image_size) normalised pixels, the image-only samples first."""
+    image_mask: Tensor
+    """(I + P, V - 1) bool, True = replaced by the mask token."""
+    caption_ids: Tensor
+    """(P, C) word ids."""
+    caption_padding: Tensor
+    """(P, C) bool, True = padding."""
+    text_ids: Tensor
+    """(T, L) word ids."""
+    text_padding: Tensor
+    """(T, L) bool, True = padding."""
+
+    def layout(self, image_tokens: int) -> PackedLayout:
+        """The layout of these samples; padding is hidden from attention as a key."""
+        num_pairs, num_texts = len(self.caption_ids), len(self.text_ids)
+        seen_images = self.caption_padding.new_ones(num_pairs, image_tokens)
+        return PackedLayout(
+            num_images=len(self.images) - num_pairs,
+            num_pairs=num_pairs,
+            num_texts=num_texts,
+            image_tokens=image_tokens,
+            caption_tokens=self.caption_ids.shape[1],
+            text_tokens=self.text_ids.shape[1],
+            pair_mask=torch.cat([seen_images, ~self.caption_padding], dim=1)[:, None, None],
+            text_mask=~self.text_padding[:, None, None],
+        )
+
+
+class MultiwayStates(NamedTuple):
+    """Final hidden states of a packed step. A tuple, because ZeRO-3's hooks look for tensors in tuples only."""
+
+    images: Tensor
+    """(I + P, V, D), class token first."""
+    captions: Tensor
+    """(P, C, D)"""
+    texts: Tensor
+    """(T, L, D)"""
+
+
+class MultiwayBlock(nn.Module):
+    """x + attention(norm1(x)), then x + experts(norm2(x)); each branch scaled per sample by stochastic depth."""
+
+    def __init__(self, config: MultiwayConfig, has_vl_expert: bool):
+        super().__init__()
+        dim = config.dim
+        attention_experts = SHARED if config.attention == "shared" else TWO_EXPERTS
+        ffn_experts = THREE_EXPERTS if has_vl_expert else TWO_EXPERTS
+        self.norm1 = ModalityExperts(lambda: nn.LayerNorm(dim, eps=NORM_EPS), attention_experts)
+        self.attn = MultiwayAttention(dim, config.num_heads, attention_experts)
+        self.norm2 = ModalityExperts(lambda: nn.LayerNorm(dim, eps=NORM_EPS), ffn_experts)
+        self.experts = ModalityExperts(lambda: FeedForward(dim, config.ffn_dim), ffn_experts)
+
+    def forward(self, x: Tensor, layout: PackedLayout, branch_scale: Tensor | None = None) -> Tensor:
+        """x: (N, D); branch_scale: (2, N, 1) factors of the two branches, None = 1. Returns (N, D)."""
+        branch = self.attn(self.norm1(x, layout), layout)
+        x = x + (branch if branch_scale is None else branch * branch_scale[0])
+        branch = self.experts(self.norm2(x, layout), layout)
+        return x + (branch if branch_scale is None else branch * branch_scale[1])
+
+
+class MultiwayTransformer(nn.Module):
+    """Vision encoder, language encoder, dual encoder and fusion encoder in one set of weights."""
+
+    def __init__(self, config: MultiwayConfig):
+        super().__init__()
+        self.config = config
+        self.vision_embed = VisionEmbedding(config.dim, config.image_size, config.patch_size)
+        self.text_embed = TextEmbedding(config.dim, config.vocab_size, config.max_text_length)
+        first_vl_layer = config.depth - config.num_vl_layers
+        self.blocks = nn.ModuleList(MultiwayBlock(config, i >= first_vl_layer) for i in range(config.depth))
+        final_experts = SHARED if config.attention == "shared" else TWO_EXPERTS
+        self.norm = ModalityExperts(lambda: nn.LayerNorm(config.dim, eps=NORM_EPS), final_experts)
+
+    def forward(self, inputs: MultiwayInputs, drop_path_scale: Tensor | None = None) -> MultiwayStates:
+        """drop_path_scale: (depth, 2, I + P + T) factor of each branch of each sample (see
+        `model.masking.drop_path_scales`), None = no stochastic depth."""
+        layout = inputs.layout(self.config.num_image_tokens)
+        x = self.pack(inputs, layout)
+        if drop_path_scale is not None:
+            drop_path_scale = drop_path_scale.to(x.dtype)[
+                :, :, layout.sample_of_row(x.device), None
+            ]  # (depth, 2, N, 1)
+        for i, block in enumerate(self.blocks):
+            branch_scale = None if drop_path_scale is None else drop_path_scale[i]
+            if self.config.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, layout, branch_scale, use_reentrant=False)
+            else:
+                x = block(x, layout, branch_scale)
+        return self.unpack(self.norm(x, layout), layout)
+
+    def pack(self, inputs: MultiwayInputs, layout: PackedLayout) -> Tensor:
+        """Embeddings in the order of the layout, (N, D). Padded positions are zero (torchscale)."""
+        images = self.vision_embed(inputs.images, inputs.image_mask)
+        captions, texts = self.text_embed(inputs.caption_ids, inputs.text_ids)
+        captions = captions.masked_fill(inputs.caption_padding[..., None], 0)
+        texts = texts.masked_fill(inputs.text_padding[..., None], 0)
+        return torch.cat([images.flatten(0, 1), captions.flatten(0, 1), texts.flatten(0, 1)])
+
+    def unpack(self, x: Tensor, layout: PackedLayout) -> MultiwayStates:
+        """(N, D) -> states by sample."""
+        dim = x.shape[1]
+        num_all_images = layout.num_images + layout.num_pairs
+        return MultiwayStates(
+            images=x[: layout.pair_image_rows.stop].view(num_all_images, layout.image_tokens, dim),
+            captions=x[layout.pair_text_rows].view(layout.num_pairs, layout.caption_tokens, dim),
+            texts=x[layout.text_rows].view(layout.num_texts, layout.text_tokens, dim),
+        )

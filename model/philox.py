@@ -1,0 +1,68 @@
+"""Philox 4x32-10: random numbers as a pure function of a key and a counter.
+
+The same (seed, stream, sample, index) gives the same bits on any device, rank or restart, and in a kernel that
+runs the same ten rounds. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+32-bit words are held in int64 tensors, which every backend supports.
+"""
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+WORD = 0xFFFFFFFF
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
+
+
+class Stream(IntEnum):
+    """Independent sequences of random numbers of one sample. Values are part of a run's definition: never renumber."""
+
+    IMAGE_BLOCKS = 0
+    IMAGE_COMPLETION = 1
+    TEXT_POSITIONS = 2
+    TEXT_REPLACEMENT = 3
+    DROP_PATH = 4
+
+
+def _multiply(constant: int, words: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low word of constant * words, in int64 without overflow."""
+    low_product = constant * (words & 0xFFFF)
+    high_product = constant * (words >> 16)
+    high = (high_product + (low_product >> 16)) >> 16
+    low = ((high_product << 16) + low_product) & WORD
+    return high, low
+
+
+def philox_4x32(key: tuple[int, int], counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Ten rounds. key: two words; counter: four broadcastable int64 tensors of words. Returns four tensors of words."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = _multiply(MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + KEY_INCREMENTS[0]) & WORD, (k1 + KEY_INCREMENTS[1]) & WORD
+    return c0, c1, c2, c3
+
+
+def random_words(seed: int, stream: Stream, sample_ids: Tensor, index: Tensor | int) -> tuple[Tensor, ...]:
+    """Four words per (sample, index), each uniform in [0, 2**32).
+
+    sample_ids: int64, any shape; index: int64, broadcastable to it. The key is the seed, the counter
+    (index, stream, low and high word of the sample id).
+    """
+    index = torch.as_tensor(index, dtype=torch.int64, device=sample_ids.device)
+    counter = (index, torch.full_like(index, int(stream)), sample_ids & WORD, (sample_ids >> 32) & WORD)
+    words = philox_4x32((seed & WORD, (seed >> 32) & WORD), counter)
+    return tuple(torch.broadcast_tensors(*words))
+
+
+def uniform(words: Tensor) -> Tensor:
+    """Words -> float32 in [0, 1) from their 24 high bits, exactly."""
+    return (words >> 8).to(torch.float32) * 2.0**-24
+
+
+def below(words: Tensor, bound: Tensor | int) -> Tensor:
+    """Words -> integers in [0, bound), int64; bound < 2**31."""
+    return (words * bound) >> 32

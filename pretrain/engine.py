@@ -1,0 +1,126 @@
+"""The DeepSpeed engine: one merge of the two configurations, one place that builds it."""
+
+import json
+import math
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import set_z3_leaf_modules
+from torch import nn
+
+from model.initialization import init_weights
+from model.masked_data_model import MaskedDataModel
+from model.multiway import MultiwayBlock
+from pretrain.config import OptimizerConfig, PretrainConfig
+
+OWNED_BY_RECIPE = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "bf16",
+    "fp16",
+)
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+def init_distributed() -> torch.device:
+    """Join the process group that the launcher's environment describes, alone where there is none; give the device."""
+    for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, alone)
+    os.environ.setdefault("MASTER_PORT", "29500")
+    # DeepSpeed would compile its shared-memory all-reduce here, for minutes; only its inference code uses it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(timeout=COLLECTIVE_TIMEOUT, auto_mpi_discovery=False, verbose=False)
+    if torch.cuda.is_available():
+        local_rank = int(os.environ["LOCAL_RANK"])
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    if "OMP_NUM_THREADS" not in os.environ:  # else every rank would use every core
+        ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ["WORLD_SIZE"]))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+    return torch.device("cpu")
+
+
+def merged_deepspeed_config(config: PretrainConfig, memory_config: dict[str, Any], world_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration: how memory and communication work from the JSON, what is trained from the recipe.
+
+    Raises ValueError where the JSON holds a key that the recipe owns or the batch does not divide.
+    """
+    taken = sorted(set(memory_config) & set(OWNED_BY_RECIPE))
+    if taken:
+        raise ValueError(f"{config.deepspeed_config} sets {', '.join(taken)}, which the recipe owns; remove it there")
+    micro_steps = config.gradient_accumulation_steps
+    for name in ("images_per_step", "pairs_per_step", "texts_per_step"):
+        if getattr(config, name) % (world_size * micro_steps):
+            raise ValueError(
+                f"{name} {getattr(config, name)} must be a multiple of world size {world_size} x "
+                f"gradient_accumulation_steps {micro_steps}; change one of them"
+            )
+    total = config.samples_per_step.total
+    return {
+        **memory_config,
+        "train_batch_size": total,
+        "train_micro_batch_size_per_gpu": total // (world_size * micro_steps),
+        "gradient_accumulation_steps": micro_steps,
+        "gradient_clipping": config.optimizer.gradient_clip,
+        "bf16": {"enabled": config.precision == "bfloat16", "check_grad_overflow": True},
+        "steps_per_print": 10**9,  # we print
+    }
+
+
+def read_memory_config(path: Path) -> dict[str, Any]:
+    """A ds_configs/*.json. Raises ValueError where there is none or it is no JSON object."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"DeepSpeed config {path} does not exist; choose one of ds_configs/") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"DeepSpeed config {path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"DeepSpeed config {path} must be a JSON object")
+    return content
+
+
+def build_engine(config: PretrainConfig, deepspeed_config: dict[str, Any]) -> deepspeed.DeepSpeedEngine:
+    """A freshly initialised model under DeepSpeed; the same weights on any number of ranks."""
+    model = MaskedDataModel(config.model)
+    init_weights(model, config.model, config.seed)
+    set_z3_leaf_modules(model, [MultiwayBlock])  # ZeRO-3 gathers a block as one piece
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.optimizer.weight_decay),
+        lr=config.optimizer.peak_lr,
+        betas=(config.optimizer.beta1, config.optimizer.beta2),
+        eps=config.optimizer.eps,
+        fused=torch.cuda.is_available(),
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
+    )
+    return engine
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay for matrices, word embeddings, text positions and the mask token; none for the rest (Microsoft's rule)."""
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_exempt = parameter.ndim == 1 or name.endswith(("vision_embed.cls_token", "vision_embed.pos_embed"))
+        (exempt if is_exempt else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+
+
+def learning_rate(optimizer: OptimizerConfig, step: int, num_steps: int) -> float:
+    """Linear warmup, then cosine decay to min_lr at the last step. A function of the step: nothing to save."""
+    if step < optimizer.warmup_steps:
+        return optimizer.peak_lr * (step + 1) / optimizer.warmup_steps
+    progress = (step - optimizer.warmup_steps) / max(1, num_steps - 1 - optimizer.warmup_steps)
+    return optimizer.min_lr + (optimizer.peak_lr - optimizer.min_lr) * 0.5 * (
+        1 + math.cos(math.pi * min(1.0, progress))
+    )

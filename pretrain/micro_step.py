@@ -1,0 +1,84 @@
+"""From a batch of samples to what the model is shown and asked: tokens, masks, stochastic depth."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data_pipeline.step_dataset import StepBatch
+from data_pipeline.text_tokenizer import TextTokenizer
+from model.masked_data_model import MaskedTargets
+from model.masking import block_image_masks, drop_path_scales, mask_texts
+from model.multiway import MultiwayInputs
+from model.visual_tokenizer import VisualTokenizer
+from pretrain.config import PretrainConfig
+from pretrain.visual_tokens import network_view, tokenizer_view
+
+
+@dataclass(frozen=True, eq=False)
+class MicroStep:
+    """The arguments of one forward of MaskedDataModel."""
+
+    inputs: MultiwayInputs
+    targets: MaskedTargets
+    drop_path_scale: Tensor | None
+
+
+@torch.no_grad()
+def make_micro_step(
+    config: PretrainConfig, batch: StepBatch, visual_tokenizer: VisualTokenizer, text_tokenizer: TextTokenizer
+) -> MicroStep:
+    """Hide parts of a batch and keep what they were. A function of the samples and their ids."""
+    objective, seed = config.objective, config.seed
+    image_mask = block_image_masks(
+        seed,
+        batch.image_sample_ids,
+        config.model.grid_size,
+        objective.num_masked_patches,
+        objective.min_block_patches,
+    )
+    # the count is exact, so the masked positions of all images are one rectangle: True sorts first, stably
+    image_positions = image_mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    image_positions = image_positions[:, : objective.num_masked_patches]
+    codes = visual_tokenizer.tokenize(tokenizer_view(batch.images, visual_tokenizer.config.image_size))
+
+    num_pairs = len(batch.caption_ids)
+    pair_sample_ids = batch.image_sample_ids[len(batch.images) - num_pairs :]
+    mask_id, piece_ids = text_tokenizer.mask_id, text_tokenizer.piece_ids
+    captions = mask_texts(
+        seed,
+        pair_sample_ids,
+        batch.caption_ids,
+        batch.caption_padding,
+        objective.caption_mask_ratio,
+        mask_id,
+        piece_ids,
+    )
+    texts = mask_texts(
+        seed, batch.text_sample_ids, batch.text_ids, batch.text_padding, objective.text_mask_ratio, mask_id, piece_ids
+    )
+    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    inputs = MultiwayInputs(
+        images=network_view(batch.images, config.model.image_size).to(dtype),
+        image_mask=image_mask,
+        caption_ids=captions.ids,
+        caption_padding=batch.caption_padding,
+        text_ids=texts.ids,
+        text_padding=batch.text_padding,
+    )
+    targets = MaskedTargets(
+        image_positions=image_positions,
+        visual_token_ids=codes.gather(1, image_positions),
+        caption_positions=captions.positions,
+        caption_labels=captions.labels,
+        text_positions=texts.positions,
+        text_labels=texts.labels,
+    )
+    return MicroStep(inputs, targets, _drop_path_scale(config, batch))
+
+
+def _drop_path_scale(config: PretrainConfig, batch: StepBatch) -> Tensor | None:
+    if config.model.drop_path_rate == 0:
+        return None
+    sample_ids = torch.cat([batch.image_sample_ids, batch.text_sample_ids])
+    return drop_path_scales(config.seed, sample_ids, config.model.depth, config.model.drop_path_rate)

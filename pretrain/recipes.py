@@ -1,0 +1,95 @@
+"""Recipes: complete configurations, one function each. Any field can be overridden on the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data_pipeline.config import DataConfig
+from model.config import MultiwayConfig
+from model.visual_tokenizer import VisualTokenizerConfig
+from pretrain.config import ObjectiveConfig, OptimizerConfig, PretrainConfig
+from pretrain.visual_tokenizer_config import VisualTokenizerRun
+
+
+def demo() -> PretrainConfig:
+    """A tiny BEiT-3 on drawn scenes, on two CPU ranks in a few minutes. `make demo` runs it from data to conversion.
+
+    Command: deepspeed --num_accelerators 2 --module pretrain.train demo
+    Expects: runs/demo/data as written by python -m pretrain.demo.
+    Sizes and hyperparameters are our choice. Matrices start larger than BEiT's 0.02, which at this width learns slowly.
+    """
+    data = Path("runs/demo/data")
+    return PretrainConfig(
+        model=MultiwayConfig(
+            dim=128,
+            depth=4,
+            num_heads=4,
+            ffn_dim=512,
+            num_vl_layers=1,
+            image_size=48,
+            patch_size=8,
+            vocab_size=144,
+            num_visual_tokens=256,
+            max_text_length=32,
+            init_std=0.11,
+            embed_init_std=0.19,
+            activation_checkpointing=True,
+        ),
+        data=DataConfig(
+            images=data / "images",
+            pairs=data / "pairs",
+            texts=data / "texts",
+            text_tokenizer=data / "text_tokenizer.spm",
+            caption_length=20,
+            text_length=32,
+            num_lanes=4,
+            min_crop_scale=0.8,
+            color_jitter=0.1,
+            horizontal_flip=False,  # captions say left and right
+            num_workers=0,
+        ),
+        visual_tokenizer=data / "visual_tokenizer.pt",
+        run_dir=Path("runs/demo"),
+        num_steps=1000,
+        images_per_step=4,
+        pairs_per_step=16,
+        texts_per_step=8,
+        objective=ObjectiveConfig(num_masked_patches=14, min_block_patches=3),
+        optimizer=OptimizerConfig(peak_lr=1e-3, min_lr=5e-5, warmup_steps=60, gradient_clip=1.0),
+        precision="float32",
+        deepspeed_config=Path("ds_configs/zero3_cpu.json"),
+        save_every_steps=500,
+    )
+
+
+def demo_visual_tokenizer() -> VisualTokenizerRun:
+    """The demo's visual tokenizer: 256 codes of 8 x 8 pixel patches, in about 15 seconds on two cores.
+
+    Command: python -m pretrain.train_visual_tokenizer demo
+    Expects: runs/demo/data/images. The codebook moves and revives faster than BEiT v2's, for a run of 150 steps.
+    """
+    pretraining = demo()
+    return VisualTokenizerRun(
+        model=VisualTokenizerConfig(
+            image_size=48,
+            patch_size=8,
+            dim=64,
+            num_heads=4,
+            encoder_depth=1,
+            decoder_depth=1,
+            num_codes=256,
+            code_dim=16,
+            teacher_dim=192,
+            ema_decay=0.9,
+            init_std=0.1,
+        ),
+        data=pretraining.data,
+        out=pretraining.visual_tokenizer,
+        num_steps=150,
+        images_per_step=32,
+        lr=1e-3,
+        warmup_steps=20,
+    )
+
+
+RECIPES: dict[str, Callable[[], PretrainConfig]] = {recipe.__name__: recipe for recipe in (demo,)}
+VISUAL_TOKENIZER_RECIPES: dict[str, Callable[[], VisualTokenizerRun]] = {"demo": demo_visual_tokenizer}

@@ -1,0 +1,55 @@
+"""One JSON line a step in RUN/log.jsonl, and a progress line now and then."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+PROGRESS_SECONDS = 5.0
+LOG_NAME = "log.jsonl"
+
+
+class RunLog:
+    """The main rank's log. A resumed run goes on where its checkpoint was: later lines are dropped."""
+
+    def __init__(self, run_dir: Path, first_step: int, num_steps: int):
+        self.num_steps = num_steps
+        path = run_dir / LOG_NAME
+        kept = [line for line in read_log(run_dir) if line["step"] < first_step] if path.exists() else []
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.rename(path)
+        self._file = path.open("a", buffering=1)
+        self._last_progress = -math.inf
+
+    def write(self, record: dict[str, Any]) -> None:
+        """record: JSON values, with step, loss, losses, lr, grad_norm and seconds. What is not finite becomes null."""
+        self._file.write(json.dumps(_finite(record)) + "\n")
+        now = time.monotonic()
+        if now - self._last_progress >= PROGRESS_SECONDS or record["step"] == self.num_steps - 1:
+            self._last_progress = now
+            parts = "  ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
+            print(
+                f"step {record['step'] + 1}/{self.num_steps}  loss {record['loss']:.3f}  {parts}  "
+                f"grad norm {record['grad_norm']:.2f}  lr {record['lr']:.1e}  {record['seconds']:.2f} s/step",
+                flush=True,
+            )
+
+
+def read_log(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log. A last line that a kill cut short is left out."""
+    records = []
+    for line in (run_dir / LOG_NAME).read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

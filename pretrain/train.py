@@ -1,0 +1,211 @@
+"""Pretrain a BEiT-3: deepspeed --module pretrain.train RECIPE [overrides]
+
+Ends with 0 when the run is complete, 75 when it was stopped by SIGTERM or SIGUSR1 and saved (start the same command
+again to continue), 2 for a mistake in the command or the data.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data_pipeline.step_dataset import StepBatch, StepDataset
+from data_pipeline.text_tokenizer import TextTokenizer
+from model.masked_data_model import OBJECTIVES
+from model.visual_tokenizer import VisualTokenizer
+from pretrain.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from pretrain.command_line import parse_recipe
+from pretrain.config import PretrainConfig, changed_fields, config_to_json
+from pretrain.engine import build_engine, init_distributed, learning_rate, merged_deepspeed_config, read_memory_config
+from pretrain.micro_step import make_micro_step
+from pretrain.recipes import RECIPES
+from pretrain.run_log import RunLog
+from pretrain.stop import EXIT_STOPPED, EXIT_USER_ERROR, StopRequest
+from pretrain.visual_tokens import load_visual_tokenizer
+
+
+def main() -> None:
+    config = parse_recipe(RECIPES, "pretrain.train")
+    device = init_distributed()
+    try:
+        finished = train(config, device)
+    except (ValueError, OSError) as error:  # every rank checks the same things, so every rank ends here
+        if dist.get_rank() == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_USER_ERROR)
+    dist.barrier()  # no rank's exit code reaches the launcher before every rank has saved
+    dist.destroy_process_group()
+    sys.exit(0 if finished else EXIT_STOPPED)
+
+
+def train(config: PretrainConfig, device: torch.device) -> bool:
+    """Run or continue a run. True when all steps are done, False when it was asked to stop.
+
+    Raises ValueError or OSError, on every rank, for a mistake in the config, the data or the run folder.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    stop = StopRequest()
+    visual_tokenizer = load_visual_tokenizer(config.visual_tokenizer).to(device)
+    dataset = open_dataset(config, visual_tokenizer, rank, world_size)
+    deepspeed_config = merged_deepspeed_config(config, read_memory_config(config.deepspeed_config), world_size)
+    prepare_run_dir(config.run_dir, rank)
+    first_step, checkpoint = 0, latest_checkpoint(config.run_dir)
+    if checkpoint is not None:
+        differences = changed_fields(checkpoint.config, config)
+        differences += [
+            f"{kind} data: {checkpoint.data_fingerprints.get(kind)} -> {fingerprint}"
+            for kind, fingerprint in dataset.fingerprints.items()
+            if checkpoint.data_fingerprints.get(kind) != fingerprint
+        ]
+        if differences:
+            raise ValueError(f"{config.run_dir} was begun otherwise ({'; '.join(differences)}); give a new run_dir")
+
+    engine = build_engine(config, deepspeed_config)
+    if checkpoint is not None:
+        load_checkpoint(engine, checkpoint)
+        first_step = checkpoint.step
+    log = None
+    if rank == 0:
+        (config.run_dir / "config.json").write_text(config_to_json(config))
+        log = RunLog(config.run_dir, first_step, config.num_steps)
+        beginning = f"continues at step {first_step}" if first_step else "starts"
+        print(f"{config.run_dir} {beginning}: {world_size} ranks on {device.type}, {config.precision}", flush=True)
+
+    loader = DataLoader(
+        dataset, sampler=range(first_step, config.num_steps), batch_size=None, num_workers=config.data.num_workers
+    )
+    num_bad_samples, num_consecutive_skips = 0, 0
+    for batch in loader:
+        record = train_step(config, engine, batch.to(device), visual_tokenizer, dataset.tokenizer, stop)
+        num_bad_samples += record["bad_samples"]
+        num_consecutive_skips = num_consecutive_skips + 1 if record["skipped"] else 0
+        if batch.bad_samples:
+            print("\n".join(f"skipped {reason}" for reason in batch.bad_samples), file=sys.stderr, flush=True)
+        if log is not None:
+            log.write(record)
+        if num_bad_samples > config.data.max_bad_samples:
+            raise ValueError(
+                f"{num_bad_samples} bad samples exceed data.max_bad_samples; see the lines 'skipped' above"
+            )
+        if num_consecutive_skips > config.max_consecutive_skips:
+            raise ValueError(f"{num_consecutive_skips} steps in a row had no finite gradient; lower the learning rate")
+        done = batch.step + 1
+        if record["stop"] or done == config.num_steps or done % config.save_every_steps == 0:
+            save_checkpoint(engine, config, done, dataset.fingerprints)
+        if record["stop"] and done < config.num_steps:
+            if rank == 0:
+                print(f"stopped on request after step {done}, saved; the same command continues", flush=True)
+            return False
+    return True
+
+
+def train_step(
+    config: PretrainConfig,
+    engine: deepspeed.DeepSpeedEngine,
+    batch: StepBatch,
+    visual_tokenizer: VisualTokenizer,
+    text_tokenizer: TextTokenizer,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """One optimizer step on this rank's part of a global batch. Returns the same log record on every rank."""
+    start = time.perf_counter()
+    micro_batches = batch.micro_batches(config.gradient_accumulation_steps)
+    micro_steps = [make_micro_step(config, part, visual_tokenizer, text_tokenizer) for part in micro_batches]
+
+    # losses are means over the masked tokens of the global batch, so its counts are agreed on first
+    counts = torch.stack([micro.targets.counts() for micro in micro_steps]).sum(0)
+    flags = torch.tensor([stop.is_set, len(batch.bad_samples)], device=counts.device)
+    agreed = summed_over_ranks(torch.cat([counts, flags]))
+    global_counts, (num_stops, num_bad_samples) = agreed[:4], agreed[4:].tolist()
+
+    scale = torch.tensor(config.objective.weights, device=counts.device) / global_counts.clamp(min=1)
+    lr = learning_rate(config.optimizer, batch.step, config.num_steps)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    # DeepSpeed divides by ranks and micro-steps; the counts above have done so already
+    undo_averaging = dist.get_world_size() * len(micro_steps)
+    skipped_before = engine.skipped_steps
+    local_sums = torch.zeros_like(global_counts)
+    for micro in micro_steps:
+        loss_sums = engine(micro.inputs, micro.targets, micro.drop_path_scale)  # (4,)
+        engine.backward((loss_sums * scale).sum() * undo_averaging)
+        engine.step()  # acts on the last micro-step; on a gradient that is not finite, no rank does
+        local_sums += loss_sums.detach()
+
+    sums = summed_over_ranks(local_sums)
+    means = (sums / global_counts.clamp(min=1)).tolist()
+    record: dict[str, Any] = {
+        "step": batch.step,
+        "loss": float((sums * scale).sum()),
+        "losses": {name: mean for name, mean, count in zip(OBJECTIVES, means, global_counts, strict=True) if count > 0},
+        "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+        "lr": lr,
+        "samples_seen": (batch.step + 1) * config.samples_per_step.total,
+        "skipped": engine.skipped_steps > skipped_before,
+        "bad_samples": int(num_bad_samples),
+        "stop": num_stops > 0,
+        "seconds": time.perf_counter() - start,
+    }
+    if config.log_sample_keys:
+        record["keys"] = global_keys(config, batch)
+    return record
+
+
+def open_dataset(config: PretrainConfig, visual_tokenizer: VisualTokenizer, rank: int, world_size: int) -> StepDataset:
+    """The data of a run. Raises ValueError where it does not fit the model."""
+    visual, network = visual_tokenizer.config, config.model
+    if (visual.grid_size, visual.num_codes) != (network.grid_size, network.num_visual_tokens):
+        raise ValueError(
+            f"the visual tokenizer gives {visual.grid_size} x {visual.grid_size} codes of {visual.num_codes}, the model "
+            f"expects {network.grid_size} x {network.grid_size} of {network.num_visual_tokens}; change one of them"
+        )
+    image_size = max(visual.image_size, network.image_size)
+    dataset = StepDataset(config.data, config.samples_per_step, image_size, config.seed, rank, world_size)
+    if dataset.tokenizer.vocab_size > network.vocab_size:
+        raise ValueError(
+            f"text tokenizer has {dataset.tokenizer.vocab_size} ids, more than model.vocab_size {network.vocab_size}"
+        )
+    return dataset
+
+
+def prepare_run_dir(run_dir: Path, rank: int) -> None:
+    """Make the folder and try to write into it. Raises OSError where that fails."""
+    try:
+        (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        trial = run_dir / f".writable.{rank}"
+        trial.write_text(f"{os.getpid()}\n")
+        trial.unlink()
+    except OSError as error:
+        raise OSError(
+            f"run_dir {run_dir} cannot be written ({error.strerror}); free space or choose another"
+        ) from error
+
+
+def summed_over_ranks(values: Tensor) -> Tensor:
+    """The same sum on every rank."""
+    dist.all_reduce(values)
+    return values
+
+
+def global_keys(config: PretrainConfig, batch: StepBatch) -> list[str]:
+    """The sample keys of the whole global batch, in its order, on every rank."""
+    per_rank: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(per_rank, batch.keys)
+    per_step = config.samples_per_step
+    keys, start = [], 0
+    for total in (per_step.images, per_step.pairs, per_step.texts):
+        part = total // len(per_rank)
+        keys += [key for rank_keys in per_rank for key in rank_keys[start : start + part]]
+        start += part
+    return keys
+
+
+if __name__ == "__main__":
+    main()

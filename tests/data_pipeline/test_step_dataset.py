@@ -1,0 +1,100 @@
+"""The loader: the same global batch on any number of ranks and workers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from data_pipeline.config import DataConfig
+from data_pipeline.step_dataset import SamplesPerStep, StepBatch, StepDataset
+from data_pipeline.text_tokenizer import BOS_ID, EOS_ID
+from tests.tiny_run import TEXT_LENGTH, TinyData
+
+PER_STEP = SamplesPerStep(images=4, pairs=8, texts=4)
+IMAGE_SIZE = 32
+
+
+def config(data: TinyData) -> DataConfig:
+    return DataConfig(
+        images=data.folder / "images",
+        pairs=data.folder / "pairs",
+        texts=data.folder / "texts",
+        text_tokenizer=data.folder / "text_tokenizer.spm",
+        caption_length=20,
+        text_length=TEXT_LENGTH,
+        num_lanes=4,
+    )
+
+
+def part(batch: StepBatch, kind: str) -> list[tuple[str, list[int], bytes]]:
+    """Each sample of a kind: key, id and content."""
+    num_pairs, num_texts = len(batch.caption_ids), len(batch.text_ids)
+    num_images = len(batch.images) - num_pairs
+    contents = [
+        *(image.numpy().tobytes() for image in batch.images[:num_images]),
+        *(i.numpy().tobytes() + t.numpy().tobytes() for i, t in zip(batch.images[num_images:], batch.caption_ids)),
+        *(text.numpy().tobytes() for text in batch.text_ids),
+    ]
+    ids = [[int(i)] for i in (*batch.image_sample_ids, *batch.text_sample_ids)]
+    samples = list(zip(batch.keys, ids, contents, strict=True))
+    bounds = {"image": (0, num_images), "pair": (num_images, num_images + num_pairs), "text": (-num_texts, None)}
+    return samples[slice(*bounds[kind])]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_ranks_parts_make_up_the_global_batch_to_the_byte(world_size: int, tiny_data: TinyData) -> None:
+    whole = StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)
+    ranks = [StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, 3, rank, world_size) for rank in range(world_size)]
+    for step in (0, 1, 57):
+        batches = [dataset[step] for dataset in ranks]
+        for kind in ("image", "pair", "text"):
+            assert [sample for batch in batches for sample in part(batch, kind)] == part(whole[step], kind)
+
+
+def test_workers_change_nothing_and_resuming_starts_the_range_elsewhere(tiny_data: TinyData) -> None:
+    dataset = StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)
+    loader = DataLoader(dataset, sampler=range(5, 9), batch_size=None, num_workers=2)
+    for step, batch in zip(range(5, 9), loader, strict=True):
+        assert batch.step == step
+        for kind in ("image", "pair", "text"):
+            assert part(batch, kind) == part(dataset[step], kind)
+
+
+def test_micro_batches_hold_each_sample_once(tiny_data: TinyData) -> None:
+    batch = StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)[0]
+    micro_batches = batch.micro_batches(2)
+    assert [len(micro.caption_ids) for micro in micro_batches] == [4, 4]
+    for field in ("image_sample_ids", "text_sample_ids"):
+        joined = torch.cat([getattr(micro, field) for micro in micro_batches])
+        assert sorted(joined.tolist()) == sorted(getattr(batch, field).tolist())
+    assert torch.equal(torch.cat([micro.caption_ids for micro in micro_batches]), batch.caption_ids)
+    assert torch.equal(torch.cat([micro.images[2:] for micro in micro_batches]), batch.images[4:])
+
+
+def test_shapes_types_and_specials(tiny_data: TinyData) -> None:
+    batch = StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)[0]
+    assert batch.images.shape == (12, 3, IMAGE_SIZE, IMAGE_SIZE) and batch.images.dtype == torch.uint8
+    assert batch.caption_ids.shape == (8, 20) and batch.text_ids.shape == (4, TEXT_LENGTH)
+    for ids, padding in ((batch.caption_ids, batch.caption_padding), (batch.text_ids, batch.text_padding)):
+        lengths = (~padding).sum(1)
+        assert (ids[:, 0] == BOS_ID).all()
+        assert (ids.gather(1, lengths[:, None] - 1) == EOS_ID).all()
+        assert ((ids == EOS_ID).sum(1) == 1).all()
+    ids = torch.cat([batch.image_sample_ids, batch.text_sample_ids])
+    assert sorted(ids.tolist()) == list(range(PER_STEP.total))
+
+
+def test_a_kind_may_be_absent(tiny_data: TinyData) -> None:
+    absent = replace(config(tiny_data), pairs=Path("nowhere"), texts=Path("nowhere"))
+    batch = StepDataset(absent, SamplesPerStep(4, 0, 0), IMAGE_SIZE, seed=3)[2]
+    assert len(batch.images) == 4 and batch.caption_ids.shape == (0, 20) and batch.text_ids.shape == (0, TEXT_LENGTH)
+
+
+def test_folders_of_the_wrong_kind_and_odd_world_sizes_are_refused(tiny_data: TinyData) -> None:
+    swapped = replace(config(tiny_data), images=tiny_data.folder / "texts")
+    with pytest.raises(ValueError, match="holds shards of kind 'text', not 'image'"):
+        StepDataset(swapped, PER_STEP, IMAGE_SIZE, seed=3)
+    with pytest.raises(ValueError, match="world size 3 must divide the 4 images a step"):
+        StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, 3, 0, 3)

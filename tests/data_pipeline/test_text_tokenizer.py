@@ -1,0 +1,50 @@
+"""BEiT-3's ids around a SentencePiece model (FORMATS of XLMRobertaTokenizer)."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import sentencepiece
+
+from data_pipeline.scenes import draw_samples
+from data_pipeline.text_tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer, train_text_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    path: Path = tmp_path_factory.mktemp("tokenizer") / "t.spm"
+    return train_text_tokenizer((s.text or "" for s in draw_samples("text", 300)), path, 100, "bpe")
+
+
+def test_ids_are_those_of_beit3(tokenizer: TextTokenizer) -> None:
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.path))
+    assert [pieces.id_to_piece(i) for i in range(3)] == ["<unk>", "<s>", "</s>"]
+    assert (BOS_ID, PAD_ID, EOS_ID, UNK_ID) == (0, 1, 2, 3)
+    text = "a big red circle at the top on gray"
+    assert tokenizer.encode(text) == [i + 1 for i in pieces.encode(text)]
+    assert min(tokenizer.encode(text)) >= 4
+    assert UNK_ID in tokenizer.encode("a \u96ea circle")
+    assert tokenizer.mask_id == pieces.get_piece_size() + 1  # 64001 for beit3.spm's 64000 pieces
+    assert tokenizer.vocab_size == pieces.get_piece_size() + 2
+    assert tokenizer.piece_ids == (4, tokenizer.mask_id)
+
+
+def test_a_text_comes_back(tokenizer: TextTokenizer) -> None:
+    text = "the blue square is above the red star"
+    ids = tokenizer.encode_to_length(text, 30)
+    assert len(ids) == 30 and ids[0] == BOS_ID and ids[-1] == PAD_ID
+    assert tokenizer.decode(ids) == text
+    cut = tokenizer.encode_to_length(text, 5)
+    assert cut == [BOS_ID, *tokenizer.encode(text)[:3], EOS_ID]
+
+
+def test_it_travels_to_another_process(tokenizer: TextTokenizer) -> None:
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.encode("a red star") == tokenizer.encode("a red star")
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        TextTokenizer(tmp_path / "none.spm")
+    with pytest.raises(ValueError, match="vocab_size 5000 does not fit"):
+        train_text_tokenizer(["a few words"], tmp_path / "t.spm", 5000)

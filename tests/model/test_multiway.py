@@ -1,0 +1,139 @@
+"""The packed network: against three separate forwards of itself, and under its invariants. CPU, seconds."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from model.config import MultiwayConfig
+from model.masked_data_model import MaskedDataModel, MaskedTargets
+from model.masking import drop_path_scales
+from model.multiway import MultiwayInputs
+from tests.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
+
+NUM_IMAGES, NUM_PAIRS, NUM_TEXTS = 2, 3, 4
+VARIANTS = pytest.mark.parametrize(
+    "changes",
+    [{}, {"attention": "decoupled", "num_vl_layers": 0}, {"activation_checkpointing": True}, {"drop_path_rate": 0.3}],
+    ids=["shared", "decoupled", "checkpointing", "drop_path"],
+)
+
+
+def only(kind: str, inputs: MultiwayInputs, targets: MaskedTargets) -> tuple[MultiwayInputs, MaskedTargets, slice]:
+    """The samples of one kind, and where they stand among all samples of the step."""
+    images = {"images": slice(0, NUM_IMAGES), "pairs": slice(NUM_IMAGES, None), "texts": slice(0, 0)}[kind]
+    pairs = slice(None) if kind == "pairs" else slice(0, 0)
+    texts = slice(None) if kind == "texts" else slice(0, 0)
+    samples = {
+        "images": slice(0, NUM_IMAGES),
+        "pairs": slice(NUM_IMAGES, NUM_IMAGES + NUM_PAIRS),
+        "texts": slice(NUM_IMAGES + NUM_PAIRS, None),
+    }[kind]
+    part = MultiwayInputs(
+        images=inputs.images[images],
+        image_mask=inputs.image_mask[images],
+        caption_ids=inputs.caption_ids[pairs],
+        caption_padding=inputs.caption_padding[pairs],
+        text_ids=inputs.text_ids[texts],
+        text_padding=inputs.text_padding[texts],
+    )
+    asked = MaskedTargets(
+        image_positions=targets.image_positions[images],
+        visual_token_ids=targets.visual_token_ids[images],
+        caption_positions=targets.caption_positions[pairs],
+        caption_labels=targets.caption_labels[pairs],
+        text_positions=targets.text_positions[texts],
+        text_labels=targets.text_labels[texts],
+    )
+    return part, asked, samples
+
+
+def gradients(model: MaskedDataModel) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@VARIANTS
+def test_one_packed_step_equals_three_separate_forwards(changes: dict[str, Any]) -> None:
+    model = tiny_model(**changes).train()
+    inputs = tiny_inputs(NUM_IMAGES, NUM_PAIRS, NUM_TEXTS)
+    targets = tiny_targets(inputs)
+    scales = drop_path_scales(1, torch.arange(9), CONFIG.depth, model.encoder.config.drop_path_rate)
+
+    packed_losses = model(inputs, targets, scales)
+    packed_losses.sum().backward()
+    packed = gradients(model)
+    assert set(packed) == {name for name, _ in model.named_parameters()}
+
+    model.zero_grad()
+    separate_losses = torch.zeros(4)
+    for kind in ("images", "pairs", "texts"):
+        part, asked, samples = only(kind, inputs, targets)
+        losses = model(part, asked, scales[:, :, samples])
+        losses.sum().backward()
+        separate_losses += losses.detach()
+    torch.testing.assert_close(packed_losses, separate_losses, atol=1e-5, rtol=1e-5)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(packed[name], gradient, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("counts", [(2, 0, 0), (0, 2, 0), (0, 0, 2), (0, 0, 0)], ids=str)
+def test_every_parameter_has_a_gradient_also_where_kinds_are_absent(counts: tuple[int, int, int]) -> None:
+    model = tiny_model().train()
+    inputs = tiny_inputs(*counts)
+    model(inputs, tiny_targets(inputs)).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_what_stands_in_padding_changes_nothing() -> None:
+    model, inputs = tiny_model(), tiny_inputs(1, 3, 4)
+    other = replace(
+        inputs,
+        caption_ids=torch.where(inputs.caption_padding, 5, inputs.caption_ids),
+        text_ids=torch.where(inputs.text_padding, 5, inputs.text_ids),
+    )
+    with torch.no_grad():
+        before, after = model.encode(inputs), model.encode(other)
+    torch.testing.assert_close(before.images, after.images, atol=0, rtol=0)
+    kept = ~inputs.caption_padding
+    torch.testing.assert_close(before.captions[kept], after.captions[kept], atol=0, rtol=0)
+    kept = ~inputs.text_padding
+    torch.testing.assert_close(before.texts[kept], after.texts[kept], atol=0, rtol=0)
+
+
+def test_a_dropped_sample_passes_unchanged_and_the_others_are_untouched() -> None:
+    model, inputs = tiny_model(), tiny_inputs(2, 1, 0)
+    scales = torch.ones(CONFIG.depth, 2, 3)
+    scales[:, :, 1] = 0  # all branches of the second image
+    with torch.no_grad():
+        layout = inputs.layout(CONFIG.num_image_tokens)
+        embedded = model.encoder.unpack(model.encoder.norm(model.encoder.pack(inputs, layout), layout), layout)
+        dropped, full = model.encoder(inputs, scales), model.encoder(inputs)
+    torch.testing.assert_close(dropped.images[1], embedded.images[1])
+    torch.testing.assert_close(dropped.images[[0, 2]], full.images[[0, 2]])
+    assert not torch.allclose(dropped.images[1], full.images[1], atol=1e-2)
+
+
+def test_the_vision_language_expert_serves_pairs_only() -> None:
+    model, inputs = tiny_model(), tiny_inputs(1, 1, 1)
+    with torch.no_grad():
+        before = model.encode(inputs)
+        model.get_parameter("encoder.blocks.2.experts.vision_language.fc2.weight").mul_(-1)
+        after = model.encode(inputs)
+    torch.testing.assert_close(before.images[0], after.images[0], atol=0, rtol=0)
+    torch.testing.assert_close(before.texts, after.texts, atol=0, rtol=0)
+    assert not torch.allclose(before.images[1], after.images[1], atol=1e-2)
+    assert not torch.allclose(before.captions, after.captions, atol=1e-2)
+
+
+def test_wrong_sizes_are_refused_with_a_remedy() -> None:
+    with pytest.raises(ValueError, match="num_heads 5 must divide dim 32"):
+        MultiwayConfig(dim=32, num_heads=5)
+    with pytest.raises(ValueError, match="patch_size 7 must divide image_size 32"):
+        MultiwayConfig(image_size=32, patch_size=7)
+    model, inputs = tiny_model(), tiny_inputs(1, 0, 0)
+    with pytest.raises(ValueError, match="resize them to 32 x 32"):
+        model.encode(replace(inputs, images=torch.zeros(1, 3, 40, 40)))
+    long_text = torch.full((1, 13), 5)
+    with pytest.raises(ValueError, match="exceeds max_text_length 12"):
+        model.encode(replace(inputs, text_ids=long_text, text_padding=torch.zeros(1, 13, dtype=torch.bool)))

@@ -1,0 +1,107 @@
+"""What a user gets wrong: one clear sentence, a non-zero exit, on every rank. CPU, about a minute."""
+
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.shard_index import write_index
+from pretrain.run_log import read_log
+from tests.launch import run_ranks
+from tests.tiny_run import TinyData
+
+
+def error_of(arguments: list[str], num_ranks: int = 1) -> str:
+    """The only line on standard error of a run that fails, which must come from the main rank."""
+    ended = run_ranks(num_ranks, "pretrain.train", arguments)
+    assert ended.exit_codes == [2] * num_ranks, ended.stderr
+    assert "".join(ended.stderr[1:]) == ""
+    (line,) = ended.stderr[0].splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_a_wrong_recipe_name() -> None:
+    assert error_of(["dmeo"], num_ranks=2) == "error: there is no recipe 'dmeo'; choose one of: demo"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (["--optimizer.peaklr", "1"], "Unrecognized options: --optimizer.peaklr"),
+        (["--num-steps", "many"], "--num-steps: invalid literal for int() with base 10: 'many'"),
+        (["--model.dim", "30"], "num_heads 4 must divide dim 30"),
+        (["--precision", "float16"], "'float16'"),
+    ],
+)
+def test_an_unknown_or_ill_typed_override(override: list[str], expected: str) -> None:
+    assert expected in error_of(["demo", *override])
+
+
+def test_a_missing_shard_folder(tiny_data: TinyData, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    line = error_of(["demo", *tiny_data.overrides(tmp_path / "run"), "--data.pairs", str(missing)], num_ranks=2)
+    assert f"shard folder {missing} does not exist" in line
+
+
+def test_an_empty_shard(tiny_data: TinyData, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(tiny_data.folder / "images", folder)
+    with tarfile.open(folder / "000009.tar", "w"):
+        pass
+    write_index(folder, "image")
+    line = error_of(["demo", *tiny_data.overrides(tmp_path / "run"), "--data.images", str(folder)])
+    assert f"shard {folder / '000009.tar'} holds no sample" in line
+
+
+def test_an_unwritable_run_folder(tiny_data: TinyData, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    line = error_of(["demo", *tiny_data.overrides(tmp_path / "file" / "run")], num_ranks=2)
+    assert f"run_dir {tmp_path / 'file' / 'run'} cannot be written" in line
+
+
+def test_a_batch_that_the_ranks_do_not_divide(tiny_data: TinyData, tmp_path: Path) -> None:
+    line = error_of(["demo", *tiny_data.overrides(tmp_path / "run"), "--gradient-accumulation-steps", "3"])
+    assert "images_per_step 4 must be a multiple of world size 1 x gradient_accumulation_steps 3" in line
+
+
+def test_a_setting_in_the_wrong_file(tiny_data: TinyData, tmp_path: Path) -> None:
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 3}, "gradient_clipping": 1.0}')
+    arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--deepspeed-config", str(tmp_path / "ds.json")]
+    assert "sets gradient_clipping, which the recipe owns" in error_of(arguments)
+
+
+def damaged_pairs(tiny_data: TinyData, folder: Path, keep: int) -> None:
+    """Pair shards in which all but every `keep`-th image are no images, indexed so that only decoding can tell."""
+    folder.mkdir()
+    for path in sorted((tiny_data.folder / "pairs").glob("*.tar")):
+        with tarfile.open(path) as source, tarfile.open(folder / path.name, "w") as target:
+            for number, member in enumerate(m for m in source if not m.name.endswith(".json")):
+                content = source.extractfile(member).read()  # type: ignore[union-attr]
+                if member.name.endswith(".png") and number // 2 % keep == 0:
+                    content = b"not an image" * 20
+                copy = tarfile.TarInfo(member.name)
+                copy.size = len(content)
+                target.addfile(copy, io.BytesIO(content))
+    write_index(folder, "pair")
+
+
+def test_corrupt_images_are_skipped_counted_and_named(tiny_data: TinyData, tmp_path: Path) -> None:
+    damaged_pairs(tiny_data, tmp_path / "pairs", keep=3)
+    arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--data.pairs", str(tmp_path / "pairs")]
+    ended = run_ranks(2, "pretrain.train", [*arguments, "--num-steps", "4"])
+    assert ended.exit_codes == [0, 0], ended.stderr
+    counted = sum(record["bad_samples"] for record in read_log(tmp_path / "run"))
+    named = [line for output in ended.stderr for line in output.splitlines() if line.startswith("skipped ")]
+    assert counted == len(named) > 0
+    assert all(str(tmp_path / "pairs") in line and "image cannot be decoded" in line for line in named)
+
+
+def test_too_many_corrupt_images_stop_the_run(tiny_data: TinyData, tmp_path: Path) -> None:
+    damaged_pairs(tiny_data, tmp_path / "pairs", keep=3)
+    arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--data.pairs", str(tmp_path / "pairs")]
+    ended = run_ranks(2, "pretrain.train", [*arguments, "--data.max-bad-samples", "1"])
+    assert ended.exit_codes == [2, 2]
+    assert "bad samples exceed data.max_bad_samples" in ended.stderr[0]

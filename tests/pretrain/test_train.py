@@ -1,0 +1,120 @@
+"""Whole runs of eight steps in real processes: the same on any topology, exact after a stop. CPU, about a minute."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain.run_log import LOG_NAME, read_log
+from pretrain.stop import EXIT_STOPPED
+from tests.launch import Ended, run_ranks
+from tests.tiny_run import TinyData
+
+NUM_STEPS = 8
+
+
+def train(num_ranks: int, data: TinyData, run_dir: Path, *extra: object, **options: Any) -> Ended:
+    return run_ranks(num_ranks, "pretrain.train", ["demo", *data.overrides(run_dir), *extra], **options)
+
+
+def losses(run_dir: Path) -> list[dict[str, Any]]:
+    log = read_log(run_dir)
+    assert [record["step"] for record in log] == list(range(NUM_STEPS))
+    return [{name: record[name] for name in ("loss", "losses", "grad_norm")} for record in log]
+
+
+def sample_keys(run_dir: Path) -> list[list[str]]:
+    return [record["keys"] for record in read_log(run_dir)]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run on two ranks."""
+    run_dir = tmp_path_factory.mktemp("runs") / "two_ranks"
+    ended = train(2, tiny_data, run_dir)
+    assert ended.exit_codes == [0, 0], ended.stderr
+    return run_dir
+
+
+def test_losses_fall_and_every_objective_is_there(two_ranks: Path) -> None:
+    records = losses(two_ranks)
+    assert set(records[0]["losses"]) == {"mim", "mlm", "mvlm_image", "mvlm_text"}
+    assert records[-1]["loss"] < records[0]["loss"]
+
+
+@pytest.mark.parametrize(("num_ranks", "micro_steps"), [(1, 1), (1, 2), (2, 2)])
+def test_another_topology_sees_the_same_samples_and_losses(
+    num_ranks: int, micro_steps: int, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    ended = train(num_ranks, tiny_data, run_dir, "--gradient-accumulation-steps", micro_steps)
+    assert set(ended.exit_codes) == {0}, ended.stderr
+    assert sample_keys(run_dir) == sample_keys(two_ranks)
+    for here, there in zip(losses(run_dir), losses(two_ranks), strict=True):
+        assert here["loss"] == pytest.approx(there["loss"], abs=1e-4)
+        assert here["losses"] == pytest.approx(there["losses"], abs=1e-4)
+        assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
+    number: signal.Signals, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+
+    def stop_one_rank(processes: list[subprocess.Popen[str]]) -> None:
+        log = run_dir / LOG_NAME
+        while processes[0].poll() is None and not (log.exists() and len(read_log(run_dir)) >= 2):
+            time.sleep(0.005)
+        processes[1].send_signal(number)  # the other one must stop with it
+
+    stopped = train(2, tiny_data, run_dir, while_running=stop_one_rank)
+    assert stopped.exit_codes == [EXIT_STOPPED, EXIT_STOPPED], stopped.stderr
+    done = len(read_log(run_dir))
+    assert 2 <= done < NUM_STEPS
+
+    resumed = train(2, tiny_data, run_dir)
+    assert resumed.exit_codes == [0, 0], resumed.stderr
+    assert f"continues at step {done}" in resumed.stdout[0]
+    assert sample_keys(run_dir) == sample_keys(two_ranks)
+    assert losses(run_dir) == losses(two_ranks)
+
+
+def test_a_finished_run_is_left_alone(two_ranks: Path, tiny_data: TinyData) -> None:
+    before = (two_ranks / LOG_NAME).read_bytes()
+    ended = train(2, tiny_data, two_ranks)
+    assert ended.exit_codes == [0, 0], ended.stderr
+    assert (two_ranks / LOG_NAME).read_bytes() == before
+
+
+def test_a_run_is_not_continued_with_other_settings_or_ranks(two_ranks: Path, tiny_data: TinyData) -> None:
+    ended = train(2, tiny_data, two_ranks, "--optimizer.peak-lr", 0.5)
+    assert ended.exit_codes == [2, 2]
+    assert "was begun otherwise (optimizer.peak_lr: 0.001 -> 0.5)" in ended.stderr[0]
+    ended = train(1, tiny_data, two_ranks)
+    assert ended.exit_codes == [2]
+    assert "was saved by 2 ranks; resume on as many, not 1" in ended.stderr[0]
+
+
+def test_a_damaged_checkpoint_is_named(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    subprocess.run(["cp", "-r", two_ranks, run_dir], check=True)
+    victim = next((run_dir / "checkpoints").glob("step_*/*rank_1*optim_states.pt"))
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    ended = train(2, tiny_data, run_dir)
+    assert ended.exit_codes == [2, 2]
+    assert f"{victim} is damaged" in ended.stderr[0]
+
+
+def test_the_checkpoint_carries_its_config_and_manifest(two_ranks: Path) -> None:
+    (folder,) = (two_ranks / "checkpoints").glob("step_*")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["step"] == NUM_STEPS and manifest["world_size"] == 2
+    on_disk = {path.name for path in folder.iterdir()} - {"manifest.json"}
+    assert set(manifest["files"]) == on_disk >= {"config.json", "beit3.spm"}
