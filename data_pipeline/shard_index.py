@@ -58,7 +58,7 @@ class ShardIndex:
 def write_index(folder: Path, kind: Kind) -> ShardIndex:
     """Index the tar files of a folder in place. Samples that lack what `kind` needs are left out.
 
-    Raises ValueError where there is no shard, a shard is no complete tar, or no usable sample.
+    Raises ValueError where there is no shard or one is no complete tar or has no usable sample.
     """
     paths = sorted(folder.glob("*.tar"))
     if not paths:
@@ -66,10 +66,12 @@ def write_index(folder: Path, kind: Kind) -> ShardIndex:
     shards, rows = [], []
     for number, path in enumerate(paths):
         shard_rows = [row for row in _scan(path, number) if _is_complete(row, kind)]
+        if not shard_rows:
+            raise ValueError(
+                f"shard {path} holds no sample with what kind {kind!r} needs; delete it or correct the kind"
+            )
         rows += shard_rows
         shards.append(Shard(path.name, len(shard_rows), path.stat().st_size, _sha256(path)))
-    if not rows:
-        raise ValueError(f"no sample in {folder} has what kind {kind!r} needs; check the kind and the member names")
     longest_key = max(len(row[0]) for row in rows)
     dtype = [("key", f"S{longest_key}"), ("shard", "<u4"), ("image", MEMBER_DTYPE), ("text", MEMBER_DTYPE)]
     np.save(folder / RECORDS_NAME, np.array(rows, dtype=dtype))
@@ -97,8 +99,6 @@ def read_index(folder: Path) -> ShardIndex:
         path = folder / shard.name
         if not path.is_file() or path.stat().st_size != shard.num_bytes:
             raise ValueError(f"shard {path} is missing or has changed since it was indexed; restore it or index again")
-        if shard.num_samples == 0:
-            raise ValueError(f"shard {path} holds no sample; delete it and index the folder again")
     return ShardIndex(folder, header["kind"], shards, records)
 
 

@@ -11,6 +11,8 @@ what stands in the top layers, each exact for its use:
     dual     the vision and the language expert: images alone, texts alone
 """
 
+import contextlib
+import io
 import json
 import shutil
 import sys
@@ -87,7 +89,8 @@ def find_checkpoint(source: Path) -> Checkpoint:
 def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """All float32 weights of a verified checkpoint by their names in MaskedDataModel, whatever its world size."""
     folder = checkpoint.folder
-    state: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it tells its progress
+        state: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
     return state
 
 

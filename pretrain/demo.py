@@ -81,8 +81,9 @@ def pretrain(run_dir: Path, stop_after: int | None = None) -> None:
     num_gpus = torch.cuda.device_count()
     num_ranks = next((n for n in (4, 2, 1) if n <= num_gpus), 2)
     overrides = ["--deepspeed-config", "ds_configs/zero3.json"] if num_gpus else []
-    launcher = ["--quiet", "--num_accelerators", str(num_ranks), "--master_port", str(free_port())]
-    print(f"$ deepspeed --num_accelerators {num_ranks} --module pretrain.train demo {' '.join(overrides)}", flush=True)
+    launcher = ["--log_level", "critical", "--num_accelerators", str(num_ranks), "--master_port", str(free_port())]
+    command = ["deepspeed", "--num_accelerators", str(num_ranks), "--module", "pretrain.train", "demo", *overrides]
+    print(f"$ {' '.join(command)}", flush=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "deepspeed.launcher.runner", *launcher, "--module", "pretrain.train", "demo", *overrides]
     )

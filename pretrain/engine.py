@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def init_distributed() -> torch.device:
     for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, alone)
     os.environ.setdefault("MASTER_PORT", "29500")
+    # DeepSpeed calls collectives by names that torch 2.13 deprecates
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     # DeepSpeed would compile its shared-memory all-reduce here, for minutes; only its inference code uses it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(timeout=COLLECTIVE_TIMEOUT, auto_mpi_discovery=False, verbose=False)

@@ -163,7 +163,7 @@ def open_dataset(config: PretrainConfig, visual_tokenizer: VisualTokenizer, rank
     visual, network = visual_tokenizer.config, config.model
     if (visual.grid_size, visual.num_codes) != (network.grid_size, network.num_visual_tokens):
         raise ValueError(
-            f"the visual tokenizer gives {visual.grid_size} x {visual.grid_size} codes of {visual.num_codes}, the model "
+            f"visual tokenizer gives {visual.grid_size} x {visual.grid_size} codes of {visual.num_codes}, the model "
             f"expects {network.grid_size} x {network.grid_size} of {network.num_visual_tokens}; change one of them"
         )
     image_size = max(visual.image_size, network.image_size)

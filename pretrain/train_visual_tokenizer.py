@@ -64,8 +64,8 @@ def train_visual_tokenizer(run: VisualTokenizerRun) -> VisualTokenizer:
         if time.monotonic() - last_progress > PROGRESS_SECONDS or batch.step == run.num_steps - 1:
             last_progress = time.monotonic()
             print(
-                f"step {batch.step + 1}/{run.num_steps}  cosine {float(cosine):.3f}  "
-                f"commitment {float(commitment_loss):.5f}  codes used {len(ids.unique())}/{run.model.num_codes}",
+                f"step {batch.step + 1}/{run.num_steps}  cosine {cosine.item():.3f}  "
+                f"commitment {commitment_loss.item():.5f}  codes used {len(ids.unique())}/{run.model.num_codes}",
                 flush=True,
             )
     return tokenizer

@@ -35,7 +35,7 @@ class TinyData:
             "visual-tokenizer": self.folder / "visual_tokenizer.pt",
             "run-dir": run_dir,
             "deepspeed-config": ROOT / "ds_configs" / "zero3_cpu.json",
-            "model.dim": 32,
+            "model.dim": 48,
             "model.ffn-dim": 64,
             "model.drop-path-rate": 0.2,
             "num-steps": 8,

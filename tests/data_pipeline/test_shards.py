@@ -152,5 +152,5 @@ def test_a_tar_header_without_samples_is_no_index(tmp_path: Path) -> None:
         write_index(tmp_path, "image")
     with tarfile.open(tmp_path / "0.tar", "w"):
         pass
-    with pytest.raises(ValueError, match="no sample in"):
+    with pytest.raises(ValueError, match="0.tar holds no sample with what kind 'image' needs"):
         write_index(tmp_path, "image")

@@ -34,7 +34,10 @@ def part(batch: StepBatch, kind: str) -> list[tuple[str, list[int], bytes]]:
     num_images = len(batch.images) - num_pairs
     contents = [
         *(image.numpy().tobytes() for image in batch.images[:num_images]),
-        *(i.numpy().tobytes() + t.numpy().tobytes() for i, t in zip(batch.images[num_images:], batch.caption_ids)),
+        *(
+            i.numpy().tobytes() + t.numpy().tobytes()
+            for i, t in zip(batch.images[num_images:], batch.caption_ids, strict=True)
+        ),
         *(text.numpy().tobytes() for text in batch.text_ids),
     ]
     ids = [[int(i)] for i in (*batch.image_sample_ids, *batch.text_sample_ids)]

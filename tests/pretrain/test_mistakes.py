@@ -24,7 +24,7 @@ def error_of(arguments: list[str], num_ranks: int = 1) -> str:
 
 
 def test_a_wrong_recipe_name() -> None:
-    assert error_of(["dmeo"], num_ranks=2) == "error: there is no recipe 'dmeo'; choose one of: demo"
+    assert error_of(["dmeo"], num_ranks=2) == "error: there is no recipe 'dmeo'; choose one of: demo, laptop"
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_wrong_recipe_name() -> None:
     [
         (["--optimizer.peaklr", "1"], "Unrecognized options: --optimizer.peaklr"),
         (["--num-steps", "many"], "--num-steps: invalid literal for int() with base 10: 'many'"),
-        (["--model.dim", "30"], "num_heads 4 must divide dim 30"),
+        (["--model.dim", "32"], "num_heads 6 must divide dim 32"),
         (["--precision", "float16"], "'float16'"),
     ],
 )
@@ -49,11 +49,14 @@ def test_a_missing_shard_folder(tiny_data: TinyData, tmp_path: Path) -> None:
 def test_an_empty_shard(tiny_data: TinyData, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     shutil.copytree(tiny_data.folder / "images", folder)
-    with tarfile.open(folder / "000009.tar", "w"):
+    with tarfile.open(folder / "000001.tar", "w"):  # an archive without members, where there was one with samples
         pass
-    write_index(folder, "image")
     line = error_of(["demo", *tiny_data.overrides(tmp_path / "run"), "--data.images", str(folder)])
-    assert f"shard {folder / '000009.tar'} holds no sample" in line
+    assert f"shard {folder / '000001.tar'} is missing or has changed" in line
+    indexed = run_ranks(1, "data_pipeline.index_shards", ["image", folder])
+    assert indexed.exit_codes == [1]
+    assert f"shard {folder / '000001.tar'} holds no sample with what kind 'image' needs" in indexed.stderr[0]
+    assert len(indexed.stderr[0].splitlines()) == 1
 
 
 def test_an_unwritable_run_folder(tiny_data: TinyData, tmp_path: Path) -> None:
