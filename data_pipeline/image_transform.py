@@ -78,7 +78,7 @@ class ImageTransform:
 
 
 def random_crop(width: int, height: int, min_scale: float, rng: np.random.Generator) -> Box:
-    """A box of min_scale..1 of the area and aspect ratio 3/4..4/3; the largest center crop allowed if ten draws fail."""
+    """A box of min_scale..1 of the area and aspect 3/4..4/3; the largest center crop allowed if ten draws fail."""
     for _ in range(CROP_ATTEMPTS):
         area = width * height * rng.uniform(min_scale, 1)
         aspect = math.exp(rng.uniform(math.log(MIN_ASPECT), math.log(MAX_ASPECT)))
