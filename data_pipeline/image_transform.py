@@ -15,6 +15,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from data_pipeline.samples import BadSampleError
 
 CROP_ATTEMPTS = 10
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""Whatever a member is named: Pillow would run Ghostscript for an EPS."""
 MIN_ASPECT, MAX_ASPECT = 3 / 4, 4 / 3
 
 Box = tuple[float, float, float, float]
@@ -46,13 +48,15 @@ class ImageTransform:
 
     def _decode(self, encoded: bytes, rng: np.random.Generator | None) -> NDArray[np.uint8]:
         try:
-            with Image.open(io.BytesIO(encoded)) as image:
+            with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > self.max_pixels:
                     raise BadSampleError(f"{width} x {height} pixels exceed max_image_pixels")
                 box = (0.0, 0.0, width, height) if rng is None else random_crop(width, height, self.min_crop_scale, rng)
                 crop = self._crop(image, box)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except BadSampleError:
+            raise
+        except Exception as error:  # a decoder fed with broken bytes raises anything
             raise BadSampleError(f"image cannot be decoded ({error})") from error
         if rng is not None:
             crop = self._augment(crop, rng)

@@ -40,6 +40,10 @@ class SampleReader:
         except UnicodeDecodeError as error:
             raise BadSampleError(f"text is not UTF-8 ({error})") from error
 
+    def shard_size(self, sample: int) -> int:
+        """Number of samples in the shard of this one."""
+        return self.index.shards[self.index.records[sample]["shard"]].num_samples
+
     def neighbor(self, sample: int) -> int:
         """The sample that stands in for a bad one: the next of the same shard, the first after the last."""
         following = sample + 1

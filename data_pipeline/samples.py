@@ -24,3 +24,5 @@ class Sample:
     text: str | None = None
     """A caption or a passage."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    split_by: str = ""
+    """What decides whether the sample is held out, where that is not the key."""

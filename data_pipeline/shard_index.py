@@ -103,21 +103,25 @@ def read_index(folder: Path) -> ShardIndex:
 
 
 def _scan(path: Path, shard_number: int) -> list[tuple[bytes, int, tuple[int, int, int], tuple[int, int, int]]]:
-    """One row a sample: members that share a name up to its first dot, as WebDataset groups them."""
+    """One row a sample: members that share folder and name up to its first dot, as WebDataset groups them."""
     members: dict[str, dict[str, tuple[int, int, int]]] = {}
     end = 0
     try:
         with tarfile.open(path, "r:") as tar, path.open("rb") as raw:
             for member in tar:
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                key, _, extension = member.name.removeprefix("./").partition(".")
+                folder, slash, base = member.name.removeprefix("./").rpartition("/")
+                stem, _, extension = base.partition(".")
+                key = folder + slash + stem
                 extension = extension.lower()
                 field = "image" if extension in IMAGE_EXTENSIONS else "text" if extension == "txt" else None
                 if not member.isfile() or field is None:
                     continue
                 raw.seek(member.offset_data)
                 crc = zlib.crc32(raw.read(member.size))
-                members.setdefault(key, {})[field] = (member.offset_data, member.size, crc)
+                if field in members.setdefault(key, {}):
+                    raise tarfile.ReadError(f"key {key} has a second {field} at byte {member.offset}")
+                members[key][field] = (member.offset_data, member.size, crc)
             raw.seek(end)
             if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a corrupt header for the end
                 raise tarfile.ReadError(f"it breaks off or is corrupt at byte {end}")

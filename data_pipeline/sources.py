@@ -7,8 +7,9 @@
 | a .jsonl file       | its "image" paths   | its "image" paths and "caption"s | its "text" documents   |
 | a .txt file         | -                   | -                                | one document a line    |
 
-Image paths in a .jsonl file are relative to it. The held-out part of files is chosen by a hash of the key, that of the
-drawn world by composition.
+Image paths in a .jsonl file are relative to it. The held-out part of files is chosen by a hash of the image path
+(or of the document's number), so that all captions of an image fall on one side; that of the drawn world by
+composition.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ def read_source(kind: Kind, source: str, split: Split, held_out_fraction: float)
     if not path.exists():
         raise ValueError(f"source {source} does not exist; give a folder, a .jsonl or .txt file, or scenes:COUNT")
     for sample in _reader(kind, path)(path):
-        if _is_held_out(sample.key, held_out_fraction) == (split == "held_out"):
+        if _is_held_out(sample.split_by or sample.key, held_out_fraction) == (split == "held_out"):
             yield sample
 
 
@@ -78,9 +79,10 @@ def _images_of_jsonl(path: Path) -> Iterator[Sample]:
 
 
 def _pairs_of_jsonl(path: Path) -> Iterator[Sample]:
-    for _, record in _records(path, "image", "caption"):
+    for number, record in _records(path, "image", "caption"):
         image = _image(path.parent / record["image"], record["image"])
-        yield Sample(image.key, image.image, image.image_extension, text=record["caption"])
+        key = f"{image.key}_{number:08d}"  # an image may have several captions
+        yield Sample(key, image.image, image.image_extension, text=record["caption"], split_by=image.split_by)
 
 
 def _texts_of_jsonl(path: Path) -> Iterator[Sample]:
@@ -111,7 +113,7 @@ def _records(path: Path, *fields: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _image(path: Path, name: str) -> Sample:
     if not path.is_file():
         raise ValueError(f"image {path} does not exist; correct the path in the source")
-    return Sample(_key(name), path.read_bytes(), path.suffix.lower().lstrip("."))
+    return Sample(_key(name), path.read_bytes(), path.suffix.lower().lstrip("."), split_by=name)
 
 
 def _key(name: str) -> str:

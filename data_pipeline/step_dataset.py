@@ -28,6 +28,12 @@ from data_pipeline.shard_index import read_index
 from data_pipeline.text_tokenizer import PAD_ID, TextTokenizer
 
 MAX_NEIGHBORS = 100
+
+
+class RottenShardError(Exception):
+    """Too many bad samples in a row."""
+
+
 T = TypeVar("T")
 
 
@@ -63,6 +69,8 @@ class StepBatch:
     """Sample keys, images, pairs, texts."""
     bad_samples: list[str]
     """What was skipped: shard, key and reason."""
+    failure: str = ""
+    """Why this batch could not be read and is empty."""
 
     @property
     def caption_padding(self) -> Tensor:
@@ -147,9 +155,15 @@ class StepDataset(Dataset[StepBatch]):
         return {kind: source.reader.index.fingerprint for kind, source in self.sources.items()}
 
     def __getitem__(self, step: int) -> StepBatch:
-        """Raises RuntimeError where MAX_NEIGHBORS samples in a row are bad."""
+        """Where no good sample is in reach, `failure` of the batch says so, for all ranks to agree on."""
         bad: list[str] = []
         keys: list[str] = []
+        try:
+            return self._batch(step, keys, bad)
+        except (RottenShardError, OSError) as error:
+            return self._failed(step, bad, str(error))
+
+    def _batch(self, step: int, keys: list[str], bad: list[str]) -> StepBatch:
         per_step = self.samples_per_step
         first = step * per_step.total
         images, image_ids = self._read("image", step, first, self._image, keys, bad)
@@ -168,6 +182,12 @@ class StepDataset(Dataset[StepBatch]):
             bad_samples=bad,
         )
 
+    def _failed(self, step: int, bad: list[str], failure: str) -> StepBatch:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        captions, texts = nothing.view(0, self.caption_length), nothing.view(0, self.text_length)
+        images = torch.zeros(0, 3, self.transform.size, self.transform.size, dtype=torch.uint8)
+        return StepBatch(step, images, nothing, captions, texts, nothing, [], bad, failure)
+
     def _read(
         self,
         kind: Kind,
@@ -185,7 +205,7 @@ class StepDataset(Dataset[StepBatch]):
         made, sample_ids = [], []
         for place in range(self.rank * part, (self.rank + 1) * part):
             sample = source.order.sample(step, place)
-            for _ in range(MAX_NEIGHBORS):
+            for _ in range(min(MAX_NEIGHBORS, source.reader.shard_size(sample))):
                 try:
                     made.append(make(source, sample, first_id + place))
                     break
@@ -193,7 +213,7 @@ class StepDataset(Dataset[StepBatch]):
                     bad.append(f"{source.reader.name(sample)}: {error}")
                     sample = source.reader.neighbor(sample)
             else:
-                raise RuntimeError(f"{MAX_NEIGHBORS} bad samples in a row; the last: {bad[-1]}")
+                raise RottenShardError(f"a shard without a good sample in reach; the last: {bad[-1]}")
             sample_ids.append(first_id + place)
             keys.append(source.reader.key(sample))
         return made, sample_ids

@@ -55,7 +55,10 @@ def save_checkpoint(
         for leftover in folder.glob("*.partial"):
             shutil.rmtree(leftover)
     dist.barrier()
-    engine.save_checkpoint(folder, tag=partial.name, save_latest=False)
+    try:
+        engine.save_checkpoint(folder, tag=partial.name, save_latest=False)
+    except RuntimeError as error:  # torch's answer to a full disk
+        raise OSError(f"checkpoint {partial} cannot be written ({error}); free space and start again") from error
     dist.barrier()
     if is_main_rank:
         (partial / CONFIG_NAME).write_text(config_to_json(config))
@@ -63,11 +66,11 @@ def save_checkpoint(
         header = {"step": step, "world_size": dist.get_world_size(), "data_fingerprints": data_fingerprints}
         _write_manifest(partial, header)
         if final.exists():
-            shutil.rmtree(final)
+            _delete(final)
         partial.rename(final)
         _sync(folder)
         for old in _complete_folders(folder)[: -config.keep_checkpoints]:
-            shutil.rmtree(old)
+            _delete(old)
     dist.barrier()
 
 
@@ -78,6 +81,20 @@ def latest_checkpoint(run_dir: Path) -> Checkpoint | None:
     """
     folders = _complete_folders(run_dir / "checkpoints")
     return read_checkpoint(folders[-1]) if folders else None
+
+
+def agreed_latest_checkpoint(run_dir: Path) -> Checkpoint | None:
+    """`latest_checkpoint` as the main rank sees it, on every rank. Raises its ValueError on every rank."""
+    found: list[Checkpoint | ValueError | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            found[0] = latest_checkpoint(run_dir)
+        except ValueError as error:
+            found[0] = error
+    dist.broadcast_object_list(found)
+    if isinstance(found[0], ValueError):
+        raise found[0]
+    return found[0]
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -116,6 +133,13 @@ def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint) -
 def _complete_folders(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     return sorted(p for p in folder.glob("step_*") if _COMPLETE.match(p.name) and (p / MANIFEST_NAME).is_file())
+
+
+def _delete(folder: Path) -> None:
+    """Take away the name first: a kill halfway must not leave what looks complete."""
+    retired = folder.with_name(f"{folder.name}.retired.partial")
+    folder.rename(retired)
+    shutil.rmtree(retired)
 
 
 def _write_manifest(folder: Path, header: dict[str, Any]) -> None:

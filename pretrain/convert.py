@@ -61,7 +61,9 @@ def convert(options: ConvertOptions) -> Path:
     state = beit3_state_dict(load_weights(checkpoint), options.role)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"beit3_{options.role}.pth"
-    torch.save({"model": state}, path)
+    partial = path.with_name(path.name + ".partial")
+    torch.save({"model": state}, partial)
+    partial.rename(path)
     shutil.copy(checkpoint.text_tokenizer, options.out / TEXT_TOKENIZER_NAME)
     card = {
         "role": options.role,

@@ -99,7 +99,7 @@ def pretrain(run_dir: Path, stop_after: int | None = None) -> None:
 
 
 def ranks_of(launcher: int) -> list[int]:
-    """Process ids of the ranks under a launcher: the leaves of its tree."""
+    """Process ids of the ranks under a launcher."""
     children = psutil.Process(launcher).children(recursive=True)
     return [child.pid for child in children if "--local_rank" in " ".join(child.cmdline())]
 

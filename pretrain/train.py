@@ -1,14 +1,18 @@
 """Pretrain a BEiT-3: deepspeed --module pretrain.train RECIPE [overrides]
 
 Ends with 0 when the run is complete, 75 when it was stopped by SIGTERM or SIGUSR1 and saved (start the same command
-again to continue), 2 for a mistake in the command or the data.
+again to continue), 2 for a mistake in the command or the data. Where IMGLISH_STOPPED_FILE names a file, as under Slurm,
+a stop is told by making it instead, and the code is 0.
 """
 
+import hashlib
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import deepspeed
 import torch
@@ -20,7 +24,7 @@ from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.text_tokenizer import TextTokenizer
 from model.masked_data_model import OBJECTIVES
 from model.visual_tokenizer import VisualTokenizer
-from pretrain.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from pretrain.checkpoint import agreed_latest_checkpoint, load_checkpoint, save_checkpoint
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig, changed_fields, config_to_json
 from pretrain.engine import build_engine, init_distributed, learning_rate, merged_deepspeed_config, read_memory_config
@@ -36,13 +40,33 @@ def main() -> None:
     device = init_distributed()
     try:
         finished = train(config, device)
-    except (ValueError, OSError) as error:  # every rank checks the same things, so every rank ends here
-        if dist.get_rank() == 0:
+    except (ValueError, OSError) as error:
+        if dist.get_rank() == 0 or isinstance(error, OSError):  # a ValueError is raised by all ranks alike
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_USER_ERROR)
+    stopped_file = os.environ.get("IMGLISH_STOPPED_FILE")
+    if stopped_file and not finished and dist.get_rank() == 0:
+        Path(stopped_file).touch()
     dist.barrier()  # no rank's exit code reaches the launcher before every rank has saved
     dist.destroy_process_group()
-    sys.exit(0 if finished else EXIT_STOPPED)
+    sys.exit(0 if finished or stopped_file else EXIT_STOPPED)
+
+
+T = TypeVar("T")
+
+
+def on_every_rank(action: Callable[[], T]) -> T:
+    """Do what can fail on any rank: if it does on one, ValueError with its sentence on all."""
+    result, message = None, ""
+    try:
+        result = action()
+    except (ValueError, OSError) as error:
+        message = str(error)
+    messages = [""] * dist.get_world_size()
+    dist.all_gather_object(messages, message)
+    if any(messages):
+        raise ValueError(next(message for message in messages if message))
+    return cast(T, result)
 
 
 def train(config: PretrainConfig, device: torch.device) -> bool:
@@ -52,16 +76,19 @@ def train(config: PretrainConfig, device: torch.device) -> bool:
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     stop = StopRequest()
-    visual_tokenizer = load_visual_tokenizer(config.visual_tokenizer).to(device)
-    dataset = open_dataset(config, visual_tokenizer, rank, world_size)
-    deepspeed_config = merged_deepspeed_config(config, read_memory_config(config.deepspeed_config), world_size)
-    prepare_run_dir(config.run_dir, rank)
-    first_step, checkpoint = 0, latest_checkpoint(config.run_dir)
+    visual_tokenizer, dataset, deepspeed_config = on_every_rank(lambda: prepare(config, rank, world_size))
+    visual_tokenizer.to(device)
+    fingerprints = {
+        **dataset.fingerprints,
+        "visual tokenizer": file_fingerprint(config.visual_tokenizer),
+        "text tokenizer": file_fingerprint(config.data.text_tokenizer),
+    }
+    first_step, checkpoint = 0, agreed_latest_checkpoint(config.run_dir)
     if checkpoint is not None:
         differences = changed_fields(checkpoint.config, config)
         differences += [
-            f"{kind} data: {checkpoint.data_fingerprints.get(kind)} -> {fingerprint}"
-            for kind, fingerprint in dataset.fingerprints.items()
+            f"{kind}: {checkpoint.data_fingerprints.get(kind)} -> {fingerprint}"
+            for kind, fingerprint in fingerprints.items()
             if checkpoint.data_fingerprints.get(kind) != fingerprint
         ]
         if differences:
@@ -79,7 +106,11 @@ def train(config: PretrainConfig, device: torch.device) -> bool:
         print(f"{config.run_dir} {beginning}: {world_size} ranks on {device.type}, {config.precision}", flush=True)
 
     loader = DataLoader(
-        dataset, sampler=range(first_step, config.num_steps), batch_size=None, num_workers=config.data.num_workers
+        dataset,
+        sampler=range(first_step, config.num_steps),
+        batch_size=None,
+        num_workers=config.data.num_workers,
+        worker_init_fn=leave_signals_to_the_rank,
     )
     num_bad_samples, num_consecutive_skips = 0, 0
     for batch in loader:
@@ -94,11 +125,11 @@ def train(config: PretrainConfig, device: torch.device) -> bool:
             raise ValueError(
                 f"{num_bad_samples} bad samples exceed data.max_bad_samples; see the lines 'skipped' above"
             )
-        if num_consecutive_skips > config.max_consecutive_skips:
+        if num_consecutive_skips >= config.max_consecutive_skips:
             raise ValueError(f"{num_consecutive_skips} steps in a row had no finite gradient; lower the learning rate")
         done = batch.step + 1
         if record["stop"] or done == config.num_steps or done % config.save_every_steps == 0:
-            save_checkpoint(engine, config, done, dataset.fingerprints)
+            save_checkpoint(engine, config, done, fingerprints)
         if record["stop"] and done < config.num_steps:
             if rank == 0:
                 print(f"stopped on request after step {done}, saved; the same command continues", flush=True)
@@ -121,9 +152,11 @@ def train_step(
 
     # losses are means over the masked tokens of the global batch, so its counts are agreed on first
     counts = torch.stack([micro.targets.counts() for micro in micro_steps]).sum(0)
-    flags = torch.tensor([stop.is_set, len(batch.bad_samples)], device=counts.device)
+    flags = torch.tensor([stop.is_set, len(batch.bad_samples), bool(batch.failure)], device=counts.device)
     agreed = summed_over_ranks(torch.cat([counts, flags]))
-    global_counts, (num_stops, num_bad_samples) = agreed[:4], agreed[4:].tolist()
+    global_counts, (num_stops, num_bad_samples, num_failures) = agreed[:4], agreed[4:].tolist()
+    if num_failures:
+        raise ValueError(f"the data of step {batch.step} cannot be read: {first_failure(batch)}")
 
     scale = torch.tensor(config.objective.weights, device=counts.device) / global_counts.clamp(min=1)
     lr = learning_rate(config.optimizer, batch.step, config.num_steps)
@@ -158,6 +191,20 @@ def train_step(
     return record
 
 
+def prepare(config: PretrainConfig, rank: int, world_size: int) -> tuple[VisualTokenizer, StepDataset, dict[str, Any]]:
+    """All that can be wrong with a command is found out here, before the engine is built."""
+    visual_tokenizer = load_visual_tokenizer(config.visual_tokenizer)
+    dataset = open_dataset(config, visual_tokenizer, rank, world_size)
+    deepspeed_config = merged_deepspeed_config(config, read_memory_config(config.deepspeed_config), world_size)
+    prepare_run_dir(config.run_dir, rank)
+    return visual_tokenizer, dataset, deepspeed_config
+
+
+def file_fingerprint(path: Path) -> str:
+    """Changes with any byte of the file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def open_dataset(config: PretrainConfig, visual_tokenizer: VisualTokenizer, rank: int, world_size: int) -> StepDataset:
     """The data of a run. Raises ValueError where it does not fit the model."""
     visual, network = visual_tokenizer.config, config.model
@@ -188,10 +235,23 @@ def prepare_run_dir(run_dir: Path, rank: int) -> None:
         ) from error
 
 
+def leave_signals_to_the_rank(_worker: int) -> None:
+    """A signal to the whole process group must not kill the loader under a rank that is about to save."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 def summed_over_ranks(values: Tensor) -> Tensor:
     """The same sum on every rank."""
     dist.all_reduce(values)
     return values
+
+
+def first_failure(batch: StepBatch) -> str:
+    """Why the first rank that could not read its part could not, on every rank."""
+    failures: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(failures, batch.failure)
+    return next(failure for failure in failures if failure)
 
 
 def global_keys(config: PretrainConfig, batch: StepBatch) -> list[str]:

@@ -31,3 +31,7 @@ class VisualTokenizerRun:
     """Decoupled weight decay."""
     seed: int = 0
     """Of initial weights, sample order, augmentation and codebook."""
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1 or self.images_per_step < 1 or self.warmup_steps < 1:
+            raise ValueError("num_steps, images_per_step and warmup_steps must be at least 1")

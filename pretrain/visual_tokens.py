@@ -12,7 +12,9 @@ from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
 
 def save_visual_tokenizer(tokenizer: VisualTokenizer, path: Path) -> None:
     """Write config and weights, only tensors and numbers."""
-    torch.save({"config": asdict(tokenizer.config), "model": tokenizer.state_dict()}, path)
+    partial = path.with_name(path.name + ".partial")
+    torch.save({"config": asdict(tokenizer.config), "model": tokenizer.state_dict()}, partial)
+    partial.rename(path)
 
 
 def load_visual_tokenizer(path: Path) -> VisualTokenizer:

@@ -139,6 +139,40 @@ def test_wrong_sources_are_refused(source: str, message: str, tmp_path: Path) ->
         write_shards(ShardOptions("pair", source.format(folder=tmp_path), tmp_path / "out"))
 
 
+def test_all_captions_of_an_image_are_kept_and_fall_on_one_side(tmp_path: Path) -> None:
+    lines = []
+    for i in range(20):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+        lines += [json.dumps({"image": f"{i}.png", "caption": f"image {i} caption {n}"}) for n in range(3)]
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("\n".join(lines))
+    sides = {}
+    for split in ("train", "held_out"):
+        index = write_shards(ShardOptions("pair", str(source), tmp_path / split, split=split, held_out_fraction=0.4))  # type: ignore[arg-type]
+        reader = SampleReader(index, 1 << 20)
+        sides[split] = [reader.text(i) for i in range(index.num_samples)]
+    assert len(sides["train"]) + len(sides["held_out"]) == 60
+    images = [{text.split()[1] for text in texts} for texts in sides.values()]
+    assert not images[0] & images[1]
+
+
+def test_members_are_grouped_as_webdataset_groups_them_and_a_repeated_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "0.tar"
+
+    def write(names: list[str]) -> None:
+        with tarfile.open(path, "w") as tar:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = 3
+                tar.addfile(member, io.BytesIO(b"abc"))
+
+    write(["v1.0/a.jpg", "v1.0/a.txt", "v1.0/b.seg.jpg", "v1.0/b.txt"])
+    assert [record["key"] for record in write_index(tmp_path, "pair").records] == [b"v1.0/a"]
+    write(["a.jpg", "a.txt", "a.txt"])
+    with pytest.raises(ValueError, match="key a has a second text"):
+        write_index(tmp_path, "pair")
+
+
 def test_a_folder_with_shards_is_not_written_into(tmp_path: Path) -> None:
     write_shards(ShardOptions("image", "scenes:2", tmp_path))
     with pytest.raises(ValueError, match="holds shards already"):

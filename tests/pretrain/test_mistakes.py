@@ -102,6 +102,15 @@ def test_corrupt_images_are_skipped_counted_and_named(tiny_data: TinyData, tmp_p
     assert all(str(tmp_path / "pairs") in line and "image cannot be decoded" in line for line in named)
 
 
+def test_a_rotten_shard_ends_all_ranks_with_one_sentence(tiny_data: TinyData, tmp_path: Path) -> None:
+    damaged_pairs(tiny_data, tmp_path / "pairs", keep=1)
+    arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--data.pairs", str(tmp_path / "pairs")]
+    ended = run_ranks(2, "pretrain.train", arguments)
+    assert ended.exit_codes == [2, 2]
+    assert "the data of step 0 cannot be read: a shard without a good sample" in ended.stderr[0]
+    assert ended.stderr[1] == ""
+
+
 def test_too_many_corrupt_images_stop_the_run(tiny_data: TinyData, tmp_path: Path) -> None:
     damaged_pairs(tiny_data, tmp_path / "pairs", keep=3)
     arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--data.pairs", str(tmp_path / "pairs")]

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pretrain.run_log import LOG_NAME, read_log
@@ -60,9 +61,11 @@ def test_another_topology_sees_the_same_samples_and_losses(
         assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-4)
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGUSR1, []), (signal.SIGTERM, ["--data.num-workers", "1"])], ids=["USR1", "TERM"]
+)
 def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
-    number: signal.Signals, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+    number: signal.Signals, workers: list[str], two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
 
@@ -70,14 +73,16 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
         log = run_dir / LOG_NAME
         while processes[0].poll() is None and not (log.exists() and len(read_log(run_dir)) >= 2):
             time.sleep(0.005)
+        for child in psutil.Process(processes[1].pid).children():  # its loader, as when a whole group is signalled
+            child.send_signal(number)
         processes[1].send_signal(number)  # the other one must stop with it
 
-    stopped = train(2, tiny_data, run_dir, while_running=stop_one_rank)
+    stopped = train(2, tiny_data, run_dir, *workers, while_running=stop_one_rank)
     assert stopped.exit_codes == [EXIT_STOPPED, EXIT_STOPPED], stopped.stderr
     done = len(read_log(run_dir))
     assert 2 <= done < NUM_STEPS
 
-    resumed = train(2, tiny_data, run_dir)
+    resumed = train(2, tiny_data, run_dir, *workers)
     assert resumed.exit_codes == [0, 0], resumed.stderr
     assert f"continues at step {done}" in resumed.stdout[0]
     assert sample_keys(run_dir) == sample_keys(two_ranks)
