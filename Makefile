@@ -1,7 +1,7 @@
 # make demo    from raw data to a converted checkpoint, in a few minutes on two cores
 # make test    the tests           make check    lint and types
 #
-# The first of them sets up .venv; later ones install nothing.
+# The first of them sets up .venv (make test adds what tests need); later ones install nothing.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,16 +9,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 SHELL := /bin/bash
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test check clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m pretrain.demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
-
-test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -39,17 +39,23 @@ def main() -> None:
     config = parse_recipe(RECIPES, "pretrain.train")
     device = init_distributed()
     try:
-        finished = train(config, device)
+        exit_code = run(config, device)
     except (ValueError, OSError) as error:
         if dist.get_rank() == 0 or isinstance(error, OSError):  # a ValueError is raised by all ranks alike
             print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_USER_ERROR)
+        exit_code = EXIT_USER_ERROR
+    dist.destroy_process_group()  # ends gloo's threads; one that outlives the interpreter aborts the process
+    sys.exit(exit_code)
+
+
+def run(config: PretrainConfig, device: torch.device) -> int:
+    """Train, and agree on how the process ends. Returns the exit code."""
+    finished = train(config, device)
     stopped_file = os.environ.get("IMGLISH_STOPPED_FILE")
     if stopped_file and not finished and dist.get_rank() == 0:
         Path(stopped_file).touch()
     dist.barrier()  # no rank's exit code reaches the launcher before every rank has saved
-    dist.destroy_process_group()
-    sys.exit(0 if finished or stopped_file else EXIT_STOPPED)
+    return 0 if finished or stopped_file else EXIT_STOPPED
 
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ def save_visual_tokenizer(tokenizer: VisualTokenizer, path: Path) -> None:
 
 
 def load_visual_tokenizer(path: Path) -> VisualTokenizer:
-    """A frozen tokenizer. Raises ValueError where there is no such file."""
+    """A frozen tokenizer. Raises ValueError where there is no such file or its codebook was never trained."""
     if not path.is_file():
         raise ValueError(
             f"visual tokenizer {path} does not exist; train one with python -m pretrain.train_visual_tokenizer"
@@ -26,6 +26,8 @@ def load_visual_tokenizer(path: Path) -> VisualTokenizer:
     content = torch.load(path, weights_only=True, map_location="cpu")
     tokenizer = VisualTokenizer(VisualTokenizerConfig(**content["config"]))
     tokenizer.load_state_dict(content["model"])
+    if not tokenizer.codebook.is_initialized:
+        raise ValueError(f"visual tokenizer {path} has a codebook that was never trained; train it first")
     return tokenizer.eval().requires_grad_(False)
 
 
