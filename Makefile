@@ -1,5 +1,6 @@
 # make demo    from raw data to a converted checkpoint, in a few minutes on two cores
 # make test    the tests           make check    lint and types
+# make test-slow   what takes minutes and 20 GiB of memory
 #
 # The first of them sets up .venv (make test adds what tests need); later ones install nothing.
 
@@ -9,13 +10,16 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 SHELL := /bin/bash
 
-.PHONY: demo test check clean
+.PHONY: demo test test-slow check clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m pretrain.demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -32,10 +36,10 @@ $(VENV)/.run: setup.py constraints.txt
 	@$(INSTALL) -e .
 	@touch $@
 
-# torchscale and fairscale are references for tests; what they ask for would replace torch, so without dependencies
+# torchscale and timm are references for tests; what they ask for would replace torch, so without dependencies
 $(VENV)/.dev: $(VENV)/.run
 	@$(INSTALL) -e '.[dev]'
-	@$(INSTALL) --no-deps torchscale fairscale
+	@$(INSTALL) --no-deps torchscale fairscale timm torchvision
 	@touch $@
 
 clean:

@@ -8,18 +8,19 @@ setup(
     description="Pretraining of BEiT-3: images, texts and image-text pairs in one masked-data-modeling run",
     license="MIT",
     python_requires=">=3.11",
-    packages=["data_pipeline", "model", "pretrain"],
+    packages=["data_pipeline", "model", "pretrain", "pretrain.formats", "pretrain.recipes"],
     install_requires=[
         "deepspeed>=0.19.8,<0.20",
         "numpy>=2.0",
         "pillow>=11.0",
         "psutil>=6.0",
         "pydantic>=2.10",
+        "safetensors>=0.5",
         "sentencepiece>=0.2.0",
         "torch>=2.11,<2.14",
         "tyro>=1.0,<2",
     ],
     extras_require={
-        "dev": ["mypy", "pytest", "ruff", "webdataset"],
+        "dev": ["mypy", "pytest", "ruff", "transformers<5", "webdataset"],
     },
 )

@@ -10,15 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from model.experts import NORM_EPS, ModalityExperts
+from model.kv_cache import LayerCache
 from model.layout import PackedLayout
 
 
-def attend(qkv: Tensor, mask: Tensor | None) -> Tensor:
+def attend(qkv: Tensor, mask: Tensor | None, cache: LayerCache | None = None) -> Tensor:
     """Softmax attention of one group of equally long samples.
 
-    qkv: (B, S, 3, H, K); mask: (B, 1, 1 or S, S) bool, True where a query may see a key. Returns (B, S, H * K).
+    qkv: (B, S, 3, H, K); mask: (B or 1, 1, 1 or S, S) bool, True where a query may see a key, the keys of an earlier
+    call in `cache` first. Returns (B, S, H * K).
     """
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
+    q, k, v = qkv.unbind(2)  # each (B, S, H, K)
+    if cache is not None:
+        k, v = cache.extend(k, v)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
@@ -32,8 +37,8 @@ class MultiwayAttention(nn.Module):
         self.norm = ModalityExperts(lambda: nn.LayerNorm(dim, eps=NORM_EPS), experts)
         self.proj = ModalityExperts(lambda: nn.Linear(dim, dim), experts)
 
-    def forward(self, x: Tensor, layout: PackedLayout) -> Tensor:
-        """(N, D) -> (N, D)"""
+    def forward(self, x: Tensor, layout: PackedLayout, cache: LayerCache | None = None) -> Tensor:
+        """(N, D) -> (N, D). cache: keys and values of the pairs' tokens that went before; extended."""
         dim = x.shape[1]
         qkv = self.qkv(x, layout).view(len(x), 3, self.num_heads, dim // self.num_heads)
         group = qkv.shape[1:]
@@ -42,7 +47,7 @@ class MultiwayAttention(nn.Module):
         pair_texts = qkv[layout.pair_text_rows].view(layout.num_pairs, layout.caption_tokens, *group)
         texts = qkv[layout.text_rows].view(layout.num_texts, layout.text_tokens, *group)
 
-        pairs = attend(torch.cat([pair_images, pair_texts], dim=1), layout.pair_mask)
+        pairs = attend(torch.cat([pair_images, pair_texts], dim=1), layout.pair_mask, cache)
         pair_images, pair_texts = pairs.split([layout.image_tokens, layout.caption_tokens], dim=1)
         groups = [attend(images, None), pair_images, pair_texts, attend(texts, layout.text_mask)]
         x = torch.cat([part.reshape(-1, dim) for part in groups])  # back to (N, D)

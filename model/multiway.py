@@ -15,6 +15,7 @@ from model.attention import MultiwayAttention
 from model.config import MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
 from model.experts import NORM_EPS, FeedForward, ModalityExperts
+from model.kv_cache import KeyValueCache, LayerCache
 from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout
 
 
@@ -23,7 +24,8 @@ class MultiwayInputs:
     """One packed step. Any of I, P, T may be 0."""
 
     images: Tensor
-    """(I + P, 3, image_size, image_size) normalised pixels, the image-only samples first."""
+    """(I + P, 3, H, W) normalised pixels, the image-only samples first; at another size than the config's image_size
+    positions are interpolated."""
     image_mask: Tensor
     """(I + P, V - 1) bool, True = replaced by the mask token."""
     caption_ids: Tensor
@@ -34,11 +36,17 @@ class MultiwayInputs:
     """(T, L) word ids."""
     text_padding: Tensor
     """(T, L) bool, True = padding."""
+    causal_captions: bool = False
+    """The captioner's attention: images see themselves only, a caption token its image and the tokens before it."""
 
-    def layout(self, image_tokens: int) -> PackedLayout:
+    def layout(self) -> PackedLayout:
         """The layout of these samples; padding is hidden from attention as a key."""
         num_pairs, num_texts = len(self.caption_ids), len(self.text_ids)
+        image_tokens = self.image_mask.shape[1] + 1  # and the class token
         seen_images = self.caption_padding.new_ones(num_pairs, image_tokens)
+        pair_mask = torch.cat([seen_images, ~self.caption_padding], dim=1)[:, None, None]  # (P, 1, 1, V + C)
+        if self.causal_captions:
+            pair_mask = pair_mask & captioner_mask(image_tokens, self.caption_ids.shape[1], pair_mask.device)
         return PackedLayout(
             num_images=len(self.images) - num_pairs,
             num_pairs=num_pairs,
@@ -46,9 +54,17 @@ class MultiwayInputs:
             image_tokens=image_tokens,
             caption_tokens=self.caption_ids.shape[1],
             text_tokens=self.text_ids.shape[1],
-            pair_mask=torch.cat([seen_images, ~self.caption_padding], dim=1)[:, None, None],
+            pair_mask=pair_mask,
             text_mask=~self.text_padding[:, None, None],
         )
+
+
+def captioner_mask(image_tokens: int, caption_tokens: int, device: torch.device) -> Tensor:
+    """(V + C, V + C) bool, True where the row's token may see the column's."""
+    total = image_tokens + caption_tokens
+    causal = torch.ones(total, total, dtype=torch.bool, device=device).tril()
+    causal[:image_tokens, :image_tokens] = True
+    return causal
 
 
 class MultiwayStates(NamedTuple):
@@ -75,16 +91,24 @@ class MultiwayBlock(nn.Module):
         self.norm2 = ModalityExperts(lambda: nn.LayerNorm(dim, eps=NORM_EPS), ffn_experts)
         self.experts = ModalityExperts(lambda: FeedForward(dim, config.ffn_dim), ffn_experts)
 
-    def forward(self, x: Tensor, layout: PackedLayout, branch_scale: Tensor | None = None) -> Tensor:
-        """x: (N, D); branch_scale: (2, N, 1) factors of the two branches, None = 1. Returns (N, D)."""
-        branch = self.attn(self.norm1(x, layout), layout)
+    def forward(
+        self, x: Tensor, layout: PackedLayout, branch_scale: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """x: (N, D); branch_scale: (2, N, 1) factors of the two branches, None = 1; cache: see `MultiwayAttention`.
+
+        Returns (N, D).
+        """
+        branch = self.attn(self.norm1(x, layout), layout, cache)
         x = x + (branch if branch_scale is None else branch * branch_scale[0])
         branch = self.experts(self.norm2(x, layout), layout)
         return x + (branch if branch_scale is None else branch * branch_scale[1])
 
 
 class MultiwayTransformer(nn.Module):
-    """Vision encoder, language encoder, dual encoder and fusion encoder in one set of weights."""
+    """Vision encoder, language encoder, dual encoder, fusion encoder and captioner in one set of weights.
+
+    Which of them a call is, follows from its inputs: images, texts, both, pairs, pairs with `causal_captions`.
+    """
 
     def __init__(self, config: MultiwayConfig):
         super().__init__()
@@ -96,22 +120,49 @@ class MultiwayTransformer(nn.Module):
         final_experts = SHARED if config.attention == "shared" else TWO_EXPERTS
         self.norm = ModalityExperts(lambda: nn.LayerNorm(config.dim, eps=NORM_EPS), final_experts)
 
-    def forward(self, inputs: MultiwayInputs, drop_path_scale: Tensor | None = None) -> MultiwayStates:
+    def forward(
+        self, inputs: MultiwayInputs, drop_path_scale: Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> MultiwayStates:
         """drop_path_scale: (depth, 2, I + P + T) factor of each branch of each sample (see
-        `model.masking.drop_path_scales`), None = no stochastic depth."""
-        layout = inputs.layout(self.config.num_image_tokens)
+        `model.masking.drop_path_scales`), None = no stochastic depth; cache: filled with the keys and values of the
+        pairs, for `decode`."""
+        layout = inputs.layout()
         x = self.pack(inputs, layout)
         if drop_path_scale is not None:
-            drop_path_scale = drop_path_scale.to(x.dtype)[
-                :, :, layout.sample_of_row(x.device), None
-            ]  # (depth, 2, N, 1)
+            sample_of_row = layout.sample_of_row(x.device)
+            drop_path_scale = drop_path_scale.to(x.dtype)[:, :, sample_of_row, None]  # (depth, 2, N, 1)
         for i, block in enumerate(self.blocks):
             branch_scale = None if drop_path_scale is None else drop_path_scale[i]
+            layer_cache = None if cache is None else cache.layers[i]
             if self.config.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, layout, branch_scale, use_reentrant=False)
             else:
-                x = block(x, layout, branch_scale)
+                x = block(x, layout, branch_scale, layer_cache)
+        if cache is not None:
+            cache.num_caption_tokens = layout.caption_tokens
         return self.unpack(self.norm(x, layout), layout)
+
+    @torch.no_grad()
+    def decode(self, caption_ids: Tensor, cache: KeyValueCache) -> Tensor:
+        """The next n tokens of every caption, after those in `cache`, which is extended. (P, n) ids -> (P, n, D)."""
+        num_pairs, num_new = caption_ids.shape
+        # a new token sees all earlier ones and, of the new ones, itself and those before it
+        pair_mask = torch.ones(num_new, cache.num_tokens + num_new, dtype=torch.bool, device=caption_ids.device)
+        layout = PackedLayout(
+            num_images=0,
+            num_pairs=num_pairs,
+            num_texts=0,
+            image_tokens=0,
+            caption_tokens=num_new,
+            text_tokens=0,
+            pair_mask=pair_mask.tril(cache.num_tokens),
+        )
+        captions, _ = self.text_embed(caption_ids, caption_ids[:0], cache.num_caption_tokens)
+        x = captions.flatten(0, 1)
+        for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
+            x = block(x, layout, cache=layer_cache)
+        cache.num_caption_tokens += num_new
+        return self.norm(x, layout).view(num_pairs, num_new, -1)
 
     def pack(self, inputs: MultiwayInputs, layout: PackedLayout) -> Tensor:
         """Embeddings in the order of the layout, (N, D). Padded positions are zero (torchscale)."""

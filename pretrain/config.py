@@ -85,6 +85,8 @@ class PretrainConfig:
     """Image-text pairs in the global batch."""
     texts_per_step: int
     """Text-only samples in the global batch."""
+    initial_weights: Path | None = None
+    """Folder to begin from, as pretrain.convert writes it from Microsoft's files or a run; None: random weights."""
     gradient_accumulation_steps: int = 1
     """Micro-steps a step; each holds its part of all three kinds."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

@@ -1,179 +1,177 @@
-"""Convert a checkpoint: python -m pretrain.convert RUN_OR_CHECKPOINT OUT --role fusion|dual
+"""Convert weights between our checkpoints and the formats of others.
 
-Writes OUT/beit3_ROLE.pth, which Microsoft's BEiT-3 finetuning code and torchscale's BEiT3 load, the text tokenizer
-beside it and a card that says where it comes from.
+    python -m pretrain.convert RUN_OR_CHECKPOINT OUT                   Microsoft's file, role fusion
+    python -m pretrain.convert RUN_OR_CHECKPOINT OUT --role dual       see pretrain/formats/beit3.py for roles
+    python -m pretrain.convert RUN_OR_CHECKPOINT OUT --to timm         timm.create_model("local-dir:OUT")
+    python -m pretrain.convert RUN_OR_CHECKPOINT OUT --to safetensors  model.load_pretrained("OUT")
+    python -m pretrain.convert beit3_base_patch16_224.pth OUT --from beit3
 
-That format has a vision and a language branch in every layer and no vision-language expert, and every projection and
-norm once per branch. Shared attention is written into both. Where the network has vision-language experts a role says
-what stands in the top layers, each exact for its use:
-
-    fusion   the vision-language expert in both branches: image-text pairs
-    dual     the vision and the language expert: images alone, texts alone
+A folder of safetensors is a source as well (--from safetensors), and what `initial_weights` of a recipe takes. Beside
+the weights lie the text tokenizer, where the source has one, and a card that says where they come from. What was
+written is loaded again and compared with the source on random inputs.
 """
 
-import contextlib
-import io
 import json
 import shutil
 import sys
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-import torch
 import tyro
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from torch import Tensor
 
-from model.masked_data_model import MaskedDataModel
-from pretrain.checkpoint import TEXT_TOKENIZER_NAME, Checkpoint, latest_checkpoint, read_checkpoint
+from model.config import MultiwayConfig
+from model.embeddings import interpolate_positions
+from model.pretrained import load_pretrained, read_config, save_pretrained
+from pretrain.checkpoint import TEXT_TOKENIZER_NAME
 from pretrain.config import config_to_json
+from pretrain.formats.beit3 import Role, config_of, decoupled_weights, load_beit3, save_beit3
+from pretrain.formats.timm import import_timm, save_timm
+from pretrain.verify import TOLERANCE, largest_difference
+from pretrain.weights import checkpoint_weights, find_checkpoint
 
-Role = Literal["fusion", "dual"]
-BRANCHES = {"A": "vision", "B": "language"}
+CARD_NAME = "card.json"
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """Write a checkpoint in the format of Microsoft's BEiT-3 files."""
+    """Convert weights between our checkpoints and the formats of others."""
 
     source: tyro.conf.Positional[Path]
-    """A run, whose newest checkpoint is taken, or one checkpoint folder."""
+    """A run, whose newest checkpoint is taken, a checkpoint folder, or what --from says."""
     out: tyro.conf.Positional[Path]
     """The folder to write into."""
-    role: Role = "fusion"
-    """What the top layers hold where the network has vision-language experts."""
+    to: Literal["beit3", "timm", "safetensors"] | None = None
+    """Format to write. None: safetensors for --from beit3, else beit3."""
+    from_: Annotated[Literal["checkpoint", "beit3", "safetensors"], tyro.conf.arg(name="from")] = "checkpoint"
+    """What the source is: our checkpoint, Microsoft's file, or a folder that --to safetensors wrote."""
+    role: Role | None = None
+    """The use that the file must be exact for. None: fusion for --to beit3, vision for --to timm."""
+    image_size: int | None = None
+    """Interpolate the image positions for this size in pixels."""
+    num_heads: int | None = None
+    """Attention heads, for --from beit3 and a width that is not a published one."""
+    verify: bool = True
+    """Load what was written and compare it with the source."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights to convert."""
+
+    config: MultiwayConfig
+    weights: Callable[[], Iterator[tuple[str, Tensor]]]
+    """Each parameter of a MaskedDataModel; can be asked for again."""
+    text_tokenizer: Path
+    """May be missing."""
+    provenance: dict[str, Any]
 
 
 def main() -> None:
     options = tyro.cli(ConvertOptions)
     try:
-        path = convert(options)
+        path, difference = convert(options)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    verified = "not verified" if difference is None else f"largest difference {difference:.1e}"
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {verified}")
 
 
-def convert(options: ConvertOptions) -> Path:
-    """Write the file, the tokenizer and the card. Raises ValueError where there is no sound checkpoint."""
-    checkpoint = find_checkpoint(options.source)
-    state = beit3_state_dict(load_weights(checkpoint), options.role)
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"beit3_{options.role}.pth"
-    partial = path.with_name(path.name + ".partial")
-    torch.save({"model": state}, partial)
-    partial.rename(path)
-    shutil.copy(checkpoint.text_tokenizer, options.out / TEXT_TOKENIZER_NAME)
-    card = {
-        "role": options.role,
-        "checkpoint": checkpoint.folder.name,
-        "step": checkpoint.step,
-        "data_fingerprints": checkpoint.data_fingerprints,
-        "config": json.loads(config_to_json(checkpoint.config)),
-    }
-    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
-    return path
+def convert(options: ConvertOptions) -> tuple[Path, float | None]:
+    """Write weights, tokenizer and card. Returns the path of the weights and the largest difference found.
 
-
-def find_checkpoint(source: Path) -> Checkpoint:
-    """The newest checkpoint of a run folder, or the checkpoint folder itself. Raises ValueError where it is neither."""
-    if not source.is_dir():
-        raise ValueError(f"{source} does not exist; give a run folder or a checkpoint folder")
-    if (source / "checkpoints").is_dir():
-        checkpoint = latest_checkpoint(source)
-        if checkpoint is None:
-            raise ValueError(f"run {source} has no complete checkpoint yet")
-        return checkpoint
-    return read_checkpoint(source)
-
-
-def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """All float32 weights of a verified checkpoint by their names in MaskedDataModel, whatever its world size."""
-    folder = checkpoint.folder
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it tells its progress
-        state: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
-    return state
-
-
-def load_model(checkpoint: Checkpoint) -> MaskedDataModel:
-    """The network of a verified checkpoint, in evaluation mode on the CPU."""
-    model = MaskedDataModel(checkpoint.config.model)
-    model.load_state_dict(load_weights(checkpoint))
-    return model.eval()
-
-
-def beit3_state_dict(state: dict[str, Tensor], role: Role) -> "OrderedDict[str, Tensor]":
-    """Our names to Microsoft's, float32, every tensor in memory of its own.
-
-    state: of a MaskedDataModel. Raises ValueError for a name that has no place there.
+    Raises ValueError where the source is unsound, or the result cannot be or is not exact.
     """
-    converted: OrderedDict[str, Tensor] = OrderedDict()
-    for name, tensor in state.items():
-        for new_name, value in _convert_entry(name, tensor, role, state):
-            converted[new_name] = value.detach().to(torch.float32, copy=True).contiguous()
-    return converted
+    to = options.to or ("safetensors" if options.from_ == "beit3" else "beit3")
+    role = check_role(to, options.role)
+    source = open_source(options)
+    if options.image_size is not None:
+        source = resized(source, options.image_size)
+    if options.verify and to == "timm":
+        import_timm()  # before anything is written
+    options.out.mkdir(parents=True, exist_ok=True)
+    if to == "beit3":
+        path = save_beit3(source.weights(), source.config, role or "fusion", options.out)
+    elif to == "timm":
+        path = save_timm(source.weights(), source.config, options.out)
+    else:
+        path = save_pretrained(dict(source.weights()), source.config, options.out)
+    difference = None
+    if options.verify:
+        difference = largest_difference(to, role, path, source.config, source.weights)
+        if not difference <= TOLERANCE:
+            path.unlink()
+            raise ValueError(f"{path} differed from its source by {difference:.1e}, more than {TOLERANCE}; deleted")
+    if source.text_tokenizer.is_file():
+        shutil.copy(source.text_tokenizer, options.out / TEXT_TOKENIZER_NAME)
+    card = {"format": to, "role": role, "largest_difference": difference, **source.provenance}
+    card_path = path.with_suffix(".json") if to == "beit3" else options.out / CARD_NAME
+    card_path.write_text(json.dumps(card, indent=2) + "\n")
+    return path, difference
 
 
-_OUTSIDE_BLOCKS = {
-    "encoder.vision_embed.cls_token": "beit3.vision_embed.cls_token",
-    "encoder.vision_embed.mask_token": "beit3.vision_embed.mask_token",
-    "encoder.vision_embed.patch_embed.weight": "beit3.vision_embed.proj.weight",
-    "encoder.vision_embed.patch_embed.bias": "beit3.vision_embed.proj.bias",
-    "encoder.vision_embed.pos_embed": "beit3.encoder.embed_positions.A.weight",
-    "encoder.text_embed.word_embed.weight": "beit3.text_embed.weight",
-    "encoder.text_embed.pos_embed": "beit3.encoder.embed_positions.B.weight",
-    "mim_head.weight": "mim_head.weight",
-    "mim_head.bias": "mim_head.bias",
-    "mlm_head.weight": "mlm_head.weight",
-    "mlm_head.bias": "mlm_head.bias",
-}
-_INSIDE_BLOCK = {
-    # our module: their module, with {X} for the branch
-    "norm1": "self_attn_layer_norm.{X}",
-    "attn.norm": "self_attn.inner_attn_ln.{X}",
-    "attn.proj": "self_attn.out_proj.{X}",
-    "norm2": "final_layer_norm.{X}",
-    "experts.fc1": "ffn.{X}.fc1",
-    "experts.norm": "ffn.{X}.ffn_layernorm",
-    "experts.fc2": "ffn.{X}.fc2",
-}
+def check_role(to: str, role: Role | None) -> Role | None:
+    """The role of a target. Raises ValueError for one that it cannot have."""
+    if to == "safetensors":
+        if role is not None:
+            raise ValueError("safetensors hold every expert and serve every use; leave out --role")
+        return None
+    if to == "timm":
+        if role not in (None, "vision"):
+            raise ValueError(f"timm's image towers have no texts, so role {role!r} cannot be exact; use --role vision")
+        return "vision"
+    return role or "fusion"
 
 
-def _convert_entry(name: str, tensor: Tensor, role: Role, state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """The entries that one of ours becomes: one per branch for what both share, none for what the role leaves out."""
-    if name in _OUTSIDE_BLOCKS:
-        return [(_OUTSIDE_BLOCKS[name], tensor)]
-    module, kind = name.rsplit(".", 1)  # kind: weight or bias
-    parts = module.split(".")
-    expert = next((part for part in parts if part in ("shared", "vision", "language", "vision_language")), None)
-    if parts[:1] != ["encoder"] or expert is None:
-        raise ValueError(f"{name} has no place in Microsoft's format")
-    has_vl_expert = name.replace(f".{expert}.", ".vision_language.") in state
-    branches = _branches(expert, role, has_vl_expert)
-    parts.remove(expert)
-    if parts == ["encoder", "norm"]:
-        return [(f"beit3.encoder.layer_norm.{branch}.{kind}", tensor) for branch in branches]
-    layer, inner = parts[2], ".".join(parts[3:])
-    prefix = f"beit3.encoder.layers.{layer}"
-    if inner == "attn.qkv":
-        return [
-            (f"{prefix}.self_attn.{letter}_proj.{branch}.{kind}", part)
-            for branch in branches
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True)
-        ]
-    if inner not in _INSIDE_BLOCK:
-        raise ValueError(f"{name} has no place in Microsoft's format")
-    return [(f"{prefix}.{_INSIDE_BLOCK[inner].format(X=branch)}.{kind}", tensor) for branch in branches]
+def open_source(options: ConvertOptions) -> Source:
+    """Raises ValueError where it is not what --from says."""
+    path = options.source
+    if options.from_ == "checkpoint":
+        if path.is_file():
+            raise ValueError(f"{path} is a file, no run or checkpoint folder; Microsoft's files need --from beit3")
+        checkpoint = find_checkpoint(path)
+        provenance = {
+            "checkpoint": checkpoint.folder.name,
+            "step": checkpoint.step,
+            "data_fingerprints": checkpoint.data_fingerprints,
+            "config": json.loads(config_to_json(checkpoint.config)),
+        }
+        return Source(
+            checkpoint.config.model, lambda: checkpoint_weights(checkpoint), checkpoint.text_tokenizer, provenance
+        )
+    if options.from_ == "safetensors":
+        card = path / CARD_NAME
+        provenance = json.loads(card.read_text()) if card.is_file() else {}
+        config = read_config(path)
+        return Source(
+            config,
+            lambda: ((name, p.detach()) for name, p in load_pretrained(path).named_parameters()),
+            path / TEXT_TOKENIZER_NAME,
+            {"source": path.name, "source_card": provenance},
+        )
+    entries = load_beit3(path)
+    config = config_of(entries, options.num_heads)
+    return Source(
+        config,
+        lambda: decoupled_weights(load_beit3(path), config),
+        path.with_name(TEXT_TOKENIZER_NAME),
+        {"source": path.name},
+    )
 
 
-def _branches(expert: str, role: Role, has_vl_expert: bool) -> list[str]:
-    """The branches, A and B, that an expert of ours is written to."""
-    if expert == "shared":
-        return list(BRANCHES)
-    if has_vl_expert and role == "fusion":
-        return list(BRANCHES) if expert == "vision_language" else []
-    return [branch for branch, modality in BRANCHES.items() if modality == expert]
+def resized(source: Source, image_size: int) -> Source:
+    """The same weights for images of another size. Raises ValueError where patches do not divide it."""
+    config = replace(source.config, image_size=image_size)
+
+    def weights() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in source.weights():
+            if name == "encoder.vision_embed.pos_embed":
+                tensor = interpolate_positions(tensor, (config.grid_size, config.grid_size))
+            yield name, tensor
+
+    return replace(source, config=config, weights=weights, provenance={**source.provenance, "image_size": image_size})
 
 
 if __name__ == "__main__":

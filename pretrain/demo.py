@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from pretrain.masked_words import MaskedWordsOptions, MaskedWordsResult, evaluate_masked_words
-from pretrain.recipes import demo
+from pretrain.recipes.small import demo
 from pretrain.run_log import LOG_NAME, read_log
 from pretrain.stop import EXIT_STOPPED
 

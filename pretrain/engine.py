@@ -16,6 +16,7 @@ from torch import nn
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock
+from model.pretrained import load_weights
 from pretrain.config import OptimizerConfig, PretrainConfig
 
 OWNED_BY_RECIPE = (
@@ -91,10 +92,15 @@ def read_memory_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def build_engine(config: PretrainConfig, deepspeed_config: dict[str, Any]) -> deepspeed.DeepSpeedEngine:
-    """A freshly initialised model under DeepSpeed; the same weights on any number of ranks."""
+def build_engine(
+    config: PretrainConfig, deepspeed_config: dict[str, Any], initial_weights: Path | None
+) -> deepspeed.DeepSpeedEngine:
+    """A model under DeepSpeed, with random or given weights; the same on any number of ranks."""
     model = MaskedDataModel(config.model)
-    init_weights(model, config.model, config.seed)
+    if initial_weights is None:
+        init_weights(model, config.model, config.seed)
+    else:
+        load_weights(model, initial_weights)
     set_z3_leaf_modules(model, [MultiwayBlock])  # ZeRO-3 gathers a block as one piece
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optimizer.weight_decay),

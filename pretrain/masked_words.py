@@ -22,8 +22,8 @@ from data_pipeline.shard_index import read_index
 from data_pipeline.text_tokenizer import BOS_ID, EOS_ID, PAD_ID, TextTokenizer
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
-from pretrain.convert import find_checkpoint, load_model
 from pretrain.visual_tokens import network_view
+from pretrain.weights import find_checkpoint, load_model
 
 FUNCTION_WORDS = frozenset(
     """a an the this that which who it its there is are was were be of on at in to with for from by as and or""".split()

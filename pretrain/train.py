@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader
 from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.text_tokenizer import TextTokenizer
 from model.masked_data_model import OBJECTIVES
+from model.pretrained import read_config
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.checkpoint import agreed_latest_checkpoint, load_checkpoint, save_checkpoint
 from pretrain.command_line import parse_recipe
@@ -100,7 +102,10 @@ def train(config: PretrainConfig, device: torch.device) -> bool:
         if differences:
             raise ValueError(f"{config.run_dir} was begun otherwise ({'; '.join(differences)}); give a new run_dir")
 
-    engine = build_engine(config, deepspeed_config)
+    initial_weights = config.initial_weights if checkpoint is None else None
+    if initial_weights is not None:
+        on_every_rank(lambda: check_initial_weights(config, initial_weights))
+    engine = build_engine(config, deepspeed_config, initial_weights)
     if checkpoint is not None:
         load_checkpoint(engine, checkpoint)
         first_step = checkpoint.step
@@ -204,6 +209,19 @@ def prepare(config: PretrainConfig, rank: int, world_size: int) -> tuple[VisualT
     deepspeed_config = merged_deepspeed_config(config, read_memory_config(config.deepspeed_config), world_size)
     prepare_run_dir(config.run_dir, rank)
     return visual_tokenizer, dataset, deepspeed_config
+
+
+def check_initial_weights(config: PretrainConfig, folder: Path) -> None:
+    """Raises ValueError, listing the differences, where a folder holds no network of the run's sizes."""
+    free = {"drop_path_rate", "init_std", "embed_init_std", "activation_checkpointing"}
+    found, expected = asdict(read_config(folder)), asdict(config.model)
+    differences = [
+        f"model.{name} is {found[name]} there, {expected[name]} here"
+        for name in expected
+        if name not in free and found[name] != expected[name]
+    ]
+    if differences:
+        raise ValueError(f"initial_weights {folder} do not fit: {'; '.join(differences)}")
 
 
 def file_fingerprint(path: Path) -> str:

@@ -28,11 +28,12 @@ def run_ranks(
     arguments: Sequence[object],
     *,
     cwd: Path = ROOT,
+    timeout_seconds: float = TIMEOUT_SECONDS,
     while_running: Callable[[list[subprocess.Popen[str]]], None] | None = None,
 ) -> Ended:
     """Run `python -m module arguments` on so many CPU ranks and wait for all. while_running: called once with them.
 
-    A rank that is still alive TIMEOUT_SECONDS later is killed and fails the test.
+    A rank that is still alive timeout_seconds later is killed and fails the test.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -59,7 +60,7 @@ def run_ranks(
         )
         for rank in range(num_ranks)
     ]
-    deadline = time.monotonic() + TIMEOUT_SECONDS
+    deadline = time.monotonic() + timeout_seconds
     try:
         if while_running is not None:
             while_running(processes)

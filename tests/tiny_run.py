@@ -9,7 +9,7 @@ from data_pipeline.scenes import draw_samples
 from data_pipeline.text_tokenizer import train_text_tokenizer
 from data_pipeline.write_shards import ShardOptions, write_shards
 from model.visual_tokenizer import VisualTokenizer
-from pretrain.recipes import demo_visual_tokenizer
+from pretrain.recipes.small import demo_visual_tokenizer
 from pretrain.visual_tokens import save_visual_tokenizer
 from tests.launch import ROOT
 

@@ -1,34 +1,11 @@
-"""torchscale's BEiT3, the published implementation, importable without torchvision.
+"""torchscale's BEiT3, the published implementation."""
 
-Its only use of timm is `drop_path`, which is given to it here: timm itself would pull in a CUDA build of torchvision.
-"""
-
-import sys
-import types
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-def _drop_path(x: Tensor, probability: float, training: bool) -> Tensor:
-    assert not training or not probability, "the reference runs in evaluation mode"
-    return x
-
-
-def _import_torchscale() -> tuple[Any, Any]:
-    try:
-        import timm.models.layers  # noqa: F401
-    except ImportError:
-        layers = types.ModuleType("timm.models.layers")
-        layers.drop_path = _drop_path  # type: ignore[attr-defined]
-        stubs = {"timm": types.ModuleType("timm"), "timm.models": types.ModuleType("timm.models")}
-        sys.modules.update({**stubs, "timm.models.layers": layers})
-    from torchscale.architecture.config import EncoderConfig
-    from torchscale.model.BEiT3 import BEiT3
-
-    return EncoderConfig, BEiT3
+from tests.without_torchvision import import_beside_cpu_torch
 
 
 def build_torchscale_beit3(
@@ -36,8 +13,7 @@ def build_torchscale_beit3(
     max_text_positions: int,
 ) -> nn.Module:  # fmt: skip
     """A BEiT3 in evaluation mode; max_text_positions counts its two unused rows."""
-    encoder_config, beit3 = _import_torchscale()
-    config = encoder_config(
+    config = import_beside_cpu_torch("torchscale.architecture.config").EncoderConfig(
         multiway=True,
         layernorm_embedding=False,
         normalize_output=True,
@@ -51,7 +27,7 @@ def build_torchscale_beit3(
         encoder_layers=depth,
         max_source_positions=max_text_positions,
     )
-    model: nn.Module = beit3(config)
+    model: nn.Module = import_beside_cpu_torch("torchscale.model.BEiT3").BEiT3(config)
     return model.eval()
 
 
@@ -69,14 +45,16 @@ def hidden_states(
     images: Tensor | None = None,
     padding: Tensor | None = None,
     image_mask: Tensor | None = None,
+    forbidden: Tensor | None = None,
 ) -> Tensor:
-    """(B, S, D), image tokens first."""
+    """(B, S, D), image tokens first. forbidden: (S, S), 1 where a row's token must not see the column's."""
     with torch.no_grad():
         outputs = model(
             textual_tokens=ids,
             visual_tokens=images,
             text_padding_position=padding,
             vision_masked_position=image_mask,
+            attn_mask=forbidden,
         )
     states: Tensor = outputs["encoder_out"]
     return states

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from transformers import XLMRobertaTokenizer
 
 from data_pipeline.scenes import draw_samples
 from data_pipeline.text_tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer, train_text_tokenizer
@@ -48,3 +49,13 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         TextTokenizer(tmp_path / "none.spm")
     with pytest.raises(ValueError, match="vocab_size 5000 does not fit"):
         train_text_tokenizer(["a few words"], tmp_path / "t.spm", 5000)
+
+
+def test_ids_are_those_of_the_tokenizer_that_microsofts_code_uses(tokenizer: TextTokenizer) -> None:
+    theirs = XLMRobertaTokenizer(str(tokenizer.path))
+    assert (theirs.bos_token_id, theirs.pad_token_id, theirs.eos_token_id) == (BOS_ID, PAD_ID, EOS_ID)
+    assert (theirs.unk_token_id, theirs.mask_token_id) == (UNK_ID, tokenizer.mask_id)
+    assert len(theirs) == tokenizer.vocab_size
+    texts = [sample.text or "" for sample in draw_samples("text", 50)]
+    for text in [*texts, "A Circle,  at\tthe\u00a0top!", "a \u96ea circle", "", " ", "<mask"]:
+        assert tokenizer.encode(text) == theirs.convert_tokens_to_ids(theirs.tokenize(text))

@@ -106,7 +106,7 @@ def test_a_dropped_sample_passes_unchanged_and_the_others_are_untouched() -> Non
     scales = torch.ones(CONFIG.depth, 2, 3)
     scales[:, :, 1] = 0  # all branches of the second image
     with torch.no_grad():
-        layout = inputs.layout(CONFIG.num_image_tokens)
+        layout = inputs.layout()
         embedded = model.encoder.unpack(model.encoder.norm(model.encoder.pack(inputs, layout), layout), layout)
         dropped, full = model.encoder(inputs, scales), model.encoder(inputs)
     torch.testing.assert_close(dropped.images[1], embedded.images[1])
@@ -132,8 +132,10 @@ def test_wrong_sizes_are_refused_with_a_remedy() -> None:
     with pytest.raises(ValueError, match="patch_size 7 must divide image_size 32"):
         MultiwayConfig(image_size=32, patch_size=7)
     model, inputs = tiny_model(), tiny_inputs(1, 0, 0)
-    with pytest.raises(ValueError, match="resize them to 32 x 32"):
+    with pytest.raises(ValueError, match="image_mask has 16 patches, the images have 5 x 5"):
         model.encode(replace(inputs, images=torch.zeros(1, 3, 40, 40)))
+    with pytest.raises(ValueError, match="images are 30 x 30; resize them to multiples of patch_size 8"):
+        model.encode(replace(inputs, images=torch.zeros(1, 3, 30, 30)))
     long_text = torch.full((1, 13), 5)
     with pytest.raises(ValueError, match="exceeds max_text_length 12"):
         model.encode(replace(inputs, text_ids=long_text, text_padding=torch.zeros(1, 13, dtype=torch.bool)))

@@ -1,91 +1,154 @@
-"""Converted weights in torchscale's BEiT3, the published implementation: strict loading and equal hidden states."""
+"""From a run to files of every format, verified, and on from them. CPU, half a minute."""
 
-from typing import Any
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-from pretrain.convert import Role, beit3_state_dict
-from tests.tiny import CONFIG, tiny_inputs, tiny_model
-from tests.torchscale_beit3 import build_torchscale_beit3, hidden_states, load_strictly
+from model import load_pretrained
+from model.embeddings import interpolate_positions
+from pretrain.convert import ConvertOptions, convert
+from pretrain.run_log import read_log
+from pretrain.verify import TOLERANCE, largest_difference
+from pretrain.weights import checkpoint_weights, find_checkpoint
+from tests.launch import run_ranks
+from tests.tiny import tiny_model
+from tests.tiny_run import TinyData
+from tests.without_torchvision import import_beside_cpu_torch
 
-TOLERANCE: dict[str, Any] = {"atol": 2e-5, "rtol": 0}
-VARIANTS = pytest.mark.parametrize(
-    "changes",
-    [{}, {"attention": "decoupled", "num_vl_layers": 0}, {"num_vl_layers": 0}, {"num_vl_layers": 3}],
-    ids=["shared_vl", "decoupled", "shared_no_vl", "all_vl"],
+import_beside_cpu_torch("timm")  # which pretrain.verify imports
+
+
+@pytest.fixture(scope="module")
+def run_dir(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps on two ranks, with three experts and shared attention."""
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    ended = run_ranks(2, "pretrain.train", ["demo", *tiny_data.overrides(run_dir), "--num-steps", 2])
+    assert ended.exit_codes == [0, 0], ended.stderr
+    return run_dir
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 10_000, 1 << 30])
+def test_weights_are_read_piece_by_piece(run_dir: Path, chunk_bytes: int) -> None:
+    checkpoint = find_checkpoint(run_dir)
+    folder = checkpoint.folder
+    expected = get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
+    found = dict(checkpoint_weights(checkpoint, chunk_bytes))
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("to", "role", "name"),
+    [
+        ("beit3", "fusion", "beit3_fusion.pth"),
+        ("beit3", "dual", "beit3_dual.pth"),
+        ("beit3", "vision", "beit3_vision.pth"),
+        ("beit3", "text", "beit3_text.pth"),
+        ("timm", "vision", "model.safetensors"),
+        ("safetensors", None, "model.safetensors"),
+    ],
 )
+def test_every_format_is_written_and_verified(run_dir: Path, tmp_path: Path, to: str, role: str, name: str) -> None:
+    options = ConvertOptions(run_dir, tmp_path, to=to, role=role, image_size=64)  # type: ignore[arg-type]
+    path, difference = convert(options)
+    assert path == tmp_path / name
+    assert difference is not None and difference <= TOLERANCE
+    card_name = name.replace(".pth", ".json") if to == "beit3" else "card.json"
+    card = json.loads((tmp_path / card_name).read_text())
+    assert (card["format"], card["role"], card["step"], card["image_size"]) == (to, role, 2, 64)
+    assert (tmp_path / "beit3.spm").is_file()
+    assert not list(tmp_path.glob("*.partial"))
 
 
-def torchscale_twin(state: dict[str, torch.Tensor]) -> torch.nn.Module:
-    twin = build_torchscale_beit3(
-        dim=CONFIG.dim,
-        depth=CONFIG.depth,
-        num_heads=CONFIG.num_heads,
-        ffn_dim=CONFIG.ffn_dim,
-        image_size=CONFIG.image_size,
-        patch_size=CONFIG.patch_size,
-        vocab_size=CONFIG.vocab_size,
-        max_text_positions=CONFIG.max_text_length + 2,
-    )
-    load_strictly(twin, state)
-    return twin
+def test_one_call_loads_our_own_format(run_dir: Path, tmp_path: Path) -> None:
+    convert(ConvertOptions(run_dir, tmp_path, to="safetensors", verify=False))
+    model = load_pretrained(tmp_path)
+    checkpoint = find_checkpoint(run_dir)
+    assert model.encoder.config == checkpoint.config.model
+    assert not model.training and all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
+    weights = dict(checkpoint_weights(checkpoint))
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="describes no network of ours"):
+        load_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="does not exist; write it with pretrain.convert"):
+        load_pretrained(tmp_path / "nowhere")
 
 
-@VARIANTS
-def test_role_fusion_on_pairs(changes: dict[str, Any]) -> None:
-    model, inputs = tiny_model(**changes), tiny_inputs(0, 5, 0)
-    assert inputs.caption_padding.any() and inputs.image_mask.any()
-    twin = torchscale_twin(beit3_state_dict(model.state_dict(), "fusion"))
-    with torch.no_grad():
-        ours = model.encode(inputs)
-    theirs = hidden_states(
-        twin,
-        ids=inputs.caption_ids,
-        images=inputs.images,
-        padding=inputs.caption_padding,
-        image_mask=inputs.image_mask.long(),
-    )
-    theirs_images, theirs_captions = theirs.split([CONFIG.num_image_tokens, inputs.caption_ids.shape[1]], dim=1)
-    torch.testing.assert_close(ours.images, theirs_images, **TOLERANCE)
-    real = ~inputs.caption_padding
-    torch.testing.assert_close(ours.captions[real], theirs_captions[real], **TOLERANCE)
+def test_another_image_size_interpolates_the_positions(run_dir: Path, tmp_path: Path) -> None:
+    convert(ConvertOptions(run_dir, tmp_path, to="safetensors", image_size=96))
+    larger, name = load_pretrained(tmp_path), "encoder.vision_embed.pos_embed"
+    assert larger.encoder.config.image_size == 96
+    expected = interpolate_positions(dict(checkpoint_weights(find_checkpoint(run_dir)))[name], (12, 12))
+    assert torch.equal(larger.get_parameter(name), expected)
 
 
-@VARIANTS
-def test_role_dual_on_images_alone_and_on_texts_alone(changes: dict[str, Any]) -> None:
-    model, inputs = tiny_model(**changes), tiny_inputs(4, 0, 5)
-    twin = torchscale_twin(beit3_state_dict(model.state_dict(), "dual"))
-    with torch.no_grad():
-        ours = model.encode(inputs)
-    theirs = hidden_states(twin, images=inputs.images, image_mask=inputs.image_mask.long())
-    torch.testing.assert_close(ours.images, theirs, **TOLERANCE)
-    theirs = hidden_states(twin, ids=inputs.text_ids, padding=inputs.text_padding)
-    real = ~inputs.text_padding
-    torch.testing.assert_close(ours.texts[real], theirs[real], **TOLERANCE)
+def test_a_round_trip_through_microsofts_format_changes_no_bit(run_dir: Path, tmp_path: Path) -> None:
+    first, _ = convert(ConvertOptions(run_dir, tmp_path / "first", role="dual"))
+    options = ConvertOptions(first, tmp_path / "ours", from_="beit3", num_heads=6)
+    convert(options)
+    again, _ = convert(ConvertOptions(tmp_path / "ours", tmp_path / "again", "beit3", "safetensors", role="dual"))
+    one, other = (torch.load(path, weights_only=True)["model"] for path in (first, again))
+    assert set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("role", ["fusion", "dual"])
-def test_the_file_holds_what_microsofts_loader_expects(role: Role) -> None:
-    state = beit3_state_dict(tiny_model().state_dict(), role)
-    assert len(state) == 11 + 40 * CONFIG.depth + 4
-    heads = [name for name in state if not name.startswith("beit3.")]
-    assert sorted(heads) == ["mim_head.bias", "mim_head.weight", "mlm_head.bias", "mlm_head.weight"]
-    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
-    pointers = [tensor.data_ptr() for tensor in state.values()]
-    assert len(set(pointers)) == len(pointers)  # torch.save would write shared memory whole, again and again
-    positions = state["beit3.encoder.embed_positions.A.weight"]
-    assert positions.shape == (CONFIG.num_patches + 3, CONFIG.dim)
+def test_a_file_that_differs_is_found_out(run_dir: Path, tmp_path: Path) -> None:
+    path, _ = convert(ConvertOptions(run_dir, tmp_path))
+    checkpoint = find_checkpoint(run_dir)
+    content = torch.load(path, weights_only=True)
+    content["model"]["beit3.encoder.layers.2.ffn.B.fc1.bias"] += 0.01
+    torch.save(content, path)
+    arguments = (path, checkpoint.config.model, lambda: checkpoint_weights(checkpoint))
+    assert largest_difference("beit3", "fusion", *arguments) > TOLERANCE
+    content["model"]["beit3.encoder.layers.2.ffn.B.fc1.bias"] += float("nan")
+    torch.save(content, path)
+    assert not largest_difference("beit3", "fusion", *arguments) <= TOLERANCE
 
 
-def test_the_roles_differ_in_the_top_layers_only() -> None:
-    weights = tiny_model().state_dict()
-    fusion, dual = beit3_state_dict(weights, "fusion"), beit3_state_dict(weights, "dual")
-    different = {name for name in fusion if not torch.equal(fusion[name], dual[name])}
-    assert different and all(name.startswith(f"beit3.encoder.layers.{CONFIG.depth - 1}.") for name in different)
-    assert all(".ffn." in name or ".final_layer_norm." in name for name in different)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to": "timm", "role": "fusion"}, "role 'fusion' cannot be exact; use --role vision"),
+        ({"to": "safetensors", "role": "dual"}, "leave out --role"),
+        ({"image_size": 50}, "patch_size 8 must divide image_size 50"),
+        ({"source": Path("nowhere")}, "nowhere does not exist; give a run folder"),
+        ({"from_": "beit3", "source": Path("nowhere.pth")}, "nowhere.pth does not exist"),
+        ({"from_": "safetensors"}, "config.json does not exist|describes no network of ours"),
+    ],
+)
+def test_what_cannot_be_is_refused(run_dir: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        convert(replace(ConvertOptions(run_dir, tmp_path / "out"), **options))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_weight_without_a_place_is_refused() -> None:
-    with pytest.raises(ValueError, match="encoder.extra.weight has no place"):
-        beit3_state_dict({"encoder.extra.weight": torch.zeros(1)}, "fusion")
+def test_training_goes_on_from_converted_weights(run_dir: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    """Microsoft's file -> ours -> a run that begins from those weights -> Microsoft's file."""
+    path, _ = convert(ConvertOptions(run_dir, tmp_path / "theirs", role="dual"))
+    convert(ConvertOptions(path, tmp_path / "ours", from_="beit3", num_heads=6))
+    arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--initial-weights", tmp_path / "ours"]
+    arguments += ["--num-steps", 1, "--optimizer.peak-lr", 1e-12, "--optimizer.min-lr", 0]
+    wrong = run_ranks(1, "pretrain.train", arguments)
+    assert wrong.exit_codes == [2]
+    assert "model.num_vl_layers is 0 there, 1 here; model.attention is decoupled there, shared here" in wrong.stderr[0]
+    arguments += ["--model.attention", "decoupled", "--model.num-vl-layers", 0]
+    ended = run_ranks(2, "pretrain.train", arguments)
+    assert ended.exit_codes == [0, 0], ended.stderr
+    weights = dict(checkpoint_weights(find_checkpoint(tmp_path / "run")))
+    begin = load_pretrained(tmp_path / "ours")
+    for name, parameter in begin.named_parameters():
+        torch.testing.assert_close(weights[name], parameter.detach(), atol=1e-9, rtol=0)
+    assert read_log(tmp_path / "run")[0]["loss"] > 0
+    path, difference = convert(ConvertOptions(tmp_path / "run", tmp_path / "exported"))
+    assert difference is not None and difference <= TOLERANCE
+
+
+def test_the_tiny_model_is_not_the_run(run_dir: Path) -> None:
+    """The comparisons above would pass for weights that are all zero: these are not."""
+    weights = dict(checkpoint_weights(find_checkpoint(run_dir)))
+    assert set(weights) == set(tiny_model().state_dict())
+    assert all(tensor.abs().max() > 0 for tensor in weights.values())

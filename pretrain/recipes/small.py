@@ -1,6 +1,5 @@
-"""Recipes: complete configurations, one function each. Any field can be overridden on the command line."""
+"""Runs for a laptop: the demo, and one on data of your own."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,10 +135,3 @@ def demo_visual_tokenizer() -> VisualTokenizerRun:
         lr=1e-3,
         warmup_steps=20,
     )
-
-
-RECIPES: dict[str, Callable[[], PretrainConfig]] = {recipe.__name__: recipe for recipe in (demo, laptop)}
-VISUAL_TOKENIZER_RECIPES: dict[str, Callable[[], VisualTokenizerRun]] = {
-    "demo": demo_visual_tokenizer,
-    "laptop": laptop_visual_tokenizer,
-}

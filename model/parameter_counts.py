@@ -1,0 +1,79 @@
+"""How many parameters a network has, by part and by use, without allocating any."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+
+from model.config import MultiwayConfig
+from model.masked_data_model import MaskedDataModel
+
+Use = Literal["image", "text", "pair"]
+USES: tuple[Use, ...] = ("image", "text", "pair")
+PARTS = (
+    "vision embedding",
+    "text embedding",
+    "attention",
+    "vision experts",
+    "language experts",
+    "vision-language experts",
+    "norms",
+    "mim head",
+    "mlm head",
+)
+
+
+def parameter_shapes(config: MultiwayConfig) -> dict[str, torch.Size]:
+    """Name and shape of every parameter of a MaskedDataModel."""
+    with torch.device("meta"):
+        model = MaskedDataModel(config)
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+
+def count_by_part(config: MultiwayConfig) -> dict[str, int]:
+    """Parameters of each of PARTS. Attention and experts are their matrices and biases, as in BEiT-3's table 2; their
+    norms are counted apart."""
+    counts = dict.fromkeys(PARTS, 0)
+    for name, shape in parameter_shapes(config).items():
+        counts[_part(name)] += shape.numel()
+    return counts
+
+
+def count_activated(config: MultiwayConfig, use: Use) -> int:
+    """Parameters of the encoder, heads apart, that a sample of this kind passes through."""
+    shapes = parameter_shapes(config)
+    return sum(shape.numel() for name, shape in shapes.items() if _is_activated(name, use, shapes))
+
+
+def _part(name: str) -> str:
+    if "norm" in name:
+        return "norms"
+    if ".attn." in name:
+        return "attention"
+    for prefix, part in {
+        "encoder.vision_embed.": "vision embedding",
+        "encoder.text_embed.": "text embedding",
+        "mim_head.": "mim head",
+        "mlm_head.": "mlm head",
+    }.items():
+        if name.startswith(prefix):
+            return part
+    expert = name.split(".experts.")[1].split(".")[0]
+    return f"{expert.replace('_', '-')} experts"
+
+
+def _is_activated(name: str, use: Use, shapes: Mapping[str, torch.Size]) -> bool:
+    words = name.split(".")
+    if words[0] != "encoder":
+        return False
+    if words[1] in ("vision_embed", "text_embed"):
+        return words[1] in {"image": ("vision_embed",), "text": ("text_embed",)}.get(use, words)
+    expert = next(word for word in words if word in ("shared", "vision", "language", "vision_language"))
+    if expert == "shared":
+        return True
+    if use == "image":
+        return expert == "vision"
+    if use == "text":
+        return expert == "language"
+    has_vl_expert = name.replace(f".{expert}.", ".vision_language.") in shapes
+    return expert == "vision_language" or not has_vl_expert

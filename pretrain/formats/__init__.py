@@ -1,0 +1,1 @@
+"""Formats of others: which of their tensors each of our parameters becomes."""

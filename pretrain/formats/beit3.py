@@ -1,0 +1,200 @@
+"""Microsoft's BEiT-3 files: {"model": {name: float32 tensor}}, the names of torchscale's BEiT3 behind `beit3.`.
+
+That format has a vision branch (A) and a language branch (B) in every layer, every projection and norm once per branch,
+and no vision-language expert. Shared attention is written into both. Where the network has vision-language experts, a
+role says what stands in the top layers, each exact for its use:
+
+    fusion         the vision-language expert in both branches: image-text pairs
+    dual           the vision and the language expert: images alone, texts alone
+    vision, text   the same weights as dual, verified for images alone, for texts alone
+
+Source: torchscale 0.3.0; unilm/beit3 utils.load_model_and_may_interpolate.
+"""
+
+import pickle
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from model.config import MultiwayConfig
+from model.embeddings import POSITION_OFFSET
+from model.parameter_counts import parameter_shapes
+
+Role = Literal["fusion", "dual", "vision", "text"]
+BRANCHES = {"A": "vision", "B": "language"}
+NUM_HEADS_OF_DIM = {768: 12, 1024: 16, 1408: 16}
+"""Attention heads of the published widths: the files do not say."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter of ours, or a third of it, stands in their file."""
+
+    name: str
+    third: int | None = None
+    """0, 1, 2 for the q, k, v rows of our qkv."""
+
+
+def save_beit3(weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role, out: Path) -> Path:
+    """Write OUT/beit3_ROLE.pth."""
+    path = out / f"beit3_{role}.pth"
+    partial = path.with_name(path.name + ".partial")
+    torch.save({"model": dict(beit3_entries(weights, config, role))}, partial)
+    return partial.rename(path)
+
+
+def load_beit3(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, mapped, not read. Raises ValueError where it is none of theirs."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give a BEiT-3 checkpoint file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no file of tensors alone: {str(error).splitlines()[0]}") from error
+    if isinstance(content, dict):
+        content = content.get("model", content.get("module", content))
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} is no BEiT-3 checkpoint: it has no 'model' that maps names to tensors")
+    return content
+
+
+def beit3_entries(
+    weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role
+) -> Iterator[tuple[str, Tensor]]:
+    """Our parameters as theirs, float32, each in memory of its own. Raises ValueError for a name without a place."""
+    shapes = parameter_shapes(config)
+    for name, tensor in weights:
+        for place in places(name, role, shapes):
+            part = tensor if place.third is None else tensor.chunk(3)[place.third]
+            yield place.name, part.detach().to(torch.float32, copy=True).contiguous()
+
+
+def decoupled_weights(entries: Mapping[str, Tensor], config: MultiwayConfig) -> Iterator[tuple[str, Tensor]]:
+    """Their parameters as ours, bit for bit; config: as `config_of` gives it.
+
+    Raises ValueError, naming them, where parameters are missing, left over or of another shape.
+    """
+    shapes = parameter_shapes(config)
+    left_over = set(entries)
+    for name, shape in shapes.items():
+        parts = places(name, "dual", shapes)
+        missing = [place.name for place in parts if place.name not in entries]
+        if missing:
+            raise ValueError(
+                f"the file has no {', '.join(missing)}: it is no pretraining checkpoint, which has both heads"
+            )
+        left_over -= {place.name for place in parts}
+        tensors = [entries[place.name] for place in parts]
+        tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        if tensor.shape != shape:
+            raise ValueError(f"{parts[0].name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+        yield name, tensor.to(torch.float32)
+    if left_over:
+        raise ValueError(f"the file has parameters without a place here: {', '.join(sorted(left_over))}")
+
+
+def config_of(entries: Mapping[str, Tensor], num_heads: int | None) -> MultiwayConfig:
+    """The sizes of the network in a file. num_heads: needed where the width is not a published one.
+
+    Raises ValueError where they cannot be told.
+    """
+    try:
+        vocab_size, dim = entries["beit3.text_embed.weight"].shape
+        patch_size = entries["beit3.vision_embed.proj.weight"].shape[-1]
+        num_rows = len(entries["beit3.encoder.embed_positions.A.weight"])
+        num_text_rows = len(entries["beit3.encoder.embed_positions.B.weight"])
+        ffn_dim = len(entries["beit3.encoder.layers.0.ffn.A.fc1.weight"])
+        num_visual_tokens = len(entries["mim_head.weight"])
+    except KeyError as error:
+        raise ValueError(f"the file has no {error.args[0]}: it is no BEiT-3 pretraining checkpoint") from error
+    num_heads = num_heads or NUM_HEADS_OF_DIM.get(dim)
+    if num_heads is None:
+        raise ValueError(f"a width of {dim} is no published one, and the file does not say its heads; give --num-heads")
+    layers = {int(match[1]) for name in entries if (match := re.match(r"beit3\.encoder\.layers\.(\d+)\.", name))}
+    side = round((num_rows - POSITION_OFFSET - 1) ** 0.5)
+    return MultiwayConfig(
+        dim=dim,
+        depth=max(layers) + 1,
+        num_heads=num_heads,
+        ffn_dim=ffn_dim,
+        attention="decoupled",
+        image_size=side * patch_size,
+        patch_size=patch_size,
+        vocab_size=vocab_size,
+        num_visual_tokens=num_visual_tokens,
+        max_text_length=num_text_rows - POSITION_OFFSET,
+    )
+
+
+def decoupled(config: MultiwayConfig) -> MultiwayConfig:
+    """The network that a converted file is: decoupled attention, no vision-language experts."""
+    return replace(config, attention="decoupled", num_vl_layers=0)
+
+
+_OUTSIDE_BLOCKS = {
+    "encoder.vision_embed.cls_token": "beit3.vision_embed.cls_token",
+    "encoder.vision_embed.mask_token": "beit3.vision_embed.mask_token",
+    "encoder.vision_embed.patch_embed.weight": "beit3.vision_embed.proj.weight",
+    "encoder.vision_embed.patch_embed.bias": "beit3.vision_embed.proj.bias",
+    "encoder.vision_embed.pos_embed": "beit3.encoder.embed_positions.A.weight",
+    "encoder.text_embed.word_embed.weight": "beit3.text_embed.weight",
+    "encoder.text_embed.pos_embed": "beit3.encoder.embed_positions.B.weight",
+    "mim_head.weight": "mim_head.weight",
+    "mim_head.bias": "mim_head.bias",
+    "mlm_head.weight": "mlm_head.weight",
+    "mlm_head.bias": "mlm_head.bias",
+}
+_INSIDE_BLOCK = {
+    # our module: their module, with {X} for the branch
+    "norm1": "self_attn_layer_norm.{X}",
+    "attn.norm": "self_attn.inner_attn_ln.{X}",
+    "attn.proj": "self_attn.out_proj.{X}",
+    "norm2": "final_layer_norm.{X}",
+    "experts.fc1": "ffn.{X}.fc1",
+    "experts.norm": "ffn.{X}.ffn_layernorm",
+    "experts.fc2": "ffn.{X}.fc2",
+}
+
+
+def places(name: str, role: Role, shapes: Mapping[str, torch.Size]) -> list[Place]:
+    """Where a parameter of ours stands: once per branch for what both share, nowhere for what the role leaves out.
+
+    Raises ValueError for a name without a place.
+    """
+    if name in _OUTSIDE_BLOCKS:
+        return [Place(_OUTSIDE_BLOCKS[name])]
+    module, kind = name.rsplit(".", 1)  # kind: weight or bias
+    words = module.split(".")
+    expert = next((word for word in words if word in ("shared", "vision", "language", "vision_language")), None)
+    if words[:1] != ["encoder"] or expert is None:
+        raise ValueError(f"{name} has no place in Microsoft's format")
+    has_vl_expert = name.replace(f".{expert}.", ".vision_language.") in shapes
+    branches = _branches(expert, role, has_vl_expert)
+    words.remove(expert)
+    if words == ["encoder", "norm"]:
+        return [Place(f"beit3.encoder.layer_norm.{branch}.{kind}") for branch in branches]
+    layer, inner = words[2], ".".join(words[3:])
+    prefix = f"beit3.encoder.layers.{layer}"
+    if inner == "attn.qkv":
+        return [
+            Place(f"{prefix}.self_attn.{letter}_proj.{branch}.{kind}", third)
+            for branch in branches
+            for third, letter in enumerate("qkv")
+        ]
+    if inner not in _INSIDE_BLOCK:
+        raise ValueError(f"{name} has no place in Microsoft's format")
+    return [Place(f"{prefix}.{_INSIDE_BLOCK[inner].format(X=branch)}.{kind}") for branch in branches]
+
+
+def _branches(expert: str, role: Role, has_vl_expert: bool) -> list[str]:
+    """The branches, A and B, that an expert of ours is written to."""
+    if expert == "shared":
+        return list(BRANCHES)
+    if has_vl_expert and role == "fusion":
+        return list(BRANCHES) if expert == "vision_language" else []
+    return [branch for branch, modality in BRANCHES.items() if modality == expert]

@@ -1,0 +1,110 @@
+"""timm's `beit3_*` image towers: the vision branch as a VisionTransformer with attention and MLP norms.
+
+Written as timm reads a local folder, `timm.create_model("local-dir:OUT")`: model.safetensors and a config.json with the
+architecture and its sizes. The final norm is kept (global_pool="token", its place is `norm`).
+
+Source: timm 1.0.31, models/beit.py `_convert_beit3` and models/_hub.py.
+"""
+
+import importlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import MultiwayConfig
+from model.embeddings import POSITION_OFFSET
+from model.pretrained import CONFIG_NAME, WEIGHTS_NAME
+
+ARCHITECTURES = {(768, 16): "beit3_base_patch16_224", (1024, 16): "beit3_large_patch16_224",
+                 (1408, 14): "beit3_giant_patch14_224"}  # fmt: skip
+"""By dim and patch size. Another network is the first of them with other sizes."""
+_OUTSIDE_BLOCKS = {
+    "encoder.vision_embed.cls_token": "cls_token",
+    "encoder.vision_embed.pos_embed": "pos_embed",
+    "encoder.vision_embed.patch_embed.weight": "patch_embed.proj.weight",
+    "encoder.vision_embed.patch_embed.bias": "patch_embed.proj.bias",
+}
+
+
+def save_timm(weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, out: Path) -> Path:
+    """Write OUT/model.safetensors and OUT/config.json."""
+    (out / CONFIG_NAME).write_text(json.dumps(timm_config(config), indent=2) + "\n")
+    partial = out / f"{WEIGHTS_NAME}.partial"
+    save_file(dict(timm_entries(weights)), partial, metadata={"format": "pt"})
+    return partial.rename(out / WEIGHTS_NAME)
+
+
+def timm_features(out: Path, images: Tensor) -> Tensor:
+    """(B, V, D) after the final norm, from what timm makes of the folder. Raises ValueError where there is no timm."""
+    tower = import_timm().create_model(f"local-dir:{out}", pretrained=True).eval()
+    features: Tensor = tower.forward_features(images)
+    return features
+
+
+def import_timm() -> ModuleType:
+    """timm is optional. Raises ValueError where it is not installed."""
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise ValueError("timm is needed to verify its format; pip install timm, or pass --no-verify") from error
+
+
+def timm_entries(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """What an image alone passes through, under timm's names, each in memory of its own."""
+    for name, tensor in weights:
+        timm_name = _timm_name(name)
+        if timm_name is not None:
+            if timm_name == "pos_embed":
+                tensor = tensor[POSITION_OFFSET:][None]  # (1, V, D)
+            yield timm_name, tensor.detach().float().clone()
+
+
+def timm_config(config: MultiwayConfig) -> dict[str, Any]:
+    """config.json of a local folder."""
+    size = config.image_size
+    return {
+        "architecture": ARCHITECTURES.get((config.dim, config.patch_size), next(iter(ARCHITECTURES.values()))),
+        "num_classes": 0,
+        "num_features": config.dim,
+        "global_pool": "token",
+        "model_args": {
+            "img_size": size,
+            "patch_size": config.patch_size,
+            "embed_dim": config.dim,
+            "depth": config.depth,
+            "num_heads": config.num_heads,
+            "mlp_ratio": (config.ffn_dim + 0.5) / config.dim,  # timm truncates the product
+            "global_pool": "token",
+        },
+        "pretrained_cfg": {
+            "input_size": [3, size, size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "num_classes": 0,
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+
+
+def _timm_name(name: str) -> str | None:
+    """None for what an image alone does not pass through."""
+    if name in _OUTSIDE_BLOCKS:
+        return _OUTSIDE_BLOCKS[name]
+    words = name.split(".")
+    if words[0] != "encoder" or words[1] not in ("blocks", "norm"):
+        return None
+    expert = next(word for word in words if word in ("shared", "vision", "language", "vision_language"))
+    if expert not in ("shared", "vision"):
+        return None
+    words.remove(expert)
+    return ".".join("mlp" if word == "experts" else word for word in words[1:])

@@ -1,0 +1,31 @@
+"""Recipes: complete configurations, one function each. Any field can be overridden on the command line."""
+
+from collections.abc import Callable
+
+from pretrain.config import PretrainConfig
+from pretrain.recipes.beit3 import beit3_base, beit3_base_shared, beit3_giant, beit3_large, beit3_large_shared
+from pretrain.recipes.small import demo, demo_visual_tokenizer, laptop, laptop_visual_tokenizer
+from pretrain.recipes.vlbeit import vlbeit_base
+from pretrain.recipes.vlmo import vlmo_base, vlmo_base_plus, vlmo_large
+from pretrain.visual_tokenizer_config import VisualTokenizerRun
+
+RECIPES: dict[str, Callable[[], PretrainConfig]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        demo,
+        laptop,
+        beit3_giant,
+        beit3_base,
+        beit3_large,
+        beit3_base_shared,
+        beit3_large_shared,
+        vlbeit_base,
+        vlmo_base,
+        vlmo_base_plus,
+        vlmo_large,
+    )
+}
+VISUAL_TOKENIZER_RECIPES: dict[str, Callable[[], VisualTokenizerRun]] = {
+    "demo": demo_visual_tokenizer,
+    "laptop": laptop_visual_tokenizer,
+}

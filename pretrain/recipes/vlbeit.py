@@ -1,0 +1,22 @@
+"""VL-BEiT (arXiv 2206.01127): the same objective, one year before BEiT-3, at VLMo's base size."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from model.config import MultiwayConfig
+from pretrain.config import PretrainConfig
+from pretrain.recipes.beit3 import beit3_base
+
+
+def vlbeit_base() -> PretrainConfig:
+    """VL-BEiT base: shared attention, vision-language experts in the top two layers; MIM, MLM and MVLM in one stage.
+
+    Command: sbatch --nodes 4 slurm/pretrain.sbatch vlbeit_base
+    Published: the three objectives, 40 % of patches block-wise, 50 % of caption tokens. Two layers are those of VLMo
+    base. Batches, steps and learning rate were not: beit3_base's are our choice. Its blocks have no SubLN; ours do.
+    """
+    return replace(
+        beit3_base(),
+        model=MultiwayConfig(num_vl_layers=2, drop_path_rate=0.1),
+        run_dir=Path("runs/vlbeit_base"),
+    )

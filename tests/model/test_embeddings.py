@@ -1,0 +1,51 @@
+"""Images of another size than the network was trained at. CPU, seconds."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.embeddings import interpolate_positions
+from tests.tiny import CONFIG, tiny_inputs, tiny_model
+
+
+def microsofts_rule(table: Tensor, num_patches: int) -> Tensor:
+    """unilm/beit3 utils.load_model_and_may_interpolate, as FORMATS 2.5 describes it."""
+    num_extra = 3
+    old, new = int((len(table) - num_extra) ** 0.5), int(num_patches**0.5)
+    extra, patches = table[:num_extra], table[num_extra:]
+    patches = patches.reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    patches = torch.nn.functional.interpolate(patches, size=(new, new), mode="bicubic", align_corners=False)
+    return torch.cat([extra, patches.permute(0, 2, 3, 1).flatten(1, 2)[0]])
+
+
+@pytest.mark.parametrize("grid_size", [14, 24, 7])
+def test_positions_are_interpolated_by_microsofts_rule(grid_size: int) -> None:
+    table = torch.randn(14 * 14 + 3, 8)
+    torch.testing.assert_close(
+        interpolate_positions(table, (grid_size, grid_size)), microsofts_rule(table, grid_size**2), atol=1e-6, rtol=0
+    )
+
+
+def test_the_trained_size_keeps_its_table() -> None:
+    table = torch.randn(14 * 14 + 3, 8, dtype=torch.bfloat16)
+    assert interpolate_positions(table, (14, 14)) is table
+
+
+def test_a_network_on_larger_images_is_the_network_with_a_larger_table() -> None:
+    model, larger = tiny_model(), tiny_model(image_size=48)
+    state = model.state_dict()
+    name = "encoder.vision_embed.pos_embed"
+    larger.load_state_dict({**state, name: interpolate_positions(state[name], (6, 6))})
+    inputs = replace(tiny_inputs(1, 2, 1), images=torch.randn(3, 3, 48, 48), image_mask=torch.rand(3, 36) < 0.4)
+    with torch.no_grad():
+        for ours, theirs in zip(model.encode(inputs), larger.encode(inputs), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_images_need_not_be_square() -> None:
+    model, inputs = tiny_model(), tiny_inputs(2, 0, 0)
+    inputs = replace(inputs, images=torch.randn(2, 3, 24, 40), image_mask=torch.zeros(2, 15, dtype=torch.bool))
+    with torch.no_grad():
+        assert model.encode(inputs).images.shape == (2, 16, CONFIG.dim)

@@ -1,0 +1,81 @@
+"""Image towers as timm builds them. CPU, seconds."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.config import MultiwayConfig
+from model.initialization import init_weights
+from model.masked_data_model import MaskedDataModel
+from model.multiway import MultiwayInputs
+from pretrain.formats.timm import save_timm
+from tests.tiny import CONFIG, tiny_model
+from tests.without_torchvision import import_beside_cpu_torch
+
+timm = import_beside_cpu_torch("timm")
+
+
+def random_model(config: MultiwayConfig) -> MaskedDataModel:
+    """Norms and biases random too."""
+    model = MaskedDataModel(config)
+    init_weights(model, config, 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim < 2:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+def our_image_states(model: MaskedDataModel, images: torch.Tensor) -> torch.Tensor:
+    num_patches = (images.shape[2] // model.encoder.config.patch_size) ** 2
+    no_ids = torch.zeros(0, 3, dtype=torch.int64)
+    with torch.no_grad():
+        mask = torch.zeros(len(images), num_patches, dtype=torch.bool)
+        return model.encode(MultiwayInputs(images, mask, no_ids, no_ids.bool(), no_ids, no_ids.bool())).images
+
+
+@pytest.mark.parametrize(
+    ("config", "architecture"),
+    [
+        (MultiwayConfig(attention="decoupled"), "beit3_base_patch16_224"),
+        (
+            MultiwayConfig(dim=1408, depth=2, num_heads=16, ffn_dim=6144, num_vl_layers=1, patch_size=14),
+            "beit3_giant_patch14_224",
+        ),
+    ],
+    ids=["base", "giant_2_layers"],
+)
+def test_published_towers_give_our_hidden_states(config: MultiwayConfig, architecture: str, tmp_path: Path) -> None:
+    model = random_model(replace(config, vocab_size=100, num_visual_tokens=20))
+    save_timm(model.state_dict().items(), model.encoder.config, tmp_path)
+    tower = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert tower.default_cfg["architecture"] == architecture
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        theirs = tower.forward_features(images)
+    torch.testing.assert_close(theirs, our_image_states(model, images), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention": "decoupled", "num_vl_layers": 0}, {"ffn_dim": 47}], ids=str)
+def test_towers_of_any_size_give_our_hidden_states(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny_model(**changes)
+    save_timm(model.state_dict().items(), model.encoder.config, tmp_path)
+    tower = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    images = torch.randn(2, 3, CONFIG.image_size, CONFIG.image_size)
+    with torch.no_grad():
+        torch.testing.assert_close(tower.forward_features(images), our_image_states(model, images), atol=2e-5, rtol=0)
+
+
+def test_it_serves_as_a_classifier_and_as_a_backbone(tmp_path: Path) -> None:
+    model = tiny_model()
+    save_timm(model.state_dict().items(), model.encoder.config, tmp_path)
+    images = torch.randn(2, 3, CONFIG.image_size, CONFIG.image_size)
+    classifier = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7)
+    assert classifier(images).shape == (2, 7)
+    backbone = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    states, maps = backbone.forward_intermediates(images, indices=[0, 2], norm=True)
+    assert [m.shape for m in maps] == [(2, CONFIG.dim, CONFIG.grid_size, CONFIG.grid_size)] * 2
+    torch.testing.assert_close(states.detach(), our_image_states(model, images), atol=2e-5, rtol=0)

@@ -1,0 +1,53 @@
+"""Every recipe is sound, explained and can be planned."""
+
+import pytest
+
+from model.parameter_counts import count_by_part
+from pretrain.config import config_from_json, config_to_json
+from pretrain.engine import merged_deepspeed_config, read_memory_config
+from pretrain.plan import plan
+from pretrain.recipes import RECIPES
+from tests.launch import ROOT, run_ranks
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_builds_says_how_to_run_it_and_survives_its_file(name: str) -> None:
+    config = RECIPES[name]()
+    assert config_from_json(config_to_json(config)) == config
+    documentation = RECIPES[name].__doc__ or ""
+    assert f" {name}\n" in documentation.split("Command:")[1]
+    assert config.run_dir.name == name
+    merged = merged_deepspeed_config(config, read_memory_config(config.deepspeed_config), world_size=2)
+    assert merged["train_batch_size"] == config.samples_per_step.total
+    for total in (config.images_per_step, config.pairs_per_step, config.texts_per_step):
+        assert total % config.data.num_lanes == 0
+    tables = plan(config)
+    assert "total" in tables and "forward GFLOPs" in tables
+
+
+def test_the_giant_has_table_11s_schedule() -> None:
+    giant = RECIPES["beit3_giant"]()
+    per_step, optimizer, model = giant.samples_per_step, giant.optimizer, giant.model
+    assert (per_step.images, per_step.pairs, per_step.texts, giant.num_steps) == (2048, 2048, 2048, 1_000_000)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.peak_lr) == (0.9, 0.98, 1e-6, 1e-3)
+    assert (optimizer.warmup_steps, optimizer.gradient_clip, optimizer.weight_decay) == (10_000, 3.0, 0.05)
+    assert (model.drop_path_rate, model.num_vl_layers, model.patch_size, model.attention) == (0.1, 3, 14, "shared")
+
+
+def test_the_plan_prints_parts_and_total() -> None:
+    ended = run_ranks(1, "pretrain.plan", ["beit3_base"])
+    assert ended.exit_codes == [0], ended.stderr
+    assert "276,510,730" in ended.stdout[0]
+    assert "vision experts" in ended.stdout[0]
+
+
+def test_the_readme_lists_every_recipe_with_its_size() -> None:
+    rows = [line.split("|")[1:-1] for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    sizes = {
+        name.strip(" `"): size.strip()
+        for names, _, parameters, _ in (row for row in rows if len(row) == 4)
+        for name, size in zip(names.split(","), parameters.split(","), strict=False)
+    }
+    for name in set(RECIPES) - {"demo", "laptop"}:
+        total = sum(count_by_part(RECIPES[name]().model).values())
+        assert sizes[name] == f"{total / 1e6:.0f}M", name
