@@ -1,11 +1,11 @@
 """python -m data_pipeline.index_shards KIND FOLDER : index WebDataset shards that others wrote, in place."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+from data_pipeline.command_line import run_command
 from data_pipeline.samples import Kind
 from data_pipeline.shard_index import write_index
 
@@ -21,12 +21,12 @@ class IndexOptions:
 
 
 def main() -> None:
-    options = tyro.cli(IndexOptions)
-    try:
-        index = write_index(options.folder, options.kind)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(
+    run_command(IndexOptions, "data_pipeline.index_shards", _index)
+
+
+def _index(options: IndexOptions) -> str:
+    index = write_index(options.folder, options.kind)
+    return (
         f"{options.folder}: {index.num_samples} samples in {len(index.shards)} shards, fingerprint {index.fingerprint}"
     )
 

@@ -74,8 +74,11 @@ def _images_of_folder(folder: Path) -> Iterator[Sample]:
 
 
 def _images_of_jsonl(path: Path) -> Iterator[Sample]:
+    seen: set[str] = set()
     for _, record in _records(path, "image"):
-        yield _image(path.parent / record["image"], record["image"])
+        if record["image"] not in seen:  # an image with several captions
+            seen.add(record["image"])
+            yield _image(path.parent / record["image"], record["image"])
 
 
 def _pairs_of_jsonl(path: Path) -> Iterator[Sample]:

@@ -9,6 +9,7 @@ pieces include SentencePiece's own `<unk>`, `<s>`, `</s>`.
 """
 
 import io
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +87,8 @@ def train_text_tokenizer(
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ValueError(f"vocab_size {vocab_size} does not fit the texts: {error}") from error
+        largest = re.search(r"value <= (\d+)", str(error))
+        reason = f"they give at most {largest[1]}" if largest else str(error)
+        raise ValueError(f"vocab_size {vocab_size} does not fit the texts: {reason}; choose another") from error
     path.write_bytes(model.getvalue())
     return TextTokenizer(path)

@@ -1,12 +1,13 @@
 """python -m data_pipeline.train_text_tokenizer OUT SOURCE... : a SentencePiece model from captions and texts."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
+from data_pipeline.command_line import run_command
 from data_pipeline.samples import Kind
 from data_pipeline.sources import read_source
 from data_pipeline.text_tokenizer import ModelType, train_text_tokenizer
@@ -16,7 +17,7 @@ from data_pipeline.text_tokenizer import ModelType, train_text_tokenizer
 class TextTokenizerOptions:
     """Train a SentencePiece model with BEiT-3's ids."""
 
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The model file to write, such as tokenizer.spm."""
     sources: tyro.conf.Positional[tuple[str, ...]]
     """KIND=SOURCE with kind pair (captions) or text; sources as in write_shards. Only their training split is read."""
@@ -29,13 +30,15 @@ class TextTokenizerOptions:
 
 
 def main() -> None:
-    options = tyro.cli(TextTokenizerOptions)
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer = train_text_tokenizer(_texts(options), options.out, options.vocab_size, options.model_type)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{options.out}: {tokenizer.vocab_size} ids, <mask> is {tokenizer.mask_id}")
+    run_command(TextTokenizerOptions, "data_pipeline.train_text_tokenizer", _train)
+
+
+def _train(options: TextTokenizerOptions) -> str:
+    if not options.sources:
+        raise ValueError("there is no source; give pair=SOURCE or text=SOURCE after the model file")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_text_tokenizer(_texts(options), options.out, options.vocab_size, options.model_type)
+    return f"{options.out}: {tokenizer.vocab_size} ids, <mask> is {tokenizer.mask_id}"
 
 
 def _texts(options: TextTokenizerOptions) -> Iterator[str]:

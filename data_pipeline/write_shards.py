@@ -4,15 +4,16 @@ import io
 import itertools
 import json
 import re
-import sys
 import tarfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
+from data_pipeline.command_line import run_command
 from data_pipeline.samples import Kind, Sample
 from data_pipeline.scenes import Split
 from data_pipeline.shard_index import ShardIndex, write_index
@@ -25,13 +26,17 @@ PROGRESS_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """Write WebDataset shards with an index. Sources: see data_pipeline/sources.py or the README."""
+    """Write WebDataset shards with an index.
+
+    Sources: of images a folder, or the "image" paths of a .jsonl file; of pairs a .jsonl file with "image" and
+    "caption"; of texts a .jsonl file with "text", or a .txt file, a document a line; of each, scenes:COUNT[:SEED].
+    """
 
     kind: tyro.conf.Positional[Kind]
     """What a sample is."""
-    source: tyro.conf.Positional[str]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A folder of images, a .jsonl or .txt file, or scenes:COUNT[:SEED] for drawn scenes."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to write; must hold no shards yet."""
     samples_per_shard: int = 1000
     """Samples in a shard; the last one may hold fewer."""
@@ -46,18 +51,18 @@ class ShardOptions:
 
 
 def main() -> None:
-    options = tyro.cli(ShardOptions)
-    try:
-        index = write_shards(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{options.out}: {index.num_samples} samples in {len(index.shards)} shards")
+    run_command(ShardOptions, "data_pipeline.write_shards", _write)
+
+
+def _write(options: ShardOptions) -> str:
+    index = write_shards(options)
+    return f"{options.out}: {index.num_samples} samples in {len(index.shards)} shards"
 
 
 def write_shards(options: ShardOptions) -> ShardIndex:
     """Write the shards and the index that `options` ask for.
 
-    Raises ValueError for a source without samples or a folder that holds shards already.
+    Raises ValueError for a source without samples or a folder that holds shards already. What fails leaves no shard.
     """
     if options.samples_per_shard < 1:
         raise ValueError(f"samples_per_shard {options.samples_per_shard} must be at least 1")
@@ -69,8 +74,13 @@ def write_shards(options: ShardOptions) -> ShardIndex:
         if options.text_tokenizer is None:
             raise ValueError("kind text needs --text-tokenizer, a SentencePiece model, to count tokens")
         samples = pack_passages(samples, TextTokenizer(options.text_tokenizer), options.text_length)
-    _write_tars(_with_progress(samples), options.out, options.samples_per_shard)
-    return write_index(options.out, options.kind)
+    try:
+        _write_tars(_with_progress(samples), options.out, options.samples_per_shard)
+        return write_index(options.out, options.kind)
+    except BaseException:
+        for shard in options.out.glob("*.tar"):
+            shard.unlink()
+        raise
 
 
 def pack_passages(documents: Iterable[Sample], tokenizer: TextTokenizer, text_length: int) -> Iterator[Sample]:

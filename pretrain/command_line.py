@@ -10,7 +10,7 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
-from pretrain.stop import EXIT_USER_ERROR
+from data_pipeline.command_line import EXIT_USER_ERROR
 
 C = TypeVar("C")
 
@@ -38,7 +38,7 @@ def parse_recipe(recipes: dict[str, Callable[[], C]], module: str) -> C:
         if ending.code in (0, None):
             _print_once(output.getvalue())
             sys.exit(0)
-        _fail(_one_sentence(output.getvalue()))
+        _fail(f"{_one_sentence(output.getvalue())}; {module} {name} --help lists every field")
 
 
 def _one_sentence(panel: str) -> str:

@@ -13,7 +13,6 @@ written is loaded again and compared with the source on random inputs.
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from torch import Tensor
 
+from data_pipeline.command_line import run_command
 from model.config import MultiwayConfig
 from model.embeddings import interpolate_positions
 from model.pretrained import load_pretrained, read_config, save_pretrained
@@ -39,16 +39,17 @@ CARD_NAME = "card.json"
 class ConvertOptions:
     """Convert weights between our checkpoints and the formats of others."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A run, whose newest checkpoint is taken, a checkpoint folder, or what --from says."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to write into."""
     to: Literal["beit3", "timm", "safetensors"] | None = None
     """Format to write. None: safetensors for --from beit3, else beit3."""
     from_: Annotated[Literal["checkpoint", "beit3", "safetensors"], tyro.conf.arg(name="from")] = "checkpoint"
     """What the source is: our checkpoint, Microsoft's file, or a folder that --to safetensors wrote."""
     role: Role | None = None
-    """The use that the file must be exact for. None: fusion for --to beit3, vision for --to timm."""
+    """The use that the file must be exact for: image-text pairs (fusion), images alone and texts alone (dual), one of
+    them (vision, text). None: fusion for --to beit3, vision for --to timm."""
     image_size: int | None = None
     """Interpolate the image positions for this size in pixels."""
     num_heads: int | None = None
@@ -70,13 +71,13 @@ class Source:
 
 
 def main() -> None:
-    options = tyro.cli(ConvertOptions)
-    try:
-        path, difference = convert(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(ConvertOptions, "pretrain.convert", _convert)
+
+
+def _convert(options: ConvertOptions) -> str:
+    path, difference = convert(options)
     verified = "not verified" if difference is None else f"largest difference {difference:.1e}"
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {verified}")
+    return f"{path}: {path.stat().st_size / 1e6:.1f} MB, {verified}"
 
 
 def convert(options: ConvertOptions) -> tuple[Path, float | None]:
@@ -151,8 +152,7 @@ def open_source(options: ConvertOptions) -> Source:
             path / TEXT_TOKENIZER_NAME,
             {"source": path.name, "source_card": provenance},
         )
-    entries = load_beit3(path)
-    config = config_of(entries, options.num_heads)
+    config = config_of(load_beit3(path, is_mapped=True), options.num_heads)
     return Source(
         config,
         lambda: decoupled_weights(load_beit3(path), config),

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from data_pipeline.command_line import EXIT_INTERRUPTED
 from pretrain.masked_words import MaskedWordsOptions, MaskedWordsResult, evaluate_masked_words
 from pretrain.recipes.small import demo
 from pretrain.run_log import LOG_NAME, read_log
@@ -29,8 +30,16 @@ LOSS_STEPS = 10
 
 
 def main() -> None:
+    try:
+        run_demo()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)  # what was running has told it
+
+
+def run_demo() -> None:
     start = time.perf_counter()
     config = demo()
+    print(f"{config.run_dir} is begun anew", flush=True)
     data = config.data
     shutil.rmtree(config.run_dir, ignore_errors=True)
     held_out = data.pairs.parent / "held_out_pairs"
@@ -48,7 +57,7 @@ def main() -> None:
     section("a visual tokenizer (VQ-KD on the pixels of a patch)")
     run("pretrain.train_visual_tokenizer", "demo")
 
-    section(f"pretraining with ZeRO-3, stopped by SIGUSR1 after step {config.num_steps // 2}")
+    section(f"pretraining with ZeRO-3, stopped by SIGUSR1 soon after step {config.num_steps // 2}")
     pretrain(config.run_dir, stop_after=config.num_steps // 2)
     section("the same command again: it resumes")
     pretrain(config.run_dir)
@@ -57,6 +66,7 @@ def main() -> None:
     run("pretrain.convert", config.run_dir, export, "--role", "fusion")
     run("pretrain.convert", config.run_dir, export, "--role", "dual")
     section("guessing masked words of held-out captions")
+    print(f"$ python -m pretrain.masked_words {config.run_dir} {held_out}", flush=True)
     result = evaluate_masked_words(MaskedWordsOptions(config.run_dir, held_out))
     report(config.run_dir, result, time.perf_counter() - start)
     if result.right_image - result.wrong_image < REQUIRED_MARGIN:
@@ -81,12 +91,10 @@ def pretrain(run_dir: Path, stop_after: int | None = None) -> None:
     num_gpus = torch.cuda.device_count()
     num_ranks = next((n for n in (4, 2, 1) if n <= num_gpus), 2)
     overrides = ["--deepspeed-config", "ds_configs/zero3.json"] if num_gpus else []
-    launcher = ["--log_level", "critical", "--num_accelerators", str(num_ranks), "--master_port", str(free_port())]
-    command = ["deepspeed", "--num_accelerators", str(num_ranks), "--module", "pretrain.train", "demo", *overrides]
-    print(f"$ {' '.join(command)}", flush=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "deepspeed.launcher.runner", *launcher, "--module", "pretrain.train", "demo", *overrides]
-    )
+    arguments = ["--log_level", "critical", "--num_accelerators", str(num_ranks), "--master_port", str(free_port())]
+    arguments += ["--module", "pretrain.train", "demo", *overrides]
+    print(f"$ deepspeed {' '.join(arguments)}", flush=True)
+    process = subprocess.Popen([sys.executable, "-m", "deepspeed.launcher.runner", *arguments])
     while stop_after is not None and process.poll() is None:
         time.sleep(0.2)
         if (run_dir / LOG_NAME).exists() and len(read_log(run_dir)) >= stop_after:
@@ -124,6 +132,8 @@ def report(run_dir: Path, result: MaskedWordsResult, seconds: float) -> None:
     print(f"\n{result.num_words} content words of captions whose compositions never occurred in training:\n")
     for name, value in rows:
         print(f"  {name:45} {value:>7}")
+    exported = ", ".join(f"export/{path.name}" for path in sorted((run_dir / "export").glob("*.pth")))
+    print(f"\n{run_dir} holds log.jsonl, checkpoints/, {exported}")
     print(
         f"\nloss_start={loss_start:.3f} loss_end={loss_end:.3f} acc_right_image={result.right_image:.3f} "
         f"acc_wrong_image={result.wrong_image:.3f} acc_commonest={result.commonest:.3f} seconds={seconds:.0f}"

@@ -15,6 +15,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from data_pipeline.command_line import run_command
 from data_pipeline.image_transform import ImageTransform
 from data_pipeline.sample_reader import SampleReader
 from data_pipeline.samples import BadSampleError
@@ -67,12 +68,12 @@ class MaskedWord:
 
 
 def main() -> None:
-    options = tyro.cli(MaskedWordsOptions)
-    try:
-        result = evaluate_masked_words(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(
+    run_command(MaskedWordsOptions, "pretrain.masked_words", _evaluate)
+
+
+def _evaluate(options: MaskedWordsOptions) -> str:
+    result = evaluate_masked_words(options)
+    return (
         f"words={result.num_words} acc_right_image={result.right_image:.3f} acc_wrong_image={result.wrong_image:.3f} "
         f"acc_commonest={result.commonest:.3f} nll_right_image={result.right_image_nll:.3f} "
         f"nll_wrong_image={result.wrong_image_nll:.3f}"

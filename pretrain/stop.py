@@ -3,19 +3,20 @@
 import signal
 from types import FrameType
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EXIT_STOPPED = 75
 """Stopped on request and saved: start the same command again to continue (sysexits.h: EX_TEMPFAIL)."""
-EXIT_USER_ERROR = 2
-"""The command or the data is wrong: starting again would not help."""
 
 
 class StopRequest:
-    """Set by SIGTERM or SIGUSR1 on this rank; the ranks agree on it once a step."""
+    """Set by SIGTERM, SIGUSR1 or Ctrl-C on this rank; the ranks agree on it once a step. A second Ctrl-C kills."""
 
     def __init__(self) -> None:
         self.is_set = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._handle)
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.is_set = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,8 +1,8 @@
 """Pretrain a BEiT-3: deepspeed --module pretrain.train RECIPE [overrides]
 
-Ends with 0 when the run is complete, 75 when it was stopped by SIGTERM or SIGUSR1 and saved (start the same command
-again to continue), 2 for a mistake in the command or the data. Where IMGLISH_STOPPED_FILE names a file, as under Slurm,
-a stop is told by making it instead, and the code is 0.
+Ends with 0 when the run is complete, 75 when it was stopped by SIGTERM, SIGUSR1 or Ctrl-C and saved (start the same
+command again to continue), 2 for a mistake in the command or the data. Where IMGLISH_STOPPED_FILE names a file, as
+under Slurm, a stop is told by making it instead, and the code is 0.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from data_pipeline.command_line import EXIT_USER_ERROR
 from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.text_tokenizer import TextTokenizer
 from model.masked_data_model import OBJECTIVES
@@ -33,7 +34,7 @@ from pretrain.engine import build_engine, init_distributed, learning_rate, merge
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes import RECIPES
 from pretrain.run_log import RunLog
-from pretrain.stop import EXIT_STOPPED, EXIT_USER_ERROR, StopRequest
+from pretrain.stop import EXIT_STOPPED, STOP_SIGNALS, StopRequest
 from pretrain.visual_tokens import load_visual_tokenizer
 
 
@@ -241,7 +242,8 @@ def open_dataset(config: PretrainConfig, visual_tokenizer: VisualTokenizer, rank
     dataset = StepDataset(config.data, config.samples_per_step, image_size, config.seed, rank, world_size)
     if dataset.tokenizer.vocab_size > network.vocab_size:
         raise ValueError(
-            f"text tokenizer has {dataset.tokenizer.vocab_size} ids, more than model.vocab_size {network.vocab_size}"
+            f"text tokenizer has {dataset.tokenizer.vocab_size} ids, more than model.vocab_size {network.vocab_size}; "
+            f"set --model.vocab-size"
         )
     return dataset
 
@@ -261,8 +263,8 @@ def prepare_run_dir(run_dir: Path, rank: int) -> None:
 
 def leave_signals_to_the_rank(_worker: int) -> None:
     """A signal to the whole process group must not kill the loader under a rank that is about to save."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def summed_over_ranks(values: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from data_pipeline.command_line import EXIT_USER_ERROR
 from data_pipeline.step_dataset import SamplesPerStep, StepDataset
 from model.visual_tokenizer import VisualTokenizer, patch_pixels
 from pretrain.command_line import parse_recipe
 from pretrain.recipes import VISUAL_TOKENIZER_RECIPES
-from pretrain.stop import EXIT_USER_ERROR
 from pretrain.visual_tokenizer_config import VisualTokenizerRun
 from pretrain.visual_tokens import save_visual_tokenizer, tokenizer_view
 

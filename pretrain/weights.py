@@ -14,7 +14,7 @@ from model.config import MultiwayConfig
 from model.masked_data_model import MaskedDataModel
 from pretrain.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
 
-CHUNK_BYTES = 1 << 30
+CHUNK_BYTES = 1 << 28
 
 
 def find_checkpoint(source: Path) -> Checkpoint:
@@ -38,13 +38,14 @@ def checkpoint_weights(checkpoint: Checkpoint, chunk_bytes: int = CHUNK_BYTES) -
     while num_done < num_all:
         lazy = list(_map_weights(checkpoint.folder).items())
         num_all, num_bytes = len(lazy), 0
-        for name, partitions in lazy[num_done:]:
+        while num_done < num_all and num_bytes < chunk_bytes:
+            name, partitions = lazy[num_done]
             tensor = partitions.contiguous()  # a copy, gathered from all ranks
-            yield name, tensor
             num_done += 1
             num_bytes += tensor.nbytes
-            if num_bytes >= chunk_bytes:
-                break
+            yield name, tensor
+            del tensor
+        del lazy, partitions  # before the next mapping, not after it
 
 
 def build_model(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MaskedDataModel:

@@ -48,12 +48,12 @@ def save_beit3(weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, ro
     return partial.rename(path)
 
 
-def load_beit3(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, mapped, not read. Raises ValueError where it is none of theirs."""
+def load_beit3(path: Path, is_mapped: bool = False) -> dict[str, Tensor]:
+    """The tensors of a file, or is_mapped: a view of it. Raises ValueError where it is none of theirs."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give a BEiT-3 checkpoint file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is no file of tensors alone: {str(error).splitlines()[0]}") from error
     if isinstance(content, dict):
@@ -74,13 +74,12 @@ def beit3_entries(
             yield place.name, part.detach().to(torch.float32, copy=True).contiguous()
 
 
-def decoupled_weights(entries: Mapping[str, Tensor], config: MultiwayConfig) -> Iterator[tuple[str, Tensor]]:
-    """Their parameters as ours, bit for bit; config: as `config_of` gives it.
+def decoupled_weights(entries: dict[str, Tensor], config: MultiwayConfig) -> Iterator[tuple[str, Tensor]]:
+    """Their parameters as ours, bit for bit, taken out of `entries` one by one; config: as `config_of` gives it.
 
     Raises ValueError, naming them, where parameters are missing, left over or of another shape.
     """
     shapes = parameter_shapes(config)
-    left_over = set(entries)
     for name, shape in shapes.items():
         parts = places(name, "dual", shapes)
         missing = [place.name for place in parts if place.name not in entries]
@@ -88,14 +87,14 @@ def decoupled_weights(entries: Mapping[str, Tensor], config: MultiwayConfig) -> 
             raise ValueError(
                 f"the file has no {', '.join(missing)}: it is no pretraining checkpoint, which has both heads"
             )
-        left_over -= {place.name for place in parts}
-        tensors = [entries[place.name] for place in parts]
+        tensors = [entries.pop(place.name) for place in parts]
         tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         if tensor.shape != shape:
             raise ValueError(f"{parts[0].name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
         yield name, tensor.to(torch.float32)
-    if left_over:
-        raise ValueError(f"the file has parameters without a place here: {', '.join(sorted(left_over))}")
+        del tensor, tensors
+    if entries:
+        raise ValueError(f"the file has parameters without a place here: {', '.join(sorted(entries))}")
 
 
 def config_of(entries: Mapping[str, Tensor], num_heads: int | None) -> MultiwayConfig:

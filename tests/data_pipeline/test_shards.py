@@ -188,3 +188,24 @@ def test_a_tar_header_without_samples_is_no_index(tmp_path: Path) -> None:
         pass
     with pytest.raises(ValueError, match="0.tar holds no sample with what kind 'image' needs"):
         write_index(tmp_path, "image")
+
+
+def test_an_image_with_several_captions_is_one_image_and_several_pairs(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    lines = [{"image": "a.png", "caption": caption} for caption in ("one", "two")]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    source = str(tmp_path / "pairs.jsonl")
+    for kind, count in (("image", 1), ("pair", 2)):
+        options = ShardOptions(kind, source, tmp_path / kind, held_out_fraction=0)  # type: ignore[arg-type]
+        assert write_shards(options).num_samples == count
+
+
+def test_a_write_that_fails_can_be_repeated(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    lines = [{"image": name, "caption": "one"} for name in ("a.png", "missing.png")]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    options = ShardOptions("pair", str(tmp_path / "pairs.jsonl"), tmp_path / "out", 1, held_out_fraction=0)
+    with pytest.raises(ValueError, match="missing.png does not exist"):
+        write_shards(options)
+    Image.new("RGB", (8, 8)).save(tmp_path / "missing.png")
+    assert write_shards(options).num_samples == 2

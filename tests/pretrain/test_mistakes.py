@@ -54,7 +54,7 @@ def test_an_empty_shard(tiny_data: TinyData, tmp_path: Path) -> None:
     line = error_of(["demo", *tiny_data.overrides(tmp_path / "run"), "--data.images", str(folder)])
     assert f"shard {folder / '000001.tar'} is missing or has changed" in line
     indexed = run_ranks(1, "data_pipeline.index_shards", ["image", folder])
-    assert indexed.exit_codes == [1]
+    assert indexed.exit_codes == [2]
     assert f"shard {folder / '000001.tar'} holds no sample with what kind 'image' needs" in indexed.stderr[0]
     assert len(indexed.stderr[0].splitlines()) == 1
 

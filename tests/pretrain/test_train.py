@@ -62,7 +62,7 @@ def test_another_topology_sees_the_same_samples_and_losses(
 
 
 @pytest.mark.parametrize(
-    ("number", "workers"), [(signal.SIGUSR1, []), (signal.SIGTERM, ["--data.num-workers", "1"])], ids=["USR1", "TERM"]
+    ("number", "workers"), [(signal.SIGINT, []), (signal.SIGTERM, ["--data.num-workers", "1"])], ids=["INT", "TERM"]
 )
 def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
     number: signal.Signals, workers: list[str], two_ranks: Path, tiny_data: TinyData, tmp_path: Path
