@@ -16,7 +16,7 @@ demo: $(VENV)/.run
 	$(BIN)/python -m pretrain.demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -17,8 +17,8 @@ from model.layout import PackedLayout
 def attend(qkv: Tensor, mask: Tensor | None, cache: LayerCache | None = None) -> Tensor:
     """Softmax attention of one group of equally long samples.
 
-    qkv: (B, S, 3, H, K); mask: (B or 1, 1, 1 or S, S) bool, True where a query may see a key, the keys of an earlier
-    call in `cache` first. Returns (B, S, H * K).
+    qkv: (B, S, 3, H, K); mask: bool, broadcast to (B, 1, S, keys), True where a query may see a key, the keys of an
+    earlier call in `cache` first. Returns (B, S, H * K).
     """
     q, k, v = qkv.unbind(2)  # each (B, S, H, K)
     if cache is not None:

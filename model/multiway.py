@@ -135,6 +135,7 @@ class MultiwayTransformer(nn.Module):
             branch_scale = None if drop_path_scale is None else drop_path_scale[i]
             layer_cache = None if cache is None else cache.layers[i]
             if self.config.activation_checkpointing and torch.is_grad_enabled():
+                assert cache is None, "a cache is for inference: call under torch.no_grad()"
                 x = checkpoint(block, x, layout, branch_scale, use_reentrant=False)
             else:
                 x = block(x, layout, branch_scale, layer_cache)

@@ -52,13 +52,10 @@ def load_weights(model: MaskedDataModel, folder: Path, assign: bool = False) -> 
     model.requires_grad_(True)
 
 
-def save_pretrained(weights: dict[str, Tensor], config: MultiwayConfig, folder: Path) -> Path:
-    """Write the weights of a MaskedDataModel. Returns the path of the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_pretrained(weights: dict[str, Tensor], config: MultiwayConfig, folder: Path) -> None:
+    """Write the weights of a MaskedDataModel into a folder."""
+    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     (folder / CONFIG_NAME).write_text(json.dumps({"model_type": MODEL_TYPE, **asdict(config)}, indent=2) + "\n")
-    partial = folder / f"{WEIGHTS_NAME}.partial"
-    save_file(weights, partial, metadata={"format": "pt"})
-    return partial.rename(folder / WEIGHTS_NAME)
 
 
 def read_config(folder: Path) -> MultiwayConfig:

@@ -1,9 +1,9 @@
 """Convert weights between our checkpoints and the formats of others.
 
-    python -m pretrain.convert RUN_OR_CHECKPOINT OUT                   Microsoft's file, role fusion
-    python -m pretrain.convert RUN_OR_CHECKPOINT OUT --role dual       see pretrain/formats/beit3.py for roles
-    python -m pretrain.convert RUN_OR_CHECKPOINT OUT --to timm         timm.create_model("local-dir:OUT")
-    python -m pretrain.convert RUN_OR_CHECKPOINT OUT --to safetensors  model.load_pretrained("OUT")
+    python -m pretrain.convert RUN OUT                   Microsoft's file, role fusion
+    python -m pretrain.convert RUN OUT --role dual       see pretrain/formats/beit3.py for roles
+    python -m pretrain.convert RUN OUT --to timm         timm.create_model("local-dir:OUT", pretrained=True)
+    python -m pretrain.convert RUN OUT --to safetensors  model.load_pretrained("OUT")
     python -m pretrain.convert beit3_base_patch16_224.pth OUT --from beit3
 
 A folder of safetensors is a source as well (--from safetensors), and what `initial_weights` of a recipe takes. Beside
@@ -14,7 +14,7 @@ written is loaded again and compared with the source on random inputs.
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,8 +24,8 @@ from torch import Tensor
 from data_pipeline.command_line import run_command
 from model.config import MultiwayConfig
 from model.embeddings import interpolate_positions
-from model.pretrained import load_pretrained, read_config, save_pretrained
-from pretrain.checkpoint import TEXT_TOKENIZER_NAME
+from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_pretrained, read_config, save_pretrained
+from pretrain.checkpoint import MANIFEST_NAME, TEXT_TOKENIZER_NAME
 from pretrain.config import config_to_json
 from pretrain.formats.beit3 import Role, config_of, decoupled_weights, load_beit3, save_beit3
 from pretrain.formats.timm import import_timm, save_timm
@@ -53,7 +53,7 @@ class ConvertOptions:
     image_size: int | None = None
     """Interpolate the image positions for this size in pixels."""
     num_heads: int | None = None
-    """Attention heads, for --from beit3 and a width that is not a published one."""
+    """Attention heads, for --from beit3 where sizes are not published ones and no card lies beside the file."""
     verify: bool = True
     """Load what was written and compare it with the source."""
 
@@ -83,34 +83,65 @@ def _convert(options: ConvertOptions) -> str:
 def convert(options: ConvertOptions) -> tuple[Path, float | None]:
     """Write weights, tokenizer and card. Returns the path of the weights and the largest difference found.
 
-    Raises ValueError where the source is unsound, or the result cannot be or is not exact.
+    Raises ValueError, leaving OUT as it was, where the source is unsound, or the result cannot be or is not exact.
     """
     to = options.to or ("safetensors" if options.from_ == "beit3" else "beit3")
     role = check_role(to, options.role)
+    check_out(to, options.out)
     source = open_source(options)
     if options.image_size is not None:
         source = resized(source, options.image_size)
     if options.verify and to == "timm":
-        import_timm()  # before anything is written
-    options.out.mkdir(parents=True, exist_ok=True)
+        import_timm()  # tells at once where it is missing
+    partial = options.out / f".partial-{to}-{role}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        difference = write(options, to, role, source, partial)
+        for file in sorted(partial.iterdir(), key=lambda file: file.name == CONFIG_NAME):  # config.json last
+            file.replace(options.out / file.name)
+    finally:
+        shutil.rmtree(partial)
+        if not any(options.out.iterdir()):
+            options.out.rmdir()
+    return options.out / weights_name(to, role), difference
+
+
+def write(options: ConvertOptions, to: str, role: Role | None, source: Source, folder: Path) -> float | None:
+    """Fill a new folder; returns the largest difference, None where it is not to be verified."""
+    path = folder / weights_name(to, role)
     if to == "beit3":
-        path = save_beit3(source.weights(), source.config, role or "fusion", options.out)
+        save_beit3(source.weights(), source.config, role or "fusion", path)
     elif to == "timm":
-        path = save_timm(source.weights(), source.config, options.out)
+        save_timm(source.weights(), source.config, folder)
     else:
-        path = save_pretrained(dict(source.weights()), source.config, options.out)
+        save_pretrained(dict(source.weights()), source.config, folder)
     difference = None
     if options.verify:
         difference = largest_difference(to, role, path, source.config, source.weights)
         if not difference <= TOLERANCE:
-            path.unlink()
-            raise ValueError(f"{path} differed from its source by {difference:.1e}, more than {TOLERANCE}; deleted")
+            raise ValueError(f"{path.name} differs from its source by {difference:.1e}, more than {TOLERANCE}")
     if source.text_tokenizer.is_file():
-        shutil.copy(source.text_tokenizer, options.out / TEXT_TOKENIZER_NAME)
-    card = {"format": to, "role": role, "largest_difference": difference, **source.provenance}
-    card_path = path.with_suffix(".json") if to == "beit3" else options.out / CARD_NAME
-    card_path.write_text(json.dumps(card, indent=2) + "\n")
-    return path, difference
+        shutil.copy(source.text_tokenizer, folder / TEXT_TOKENIZER_NAME)
+    card = {"format": to, "role": role, "largest_difference": difference, "model": asdict(source.config)}
+    card_name = path.with_suffix(".json").name if to == "beit3" else CARD_NAME
+    (folder / card_name).write_text(json.dumps({**card, **source.provenance}, indent=2) + "\n")
+    return difference
+
+
+def weights_name(to: str, role: Role | None) -> str:
+    """The file that holds the weights."""
+    return f"beit3_{role}.pth" if to == "beit3" else WEIGHTS_NAME
+
+
+def check_out(to: str, out: Path) -> None:
+    """Raises ValueError where writing there would put one thing in the place of another."""
+    if (out / "checkpoints").is_dir() or (out / MANIFEST_NAME).is_file():
+        raise ValueError(f"{out} is a run or a checkpoint; give another folder to write into")
+    card = out / CARD_NAME
+    held = json.loads(card.read_text())["format"] if card.is_file() else None
+    if to != "beit3" and (out / CONFIG_NAME).exists() and held != to:
+        raise ValueError(f"{out} holds {held or 'something else'} already; give another folder to write into")
 
 
 def check_role(to: str, role: Role | None) -> Role | None:
@@ -129,6 +160,8 @@ def check_role(to: str, role: Role | None) -> Role | None:
 def open_source(options: ConvertOptions) -> Source:
     """Raises ValueError where it is not what --from says."""
     path = options.source
+    if options.num_heads is not None and options.from_ != "beit3":
+        raise ValueError("--num-heads is for --from beit3; the others say how many they have")
     if options.from_ == "checkpoint":
         if path.is_file():
             raise ValueError(f"{path} is a file, no run or checkpoint folder; Microsoft's files need --from beit3")
@@ -152,13 +185,24 @@ def open_source(options: ConvertOptions) -> Source:
             path / TEXT_TOKENIZER_NAME,
             {"source": path.name, "source_card": provenance},
         )
-    config = config_of(load_beit3(path, is_mapped=True), options.num_heads)
+    config = config_of(load_beit3(path, is_mapped=True), num_heads_of(options))
     return Source(
         config,
         lambda: decoupled_weights(load_beit3(path), config),
         path.with_name(TEXT_TOKENIZER_NAME),
         {"source": path.name},
     )
+
+
+def num_heads_of(options: ConvertOptions) -> int | None:
+    """From the option or the card that our converter put beside the file. Raises ValueError where they differ."""
+    card = options.source.with_suffix(".json")
+    if not card.is_file():
+        return options.num_heads
+    num_heads: int | None = json.loads(card.read_text()).get("model", {}).get("num_heads")
+    if None not in (num_heads, options.num_heads) and num_heads != options.num_heads:
+        raise ValueError(f"{card} says {num_heads} heads, --num-heads {options.num_heads}; leave it out")
+    return num_heads or options.num_heads
 
 
 def resized(source: Source, image_size: int) -> Source:

@@ -10,7 +10,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import set_z3_leaf_modules
+from deepspeed.utils import safe_set_full_fp32_param, set_z3_leaf_modules
 from torch import nn
 
 from model.initialization import init_weights
@@ -92,15 +92,22 @@ def read_memory_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def build_engine(
-    config: PretrainConfig, deepspeed_config: dict[str, Any], initial_weights: Path | None
-) -> deepspeed.DeepSpeedEngine:
-    """A model under DeepSpeed, with random or given weights; the same on any number of ranks."""
+def build_model(config: PretrainConfig, initial_weights: Path | None) -> MaskedDataModel:
+    """A network with random or given weights, the same on every rank. Raises ValueError where those do not fit."""
     model = MaskedDataModel(config.model)
     if initial_weights is None:
         init_weights(model, config.model, config.seed)
     else:
         load_weights(model, initial_weights)
+    return model
+
+
+def build_engine(
+    model: MaskedDataModel, config: PretrainConfig, deepspeed_config: dict[str, Any]
+) -> deepspeed.DeepSpeedEngine:
+    """The model under DeepSpeed, its float32 weights exactly those that it comes with."""
+    is_rounded = config.precision != "float32"  # then DeepSpeed makes its float32 copy from rounded weights
+    given = {name: p.detach().clone() for name, p in model.named_parameters()} if is_rounded else {}
     set_z3_leaf_modules(model, [MultiwayBlock])  # ZeRO-3 gathers a block as one piece
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optimizer.weight_decay),
@@ -112,6 +119,9 @@ def build_engine(
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
     )
+    if is_rounded:
+        for name, parameter in engine.module.named_parameters():
+            safe_set_full_fp32_param(parameter, given.pop(name))
     return engine
 
 

@@ -25,12 +25,19 @@ from data_pipeline.command_line import EXIT_USER_ERROR
 from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.text_tokenizer import TextTokenizer
 from model.masked_data_model import OBJECTIVES
-from model.pretrained import read_config
+from model.pretrained import WEIGHTS_NAME, read_config
 from model.visual_tokenizer import VisualTokenizer
-from pretrain.checkpoint import agreed_latest_checkpoint, load_checkpoint, save_checkpoint
+from pretrain.checkpoint import TEXT_TOKENIZER_NAME, agreed_latest_checkpoint, load_checkpoint, save_checkpoint
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig, changed_fields, config_to_json
-from pretrain.engine import build_engine, init_distributed, learning_rate, merged_deepspeed_config, read_memory_config
+from pretrain.engine import (
+    build_engine,
+    build_model,
+    init_distributed,
+    learning_rate,
+    merged_deepspeed_config,
+    read_memory_config,
+)
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes import RECIPES
 from pretrain.run_log import RunLog
@@ -92,6 +99,8 @@ def train(config: PretrainConfig, device: torch.device) -> bool:
         "visual tokenizer": file_fingerprint(config.visual_tokenizer),
         "text tokenizer": file_fingerprint(config.data.text_tokenizer),
     }
+    if config.initial_weights is not None:
+        fingerprints["initial weights"] = on_every_rank(lambda: initial_weights_fingerprint(config))
     first_step, checkpoint = 0, agreed_latest_checkpoint(config.run_dir)
     if checkpoint is not None:
         differences = changed_fields(checkpoint.config, config)
@@ -104,9 +113,8 @@ def train(config: PretrainConfig, device: torch.device) -> bool:
             raise ValueError(f"{config.run_dir} was begun otherwise ({'; '.join(differences)}); give a new run_dir")
 
     initial_weights = config.initial_weights if checkpoint is None else None
-    if initial_weights is not None:
-        on_every_rank(lambda: check_initial_weights(config, initial_weights))
-    engine = build_engine(config, deepspeed_config, initial_weights)
+    model = on_every_rank(lambda: build_model(config, initial_weights))
+    engine = build_engine(model, config, deepspeed_config)
     if checkpoint is not None:
         load_checkpoint(engine, checkpoint)
         first_step = checkpoint.step
@@ -212,8 +220,10 @@ def prepare(config: PretrainConfig, rank: int, world_size: int) -> tuple[VisualT
     return visual_tokenizer, dataset, deepspeed_config
 
 
-def check_initial_weights(config: PretrainConfig, folder: Path) -> None:
-    """Raises ValueError, listing the differences, where a folder holds no network of the run's sizes."""
+def initial_weights_fingerprint(config: PretrainConfig) -> str:
+    """Of the weights to begin from. Raises ValueError, listing the differences, where they are not for this run."""
+    folder = config.initial_weights
+    assert folder is not None
     free = {"drop_path_rate", "init_std", "embed_init_std", "activation_checkpointing"}
     found, expected = asdict(read_config(folder)), asdict(config.model)
     differences = [
@@ -221,13 +231,18 @@ def check_initial_weights(config: PretrainConfig, folder: Path) -> None:
         for name in expected
         if name not in free and found[name] != expected[name]
     ]
+    text_tokenizer = folder / TEXT_TOKENIZER_NAME
+    if text_tokenizer.is_file() and file_fingerprint(text_tokenizer) != file_fingerprint(config.data.text_tokenizer):
+        differences.append(f"its words are those of {text_tokenizer}, not of {config.data.text_tokenizer}")
     if differences:
         raise ValueError(f"initial_weights {folder} do not fit: {'; '.join(differences)}")
+    return file_fingerprint(folder / WEIGHTS_NAME)
 
 
 def file_fingerprint(path: Path) -> str:
     """Changes with any byte of the file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def open_dataset(config: PretrainConfig, visual_tokenizer: VisualTokenizer, rank: int, world_size: int) -> StepDataset:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch import run_ranks
 from tests.tiny_run import TinyData, write_tiny_data
 
 
@@ -12,3 +13,12 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
     """Shards and tokenizers for runs of a few steps. Read only: tests that damage them take a copy."""
     folder: Path = tmp_path_factory.mktemp("tiny_data")
     return write_tiny_data(folder)
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of eight steps on two ranks, with three experts and shared attention. Read only."""
+    run_dir: Path = tmp_path_factory.mktemp("runs") / "two_ranks"
+    ended = run_ranks(2, "pretrain.train", ["demo", *tiny_data.overrides(run_dir)])
+    assert ended.exit_codes == [0, 0], ended.stderr
+    return run_dir

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tests.without_torchvision import import_beside_cpu_torch
+from tests.beside_cpu_torch import import_beside_cpu_torch
 
 
 def build_torchscale_beit3(

@@ -27,8 +27,8 @@ from model.parameter_counts import parameter_shapes
 
 Role = Literal["fusion", "dual", "vision", "text"]
 BRANCHES = {"A": "vision", "B": "language"}
-NUM_HEADS_OF_DIM = {768: 12, 1024: 16, 1408: 16}
-"""Attention heads of the published widths: the files do not say."""
+NUM_HEADS = {(768, 12, 3072): 12, (1024, 24, 4096): 16, (1408, 40, 6144): 16}
+"""Attention heads of the published dim, depth and ffn_dim: the files do not say."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,9 @@ class Place:
     """0, 1, 2 for the q, k, v rows of our qkv."""
 
 
-def save_beit3(weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role, out: Path) -> Path:
-    """Write OUT/beit3_ROLE.pth."""
-    path = out / f"beit3_{role}.pth"
-    partial = path.with_name(path.name + ".partial")
-    torch.save({"model": dict(beit3_entries(weights, config, role))}, partial)
-    return partial.rename(path)
+def save_beit3(weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role, path: Path) -> None:
+    """Write a file that is exact for a role."""
+    torch.save({"model": dict(beit3_entries(weights, config, role))}, path)
 
 
 def load_beit3(path: Path, is_mapped: bool = False) -> dict[str, Tensor]:
@@ -98,7 +95,7 @@ def decoupled_weights(entries: dict[str, Tensor], config: MultiwayConfig) -> Ite
 
 
 def config_of(entries: Mapping[str, Tensor], num_heads: int | None) -> MultiwayConfig:
-    """The sizes of the network in a file. num_heads: needed where the width is not a published one.
+    """The sizes of the network in a file. num_heads: needed where the sizes are not published ones.
 
     Raises ValueError where they cannot be told.
     """
@@ -111,15 +108,18 @@ def config_of(entries: Mapping[str, Tensor], num_heads: int | None) -> MultiwayC
         num_visual_tokens = len(entries["mim_head.weight"])
     except KeyError as error:
         raise ValueError(f"the file has no {error.args[0]}: it is no BEiT-3 pretraining checkpoint") from error
-    num_heads = num_heads or NUM_HEADS_OF_DIM.get(dim)
-    if num_heads is None:
-        raise ValueError(f"a width of {dim} is no published one, and the file does not say its heads; give --num-heads")
     layers = {int(match[1]) for name in entries if (match := re.match(r"beit3\.encoder\.layers\.(\d+)\.", name))}
+    sizes = (dim, max(layers) + 1, ffn_dim)
+    published = NUM_HEADS.get(sizes)
+    if num_heads is None and published is None:
+        raise ValueError(f"dim, depth, ffn_dim {sizes} are not published and files do not say heads; give --num-heads")
+    if None not in (num_heads, published) and num_heads != published:
+        raise ValueError(f"the published network of dim, depth, ffn_dim {sizes} has {published} heads, not {num_heads}")
     side = round((num_rows - POSITION_OFFSET - 1) ** 0.5)
     return MultiwayConfig(
         dim=dim,
         depth=max(layers) + 1,
-        num_heads=num_heads,
+        num_heads=num_heads or published or 0,
         ffn_dim=ffn_dim,
         attention="decoupled",
         image_size=side * patch_size,

@@ -1,7 +1,7 @@
 """timm's `beit3_*` image towers: the vision branch as a VisionTransformer with attention and MLP norms.
 
-Written as timm reads a local folder, `timm.create_model("local-dir:OUT")`: model.safetensors and a config.json with the
-architecture and its sizes. The final norm is kept (global_pool="token", its place is `norm`).
+Written as timm reads a local folder, `timm.create_model("local-dir:OUT", pretrained=True)`: model.safetensors and a
+config.json with the architecture and its sizes. The final norm is kept (global_pool="token", its place is `norm`).
 
 Source: timm 1.0.31, models/beit.py `_convert_beit3` and models/_hub.py.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -31,12 +32,10 @@ _OUTSIDE_BLOCKS = {
 }
 
 
-def save_timm(weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, out: Path) -> Path:
+def save_timm(weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, out: Path) -> None:
     """Write OUT/model.safetensors and OUT/config.json."""
+    save_file(dict(timm_entries(weights)), out / WEIGHTS_NAME, metadata={"format": "pt"})
     (out / CONFIG_NAME).write_text(json.dumps(timm_config(config), indent=2) + "\n")
-    partial = out / f"{WEIGHTS_NAME}.partial"
-    save_file(dict(timm_entries(weights)), partial, metadata={"format": "pt"})
-    return partial.rename(out / WEIGHTS_NAME)
 
 
 def timm_features(out: Path, images: Tensor) -> Tensor:
@@ -47,11 +46,18 @@ def timm_features(out: Path, images: Tensor) -> Tensor:
 
 
 def import_timm() -> ModuleType:
-    """timm is optional. Raises ValueError where it is not installed."""
+    """timm is optional. Raises ValueError where it cannot be imported."""
+    if torch.version.cuda is None:
+        # torchvision, which timm needs, has no build for a CPU's torch: its CUDA build misses two operators
+        for name in ("nms", "qnms"):
+            if hasattr(torch.ops.torchvision, name):
+                continue
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
     try:
         return importlib.import_module("timm")
-    except ImportError as error:
-        raise ValueError("timm is needed to verify its format; pip install timm, or pass --no-verify") from error
+    except (ImportError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"timm is needed to verify its format ({reason}); install it, or pass --no-verify") from error
 
 
 def timm_entries(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""VL-BEiT (arXiv 2206.01127): the same objective, one year before BEiT-3, at VLMo's base size."""
+"""VL-BEiT (arXiv 2206.01127): the same objective at VLMo's base size."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ def vlbeit_base() -> PretrainConfig:
 
     Command: sbatch --nodes 4 slurm/pretrain.sbatch vlbeit_base
     Published: the three objectives, 40 % of patches block-wise, 50 % of caption tokens. Two layers are those of VLMo
-    base. Batches, steps and learning rate were not: beit3_base's are our choice. Its blocks have no SubLN; ours do.
+    base, its sibling. Batches, steps and learning rate we did not find: beit3_base's are our choice, and so is SubLN.
     """
     return replace(
         beit3_base(),

@@ -24,7 +24,8 @@ def error_of(arguments: list[str], num_ranks: int = 1) -> str:
 
 
 def test_a_wrong_recipe_name() -> None:
-    assert error_of(["dmeo"], num_ranks=2) == "error: there is no recipe 'dmeo'; choose one of: demo, laptop"
+    line = error_of(["dmeo"], num_ranks=2)
+    assert line.startswith("error: there is no recipe 'dmeo'; choose one of: demo, laptop, beit3_giant")
 
 
 @pytest.mark.parametrize(

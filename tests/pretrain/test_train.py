@@ -32,15 +32,6 @@ def sample_keys(run_dir: Path) -> list[list[str]]:
     return [record["keys"] for record in read_log(run_dir)]
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run on two ranks."""
-    run_dir = tmp_path_factory.mktemp("runs") / "two_ranks"
-    ended = train(2, tiny_data, run_dir)
-    assert ended.exit_codes == [0, 0], ended.stderr
-    return run_dir
-
-
 def test_losses_fall_and_every_objective_is_there(two_ranks: Path) -> None:
     records = losses(two_ranks)
     assert set(records[0]["losses"]) == {"mim", "mlm", "mvlm_image", "mvlm_text"}

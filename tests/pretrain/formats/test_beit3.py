@@ -14,7 +14,7 @@ from model.config import MultiwayConfig
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs, captioner_mask
 from model.parameter_counts import parameter_shapes
-from pretrain.formats.beit3 import Role, beit3_entries, config_of, decoupled_weights, load_beit3
+from pretrain.formats.beit3 import Role, beit3_entries, config_of, decoupled_weights, load_beit3, places
 from pretrain.weights import build_model
 from tests.tiny import CONFIG, tiny_inputs, tiny_model
 from tests.torchscale_beit3 import build_torchscale_beit3, hidden_states, load_strictly
@@ -175,7 +175,7 @@ def test_microsofts_file_becomes_ours_and_theirs_again_without_a_changed_bit(tmp
 def test_a_file_that_cannot_be_exact_is_refused(tmp_path: Path) -> None:
     state = microsofts_file(tmp_path / "beit3.pth")
     config = config_of(state, CONFIG.num_heads)
-    with pytest.raises(ValueError, match="a width of 32 is no published one"):
+    with pytest.raises(ValueError, match="are not published and files do not say heads"):
         config_of(state, None)
     with pytest.raises(ValueError, match=r"without a place here: vision_head.weight"):
         dict(decoupled_weights({**state, "vision_head.weight": torch.zeros(1)}, config))
@@ -188,8 +188,21 @@ def test_a_file_that_cannot_be_exact_is_refused(tmp_path: Path) -> None:
         load_beit3(tmp_path / "code.pth")
 
 
-@pytest.mark.parametrize(("num_heads", "changes"), [(12, {}), (16, {"dim": 1024, "ffn_dim": 4096})])
-def test_the_published_widths_tell_their_heads(num_heads: int, changes: dict[str, Any]) -> None:
-    config = MultiwayConfig(attention="decoupled", depth=1, num_heads=num_heads, **changes)
-    weights = ((name, torch.empty(shape)) for name, shape in parameter_shapes(config).items())
-    assert config_of(dict(beit3_entries(weights, config, "dual")), None) == config
+@pytest.mark.parametrize(
+    ("num_heads", "sizes"), [(12, (768, 12, 3072)), (16, (1024, 24, 4096)), (16, (1408, 40, 6144))], ids=str
+)
+def test_the_published_sizes_tell_their_heads(num_heads: int, sizes: tuple[int, int, int]) -> None:
+    dim, depth, ffn_dim = sizes
+    config = MultiwayConfig(
+        attention="decoupled", dim=dim, depth=depth, ffn_dim=ffn_dim, num_heads=num_heads, vocab_size=8,
+        num_visual_tokens=4, max_text_length=5,
+    )  # fmt: skip
+    shapes = parameter_shapes(config)
+    theirs = {
+        place.name: torch.empty(shape if place.third is None else (shape[0] // 3, *shape[1:]), device="meta")
+        for name, shape in shapes.items()
+        for place in places(name, "dual", shapes)
+    }
+    assert config_of(theirs, None) == config
+    with pytest.raises(ValueError, match=f"has {num_heads} heads, not 8"):
+        config_of(theirs, 8)

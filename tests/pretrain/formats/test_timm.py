@@ -8,24 +8,24 @@ import pytest
 import torch
 
 from model.config import MultiwayConfig
-from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
 from pretrain.formats.timm import save_timm
+from tests.beside_cpu_torch import import_beside_cpu_torch
 from tests.tiny import CONFIG, tiny_model
-from tests.without_torchvision import import_beside_cpu_torch
 
 timm = import_beside_cpu_torch("timm")
 
 
 def random_model(config: MultiwayConfig) -> MaskedDataModel:
-    """Norms and biases random too."""
-    model = MaskedDataModel(config)
-    init_weights(model, config, 0)
+    """Every weight random, norms and biases too, about as large as after training."""
+    with torch.device("meta"):
+        model = MaskedDataModel(config)
+    model.to_empty(device="cpu")
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim < 2:
-                parameter.add_(0.1 * torch.randn(parameter.shape))
+        for name, parameter in model.named_parameters():
+            is_norm_weight = "norm" in name and name.endswith(".weight")
+            parameter.normal_(mean=float(is_norm_weight), std=0.02 if parameter.ndim > 1 else 0.1)
     return model.eval()
 
 
