@@ -8,7 +8,7 @@
 
 A folder of safetensors is a source as well (--from safetensors), and what `initial_weights` of a recipe takes. Beside
 the weights lie the text tokenizer, where the source has one, and a card that says where they come from. What was
-written is loaded again and compared with the source on random inputs.
+written is loaded again and compared with the source, every tensor and the outputs on random inputs.
 """
 
 import json
@@ -139,7 +139,7 @@ def check_out(to: str, out: Path) -> None:
     if (out / "checkpoints").is_dir() or (out / MANIFEST_NAME).is_file():
         raise ValueError(f"{out} is a run or a checkpoint; give another folder to write into")
     card = out / CARD_NAME
-    held = json.loads(card.read_text())["format"] if card.is_file() else None
+    held = json.loads(card.read_text()).get("format") if card.is_file() else None
     if to != "beit3" and (out / CONFIG_NAME).exists() and held != to:
         raise ValueError(f"{out} holds {held or 'something else'} already; give another folder to write into")
 

@@ -41,7 +41,7 @@ from pretrain.engine import (
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes import RECIPES
 from pretrain.run_log import RunLog
-from pretrain.stop import EXIT_STOPPED, STOP_SIGNALS, StopRequest
+from pretrain.stop import EXIT_STOPPED, STOP_SIGNALS, StopRequest, end_process
 from pretrain.visual_tokens import load_visual_tokenizer
 
 
@@ -54,8 +54,7 @@ def main() -> None:
         if dist.get_rank() == 0 or isinstance(error, OSError):  # a ValueError is raised by all ranks alike
             print(f"error: {error}", file=sys.stderr, flush=True)
         exit_code = EXIT_USER_ERROR
-    dist.destroy_process_group()  # ends gloo's threads; one that outlives the interpreter aborts the process
-    sys.exit(exit_code)
+    end_process(exit_code)
 
 
 def run(config: PretrainConfig, device: torch.device) -> int:

@@ -16,7 +16,7 @@ from model.multiway import MultiwayInputs
 from model.pretrained import load_pretrained
 from pretrain.formats.beit3 import Role, beit3_entries, decoupled, decoupled_weights, load_beit3
 from pretrain.formats.timm import timm_entries, timm_features
-from pretrain.weights import build_model
+from pretrain.weights import model_of
 
 TOLERANCE = 2e-5
 """Largest difference of a hidden state in float32. States have a final LayerNorm: their scale is 1."""
@@ -38,14 +38,14 @@ def largest_difference(
     """
     compare_tensors(to, role, path, config, weights())
     cases = [random_inputs(config, use, is_masked=to != "timm") for use in _uses(role)]
-    model = build_model(config, weights())
+    model = model_of(config, weights())
     expected = [_real_states(inputs, model.encode(inputs)) for inputs in cases]
     del model
     if to == "timm":
         found = [[timm_features(path.parent, inputs.images)] for inputs in cases]
     else:
         if to == "beit3":
-            model = build_model(decoupled(config), decoupled_weights(load_beit3(path), decoupled(config)))
+            model = model_of(decoupled(config), decoupled_weights(load_beit3(path), decoupled(config)))
         else:
             model = load_pretrained(path.parent)
         found = [_real_states(inputs, model.encode(inputs)) for inputs in cases]

@@ -48,7 +48,7 @@ def checkpoint_weights(checkpoint: Checkpoint, chunk_bytes: int = CHUNK_BYTES) -
         del lazy, partitions  # before the next mapping, not after it
 
 
-def build_model(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MaskedDataModel:
+def model_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MaskedDataModel:
     """A network in evaluation mode that holds the given tensors themselves, not copies."""
     with torch.device("meta"):
         model = MaskedDataModel(config)
@@ -58,7 +58,7 @@ def build_model(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -
 
 def load_model(checkpoint: Checkpoint) -> MaskedDataModel:
     """The network of a verified checkpoint, in evaluation mode on the CPU."""
-    return build_model(checkpoint.config.model, checkpoint_weights(checkpoint))
+    return model_of(checkpoint.config.model, checkpoint_weights(checkpoint))
 
 
 def _map_weights(folder: Path) -> Mapping[str, Any]:

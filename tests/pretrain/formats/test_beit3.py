@@ -15,7 +15,7 @@ from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs, captioner_mask
 from model.parameter_counts import parameter_shapes
 from pretrain.formats.beit3 import Role, beit3_entries, config_of, decoupled_weights, load_beit3, places
-from pretrain.weights import build_model
+from pretrain.weights import model_of
 from tests.tiny import CONFIG, tiny_inputs, tiny_model
 from tests.torchscale_beit3 import build_torchscale_beit3, hidden_states, load_strictly
 
@@ -160,7 +160,7 @@ def test_microsofts_file_becomes_ours_and_theirs_again_without_a_changed_bit(tmp
     entries = load_beit3(tmp_path / "beit3.pth")
     config = config_of(entries, num_heads=CONFIG.num_heads)
     assert config == replace(CONFIG, attention="decoupled", num_vl_layers=0)
-    model = build_model(config, decoupled_weights(entries, config))
+    model = model_of(config, decoupled_weights(entries, config))
     twin = torchscale_twin(theirs)
     for use in ("image", "text", "pair"):
         inputs = inputs_of(use, is_padded=True, is_masked=True)
