@@ -1,19 +1,41 @@
 """What a run reads, and how samples become batches."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+
+from data_pipeline.remote_files import is_remote
+
+
+def parse_source(entry: str) -> tuple[str, Fraction]:
+    """Folder or URL, and weight: 'data/coco=2.5' -> ('data/coco', 5/2), 'data/coco' -> ('data/coco', 1).
+
+    Raises ValueError for a weight that is not positive and for a URL of a kind that is not read, such as pipe:.
+    """
+    folder, equals, number = entry.rpartition("=")
+    weight = Fraction(1)
+    try:
+        weight = Fraction(number) if equals else weight
+    except (ValueError, ZeroDivisionError):
+        folder = ""
+    folder = folder or entry
+    if weight <= 0:
+        raise ValueError(f"weight of source {entry!r} must be positive; leave the source out instead")
+    is_remote(folder)
+    return folder, weight
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Shards, tokenizer and augmentation. Batch sizes belong to the run."""
 
-    images: Path
-    """Folder of image shards."""
-    pairs: Path
-    """Folder of image-text shards."""
-    texts: Path
-    """Folder of text shards."""
+    images: tuple[str, ...]
+    """Folders or URLs (s3://, gs://, https://, ...) of image shards. FOLDER=2 shows each of its samples twice as often
+    as those of the others."""
+    pairs: tuple[str, ...]
+    """The same of image-text shards."""
+    texts: tuple[str, ...]
+    """The same of text shards."""
     text_tokenizer: Path
     """SentencePiece model, such as beit3.spm."""
     caption_length: int = 64
@@ -33,7 +55,11 @@ class DataConfig:
     num_workers: int = 4
     """Loader processes per rank; 0 reads in the training process. Does not change the batches."""
     max_bad_samples: int = 1000
-    """The run stops when more samples than this had to be skipped."""
+    """The run stops, with a report, when more different samples than this had to be skipped."""
+    cache_folder: Path = Path("/tmp/imglish_shards")
+    """Where remote shards are kept, on the local disk of each node; shared by its ranks."""
+    cache_bytes: int = 200_000_000_000
+    """Most that the cache may hold; the shards least recently used go first."""
     max_image_pixels: int = 64_000_000
     """Larger images are bad samples."""
     max_member_bytes: int = 64_000_000
@@ -44,6 +70,8 @@ class DataConfig:
             raise ValueError(f"min_crop_scale {self.min_crop_scale} must lie in (0, 1]")
         if not 0 <= self.color_jitter < 1:
             raise ValueError(f"color_jitter {self.color_jitter} must lie in [0, 1)")
+        for entry in (*self.images, *self.pairs, *self.texts):
+            parse_source(entry)
         if self.num_lanes < 1 or self.window_shards < 1 or self.num_workers < 0:
             raise ValueError("num_lanes and window_shards must be at least 1, num_workers at least 0")
         if self.caption_length < 3 or self.text_length < 3:

@@ -1,4 +1,4 @@
-"""Which sample stands at which place of which step: a pure function of the seed.
+"""Which sample of a source stands at which position of a lane: a pure function of the seed.
 
 Samples are dealt to a fixed number of lanes, each a contiguous range of the index, so nearly whole shards. A global
 batch takes the same number from each lane, and a rank that owns whole lanes reads only their shards, each nearly in
@@ -13,19 +13,16 @@ from numpy.typing import NDArray
 
 
 class SampleOrder:
-    """The map (step, place in the global batch) -> sample of one kind."""
+    """The map (lane, position) -> sample of one source."""
 
-    def __init__(
-        self, shard_sizes: list[int], samples_per_step: int, num_lanes: int, window_shards: int, seed: int
-    ) -> None:
-        """shard_sizes: samples of each shard, in the order of the index; samples_per_step: of this kind, in the global
-        batch. Raises ValueError where the lanes do not fit."""
+    def __init__(self, shard_sizes: list[int], num_lanes: int, window_shards: int, seed: int) -> None:
+        """shard_sizes: samples of each shard, in the order of the index.
+
+        Raises ValueError where the samples do not fill the lanes.
+        """
         num_samples = sum(shard_sizes)
-        if samples_per_step % num_lanes:
-            raise ValueError(f"num_lanes {num_lanes} must divide the {samples_per_step} samples a step; change one")
         if num_samples < num_lanes:
             raise ValueError(f"{num_samples} samples cannot fill {num_lanes} lanes; use fewer lanes or more samples")
-        self.per_lane = samples_per_step // num_lanes
         self.window_shards = window_shards
         self.seed = seed
         self.lane_starts = [lane * num_samples // num_lanes for lane in range(num_lanes + 1)]
@@ -41,14 +38,29 @@ class SampleOrder:
         self._window = lru_cache(maxsize=2 * len(self.lane_starts))(self._permuted_window)
         self._pass = lru_cache(maxsize=2 * len(self.lane_starts))(self._permuted_shards)
 
-    def sample(self, step: int, place: int) -> int:
-        """Number in the index of the sample at `place` (0 .. samples_per_step - 1) of `step`."""
-        lane, offset = divmod(place, self.per_lane)
+    def sample(self, lane: int, position: int) -> int:
+        """Number in the index of the sample at `position` of the lane's sequence, which goes on for ever."""
+        pass_number, window, offset = self._locate(lane, position)
+        return int(self._window(lane, pass_number, window)[offset])
+
+    def window(self, lane: int, position: int) -> tuple[int, int]:
+        """Pass and window that a position lies in."""
+        return self._locate(lane, position)[:2]
+
+    def shards_after(self, lane: int, position: int) -> list[int]:
+        """Numbers of the shards in the window that follows the one of `position`."""
+        pass_number, window, _ = self._locate(lane, position)
+        windows = self._pass(lane, pass_number)[1]
+        following = windows[window + 1] if window + 1 < len(windows) else self._pass(lane, pass_number + 1)[1][0]
+        return [int(np.searchsorted(self.shard_starts, start, side="right")) - 1 for start, _ in following]
+
+    def _locate(self, lane: int, position: int) -> tuple[int, int, int]:
+        """Pass, window, and offset in it."""
         lane_size = self.lane_starts[lane + 1] - self.lane_starts[lane]
-        pass_number, position = divmod(step * self.per_lane + offset, lane_size)
+        pass_number, in_pass = divmod(position, lane_size)
         starts, _ = self._pass(lane, pass_number)
-        window = int(np.searchsorted(starts, position, side="right")) - 1
-        return int(self._window(lane, pass_number, window)[position - starts[window]])
+        window = int(np.searchsorted(starts, in_pass, side="right")) - 1
+        return pass_number, window, in_pass - int(starts[window])
 
     def _permuted_shards(self, lane: int, pass_number: int) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
         """Where in the pass each window of the lane starts, and the (start, stop) ranges of samples in each."""

@@ -1,72 +1,115 @@
 """Random access to the bytes of a sample in a folder of shards."""
 
+import contextlib
 import os
+import queue
+import threading
 import zlib
 from collections import OrderedDict
 
-import numpy as np
-
+from data_pipeline.remote_files import is_remote
 from data_pipeline.samples import BadSampleError
+from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import ShardIndex
 
 MAX_OPEN_SHARDS = 64
+MAX_OPEN_COPIES = 8
+"""Of remote shards: what is open stays on the disk although it has left the cache."""
+
+
+class ShardMismatchError(Exception):
+    """A shard is not the one that was indexed: nothing in it can be relied on."""
 
 
 class SampleReader:
-    """Reads members by offset. Safe to send to a worker process: files are opened there, on first use."""
+    """Reads members by offset, in this process and in those forked from it."""
 
-    def __init__(self, index: ShardIndex, max_member_bytes: int):
+    def __init__(self, index: ShardIndex, max_member_bytes: int, cache: ShardCache | None = None):
+        """cache: where shards are fetched to whose folder is a URL."""
         self.index = index
         self.max_member_bytes = max_member_bytes
+        self.cache = cache if is_remote(index.folder) else None
         self._descriptors: OrderedDict[int, int] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_descriptors": OrderedDict()}
+        self._wanted: queue.SimpleQueue[int] | None = None
 
     def key(self, sample: int) -> str:
-        return bytes(self.index.records[sample]["key"]).decode()
+        return bytes(self.index.records[sample]["key"]).decode(errors="replace")
 
-    def name(self, sample: int) -> str:
-        """Shard and key, for reports."""
-        shard = self.index.shards[self.index.records[sample]["shard"]]
-        return f"{self.index.folder / shard.name}:{self.key(sample)}"
+    def shard_name(self, sample: int) -> str:
+        """Path or URL, for reports."""
+        return f"{self.index.folder}/{self.index.shards[self._shard(sample)].name}"
 
     def image_bytes(self, sample: int) -> bytes:
-        return self._read(self.index.records[sample]["shard"], self.index.records[sample]["image"])
+        return self._read(sample, "image")
 
     def text(self, sample: int) -> str:
+        """Raises BadSampleError where it is not UTF-8 or blank."""
         try:
-            return self._read(self.index.records[sample]["shard"], self.index.records[sample]["text"]).decode()
+            text = self._read(sample, "text").decode()
         except UnicodeDecodeError as error:
-            raise BadSampleError(f"text is not UTF-8 ({error})") from error
+            raise BadSampleError("text is not UTF-8") from error
+        if not text.strip():
+            raise BadSampleError("text is blank")
+        return text
 
     def shard_size(self, sample: int) -> int:
         """Number of samples in the shard of this one."""
-        return self.index.shards[self.index.records[sample]["shard"]].num_samples
+        return self.index.shards[self._shard(sample)].num_samples
 
     def neighbor(self, sample: int) -> int:
         """The sample that stands in for a bad one: the next of the same shard, the first after the last."""
-        following = sample + 1
-        shard = self.index.records[sample]["shard"]
-        if following < self.index.num_samples and self.index.records[following]["shard"] == shard:
-            return following
-        return int(np.searchsorted(self.index.records["shard"], shard))
+        shard = self._shard(sample)
+        first, stop = self.index.shard_starts[shard : shard + 2]
+        return sample + 1 if sample + 1 < stop else int(first)
 
-    def _read(self, shard: int, member: np.void) -> bytes:
+    def look_ahead(self, shards: list[int]) -> None:
+        """Fetch remote shards in the background. What goes wrong shows when they are read."""
+        if self.cache is None:
+            return
+        if self._wanted is None:
+            self._wanted = queue.SimpleQueue()
+            threading.Thread(target=self._fetch, args=(self.cache, self._wanted), daemon=True).start()
+        for shard in shards:
+            self._wanted.put(shard)
+
+    def _fetch(self, cache: ShardCache, wanted: "queue.SimpleQueue[int]") -> None:
+        """In a thread of its own, one shard at a time, so as not to take the network from what is needed now."""
+        while True:
+            shard = self.index.shards[wanted.get()]
+            with contextlib.suppress(OSError, ValueError):
+                cache.fetch(f"{self.index.folder.rstrip('/')}/{shard.name}", shard.num_bytes, shard.sha256)
+
+    def _shard(self, sample: int) -> int:
+        return int(self.index.records[sample]["shard"])
+
+    def _read(self, sample: int, part: str) -> bytes:
         """The member's bytes, checked. Raises BadSampleError where they are too many or not those indexed."""
-        offset, size = int(member["offset"]), int(member["size"])
+        record = self.index.records[sample]
+        offset, size, crc32 = (int(value) for value in record[part])
         if size > self.max_member_bytes:
-            raise BadSampleError(f"member of {size} bytes exceeds max_member_bytes {self.max_member_bytes}")
-        content = os.pread(self._descriptor(int(shard)), size, offset)
-        if len(content) != size or zlib.crc32(content) != member["crc32"]:
+            raise BadSampleError(f"member exceeds max_member_bytes ({size} > {self.max_member_bytes})")
+        content = os.pread(self.open_shard(int(record["shard"])), size, offset)
+        if len(content) != size or zlib.crc32(content) != crc32:
             raise BadSampleError("bytes differ from the index")
         return content
 
-    def _descriptor(self, shard: int) -> int:
+    def open_shard(self, shard: int) -> int:
+        """A descriptor of it, for pread.
+
+        Raises ShardMismatchError where the shard has another size than when it was indexed, OSError where it is gone.
+        """
         if shard not in self._descriptors:
-            if len(self._descriptors) >= MAX_OPEN_SHARDS:
+            if len(self._descriptors) >= (MAX_OPEN_SHARDS if self.cache is None else MAX_OPEN_COPIES):
                 os.close(self._descriptors.popitem(last=False)[1])
-            path = self.index.folder / self.index.shards[shard].name
-            self._descriptors[shard] = os.open(path, os.O_RDONLY)
+            entry = self.index.shards[shard]
+            path = f"{self.index.folder.rstrip('/')}/{entry.name}"
+            if self.cache is not None:
+                descriptor = self.cache.open(path, entry.num_bytes, entry.sha256)
+            else:
+                descriptor = os.open(path, os.O_RDONLY)
+                if os.fstat(descriptor).st_size != entry.num_bytes:
+                    os.close(descriptor)
+                    raise ShardMismatchError(f"shard {path} is not the one that was indexed; restore it or index again")
+            self._descriptors[shard] = descriptor
         self._descriptors.move_to_end(shard)
         return self._descriptors[shard]

@@ -11,6 +11,24 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 class BadSampleError(Exception):
     """This sample cannot be used; the message says why. It is skipped and counted, never fatal by itself."""
 
+    @property
+    def reason(self) -> str:
+        """The message without its details, which stand in parentheses: to count by."""
+        return str(self).partition(" (")[0]
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that had to be skipped."""
+
+    shard: str
+    """Path or URL."""
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}:{self.key}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -1,6 +1,6 @@
 """The loader: a map from step to this rank's part of the global batch.
 
-    DataLoader(StepDataset(...), sampler=range(first_step, last_step), batch_size=None)
+    for batch in step_batches(StepDataset(...), first_step, last_step, num_workers): ...
 
 Resuming is starting the range elsewhere; there is no iterator state. The global batch of a step is ordered
 [ images | pairs | texts ], and rank r of W takes the r-th of W equal parts of each kind. A sample's id, which keys
@@ -9,9 +9,9 @@ augmentation and masks, is its place in the run: step * samples per global batch
 Shapes: I images, P pairs, T texts of this rank; S image side, C caption length, L text length.
 """
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -19,15 +19,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_pipeline.config import DataConfig
+from data_pipeline.config import DataConfig, parse_source
 from data_pipeline.image_transform import ImageTransform
+from data_pipeline.mixture import Mixture
+from data_pipeline.remote_files import is_remote
 from data_pipeline.sample_order import SampleOrder
-from data_pipeline.sample_reader import SampleReader
-from data_pipeline.samples import BadSampleError, Kind
+from data_pipeline.sample_reader import SampleReader, ShardMismatchError
+from data_pipeline.samples import BadSample, BadSampleError, Kind
+from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import read_index
 from data_pipeline.text_tokenizer import PAD_ID, TextTokenizer
 
 MAX_NEIGHBORS = 100
+LONGEST_PIECE = 64
+"""Characters of a text that are looked at for each token it may have: pieces are shorter."""
 
 
 class RottenShardError(Exception):
@@ -67,8 +72,8 @@ class StepBatch:
     """(T,) int64"""
     keys: list[str]
     """Sample keys, images, pairs, texts."""
-    bad_samples: list[str]
-    """What was skipped: shard, key and reason."""
+    bad_samples: list[BadSample]
+    """What was skipped."""
     failure: str = ""
     """Why this batch could not be read and is empty."""
 
@@ -123,8 +128,10 @@ class StepDataset(Dataset[StepBatch]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        ranks_per_node: int = 1,
     ):
         """image_size: side of the images in pixels, the larger of the network's and the tokenizer's view.
+        ranks_per_node: how many share the cache of remote shards.
 
         Raises ValueError for missing or damaged shards and for batch sizes that ranks or lanes do not divide.
         """
@@ -137,33 +144,67 @@ class StepDataset(Dataset[StepBatch]):
         self.transform = ImageTransform(
             image_size, config.min_crop_scale, config.color_jitter, config.horizontal_flip, config.max_image_pixels
         )
-        self.sources: dict[Kind, _Source] = {}
-        kinds: list[tuple[Kind, Path, int]] = [
+        self.kinds: dict[Kind, _KindOfData] = {}
+        kinds: list[tuple[Kind, tuple[str, ...], int]] = [
             ("image", config.images, samples_per_step.images),
             ("pair", config.pairs, samples_per_step.pairs),
             ("text", config.texts, samples_per_step.texts),
         ]
-        for number, (kind, folder, per_step) in enumerate(kinds):
+        for number, (kind, sources, per_step) in enumerate(kinds):
             if per_step % world_size:
                 raise ValueError(f"world size {world_size} must divide the {per_step} {kind}s a step; change one")
             if per_step:
-                self.sources[kind] = _open_source(kind, folder, config, per_step, seed + number)
+                self.kinds[kind] = _open_kind(kind, sources, config, per_step, seed + number, check_shards=rank == 0)
+        self._check_cache(config, ranks_per_node)
+        self.now_reading: Callable[[int, Kind, int, int], None] | None = None
+        """Told step, kind, source and sample before each is read, so that a dead worker's last one is known."""
+
+    def _check_cache(self, config: DataConfig, ranks_per_node: int) -> None:
+        """Raises ValueError where the cache cannot hold what is read at once: it would fetch shards over and over."""
+        num_lanes = min(config.num_lanes, ranks_per_node * -(-config.num_lanes // self.world_size))
+        needed = 0
+        for reader in (reader for data in self.kinds.values() for reader in data.readers):
+            if is_remote(reader.index.folder):
+                sizes = [shard.num_bytes for shard in reader.index.shards]
+                needed += min(sum(sizes), 2 * config.window_shards * num_lanes * max(sizes))
+        if needed > config.cache_bytes:
+            raise ValueError(
+                f"two windows of {config.window_shards} shards in each of {num_lanes} lanes of a node take {needed} "
+                f"bytes, more than data.cache_bytes {config.cache_bytes}; raise it, or lower data.window_shards"
+            )
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What data this is: the index fingerprint of each kind."""
-        return {kind: source.reader.index.fingerprint for kind, source in self.sources.items()}
+        """What data this is: of each kind, the index fingerprints and weights of its sources."""
+        return {kind: data.fingerprint for kind, data in self.kinds.items()}
+
+    def seen(self, step: int) -> dict[str, dict[str, float]]:
+        """Of each source of each kind: passes over it before `step`, over all ranks."""
+        return {
+            kind: {
+                name: round(seen / reader.index.num_samples, 4)
+                for name, reader, seen in zip(data.names, data.readers, data.mixture.seen(step), strict=True)
+            }
+            for kind, data in self.kinds.items()
+        }
+
+    def name(self, kind: Kind, source: int, sample: int) -> str:
+        """Shard and key."""
+        reader = self.kinds[kind].readers[source]
+        return f"{reader.shard_name(sample)}:{reader.key(sample)}"
 
     def __getitem__(self, step: int) -> StepBatch:
         """Where no good sample is in reach, `failure` of the batch says so, for all ranks to agree on."""
-        bad: list[str] = []
-        keys: list[str] = []
+        bad: list[BadSample] = []
         try:
-            return self._batch(step, keys, bad)
-        except (RottenShardError, OSError) as error:
-            return self._failed(step, bad, str(error))
+            return self._batch(step, bad)
+        except (RottenShardError, ShardMismatchError, OSError) as error:
+            return self.failed(step, str(error), bad)
+        except Exception:  # also a fault of ours must not end one rank alone
+            return self.failed(step, traceback.format_exc(), bad)
 
-    def _batch(self, step: int, keys: list[str], bad: list[str]) -> StepBatch:
+    def _batch(self, step: int, bad: list[BadSample]) -> StepBatch:
+        keys: list[str] = []
         per_step = self.samples_per_step
         first = step * per_step.total
         images, image_ids = self._read("image", step, first, self._image, keys, bad)
@@ -182,7 +223,8 @@ class StepDataset(Dataset[StepBatch]):
             bad_samples=bad,
         )
 
-    def _failed(self, step: int, bad: list[str], failure: str) -> StepBatch:
+    def failed(self, step: int, failure: str, bad: list[BadSample]) -> StepBatch:
+        """An empty batch that says why it is."""
         nothing = torch.zeros(0, dtype=torch.int64)
         captions, texts = nothing.view(0, self.caption_length), nothing.view(0, self.text_length)
         images = torch.zeros(0, 3, self.transform.size, self.transform.size, dtype=torch.uint8)
@@ -193,56 +235,91 @@ class StepDataset(Dataset[StepBatch]):
         kind: Kind,
         step: int,
         first_id: int,
-        make: Callable[["_Source", int, int], T],
+        make: Callable[[SampleReader, int, int], T],
         keys: list[str],
-        bad: list[str],
+        bad: list[BadSample],
     ) -> tuple[list[T], list[int]]:
         """This rank's samples of a kind and their ids. Bad ones are replaced by the next good one of their shard."""
-        if kind not in self.sources:
+        if kind not in self.kinds:
             return [], []
-        source = self.sources[kind]
-        part = source.per_step // self.world_size
+        data = self.kinds[kind]
+        part = data.per_step // self.world_size
         made, sample_ids = [], []
         for place in range(self.rank * part, (self.rank + 1) * part):
-            sample = source.order.sample(step, place)
-            for _ in range(min(MAX_NEIGHBORS, source.reader.shard_size(sample))):
+            source, sample = data.sample(step, place)
+            reader = data.readers[source]
+            for _ in range(min(MAX_NEIGHBORS, reader.shard_size(sample))):
+                if self.now_reading is not None:
+                    self.now_reading(step, kind, source, sample)
                 try:
-                    made.append(make(source, sample, first_id + place))
+                    made.append(make(reader, sample, first_id + place))
                     break
                 except BadSampleError as error:
-                    bad.append(f"{source.reader.name(sample)}: {error}")
-                    sample = source.reader.neighbor(sample)
+                    bad.append(BadSample(reader.shard_name(sample), reader.key(sample), str(error)))
+                    sample = reader.neighbor(sample)
             else:
                 raise RottenShardError(f"a shard without a good sample in reach; the last: {bad[-1]}")
             sample_ids.append(first_id + place)
-            keys.append(source.reader.key(sample))
+            keys.append(reader.key(sample))
         return made, sample_ids
 
-    def _image(self, source: "_Source", sample: int, sample_id: int) -> np.ndarray:
+    def _image(self, reader: SampleReader, sample: int, sample_id: int) -> np.ndarray:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, sample_id]))
-        return self.transform(source.reader.image_bytes(sample), rng)
+        return self.transform(reader.image_bytes(sample), rng)
 
-    def _pair(self, source: "_Source", sample: int, sample_id: int) -> tuple[np.ndarray, list[int]]:
-        ids = self.tokenizer.encode_to_length(source.reader.text(sample), self.caption_length)
-        return self._image(source, sample, sample_id), ids
+    def _pair(self, reader: SampleReader, sample: int, sample_id: int) -> tuple[np.ndarray, list[int]]:
+        return self._image(reader, sample, sample_id), self._ids(reader, sample, self.caption_length)
 
-    def _text(self, source: "_Source", sample: int, sample_id: int) -> list[int]:
-        return self.tokenizer.encode_to_length(source.reader.text(sample), self.text_length)
+    def _text(self, reader: SampleReader, sample: int, sample_id: int) -> list[int]:
+        return self._ids(reader, sample, self.text_length)
+
+    def _ids(self, reader: SampleReader, sample: int, length: int) -> list[int]:
+        return self.tokenizer.encode_to_length(reader.text(sample)[: length * LONGEST_PIECE], length)
 
 
 @dataclass(frozen=True)
-class _Source:
-    """One kind of data: its bytes and its order."""
+class _KindOfData:
+    """The sources of a kind: their bytes, their orders, and how they are mixed."""
 
-    reader: SampleReader
-    order: SampleOrder
+    names: list[str]
+    readers: list[SampleReader]
+    orders: list[SampleOrder]
+    mixture: Mixture
     per_step: int
+    fingerprint: str
+    windows: dict[tuple[int, int], tuple[int, int]]
+    """Of each source and lane, the window that was read last."""
+
+    def sample(self, step: int, place: int) -> tuple[int, int]:
+        """Source, and number of the sample in its index."""
+        draw = self.mixture.draw(step, place)
+        order = self.orders[draw.source]
+        window = order.window(draw.lane, draw.position)
+        if self.windows.get((draw.source, draw.lane)) != window:
+            self.windows[draw.source, draw.lane] = window
+            self.readers[draw.source].look_ahead(order.shards_after(draw.lane, draw.position))
+        return draw.source, order.sample(draw.lane, draw.position)
 
 
-def _open_source(kind: Kind, folder: Path, config: DataConfig, per_step: int, seed: int) -> _Source:
-    index = read_index(folder)
-    if index.kind != kind:
-        raise ValueError(f"{folder} holds shards of kind {index.kind!r}, not {kind!r}; give the right folder")
-    sizes = [shard.num_samples for shard in index.shards]
-    order = SampleOrder(sizes, per_step, config.num_lanes, config.window_shards, seed)
-    return _Source(SampleReader(index, config.max_member_bytes), order, per_step)
+def _open_kind(
+    kind: Kind, sources: tuple[str, ...], config: DataConfig, per_step: int, seed: int, check_shards: bool
+) -> _KindOfData:
+    """Raises ValueError for a source of another kind, and where the lanes do not fit."""
+    if not sources:
+        raise ValueError(f"{per_step} samples of kind {kind!r} a step need a source; set data.{kind}s")
+    names, readers, orders, weights = [], [], [], []
+    cache = ShardCache(config.cache_folder, config.cache_bytes)
+    for entry in sources:
+        folder, weight = parse_source(entry)
+        index = read_index(folder, cache, check_shards)
+        if index.kind != kind:
+            raise ValueError(f"{folder} holds shards of kind {index.kind!r}, not {kind!r}; give the right folder")
+        names.append(folder)
+        weights.append(weight)
+        readers.append(SampleReader(index, config.max_member_bytes, cache))
+        sizes = [shard.num_samples for shard in index.shards]
+        orders.append(SampleOrder(sizes, config.num_lanes, config.window_shards, seed))
+    sizes = [reader.index.num_samples for reader in readers]
+    mixture = Mixture(sizes, weights, per_step, config.num_lanes, seed)
+    parts = [f"{reader.index.fingerprint}={weight}" for reader, weight in zip(readers, weights, strict=True)]
+    return _KindOfData(names, readers, orders, mixture, per_step, " ".join(parts), {})

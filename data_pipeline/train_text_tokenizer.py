@@ -1,15 +1,17 @@
 """python -m data_pipeline.train_text_tokenizer OUT SOURCE... : a SentencePiece model from captions and texts."""
 
+import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from data_pipeline.command_line import run_command
-from data_pipeline.samples import Kind
-from data_pipeline.sources import read_source
+from data_pipeline.samples import BadSampleError, Kind
+from data_pipeline.shard_writer import SampleFilter, checked_text, is_in_split
+from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.text_tokenizer import ModelType, train_text_tokenizer
 
 
@@ -25,8 +27,10 @@ class TextTokenizerOptions:
     """Pieces, SentencePiece's three specials included."""
     model_type: ModelType = "unigram"
     """BEiT-3's is unigram. bpe keeps whole words also where there are only a few dozen different ones."""
-    held_out_fraction: float = 0.1
+    held_out_fraction: float = SampleFilter.held_out_fraction
     """Part of each source that is not read; give write_shards the same."""
+    columns: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
+    """How the sources are read."""
 
 
 def main() -> None:
@@ -47,9 +51,10 @@ def _texts(options: TextTokenizerOptions) -> Iterator[str]:
         kind, _, source = entry.partition("=")
         if kind not in kinds or not source:
             raise ValueError(f"source {entry!r} must read pair=SOURCE or text=SOURCE")
-        for sample in read_source(kinds[kind], source, "train", options.held_out_fraction):
-            assert sample.text is not None
-            yield from sample.text.splitlines()
+        for record in read_records(kinds[kind], source, options.columns):
+            if source.startswith(DRAWN) or is_in_split(record, options.held_out_fraction, "train"):
+                with contextlib.suppress(BadSampleError):  # write_shards counts them
+                    yield from checked_text(record).splitlines()
 
 
 if __name__ == "__main__":

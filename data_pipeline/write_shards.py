@@ -1,53 +1,79 @@
-"""python -m data_pipeline.write_shards KIND SOURCE OUT : WebDataset shards and their index from raw data."""
+"""python -m data_pipeline.write_shards KIND SOURCE OUT : WebDataset shards and their index from raw data.
 
-import io
+One process lists the source, --num-workers processes write a shard each. The same command after a kill goes on with
+the shards that are missing. As a job array (slurm/write_shards.sbatch) every task takes --part I --num-parts N, and the
+one that finishes last writes the index of all.
+"""
+
+import hashlib
 import itertools
-import json
-import re
-import tarfile
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from data_pipeline.command_line import run_command
-from data_pipeline.samples import Kind, Sample
+from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
+from data_pipeline.passages import pack_passages
+from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
-from data_pipeline.shard_index import ShardIndex, write_index
-from data_pipeline.sources import read_source
+from data_pipeline.shard_index import INDEX_NAME, merge_scans, read_index
+from data_pipeline.shard_scan import SCANS_NAME, SampleReport, file_origin, load_scan, own_partial, scan_path
+from data_pipeline.shard_writer import SampleFilter, checked_text, is_in_split, write_shard
+from data_pipeline.sources import DRAWN, SourceOptions, read_records
+from data_pipeline.sources.records import Record
 from data_pipeline.text_tokenizer import TextTokenizer
 
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\s*\n\s*")
-PROGRESS_SECONDS = 5.0
+PLAN_NAME = "plan.txt"
+BLOCKS_AHEAD = 2
+"""Blocks listed ahead for each worker."""
+CHARACTERS_PER_TOKEN = 4
+"""About so many in English, to give shards of texts about as many samples as others have."""
 
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """Write WebDataset shards with an index.
-
-    Sources: of images a folder, or the "image" paths of a .jsonl file; of pairs a .jsonl file with "image" and
-    "caption"; of texts a .jsonl file with "text", or a .txt file, a document a line; of each, scenes:COUNT[:SEED].
-    """
+    """Write WebDataset shards with an index. What SOURCE may be: see data_pipeline/sources/__init__.py."""
 
     kind: tyro.conf.Positional[Kind]
     """What a sample is."""
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A folder of images, a .jsonl or .txt file, or scenes:COUNT[:SEED] for drawn scenes."""
+    """A folder, a file (.tar .txt .json .jsonl .csv .tsv .parquet), or scenes:COUNT[:SEED] for drawn scenes."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """The folder to write; must hold no shards yet."""
+    """The folder to write into."""
     samples_per_shard: int = 1000
-    """Samples in a shard; the last one may hold fewer."""
+    """Records of the source that become a shard; kind text: documents of about so many passages."""
     split: Split = "train"
     """Which part of the source."""
-    held_out_fraction: float = 0.1
-    """Part of a file source that is held out, by a hash of the key. Scenes are held out by composition."""
+    keep: tyro.conf.OmitArgPrefixes[SampleFilter] = field(default_factory=SampleFilter)
+    """Which samples are kept."""
+    columns: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
+    """How the source is read."""
     text_tokenizer: Path | None = None
     """Kind text: the SentencePiece model that counts tokens."""
     text_length: int = 512
     """Kind text: pack whole sentences to passages of up to so many tokens, <s> and </s> included."""
+    deduplicate: bool = False
+    """Of exact copies only the first enters the index."""
+    num_workers: int = num_cores()
+    """Processes that write."""
+    part: int = 0
+    """Of a job array: which part of the shards this task writes."""
+    num_parts: int = 1
+    """Of a job array: how many parts there are; the one that finishes last writes the index."""
+
+    def __post_init__(self) -> None:
+        if self.samples_per_shard < 1 or self.num_workers < 1:
+            raise ValueError("samples_per_shard and num_workers must be at least 1")
+        if not 0 <= self.part < self.num_parts:
+            raise ValueError(f"part {self.part} must lie in 0..num_parts - 1 ({self.num_parts - 1})")
+        if ":/" in str(self.out):
+            raise ValueError(f"{self.out} is no folder; write to a local one and copy it, index and all")
+        if self.kind == "text" and self.text_tokenizer is None:
+            raise ValueError("kind text needs --text-tokenizer, a SentencePiece model, to count tokens")
 
 
 def main() -> None:
@@ -55,87 +81,166 @@ def main() -> None:
 
 
 def _write(options: ShardOptions) -> str:
-    index = write_shards(options)
-    return f"{options.out}: {index.num_samples} samples in {len(index.shards)} shards"
+    report = write_shards(options)
+    if (options.out / INDEX_NAME).is_file():
+        result = str(read_index(options.out))
+    else:
+        result = f"part {options.part} of {options.num_parts} with {report.num_kept} samples; others are to be written"
+    return "\n".join([*report.lines(), f"{options.out}: {result}"])
 
 
-def write_shards(options: ShardOptions) -> ShardIndex:
-    """Write the shards and the index that `options` ask for.
+def write_shards(options: ShardOptions) -> SampleReport:
+    """Write the shards, or this part of them, and the index once all parts are there. Returns what became of samples.
 
-    Raises ValueError for a source without samples or a folder that holds shards already. What fails leaves no shard.
+    Raises ValueError for a source without samples or a folder that was begun otherwise.
     """
-    if options.samples_per_shard < 1:
-        raise ValueError(f"samples_per_shard {options.samples_per_shard} must be at least 1")
-    options.out.mkdir(parents=True, exist_ok=True)
-    if any(options.out.glob("*.tar")):
-        raise ValueError(f"{options.out} holds shards already; give a new folder or delete it")
-    samples = read_source(options.kind, options.source, options.split, options.held_out_fraction)
-    if options.kind == "text":
-        if options.text_tokenizer is None:
-            raise ValueError("kind text needs --text-tokenizer, a SentencePiece model, to count tokens")
-        samples = pack_passages(samples, TextTokenizer(options.text_tokenizer), options.text_length)
-    try:
-        _write_tars(_with_progress(samples), options.out, options.samples_per_shard)
-        return write_index(options.out, options.kind)
-    except BaseException:
-        for shard in options.out.glob("*.tar"):
-            shard.unlink()
-        raise
-
-
-def pack_passages(documents: Iterable[Sample], tokenizer: TextTokenizer, text_length: int) -> Iterator[Sample]:
-    """Whole sentences of consecutive documents, joined to passages of at most text_length ids with <s> and </s>.
-
-    A sentence longer than that becomes a passage of its own, which the reader cuts.
-    """
-    room = text_length - 2
-    passage: list[str] = []
-    used, number, key = 0, 0, ""
-    for document in documents:
-        assert document.text is not None
-        for sentence in SENTENCE_END.split(document.text):
-            length = len(tokenizer.encode(sentence))
-            if length == 0:
+    records = blocks(options)
+    first = next(records, None)  # what is wrong with the source shows before the folder is touched
+    if first is None:
+        raise ValueError(f"source {options.source} is empty")
+    (options.out / SCANS_NAME).mkdir(parents=True, exist_ok=True)
+    check_plan(options)
+    finished_part(options.out, options.part).unlink(missing_ok=True)
+    listing, num_blocks = hashlib.sha256(), 0
+    shards: list[str] = []
+    under_way: set[Future[None]] = set()
+    with worker_pool(options.num_workers) as workers, progress_bar("records") as progress:
+        for number, block in enumerate(itertools.chain([first], records)):
+            progress.update(len(block))
+            digest = block_digest(block)
+            listing.update(digest.encode())
+            num_blocks += 1
+            if number % options.num_parts != options.part:
                 continue
-            if passage and used + length > room:
-                yield Sample(key=f"{key}_{number:08d}", text=" ".join(passage))
-                passage, used, number = [], 0, number + 1
-            if not passage:
-                key = document.key
-            passage.append(sentence)
-            used += length
-    if passage:
-        yield Sample(key=f"{key}_{number:08d}", text=" ".join(passage))
+            shards.append(f"{number:06d}.tar")
+            if is_written(options.out, shards[-1], digest):
+                continue
+            (options.out / INDEX_NAME).unlink(missing_ok=True)
+            if len(under_way) >= BLOCKS_AHEAD * options.num_workers:
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                raise_failures(done)
+            under_way.add(workers.submit(write_block, shards[-1], block, digest, options))
+        raise_failures(wait(under_way).done)
+    write_atomically(finished_part(options.out, options.part), f"{num_blocks} {listing.hexdigest()}\n")
+    if not unfinished_parts(options.out):
+        return merge_parts(options)
+    report = SampleReport()
+    for shard in shards:
+        report.add(load_scan(scan_path(options.out, shard)).report)
+    return report
 
 
-def _write_tars(samples: Iterable[Sample], folder: Path, samples_per_shard: int) -> None:
-    remaining = iter(samples)
-    for number, first in enumerate(remaining):
-        with tarfile.open(folder / f"{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in itertools.chain([first], itertools.islice(remaining, samples_per_shard - 1)):
-                if sample.image is not None:
-                    _add(tar, f"{sample.key}.{sample.image_extension}", sample.image)
-                if sample.text is not None:
-                    _add(tar, f"{sample.key}.txt", sample.text.encode())
-                if sample.metadata:
-                    _add(tar, f"{sample.key}.json", json.dumps(sample.metadata).encode())
+def merge_parts(options: ShardOptions) -> SampleReport:
+    """The index of all blocks. Raises ValueError where the parts have not seen the same source."""
+    listings = {finished_part(options.out, part).read_text() for part in range(options.num_parts)}
+    if len(listings) > 1:
+        raise ValueError(f"{options.source} has changed between the parts of {options.out}; write all of them again")
+    names = [f"{number:06d}.tar" for number in range(int(listings.pop().split()[0]))]
+    scans = [scan_path(options.out, name) for name in names]
+    report = merge_scans(options.out, options.kind, names, scans, deduplicate=options.deduplicate)
+    for path in (*options.out.glob("*.partial"), *(options.out / SCANS_NAME).glob("*.partial")):
+        path.unlink(missing_ok=True)  # of writers that were killed
+    return report
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """A member without time and owner, so that equal samples give equal shards."""
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
+def write_block(shard: str, block: list[Record], digest: str, options: ShardOptions) -> None:
+    """In a worker: one shard."""
+    split = None if options.source.startswith(DRAWN) else options.split  # a scene's composition has decided it
+    records: Iterable[Record] = block
+    report = SampleReport()
+    if options.kind == "text":
+        assert options.text_tokenizer is not None
+        documents = []
+        for record in block:
+            if split is None or is_in_split(record, options.keep.held_out_fraction, split):
+                try:
+                    documents.append(replace(record, text=checked_text(record)))
+                except BadSampleError as error:
+                    report.skip(f"{shard}:{record.key}", error.reason)
+        records, split = pack_passages(documents, TextTokenizer(options.text_tokenizer), options.text_length), None
+    scan = scan_path(options.out, shard)
+    write_shard(options.out / shard, options.kind, records, options.keep, split, scan, digest, report)
 
 
-def _with_progress(samples: Iterable[Sample]) -> Iterator[Sample]:
-    start = last = time.monotonic()
-    for number, sample in enumerate(samples):
-        yield sample
-        now = time.monotonic()
-        if now - last > PROGRESS_SECONDS:
-            print(f"  {number + 1} samples, {(number + 1) / (now - start):.0f} a second", flush=True)
-            last = now
+def blocks(options: ShardOptions) -> Iterator[list[Record]]:
+    """The source, cut into what one shard is made of: so many records, or texts of about so many passages."""
+    records = read_records(options.kind, options.source, options.columns, options.split)
+    if options.kind != "text":
+        while block := list(itertools.islice(records, options.samples_per_shard)):
+            yield block
+        return
+    full = options.samples_per_shard * options.text_length * CHARACTERS_PER_TOKEN
+    documents, num_characters = list[Record](), 0
+    for record in records:
+        documents.append(record)
+        num_characters += len(record.text or "")
+        if num_characters >= full:
+            yield documents
+            documents, num_characters = [], 0
+    if documents:
+        yield documents
+
+
+def block_digest(block: list[Record]) -> str:
+    """Of names and texts: a source that has changed since a shard was written shows here."""
+    digest = hashlib.sha256()
+    for record in block:
+        digest.update(repr((record.name, record.caption_number, record.text)).encode())
+    return digest.hexdigest()[:32]
+
+
+def is_written(out: Path, shard: str, digest: str) -> bool:
+    """Is the shard there as it was scanned, or known to be empty, and made from this block?"""
+    try:
+        scan = load_scan(scan_path(out, shard))
+        return scan.block == digest and (scan.num_bytes == 0 or scan.origin == file_origin(out / shard))
+    except FileNotFoundError:
+        return False
+
+
+def raise_failures(done: "set[Future[None]]") -> None:
+    for future in done:
+        try:
+            future.result()
+        except BrokenProcessPool as error:
+            raise ValueError("a writing process was killed, perhaps for memory; the same command goes on") from error
+
+
+def finished_part(out: Path, part: int) -> Path:
+    """A file that says that a part is complete, and which blocks the source had."""
+    return out / SCANS_NAME / f"finished-{part}"
+
+
+def unfinished_parts(out: Path) -> list[int]:
+    """Parts that are still to be written in a folder that write_shards has begun."""
+    if not (out / PLAN_NAME).is_file():
+        return []
+    plan = dict(line.split(" = ", 1) for line in (out / PLAN_NAME).read_text().splitlines())
+    return [part for part in range(int(plan["num_parts"])) if not finished_part(out, part).exists()]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    partial = own_partial(path)
+    partial.write_text(text)
+    partial.rename(path)
+
+
+def check_plan(options: ShardOptions) -> None:
+    """Remember what a folder was begun with. Raises ValueError where shards were written with something else."""
+    path = options.out / PLAN_NAME
+    free = ("out", "num_workers", "part", "deduplicate")
+    entries = {name: value for name, value in vars(options).items() if name not in free}
+    if options.text_tokenizer is not None:
+        model = TextTokenizer(options.text_tokenizer).path.read_bytes()
+        entries["text_tokenizer_sha256"] = hashlib.sha256(model).hexdigest()
+    plan = "".join(f"{name} = {value!r}\n" for name, value in entries.items())
+    if not path.is_file() and any(options.out.glob("*.tar")):
+        raise ValueError(f"{options.out} holds shards of another origin; give a new folder")
+    if not path.is_file() or not any((options.out / SCANS_NAME).glob("*.npz")):
+        write_atomically(path, plan)
+    differences = set(path.read_text().splitlines()) ^ set(plan.splitlines())
+    if differences:
+        raise ValueError(f"{options.out} was begun otherwise ({'; '.join(sorted(differences))}); give a new folder")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,8 @@ _ADAPTER = pydantic.TypeAdapter(PretrainConfig)
 DEFINES_THE_RUN = ("model", "data", "objective", "optimizer", "num_steps", "images_per_step", "pairs_per_step",
                    "texts_per_step", "precision", "seed")  # fmt: skip
 """What a resumed run must share with the one it continues."""
-FREE_DATA_FIELDS = ("images", "pairs", "texts", "text_tokenizer", "num_workers", "max_bad_samples")
+FREE_DATA_FIELDS = ("images", "pairs", "texts", "text_tokenizer", "num_workers", "max_bad_samples",
+                    "cache_folder", "cache_bytes")  # fmt: skip
 """Fields of `data` that may change: paths (their contents are compared) and what does not touch the batches."""
 
 
@@ -161,7 +162,7 @@ def changed_fields(old: PretrainConfig, new: PretrainConfig) -> list[str]:
     free = {f"data.{name}" for name in FREE_DATA_FIELDS} | {"model.activation_checkpointing"}
     before, after = flat(old), flat(new)
     return [
-        f"{name}: {json.dumps(before[name])} -> {json.dumps(after[name])}"
+        f"{name}: {json.dumps(before[name], default=str)} -> {json.dumps(after[name], default=str)}"
         for name in before
         if before[name] != after[name]
     ]

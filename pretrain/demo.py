@@ -42,16 +42,16 @@ def run_demo() -> None:
     print(f"{config.run_dir} is begun anew", flush=True)
     data = config.data
     shutil.rmtree(config.run_dir, ignore_errors=True)
-    held_out = data.pairs.parent / "held_out_pairs"
+    held_out = data.text_tokenizer.parent / "held_out_pairs"
 
     section("a text tokenizer from the sentences of the world")
     run("data_pipeline.train_text_tokenizer", data.text_tokenizer, f"text=scenes:{NUM_SENTENCES // 4}",
         "--vocab-size", 140, "--model-type", "bpe")  # fmt: skip
     section("WebDataset shards of images, pairs and texts, and pairs of held-out compositions")
     write_shards = "data_pipeline.write_shards"
-    run(write_shards, "image", f"scenes:{NUM_IMAGES}", data.images)
-    run(write_shards, "pair", f"scenes:{NUM_PAIRS}", data.pairs)
-    run(write_shards, "text", f"scenes:{NUM_SENTENCES}", data.texts,
+    run(write_shards, "image", f"scenes:{NUM_IMAGES}", *data.images)
+    run(write_shards, "pair", f"scenes:{NUM_PAIRS}", *data.pairs)
+    run(write_shards, "text", f"scenes:{NUM_SENTENCES}", *data.texts,
         "--text-tokenizer", data.text_tokenizer, "--text-length", data.text_length)  # fmt: skip
     run(write_shards, "pair", f"scenes:{NUM_HELD_OUT}", held_out, "--split", "held_out")
     section("a visual tokenizer (VQ-KD on the pixels of a patch)")

@@ -92,7 +92,7 @@ def evaluate_masked_words(options: MaskedWordsOptions) -> MaskedWordsResult:
         try:
             image, caption = transform.center(reader.image_bytes(sample)), reader.text(sample)
         except BadSampleError as error:
-            print(f"skipped {reader.name(sample)}: {error}", file=sys.stderr)
+            print(f"skipped {reader.shard_name(sample)}:{reader.key(sample)}: {error}", file=sys.stderr)
             continue
         images.append(torch.from_numpy(image))
         captions.append(caption)

@@ -38,9 +38,14 @@ class RunLog:
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log. A last line that a kill cut short is left out."""
+    """The lines of a run's log."""
+    return read_json_lines(run_dir / LOG_NAME)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that a run adds to. A last line that a kill cut short is left out."""
     records = []
-    for line in (run_dir / LOG_NAME).read_text().splitlines():
+    for line in path.read_text().splitlines():
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

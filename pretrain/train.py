@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +20,15 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from data_pipeline.command_line import EXIT_USER_ERROR
 from data_pipeline.step_dataset import StepBatch, StepDataset
+from data_pipeline.step_loader import step_batches
 from data_pipeline.text_tokenizer import TextTokenizer
 from model.masked_data_model import OBJECTIVES
 from model.pretrained import WEIGHTS_NAME, read_config
 from model.visual_tokenizer import VisualTokenizer
+from pretrain.bad_samples import BadSampleBudget
 from pretrain.checkpoint import TEXT_TOKENIZER_NAME, agreed_latest_checkpoint, load_checkpoint, save_checkpoint
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig, changed_fields, config_to_json
@@ -77,6 +79,8 @@ def on_every_rank(action: Callable[[], T]) -> T:
         result = action()
     except (ValueError, OSError) as error:
         message = str(error)
+    except Exception:  # a fault of ours on one rank must not leave the others waiting
+        message = traceback.format_exc()
     messages = [""] * dist.get_world_size()
     dist.all_gather_object(messages, message)
     if any(messages):
@@ -124,30 +128,21 @@ def train(config: PretrainConfig, device: torch.device) -> bool:
         beginning = f"continues at step {first_step}" if first_step else "starts"
         print(f"{config.run_dir} {beginning}: {world_size} ranks on {device.type}, {config.precision}", flush=True)
 
-    loader = DataLoader(
-        dataset,
-        sampler=range(first_step, config.num_steps),
-        batch_size=None,
-        num_workers=config.data.num_workers,
-        worker_init_fn=leave_signals_to_the_rank,
-    )
-    num_bad_samples, num_consecutive_skips = 0, 0
-    for batch in loader:
-        record = train_step(config, engine, batch.to(device), visual_tokenizer, dataset.tokenizer, stop)
-        num_bad_samples += record["bad_samples"]
+    num_consecutive_skips = 0
+    bad_samples = BadSampleBudget(config.run_dir, config.data.max_bad_samples)
+    on_every_rank(lambda: bad_samples.read(first_step))
+    on_every_rank(lambda: bad_samples.write() if rank == 0 else None)
+    workers = config.data.num_workers
+    for batch in step_batches(dataset, first_step, config.num_steps, workers, leave_signals_to_the_rank):
+        record = train_step(config, engine, batch.to(device), visual_tokenizer, dataset.tokenizer, stop, bad_samples)
+        done = batch.step + 1
+        save = record["stop"] or done == config.num_steps or done % config.save_every_steps == 0
         num_consecutive_skips = num_consecutive_skips + 1 if record["skipped"] else 0
-        if batch.bad_samples:
-            print("\n".join(f"skipped {reason}" for reason in batch.bad_samples), file=sys.stderr, flush=True)
         if log is not None:
-            log.write(record)
-        if num_bad_samples > config.data.max_bad_samples:
-            raise ValueError(
-                f"{num_bad_samples} bad samples exceed data.max_bad_samples; see the lines 'skipped' above"
-            )
+            log.write({**record, "passes": dataset.seen(done)} if save else record)
         if num_consecutive_skips >= config.max_consecutive_skips:
             raise ValueError(f"{num_consecutive_skips} steps in a row had no finite gradient; lower the learning rate")
-        done = batch.step + 1
-        if record["stop"] or done == config.num_steps or done % config.save_every_steps == 0:
+        if save:
             save_checkpoint(engine, config, done, fingerprints)
         if record["stop"] and done < config.num_steps:
             if rank == 0:
@@ -163,6 +158,7 @@ def train_step(
     visual_tokenizer: VisualTokenizer,
     text_tokenizer: TextTokenizer,
     stop: StopRequest,
+    bad_samples: BadSampleBudget,
 ) -> dict[str, Any]:
     """One optimizer step on this rank's part of a global batch. Returns the same log record on every rank."""
     start = time.perf_counter()
@@ -174,6 +170,8 @@ def train_step(
     flags = torch.tensor([stop.is_set, len(batch.bad_samples), bool(batch.failure)], device=counts.device)
     agreed = summed_over_ranks(torch.cat([counts, flags]))
     global_counts, (num_stops, num_bad_samples, num_failures) = agreed[:4], agreed[4:].tolist()
+    if num_bad_samples:
+        bad_samples.add(batch.step, batch.bad_samples)
     if num_failures:
         raise ValueError(f"the data of step {batch.step} cannot be read: {first_failure(batch)}")
 
@@ -253,7 +251,10 @@ def open_dataset(config: PretrainConfig, visual_tokenizer: VisualTokenizer, rank
             f"expects {network.grid_size} x {network.grid_size} of {network.num_visual_tokens}; change one of them"
         )
     image_size = max(visual.image_size, network.image_size)
-    dataset = StepDataset(config.data, config.samples_per_step, image_size, config.seed, rank, world_size)
+    ranks_per_node = int(os.environ.get("LOCAL_SIZE", world_size))
+    dataset = StepDataset(
+        config.data, config.samples_per_step, image_size, config.seed, rank, world_size, ranks_per_node
+    )
     if dataset.tokenizer.vocab_size > network.vocab_size:
         raise ValueError(
             f"text tokenizer has {dataset.tokenizer.vocab_size} ids, more than model.vocab_size {network.vocab_size}; "
@@ -275,7 +276,7 @@ def prepare_run_dir(run_dir: Path, rank: int) -> None:
         ) from error
 
 
-def leave_signals_to_the_rank(_worker: int) -> None:
+def leave_signals_to_the_rank() -> None:
     """A signal to the whole process group must not kill the loader under a rank that is about to save."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

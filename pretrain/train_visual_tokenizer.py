@@ -9,10 +9,10 @@ import time
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from data_pipeline.command_line import EXIT_USER_ERROR
 from data_pipeline.step_dataset import SamplesPerStep, StepDataset
+from data_pipeline.step_loader import step_batches
 from model.visual_tokenizer import VisualTokenizer, patch_pixels
 from pretrain.command_line import parse_recipe
 from pretrain.recipes import VISUAL_TOKENIZER_RECIPES
@@ -47,9 +47,10 @@ def train_visual_tokenizer(run: VisualTokenizerRun) -> VisualTokenizer:
         tokenizer.parameters(), lr=run.lr, betas=(run.beta1, run.beta2), weight_decay=run.weight_decay
     )
     dataset = StepDataset(run.data, SamplesPerStep(run.images_per_step, 0, 0), run.model.image_size, run.seed)
-    loader = DataLoader(dataset, sampler=range(run.num_steps), batch_size=None, num_workers=run.data.num_workers)
     last_progress = 0.0
-    for batch in loader:
+    for batch in step_batches(dataset, 0, run.num_steps, run.data.num_workers):
+        if batch.failure:
+            raise ValueError(f"the data of step {batch.step} cannot be read: {batch.failure}")
         for group in optimizer.param_groups:
             group["lr"] = run.lr * min(1.0, (batch.step + 1) / run.warmup_steps)
         pixels = tokenizer_view(batch.images.to(device), run.model.image_size)

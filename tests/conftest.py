@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.launch import run_ranks
 from tests.tiny_run import TinyData, write_tiny_data
+
+# the same examples on every machine, however slow it is
+hypothesis.settings.register_profile("imglish", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("imglish")
 
 
 @pytest.fixture(scope="session")

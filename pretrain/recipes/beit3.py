@@ -33,9 +33,9 @@ def beit3_giant() -> PretrainConfig:
             activation_checkpointing=True,
         ),
         data=DataConfig(
-            images=data / "images",
-            pairs=data / "pairs",
-            texts=data / "texts",
+            images=(str(data / "images"),),
+            pairs=(str(data / "pairs"),),
+            texts=(str(data / "texts"),),
             text_tokenizer=data / "beit3.spm",
         ),
         visual_tokenizer=data / "visual_tokenizer.pt",

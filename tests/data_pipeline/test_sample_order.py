@@ -1,60 +1,110 @@
-"""The order of samples: every pass complete, nothing but (seed, step, place) behind it."""
+"""The order of samples: every pass complete, nothing but (seed, lane, position) behind it."""
 
 import pickle
 from collections import Counter
+from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from data_pipeline.mixture import Mixture
 from data_pipeline.sample_order import SampleOrder
 
-SHARDS = [7, 30, 1, 12, 25]  # 75 samples
+SHARD_SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=12)
 
 
-def order(per_step: int = 12, lanes: int = 4, window: int = 2, seed: int = 0) -> SampleOrder:
-    return SampleOrder(SHARDS, per_step, lanes, window, seed)
+@st.composite
+def orders(draw: st.DrawFn) -> SampleOrder:
+    sizes = draw(SHARD_SIZES)
+    num_lanes = draw(st.integers(1, min(8, sum(sizes))))
+    return SampleOrder(sizes, num_lanes, draw(st.integers(1, 5)), draw(st.integers(0, 1000)))
 
 
-@pytest.mark.parametrize(("per_step", "lanes", "window"), [(12, 4, 2), (5, 5, 1), (6, 1, 3), (8, 8, 100)])
-def test_a_pass_of_a_lane_visits_each_of_its_samples_once(per_step: int, lanes: int, window: int) -> None:
-    samples = order(per_step, lanes, window)
-    per_lane = per_step // lanes
-    seen_by_any_lane = []
-    for lane in range(lanes):
-        size = samples.lane_starts[lane + 1] - samples.lane_starts[lane]
-        sequence = [
-            samples.sample(step, lane * per_lane + offset) for step in range(3 * size) for offset in range(per_lane)
-        ]
+@given(orders())
+def test_a_pass_of_a_lane_visits_each_of_its_samples_once_and_the_lanes_share_them_all(order: SampleOrder) -> None:
+    seen = []
+    for lane, (start, stop) in enumerate(zip(order.lane_starts, order.lane_starts[1:], strict=False)):
+        size = stop - start
         for number in range(3):
-            one_pass = sequence[number * size : (number + 1) * size]
-            assert len(set(one_pass)) == size
-        assert sequence[:size] != sequence[size : 2 * size] or size < 4
-        seen_by_any_lane += sequence[:size]
-    assert sorted(seen_by_any_lane) == list(range(sum(SHARDS)))
+            one_pass = [order.sample(lane, position) for position in range(number * size, (number + 1) * size)]
+            assert sorted(one_pass) == list(range(start, stop))
+        seen += one_pass
+    assert sorted(seen) == list(range(int(order.shard_starts[-1])))
 
 
-def test_over_a_long_run_all_samples_are_seen_equally_often() -> None:
-    samples = order()
-    counts = Counter(samples.sample(step, place) for step in range(250) for place in range(12))
-    assert set(counts) == set(range(75))
-    assert max(counts.values()) - min(counts.values()) <= 3
+@given(orders(), st.integers(0, 10**9))
+def test_any_position_can_be_asked_for_first_and_in_another_process(order: SampleOrder, position: int) -> None:
+    lane = position % (len(order.lane_starts) - 1)
+    copied = pickle.loads(pickle.dumps(order))
+    late = [copied.sample(lane, position + i) for i in range(5)]
+    assert [order.sample(lane, i) for i in range(5)] == [copied.sample(lane, i) for i in range(5)]
+    assert [order.sample(lane, position + i) for i in range(5)] == late
 
 
-def test_any_step_can_be_asked_for_first_and_in_another_process() -> None:
-    samples, fresh = order(), order()
-    late = [fresh.sample(100_000, place) for place in range(12)]
-    copied = pickle.loads(pickle.dumps(samples))
-    for step in range(50):
-        assert [samples.sample(step, p) for p in range(12)] == [copied.sample(step, p) for p in range(12)]
-    assert [samples.sample(100_000, place) for place in range(12)] == late
+@given(orders())
+def test_a_window_holds_the_shards_that_were_announced_for_it(order: SampleOrder) -> None:
+    for lane in range(len(order.lane_starts) - 1):
+        size = order.lane_starts[lane + 1] - order.lane_starts[lane]
+        announced: set[int] = set()
+        window = order.window(lane, 0)
+        for position in range(2 * size):
+            if order.window(lane, position) != window:
+                announced = set(order.shards_after(lane, position - 1))
+                window = order.window(lane, position)
+            shard = int(order.shard_starts.searchsorted(order.sample(lane, position), side="right")) - 1
+            assert not announced or shard in announced
 
 
-def test_the_seed_changes_the_order() -> None:
-    sequences = [[order(seed=seed).sample(step, 0) for step in range(10)] for seed in (0, 1)]
-    assert sequences[0] != sequences[1]
+def test_the_seed_and_the_pass_change_the_order() -> None:
+    def sequence(seed: int, number: int) -> list[int]:
+        order = SampleOrder([7, 30, 1, 12, 25], 1, 2, seed)
+        return [order.sample(0, position) for position in range(75 * number, 75 * (number + 1))]
+
+    assert len({tuple(sequence(seed, number)) for seed in (0, 1) for number in (0, 1)}) == 4
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> tuple[Mixture, list[Fraction]]:
+    """A mixture and the share of each source."""
+    num_sources, num_lanes = draw(st.integers(1, 4)), draw(st.integers(1, 8))
+    sizes = draw(st.lists(st.integers(1, 10**7), min_size=num_sources, max_size=num_sources))
+    weight = st.fractions(Fraction(1, 50), 100, max_denominator=50)
+    weights = draw(st.lists(weight, min_size=num_sources, max_size=num_sources))
+    total = sum((w * s for w, s in zip(weights, sizes, strict=True)), Fraction(0))
+    mixture = Mixture(sizes, weights, num_lanes * draw(st.integers(1, 5)), num_lanes, draw(st.integers(0, 1000)))
+    return mixture, [w * s / total for w, s in zip(weights, sizes, strict=True)]
+
+
+@given(mixtures(), st.integers(0, 10**6))
+def test_positions_in_a_source_follow_one_another_and_shares_are_kept_at_all_times(
+    case: tuple[Mixture, list[Fraction]], first_step: int
+) -> None:
+    mixture, shares = case
+    per_step = mixture.per_lane * mixture.num_lanes
+    counts = mixture.seen(first_step)
+    following: dict[tuple[int, int], int] = {}
+    for step in range(first_step, first_step + 10):
+        assert mixture.seen(step) == counts
+        drawn = Counter[int]()
+        for place in range(per_step):
+            draw = mixture.draw(step, place)
+            assert draw.position == following.get((draw.source, draw.lane), draw.position)
+            following[draw.source, draw.lane] = draw.position + 1
+            drawn[draw.source] += 1
+        counts = [count + drawn[source] for source, count in enumerate(counts)]
+        for source, share in enumerate(shares):
+            assert abs(counts[source] - share * (step + 1) * per_step) <= (source + 1) * mixture.num_lanes
+
+
+def test_a_step_is_mixed_as_the_whole_is() -> None:
+    mixture = Mixture([1000, 3000], [Fraction(1), Fraction(1)], 64, 64, seed=0)
+    for step in range(100):
+        assert 12 <= sum(mixture.draw(step, place).source == 0 for place in range(64)) <= 20
 
 
 def test_lanes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="num_lanes 5 must divide the 12 samples a step"):
-        order(per_step=12, lanes=5)
+        Mixture([75], [Fraction(1)], 12, 5, 0)
     with pytest.raises(ValueError, match="75 samples cannot fill 80 lanes"):
-        order(per_step=80, lanes=80)
+        SampleOrder([75], 80, 1, 0)

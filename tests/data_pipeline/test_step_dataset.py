@@ -1,14 +1,13 @@
 """The loader: the same global batch on any number of ranks and workers."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from data_pipeline.config import DataConfig
 from data_pipeline.step_dataset import SamplesPerStep, StepBatch, StepDataset
+from data_pipeline.step_loader import step_batches
 from data_pipeline.text_tokenizer import BOS_ID, EOS_ID
 from tests.tiny_run import TEXT_LENGTH, TinyData
 
@@ -18,9 +17,9 @@ IMAGE_SIZE = 32
 
 def config(data: TinyData) -> DataConfig:
     return DataConfig(
-        images=data.folder / "images",
-        pairs=data.folder / "pairs",
-        texts=data.folder / "texts",
+        images=(str(data.folder / "images"),),
+        pairs=(str(data.folder / "pairs"),),
+        texts=(str(data.folder / "texts"),),
         text_tokenizer=data.folder / "text_tokenizer.spm",
         caption_length=20,
         text_length=TEXT_LENGTH,
@@ -56,13 +55,32 @@ def test_the_ranks_parts_make_up_the_global_batch_to_the_byte(world_size: int, t
             assert [sample for batch in batches for sample in part(batch, kind)] == part(whole[step], kind)
 
 
-def test_workers_change_nothing_and_resuming_starts_the_range_elsewhere(tiny_data: TinyData) -> None:
-    dataset = StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)
-    loader = DataLoader(dataset, sampler=range(5, 9), batch_size=None, num_workers=2)
-    for step, batch in zip(range(5, 9), loader, strict=True):
-        assert batch.step == step
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+def test_four_ranks_with_three_workers_and_one_rank_with_none_read_the_same_bytes(tiny_data: TinyData) -> None:
+    """Augmentation included; begun in the middle of the run, where the other begins at its start."""
+    whole = StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)
+    expected = list(step_batches(whole, 0, 12, num_workers=0))
+    loaders = [
+        step_batches(StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, 3, rank, 4), 5, 12, num_workers=3)
+        for rank in range(4)
+    ]
+    for step in range(5, 12):
+        batches = [next(loader) for loader in loaders]
+        assert {batch.step for batch in batches} == {step}
         for kind in ("image", "pair", "text"):
-            assert part(batch, kind) == part(dataset[step], kind)
+            assert [sample for batch in batches for sample in part(batch, kind)] == part(expected[step], kind)
+    assert len({content for batch in expected for _, _, content in part(batch, "pair")}) == 12 * PER_STEP.pairs
+
+
+def test_sources_are_mixed_by_weight_and_what_was_seen_of_each_is_told(tiny_data: TinyData) -> None:
+    folder = str(tiny_data.folder / "pairs")
+    mixed = replace(config(tiny_data), pairs=(f"{folder}=3", f"{folder}/."))  # forty samples each
+    dataset = StepDataset(mixed, PER_STEP, IMAGE_SIZE, seed=3)
+    drawn = [dataset.kinds["pair"].sample(step, place)[0] for step in range(20) for place in range(8)]
+    assert drawn.count(0) == 120 and drawn.count(1) == 40
+    assert dataset.seen(20)["pair"] == {folder: 3.0, f"{folder}/.": 1.0}
+    other = StepDataset(replace(mixed, pairs=(folder, f"{folder}/.")), PER_STEP, IMAGE_SIZE, seed=3)
+    assert dataset.fingerprints["pair"] != other.fingerprints["pair"]
 
 
 def test_micro_batches_hold_each_sample_once(tiny_data: TinyData) -> None:
@@ -90,13 +108,13 @@ def test_shapes_types_and_specials(tiny_data: TinyData) -> None:
 
 
 def test_a_kind_may_be_absent(tiny_data: TinyData) -> None:
-    absent = replace(config(tiny_data), pairs=Path("nowhere"), texts=Path("nowhere"))
+    absent = replace(config(tiny_data), pairs=("nowhere",), texts=("nowhere",))
     batch = StepDataset(absent, SamplesPerStep(4, 0, 0), IMAGE_SIZE, seed=3)[2]
     assert len(batch.images) == 4 and batch.caption_ids.shape == (0, 20) and batch.text_ids.shape == (0, TEXT_LENGTH)
 
 
 def test_folders_of_the_wrong_kind_and_odd_world_sizes_are_refused(tiny_data: TinyData) -> None:
-    swapped = replace(config(tiny_data), images=tiny_data.folder / "texts")
+    swapped = replace(config(tiny_data), images=(str(tiny_data.folder / "texts"),))
     with pytest.raises(ValueError, match="holds shards of kind 'text', not 'image'"):
         StepDataset(swapped, PER_STEP, IMAGE_SIZE, seed=3)
     with pytest.raises(ValueError, match="world size 3 must divide the 4 images a step"):

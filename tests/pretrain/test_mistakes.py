@@ -1,14 +1,19 @@
 """What a user gets wrong: one clear sentence, a non-zero exit, on every rank. CPU, about a minute."""
 
 import io
+import re
 import shutil
+import signal
+import subprocess
 import tarfile
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from data_pipeline.shard_index import write_index
-from pretrain.run_log import read_log
+from data_pipeline.index_shards import IndexOptions, index_shards
+from pretrain.run_log import LOG_NAME, read_json_lines, read_log
 from tests.launch import run_ranks
 from tests.tiny_run import TinyData
 
@@ -47,17 +52,23 @@ def test_a_missing_shard_folder(tiny_data: TinyData, tmp_path: Path) -> None:
     assert f"shard folder {missing} does not exist" in line
 
 
+def wait_for_steps(run_dir: Path, num_steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while not (run_dir / LOG_NAME).exists() or len(read_log(run_dir)) < num_steps:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_an_empty_shard(tiny_data: TinyData, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     shutil.copytree(tiny_data.folder / "images", folder)
     with tarfile.open(folder / "000001.tar", "w"):  # an archive without members, where there was one with samples
         pass
     line = error_of(["demo", *tiny_data.overrides(tmp_path / "run"), "--data.images", str(folder)])
-    assert f"shard {folder / '000001.tar'} is missing or has changed" in line
+    assert f"shard {folder / '000001.tar'} is missing or not the one that was indexed" in line
     indexed = run_ranks(1, "data_pipeline.index_shards", ["image", folder])
-    assert indexed.exit_codes == [2]
-    assert f"shard {folder / '000001.tar'} holds no sample with what kind 'image' needs" in indexed.stderr[0]
-    assert len(indexed.stderr[0].splitlines()) == 1
+    assert indexed.exit_codes == [0]
+    assert "skipped 1: shard without a sample; the first: 000001.tar" in indexed.stdout[0]
 
 
 def test_an_unwritable_run_folder(tiny_data: TinyData, tmp_path: Path) -> None:
@@ -89,7 +100,7 @@ def damaged_pairs(tiny_data: TinyData, folder: Path, keep: int) -> None:
                 copy = tarfile.TarInfo(member.name)
                 copy.size = len(content)
                 target.addfile(copy, io.BytesIO(content))
-    write_index(folder, "pair")
+    index_shards(IndexOptions("pair", str(folder)))
 
 
 def test_corrupt_images_are_skipped_counted_and_named(tiny_data: TinyData, tmp_path: Path) -> None:
@@ -99,8 +110,10 @@ def test_corrupt_images_are_skipped_counted_and_named(tiny_data: TinyData, tmp_p
     assert ended.exit_codes == [0, 0], ended.stderr
     counted = sum(record["bad_samples"] for record in read_log(tmp_path / "run"))
     named = [line for output in ended.stderr for line in output.splitlines() if line.startswith("skipped ")]
-    assert counted == len(named) > 0
+    listed = read_json_lines(tmp_path / "run" / "bad_samples.jsonl")
+    assert counted >= len(named) == len(listed) > 0
     assert all(str(tmp_path / "pairs") in line and "image cannot be decoded" in line for line in named)
+    assert {line["step"] for line in listed} <= set(range(4)) and all(line["key"] for line in listed)
 
 
 def test_a_rotten_shard_ends_all_ranks_with_one_sentence(tiny_data: TinyData, tmp_path: Path) -> None:
@@ -117,4 +130,43 @@ def test_too_many_corrupt_images_stop_the_run(tiny_data: TinyData, tmp_path: Pat
     arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--data.pairs", str(tmp_path / "pairs")]
     ended = run_ranks(2, "pretrain.train", [*arguments, "--data.max-bad-samples", "1"])
     assert ended.exit_codes == [2, 2]
-    assert "bad samples exceed data.max_bad_samples" in ended.stderr[0]
+    report = ended.stderr[0].splitlines()[-1]
+    assert "bad samples exceed data.max_bad_samples 1: " in report and " x image cannot be decoded; most in " in report
+    assert f"all are in {tmp_path / 'run' / 'bad_samples.jsonl'}" in report
+    assert "exceed" not in ended.stderr[1]
+
+
+def test_the_error_budget_is_that_of_the_whole_run_also_after_a_stop(tiny_data: TinyData, tmp_path: Path) -> None:
+    damaged_pairs(tiny_data, tmp_path / "pairs", keep=3)
+    arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--data.pairs", str(tmp_path / "pairs")]
+    arguments += ["--num-steps", "500"]
+
+    def stop_early(processes: "list[subprocess.Popen[str]]") -> None:
+        wait_for_steps(tmp_path / "run", 2)
+        processes[1].send_signal(signal.SIGTERM)
+
+    stopped = run_ranks(2, "pretrain.train", arguments, while_running=stop_early)
+    assert stopped.exit_codes == [75, 75], stopped.stderr
+    before = read_json_lines(tmp_path / "run" / "bad_samples.jsonl")
+    ended = run_ranks(2, "pretrain.train", [*arguments, "--data.max-bad-samples", str(len(before))])
+    assert ended.exit_codes == [2, 2]
+    after = read_json_lines(tmp_path / "run" / "bad_samples.jsonl")
+    assert 0 < len(before) < len(after) and after[: len(before)] == before
+    assert f"error: {len(after)} bad samples exceed data.max_bad_samples {len(before)}: " in ended.stderr[0]
+    assert len({line["step"] for line in after[len(before) :]}) == 1  # the first step that found one
+
+
+def test_a_loader_worker_that_is_killed_ends_all_ranks_and_is_named(tiny_data: TinyData, tmp_path: Path) -> None:
+    arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--num-steps", "100000", "--data.num-workers", "1"]
+
+    def kill_a_worker(processes: "list[subprocess.Popen[str]]") -> None:
+        wait_for_steps(tmp_path / "run", 3)
+        (worker,) = psutil.Process(processes[1].pid).children()
+        worker.kill()
+
+    ended = run_ranks(2, "pretrain.train", arguments, while_running=kill_a_worker)
+    assert ended.exit_codes == [2, 2]
+    sentence = (
+        r"the data of step \d+ cannot be read: loader worker 0 died \(killed by SIGKILL\); it had last begun to read"
+    )
+    assert re.search(sentence, ended.stderr[0]) and str(tiny_data.folder) in ended.stderr[0]

@@ -1,0 +1,209 @@
+"""One shard from a block of records: read, filter, re-encode, write; a report of what was left out and why.
+
+A block is a fixed range of a source, so a shard depends on nothing but its block: shards are written by any number of
+processes in any order, and after a kill those that are complete are kept. A shard is complete when its scan is there.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_pipeline.image_transform import open_image, to_rgb, upright
+from data_pipeline.samples import BadSampleError, Kind
+from data_pipeline.scenes import Split
+from data_pipeline.shard_scan import (
+    SampleReport,
+    ShardScan,
+    file_origin,
+    own_partial,
+    record_dtype,
+    save_scan,
+    scan_shard,
+)
+from data_pipeline.sources.records import Record, read_image
+
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+VERIFIED_SIDE = 64
+"""Images are decoded once at about this size, which JPEG gives cheaply, to find those that break off."""
+
+
+@dataclass(frozen=True)
+class SampleFilter:
+    """Which samples are kept, and how images are stored."""
+
+    min_side: int = 0
+    """Images whose shorter side is below so many pixels are left out."""
+    max_side: int = 0
+    """Images whose longer side is above so many pixels are scaled down and encoded again; 0: never."""
+    quality: int = 90
+    """JPEG quality where images are encoded again."""
+    min_caption: int = 1
+    """Captions of fewer characters are left out."""
+    max_caption: int = 10_000
+    """Captions of more characters are left out."""
+    max_image_pixels: int = 64_000_000
+    """Larger images are left out, told from their headers."""
+    held_out_fraction: float = 0.1
+    """Part that is held out, by a hash of the content: of the image, or of the text where there is none. Of drawn
+    scenes the composition decides instead."""
+
+    def __post_init__(self) -> None:
+        if min(self.min_side, self.max_side, self.min_caption) < 0:
+            raise ValueError("min_side, max_side and min_caption must not be negative")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality {self.quality} must lie in 1..100")
+        if not 0 <= self.held_out_fraction <= 1:
+            raise ValueError(f"held_out_fraction {self.held_out_fraction} must lie in [0, 1]")
+
+
+def write_shard(
+    path: Path,
+    kind: Kind,
+    records: Iterable[Record],
+    keep: SampleFilter,
+    split: Split | None,
+    scan_path: Path,
+    block: str,
+    report: SampleReport,
+) -> None:
+    """Write one shard and its scan, complete or absent.
+
+    split: the side of the held-out fraction to write; None: all. block: digest of what the records were made from.
+    report: what was left out before. Records without a sample to keep give a scan alone.
+    """
+    keys: set[str] = set()
+    num_written = 0
+    partial = own_partial(path)
+    with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for record in records:
+            try:
+                members = sample_members(record, kind, keep, split)
+            except BadSampleError as error:
+                report.skip(f"{path.name}:{record.key}", error.reason)
+                continue
+            if members is not None:
+                key = unused_key(record.key, keys)
+                keys.add(key)
+                for extension, content in members.items():
+                    _add(tar, f"{key}.{extension}", content)
+                num_written += 1
+        tar.close()
+        os.fsync(file.fileno())
+    if num_written:
+        partial.rename(path)
+        scan = scan_shard(path, kind, file_origin(path), block)
+        assert scan.report.num_kept == num_written
+        scan.report.add(report)
+    else:
+        partial.unlink()
+        path.unlink(missing_ok=True)
+        scan = ShardScan(kind, "", block, 0, "", np.empty(0, record_dtype(1)), np.empty(0, np.uint64), report)
+    save_scan(scan, scan_path)
+
+
+def unused_key(key: str, used: set[str]) -> str:
+    """The key, or with a number where names as different as a/b.jpg and a_b.png give the same."""
+    numbered = (f"{key}-{number}" for number in itertools.count(2))
+    return key if key not in used else next(candidate for candidate in numbered if candidate not in used)
+
+
+def sample_members(record: Record, kind: Kind, keep: SampleFilter, split: Split | None) -> dict[str, bytes] | None:
+    """The files of a sample, by extension; None where it belongs to the other side of the split.
+
+    Raises BadSampleError, saying why, for a sample that is not kept.
+    """
+    members: dict[str, bytes] = {}
+    if kind != "image":
+        members["txt"] = _text(record, keep, is_caption=kind == "pair")
+    if kind != "text":
+        if record.problem:
+            raise BadSampleError(record.problem)
+        if record.image is None:
+            raise BadSampleError("image is missing")
+        encoded = read_image(record.image)
+        if split is not None and is_held_out(encoded, keep.held_out_fraction) != (split == "held_out"):
+            return None
+        extension, encoded = _image(encoded, keep)
+        members = {extension: encoded, **members}
+    if record.metadata:
+        members["json"] = json.dumps(record.metadata).encode()
+    return members
+
+
+def is_in_split(record: Record, fraction: float, split: Split) -> bool:
+    """Does a record belong to this part of its source? A missing image is on no side."""
+    if fraction == 0:
+        return split == "train"
+    try:
+        content = (
+            (record.text or "").encode(errors="surrogatepass") if record.image is None else read_image(record.image)
+        )
+    except BadSampleError:
+        return False
+    return is_held_out(content, fraction) == (split == "held_out")
+
+
+def is_held_out(content: bytes, fraction: float) -> bool:
+    """By content, so that exact copies, and all captions of an image, fall on one side on every machine."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:4], "big") < fraction * 2**32
+
+
+def checked_text(record: Record) -> str:
+    """Raises BadSampleError where a record has no text."""
+    if record.problem:
+        raise BadSampleError(record.problem)
+    text = (record.text or "").strip()
+    if not text:
+        raise BadSampleError("text is missing or empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadSampleError("text is not UTF-8") from error
+    return text
+
+
+def _text(record: Record, keep: SampleFilter, is_caption: bool) -> bytes:
+    text = checked_text(record)
+    if is_caption and not keep.min_caption <= len(text) <= keep.max_caption:
+        raise BadSampleError(f"caption is not of {keep.min_caption} to {keep.max_caption} characters")
+    return text.encode()
+
+
+def _image(encoded: bytes, keep: SampleFilter) -> tuple[str, bytes]:
+    """Extension and bytes to store: those of the source wherever they can stay."""
+    if not encoded:
+        raise BadSampleError("image is empty")
+    with open_image(encoded, keep.max_image_pixels) as image:
+        width, height = image.size
+        if min(width, height) < keep.min_side:
+            raise BadSampleError(f"image has a side below {keep.min_side} pixels")
+        scale = keep.max_side / max(width, height) if keep.max_side else 1
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        try:
+            if scale >= 1:
+                image.draft(image.mode, (VERIFIED_SIDE, VERIFIED_SIDE))
+                image.load()
+                return EXTENSIONS[str(image.format)], encoded
+            image.draft(image.mode, size)
+            smaller = upright(to_rgb(image).resize(size, Image.Resampling.BICUBIC), image)
+        except Exception as error:  # a decoder fed with broken bytes raises anything
+            raise BadSampleError("image cannot be decoded") from error
+    buffer = io.BytesIO()
+    smaller.save(buffer, "JPEG", quality=keep.quality)
+    return "jpg", buffer.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """A member without time and owner, so that equal samples give equal shards."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))

@@ -1,0 +1,86 @@
+"""Batches of consecutive steps, read ahead by worker processes; a worker that dies is told, not waited for."""
+
+import mmap
+import signal
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import numpy as np
+from torch.utils.data import DataLoader, get_worker_info
+
+from data_pipeline.samples import Kind
+from data_pipeline.step_dataset import StepBatch, StepDataset
+
+KINDS: tuple[Kind, ...] = ("image", "pair", "text")
+
+
+def step_batches(
+    dataset: StepDataset,
+    first_step: int,
+    last_step: int,
+    num_workers: int,
+    in_worker: Callable[[], None] = lambda: None,
+) -> Iterator[StepBatch]:
+    """dataset[first_step] .. dataset[last_step - 1]. in_worker: called once in each worker process.
+
+    Where a worker dies, the batch is empty and its `failure` names the worker and the sample it was at.
+    """
+    if num_workers == 0:
+        yield from map(dataset.__getitem__, range(first_step, last_step))
+        return
+    last_read = LastRead(num_workers)
+
+    def begin(worker: int) -> None:
+        in_worker()
+        info = get_worker_info()
+        assert info is not None
+        cast(StepDataset, info.dataset).now_reading = lambda *read: last_read.write(worker, *read)
+
+    on_child_death = signal.getsignal(signal.SIGCHLD)
+    batches = iter(
+        DataLoader(
+            dataset,
+            sampler=range(first_step, last_step),
+            batch_size=None,
+            num_workers=num_workers,
+            worker_init_fn=begin,
+            multiprocessing_context="fork",
+        )
+    )
+    signal.signal(signal.SIGCHLD, on_child_death)  # PyTorch's handler raises wherever the rank is, others wait for ever
+    for step in range(first_step, last_step):
+        try:
+            batch = next(batches)
+        except Exception as error:  # of whatever kind: the other ranks wait for this one
+            yield dataset.failed(step, _death(dataset, batches._workers, last_read) or str(error), [])  # type: ignore[attr-defined]
+            return
+        yield batch
+
+
+class LastRead:
+    """What each worker read last, in memory that they share with the rank."""
+
+    def __init__(self, num_workers: int):
+        shared = mmap.mmap(-1, num_workers * 4 * 8)
+        self._entries = np.frombuffer(shared, dtype=np.int64).reshape(num_workers, 4)
+        self._entries[:, 0] = -1
+
+    def write(self, worker: int, step: int, kind: Kind, source: int, sample: int) -> None:
+        self._entries[worker] = (step, KINDS.index(kind), source, sample)
+
+    def read(self, worker: int, dataset: StepDataset) -> str:
+        step, kind, source, sample = (int(value) for value in self._entries[worker])
+        if step < 0:
+            return "it had read nothing"
+        return f"it had last begun to read {dataset.name(KINDS[kind], source, sample)} of step {step}"
+
+
+def _death(dataset: StepDataset, workers: list[object], last_read: LastRead) -> str:
+    """Which workers have died, how, and what they were at; empty where none has."""
+    deaths = []
+    for number, worker in enumerate(workers):
+        code = worker.exitcode  # type: ignore[attr-defined]
+        if code:
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            deaths.append(f"loader worker {number} died ({how}); {last_read.read(number, dataset)}")
+    return "; ".join(deaths)

@@ -1,0 +1,71 @@
+"""The error budget: every sample that had to be skipped, in RUN/bad_samples.jsonl; too many of them end the run."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from data_pipeline.samples import BadSample
+from pretrain.run_log import read_json_lines
+
+BAD_SAMPLES_NAME = "bad_samples.jsonl"
+NUM_SHOWN = 5
+
+
+class BadSampleBudget:
+    """The different samples that all ranks had to skip over the whole run, also over restarts."""
+
+    def __init__(self, run_dir: Path, max_bad_samples: int):
+        self.path = run_dir / BAD_SAMPLES_NAME
+        self.max_bad_samples = max_bad_samples
+        self.samples: dict[tuple[str, str], dict[str, Any]] = {}
+        """By shard and key, as they stand in the file: when they were met first, and why they were skipped."""
+
+    def read(self, first_step: int) -> None:
+        """Go on where the checkpoint was. Raises OSError."""
+        for line in read_json_lines(self.path) if self.path.exists() else []:
+            if line["step"] < first_step:
+                self.samples[line["shard"], line["key"]] = line
+
+    def write(self) -> None:
+        """Leave in the file what was read, without later steps and a line that a kill cut short. Raises OSError."""
+        if self.path.exists():
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in self.samples.values()))
+            partial.rename(self.path)
+
+    def add(self, step: int, found: list[BadSample]) -> None:
+        """What this rank found in a step; called by all ranks where one has found some.
+
+        Raises ValueError, a report, on all of them when the budget is spent.
+        """
+        per_rank: list[list[BadSample]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(per_rank, found)
+        lines = []
+        for sample in (sample for samples in per_rank for sample in samples):
+            if (sample.shard, sample.key) not in self.samples:
+                lines.append({"step": step, **vars(sample)})
+                self.samples[sample.shard, sample.key] = lines[-1]
+        if dist.get_rank() == 0 and lines:
+            for line in lines:
+                print(f"skipped {line['shard']}:{line['key']}: {line['reason']}", file=sys.stderr)
+            try:
+                with self.path.open("a") as file:
+                    file.writelines(json.dumps(line) + "\n" for line in lines)
+            except OSError as error:  # it is in memory and on standard error; no reason to end one rank alone
+                print(f"{self.path} cannot be written ({error})", file=sys.stderr)
+        if len(self.samples) > self.max_bad_samples:
+            raise ValueError(self.report())
+
+    def report(self) -> str:
+        """How many, why, and where most of them lie."""
+        reasons = Counter(line["reason"].partition(" (")[0] for line in self.samples.values()).most_common(NUM_SHOWN)
+        shards = Counter(line["shard"] for line in self.samples.values()).most_common(NUM_SHOWN)
+        return (
+            f"{len(self.samples)} bad samples exceed data.max_bad_samples {self.max_bad_samples}: "
+            f"{', '.join(f'{count} x {reason}' for reason, count in reasons)}; "
+            f"most in {', '.join(f'{shard} ({count})' for shard, count in shards)}; all are in {self.path}"
+        )

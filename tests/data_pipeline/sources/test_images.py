@@ -1,0 +1,92 @@
+"""Images in damaged tars, and what is named as an image but is none. CPU, seconds."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.samples import BadSampleError
+from data_pipeline.sources import SourceOptions, read_records
+from data_pipeline.sources.records import MAX_IMAGE_BYTES, Record, TarMember, read_image
+
+
+def tar_of(members: dict[str, bytes]) -> bytearray:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return bytearray(buffer.getvalue())
+
+
+def images(source: Path) -> list[Record]:
+    return list(read_records("image", str(source), SourceOptions()))
+
+
+def test_linked_class_folders_are_read(tmp_path: Path) -> None:
+    (tmp_path / "disk1" / "n01").mkdir(parents=True)
+    (tmp_path / "disk1" / "n01" / "1.JPEG").write_bytes(b"image")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "n01").symlink_to(tmp_path / "disk1" / "n01")
+    (record,) = images(tmp_path / "train")
+    assert record.name == "n01/1.JPEG" and record.image is not None and read_image(record.image) == b"image"
+
+
+def test_a_corrupt_header_in_a_tar_is_not_taken_for_its_end(tmp_path: Path) -> None:
+    content = tar_of({f"{number}.jpg": b"image" for number in range(4)})
+    content[2048:2560] = b"\xff" * 512
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.tar is no readable uncompressed tar \(.* at byte 2048"):
+        images(tmp_path / "a.tar")
+
+
+def test_a_tar_that_breaks_off_is_refused_with_the_byte(tmp_path: Path) -> None:
+    content = tar_of({f"{number}.jpg": bytes(1000) for number in range(4)})
+    for num_bytes in (3 * 1536, 3 * 1536 + 100, 3 * 1536 + 600):
+        (tmp_path / "a.tar").write_bytes(content[:num_bytes])
+        with pytest.raises(ValueError, match="breaks off or is corrupt at byte"):
+            images(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("damage", ["corrupt header", "breaks off", "no tar"])
+def test_a_damaged_inner_tar_is_skipped_by_name_and_the_others_are_read(damage: str, tmp_path: Path) -> None:
+    inner = {
+        wnid: tar_of({f"{wnid}_{number}.JPEG": bytes(100) for number in range(2)}) for wnid in ("n01", "n02", "n03")
+    }
+    if damage == "corrupt header":
+        inner["n02"][1024:1536] = b"\xff" * 512
+    else:
+        inner["n02"] = inner["n02"][:1536] if damage == "breaks off" else bytearray(b"<html>404</html>")
+    path = tmp_path / "winter21_whole.tar"
+    path.write_bytes(tar_of({f"winter21_whole/{wnid}.tar": bytes(content) for wnid, content in inner.items()}))
+    found = images(path)
+    assert {record.name for record in found if record.problem is None} >= {
+        f"{wnid}/{wnid}_{number}.JPEG" for wnid in ("n01", "n03") for number in range(2)
+    }
+    (problem,) = [record for record in found if record.problem is not None]
+    assert problem.name == "winter21_whole/n02.tar" and str(problem.problem).startswith("inner tar is damaged (")
+
+
+def test_what_is_no_regular_file_or_too_large_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "large.jpg").touch()
+    os.truncate(tmp_path / "large.jpg", MAX_IMAGE_BYTES + 1)
+    for path in (tmp_path / "pipe.jpg", Path("/dev/zero"), tmp_path):
+        with pytest.raises(BadSampleError, match="no regular file"):
+            read_image(path)
+    for location in (tmp_path / "large.jpg", TarMember(tmp_path / "large.jpg", 0, MAX_IMAGE_BYTES + 1)):
+        with pytest.raises(BadSampleError, match="larger than 256 MB"):
+            read_image(location)
+    (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
+    for name in ("circle.jpg", "nul\0.jpg", "half\ud83d.jpg", "x" * 300):
+        with pytest.raises(BadSampleError, match="image path is no path"):
+            read_image(tmp_path / name)
+
+
+def test_a_key_can_be_encoded_whatever_the_name(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).touch()
+    (record,) = images(tmp_path)
+    assert record.key.encode() == b"caf_"

@@ -1,0 +1,242 @@
+"""Every source in its true layout, written here in small. CPU, seconds."""
+
+import csv
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+from PIL import Image
+
+from data_pipeline.samples import BadSampleError, Kind
+from data_pipeline.sources import SourceOptions, read_records
+from data_pipeline.sources.records import Record, TarMember, read_image
+
+
+def picture(red: int, image_format: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 24), (red, 0, 0)).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def records(kind: Kind, source: Path, **options: object) -> list[Record]:
+    return list(read_records(kind, str(source), SourceOptions(**options)))  # type: ignore[arg-type]
+
+
+def contents(found: list[Record]) -> list[tuple[str, bytes | None, str | None]]:
+    return [(r.key, None if r.image is None else read_image(r.image), r.text) for r in found]
+
+
+def test_imagenet_class_folders(tmp_path: Path) -> None:
+    for number, wnid in enumerate(["n00004475", "n00005787"]):
+        (tmp_path / wnid).mkdir()
+        (tmp_path / wnid / f"{wnid}_{number}.JPEG").write_bytes(picture(number))
+    (tmp_path / "readme.md").write_text("no image")
+    found = records("image", tmp_path)
+    assert contents(found) == [
+        ("n00004475_n00004475_0", picture(0), None),
+        ("n00005787_n00005787_1", picture(1), None),
+    ]
+    assert [r.metadata for r in found] == [{"class": "n00004475"}, {"class": "n00005787"}]
+
+
+def test_imagenet_21k_tar_of_tars(tmp_path: Path) -> None:
+    path = tmp_path / "winter21_whole.tar"
+    with tarfile.open(path, "w") as outer:
+        for number, wnid in enumerate(["n00004475", "n00005787"]):
+            inner_bytes = io.BytesIO()
+            with tarfile.open(fileobj=inner_bytes, mode="w") as inner:
+                add(inner, f"{wnid}_{number}.JPEG", picture(number))
+            add(outer, f"winter21_whole/{wnid}.tar", inner_bytes.getvalue())
+    found = records("image", path)
+    assert [(r.key, r.metadata["class"]) for r in found] == [
+        ("n00004475_n00004475_0", "n00004475"),
+        ("n00005787_n00005787_1", "n00005787"),
+    ]
+    assert all(isinstance(r.image, TarMember) for r in found)
+    assert [read_image(r.image) for r in found if r.image is not None] == [picture(0), picture(1)]
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def test_a_list_of_images(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(picture(1, "PNG"))
+    (tmp_path / "list.txt").write_text("a.png\nmissing.png\n\n")
+    found = records("image", tmp_path / "list.txt", image_root=tmp_path / "images")
+    assert contents(found[:1]) == [("a", picture(1, "PNG"), None)]
+    with pytest.raises(BadSampleError, match="does not exist"):
+        contents(found[1:])
+
+
+def test_coco_captions(tmp_path: Path) -> None:
+    (tmp_path / "train2017").mkdir()
+    for number in (9, 25):
+        (tmp_path / "train2017" / f"{number:012d}.jpg").write_bytes(picture(number))
+    annotations = {
+        "info": {"year": 2017},
+        "licenses": [],
+        "images": [{"id": n, "file_name": f"{n:012d}.jpg", "width": 32, "height": 24, "license": 1} for n in (25, 9)],
+        "annotations": [
+            {"id": 3, "image_id": 9, "caption": "A second caption."},
+            {"id": 1, "image_id": 25, "caption": "A giraffe."},
+            {"id": 2, "image_id": 9, "caption": "A first caption."},
+        ],
+    }
+    (tmp_path / "captions_train2017.json").write_text(json.dumps(annotations))
+    found = records("pair", tmp_path / "captions_train2017.json", image_root=tmp_path / "train2017")
+    assert contents(found) == [
+        ("000000000025_0", picture(25), "A giraffe."),
+        ("000000000009_0", picture(9), "A first caption."),
+        ("000000000009_1", picture(9), "A second caption."),
+    ]
+
+
+def test_visual_genome_regions(tmp_path: Path) -> None:
+    for folder, number in (("VG_100K", 1), ("VG_100K_2", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{number}.jpg").write_bytes(picture(number))
+    regions = [
+        {
+            "id": number,
+            "regions": [
+                {"region_id": 10 * number + n, "image_id": number, "phrase": f"phrase {n}",
+                 "x": n, "y": 2, "width": 5, "height": 6}
+                for n in range(2)
+            ],
+        }
+        for number in (1, 2)
+    ]  # fmt: skip
+    (tmp_path / "region_descriptions.json").write_text(json.dumps(regions))
+    found = records("pair", tmp_path / "region_descriptions.json")
+    assert contents(found) == [(f"{number}_{n}", picture(number), f"phrase {n}") for number in (1, 2) for n in range(2)]
+    assert found[1].metadata == {"image_id": 1, "region": {"x": 1, "y": 2, "width": 5, "height": 6}}
+
+
+def test_sbu(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "4385058960_b0f291553e.jpg").write_bytes(picture(4))
+    (tmp_path / "SBU_captioned_photo_dataset_urls.txt").write_text(
+        "http://static.flickr.com/2723/4385058960_b0f291553e.jpg\n"
+    )
+    captions = tmp_path / "SBU_captioned_photo_dataset_captions.txt"
+    captions.write_text("A wooden chair in the living room\n")
+    found = records("pair", captions, image_root=tmp_path / "images")
+    assert contents(found) == [("4385058960_b0f291553e", picture(4), "A wooden chair in the living room")]
+    urls = ["http://static.flickr.com/2723/4385058960_b0f291553e.jpg"]
+    together = tmp_path / "sbu-captions-all.json"
+    together.write_text(json.dumps({"image_urls": urls, "captions": ["A wooden chair in the living room"]}))
+    assert contents(records("pair", together, image_root=tmp_path / "images")) == contents(found)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_tables_of_paths(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    with (tmp_path / f"pairs{suffix}").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
+        writer.writerows([["title", "filepath"], ["one, with a comma", "a.jpg"], ["two", "a.jpg"]])
+    options = {"image_column": "filepath", "caption_column": "title"}
+    assert contents(records("pair", tmp_path / f"pairs{suffix}", **options)) == [
+        ("a", picture(1), "one, with a comma"),
+        ("a", picture(1), "two"),
+    ]
+    with pytest.raises(ValueError, match="has no column 'image' but title, filepath"):
+        records("pair", tmp_path / f"pairs{suffix}")
+
+
+def test_parquet_with_embedded_images_as_hugging_face_datasets_store_it(tmp_path: Path) -> None:
+    rows = [
+        {"image": {"bytes": picture(n), "path": f"{n}.jpg"}, "caption": f"caption {n}", "text": f"text {n}"}
+        for n in range(3)
+    ]
+    path = tmp_path / "train-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    found = contents(records("pair", path))
+    assert [(image, text) for _, image, text in found] == [(picture(n), f"caption {n}") for n in range(3)]
+    assert len({key for key, _, _ in found}) == 3
+    assert [text for _, _, text in contents(records("text", path))] == ["text 0", "text 1", "text 2"]
+    assert [image for _, image, _ in contents(records("image", path))] == [picture(n) for n in range(3)]
+    (tmp_path / "more").mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "more" / path.name)
+    for kind in ("image", "pair", "text"):
+        several = records(kind, tmp_path)  # type: ignore[arg-type]
+        assert len(several) == len({record.key for record in several}) == 6
+
+
+def test_a_table_with_a_caption_of_a_million_characters_and_quotes_inside(tmp_path: Path) -> None:
+    long, quoted = "x" * 1_000_000, 'a "quoted word and no end'
+    (tmp_path / "pairs.tsv").write_text(f"image\tcaption\na.jpg\t{long}\nb.jpg\t{quoted}\nc.jpg\tthree\n")
+    assert [record.text for record in records("pair", tmp_path / "pairs.tsv")] == [long, quoted, "three"]
+
+
+def test_json_lines_with_one_or_several_captions(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    lines = [{"image": "a.jpg", "caption": ["one", "two"]}, {"image": "a.jpg", "caption": "three"}]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = contents(records("pair", tmp_path / "pairs.jsonl"))
+    assert found == [("a_0", picture(1), "one"), ("a_1", picture(1), "two"), ("a", picture(1), "three")]
+    assert contents(records("image", tmp_path / "pairs.jsonl")) == [("a", picture(1), None)]
+
+
+WIKI = """<doc id="12" url="https://en.wikipedia.org/wiki?curid=12" title="Anarchism">
+Anarchism
+
+Anarchism is a philosophy.
+It has a history.
+
+</doc>
+<doc id="25" url="https://en.wikipedia.org/wiki?curid=25" title="Autism">
+Autism
+
+Autism is a condition.
+
+</doc>
+"""
+
+
+@pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
+def test_wiki_extractors_folders(compression: str, tmp_path: Path) -> None:
+    (tmp_path / "AA").mkdir()
+    content = WIKI.encode()
+    compressed = {"": content, ".gz": gzip.compress(content), ".zst": zstandard.compress(content)}[compression]
+    (tmp_path / "AA" / f"wiki_00{compression}").write_bytes(compressed)
+    found = records("text", tmp_path)
+    assert [(r.text, r.metadata["title"]) for r in found] == [
+        ("Anarchism is a philosophy.\nIt has a history.", "Anarchism"),
+        ("Autism is a condition.", "Autism"),
+    ]
+    assert len({r.key for r in found}) == 2
+
+
+def test_plain_text_with_a_document_a_line_or_a_paragraph(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("first document\nsecond document\n")
+    assert [r.text for r in records("text", tmp_path / "lines.txt")] == ["first document", "second document"]
+    (tmp_path / "paragraphs.txt").write_text("first\nstill first\n\n\nsecond\n")
+    assert [r.text for r in records("text", tmp_path / "paragraphs.txt")] == ["first\nstill first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content", "message"),
+    [
+        ("pair", "a.json", "{", "is no JSON"),
+        ("pair", "a.json", '{"images": []}', "neither COCO captions"),
+        ("pair", "a.jsonl", '{"image": "a.png", "caption": "a"}\n[1]', "line 2 of .* is no JSON object"),
+        ("text", "a.jsonl", '{"text": 5}', "line 1 of .* has no text in field 'text'"),
+        ("image", "a.tar", "no tar", "is no readable uncompressed tar"),
+        ("image", "a.xyz", "", "gives no samples of kind 'image'"),
+        ("pair", "captions.txt", "a", "has no list of URLs beside it"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(kind: Kind, name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        records(kind, tmp_path / name)

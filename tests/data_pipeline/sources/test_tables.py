@@ -1,0 +1,127 @@
+"""Rows that are cut, tables that break off. CPU, seconds."""
+
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from data_pipeline.samples import BadSampleError, Kind
+from data_pipeline.sources import SourceOptions, read_records, tables
+from data_pipeline.sources.records import ParquetCell, Record, read_image
+
+
+def records(kind: Kind, source: Path) -> list[Record]:
+    return list(read_records(kind, str(source), SourceOptions()))
+
+
+@pytest.mark.parametrize(("suffix", "mark"), [(".csv", ","), (".tsv", "\t")])
+def test_a_row_with_more_or_fewer_cells_than_the_header_is_skipped_with_a_reason(
+    suffix: str, mark: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"pairs{suffix}"
+    rows = [["image", "caption"], ["a.jpg", "one"], ["b.jpg", "two", " not quoted"], [], ["c.jpg"], ["d.jpg", "four"]]
+    path.write_text("\n".join(mark.join(row) for row in rows))
+    cut = "row has not as many cells as the header"
+    assert [(record.key, record.text, record.problem) for record in records("pair", path)] == [
+        ("a", "one", None),
+        (f"pairs_{suffix[1:]}_00000001", None, cut),
+        (f"pairs_{suffix[1:]}_00000002", None, cut),
+        ("d", "four", None),
+    ]
+
+
+def test_a_carriage_return_in_a_tsv_caption_ends_no_row(tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_bytes(b"\xef\xbb\xbfimage\tcaption\r\na.jpg\tone\rstill one\r\nb.jpg\ttwo\r\n")
+    found = records("pair", tmp_path / "pairs.tsv")
+    assert [(record.key, record.text) for record in found] == [("a", "one\rstill one"), ("b", "two")]
+
+
+def test_a_quote_that_does_not_close_is_refused_with_the_line_where_its_row_begins(tmp_path: Path) -> None:
+    lines = ["image,caption", 'a.jpg,"one, \nin two lines"', 'b.jpg,"two', "c.jpg,three", "d.jpg,four"]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"begins in line 4 of .*pairs\.csv is no CSV"):
+        records("pair", tmp_path / "pairs.csv")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_images_of_a_table_are_read_once_whatever_the_number_of_captions(suffix: str, tmp_path: Path) -> None:
+    path, names = tmp_path / f"pairs{suffix}", ["a.jpg", "a.jpg", "b.jpg", "a.jpg"]
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"image": names, "caption": names}), path)
+    else:
+        path.write_text("\n".join(f"{name}{',' if suffix == '.csv' else chr(9)}{name}" for name in ["image", *names]))
+        path.write_text(path.read_text().replace("image", "caption", 2).replace("caption", "image", 1))
+    assert [record.key for record in records("image", path)] == ["a", "b"]
+    assert [record.key for record in records("pair", path)] == ["a", "a", "b", "a"]
+
+
+def test_an_empty_image_cell_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("image,caption\n,one\n")
+    (record,) = records("pair", tmp_path / "pairs.csv")
+    assert record.image is None and record.text == "one"
+
+
+def test_a_null_text_is_a_record_without_text(tmp_path: Path) -> None:
+    path = tmp_path / "train-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["one", None, "three"]}), path)
+    assert [record.text for record in records("text", path)] == ["one", None, "three"]
+
+
+def rows_with_images(path: Path) -> None:
+    """Ten rows of about 1 kB in row groups of four, as Hugging Face writes images."""
+    rows = [
+        {"image": {"bytes": bytes([n]) * 1000, "path": f"{n}.jpg"}, "caption": f"caption {n}", "plain": bytes([n])}
+        for n in range(10)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=4, compression="none")
+
+
+@pytest.mark.parametrize("column", ["image", "plain"])
+def test_embedded_images_are_read_where_they_are_needed_and_not_when_they_are_listed(
+    column: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "train-00000-of-00001.parquet"
+    rows_with_images(path)
+    found = list(read_records("pair", str(path), SourceOptions(image_column=column)))
+    assert all(isinstance(record.image, ParquetCell) for record in found)
+    contents = [read_image(record.image) for record in found if record.image is not None]
+    assert contents == [bytes([n]) * (1000 if column == "image" else 1) for n in range(10)]
+    assert [record.text for record in found] == [f"caption {n}" for n in range(10)]
+    assert [record.image for record in read_records("image", str(path), SourceOptions(image_column=column))] == [
+        record.image for record in found
+    ]
+
+
+def test_embedded_images_of_large_row_groups_and_beside_paths_are_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "train-00000-of-00001.parquet"
+    rows_with_images(path)
+    monkeypatch.setattr(tables, "LARGEST_ROW_GROUP_BYTES", 1000)
+    assert [record.image for record in records("image", path)] == [bytes([n]) * 1000 for n in range(10)]
+    mixed = [{"image": {"bytes": b"0", "path": None}}, {"image": {"bytes": None, "path": "1.jpg"}}, {"image": None}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(mixed), path)
+    assert [record.image for record in records("image", path)] == [b"0", tmp_path / "1.jpg", None]
+
+
+def test_an_image_in_a_damaged_row_group_is_a_bad_sample(tmp_path: Path) -> None:
+    path = tmp_path / "train-00000-of-00001.parquet"
+    rows_with_images(path)
+    content = path.read_bytes()
+    second = content.index(bytes([4]) * 1000)
+    path.write_bytes(content[: second - 200] + b"\xff" * 200 + content[second:])
+    found = [record.image for record in records("image", path) if record.image is not None]
+    assert read_image(found[0]) == bytes(1000) and read_image(found[9]) == bytes([9]) * 1000
+    with pytest.raises(BadSampleError, match="row group of a Parquet file is damaged"):
+        read_image(found[4])
+
+
+def test_a_damaged_parquet_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "train-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": [f"text {number}" for number in range(20_000)]}), path)
+    content = path.read_bytes()
+    for broken in (b"", b"<html>404</html>", content[:-20], content[:100] + bytes(2000) + content[2100:]):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="00001.parquet is no readable Parquet file"):
+            records("text", path)

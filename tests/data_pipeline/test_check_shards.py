@@ -1,0 +1,77 @@
+"""Reading shards through, and the contact sheet."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline.check_shards import TILE, CheckOptions, check_shards, draw_contact_sheet
+from data_pipeline.samples import Kind
+from data_pipeline.shard_index import read_index
+from data_pipeline.shard_writer import SampleFilter
+from data_pipeline.write_shards import ShardOptions, write_shards
+from tests.launch import run_ranks
+from tests.tiny_run import TinyData
+
+
+@pytest.mark.parametrize("kind", ["image", "pair", "text"])
+def test_sound_shards_are_counted_and_shown(kind: Kind, tiny_data: TinyData, tmp_path: Path) -> None:
+    folder = tiny_data.folder / f"{kind}s"
+    num_samples = read_index(folder).num_samples
+    ended = run_ranks(1, "data_pipeline.check_shards", [folder, "--sheet", tmp_path / "sheet.png", "--num-shown", 5])
+    assert ended.exit_codes == [0], ended.stderr
+    assert f"{num_samples} samples in" in ended.stdout[0] and f"a run can use {num_samples}, see" in ended.stdout[0]
+    sheet = Image.open(tmp_path / "sheet.png")
+    num_shown = min(5, num_samples)
+    assert sheet.size[0] == num_shown * TILE
+    for column in range(num_shown):
+        assert len(set(sheet.crop((column * TILE, 0, (column + 1) * TILE, sheet.size[1])).get_flattened_data())) > 20
+
+
+def test_what_a_run_would_skip_is_named_and_shown_with_its_reason(tmp_path: Path) -> None:
+    captions = {}
+    for name in ("a.png", "large.png", "b.png"):
+        Image.new("RGB", (30, 20) if name != "large.png" else (300, 200)).save(tmp_path / name)
+        captions[name] = f"caption of {name}"
+    lines = [json.dumps({"image": name, "caption": caption}) for name, caption in captions.items()]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    keep = SampleFilter(held_out_fraction=0)
+    write_shards(ShardOptions("pair", str(tmp_path / "pairs.jsonl"), out, samples_per_shard=2, keep=keep))
+    options = CheckOptions(str(out), max_image_pixels=10_000, num_workers=2)
+    result = check_shards(options)
+    assert result.report.num_kept == 2 and not result.damaged
+    assert result.report.examples == {"image exceeds max_image_pixels": "000000.tar:large"}
+    assert result.num_characters == len(captions["a.png"] + captions["b.png"])
+    pixels = np.asarray(draw_contact_sheet(options)).astype(int)
+    reddish = (pixels[..., 0] - pixels[..., 1] > 100).any(axis=0)  # the reason is written in red, in one tile of three
+    assert [bool(reddish[i * TILE : (i + 1) * TILE].any()) for i in range(3)] == [False, True, False]
+
+
+def test_an_index_whose_images_were_swapped_fails_the_check(tmp_path: Path) -> None:
+    write_shards(ShardOptions("pair", "scenes:4", tmp_path))
+    (path,) = tmp_path.glob("samples-*.npy")
+    records = np.load(path)
+    records["image"] = np.roll(records["image"], 1)
+    np.save(path, records)
+    options = CheckOptions(str(tmp_path), num_shown=0)
+    assert check_shards(options).damaged == [f"{path} differs from its checksum; index the folder again"]
+
+
+def test_a_shard_that_differs_from_its_checksum_fails_the_check(tmp_path: Path) -> None:
+    write_shards(ShardOptions("pair", "scenes:4", tmp_path, samples_per_shard=2))
+    index = read_index(tmp_path)
+    shard = tmp_path / index.shards[1].name
+    content = bytearray(shard.read_bytes())
+    content[int(index.records[2]["image"]["offset"]) + 5] ^= 1
+    shard.write_bytes(content)
+    os.truncate(tmp_path / index.shards[0].name, 512)
+    ended = run_ranks(1, "data_pipeline.check_shards", [tmp_path])
+    assert ended.exit_codes == [2]
+    assert "skipped 1: bytes differ from the index; the first: 000001.tar:train_pair_0000002" in ended.stderr[0]
+    assert "shard 000001.tar differs from its checksum" in ended.stderr[0]
+    assert "skipped 2: shard 000000.tar cannot be read" in ended.stderr[0]
+    assert f"shard {tmp_path}/000000.tar is not the one that was indexed" in ended.stderr[0]
