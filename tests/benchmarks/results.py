@@ -1,0 +1,36 @@
+"""RESULTS.md: a section a run."""
+
+import shlex
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+_HEADER = """# Results of benchmarks
+
+`vs_NAME` is ours divided by the peer of that name, the median of runs that took turns. A commit with `+` had changes.
+"""
+
+
+def append_results(name: str, figures: dict[str, float]) -> None:
+    """A table of the figures, with hardware, commit and command above it."""
+    command = f"python -m tests.benchmarks.{name} {shlex.join(sys.argv[1:])}".strip()
+    content = RESULTS.read_text() if RESULTS.is_file() else _HEADER
+    content += f"\n## {name}, {date.today()}\n\n{_hardware()}; commit {_commit()}; `{command}`\n\n"
+    content += "| figure | value |\n| --- | ---: |\n"
+    content += "".join(f"| {figure} | {value:.4g} |\n" for figure, value in figures.items())
+    RESULTS.write_text(content)
+
+
+def _hardware() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} cores of {names[0]}" if names else "unknown"
+
+
+def _commit() -> str:
+    """With a plus where the tree has changes."""
+    return subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True, cwd=RESULTS.parent
+    ).stdout.strip()
