@@ -1,6 +1,6 @@
 # make demo    from raw data to a converted checkpoint, in a few minutes on two cores
 # make test    the tests           make check    lint and types
-# make test-slow   what takes minutes and 20 GiB of memory
+# make test-slow   what takes minutes and 20 GiB of memory       make test-slurm   the job scripts, where SLURM_CONF is set
 #
 # The first of them sets up .venv (make test adds what tests need); later ones install nothing.
 
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 SHELL := /bin/bash
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow test-slurm check clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m pretrain.demo
@@ -20,6 +20,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slurm
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
