@@ -47,7 +47,8 @@ def step_batches(
             multiprocessing_context="fork",
         )
     )
-    signal.signal(signal.SIGCHLD, on_child_death)  # PyTorch's handler raises wherever the rank is, others wait for ever
+    # PyTorch's handler raises wherever the rank is, while others wait for it; a dead worker shows below all the same
+    signal.signal(signal.SIGCHLD, on_child_death or signal.SIG_DFL)
     for step in range(first_step, last_step):
         try:
             batch = next(batches)
