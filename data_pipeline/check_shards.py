@@ -186,6 +186,7 @@ def _tile(reader: SampleReader, sample: int, options: CheckOptions, height: int)
             encoded = reader.image_bytes(sample)
             checking_transform(options).center(encoded)  # raises what a run would skip it for
             with open_image(encoded, options.max_image_pixels) as image:
+                image.load()  # it is read when it is needed, and the file is closed by then
                 picture = upright(to_rgb(image), image)
             tile.paste(ImageOps.contain(picture, (TILE - 2 * MARGIN, TILE - 2 * MARGIN)), (MARGIN, MARGIN))
             top = TILE

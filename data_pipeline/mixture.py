@@ -40,6 +40,8 @@ class Mixture:
         scale = lcm(*(share.denominator for share in shares))
         self._parts = [int(share * scale) for share in shares]
         self._rests = [sum(self._parts[source:]) for source in range(len(shares))]
+        self.shares = [part / self._rests[0] for part in self._parts]
+        """Of each source, of all draws."""
         generator = np.random.Generator(np.random.Philox(key=[seed, 0]))
         self._phases = [
             [int(lane) * rest // num_lanes for lane in generator.permutation(num_lanes)] for rest in self._rests

@@ -16,6 +16,10 @@ class BadSampleError(Exception):
         """The message without its details, which stand in parentheses: to count by."""
         return str(self).partition(" (")[0]
 
+    @property
+    def details(self) -> str:
+        return str(self).removeprefix(self.reason)
+
 
 @dataclass(frozen=True)
 class BadSample:

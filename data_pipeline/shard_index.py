@@ -49,6 +49,8 @@ class IndexHeader:
     """File of the records, named by its content."""
     records_bytes: pydantic.PositiveInt
     records_sha256: str
+    text_length: int
+    """Ids that a passage may have, <s> and </s> included; 0: not known, or no passages."""
     skipped: dict[str, int]
     """Samples that were left out, by reason."""
     shards: tuple[Shard, ...]
@@ -67,6 +69,8 @@ class ShardIndex:
     shards: tuple[Shard, ...]
     records: NDArray[np.void]
     """Fields as in shard_scan.record_dtype, grouped by shard."""
+    text_length: int
+    """Ids that a passage may have; 0: not known."""
     records_sha256: str
     """What the records should sum up to."""
     fingerprint: str
@@ -86,7 +90,13 @@ class ShardIndex:
 
 
 def merge_scans(
-    folder: Path, kind: Kind, shards: list[str], scans: list[Path], shard_folder: str = "", deduplicate: bool = False
+    folder: Path,
+    kind: Kind,
+    shards: list[str],
+    scans: list[Path],
+    shard_folder: str = "",
+    deduplicate: bool = False,
+    text_length: int = 0,
 ) -> SampleReport:
     """Write the index of shards from their scans, in the order given. Returns what was kept and left out.
 
@@ -135,6 +145,7 @@ def merge_scans(
         records=f"samples-{sha256[:16]}.npy",
         records_bytes=partial.stat().st_size,
         records_sha256=sha256,
+        text_length=text_length,
         skipped=dict(report.skipped),
         shards=tuple(entries),
     )
@@ -168,7 +179,9 @@ def read_index(folder: str | Path, cache: ShardCache | None = None, check_shards
                 raise ValueError(f"shard {path} is missing or not the one that was indexed; restore it or index again")
     content = " ".join([header.records_sha256, *(shard.sha256 for shard in header.shards)])
     fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return ShardIndex(shard_folder, header.kind, header.shards, records, header.records_sha256, fingerprint)
+    return ShardIndex(
+        shard_folder, header.kind, header.shards, records, header.text_length, header.records_sha256, fingerprint
+    )
 
 
 def check_name(name: str) -> None:

@@ -32,6 +32,11 @@ from data_pipeline.shard_scan import (
 from data_pipeline.sources.records import Record, read_image
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+OTHER_SIDE: dict[Split, str] = {
+    "train": "held out, --split held_out writes it",
+    "held_out": "not held out, --split train writes it",
+}
+"""What becomes of a sample that the split leaves to the other side."""
 VERIFIED_SIDE = 64
 """Images are decoded once at about this size, which JPEG gives cheaply, to find those that break off."""
 
@@ -85,12 +90,16 @@ def write_shard(
     partial = own_partial(path)
     with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for record in records:
+            name = f"{path.name}:{record.key}"
             try:
                 members = sample_members(record, kind, keep, split)
             except BadSampleError as error:
-                report.skip(f"{path.name}:{record.key}", error.reason)
+                report.skip(name + error.details, error.reason)
                 continue
-            if members is not None:
+            if members is None:
+                assert split is not None
+                report.skip(name, OTHER_SIDE[split])
+            else:
                 key = unused_key(record.key, keys)
                 keys.add(key)
                 for extension, content in members.items():

@@ -178,6 +178,15 @@ class StepDataset(Dataset[StepBatch]):
         """What data this is: of each kind, the index fingerprints and weights of its sources."""
         return {kind: data.fingerprint for kind, data in self.kinds.items()}
 
+    def describe(self) -> list[str]:
+        """A line a kind: its sources, their samples and shares."""
+        lines = []
+        for kind, data in self.kinds.items():
+            sizes = [reader.index.num_samples for reader in data.readers]
+            parts = zip(data.names, sizes, data.mixture.shares, strict=True)
+            lines.append(f"{kind}: " + ", ".join(f"{name} {size} samples {share:.0%}" for name, size, share in parts))
+        return lines
+
     def seen(self, step: int) -> dict[str, dict[str, float]]:
         """Of each source of each kind: passes over it before `step`, over all ranks."""
         return {
@@ -314,6 +323,12 @@ def _open_kind(
         index = read_index(folder, cache, check_shards)
         if index.kind != kind:
             raise ValueError(f"{folder} holds shards of kind {index.kind!r}, not {kind!r}; give the right folder")
+        if index.text_length > config.text_length:
+            raise ValueError(
+                f"{folder} holds passages of up to {index.text_length} ids, of which data.text_length "
+                f"{config.text_length} would cut the rest; raise it, or write shards with --text-length "
+                f"{config.text_length}"
+            )
         names.append(folder)
         weights.append(weight)
         readers.append(SampleReader(index, config.max_member_bytes, cache))

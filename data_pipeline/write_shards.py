@@ -22,7 +22,7 @@ from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
 from data_pipeline.shard_index import INDEX_NAME, merge_scans, read_index
 from data_pipeline.shard_scan import SCANS_NAME, SampleReport, file_origin, load_scan, own_partial, scan_path
-from data_pipeline.shard_writer import SampleFilter, checked_text, is_in_split, write_shard
+from data_pipeline.shard_writer import OTHER_SIDE, SampleFilter, checked_text, is_in_split, write_shard
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.sources.records import Record
 from data_pipeline.text_tokenizer import TextTokenizer
@@ -36,7 +36,7 @@ CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """Write WebDataset shards with an index. What SOURCE may be: see data_pipeline/sources/__init__.py."""
+    """Write WebDataset shards with an index. What SOURCE may be: see data_pipeline/README.md."""
 
     kind: tyro.conf.Positional[Kind]
     """What a sample is."""
@@ -137,7 +137,10 @@ def merge_parts(options: ShardOptions) -> SampleReport:
         raise ValueError(f"{options.source} has changed between the parts of {options.out}; write all of them again")
     names = [f"{number:06d}.tar" for number in range(int(listings.pop().split()[0]))]
     scans = [scan_path(options.out, name) for name in names]
-    report = merge_scans(options.out, options.kind, names, scans, deduplicate=options.deduplicate)
+    text_length = options.text_length if options.kind == "text" else 0
+    report = merge_scans(
+        options.out, options.kind, names, scans, deduplicate=options.deduplicate, text_length=text_length
+    )
     for path in (*options.out.glob("*.partial"), *(options.out / SCANS_NAME).glob("*.partial")):
         path.unlink(missing_ok=True)  # of writers that were killed
     return report
@@ -152,11 +155,13 @@ def write_block(shard: str, block: list[Record], digest: str, options: ShardOpti
         assert options.text_tokenizer is not None
         documents = []
         for record in block:
-            if split is None or is_in_split(record, options.keep.held_out_fraction, split):
-                try:
+            try:
+                if split is None or is_in_split(record, options.keep.held_out_fraction, split):
                     documents.append(replace(record, text=checked_text(record)))
-                except BadSampleError as error:
-                    report.skip(f"{shard}:{record.key}", error.reason)
+                else:
+                    report.skip(f"{shard}:{record.key}", OTHER_SIDE[split])
+            except BadSampleError as error:
+                report.skip(f"{shard}:{record.key}", error.reason)
         records, split = pack_passages(documents, TextTokenizer(options.text_tokenizer), options.text_length), None
     scan = scan_path(options.out, shard)
     write_shard(options.out / shard, options.kind, records, options.keep, split, scan, digest, report)
@@ -229,17 +234,22 @@ def check_plan(options: ShardOptions) -> None:
     """Remember what a folder was begun with. Raises ValueError where shards were written with something else."""
     path = options.out / PLAN_NAME
     free = ("out", "num_workers", "part", "deduplicate")
-    entries = {name: value for name, value in vars(options).items() if name not in free}
+    entries = {name: value for name, value in vars(options).items() if name not in (*free, "keep", "columns")}
+    entries |= {**vars(options.keep), **vars(options.columns)}
     if options.text_tokenizer is not None:
         model = TextTokenizer(options.text_tokenizer).path.read_bytes()
         entries["text_tokenizer_sha256"] = hashlib.sha256(model).hexdigest()
     plan = "".join(f"{name} = {value!r}\n" for name, value in entries.items())
     if not path.is_file() and any(options.out.glob("*.tar")):
         raise ValueError(f"{options.out} holds shards of another origin; give a new folder")
-    if not path.is_file() or not any((options.out / SCANS_NAME).glob("*.npz")):
+    if not path.is_file():
         write_atomically(path, plan)
     differences = set(path.read_text().splitlines()) ^ set(plan.splitlines())
-    if differences:
+    if differences and not any(options.out.glob("*.tar")):  # a command that was mistaken has left nothing of worth
+        for scan in (options.out / SCANS_NAME).glob("*.npz"):
+            scan.unlink()
+        write_atomically(path, plan)
+    elif differences:
         raise ValueError(f"{options.out} was begun otherwise ({'; '.join(sorted(differences))}); give a new folder")
 
 

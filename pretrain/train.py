@@ -127,6 +127,7 @@ def train(config: PretrainConfig, device: torch.device) -> bool:
         log = RunLog(config.run_dir, first_step, config.num_steps)
         beginning = f"continues at step {first_step}" if first_step else "starts"
         print(f"{config.run_dir} {beginning}: {world_size} ranks on {device.type}, {config.precision}", flush=True)
+        print("\n".join(dataset.describe()), flush=True)
 
     num_consecutive_skips = 0
     bad_samples = BadSampleBudget(config.run_dir, config.data.max_bad_samples)

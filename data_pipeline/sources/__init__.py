@@ -65,7 +65,7 @@ def read_records(kind: Kind, source: str, options: SourceOptions, split: Split =
         "text": lambda: _texts(path, options),
     }[kind]()
     if found is None:
-        raise ValueError(f"source {path} gives no samples of kind {kind!r}; write_shards --help lists what does")
+        raise ValueError(f"source {path} gives no samples of kind {kind!r}; data_pipeline/README.md lists what does")
     return found
 
 
@@ -84,6 +84,8 @@ def _images(path: Path, root: Path, options: SourceOptions) -> Iterator[Record] 
 
 def _pairs(path: Path, root: Path, options: SourceOptions) -> Iterator[Record] | None:
     if path.is_dir():
+        if any(name.endswith(".tar") for name in walk(path)):
+            raise ValueError(f"{path} holds .tar shards: index them where they lie, by data_pipeline.index_shards")
         return _of_each("pair", path, options)
     if form(path) in TABLE_FORMS:
         return records_of_table("pair", path, root, options.image_column, options.caption_column)

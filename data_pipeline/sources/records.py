@@ -82,7 +82,7 @@ def read_image(location: ImageLocation) -> bytes:
             tar.seek(location.offset)
             return tar.read(location.num_bytes)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadSampleError("image file does not exist") from error
+        raise BadSampleError(f"image file does not exist ({path})") from error
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise BadSampleError("image path is no path") from error

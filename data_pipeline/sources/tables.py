@@ -111,7 +111,8 @@ def _check_columns(path: Path, needed: list[str], found: list[str]) -> None:
     missing = [column for column in needed if column not in found]
     if missing:
         raise ValueError(
-            f"{path} has no column {missing[0]!r} but {', '.join(found)}; name it by --image-column, --text-column"
+            f"{path} has no column {missing[0]!r} but {', '.join(found)}; name it by --image-column, "
+            f"--caption-column or --text-column"
         )
 
 

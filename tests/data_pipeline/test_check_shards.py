@@ -31,6 +31,16 @@ def test_sound_shards_are_counted_and_shown(kind: Kind, tiny_data: TinyData, tmp
         assert len(set(sheet.crop((column * TILE, 0, (column + 1) * TILE, sheet.size[1])).get_flattened_data())) > 20
 
 
+@pytest.mark.parametrize("form", ["jpg", "png", "webp"])
+def test_the_sheet_shows_images_of_every_format_in_their_aspect(form: str, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 30), (200, 0, 0)).save(tmp_path / f"a.{form}")
+    keep = SampleFilter(held_out_fraction=0)
+    write_shards(ShardOptions("image", str(tmp_path), tmp_path / "out", keep=keep))
+    sheet = np.asarray(draw_contact_sheet(CheckOptions(str(tmp_path / "out")))).astype(int)
+    rows, columns = np.nonzero(sheet[..., 0] - sheet[..., 1] > 150)
+    assert (columns.max() - columns.min() + 1) / (rows.max() - rows.min() + 1) == pytest.approx(2, abs=0.1)
+
+
 def test_what_a_run_would_skip_is_named_and_shown_with_its_reason(tmp_path: Path) -> None:
     captions = {}
     for name in ("a.png", "large.png", "b.png"):

@@ -112,14 +112,20 @@ def test_the_split_follows_the_content_so_that_all_captions_of_an_image_fall_on_
         lines += [json.dumps({"image": f"{i}.png", "caption": f"image {i} caption {n}"}) for n in range(3)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     sides: dict[str, set[str]] = {}
+    left_out = 0
     splits: tuple[Split, ...] = ("train", "held_out")
     for split in splits:
         keep = SampleFilter(held_out_fraction=0.4)
-        index = written("pair", tmp_path / "pairs.jsonl", tmp_path / split, split=split, keep=keep)
+        report = write_shards(
+            ShardOptions("pair", str(tmp_path / "pairs.jsonl"), tmp_path / split, split=split, keep=keep)
+        )
+        left_out += sum(count for reason, count in report.skipped.items() if "writes it" in reason)
+        index = read_index(tmp_path / split)
         reader = SampleReader(index, 1 << 20)
         texts = [reader.text(i) for i in range(index.num_samples)]
         sides[split] = {text.split()[1] for text in texts}
         assert len(texts) == 3 * len(sides[split])
+    assert left_out == 60
     assert not sides["train"] & sides["held_out"] and len(sides["train"] | sides["held_out"]) == 20
 
 
@@ -168,7 +174,7 @@ def test_what_is_left_out_is_counted_by_reason_and_named(tmp_path: Path) -> None
         "image cannot be decoded": 2,
         "image is empty": 1,
     }
-    assert report.examples["image file does not exist"] == "000000.tar:missing"
+    assert report.examples["image file does not exist"] == f"000000.tar:missing ({tmp_path / 'missing.png'})"
 
 
 def test_large_images_are_scaled_down_upright_and_small_ones_stay_as_they_are(tmp_path: Path) -> None:
@@ -269,7 +275,12 @@ def test_a_mistaken_first_command_does_not_block_the_folder(tmp_path: Path) -> N
     source = write_pairs(tmp_path, {"a.png": "one"})
     with pytest.raises(ValueError, match="has no text in field 'title'|text is missing"):
         written("pair", source, tmp_path / "out", keep=ALL, columns=SourceOptions(image_column="title"))
+    nowhere = SourceOptions(image_root=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"skipped 1: image file does not exist; the first: .*nowhere/a.png"):
+        written("pair", source, tmp_path / "out", keep=ALL, columns=nowhere)
     assert written("pair", source, tmp_path / "out", keep=ALL).num_samples == 1
+    with pytest.raises(ValueError, match=r"begun otherwise \(image_root = None; image_root = PosixPath"):
+        written("pair", source, tmp_path / "out", keep=ALL, columns=nowhere)
     with pytest.raises(ValueError, match=r"held_out_fraction 2 must lie in \[0, 1\]"):
         SampleFilter(held_out_fraction=2)
 

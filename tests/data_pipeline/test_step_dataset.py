@@ -78,6 +78,7 @@ def test_sources_are_mixed_by_weight_and_what_was_seen_of_each_is_told(tiny_data
     dataset = StepDataset(mixed, PER_STEP, IMAGE_SIZE, seed=3)
     drawn = [dataset.kinds["pair"].sample(step, place)[0] for step in range(20) for place in range(8)]
     assert drawn.count(0) == 120 and drawn.count(1) == 40
+    assert dataset.describe()[1] == f"pair: {folder} 40 samples 75%, {folder}/. 40 samples 25%"
     assert dataset.seen(20)["pair"] == {folder: 3.0, f"{folder}/.": 1.0}
     other = StepDataset(replace(mixed, pairs=(folder, f"{folder}/.")), PER_STEP, IMAGE_SIZE, seed=3)
     assert dataset.fingerprints["pair"] != other.fingerprints["pair"]
@@ -111,6 +112,13 @@ def test_a_kind_may_be_absent(tiny_data: TinyData) -> None:
     absent = replace(config(tiny_data), pairs=("nowhere",), texts=("nowhere",))
     batch = StepDataset(absent, SamplesPerStep(4, 0, 0), IMAGE_SIZE, seed=3)[2]
     assert len(batch.images) == 4 and batch.caption_ids.shape == (0, 20) and batch.text_ids.shape == (0, TEXT_LENGTH)
+
+
+def test_passages_that_a_run_would_cut_are_refused(tiny_data: TinyData) -> None:
+    with pytest.raises(
+        ValueError, match=rf"passages of up to {TEXT_LENGTH} ids, of which data.text_length 16 would cut"
+    ):
+        StepDataset(replace(config(tiny_data), text_length=16), PER_STEP, IMAGE_SIZE, seed=3)
 
 
 def test_folders_of_the_wrong_kind_and_odd_world_sizes_are_refused(tiny_data: TinyData) -> None:
