@@ -141,8 +141,12 @@ def merge_parts(options: ShardOptions) -> SampleReport:
     report = merge_scans(
         options.out, options.kind, names, scans, deduplicate=options.deduplicate, text_length=text_length
     )
-    for path in (*options.out.glob("*.partial"), *(options.out / SCANS_NAME).glob("*.partial")):
+    for path in (*options.out.glob("*.tar.*.partial"), *(options.out / SCANS_NAME).glob("*.npz.*.partial")):
         path.unlink(missing_ok=True)  # of writers that were killed
+    for path in options.out.glob("*.tar"):
+        if path.name not in names:  # of a source that was longer
+            path.unlink(missing_ok=True)
+            scan_path(options.out, path.name).unlink(missing_ok=True)
     return report
 
 

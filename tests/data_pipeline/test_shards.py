@@ -258,6 +258,7 @@ def test_a_source_that_has_changed_is_written_as_it_is_now(tmp_path: Path) -> No
     for name in ("09", "11"):
         (source / f"{name}.png").unlink()
     assert keys(written("image", source, tmp_path / "out", samples_per_shard=2, keep=ALL)) == ["01", "03", "04", "05"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["000000.tar", "000001.tar"]
 
 
 def test_parts_that_have_not_seen_the_same_source_are_not_merged(tmp_path: Path) -> None:
