@@ -26,14 +26,12 @@ BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
 CROP_ATTEMPTS = 10
 MIN_ASPECT, MAX_ASPECT = 3 / 4, 4 / 3
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-"""Whatever a member is named: Pillow would run Ghostscript for an EPS."""
 _FILE_CLASSES: dict[bytes, type[ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"RIFF": WebPImageFile,
 }
-"""By the first bytes of a file."""
+"""By the first bytes of a file, whatever it is named: Pillow would run Ghostscript for an EPS."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

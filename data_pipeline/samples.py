@@ -42,9 +42,6 @@ class Sample:
     """Unique within its shards; no dot and no slash."""
     image: bytes | None = None
     """The encoded image file."""
-    image_extension: str = "png"
     text: str | None = None
     """A caption or a passage."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    split_by: str = ""
-    """What decides whether the sample is held out, where that is not the key."""
