@@ -1,6 +1,7 @@
 """Batches of consecutive steps, read ahead by worker processes; a worker that dies is told, not waited for."""
 
 import mmap
+import multiprocessing.connection
 import signal
 from collections.abc import Callable, Iterator
 from typing import cast
@@ -11,6 +12,8 @@ from torch.utils.data import DataLoader, get_worker_info
 from data_pipeline.samples import Kind
 from data_pipeline.step_dataset import StepBatch, StepDataset
 
+DEATH_SECONDS = 5.0
+"""How long a worker that has failed may take to end."""
 KINDS: tuple[Kind, ...] = ("image", "pair", "text")
 
 
@@ -78,6 +81,8 @@ class LastRead:
 
 def _death(dataset: StepDataset, workers: list[object], last_read: LastRead) -> str:
     """Which workers have died, how, and what they were at; empty where none has."""
+    # a connection may break before its worker's end shows
+    multiprocessing.connection.wait([worker.sentinel for worker in workers], DEATH_SECONDS)  # type: ignore[attr-defined]
     deaths = []
     for number, worker in enumerate(workers):
         code = worker.exitcode  # type: ignore[attr-defined]
