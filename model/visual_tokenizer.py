@@ -1,13 +1,24 @@
 """BEiT v2's visual tokenizer (VQ-KD): patches to codes, trained to reconstruct a teacher's features.
 
+Names of parameters are those of the published files; pretrain/formats/vqkd.py has what else is in them.
+
 Source: BEiT v2 (arXiv 2208.06366) and unilm/beit2/modeling_vqkd.py.
-Shapes: B images, G patches along a side, S tokens (G * G + 1, class token first), D dim, d code dim, E teacher dim.
+Shapes: B images, G x G patches (or H/p x W/p for other views), D dim, d code dim, E teacher dim.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import (
+    cosine_similarity,
+    interpolate,
+    mse_loss,
+    normalize,
+    scaled_dot_product_attention,
+    unfold,
+)
 
 from model.quantizer import Codebook
 
@@ -19,7 +30,7 @@ class VisualTokenizerConfig:
     """Sizes of the tokenizer. The defaults are the published vqkd_encoder_base_decoder_3x768x12_clip."""
 
     image_size: int = 224
-    """Side of the square input in pixels."""
+    """Side of the square input in pixels; positions are interpolated for others."""
     patch_size: int = 16
     """Side of a patch in pixels."""
     dim: int = 768
@@ -36,12 +47,6 @@ class VisualTokenizerConfig:
     """Dimensions of a code."""
     teacher_dim: int = 512
     """Dimensions of the teacher's features (CLIP ViT-B/16: 512)."""
-    ema_decay: float = 0.99
-    """Decay of the codebook's moving averages."""
-    revival_threshold: float = 0.1
-    """A code used by less than this part of an even share of the features is revived. Ours; 0 switches it off."""
-    init_std: float = 0.02
-    """Initial standard deviation of matrices."""
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -53,6 +58,113 @@ class VisualTokenizerConfig:
     def grid_size(self) -> int:
         """Patches along a side."""
         return self.image_size // self.patch_size
+
+
+class VisualTokenizer(nn.Module):
+    """Images to codes of a VQ-KD codebook. Takes raw pixels in [0, 1], float32, and never guesses their range."""
+
+    def __init__(self, config: VisualTokenizerConfig):
+        super().__init__()
+        self.config = config
+        dim, heads, grid = config.dim, config.num_heads, config.grid_size
+        self.encoder = PatchTransformer(3, config.patch_size, dim, heads, config.encoder_depth, grid)
+        self.encode_task_layer = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, config.code_dim))
+        self.codebook = Codebook(config.num_codes, config.code_dim)
+        self.decoder = PatchTransformer(config.code_dim, 1, dim, heads, config.decoder_depth, grid)
+        self.decode_task_layer = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, config.teacher_dim))
+
+    def features(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, G * G, d), float32, before quantisation.
+
+        dtype: of the encoder's matrix products; the task layer always computes in float32.
+        """
+        with _autocast(pixels.device, dtype):
+            patches = self.encoder(pixels * 2 - 1)
+        with _autocast(pixels.device, torch.float32):
+            return self.encode_task_layer(patches.float())
+
+    @torch.no_grad()
+    def tokenize(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, G * G) codes in row-major order. No collective, no change of state."""
+        features = self.features(pixels, dtype)
+        return self.codebook(features.flatten(0, 1)).view(features.shape[:2])
+
+    def forward(
+        self, pixels: Tensor, teacher: Tensor, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One training pass. pixels: (B, 3, H, W) in [0, 1]; teacher: its features (B, G * G, E).
+
+        Returns the mean cosine similarity of the reconstruction with the teacher, the commitment loss, both scalars,
+        and the features (B, G * G, d), detached, for the codebook to learn from. The loss of VQ-KD is
+        1 - similarity + commitment loss. Gradients pass the quantiser straight through.
+        """
+        grid = (pixels.shape[2] // self.config.patch_size, pixels.shape[3] // self.config.patch_size)
+        features = self.features(pixels, dtype)
+        ids = self.codebook(features.detach().flatten(0, 1)).view(features.shape[:2])
+        unit_features, codes = normalize(features, dim=-1), self.codebook.lookup(ids)
+        quantized = unit_features + (codes - unit_features).detach()
+        with _autocast(pixels.device, dtype):
+            reconstruction = self.decode_task_layer(self.decoder(quantized.transpose(1, 2).unflatten(2, grid)))
+        similarity = cosine_similarity(reconstruction.float(), teacher, dim=-1).mean()
+        return similarity, mse_loss(unit_features, codes), features.detach()
+
+
+class PatchTransformer(nn.Module):
+    """A vision transformer over a grid: the encoder on pixels, the decoder on codes. Gives patch tokens only."""
+
+    def __init__(self, in_channels: int, patch_size: int, dim: int, num_heads: int, depth: int, grid_size: int):
+        super().__init__()
+        self.grid_size = grid_size
+        self.patch_embed = PatchEmbed(in_channels, patch_size, dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid_size**2 + 1, dim))
+        self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))
+        self.fc_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, G * G, D)"""
+        x = self.patch_embed(x)
+        grid = (x.shape[2], x.shape[3])
+        patches = x.flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1) + self._positions(grid)
+        for block in self.blocks:
+            x = block(x)
+        return self.fc_norm(x[:, 1:])
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """(1, H' * W' + 1, D). The odd tenth is the original's: its codes of other grids depend on it."""
+        if grid == (self.grid_size, self.grid_size):
+            return self.pos_embed
+        table = self.pos_embed[:, 1:].unflatten(1, (self.grid_size, self.grid_size)).permute(0, 3, 1, 2)
+        scales = [(side + 0.1) / self.grid_size for side in grid]
+        table = interpolate(table.float(), scale_factor=scales, mode="bicubic")
+        return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
+
+
+class PatchEmbed(nn.Module):
+    """A linear projection of each patch."""
+
+    def __init__(self, in_channels: int, patch_size: int, dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = Mlp(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
 
 
 class Attention(nn.Module):
@@ -69,87 +181,49 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)"""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = (self.qkv(x) + bias).unflatten(2, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
-        return self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        qkv = self.qkv(x)
+        q, k, v = (qkv + bias.to(qkv.dtype)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block."""
+class Mlp(nn.Module):
+    """The feed-forward part of a block."""
 
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, dim: int):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.attn = Attention(dim, num_heads)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        return self.fc2(nn.functional.gelu(self.fc1(x)))
 
 
-class PatchTransformer(nn.Module):
-    """A vision transformer over a grid: the encoder on pixels, the decoder on codes. Gives patch tokens only."""
+@torch.no_grad()
+def init_visual_tokenizer(tokenizer: VisualTokenizer, init_std: float, seed: int) -> None:
+    """Fill every parameter in place from the seed alone: BEiT v2's scheme.
 
-    def __init__(self, in_channels: int, patch_size: int, dim: int, num_heads: int, depth: int, grid_size: int):
-        super().__init__()
-        self.patch_embed = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, grid_size**2 + 1, dim))
-        self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))
-        self.fc_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, G * patch_size, G * patch_size) -> (B, G * G, D)"""
-        patches = self.patch_embed(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1) + self.pos_embed
-        for block in self.blocks:
-            x = block(x)
-        return self.fc_norm(x[:, 1:])
-
-
-class VisualTokenizer(nn.Module):
-    """Images to codes of a VQ-KD codebook. Raw pixels in [0, 1], float32."""
-
-    def __init__(self, config: VisualTokenizerConfig):
-        super().__init__()
-        self.config = config
-        dim, heads, grid = config.dim, config.num_heads, config.grid_size
-        self.encoder = PatchTransformer(3, config.patch_size, dim, heads, config.encoder_depth, grid)
-        self.to_code = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, config.code_dim))
-        self.codebook = Codebook(config.num_codes, config.code_dim, config.ema_decay, config.revival_threshold)
-        self.decoder = PatchTransformer(config.code_dim, 1, dim, heads, config.decoder_depth, grid)
-        self.to_teacher = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, config.teacher_dim))
-        for name, parameter in self.named_parameters():
-            if parameter.ndim > 1:
-                nn.init.trunc_normal_(parameter, std=config.init_std)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, G * G, d) before quantisation."""
-        return self.to_code(self.encoder(pixels * 2 - 1))
-
-    @torch.no_grad()
-    def tokenize(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, G * G) codes in row-major order. Changes no state."""
-        features = self.features(pixels)
-        return self.codebook(features.flatten(0, 1)).view(features.shape[:2])
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One training pass from `features`, (B, G * G, d).
-
-        Returns the codes (B, G * G), the reconstruction of the teacher's features (B, G * G, E) and the commitment
-        loss. Gradients pass the quantiser straight through.
-        """
-        ids = self.codebook(features.flatten(0, 1)).view(features.shape[:2])
-        features = nn.functional.normalize(features, dim=-1)
-        codes = self.codebook.lookup(ids)
-        commitment_loss = nn.functional.mse_loss(features, codes)
-        straight_through = features + (codes - features).detach()
-        grid = straight_through.transpose(1, 2).unflatten(2, (self.config.grid_size, self.config.grid_size))
-        return ids, self.to_teacher(self.decoder(grid)), commitment_loss
+    Matrices, positions and class token normal(init_std); attn.proj and fc2 of block l divided by sqrt(2 l); patch
+    projections uniform within 1 / sqrt(fan in), biases too; other biases 0; norms 1 and 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in tokenizer.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    for name, module in tokenizer.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=init_std, generator=generator)
+            if name.endswith(("attn.proj", "mlp.fc2")):
+                module.weight.div_(math.sqrt(2 * (int(name.split(".")[2]) + 1)))
+        elif isinstance(module, nn.Conv2d):
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            module.weight.uniform_(-bound, bound, generator=generator)
+            assert module.bias is not None
+            module.bias.uniform_(-bound, bound, generator=generator)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, PatchTransformer):
+            nn.init.trunc_normal_(module.pos_embed, std=init_std, generator=generator)
+            nn.init.trunc_normal_(module.cls_token, std=init_std, generator=generator)
 
 
 def patch_pixels(pixels: Tensor, patch_size: int) -> Tensor:
@@ -157,4 +231,10 @@ def patch_pixels(pixels: Tensor, patch_size: int) -> Tensor:
 
     (B, 3, H, W) in [0, 1] -> (B, G * G, 3 * patch_size ** 2), row-major patches.
     """
-    return nn.functional.unfold(pixels * 2 - 1, kernel_size=patch_size, stride=patch_size).transpose(1, 2)
+    return unfold(pixels * 2 - 1, kernel_size=patch_size, stride=patch_size).transpose(1, 2)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Matrix products in dtype; everything as it comes for float32."""
+    is_on = dtype != torch.float32
+    return torch.autocast(device.type, dtype=dtype if is_on else torch.bfloat16, enabled=is_on)

@@ -14,12 +14,12 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import deepspeed
 import torch.distributed as dist
 
-from pretrain.config import PretrainConfig, config_from_json, config_to_json
+from pretrain.run_config import C, RunConfig, config_from_json, config_to_json
 
 MANIFEST_NAME = "manifest.json"
 CONFIG_NAME = "config.json"
@@ -29,7 +29,7 @@ _CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Generic[C]):
     """A complete checkpoint on disk."""
 
     folder: Path
@@ -37,7 +37,7 @@ class Checkpoint:
     """Steps that were done when it was saved."""
     world_size: int
     data_fingerprints: dict[str, str]
-    config: PretrainConfig
+    config: C
 
     @property
     def text_tokenizer(self) -> Path:
@@ -45,9 +45,9 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    engine: deepspeed.DeepSpeedEngine, config: PretrainConfig, step: int, data_fingerprints: dict[str, str]
-) -> None:
-    """Save the state after `step` steps; keep the newest `keep_checkpoints`. All ranks call it."""
+    engine: deepspeed.DeepSpeedEngine, config: RunConfig, step: int, data_fingerprints: dict[str, str]
+) -> Path:
+    """Save the state after `step` steps; keep the newest `keep_checkpoints`. All ranks call it. Returns its folder."""
     folder = config.run_dir / "checkpoints"
     final, partial = folder / f"step_{step:08d}", folder / f"step_{step:08d}.partial"
     is_main_rank = dist.get_rank() == 0
@@ -62,8 +62,14 @@ def save_checkpoint(
     dist.barrier()
     if is_main_rank:
         (partial / CONFIG_NAME).write_text(config_to_json(config))
-        shutil.copy(config.data.text_tokenizer, partial / TEXT_TOKENIZER_NAME)
-        header = {"step": step, "world_size": dist.get_world_size(), "data_fingerprints": data_fingerprints}
+        if config.data.text_tokenizer is not None:
+            shutil.copy(config.data.text_tokenizer, partial / TEXT_TOKENIZER_NAME)
+        header = {
+            "kind": type(config).__name__,
+            "step": step,
+            "world_size": dist.get_world_size(),
+            "data_fingerprints": data_fingerprints,
+        }
         _write_manifest(partial, header)
         if final.exists():
             _delete(final)
@@ -72,23 +78,24 @@ def save_checkpoint(
         for old in _complete_folders(folder)[: -config.keep_checkpoints]:
             _delete(old)
     dist.barrier()
+    return final
 
 
-def latest_checkpoint(run_dir: Path) -> Checkpoint | None:
-    """The newest complete checkpoint of a run, verified; None where there is none.
+def latest_checkpoint(run_dir: Path, kind: type[C]) -> Checkpoint[C] | None:
+    """The newest complete checkpoint of a run of that kind, verified; None where there is none.
 
-    Raises ValueError, naming the file, where it is damaged.
+    Raises ValueError, naming the file, where it is damaged or of another kind.
     """
     folders = _complete_folders(run_dir / "checkpoints")
-    return read_checkpoint(folders[-1]) if folders else None
+    return read_checkpoint(folders[-1], kind) if folders else None
 
 
-def agreed_latest_checkpoint(run_dir: Path) -> Checkpoint | None:
-    """`latest_checkpoint` as the main rank sees it, on every rank. Raises its ValueError on every rank."""
-    found: list[Checkpoint | ValueError | None] = [None]
+def agreed_latest_checkpoint(config: C) -> Checkpoint[C] | None:
+    """`latest_checkpoint` of a run as the main rank sees it, on every rank. Raises its ValueError on every rank."""
+    found: list[Checkpoint[C] | ValueError | None] = [None]
     if dist.get_rank() == 0:
         try:
-            found[0] = latest_checkpoint(run_dir)
+            found[0] = latest_checkpoint(config.run_dir, type(config))
         except ValueError as error:
             found[0] = error
     dist.broadcast_object_list(found)
@@ -97,8 +104,11 @@ def agreed_latest_checkpoint(run_dir: Path) -> Checkpoint | None:
     return found[0]
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Verify a checkpoint and say what it holds. Raises ValueError, naming the file, where it is damaged."""
+def read_checkpoint(folder: Path, kind: type[C]) -> Checkpoint[C]:
+    """Verify a checkpoint and say what it holds.
+
+    Raises ValueError, naming the file, where it is damaged or of a run that is not of that kind.
+    """
     if not (folder / MANIFEST_NAME).is_file():
         raise ValueError(f"{folder} is no complete checkpoint: it has no {MANIFEST_NAME}")
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
@@ -107,16 +117,18 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             raise ValueError(
                 f"checkpoint file {folder / name} is damaged; delete {folder} to resume from the one before it"
             )
+    if manifest["kind"] != kind.__name__:
+        raise ValueError(f"{folder} holds a run of {manifest['kind']}, not of {kind.__name__}; give another folder")
     return Checkpoint(
         folder=folder,
         step=manifest["step"],
         world_size=manifest["world_size"],
         data_fingerprints=manifest["data_fingerprints"],
-        config=config_from_json((folder / CONFIG_NAME).read_text()),
+        config=config_from_json(kind, (folder / CONFIG_NAME).read_text()),
     )
 
 
-def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint) -> None:
+def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
     """Put a verified checkpoint's weights and optimizer state into the engine. All ranks call it.
 
     Raises ValueError for another world size.

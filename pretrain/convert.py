@@ -26,9 +26,9 @@ from model.config import MultiwayConfig
 from model.embeddings import interpolate_positions
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_pretrained, read_config, save_pretrained
 from pretrain.checkpoint import MANIFEST_NAME, TEXT_TOKENIZER_NAME
-from pretrain.config import config_to_json
 from pretrain.formats.beit3 import Role, config_of, decoupled_weights, load_beit3, save_beit3
 from pretrain.formats.timm import import_timm, save_timm
+from pretrain.run_config import config_to_json
 from pretrain.verify import TOLERANCE, largest_difference
 from pretrain.weights import checkpoint_weights, find_checkpoint
 
@@ -173,7 +173,10 @@ def open_source(options: ConvertOptions) -> Source:
             "config": json.loads(config_to_json(checkpoint.config)),
         }
         return Source(
-            checkpoint.config.model, lambda: checkpoint_weights(checkpoint), checkpoint.text_tokenizer, provenance
+            checkpoint.config.model,
+            lambda: checkpoint_weights(checkpoint.folder),
+            checkpoint.text_tokenizer,
+            provenance,
         )
     if options.from_ == "safetensors":
         card = path / CARD_NAME

@@ -42,6 +42,7 @@ def run_demo() -> None:
     print(f"{config.run_dir} is begun anew", flush=True)
     data = config.data
     shutil.rmtree(config.run_dir, ignore_errors=True)
+    assert data.text_tokenizer is not None
     held_out = data.text_tokenizer.parent / "held_out_pairs"
 
     section("a text tokenizer from the sentences of the world")

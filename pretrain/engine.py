@@ -13,11 +13,7 @@ import torch
 from deepspeed.utils import safe_set_full_fp32_param, set_z3_leaf_modules
 from torch import nn
 
-from model.initialization import init_weights
-from model.masked_data_model import MaskedDataModel
-from model.multiway import MultiwayBlock
-from model.pretrained import load_weights
-from pretrain.config import OptimizerConfig, PretrainConfig
+from pretrain.run_config import OptimizerConfig, RunConfig
 
 OWNED_BY_RECIPE = (
     "train_batch_size",
@@ -52,19 +48,22 @@ def init_distributed() -> torch.device:
     return torch.device("cpu")
 
 
-def merged_deepspeed_config(config: PretrainConfig, memory_config: dict[str, Any], world_size: int) -> dict[str, Any]:
+def merged_deepspeed_config(
+    config: RunConfig, memory_config: dict[str, Any], world_size: int, bfloat16_weights: bool = True
+) -> dict[str, Any]:
     """DeepSpeed's configuration: how memory and communication work from the JSON, what is trained from the recipe.
 
+    bfloat16_weights: precision bfloat16 means that the weights are held so too.
     Raises ValueError where the JSON holds a key that the recipe owns or the batch does not divide.
     """
     taken = sorted(set(memory_config) & set(OWNED_BY_RECIPE))
     if taken:
         raise ValueError(f"{config.deepspeed_config} sets {', '.join(taken)}, which the recipe owns; remove it there")
     micro_steps = config.gradient_accumulation_steps
-    for name in ("images_per_step", "pairs_per_step", "texts_per_step"):
-        if getattr(config, name) % (world_size * micro_steps):
+    for kind, count in vars(config.samples_per_step).items():
+        if count % (world_size * micro_steps):
             raise ValueError(
-                f"{name} {getattr(config, name)} must be a multiple of world size {world_size} x "
+                f"{kind}_per_step {count} must be a multiple of world size {world_size} x "
                 f"gradient_accumulation_steps {micro_steps}; change one of them"
             )
     total = config.samples_per_step.total
@@ -74,7 +73,7 @@ def merged_deepspeed_config(config: PretrainConfig, memory_config: dict[str, Any
         "train_micro_batch_size_per_gpu": total // (world_size * micro_steps),
         "gradient_accumulation_steps": micro_steps,
         "gradient_clipping": config.optimizer.gradient_clip,
-        "bf16": {"enabled": config.precision == "bfloat16", "check_grad_overflow": True},
+        "bf16": {"enabled": bfloat16_weights and config.precision == "bfloat16", "check_grad_overflow": True},
         "steps_per_print": 10**9,  # we print
     }
 
@@ -92,25 +91,22 @@ def read_memory_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def build_model(config: PretrainConfig, initial_weights: Path | None) -> MaskedDataModel:
-    """A network with random or given weights, the same on every rank. Raises ValueError where those do not fit."""
-    model = MaskedDataModel(config.model)
-    if initial_weights is None:
-        init_weights(model, config.model, config.seed)
-    else:
-        load_weights(model, initial_weights)
-    return model
-
-
 def build_engine(
-    model: MaskedDataModel, config: PretrainConfig, deepspeed_config: dict[str, Any]
+    model: nn.Module,
+    config: RunConfig,
+    deepspeed_config: dict[str, Any],
+    leaf_modules: tuple[type[nn.Module], ...],
+    undecayed: tuple[str, ...],
 ) -> deepspeed.DeepSpeedEngine:
-    """The model under DeepSpeed, its float32 weights exactly those that it comes with."""
-    is_rounded = config.precision != "float32"  # then DeepSpeed makes its float32 copy from rounded weights
+    """The model under DeepSpeed, its float32 weights exactly those that it comes with.
+
+    leaf_modules: ZeRO-3 gathers each as one piece; undecayed: ends of names of parameters without weight decay.
+    """
+    is_rounded = deepspeed_config["bf16"]["enabled"]  # then DeepSpeed makes its float32 copy from rounded weights
     given = {name: p.detach().clone() for name, p in model.named_parameters()} if is_rounded else {}
-    set_z3_leaf_modules(model, [MultiwayBlock])  # ZeRO-3 gathers a block as one piece
+    set_z3_leaf_modules(model, list(leaf_modules))
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.optimizer.weight_decay),
+        parameter_groups(model, config.optimizer.weight_decay, undecayed),
         lr=config.optimizer.peak_lr,
         betas=(config.optimizer.beta1, config.optimizer.beta2),
         eps=config.optimizer.eps,
@@ -125,12 +121,12 @@ def build_engine(
     return engine
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay for matrices, word embeddings, text positions and the mask token; none for the rest (Microsoft's rule)."""
+def parameter_groups(model: nn.Module, weight_decay: float, undecayed: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Decay for everything but biases, norms and the parameters whose names end so."""
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_exempt = parameter.ndim == 1 or name.endswith(("vision_embed.cls_token", "vision_embed.pos_embed"))
+        is_exempt = parameter.ndim == 1 or name.endswith(undecayed)
         (exempt if is_exempt else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
 

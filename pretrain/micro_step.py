@@ -12,7 +12,7 @@ from model.masking import block_image_masks, drop_path_scales, mask_texts
 from model.multiway import MultiwayInputs
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.config import PretrainConfig
-from pretrain.visual_tokens import network_view, tokenizer_view
+from pretrain.visual_tokens import network_view, tokenizer_view, tokenizer_view_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,8 @@ def make_micro_step(
     # the count is exact, so the masked positions of all images are one rectangle: True sorts first, stably
     image_positions = image_mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     image_positions = image_positions[:, : objective.num_masked_patches]
-    codes = visual_tokenizer.tokenize(tokenizer_view(batch.images, visual_tokenizer.config.image_size))
+    view = tokenizer_view(batch.images, tokenizer_view_size(visual_tokenizer.config, config.model))
+    codes = visual_tokenizer.tokenize(view, config.dtype)
 
     num_pairs = len(batch.caption_ids)
     pair_sample_ids = batch.image_sample_ids[len(batch.images) - num_pairs :]
@@ -57,9 +58,8 @@ def make_micro_step(
     texts = mask_texts(
         seed, batch.text_sample_ids, batch.text_ids, batch.text_padding, objective.text_mask_ratio, mask_id, piece_ids
     )
-    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     inputs = MultiwayInputs(
-        images=network_view(batch.images, config.model.image_size).to(dtype),
+        images=network_view(batch.images, config.model.image_size).to(config.dtype),
         image_mask=image_mask,
         caption_ids=captions.ids,
         caption_padding=batch.caption_padding,

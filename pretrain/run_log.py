@@ -24,12 +24,15 @@ class RunLog:
         self._last_progress = -math.inf
 
     def write(self, record: dict[str, Any]) -> None:
-        """record: JSON values, with step, loss, losses, lr, grad_norm and seconds. What is not finite becomes null."""
+        """record: JSON values, with step, loss, losses, lr, grad_norm and seconds, perhaps codebook. What is not finite
+        becomes null."""
         self._file.write(json.dumps(_finite(record)) + "\n")
         now = time.monotonic()
         if now - self._last_progress >= PROGRESS_SECONDS or record["step"] == self.num_steps - 1:
             self._last_progress = now
-            parts = "  ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
+            parts = "  ".join(
+                f"{name} {value:.3f}" for name, value in (record["losses"] | record.get("codebook", {})).items()
+            )
             print(
                 f"step {record['step'] + 1}/{self.num_steps}  loss {record['loss']:.3f}  {parts}  "
                 f"grad norm {record['grad_norm']:.2f}  lr {record['lr']:.1e}  {record['seconds']:.2f} s/step",

@@ -1,75 +1,136 @@
-"""Train a visual tokenizer: python -m pretrain.train_visual_tokenizer RECIPE [overrides]
+"""Train a visual tokenizer (VQ-KD): deepspeed --module pretrain.train_visual_tokenizer RECIPE [overrides]
 
-VQ-KD on one process: the codebook learns from the encoder's features, encoder and decoder from reconstructing the
-teacher, which here is the pixels of each patch.
+The encoder and the decoder learn by gradients to reconstruct a teacher's features from codes, the codebook by moving
+averages. The loop around `train_step`, and the exit codes, are in pretrain/loop.py.
 """
 
 import sys
-import time
+from pathlib import Path
+from typing import Any
 
+import deepspeed
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from data_pipeline.command_line import EXIT_USER_ERROR
-from data_pipeline.step_dataset import SamplesPerStep, StepDataset
-from data_pipeline.step_loader import step_batches
-from model.visual_tokenizer import VisualTokenizer, patch_pixels
+from data_pipeline.step_dataset import StepBatch, StepDataset
+from model.quantizer import Codebook
+from model.visual_tokenizer import Block, VisualTokenizer, init_visual_tokenizer
+from pretrain.agreement import mean_over_ranks
+from pretrain.codebook_step import LIVE_STEPS, CodebookUse, start_codebook, update_codebook
 from pretrain.command_line import parse_recipe
+from pretrain.formats.vqkd import save_vqkd
+from pretrain.loop import Job, file_fingerprint, open_dataset, run_job
 from pretrain.recipes import VISUAL_TOKENIZER_RECIPES
+from pretrain.teachers import Teacher, check_teacher, load_teacher
 from pretrain.visual_tokenizer_config import VisualTokenizerRun
-from pretrain.visual_tokens import save_visual_tokenizer, tokenizer_view
+from pretrain.visual_tokens import tokenizer_view
+from pretrain.weights import checkpoint_weights
 
-PROGRESS_SECONDS = 5.0
+COLLAPSED_SHARE = 0.5
+"""A run with a smaller share of live codes says so."""
 
 
 def main() -> None:
-    run = parse_recipe(VISUAL_TOKENIZER_RECIPES, "pretrain.train_visual_tokenizer")
-    try:
-        tokenizer = train_visual_tokenizer(run)
-        run.out.parent.mkdir(parents=True, exist_ok=True)
-        save_visual_tokenizer(tokenizer, run.out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    print(f"{run.out}: {run.model.num_codes} codes for {run.model.grid_size} x {run.model.grid_size} patches")
+    run_job(VisualTokenizerTraining, parse_recipe(VISUAL_TOKENIZER_RECIPES, "pretrain.train_visual_tokenizer"))
 
 
-def train_visual_tokenizer(run: VisualTokenizerRun) -> VisualTokenizer:
-    """Train on one device. Raises ValueError for data or sizes that do not fit."""
-    patch_dim = 3 * run.model.patch_size**2
-    if run.model.teacher_dim != patch_dim:
-        raise ValueError(f"model.teacher_dim {run.model.teacher_dim} must be {patch_dim}, the pixels of a patch")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(run.seed)
-    generator = torch.Generator().manual_seed(run.seed)
-    tokenizer = VisualTokenizer(run.model).to(device)
-    optimizer = torch.optim.AdamW(
-        tokenizer.parameters(), lr=run.lr, betas=(run.beta1, run.beta2), weight_decay=run.weight_decay
-    )
-    dataset = StepDataset(run.data, SamplesPerStep(run.images_per_step, 0, 0), run.model.image_size, run.seed)
-    last_progress = 0.0
-    for batch in step_batches(dataset, 0, run.num_steps, run.data.num_workers):
-        if batch.failure:
-            raise ValueError(f"the data of step {batch.step} cannot be read: {batch.failure}")
-        for group in optimizer.param_groups:
-            group["lr"] = run.lr * min(1.0, (batch.step + 1) / run.warmup_steps)
-        pixels = tokenizer_view(batch.images.to(device), run.model.image_size)
-        features = tokenizer.features(pixels)
-        tokenizer.codebook.update(features.detach().flatten(0, 1), generator)
-        ids, reconstruction, commitment_loss = tokenizer(features)
-        teacher = patch_pixels(pixels, run.model.patch_size)
-        cosine = nn.functional.cosine_similarity(reconstruction, teacher, dim=-1).mean()
-        optimizer.zero_grad()
-        (commitment_loss + 1 - cosine).backward()
-        optimizer.step()
-        if time.monotonic() - last_progress > PROGRESS_SECONDS or batch.step == run.num_steps - 1:
-            last_progress = time.monotonic()
+class VisualTokenizerTraining(Job[VisualTokenizerRun]):
+    """VQ-KD: 1 - cosine similarity of the reconstruction with the teacher + commitment loss."""
+
+    leaf_modules = (Block,)
+    undecayed = ("cls_token", "pos_embed")
+    bfloat16_weights = False  # as published: matrix products by autocast, the layer before the codebook in float32
+
+    teacher: Teacher
+    has_warned = False
+
+    def prepare(self, rank: int, world_size: int) -> StepDataset:
+        config, model = self.config, self.config.model
+        self.teacher = load_teacher(config.teacher, model.patch_size, self.device)
+        check_teacher(self.teacher, self.teacher_size, model.grid_size, model.teacher_dim, self.device)
+        num_features = config.images_per_step * model.grid_size**2
+        if config.codebook.kmeans_start and num_features < model.num_codes:
+            raise ValueError(
+                f"a step of {config.images_per_step} images has {num_features} patches for {model.num_codes} codes; "
+                "k-means needs one for each: raise images_per_step or lower model.num_codes"
+            )
+        return open_dataset(config, max(model.image_size, self.teacher_size), rank, world_size)
+
+    @property
+    def teacher_size(self) -> int:
+        """Side of the teacher's view in pixels."""
+        return self.config.teacher.image_size or self.config.model.image_size
+
+    def fingerprints(self) -> dict[str, str]:
+        weights = self.config.teacher.weights
+        return {"teacher": file_fingerprint(weights)} if weights is not None else {}
+
+    def build_model(self, is_new: bool) -> nn.Module:
+        config = self.config
+        tokenizer = VisualTokenizer(config.model)
+        init_visual_tokenizer(tokenizer, config.init_std, config.seed)
+        if not config.codebook.kmeans_start:
+            tokenizer.codebook.start_randomly(torch.Generator().manual_seed(config.seed))
+        return tokenizer.to(self.device)
+
+    def train_step(self, engine: deepspeed.DeepSpeedEngine, batch: StepBatch) -> dict[str, Any]:
+        config = self.config
+        codebook: Codebook = engine.module.codebook
+        micro_batches = [self.views(part) for part in batch.micro_batches(config.gradient_accumulation_steps)]
+        if batch.step == 0 and config.codebook.kmeans_start:
+            with torch.no_grad():
+                features = [engine(*views, config.dtype)[2] for views in micro_batches]
+            start_codebook(codebook, torch.cat(features).flatten(0, 1), config.seed)
+
+        features, parts = [], []
+        skipped_before = engine.skipped_steps
+        for views in micro_batches:
+            similarity, commitment_loss, micro_features = engine(*views, config.dtype)
+            engine.backward(1 - similarity + commitment_loss)  # means over equal parts: DeepSpeed averages them
+            engine.step()  # acts on the last micro-step; on a gradient that is not finite, no rank does
+            features.append(micro_features)
+            parts.append(torch.stack([similarity.detach(), commitment_loss.detach()]))
+        similarity, commitment_loss = mean_over_ranks(torch.stack(parts).mean(0)).tolist()
+        losses = {"cosine": similarity, "commitment": commitment_loss}
+        record = {"loss": 1 - similarity + commitment_loss, "losses": losses}
+        if engine.skipped_steps == skipped_before:  # features of a skipped step may not be finite
+            use = update_codebook(
+                codebook,
+                torch.cat(features).flatten(0, 1),
+                config.codebook.decay,
+                config.codebook.revival_threshold,
+                config.seed,
+                batch.step,
+            )
+            self.warn_of_collapse(batch.step, use)
+            record["codebook"] = vars(use)
+        return record
+
+    def views(self, batch: StepBatch) -> tuple[Tensor, Tensor]:
+        """The tokenizer's pixels (B, 3, H, W) and the teacher's features (B, G * G, E)."""
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.config.dtype == torch.bfloat16):
+            features = self.teacher(tokenizer_view(batch.images, self.teacher_size))
+        return tokenizer_view(batch.images, self.config.model.image_size), features.float()
+
+    def warn_of_collapse(self, step: int, use: CodebookUse) -> None:
+        """Say it when most codes are dead, once each time it comes to that."""
+        has_collapsed = step >= LIVE_STEPS and use.live_share < COLLAPSED_SHARE
+        if has_collapsed and not self.has_warned and torch.distributed.get_rank() == 0:
             print(
-                f"step {batch.step + 1}/{run.num_steps}  cosine {cosine.item():.3f}  "
-                f"commitment {commitment_loss.item():.5f}  codes used {len(ids.unique())}/{run.model.num_codes}",
+                f"warning: the codebook has collapsed: {use.live_share:.1%} of {self.config.model.num_codes} codes "
+                f"were used in the last {LIVE_STEPS} steps, perplexity {use.perplexity:.1f}; set "
+                "codebook.kmeans_start and codebook.revival_threshold, or lower model.num_codes",
+                file=sys.stderr,
                 flush=True,
             )
-    return tokenizer
+        self.has_warned = has_collapsed
+
+    def after_save(self, checkpoint: Path) -> None:
+        tokenizer = VisualTokenizer(self.config.model)
+        tokenizer.load_state_dict(dict(checkpoint_weights(checkpoint)))
+        self.config.out.parent.mkdir(parents=True, exist_ok=True)
+        save_vqkd(tokenizer, self.config.out)
+        print(f"{self.config.out}: {checkpoint.name}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,60 @@
-"""Everything that defines a visual tokenizer's training."""
+"""Everything that defines the training of a visual tokenizer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from data_pipeline.config import DataConfig
+from data_pipeline.step_dataset import SamplesPerStep
 from model.visual_tokenizer import VisualTokenizerConfig
+from pretrain.run_config import OptimizerConfig, RunConfig
+from pretrain.teachers import TeacherConfig
 
 
 @dataclass(frozen=True)
-class VisualTokenizerRun:
-    """VQ-KD training on the image shards of `data`. The defaults are BEiT v2's where it published them."""
+class CodebookConfig:
+    """How the codebook learns."""
 
-    model: VisualTokenizerConfig
-    data: DataConfig
-    out: Path
-    """The file to write."""
-    num_steps: int
-    """Optimizer steps."""
-    images_per_step: int = 512
-    """Images in a batch."""
-    lr: float = 2e-4
-    """Learning rate after warmup."""
-    warmup_steps: int = 1000
-    """Steps of linear warmup."""
-    beta1: float = 0.9
-    """Decay of the first moment."""
-    beta2: float = 0.99
-    """Decay of the second moment."""
-    weight_decay: float = 1e-4
-    """Decoupled weight decay."""
-    seed: int = 0
-    """Of initial weights, sample order, augmentation and codebook."""
+    decay: float = 0.99
+    """Of the moving averages (BEiT v2: 0.99)."""
+    kmeans_start: bool = True
+    """Begin with k-means over the features of the first step (BEiT v2); off: with random directions."""
+    revival_threshold: float = 0.1
+    """A code that gets less than this part of an even share of the features is put onto a feature of the step. Ours;
+    0 switches it off."""
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1 or self.images_per_step < 1 or self.warmup_steps < 1:
-            raise ValueError("num_steps, images_per_step and warmup_steps must be at least 1")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"codebook.decay {self.decay} must lie in [0, 1)")
+        if not 0 <= self.revival_threshold < 1:
+            raise ValueError(f"codebook.revival_threshold {self.revival_threshold} must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualTokenizerRun(RunConfig):
+    """VQ-KD training on the image shards of `data`: a function of this, the data and the step."""
+
+    model: VisualTokenizerConfig
+    out: Path
+    """The file to write, at every checkpoint: what a pretraining run takes as its visual_tokenizer."""
+    images_per_step: int
+    """Images in the global batch."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    init_std: float = 0.02
+    """Initial standard deviation of matrices."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            peak_lr=2e-4, warmup_steps=1000, beta2=0.99, eps=1e-8, weight_decay=1e-4, gradient_clip=0.0
+        )
+    )
+
+    FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {"out", "teacher.weights"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.images_per_step < 1:
+            raise ValueError(f"images_per_step {self.images_per_step} must be at least 1")
+
+    @property
+    def samples_per_step(self) -> SamplesPerStep:
+        return SamplesPerStep(self.images_per_step, 0, 0)

@@ -1,34 +1,31 @@
-"""The visual tokenizer's file, and the two views of an image."""
+"""The visual tokenizer of a run, and the two views of an image."""
 
-from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from model.config import MultiwayConfig
 from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
-
-
-def save_visual_tokenizer(tokenizer: VisualTokenizer, path: Path) -> None:
-    """Write config and weights, only tensors and numbers."""
-    partial = path.with_name(path.name + ".partial")
-    torch.save({"config": asdict(tokenizer.config), "model": tokenizer.state_dict()}, partial)
-    partial.rename(path)
+from pretrain.formats.vqkd import load_vqkd
 
 
 def load_visual_tokenizer(path: Path) -> VisualTokenizer:
     """A frozen tokenizer. Raises ValueError where there is no such file or its codebook was never trained."""
     if not path.is_file():
         raise ValueError(
-            f"visual tokenizer {path} does not exist; train one with python -m pretrain.train_visual_tokenizer"
+            f"visual tokenizer {path} does not exist; train one with python -m pretrain.train_visual_tokenizer, or "
+            "give one of BEiT v2's files"
         )
-    content = torch.load(path, weights_only=True, map_location="cpu")
-    tokenizer = VisualTokenizer(VisualTokenizerConfig(**content["config"]))
-    tokenizer.load_state_dict(content["model"])
+    tokenizer = load_vqkd(path)
     if not tokenizer.codebook.is_initialized:
         raise ValueError(f"visual tokenizer {path} has a codebook that was never trained; train it first")
     return tokenizer.eval().requires_grad_(False)
+
+
+def tokenizer_view_size(visual: VisualTokenizerConfig, network: MultiwayConfig) -> int:
+    """Side in pixels of the view that gives a code for each patch of the network (14 px patches: 16 / 14 as large)."""
+    return network.grid_size * visual.patch_size
 
 
 def network_view(images: Tensor, size: int) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from data_pipeline.scenes import draw_samples
 from data_pipeline.text_tokenizer import train_text_tokenizer
 from data_pipeline.write_shards import ShardOptions, write_shards
-from model.visual_tokenizer import VisualTokenizer
+from model.visual_tokenizer import VisualTokenizer, init_visual_tokenizer
+from pretrain.formats.vqkd import save_vqkd
 from pretrain.recipes.small import demo_visual_tokenizer
-from pretrain.visual_tokens import save_visual_tokenizer
 from tests.launch import ROOT
 
 TEXT_LENGTH = 24
@@ -58,9 +58,10 @@ def write_tiny_data(folder: Path) -> TinyData:
     write_shards(
         ShardOptions("text", "scenes:80", folder / "texts", 9, text_tokenizer=tokenizer.path, text_length=TEXT_LENGTH)
     )
-    torch.manual_seed(0)
-    visual_tokenizer = VisualTokenizer(demo_visual_tokenizer().model)
-    features = visual_tokenizer.features(torch.rand(16, 3, 48, 48)).detach().flatten(0, 1)
-    visual_tokenizer.codebook.update(features, torch.Generator().manual_seed(0))
-    save_visual_tokenizer(visual_tokenizer, folder / "visual_tokenizer.pt")
+    recipe = demo_visual_tokenizer()
+    visual_tokenizer = VisualTokenizer(recipe.model)
+    init_visual_tokenizer(visual_tokenizer, recipe.init_std, seed=0)
+    pixels = torch.rand(16, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    visual_tokenizer.codebook.start(visual_tokenizer.features(pixels).detach().flatten(0, 1))
+    save_vqkd(visual_tokenizer, folder / "visual_tokenizer.pt")
     return TinyData(folder)

@@ -11,7 +11,6 @@ role says what stands in the top layers, each exact for its use:
 Source: torchscale 0.3.0; unilm/beit3 utils.load_model_and_may_interpolate.
 """
 
-import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -51,8 +50,9 @@ def load_beit3(path: Path, is_mapped: bool = False) -> dict[str, Tensor]:
         raise ValueError(f"{path} does not exist; give a BEiT-3 checkpoint file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no file of tensors alone: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # what is no such file can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is no file of tensors alone: {reason}") from error
     if isinstance(content, dict):
         content = content.get("model", content.get("module", content))
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -45,7 +45,7 @@ def timm_features(out: Path, images: Tensor) -> Tensor:
     return features
 
 
-def import_timm() -> ModuleType:
+def import_timm(remedy: str = "install it, or pass --no-verify") -> ModuleType:
     """timm is optional. Raises ValueError where it cannot be imported."""
     if torch.version.cuda is None:
         # torchvision, which timm needs, has no build for a CPU's torch: its CUDA build misses two operators
@@ -57,7 +57,7 @@ def import_timm() -> ModuleType:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"timm is needed to verify its format ({reason}); install it, or pass --no-verify") from error
+        raise ValueError(f"timm is needed here ({reason}); {remedy}") from error
 
 
 def timm_entries(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

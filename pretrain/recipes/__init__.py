@@ -7,6 +7,7 @@ from pretrain.recipes.beit3 import beit3_base, beit3_base_shared, beit3_giant, b
 from pretrain.recipes.small import demo, demo_visual_tokenizer, laptop, laptop_visual_tokenizer
 from pretrain.recipes.vlbeit import vlbeit_base
 from pretrain.recipes.vlmo import vlmo_base, vlmo_base_plus, vlmo_large
+from pretrain.recipes.vqkd import vqkd_base, vqkd_base_dino
 from pretrain.visual_tokenizer_config import VisualTokenizerRun
 
 RECIPES: dict[str, Callable[[], PretrainConfig]] = {
@@ -28,4 +29,6 @@ RECIPES: dict[str, Callable[[], PretrainConfig]] = {
 VISUAL_TOKENIZER_RECIPES: dict[str, Callable[[], VisualTokenizerRun]] = {
     "demo": demo_visual_tokenizer,
     "laptop": laptop_visual_tokenizer,
+    "vqkd_base": vqkd_base,
+    "vqkd_base_dino": vqkd_base_dino,
 }

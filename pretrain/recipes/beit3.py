@@ -9,7 +9,8 @@ from pathlib import Path
 
 from data_pipeline.config import DataConfig
 from model.config import MultiwayConfig
-from pretrain.config import ObjectiveConfig, OptimizerConfig, PretrainConfig
+from pretrain.config import ObjectiveConfig, PretrainConfig
+from pretrain.run_config import OptimizerConfig
 
 
 def beit3_giant() -> PretrainConfig:

@@ -6,8 +6,9 @@ from pathlib import Path
 from data_pipeline.config import DataConfig
 from model.config import MultiwayConfig
 from model.visual_tokenizer import VisualTokenizerConfig
-from pretrain.config import ObjectiveConfig, OptimizerConfig, PretrainConfig
-from pretrain.visual_tokenizer_config import VisualTokenizerRun
+from pretrain.config import ObjectiveConfig, PretrainConfig
+from pretrain.run_config import OptimizerConfig
+from pretrain.visual_tokenizer_config import CodebookConfig, VisualTokenizerRun
 
 
 def demo() -> PretrainConfig:
@@ -103,6 +104,7 @@ def laptop_visual_tokenizer() -> VisualTokenizerRun:
         model=replace(tiny.model, image_size=64),
         data=pretraining.data,
         out=pretraining.visual_tokenizer,
+        run_dir=Path("runs/laptop_visual_tokenizer"),
         num_steps=300,
     )
 
@@ -125,13 +127,17 @@ def demo_visual_tokenizer() -> VisualTokenizerRun:
             num_codes=256,
             code_dim=16,
             teacher_dim=192,
-            ema_decay=0.9,
-            init_std=0.1,
         ),
         data=pretraining.data,
         out=pretraining.visual_tokenizer,
+        run_dir=Path("runs/demo/visual_tokenizer"),
         num_steps=150,
         images_per_step=32,
-        lr=1e-3,
-        warmup_steps=20,
+        codebook=CodebookConfig(decay=0.9),
+        init_std=0.1,
+        optimizer=OptimizerConfig(
+            peak_lr=1e-3, min_lr=1e-3, warmup_steps=20, beta2=0.99, eps=1e-8, weight_decay=1e-4, gradient_clip=0.0
+        ),
+        precision="float32",
+        deepspeed_config=pretraining.deepspeed_config,
     )

@@ -3,8 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pretrain.config import changed_fields, config_from_json, config_to_json
+from pretrain.config import PretrainConfig
 from pretrain.recipes.small import demo
+from pretrain.run_config import changed_fields, config_from_json, config_to_json
 
 
 def test_paths_and_the_cache_may_change_and_what_defines_the_batches_may_not() -> None:
@@ -16,4 +17,4 @@ def test_paths_and_the_cache_may_change_and_what_defines_the_batches_may_not() -
 
 
 def test_a_config_survives_being_written() -> None:
-    assert config_from_json(config_to_json(demo())) == demo()
+    assert config_from_json(PretrainConfig, config_to_json(demo())) == demo()

@@ -12,7 +12,7 @@ from model import load_pretrained
 from model.embeddings import interpolate_positions
 from pretrain.convert import ConvertOptions, convert
 from pretrain.run_log import read_log
-from pretrain.train import initial_weights_fingerprint
+from pretrain.train import check_initial_weights
 from pretrain.verify import TOLERANCE, largest_difference
 from pretrain.weights import checkpoint_weights, find_checkpoint
 from tests.launch import run_ranks
@@ -30,7 +30,7 @@ def test_weights_are_read_piece_by_piece(run_dir: Path, chunk_bytes: int) -> Non
     checkpoint = find_checkpoint(run_dir)
     folder = checkpoint.folder
     expected = get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
-    found = dict(checkpoint_weights(checkpoint, chunk_bytes))
+    found = dict(checkpoint_weights(checkpoint.folder, chunk_bytes))
     assert list(found) == list(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -64,7 +64,7 @@ def test_one_call_loads_our_own_format(run_dir: Path, tmp_path: Path) -> None:
     checkpoint = find_checkpoint(run_dir)
     assert model.encoder.config == checkpoint.config.model
     assert not model.training and all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
-    weights = dict(checkpoint_weights(checkpoint))
+    weights = dict(checkpoint_weights(checkpoint.folder))
     assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="describes no network of ours"):
@@ -77,7 +77,7 @@ def test_another_image_size_interpolates_the_positions(run_dir: Path, tmp_path: 
     convert(ConvertOptions(run_dir, tmp_path, to="safetensors", image_size=96))
     larger, name = load_pretrained(tmp_path), "encoder.vision_embed.pos_embed"
     assert larger.encoder.config.image_size == 96
-    expected = interpolate_positions(dict(checkpoint_weights(find_checkpoint(run_dir)))[name], (12, 12))
+    expected = interpolate_positions(dict(checkpoint_weights(find_checkpoint(run_dir).folder))[name], (12, 12))
     assert torch.equal(larger.get_parameter(name), expected)
 
 
@@ -98,7 +98,9 @@ def test_a_file_that_differs_is_found_out(run_dir: Path, tmp_path: Path, name: s
     content["model"][name][0] += 1e-4
     torch.save(content, path)
     with pytest.raises(ValueError, match=f"beit3_fusion.pth does not hold the {name}"):
-        largest_difference("beit3", "fusion", path, checkpoint.config.model, lambda: checkpoint_weights(checkpoint))
+        largest_difference(
+            "beit3", "fusion", path, checkpoint.config.model, lambda: checkpoint_weights(checkpoint.folder)
+        )
 
 
 def test_a_verification_that_fails_leaves_nothing(
@@ -158,7 +160,7 @@ def test_training_goes_on_from_converted_weights(run_dir: Path, tiny_data: TinyD
     arguments += ["--model.attention", "decoupled", "--model.num-vl-layers", 0]
     ended = run_ranks(2, "pretrain.train", arguments)
     assert ended.exit_codes == [0, 0], ended.stderr
-    weights = dict(checkpoint_weights(find_checkpoint(tmp_path / "run")))
+    weights = dict(checkpoint_weights(find_checkpoint(tmp_path / "run").folder))
     begin = load_pretrained(tmp_path / "ours")
     for name, parameter in begin.named_parameters():
         torch.testing.assert_close(weights[name], parameter.detach(), atol=1e-9, rtol=0)
@@ -170,17 +172,17 @@ def test_training_goes_on_from_converted_weights(run_dir: Path, tiny_data: TinyD
 def test_weights_that_are_not_for_a_run_are_refused(run_dir: Path, tmp_path: Path) -> None:
     convert(ConvertOptions(run_dir, tmp_path, to="safetensors"))
     config = replace(find_checkpoint(run_dir).config, initial_weights=tmp_path)
-    assert len(initial_weights_fingerprint(config)) == 16
+    check_initial_weights(config)
     larger = replace(config, model=replace(config.model, depth=4, attention="decoupled"))
     with pytest.raises(ValueError, match="model.depth is 3 there, 4 here; model.attention is shared there, decoupled"):
-        initial_weights_fingerprint(larger)
+        check_initial_weights(larger)
     (tmp_path / "beit3.spm").write_bytes(b"another tokenizer")
     with pytest.raises(ValueError, match="its words are those of"):
-        initial_weights_fingerprint(config)
+        check_initial_weights(config)
 
 
 def test_no_weight_of_the_run_is_zero(run_dir: Path) -> None:
     """The comparisons above would pass for weights that are all zero: these are not."""
-    weights = dict(checkpoint_weights(find_checkpoint(run_dir)))
+    weights = dict(checkpoint_weights(find_checkpoint(run_dir).folder))
     assert set(weights) == set(tiny_model().state_dict())
     assert all(tensor.abs().max() > 0 for tensor in weights.values())

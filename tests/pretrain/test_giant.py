@@ -13,11 +13,11 @@ import torch
 from model.parameter_counts import parameter_shapes
 from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
 from pretrain.checkpoint import _write_manifest
-from pretrain.config import config_to_json
+from pretrain.formats.vqkd import save_vqkd
 from pretrain.recipes import RECIPES
+from pretrain.run_config import config_to_json
 from pretrain.run_log import read_log
 from pretrain.verify import TOLERANCE
-from pretrain.visual_tokens import save_visual_tokenizer
 from tests.launch import ROOT, run_ranks
 from tests.tiny_run import TinyData
 
@@ -44,8 +44,8 @@ def giant_visual_tokenizer(path: Path) -> None:
     )  # fmt: skip
     tokenizer = VisualTokenizer(config)
     features = tokenizer.features(torch.rand(2, 3, 128, 128)).detach().flatten(0, 1)
-    tokenizer.codebook.update(features, torch.Generator().manual_seed(0))
-    save_visual_tokenizer(tokenizer, path)
+    tokenizer.codebook.start(features)
+    save_vqkd(tokenizer, path)
 
 
 def test_four_layers_of_the_giant_are_stepped_under_zero3_and_exported(tiny_data: TinyData, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def write_giant_checkpoint(run_dir: Path, num_ranks: int) -> int:
         torch.save({"optimizer_state_dict": states}, partial / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
     (partial / "config.json").write_text(config_to_json(config))
     (partial / "beit3.spm").write_bytes(b"stands for a tokenizer")
-    _write_manifest(partial, {"step": 1, "world_size": num_ranks, "data_fingerprints": {}})
+    _write_manifest(partial, {"kind": "PretrainConfig", "step": 1, "world_size": num_ranks, "data_fingerprints": {}})
     partial.rename(partial.with_suffix(""))
     return 4 * sum(shape.numel() for shape in shapes.values())
 

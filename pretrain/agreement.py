@@ -1,0 +1,37 @@
+"""What one rank knows, known to all: every rank takes the same decisions."""
+
+import traceback
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def on_every_rank(action: Callable[[], T]) -> T:
+    """Do what can fail on any rank: if it does on one, ValueError with its sentence on all."""
+    result, message = None, ""
+    try:
+        result = action()
+    except (ValueError, OSError) as error:
+        message = str(error)
+    except Exception:  # a fault of ours on one rank must not leave the others waiting
+        message = traceback.format_exc()
+    messages = [""] * dist.get_world_size()
+    dist.all_gather_object(messages, message)
+    if any(messages):
+        raise ValueError(next(message for message in messages if message))
+    return cast(T, result)
+
+
+def summed_over_ranks(values: Tensor) -> Tensor:
+    """The same sum on every rank, in place."""
+    dist.all_reduce(values)
+    return values
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The same mean on every rank, in place."""
+    return summed_over_ranks(values).div_(dist.get_world_size())

@@ -1,0 +1,257 @@
+"""The training loop: batch, step, log, checkpoint, stop. What is trained, a `Job`, is in train.py and
+train_visual_tokenizer.py.
+
+A run ends with 0 when it is complete, 75 when it was stopped by SIGTERM, SIGUSR1 or Ctrl-C and saved (start the same
+command again to continue), 2 for a mistake in the command or the data. Where IMGLISH_STOPPED_FILE names a file, as
+under Slurm, a stop is told by making it instead, and the code is 0.
+"""
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from abc import ABC, abstractmethod
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NoReturn
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from data_pipeline.command_line import EXIT_USER_ERROR
+from data_pipeline.step_dataset import StepBatch, StepDataset
+from data_pipeline.step_loader import step_batches
+from pretrain.agreement import on_every_rank, summed_over_ranks
+from pretrain.bad_samples import BadSampleBudget
+from pretrain.checkpoint import Checkpoint, agreed_latest_checkpoint, load_checkpoint, save_checkpoint
+from pretrain.engine import (
+    build_engine,
+    init_distributed,
+    learning_rate,
+    merged_deepspeed_config,
+    read_memory_config,
+)
+from pretrain.run_config import C, changed_fields, config_to_json
+from pretrain.run_log import RunLog
+from pretrain.stop import EXIT_STOPPED, STOP_SIGNALS, StopRequest, end_process
+
+
+class Job(ABC, Generic[C]):
+    """What a run trains. All ranks call everything in the same order."""
+
+    leaf_modules: ClassVar[tuple[type[nn.Module], ...]]
+    """ZeRO-3 gathers each of these as one piece."""
+    undecayed: ClassVar[tuple[str, ...]]
+    """Ends of the names of parameters without weight decay, beside all of one dimension."""
+    bfloat16_weights: ClassVar[bool]
+    """Whether precision bfloat16 holds the weights in bfloat16 too; else only matrix products are."""
+
+    def __init__(self, config: C, device: torch.device):
+        self.config = config
+        self.device = device
+
+    @abstractmethod
+    def prepare(self, rank: int, world_size: int) -> StepDataset:
+        """Open the data and what is not trained. All that can be wrong with a command is found out here, before the
+        engine is built. Raises ValueError or OSError."""
+
+    @abstractmethod
+    def fingerprints(self) -> dict[str, str]:
+        """Of the files that define the run, beside the shards."""
+
+    @abstractmethod
+    def build_model(self, is_new: bool) -> nn.Module:
+        """With initial weights, the same on every rank; is_new: they will not be replaced by a checkpoint's. Raises
+        ValueError where given ones do not fit."""
+
+    @abstractmethod
+    def train_step(self, engine: deepspeed.DeepSpeedEngine, batch: StepBatch) -> dict[str, Any]:
+        """Forward, backward and optimizer step on this rank's part of a global batch.
+
+        Returns the log record, the same on every rank: at least `loss` and `losses`, its parts by name.
+        """
+
+    def after_save(self, checkpoint: Path) -> None:  # noqa: B027: most jobs have nothing to add
+        """Called on the main rank when a checkpoint is complete."""
+
+
+def run_job(kind: type[Job[C]], config: C) -> NoReturn:
+    """Train in this process, one of the ranks, to its end."""
+    device = init_distributed()
+    try:
+        exit_code = _run(kind(config, device))
+    except (ValueError, OSError) as error:
+        if dist.get_rank() == 0 or isinstance(error, OSError):  # a ValueError is raised by all ranks alike
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        exit_code = EXIT_USER_ERROR
+    end_process(exit_code)
+
+
+def _run(job: Job[C]) -> int:
+    """Train, and agree on how the process ends. Returns the exit code."""
+    finished = train(job)
+    stopped_file = os.environ.get("IMGLISH_STOPPED_FILE")
+    if stopped_file and not finished and dist.get_rank() == 0:
+        Path(stopped_file).touch()
+    dist.barrier()  # no rank's exit code reaches the launcher before every rank has saved
+    return 0 if finished or stopped_file else EXIT_STOPPED
+
+
+def train(job: Job[C]) -> bool:
+    """Run or continue a run. True when all steps are done, False when it was asked to stop.
+
+    Raises ValueError or OSError, on every rank, for a mistake in the config, the data or the run folder.
+    """
+    config, stop, is_main_rank = job.config, StopRequest(), dist.get_rank() == 0
+    dataset, deepspeed_config = on_every_rank(lambda: prepare(job))
+    checkpoint = agreed_latest_checkpoint(config)
+    fingerprints = {**dataset.fingerprints, **on_every_rank(job.fingerprints)}
+    if checkpoint is not None:
+        check_unchanged(checkpoint, config, fingerprints)
+
+    model = on_every_rank(lambda: job.build_model(checkpoint is None))
+    engine = build_engine(model, config, deepspeed_config, job.leaf_modules, job.undecayed)
+    first_step = 0
+    if checkpoint is not None:
+        load_checkpoint(engine, checkpoint)
+        first_step = checkpoint.step
+    log = start_log(config, dataset, job.device, first_step) if is_main_rank else None
+    bad_samples = BadSampleBudget(config.run_dir, config.data.max_bad_samples)
+    on_every_rank(lambda: bad_samples.read(first_step))
+    on_every_rank(lambda: bad_samples.write() if is_main_rank else None)
+
+    num_consecutive_skips = 0
+    workers = config.data.num_workers
+    for batch in step_batches(dataset, first_step, config.num_steps, workers, leave_signals_to_the_rank):
+        record = step_and_measure(job, engine, batch, stop, bad_samples)
+        done = batch.step + 1
+        save = record["stop"] or done == config.num_steps or done % config.save_every_steps == 0
+        num_consecutive_skips = num_consecutive_skips + 1 if record["skipped"] else 0
+        if log is not None:
+            log.write({**record, "passes": dataset.seen(done)} if save else record)
+        if num_consecutive_skips >= config.max_consecutive_skips:
+            raise ValueError(f"{num_consecutive_skips} steps in a row had no finite gradient; lower the learning rate")
+        if save:
+            folder = save_checkpoint(engine, config, done, fingerprints)
+            on_every_rank(partial(job.after_save, folder) if is_main_rank else lambda: None)
+        if record["stop"] and done < config.num_steps:
+            if is_main_rank:
+                print(f"stopped on request after step {done}, saved; the same command continues", flush=True)
+            return False
+    return True
+
+
+def step_and_measure(
+    job: Job[C], engine: deepspeed.DeepSpeedEngine, batch: StepBatch, stop: StopRequest, bad_samples: BadSampleBudget
+) -> dict[str, Any]:
+    """One optimizer step. Returns its log record, the same on every rank but for the time it took."""
+    start, config = time.perf_counter(), job.config
+    flags = torch.tensor([stop.is_set, len(batch.bad_samples), bool(batch.failure)], device=job.device)
+    num_stops, num_bad_samples, num_failures = summed_over_ranks(flags.long()).tolist()
+    if num_bad_samples:
+        bad_samples.add(batch.step, batch.bad_samples)
+    if num_failures:
+        raise ValueError(f"the data of step {batch.step} cannot be read: {first_failure(batch)}")
+
+    lr = learning_rate(config.optimizer, batch.step, config.num_steps)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    skipped_before = engine.skipped_steps
+    record = {"step": batch.step, **job.train_step(engine, batch.to(job.device))}
+    record |= {
+        "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+        "lr": lr,
+        "samples_seen": (batch.step + 1) * config.samples_per_step.total,
+        "skipped": engine.skipped_steps > skipped_before,
+        "bad_samples": num_bad_samples,
+        "stop": num_stops > 0,
+        "seconds": time.perf_counter() - start,
+    }
+    if config.log_sample_keys:
+        record["keys"] = global_keys(config, batch)
+    return record
+
+
+def prepare(job: Job[C]) -> tuple[StepDataset, dict[str, Any]]:
+    """The data, and DeepSpeed's configuration. Raises ValueError or OSError."""
+    config, rank, world_size = job.config, dist.get_rank(), dist.get_world_size()
+    dataset = job.prepare(rank, world_size)
+    memory_config = read_memory_config(config.deepspeed_config)
+    deepspeed_config = merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights)
+    prepare_run_dir(config.run_dir, rank)
+    return dataset, deepspeed_config
+
+
+def prepare_run_dir(run_dir: Path, rank: int) -> None:
+    """Make the folder and try to write into it. Raises OSError where that fails."""
+    try:
+        (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        trial = run_dir / f".writable.{rank}"
+        trial.write_text(f"{os.getpid()}\n")
+        trial.unlink()
+    except OSError as error:
+        raise OSError(
+            f"run_dir {run_dir} cannot be written ({error.strerror}); free space or choose another"
+        ) from error
+
+
+def open_dataset(config: C, image_size: int, rank: int, world_size: int) -> StepDataset:
+    """The data of a run; image_size: side of its images in pixels. Raises ValueError where it is not sound."""
+    ranks_per_node = int(os.environ.get("LOCAL_SIZE", world_size))
+    return StepDataset(config.data, config.samples_per_step, image_size, config.seed, rank, world_size, ranks_per_node)
+
+
+def check_unchanged(checkpoint: Checkpoint[C], config: C, fingerprints: dict[str, str]) -> None:
+    """Raises ValueError, listing the differences, where a run was begun with other settings or other data."""
+    differences = changed_fields(checkpoint.config, config)
+    differences += [
+        f"{kind}: {checkpoint.data_fingerprints.get(kind)} -> {fingerprint}"
+        for kind, fingerprint in fingerprints.items()
+        if checkpoint.data_fingerprints.get(kind) != fingerprint
+    ]
+    if differences:
+        raise ValueError(f"{config.run_dir} was begun otherwise ({'; '.join(differences)}); give a new run_dir")
+
+
+def start_log(config: C, dataset: StepDataset, device: torch.device, first_step: int) -> RunLog:
+    """The main rank's log; says what begins."""
+    (config.run_dir / "config.json").write_text(config_to_json(config))
+    beginning = f"continues at step {first_step}" if first_step else "starts"
+    ranks = f"{dist.get_world_size()} ranks on {device.type}, {config.precision}"
+    print(f"{config.run_dir} {beginning}: {ranks}", *dataset.describe(), sep="\n", flush=True)
+    return RunLog(config.run_dir, first_step, config.num_steps)
+
+
+def file_fingerprint(path: Path) -> str:
+    """Changes with any byte of the file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def leave_signals_to_the_rank() -> None:
+    """A signal to the whole process group must not kill the loader under a rank that is about to save."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def first_failure(batch: StepBatch) -> str:
+    """Why the first rank that could not read its part could not, on every rank."""
+    failures: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(failures, batch.failure)
+    return next(failure for failure in failures if failure)
+
+
+def global_keys(config: C, batch: StepBatch) -> list[str]:
+    """The sample keys of the whole global batch, in its order, on every rank."""
+    per_rank: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(per_rank, batch.keys)
+    per_step = config.samples_per_step
+    keys, start = [], 0
+    for total in (per_step.images, per_step.pairs, per_step.texts):
+        part = total // len(per_rank)
+        keys += [key for rank_keys in per_rank for key in rank_keys[start : start + part]]
+        start += part
+    return keys

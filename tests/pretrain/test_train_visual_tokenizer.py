@@ -1,0 +1,182 @@
+"""Training a visual tokenizer in real processes: any topology, exact resume, faults. CPU, about two minutes."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pretrain.formats.vqkd import load_vqkd
+from pretrain.run_log import LOG_NAME, read_log
+from pretrain.stop import EXIT_STOPPED
+from tests.launch import ROOT, Ended, run_ranks
+from tests.tiny_run import TinyData
+
+NUM_STEPS = 50
+
+
+def overrides(data: TinyData, run_dir: Path, num_steps: int = NUM_STEPS) -> list[object]:
+    return [
+        "demo",
+        *("--data.images", data.folder / "images", "--data.pairs", "--data.texts", "--data.text-tokenizer", "None"),
+        *("--data.color-jitter", 0.4, "--run-dir", run_dir, "--out", run_dir / "tokenizer.pt"),
+        *("--num-steps", num_steps, "--images-per-step", 16, "--model.num-codes", 64, "--log-sample-keys"),
+        *("--deepspeed-config", ROOT / "ds_configs" / "zero3_cpu.json"),
+    ]
+
+
+def train(num_ranks: int, arguments: list[object], **options: Any) -> Ended:
+    return run_ranks(num_ranks, "pretrain.train_visual_tokenizer", arguments, **options)
+
+
+def without_times(run_dir: Path) -> list[dict[str, Any]]:
+    """The log, without what differs between two runs that are the same."""
+    return [
+        {name: value for name, value in record.items() if name not in ("seconds", "stop", "passes")}
+        for record in read_log(run_dir)
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifty steps on two ranks. Read only."""
+    run_dir: Path = tmp_path_factory.mktemp("runs") / "undisturbed"
+    ended = train(2, overrides(tiny_data, run_dir))
+    assert ended.exit_codes == [0, 0], ended.stderr
+    return run_dir
+
+
+def test_it_learns_and_tells_how_the_codes_are_used(undisturbed: Path) -> None:
+    log = read_log(undisturbed)
+    assert [record["step"] for record in log] == list(range(NUM_STEPS))
+    assert log[-1]["losses"]["cosine"] > log[0]["losses"]["cosine"] + 0.3
+    for record in log:
+        use = record["codebook"]
+        assert 0 < use["usage"] <= use["live_share"] <= 1 <= use["perplexity"] <= 64
+
+
+def test_every_rank_ends_with_the_same_codebook_to_the_bit_and_the_file_has_it(undisturbed: Path) -> None:
+    (folder,) = (undisturbed / "checkpoints").glob("step_*")
+    states = [
+        torch.load(path, weights_only=False)["module"] for path in sorted(folder.glob("zero_pp_rank_*_model_states.pt"))
+    ]
+    assert len(states) == 2
+    tokenizer = load_vqkd(undisturbed / "tokenizer.pt")
+    for name, value in tokenizer.codebook.named_buffers(prefix="codebook"):
+        assert torch.equal(states[0][name], states[1][name])
+        if name != "codebook.steps_unused":
+            assert torch.equal(states[0][name], value)
+
+
+def published_pace(data: TinyData, run_dir: Path) -> list[object]:
+    """BEiT v2's decay and learning rate, and few codes: hardly a feature is as near to two of them as rounding goes."""
+    pace = ["--codebook.decay", 0.99, "--optimizer.peak-lr", 2e-4, "--optimizer.min-lr", 1e-5, "--model.num-codes", 16]
+    return [*overrides(data, run_dir), *pace]
+
+
+@pytest.fixture(scope="module")
+def at_published_pace(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifty steps on two ranks. Read only."""
+    run_dir: Path = tmp_path_factory.mktemp("runs") / "at_published_pace"
+    ended = train(2, published_pace(tiny_data, run_dir))
+    assert ended.exit_codes == [0, 0], ended.stderr
+    return run_dir
+
+
+@pytest.mark.parametrize(("num_ranks", "micro_steps"), [(1, 1), (1, 2), (2, 2)])
+def test_another_topology_gives_the_same_codebook(
+    num_ranks: int, micro_steps: int, at_published_pace: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    ended = train(num_ranks, [*published_pace(tiny_data, tmp_path), "--gradient-accumulation-steps", micro_steps])
+    assert set(ended.exit_codes) == {0}, ended.stderr
+    there, here = load_vqkd(at_published_pace / "tokenizer.pt"), load_vqkd(tmp_path / "tokenizer.pt")
+    torch.testing.assert_close(here.codebook.codes, there.codebook.codes, rtol=0, atol=1e-5)
+    for record, expected in zip(read_log(tmp_path), read_log(at_published_pace), strict=True):
+        assert record["keys"] == expected["keys"]
+        assert record["losses"] == pytest.approx(expected["losses"], abs=1e-5)
+        assert record["codebook"] == pytest.approx(expected["codebook"], abs=1e-5)
+
+
+def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
+    undisturbed: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    def stop_one_rank(processes: list[subprocess.Popen[str]]) -> None:
+        log = tmp_path / LOG_NAME
+        while processes[0].poll() is None and not (log.exists() and len(read_log(tmp_path)) >= 5):
+            time.sleep(0.005)
+        processes[1].send_signal(signal.SIGTERM)
+
+    stopped = train(2, overrides(tiny_data, tmp_path), while_running=stop_one_rank)
+    assert stopped.exit_codes == [EXIT_STOPPED, EXIT_STOPPED], stopped.stderr
+    assert 5 <= len(read_log(tmp_path)) < NUM_STEPS
+    resumed = train(2, overrides(tiny_data, tmp_path))
+    assert resumed.exit_codes == [0, 0], resumed.stderr
+    assert without_times(tmp_path) == without_times(undisturbed)
+    there, here = (load_vqkd(folder / "tokenizer.pt").state_dict() for folder in (undisturbed, tmp_path))
+    assert all(torch.equal(value, here[name]) for name, value in there.items())
+
+
+class BreaksOnce:
+    """A teacher whose third call gives what is not finite, on one rank."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        features = pixels.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+        self.num_calls += 1
+        if self.num_calls == 4 and torch.distributed.get_rank() == 1:  # the first call is the check before the run
+            features = features * float("nan")
+        return features
+
+
+def breaks_once(weights: Path | None) -> BreaksOnce:
+    """What `--teacher.name tests.pretrain.test_train_visual_tokenizer.breaks_once` names."""
+    return BreaksOnce()
+
+
+def test_a_step_that_is_not_finite_on_one_rank_leaves_the_codebook_alone(tiny_data: TinyData, tmp_path: Path) -> None:
+    arguments = [*overrides(tiny_data, tmp_path, 6), "--teacher.name", f"{__name__}.breaks_once"]
+    ended = train(2, arguments)
+    assert ended.exit_codes == [0, 0], ended.stderr
+    log = read_log(tmp_path)
+    assert [record["skipped"] for record in log] == [False, False, True, False, False, False]
+    assert "codebook" not in log[2] and log[2]["loss"] is None
+    assert log[3]["losses"]["cosine"] is not None
+    assert load_vqkd(tmp_path / "tokenizer.pt").codebook.codes.isfinite().all()
+
+
+def test_a_codebook_that_collapses_is_told(tiny_data: TinyData, tmp_path: Path) -> None:
+    arguments = [*overrides(tiny_data, tmp_path, 120), "--codebook.no-kmeans-start", "--codebook.revival-threshold", 0]
+    ended = train(1, arguments)
+    assert ended.exit_codes == [0], ended.stderr
+    assert ended.stderr[0].count("warning: the codebook has collapsed") == 1
+    assert read_log(tmp_path)[-1]["codebook"]["live_share"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--model.num-codes", 1000], "a step of 16 images has 576 patches for 1000 codes"),
+        (["--model.teacher-dim", 100], "teacher"),
+        (["--codebook.decay", 1.5], "codebook.decay 1.5 must lie in [0, 1)"),
+        (["--teacher.name", "nobody"], "nobody"),
+    ],
+)
+def test_a_mistake_is_one_sentence(change: list[object], message: str, tiny_data: TinyData, tmp_path: Path) -> None:
+    ended = train(2, [*overrides(tiny_data, tmp_path), *change])
+    assert ended.exit_codes == [2, 2]
+    (line,) = "".join(ended.stderr).splitlines()
+    assert line.startswith("error: ") and message in line
+
+
+def test_pretraining_does_not_take_a_tokenizers_run_for_its_own(
+    undisturbed: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    ended = run_ranks(1, "pretrain.train", ["demo", *tiny_data.overrides(undisturbed)])
+    assert ended.exit_codes == [2]
+    assert "holds a run of VisualTokenizerRun, not of PretrainConfig" in ended.stderr[0]
