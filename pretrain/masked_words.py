@@ -6,7 +6,6 @@ pair, and by always naming the commonest content word of the captions. Only the 
 
 import itertools
 import re
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,10 @@ import tyro
 from torch import Tensor
 
 from data_pipeline.command_line import run_command
-from data_pipeline.image_transform import ImageTransform
-from data_pipeline.sample_reader import SampleReader
-from data_pipeline.samples import BadSampleError
-from data_pipeline.shard_index import read_index
 from data_pipeline.text_tokenizer import BOS_ID, EOS_ID, PAD_ID, TextTokenizer
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
+from pretrain.held_out import read_held_out
 from pretrain.visual_tokens import network_view
 from pretrain.weights import find_checkpoint, load_model
 
@@ -85,17 +81,7 @@ def evaluate_masked_words(options: MaskedWordsOptions) -> MaskedWordsResult:
     checkpoint = find_checkpoint(options.source)
     model, config = load_model(checkpoint), checkpoint.config
     tokenizer = TextTokenizer(checkpoint.text_tokenizer)
-    reader = SampleReader(read_index(options.pairs), config.data.max_member_bytes)
-    transform = ImageTransform(config.model.image_size, 1, 0, False, config.data.max_image_pixels)
-    images, captions = [], []
-    for sample in range(min(options.max_pairs, reader.index.num_samples)):
-        try:
-            image, caption = transform.center(reader.image_bytes(sample)), reader.text(sample)
-        except BadSampleError as error:
-            print(f"skipped {reader.shard_name(sample)}:{reader.key(sample)}: {error}", file=sys.stderr)
-            continue
-        images.append(torch.from_numpy(image))
-        captions.append(caption)
+    images, captions = read_held_out(options.pairs, config.data, config.model.image_size, options.max_pairs)
     questions = [
         question
         for pair, caption in enumerate(captions)
@@ -103,7 +89,7 @@ def evaluate_masked_words(options: MaskedWordsOptions) -> MaskedWordsResult:
     ]
     if len(images) < 2 or not questions:
         raise ValueError(f"{options.pairs} has no two pairs with content words that fit caption_length")
-    pixels = network_view(torch.stack(images), config.model.image_size)
+    pixels = network_view(images, config.model.image_size)
     # half the pairs away: a fixed, other image for every caption
     right, right_nll = _guess(model, pixels, questions, shift=0)
     wrong, wrong_nll = _guess(model, pixels, questions, shift=len(images) // 2)

@@ -1,0 +1,36 @@
+"""Held-out samples for evaluation: the centre of each image, without augmentation."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipeline.config import DataConfig
+from data_pipeline.image_transform import ImageTransform
+from data_pipeline.sample_reader import SampleReader
+from data_pipeline.samples import BadSampleError
+from data_pipeline.shard_index import read_index
+
+
+def read_held_out(folder: Path, data: DataConfig, image_size: int, max_samples: int) -> tuple[Tensor, list[str]]:
+    """Images (B, 3, image_size, image_size) uint8 and, of pairs, the captions; the first max_samples of the shards.
+
+    Bad samples are named and left out. Raises ValueError where none is left.
+    """
+    reader = SampleReader(read_index(folder), data.max_member_bytes)
+    if reader.index.kind == "text":
+        raise ValueError(f"{folder} holds texts; give shards of images or pairs")
+    transform = ImageTransform(image_size, 1, 0, False, data.max_image_pixels)
+    images, captions = [], []
+    for sample in range(min(max_samples, reader.index.num_samples)):
+        try:
+            image = transform.center(reader.image_bytes(sample))
+            captions += [reader.text(sample)] if reader.index.kind == "pair" else []
+            images.append(image)
+        except BadSampleError as error:
+            print(f"skipped {reader.shard_name(sample)}:{reader.key(sample)}: {error}", file=sys.stderr)
+    if not images:
+        raise ValueError(f"{folder} has no image that can be read; give shards of images or pairs")
+    return torch.from_numpy(np.stack(images)), captions

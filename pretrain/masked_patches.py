@@ -1,0 +1,124 @@
+"""Does the network predict hidden patches? python -m pretrain.masked_patches RUN IMAGES
+
+Patches of held-out images are hidden as in training, and their codes guessed. Beside it stands what needs no network:
+the commonest code, the commonest code of each place, and the entropy of the codes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+
+from data_pipeline.command_line import run_command
+from model.masked_data_model import MaskedDataModel
+from model.masking import block_image_masks
+from model.multiway import MultiwayInputs
+from pretrain.config import PretrainConfig
+from pretrain.held_out import read_held_out
+from pretrain.visual_tokens import load_visual_tokenizer, network_view, tokenizer_view, tokenizer_view_size
+from pretrain.weights import find_checkpoint, load_model
+
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class MaskedPatchesOptions:
+    """Accuracy of guessing the codes of hidden patches, beside what needs no network."""
+
+    source: tyro.conf.Positional[Path]
+    """A run, whose newest checkpoint is taken, or one checkpoint folder."""
+    images: tyro.conf.Positional[Path]
+    """Shards of held-out images or pairs."""
+    visual_tokenizer: Path | None = None
+    """Where the run's visual tokenizer lies now; None: where the run had it."""
+    max_images: int = 1000
+    """Images to evaluate, the first of the shards."""
+
+
+@dataclass(frozen=True)
+class MaskedPatchesResult:
+    """Over all hidden patches. The constants know the codes that are asked for, which favours them."""
+
+    num_images: int
+    num_patches: int
+    accuracy: float
+    commonest: float
+    """Accuracy of the commonest code."""
+    commonest_at_place: float
+    """Accuracy of the commonest code of each place of the grid."""
+    nll: float
+    """Mean negative log likelihood of a code, nats."""
+    entropy: float
+    """Of the codes asked for, nats: the best that a fixed distribution does."""
+
+
+def main() -> None:
+    run_command(MaskedPatchesOptions, "pretrain.masked_patches", _evaluate)
+
+
+def _evaluate(options: MaskedPatchesOptions) -> str:
+    result = evaluate_masked_patches(options)
+    return (
+        f"images={result.num_images} patches={result.num_patches} acc={result.accuracy:.3f} "
+        f"acc_commonest={result.commonest:.3f} acc_commonest_at_place={result.commonest_at_place:.3f} "
+        f"nll={result.nll:.3f} entropy={result.entropy:.3f}"
+    )
+
+
+@torch.no_grad()
+def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResult:
+    """Evaluate a checkpoint. Raises ValueError where it, the tokenizer or the shards are missing."""
+    checkpoint = find_checkpoint(options.source)
+    model, config = load_model(checkpoint), checkpoint.config
+    tokenizer = load_visual_tokenizer(options.visual_tokenizer or config.visual_tokenizer)
+    view_size = tokenizer_view_size(tokenizer.config, config.model)
+    image_size = max(config.model.image_size, view_size)
+    images, _ = read_held_out(options.images, config.data, image_size, options.max_images)
+    objective = config.objective
+    masks = block_image_masks(
+        config.seed,
+        torch.arange(len(images)),
+        config.model.grid_size,
+        objective.num_masked_patches,
+        objective.min_block_patches,
+    )
+    codes = torch.cat([tokenizer.tokenize(tokenizer_view(chunk, view_size)) for chunk in images.split(CHUNK)])
+    num_right, nll = 0.0, 0.0
+    for chunk in torch.arange(len(images)).split(CHUNK):
+        log_probabilities = _guess(model, config, images[chunk], masks[chunk])  # (hidden patches, codes)
+        labels = codes[chunk][masks[chunk]]
+        num_right += float((log_probabilities.argmax(-1) == labels).sum())
+        nll -= float(log_probabilities.gather(1, labels[:, None]).sum())
+    labels = codes[masks]
+    shares = torch.bincount(labels) / len(labels)
+    places = [place[mask] for place, mask in zip(codes.T, masks.T, strict=True) if mask.any()]
+    return MaskedPatchesResult(
+        num_images=len(images),
+        num_patches=len(labels),
+        accuracy=num_right / len(labels),
+        commonest=float(shares.max()),
+        commonest_at_place=sum(int(torch.bincount(place).max()) for place in places) / len(labels),
+        nll=nll / len(labels),
+        entropy=float(torch.special.entr(shares).sum()),
+    )
+
+
+def _guess(model: MaskedDataModel, config: PretrainConfig, images: Tensor, mask: Tensor) -> Tensor:
+    """(hidden patches, codes) log probabilities."""
+    no_text = torch.zeros(0, 1, dtype=torch.int64)
+    inputs = MultiwayInputs(
+        images=network_view(images, config.model.image_size),
+        image_mask=mask,
+        caption_ids=no_text,
+        caption_padding=no_text.bool(),
+        text_ids=no_text,
+        text_padding=no_text.bool(),
+    )
+    states = model.encode(inputs).images[:, 1:]  # past the class token
+    return model.mim_head(states[mask]).log_softmax(-1)
+
+
+if __name__ == "__main__":
+    main()

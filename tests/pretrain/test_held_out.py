@@ -1,0 +1,42 @@
+"""Evaluation on held-out samples, against counts made by hand. CPU, seconds."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.masking import block_image_masks
+from pretrain.held_out import read_held_out
+from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
+from pretrain.masked_words import MaskedWordsOptions, evaluate_masked_words
+from pretrain.visual_tokens import load_visual_tokenizer
+from pretrain.weights import find_checkpoint
+from tests.launch import run_ranks
+from tests.tiny_run import TinyData
+
+
+def test_hidden_patches_are_those_of_training_and_constants_are_counted(two_ranks: Path, tiny_data: TinyData) -> None:
+    result = evaluate_masked_patches(MaskedPatchesOptions(two_ranks, tiny_data.folder / "images", max_images=30))
+    assert (result.num_images, result.num_patches) == (30, 30 * 14)
+    config = find_checkpoint(two_ranks).config
+    images, captions = read_held_out(tiny_data.folder / "images", config.data, 48, 30)
+    assert captions == []
+    codes = load_visual_tokenizer(config.visual_tokenizer).tokenize(images / 255)
+    masks = block_image_masks(config.seed, torch.arange(30), 6, 14, 3)
+    hidden = codes[masks].tolist()
+    assert result.commonest == pytest.approx(max(hidden.count(code) for code in hidden) / len(hidden))
+    by_place = [[code for code, is_hidden in zip(*pair, strict=True) if is_hidden]
+                for pair in zip(codes.T.tolist(), masks.T.tolist(), strict=True)]  # fmt: skip
+    expected = sum(max((place.count(code) for code in place), default=0) for place in by_place) / len(hidden)
+    assert result.commonest_at_place == pytest.approx(expected)
+    assert 0 <= result.accuracy <= 1 and result.nll > result.entropy > 0  # eight steps teach nothing
+
+
+def test_words_and_patches_of_pairs_are_evaluated_by_command(two_ranks: Path, tiny_data: TinyData) -> None:
+    result = evaluate_masked_words(MaskedWordsOptions(two_ranks, tiny_data.folder / "pairs", max_pairs=10))
+    assert all(0 <= value for value in dataclasses.astuple(result)) and result.num_words > 10
+    ended = run_ranks(1, "pretrain.masked_patches", [two_ranks, tiny_data.folder / "pairs"])
+    assert ended.exit_codes == [0] and ended.stdout[0].startswith("images=40 patches=560 acc=")
+    ended = run_ranks(1, "pretrain.masked_patches", [two_ranks, tiny_data.folder / "texts"])
+    assert ended.exit_codes == [2] and "holds texts; give shards of images or pairs" in ended.stderr[0]
