@@ -102,7 +102,7 @@ def laptop_visual_tokenizer() -> VisualTokenizerRun:
     return replace(
         tiny,
         model=replace(tiny.model, image_size=64),
-        data=pretraining.data,
+        data=_images_alone(pretraining.data),
         out=pretraining.visual_tokenizer,
         run_dir=Path("runs/laptop_visual_tokenizer"),
         num_steps=300,
@@ -128,7 +128,7 @@ def demo_visual_tokenizer() -> VisualTokenizerRun:
             code_dim=16,
             teacher_dim=192,
         ),
-        data=pretraining.data,
+        data=_images_alone(pretraining.data),
         out=pretraining.visual_tokenizer,
         run_dir=Path("runs/demo/visual_tokenizer"),
         num_steps=150,
@@ -141,3 +141,7 @@ def demo_visual_tokenizer() -> VisualTokenizerRun:
         precision="float32",
         deepspeed_config=pretraining.deepspeed_config,
     )
+
+
+def _images_alone(data: DataConfig) -> DataConfig:
+    return replace(data, pairs=(), texts=(), text_tokenizer=None)

@@ -106,3 +106,22 @@ def test_initial_weights_are_beit_v2s_and_a_function_of_the_seed() -> None:
                 expected = (first.get_parameter(name.replace("bias", "weight"))[0].numel() * 3) ** -0.5
             tolerance = 6 / math.sqrt(one.numel())
             assert one.std().item() == pytest.approx(expected, rel=tolerance), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_codes_in_bfloat16_agree_with_float32() -> None:
+    """The published sizes with random weights, and a codebook that k-means fits to the features of other images."""
+    tokenizer = VisualTokenizer(VisualTokenizerConfig())
+    init_visual_tokenizer(tokenizer, 0.05, seed=0)
+    tokenizer = tokenizer.cuda().eval()
+    noise = torch.rand(384, 3, 14, 14, generator=torch.Generator().manual_seed(0))
+    pixels = nn.functional.interpolate(noise, size=224, mode="bicubic").clamp(0, 1).cuda()
+    with torch.no_grad():
+        fitted = torch.cat([tokenizer.features(part).flatten(0, 1) for part in pixels[:320].split(32)])
+        tokenizer.codebook.start(fitted[torch.randperm(len(fitted), generator=torch.Generator().manual_seed(0)).cuda()])
+    agreements = [
+        (tokenizer.tokenize(part, torch.bfloat16) == tokenizer.tokenize(part)).float().mean()
+        for part in pixels[320:].split(32)
+    ]
+    assert torch.stack(agreements).mean().item() >= 0.995

@@ -9,9 +9,14 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
+from data_pipeline.step_dataset import StepDataset
+from pretrain.micro_step import make_micro_step
 from pretrain.run_log import LOG_NAME, read_log
 from pretrain.stop import EXIT_STOPPED
+from pretrain.visual_tokens import load_visual_tokenizer
+from pretrain.weights import find_checkpoint
 from tests.launch import Ended, run_ranks
 from tests.tiny_run import TinyData
 
@@ -94,6 +99,20 @@ def test_a_run_is_not_continued_with_other_settings_or_ranks(two_ranks: Path, ti
     ended = train(1, tiny_data, two_ranks)
     assert ended.exit_codes == [2]
     assert "was saved by 2 ranks; resume on as many, not 1" in ended.stderr[0]
+
+
+def test_a_network_of_smaller_patches_gets_its_codes_from_a_larger_view(tiny_data: TinyData, tmp_path: Path) -> None:
+    ended = train(1, tiny_data, tmp_path, "--model.patch-size", 6)  # 8 x 8 patches; the tokenizer's are 6 x 6
+    assert ended.exit_codes == [0], ended.stderr
+    config = find_checkpoint(tmp_path).config
+    tokenizer = load_visual_tokenizer(config.visual_tokenizer)
+    assert (config.model.grid_size, tokenizer.config.grid_size) == (8, 6)
+    dataset = StepDataset(config.data, config.samples_per_step, 64, config.seed)
+    assert dataset.tokenizer is not None
+    micro = make_micro_step(config, dataset[0], tokenizer, dataset.tokenizer)
+    expected = tokenizer.tokenize(dataset[0].images / 255).gather(1, micro.targets.image_positions)
+    assert micro.targets.image_positions.max() > 36
+    assert torch.equal(micro.targets.visual_token_ids, expected)
 
 
 def test_a_damaged_checkpoint_is_named(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:

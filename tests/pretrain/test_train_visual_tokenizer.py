@@ -22,7 +22,7 @@ NUM_STEPS = 50
 def overrides(data: TinyData, run_dir: Path, num_steps: int = NUM_STEPS) -> list[object]:
     return [
         "demo",
-        *("--data.images", data.folder / "images", "--data.pairs", "--data.texts", "--data.text-tokenizer", "None"),
+        *("--data.images", data.folder / "images"),
         *("--data.color-jitter", 0.4, "--run-dir", run_dir, "--out", run_dir / "tokenizer.pt"),
         *("--num-steps", num_steps, "--images-per-step", 16, "--model.num-codes", 64, "--log-sample-keys"),
         *("--deepspeed-config", ROOT / "ds_configs" / "zero3_cpu.json"),
@@ -148,6 +148,16 @@ def test_a_step_that_is_not_finite_on_one_rank_leaves_the_codebook_alone(tiny_da
     assert "codebook" not in log[2] and log[2]["loss"] is None
     assert log[3]["losses"]["cosine"] is not None
     assert load_vqkd(tmp_path / "tokenizer.pt").codebook.codes.isfinite().all()
+
+
+def test_bfloat16_matrix_products_train_alike(undisturbed: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    ended = train(2, [*overrides(tiny_data, tmp_path, 10), "--precision", "bfloat16"])
+    assert ended.exit_codes == [0, 0], ended.stderr
+    log, expected = read_log(tmp_path), read_log(undisturbed)
+    assert log[0]["losses"] != expected[0]["losses"]  # it is not float32 by another name
+    for record, other in zip(log[:5], expected[:5], strict=True):
+        assert record["losses"] == pytest.approx(other["losses"], abs=0.02)
+    assert load_vqkd(tmp_path / "tokenizer.pt").encoder.pos_embed.dtype == torch.float32
 
 
 def test_a_codebook_that_collapses_is_told(tiny_data: TinyData, tmp_path: Path) -> None:
