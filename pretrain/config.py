@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from data_pipeline.step_dataset import SamplesPerStep
 from model.config import MultiwayConfig
@@ -56,6 +56,9 @@ class PretrainConfig(RunConfig):
     """Text-only samples in the global batch."""
     initial_weights: Path | None = None
     """Folder to begin from, as pretrain.convert writes it from Microsoft's files or a run; None: random weights."""
+    visual_tokenizer_precision: Literal["float32", "float16", "bfloat16"] = "float16"
+    """Of the visual tokenizer's matrix products on a GPU, where precision is bfloat16. float16 is as fast as bfloat16
+    and gives float32's codes for more patches; BEiT v2 used it."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {

@@ -12,7 +12,7 @@ from model.masking import block_image_masks, drop_path_scales, mask_texts
 from model.multiway import MultiwayInputs
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.config import PretrainConfig
-from pretrain.visual_tokens import network_view, tokenizer_view, tokenizer_view_size
+from pretrain.visual_tokens import network_view, tokenizer_dtype, tokenizer_view, tokenizer_view_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ def make_micro_step(
     image_positions = image_mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     image_positions = image_positions[:, : objective.num_masked_patches]
     view = tokenizer_view(batch.images, tokenizer_view_size(visual_tokenizer.config, config.model))
-    codes = visual_tokenizer.tokenize(view, config.dtype)
+    codes = visual_tokenizer.tokenize(view, tokenizer_dtype(config, view.device))
 
     num_pairs = len(batch.caption_ids)
     pair_sample_ids = batch.image_sample_ids[len(batch.images) - num_pairs :]

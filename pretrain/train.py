@@ -25,7 +25,7 @@ from pretrain.config import PretrainConfig
 from pretrain.loop import Job, file_fingerprint, open_dataset, run_job
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes import RECIPES
-from pretrain.visual_tokens import load_visual_tokenizer, tokenizer_view_size
+from pretrain.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
 
 
 def main() -> None:
@@ -51,7 +51,9 @@ class Pretraining(Job[PretrainConfig]):
                 f"visual tokenizer has {visual.num_codes} codes, the model expects {network.num_visual_tokens}; "
                 f"set --model.num-visual-tokens {visual.num_codes}"
             )
-        image_size = max(network.image_size, tokenizer_view_size(visual, network))
+        view_size = tokenizer_view_size(visual, network)
+        check_precision(self.visual_tokenizer, view_size, tokenizer_dtype(config, self.device))
+        image_size = max(network.image_size, view_size)
         dataset = open_dataset(config, image_size, rank, world_size)
         assert dataset.tokenizer is not None
         self.text_tokenizer = dataset.tokenizer

@@ -175,7 +175,7 @@ def draw(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     axes[0].set_ylim(0, NUM_CODES)
-    axes[0].legend(frameon=False, loc="center right")
+    axes[2].legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=100)
 
 

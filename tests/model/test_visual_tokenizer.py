@@ -110,7 +110,8 @@ def test_initial_weights_are_beit_v2s_and_a_function_of_the_seed() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_codes_in_bfloat16_agree_with_float32() -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_codes_in_lower_precision_agree_with_float32(dtype: torch.dtype) -> None:
     """The published sizes with random weights, and a codebook that k-means fits to the features of other images."""
     tokenizer = VisualTokenizer(VisualTokenizerConfig())
     init_visual_tokenizer(tokenizer, 0.05, seed=0)
@@ -121,7 +122,6 @@ def test_codes_in_bfloat16_agree_with_float32() -> None:
         fitted = torch.cat([tokenizer.features(part).flatten(0, 1) for part in pixels[:320].split(32)])
         tokenizer.codebook.start(fitted[torch.randperm(len(fitted), generator=torch.Generator().manual_seed(0)).cuda()])
     agreements = [
-        (tokenizer.tokenize(part, torch.bfloat16) == tokenizer.tokenize(part)).float().mean()
-        for part in pixels[320:].split(32)
+        (tokenizer.tokenize(part, dtype) == tokenizer.tokenize(part)).float().mean() for part in pixels[320:].split(32)
     ]
     assert torch.stack(agreements).mean().item() >= 0.995
