@@ -67,6 +67,8 @@ class TextTokenizer:
 
 
 ModelType = Literal["unigram", "bpe"]
+SHORT_PART = re.compile(r".{1,1000}(?!\S)|\S{1,1000}")
+"""Whole words of a line, up to 1000 characters: SentencePiece silently leaves out what has more than 4192 bytes."""
 
 
 def train_text_tokenizer(
@@ -79,7 +81,7 @@ def train_text_tokenizer(
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=(part for text in texts for part in SHORT_PART.findall(text)),
             model_writer=model,
             model_type=model_type,
             vocab_size=vocab_size,

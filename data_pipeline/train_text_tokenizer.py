@@ -54,7 +54,7 @@ def _texts(options: TextTokenizerOptions) -> Iterator[str]:
         for record in read_records(kinds[kind], source, options.columns):
             if source.startswith(DRAWN) or is_in_split(record, options.held_out_fraction, "train"):
                 with contextlib.suppress(BadSampleError):  # write_shards counts them
-                    yield from checked_text(record).splitlines()
+                    yield checked_text(record)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """BEiT-3's ids around a SentencePiece model (FORMATS of XLMRobertaTokenizer)."""
 
+import itertools
 import pickle
 from pathlib import Path
 
@@ -8,7 +9,15 @@ import sentencepiece
 from transformers import XLMRobertaTokenizer
 
 from data_pipeline.scenes import draw_samples
-from data_pipeline.text_tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer, train_text_tokenizer
+from data_pipeline.text_tokenizer import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    SHORT_PART,
+    UNK_ID,
+    TextTokenizer,
+    train_text_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +68,16 @@ def test_ids_are_those_of_the_tokenizer_that_microsofts_code_uses(tokenizer: Tex
     texts = [sample.text or "" for sample in draw_samples("text", 50)]
     for text in [*texts, "A Circle,  at\tthe\u00a0top!", "a \u96ea circle", "", " ", "<mask"]:
         assert tokenizer.encode(text) == theirs.convert_tokens_to_ids(theirs.tokenize(text))
+
+
+def test_long_documents_are_learned_from_too(tmp_path: Path) -> None:
+    words = ["".join(letters) for letters in itertools.product("bcdfg", "aeiou", "klmnp", "aeiou")]
+    document = " ".join(words * 5)  # one line of more bytes than SentencePiece takes
+    assert len(document) > 10_000
+    tokenizer = train_text_tokenizer([document, "short"], tmp_path / "t.spm", 400, "bpe")
+    known = [word for word in words if len(tokenizer.encode(word)) <= 2]
+    assert len(known) > len(words) / 2
+    parts = SHORT_PART.findall(document + "\n" + "x" * 2500 + " end")
+    assert "".join(parts).replace(" ", "") == (document + "x" * 2500 + "end").replace(" ", "")
+    assert max(map(len, parts)) <= 1000
+    assert all(set(part.split()) <= set(words) for part in parts[:-4])  # no word was cut
