@@ -10,7 +10,7 @@ Shapes: N features, K codes, d code dim. Features and codes are compared as unit
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
 KMEANS_ITERATIONS = 10
 CHUNK = 8192
@@ -49,13 +49,19 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def assign(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Sum (K, d) and number (K,) of the features nearest to each code. Those of all ranks add up."""
-        ids = self(features)
-        sums = torch.zeros_like(self.codes).index_add_(0, ids, normalize(features.float(), dim=-1))
-        return sums, torch.bincount(ids, minlength=len(self.codes)).to(sums.dtype)
+        sums, counts = torch.zeros_like(self.codes), torch.zeros_like(self.cluster_sizes)
+        for chunk in normalize(features.float(), dim=-1).split(CHUNK):
+            is_nearest = one_hot(self(chunk), len(self.codes)).to(sums.dtype)
+            sums += is_nearest.T @ chunk  # the same bits in every run; adding by index is not, on a GPU
+            counts += is_nearest.sum(0)
+        return sums, counts
 
     @torch.no_grad()
-    def start(self, features: Tensor) -> None:
-        """Spherical k-means over (N, d) features in random order. Raises ValueError for fewer features than codes."""
+    def start(self, features: Tensor, num_features: int | None = None) -> None:
+        """Spherical k-means over (N, d) features in random order; num_features: of the whole step, None: those are all.
+
+        Raises ValueError for fewer features than codes.
+        """
         if len(features) < len(self.codes):
             raise ValueError(
                 f"the first step has {len(features)} features for {len(self.codes)} codes; "
@@ -65,13 +71,17 @@ class Codebook(nn.Module):
         for _ in range(KMEANS_ITERATIONS):
             sums, counts = self.assign(features)
             self.codes.copy_(torch.where(counts[:, None] > 0, normalize(sums, dim=-1), self.codes))
-        self.cluster_sizes.copy_(self.assign(features)[1])
+        self.cluster_sizes.copy_(self.assign(features)[1] * ((num_features or len(features)) / len(features)))
         self.is_initialized.fill_(True)
 
     @torch.no_grad()
-    def start_randomly(self, generator: torch.Generator) -> None:
-        """Random directions, as the original without --quantize_kmeans_init: most of them are never used."""
+    def start_randomly(self, num_features: int, generator: torch.Generator) -> None:
+        """Random directions, as the original without --quantize_kmeans_init; num_features: of a step.
+
+        Every code begins with an even share, so that those that are never used die with time, not at once.
+        """
         self.codes.copy_(normalize(torch.randn(self.codes.shape, generator=generator), dim=-1))
+        self.cluster_sizes.fill_(num_features / len(self.codes))
         self.is_initialized.fill_(True)
 
     @torch.no_grad()

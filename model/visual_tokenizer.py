@@ -49,6 +49,9 @@ class VisualTokenizerConfig:
     """Dimensions of the teacher's features (CLIP ViT-B/16: 512)."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} {value} must be at least 1")
         if self.image_size % self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} must divide image_size {self.image_size}")
         if self.dim % self.num_heads:

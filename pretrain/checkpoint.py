@@ -117,8 +117,9 @@ def read_checkpoint(folder: Path, kind: type[C]) -> Checkpoint[C]:
             raise ValueError(
                 f"checkpoint file {folder / name} is damaged; delete {folder} to resume from the one before it"
             )
-    if manifest["kind"] != kind.__name__:
-        raise ValueError(f"{folder} holds a run of {manifest['kind']}, not of {kind.__name__}; give another folder")
+    found = manifest.get("kind", "PretrainConfig")  # manifests of old did not say
+    if found != kind.__name__:
+        raise ValueError(f"{folder} holds a run of {found}, not of {kind.__name__}; give another folder")
     return Checkpoint(
         folder=folder,
         step=manifest["step"],

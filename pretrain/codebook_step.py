@@ -41,7 +41,7 @@ def start_codebook(codebook: Codebook, features: Tensor, seed: int) -> None:
     num_features = len(features) * dist.get_world_size()
     num_drawn = min(num_features, KMEANS_FEATURES_PER_CODE * len(codebook.codes))
     drawn = rows_of_all_ranks(features, np.random.default_rng([seed, 0]).permutation(num_features)[:num_drawn])
-    codebook.start(drawn)
+    codebook.start(drawn, num_features)
     for buffer in codebook.buffers():
         dist.broadcast(buffer, 0)
 

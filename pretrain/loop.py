@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn
 
@@ -74,8 +73,8 @@ class Job(ABC, Generic[C]):
         Returns the log record, the same on every rank: at least `loss` and `losses`, its parts by name.
         """
 
-    def after_save(self, checkpoint: Path) -> None:  # noqa: B027: most jobs have nothing to add
-        """Called on the main rank when a checkpoint is complete."""
+    def publish(self, checkpoint: Path) -> None:  # noqa: B027: not every job has something to write
+        """Called on the main rank with a complete checkpoint, when it was loaded and whenever one was saved."""
 
 
 def run_job(kind: type[Job[C]], config: C) -> NoReturn:
@@ -108,7 +107,7 @@ def train(job: Job[C]) -> bool:
     config, stop, is_main_rank = job.config, StopRequest(), dist.get_rank() == 0
     dataset, deepspeed_config = on_every_rank(lambda: prepare(job))
     checkpoint = agreed_latest_checkpoint(config)
-    fingerprints = {**dataset.fingerprints, **on_every_rank(job.fingerprints)}
+    fingerprints = agreed_fingerprints(job, dataset)
     if checkpoint is not None:
         check_unchanged(checkpoint, config, fingerprints)
 
@@ -118,6 +117,7 @@ def train(job: Job[C]) -> bool:
     if checkpoint is not None:
         load_checkpoint(engine, checkpoint)
         first_step = checkpoint.step
+        publish(job, checkpoint.folder)
     log = start_log(config, dataset, job.device, first_step) if is_main_rank else None
     bad_samples = BadSampleBudget(config.run_dir, config.data.max_bad_samples)
     on_every_rank(lambda: bad_samples.read(first_step))
@@ -135,8 +135,7 @@ def train(job: Job[C]) -> bool:
         if num_consecutive_skips >= config.max_consecutive_skips:
             raise ValueError(f"{num_consecutive_skips} steps in a row had no finite gradient; lower the learning rate")
         if save:
-            folder = save_checkpoint(engine, config, done, fingerprints)
-            on_every_rank(partial(job.after_save, folder) if is_main_rank else lambda: None)
+            publish(job, save_checkpoint(engine, config, done, fingerprints))
         if record["stop"] and done < config.num_steps:
             if is_main_rank:
                 print(f"stopped on request after step {done}, saved; the same command continues", flush=True)
@@ -202,6 +201,23 @@ def open_dataset(config: C, image_size: int, rank: int, world_size: int) -> Step
     """The data of a run; image_size: side of its images in pixels. Raises ValueError where it is not sound."""
     ranks_per_node = int(os.environ.get("LOCAL_SIZE", world_size))
     return StepDataset(config.data, config.samples_per_step, image_size, config.seed, rank, world_size, ranks_per_node)
+
+
+def agreed_fingerprints(job: Job[C], dataset: StepDataset) -> dict[str, str]:
+    """Of the data and the files of a run. Raises ValueError, on every rank, where a rank sees other files."""
+    own = on_every_rank(lambda: {**dataset.fingerprints, **job.fingerprints()})
+    per_rank: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(per_rank, own)
+    for rank, other in enumerate(per_rank):
+        differing = [name for name in other if other[name] != per_rank[0][name]]
+        if differing:
+            raise ValueError(f"rank {rank} reads another {differing[0]} than rank 0; give all nodes the same files")
+    return own
+
+
+def publish(job: Job[C], checkpoint: Path) -> None:
+    """Let the main rank publish a checkpoint; all ranks call it. Raises ValueError on every rank where it fails."""
+    on_every_rank(lambda: job.publish(checkpoint) if dist.get_rank() == 0 else None)
 
 
 def check_unchanged(checkpoint: Checkpoint[C], config: C, fingerprints: dict[str, str]) -> None:

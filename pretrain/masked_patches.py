@@ -17,6 +17,7 @@ from model.masking import block_image_masks
 from model.multiway import MultiwayInputs
 from pretrain.config import PretrainConfig
 from pretrain.held_out import read_held_out
+from pretrain.loop import file_fingerprint
 from pretrain.visual_tokens import load_visual_tokenizer, network_view, tokenizer_view, tokenizer_view_size
 from pretrain.weights import find_checkpoint, load_model
 
@@ -72,7 +73,10 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
     """Evaluate a checkpoint. Raises ValueError where it, the tokenizer or the shards are missing."""
     checkpoint = find_checkpoint(options.source)
     model, config = load_model(checkpoint), checkpoint.config
-    tokenizer = load_visual_tokenizer(options.visual_tokenizer or config.visual_tokenizer)
+    path = options.visual_tokenizer or config.visual_tokenizer
+    tokenizer = load_visual_tokenizer(path)
+    if file_fingerprint(path) != checkpoint.data_fingerprints["visual tokenizer"]:
+        raise ValueError(f"{path} is not the visual tokenizer of the run; give that with --visual-tokenizer")
     view_size = tokenizer_view_size(tokenizer.config, config.model)
     image_size = max(config.model.image_size, view_size)
     images, _ = read_held_out(options.images, config.data, image_size, options.max_images)

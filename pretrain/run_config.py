@@ -49,7 +49,7 @@ class RunConfig(ABC):
     """Micro-steps a step; each holds its part of all kinds of data."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of matrix products in forward and backward; optimizer state is float32."""
+    """Of matrix products in forward and backward, in pretraining of the weights too; optimizer state is float32."""
     seed: int = 0
     """Of initial weights, sample order, augmentation and everything else that is random."""
     deepspeed_config: Path = Path("ds_configs/zero3.json")

@@ -108,7 +108,10 @@ def _frozen(
 
     @torch.no_grad()
     def teacher(pixels: Tensor) -> Tensor:
-        return features((pixels - means) / stds).float()
+        found = features((pixels - means) / stds)
+        if not isinstance(found, Tensor):
+            raise ValueError(f"the teacher gives {type(found).__name__}; it must be a tensor (B, patches, dimensions)")
+        return found.float()
 
     return teacher
 
@@ -135,8 +138,9 @@ def _open_clip_features(tower: Any, pixels: Tensor) -> Tensor:
 
 
 def _script_features(script: Any, pixels: Tensor) -> Tensor:
-    features: Tensor = script(pixels)
-    return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+    features = script(pixels)
+    is_map = isinstance(features, Tensor) and features.ndim == 4
+    return features.flatten(2).transpose(1, 2) if is_map else features
 
 
 def _timm_tower(name: str, model: str, weights: Path, image_size: int | None) -> Any:

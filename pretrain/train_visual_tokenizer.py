@@ -54,6 +54,8 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
                 f"a step of {config.images_per_step} images has {num_features} patches for {model.num_codes} codes; "
                 "k-means needs one for each: raise images_per_step or lower model.num_codes"
             )
+        if rank == 0:
+            check_writable(config.out)
         return open_dataset(config, max(model.image_size, self.teacher_size), rank, world_size)
 
     @property
@@ -63,14 +65,15 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
 
     def fingerprints(self) -> dict[str, str]:
         weights = self.config.teacher.weights
-        return {"teacher": file_fingerprint(weights)} if weights is not None else {}
+        return {"teacher": "no file" if weights is None else file_fingerprint(weights)}
 
     def build_model(self, is_new: bool) -> nn.Module:
         config = self.config
         tokenizer = VisualTokenizer(config.model)
         init_visual_tokenizer(tokenizer, config.init_std, config.seed)
         if not config.codebook.kmeans_start:
-            tokenizer.codebook.start_randomly(torch.Generator().manual_seed(config.seed))
+            num_features = config.images_per_step * config.model.grid_size**2
+            tokenizer.codebook.start_randomly(num_features, torch.Generator().manual_seed(config.seed))
         return tokenizer.to(self.device)
 
     def train_step(self, engine: deepspeed.DeepSpeedEngine, batch: StepBatch) -> dict[str, Any]:
@@ -108,29 +111,47 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
 
     def views(self, batch: StepBatch) -> tuple[Tensor, Tensor]:
         """The tokenizer's pixels (B, 3, H, W) and the teacher's features (B, G * G, E)."""
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.config.dtype == torch.bfloat16):
-            features = self.teacher(tokenizer_view(batch.images, self.teacher_size))
+        view = tokenizer_view(batch.images, self.teacher_size)
+        try:
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.config.dtype == torch.bfloat16):
+                features = self.teacher(view)
+        except ValueError as error:  # of this rank alone: not one that all ranks raise and the main rank tells
+            raise RuntimeError(f"teacher {self.config.teacher.name} failed: {error}") from error
         return tokenizer_view(batch.images, self.config.model.image_size), features.float()
 
     def warn_of_collapse(self, step: int, use: CodebookUse) -> None:
         """Say it when most codes are dead, once each time it comes to that."""
         has_collapsed = step >= LIVE_STEPS and use.live_share < COLLAPSED_SHARE
         if has_collapsed and not self.has_warned and torch.distributed.get_rank() == 0:
+            settings = self.config.codebook
+            is_on = settings.kmeans_start and settings.revival_threshold > 0
+            remedy = "a smaller codebook.decay or model.num_codes" if is_on else "kmeans_start and revival_threshold"
             print(
                 f"warning: the codebook has collapsed: {use.live_share:.1%} of {self.config.model.num_codes} codes "
-                f"were used in the last {LIVE_STEPS} steps, perplexity {use.perplexity:.1f}; set "
-                "codebook.kmeans_start and codebook.revival_threshold, or lower model.num_codes",
+                f"were used in the last {LIVE_STEPS} steps, perplexity {use.perplexity:.1f}; try {remedy}",
                 file=sys.stderr,
                 flush=True,
             )
         self.has_warned = has_collapsed
 
-    def after_save(self, checkpoint: Path) -> None:
+    def publish(self, checkpoint: Path) -> None:
         tokenizer = VisualTokenizer(self.config.model)
         tokenizer.load_state_dict(dict(checkpoint_weights(checkpoint)))
-        self.config.out.parent.mkdir(parents=True, exist_ok=True)
         save_vqkd(tokenizer, self.config.out)
         print(f"{self.config.out}: {checkpoint.name}", flush=True)
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder of a file and try to write into it. Raises OSError or ValueError where that fails."""
+    if out.is_dir():
+        raise ValueError(f"out {out} is a folder; give a file, such as {out / 'visual_tokenizer.pt'}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        trial = out.with_name(out.name + ".trial")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise OSError(f"out {out} cannot be written ({error.strerror}); free space or choose another") from error
 
 
 if __name__ == "__main__":

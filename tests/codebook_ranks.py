@@ -1,4 +1,4 @@
-"""One rank of a codebook that learns from features of all ranks: python -m tests.codebook_ranks OUT
+"""One rank of a codebook that learns from features of all ranks: python -m tests.codebook_ranks OUT REVIVAL_THRESHOLD
 
 Fifty steps on the same global features whatever the number of ranks. Fails where ranks differ in a bit after a step;
 the main rank writes the codebook to OUT.
@@ -24,7 +24,9 @@ def main() -> None:
     check_ranks_agree(codebook)
     uses = []
     for step in range(NUM_STEPS):
-        use = update_codebook(codebook, own_features(step), decay=0.8, revival_threshold=0.1, seed=3, step=step)
+        use = update_codebook(
+            codebook, own_features(step), decay=0.8, revival_threshold=float(sys.argv[2]), seed=3, step=step
+        )
         check_ranks_agree(codebook)
         uses.append(vars(use))
     if dist.get_rank() == 0:

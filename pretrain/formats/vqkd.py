@@ -28,9 +28,12 @@ HEAD_DIM = 64
 
 
 def save_vqkd(tokenizer: VisualTokenizer, path: Path) -> None:
-    """Write a file that BEiT v2's code loads strictly, complete or not at all."""
+    """Write a file that BEiT v2's code loads strictly, complete or not at all. Raises OSError."""
     partial = path.with_name(path.name + ".partial")
-    torch.save({"config": asdict(tokenizer.config), "model": vqkd_entries(tokenizer)}, partial)
+    try:
+        torch.save({"config": asdict(tokenizer.config), "model": vqkd_entries(tokenizer)}, partial)
+    except RuntimeError as error:  # torch's answer to a full disk
+        raise OSError(f"{partial} cannot be written ({error}); free space and start again") from error
     partial.replace(path)
 
 

@@ -20,11 +20,10 @@ import torch
 import tyro
 from torch.nn.functional import cosine_similarity, normalize
 
-from data_pipeline.image_transform import ImageTransform
-from data_pipeline.sample_reader import SampleReader
-from data_pipeline.shard_index import read_index
+from data_pipeline.config import DataConfig
 from data_pipeline.write_shards import ShardOptions, write_shards
 from pretrain.formats.vqkd import load_vqkd
+from pretrain.held_out import read_held_out
 from pretrain.run_log import read_log
 from pretrain.visual_tokens import tokenizer_view
 from tests.benchmarks.results import append_results
@@ -81,7 +80,7 @@ def study(options: StudyOptions, out: Path) -> None:
         folder = out / f"run_{number}"
         train(options, out / "train", folder, num_steps, changes)
         logs[name] = read_log(folder)
-        readings[name] = read_held_out(folder / "tokenizer.pt", out / "held_out")
+        readings[name] = read_tokenizer(folder / "tokenizer.pt", out / "held_out")
         print(f"{name}: {readings[name]}", flush=True)
     draw(logs, PICTURE if options.append else out / "codebook.png")
     ours, naive = readings.values()
@@ -131,13 +130,10 @@ def train(options: StudyOptions, shards: Path, folder: Path, num_steps: int, cha
 
 
 @torch.no_grad()
-def read_held_out(tokenizer_path: Path, shards: Path) -> Reading:
+def read_tokenizer(tokenizer_path: Path, shards: Path) -> Reading:
     """Over the centre of every image of the shards."""
     tokenizer, teacher = load_vqkd(tokenizer_path).eval(), efficientnet_lite0(None)
-    reader, transform = SampleReader(read_index(str(shards)), 1 << 26), ImageTransform(IMAGE_SIZE, 1, 0, False, 1 << 26)
-    images = torch.stack(
-        [torch.from_numpy(transform.center(reader.image_bytes(i))) for i in range(reader.index.num_samples)]
-    )
+    images, _ = read_held_out(shards, DataConfig(), IMAGE_SIZE, max_samples=1000)
     features, similarities, codes = [], [], []
     for chunk in images.split(CHUNK):
         pixels = tokenizer_view(chunk, IMAGE_SIZE)

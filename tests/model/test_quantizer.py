@@ -57,6 +57,18 @@ def test_kmeans_and_revival_find_every_cluster() -> None:
     assert len(book(features).unique()) > 30
 
 
+@pytest.mark.parametrize("has_kmeans", [True, False])
+def test_a_start_is_not_thrown_away_by_the_first_revival(has_kmeans: bool) -> None:
+    features, book = clusters(32, 200, 16), Codebook(32, 16)
+    if has_kmeans:
+        book.start(features[: 16 * 32], num_features=len(features))
+    else:
+        book.start_randomly(len(features), torch.Generator().manual_seed(0))
+    before = book.codes.clone()
+    learn(book, features, decay=0.99)
+    assert ((before * book.codes).sum(-1) > 0.9).sum() >= 30  # k-means may leave one that really has few features
+
+
 def test_moving_average_of_one_code_follows_the_formula() -> None:
     book = Codebook(1, 4)
     book.start(torch.tensor([[1.0, 0, 0, 0]]))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from model.masking import block_image_masks
+from pretrain.formats.vqkd import save_vqkd
 from pretrain.held_out import read_held_out
 from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
 from pretrain.masked_words import MaskedWordsOptions, evaluate_masked_words
@@ -31,6 +32,16 @@ def test_hidden_patches_are_those_of_training_and_constants_are_counted(two_rank
     expected = sum(max((place.count(code) for code in place), default=0) for place in by_place) / len(hidden)
     assert result.commonest_at_place == pytest.approx(expected)
     assert 0 <= result.accuracy <= 1 and result.nll > result.entropy > 0  # eight steps teach nothing
+
+
+def test_another_visual_tokenizer_than_the_runs_is_refused(
+    two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    other = load_visual_tokenizer(tiny_data.folder / "visual_tokenizer.pt")
+    other.codebook.codes.neg_()
+    save_vqkd(other, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other.pt is not the visual tokenizer of the run"):
+        evaluate_masked_patches(MaskedPatchesOptions(two_ranks, tiny_data.folder / "images", tmp_path / "other.pt"))
 
 
 def test_words_and_patches_of_pairs_are_evaluated_by_command(two_ranks: Path, tiny_data: TinyData) -> None:

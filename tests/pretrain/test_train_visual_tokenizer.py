@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,9 +173,11 @@ def test_a_codebook_that_collapses_is_told(tiny_data: TinyData, tmp_path: Path) 
     ("change", "message"),
     [
         (["--model.num-codes", 1000], "a step of 16 images has 576 patches for 1000 codes"),
-        (["--model.teacher-dim", 100], "teacher"),
+        (["--model.teacher-dim", 100], "6 x 6 patches of 192 dimensions"),
         (["--codebook.decay", 1.5], "codebook.decay 1.5 must lie in [0, 1)"),
-        (["--teacher.name", "nobody"], "nobody"),
+        (["--teacher.name", "nobody"], "there is no teacher 'nobody'; teacher.name is one of"),
+        (["--out", "/proc/nowhere/tokenizer.pt"], "out /proc/nowhere/tokenizer.pt cannot be written"),
+        (["--out", "/tmp"], "out /tmp is a folder; give a file"),
     ],
 )
 def test_a_mistake_is_one_sentence(change: list[object], message: str, tiny_data: TinyData, tmp_path: Path) -> None:
@@ -182,6 +185,32 @@ def test_a_mistake_is_one_sentence(change: list[object], message: str, tiny_data
     assert ended.exit_codes == [2, 2]
     (line,) = "".join(ended.stderr).splitlines()
     assert line.startswith("error: ") and message in line
+
+
+def gives_nothing(weights: Path | None) -> Callable[[Tensor], None]:
+    return lambda pixels: None
+
+
+def test_a_teacher_that_gives_no_tensor_is_told(tiny_data: TinyData, tmp_path: Path) -> None:
+    ended = train(1, [*overrides(tiny_data, tmp_path), "--teacher.name", f"{__name__}.gives_nothing"])
+    assert ended.exit_codes == [2] and "the teacher gives NoneType; it must be a tensor" in ended.stderr[0]
+
+
+def test_a_finished_run_writes_its_file_again_and_is_not_continued_otherwise(
+    undisturbed: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    other = tmp_path / "elsewhere" / "tokenizer.pt"
+    ended = train(2, [*overrides(tiny_data, undisturbed), "--out", other])
+    assert ended.exit_codes == [0, 0], ended.stderr
+    there, here = load_vqkd(undisturbed / "tokenizer.pt").state_dict(), load_vqkd(other).state_dict()
+    assert all(torch.equal(value, here[name]) for name, value in there.items())
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"a teacher's")
+    change = ["--codebook.decay", 0.5, "--teacher.name", f"{__name__}.breaks_once", "--teacher.weights", weights]
+    ended = train(2, [*overrides(tiny_data, undisturbed), *change])
+    assert ended.exit_codes == [2, 2]
+    for difference in ("codebook.decay: 0.9 -> 0.5", "teacher.name: ", "teacher: no file -> "):
+        assert difference in ended.stderr[0]
 
 
 def test_pretraining_does_not_take_a_tokenizers_run_for_its_own(
