@@ -10,6 +10,9 @@ from data_pipeline.check_shards import CheckOptions
 from data_pipeline.index_shards import IndexOptions
 from data_pipeline.train_text_tokenizer import TextTokenizerOptions
 from data_pipeline.write_shards import ShardOptions
+from pretrain.convert import ConvertOptions
+from pretrain.masked_patches import MaskedPatchesOptions
+from pretrain.masked_words import MaskedWordsOptions
 from tests.launch import ROOT
 
 OPTIONS = {
@@ -17,6 +20,9 @@ OPTIONS = {
     "data_pipeline.index_shards": IndexOptions,
     "data_pipeline.check_shards": CheckOptions,
     "data_pipeline.train_text_tokenizer": TextTokenizerOptions,
+    "pretrain.convert": ConvertOptions,
+    "pretrain.masked_patches": MaskedPatchesOptions,
+    "pretrain.masked_words": MaskedWordsOptions,
 }
 DOCUMENTS = ("README.md", "data_pipeline/README.md")
 
