@@ -1,7 +1,7 @@
 """Checkpoints that are complete or absent.
 
     RUN/checkpoints/step_00000300/            DeepSpeed's sharded files, config.json, the text tokenizer
-    RUN/checkpoints/step_00000300/manifest.json   size and SHA-256 of each of them
+    RUN/checkpoints/step_00000300/manifest.json   size and SHA-256 of each of them, versions, what data it was
 
 All ranks write into `step_N.partial`; when the manifest is on disk the folder gets its name. What has no manifest does
 not exist for a resume. Files are verified against it before DeepSpeed, which unpickles, opens any of them.
@@ -12,13 +12,18 @@ import json
 import os
 import re
 import shutil
+import sys
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic
 
 import deepspeed
 import torch.distributed as dist
 
+from pretrain.agreement import on_every_rank
+from pretrain.rank_files import FileDescription, RankFiles, with_retries
 from pretrain.run_config import C, RunConfig, config_from_json, config_to_json
 
 MANIFEST_NAME = "manifest.json"
@@ -44,64 +49,133 @@ class Checkpoint(Generic[C]):
         return self.folder / TEXT_TOKENIZER_NAME
 
 
-def save_checkpoint(
-    engine: deepspeed.DeepSpeedEngine, config: RunConfig, step: int, data_fingerprints: dict[str, str]
-) -> Path:
-    """Save the state after `step` steps; keep the newest `keep_checkpoints`. All ranks call it. Returns its folder."""
-    folder = config.run_dir / "checkpoints"
-    final, partial = folder / f"step_{step:08d}", folder / f"step_{step:08d}.partial"
-    is_main_rank = dist.get_rank() == 0
-    if is_main_rank:
-        for leftover in folder.glob("*.partial"):
+class CheckpointSaver:
+    """Saves the checkpoints of a run, one at a time: a snapshot at once, the files in the background.
+
+    All ranks call every method in the same order.
+    """
+
+    def __init__(self, engine: deepspeed.DeepSpeedEngine, config: RunConfig, data_fingerprints: dict[str, str]):
+        self.engine, self.config, self.data_fingerprints = engine, config, data_fingerprints
+        self.folder = config.run_dir / "checkpoints"
+        self.files = RankFiles()
+        self.step: int | None = None
+        """Of the checkpoint that is under way."""
+        engine.checkpoint_engine = self.files
+        engine._copy_recovery_script = lambda _: None  # would fail on one rank alone; pretrain.convert does its work
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this rank has written its files of a checkpoint that is not finished."""
+        return self.step is not None and self.files.is_written
+
+    def begin(self, step: int) -> None:
+        """Take the state after `step` steps. Raises ValueError, on every rank, where the folder cannot be made."""
+        self.finish()
+        folder = self._partial(step)
+        on_every_rank(lambda: self._make(folder) if dist.get_rank() == 0 else None)
+        self.step = step
+        self.files.begin()
+        self.engine.save_checkpoint(self.folder, tag=folder.name, save_latest=False)
+
+    def finish(self) -> Path | None:
+        """Wait until all ranks have written, and complete the checkpoint; returns its folder, None where none began.
+
+        Raises ValueError, on every rank, where any of them could not write: the checkpoint before it stays.
+        """
+        if self.step is None:
+            return None
+        step, self.step = self.step, None
+        try:
+            own = on_every_rank(self.files.written)
+        except ValueError:
+            if dist.get_rank() == 0:
+                shutil.rmtree(self._partial(step), ignore_errors=True)
+            raise
+        per_rank: list[dict[str, FileDescription]] = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(per_rank, own)
+        described = {name: description for files in per_rank for name, description in files.items()}
+        on_every_rank(lambda: self._complete(step, described) if dist.get_rank() == 0 else None)
+        return self.folder / f"step_{step:08d}"
+
+    def _partial(self, step: int) -> Path:
+        return self.folder / f"step_{step:08d}.partial"
+
+    def _make(self, folder: Path) -> None:
+        for leftover in self.folder.glob("*.partial"):
             shutil.rmtree(leftover)
-    dist.barrier()
-    try:
-        engine.save_checkpoint(folder, tag=partial.name, save_latest=False)
-    except RuntimeError as error:  # torch's answer to a full disk
-        raise OSError(f"checkpoint {partial} cannot be written ({error}); free space and start again") from error
-    dist.barrier()
-    if is_main_rank:
-        (partial / CONFIG_NAME).write_text(config_to_json(config))
-        if config.data.text_tokenizer is not None:
-            shutil.copy(config.data.text_tokenizer, partial / TEXT_TOKENIZER_NAME)
-        header = {
-            "kind": type(config).__name__,
-            "step": step,
-            "world_size": dist.get_world_size(),
-            "data_fingerprints": data_fingerprints,
-        }
-        _write_manifest(partial, header)
+        folder.mkdir(parents=True)
+
+    def _complete(self, step: int, described: dict[str, FileDescription]) -> None:
+        """On the main rank: the files that are not DeepSpeed's, the manifest, the name, and what is no longer kept."""
+        folder, final = self._partial(step), self.folder / f"step_{step:08d}"
+
+        def write() -> None:
+            (folder / CONFIG_NAME).write_text(config_to_json(self.config))
+            if self.config.data.text_tokenizer is not None:
+                shutil.copy(self.config.data.text_tokenizer, folder / TEXT_TOKENIZER_NAME)
+            header = {
+                "kind": type(self.config).__name__,
+                "step": step,
+                "world_size": dist.get_world_size(),
+                "zero_stage": self.engine.zero_optimization_stage(),
+                "versions": {name: version(name) for name in ("torch", "deepspeed")},
+                "data_fingerprints": self.data_fingerprints,
+            }
+            _write_manifest(folder, header, described)
+
+        with_retries(write, f"{folder}")
         if final.exists():
             _delete(final)
-        partial.rename(final)
-        _sync(folder)
-        for old in _complete_folders(folder)[: -config.keep_checkpoints]:
+        folder.rename(final)
+        _sync(self.folder)
+        for old in outdated(_complete_folders(self.folder), self.config):
             _delete(old)
-    dist.barrier()
-    return final
+
+
+def outdated(folders: list[Path], config: RunConfig) -> list[Path]:
+    """Of complete checkpoints, oldest first, those that are not kept: neither among the newest nor every Nth step."""
+    every = config.keep_every_steps
+    return [
+        folder
+        for folder in folders[: -config.keep_checkpoints]
+        if not (every and int(folder.name.removeprefix("step_")) % every == 0)
+    ]
 
 
 def latest_checkpoint(run_dir: Path, kind: type[C]) -> Checkpoint[C] | None:
-    """The newest complete checkpoint of a run of that kind, verified; None where there is none.
+    """The newest complete checkpoint of a run of that kind that is not damaged; None where there is none.
 
-    Raises ValueError, naming the file, where it is damaged or of another kind.
+    Damaged ones are named on standard error. Raises ValueError where all are damaged.
     """
-    folders = _complete_folders(run_dir / "checkpoints")
-    return read_checkpoint(folders[-1], kind) if folders else None
+    folders = _complete_folders(run_dir / "checkpoints")[::-1]
+    for folder in folders:
+        damaged = _damaged_file(folder)
+        if damaged is None:
+            return _open(folder, kind)
+        _tell_of(damaged)
+    if folders:
+        raise ValueError(f"every checkpoint of {run_dir} is damaged; give a new run_dir")
+    return None
 
 
 def agreed_latest_checkpoint(config: C) -> Checkpoint[C] | None:
-    """`latest_checkpoint` of a run as the main rank sees it, on every rank. Raises its ValueError on every rank."""
-    found: list[Checkpoint[C] | ValueError | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            found[0] = latest_checkpoint(config.run_dir, type(config))
-        except ValueError as error:
-            found[0] = error
-    dist.broadcast_object_list(found)
-    if isinstance(found[0], ValueError):
-        raise found[0]
-    return found[0]
+    """`latest_checkpoint` of a run, verified by all ranks together. Raises its ValueErrors on every rank."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    names: list[Any] = [[folder.name for folder in _complete_folders(config.run_dir / "checkpoints")[::-1]]]
+    dist.broadcast_object_list(names)  # as the main rank sees them
+    for name in names[0]:
+        folder = config.run_dir / "checkpoints" / name
+        damaged: list[Path | None] = [None] * world_size
+        dist.all_gather_object(damaged, _damaged_file(folder, rank, world_size))
+        first = next((path for path in damaged if path is not None), None)
+        if first is None:
+            return on_every_rank(partial(_open, folder, type(config)))
+        if rank == 0:
+            _tell_of(first)
+    if names[0]:
+        raise ValueError(f"every checkpoint of {config.run_dir} is damaged; give a new run_dir")
+    return None
 
 
 def read_checkpoint(folder: Path, kind: type[C]) -> Checkpoint[C]:
@@ -111,22 +185,10 @@ def read_checkpoint(folder: Path, kind: type[C]) -> Checkpoint[C]:
     """
     if not (folder / MANIFEST_NAME).is_file():
         raise ValueError(f"{folder} is no complete checkpoint: it has no {MANIFEST_NAME}")
-    manifest = json.loads((folder / MANIFEST_NAME).read_text())
-    for name, expected in manifest["files"].items():
-        if not (folder / name).is_file() or _describe(folder / name) != expected:
-            raise ValueError(
-                f"checkpoint file {folder / name} is damaged; delete {folder} to resume from the one before it"
-            )
-    found = manifest.get("kind", "PretrainConfig")  # manifests of old did not say
-    if found != kind.__name__:
-        raise ValueError(f"{folder} holds a run of {found}, not of {kind.__name__}; give another folder")
-    return Checkpoint(
-        folder=folder,
-        step=manifest["step"],
-        world_size=manifest["world_size"],
-        data_fingerprints=manifest["data_fingerprints"],
-        config=config_from_json(kind, (folder / CONFIG_NAME).read_text()),
-    )
+    damaged = _damaged_file(folder)
+    if damaged is not None:
+        raise ValueError(f"checkpoint file {damaged} is damaged; give another checkpoint")
+    return _open(folder, kind)
 
 
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
@@ -155,17 +217,52 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(retired)
 
 
-def _write_manifest(folder: Path, header: dict[str, Any]) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:
+    """What a verified checkpoint holds. Raises ValueError where it is of another kind of run."""
+    manifest = json.loads((folder / MANIFEST_NAME).read_text())
+    if manifest["kind"] != kind.__name__:
+        raise ValueError(f"{folder} holds a run of {manifest['kind']}, not of {kind.__name__}; give another folder")
+    return Checkpoint(
+        folder=folder,
+        step=manifest["step"],
+        world_size=manifest["world_size"],
+        data_fingerprints=manifest["data_fingerprints"],
+        config=config_from_json(kind, (folder / CONFIG_NAME).read_text()),
+    )
+
+
+def _damaged_file(folder: Path, part: int = 0, num_parts: int = 1) -> Path | None:
+    """The first file of a part of a checkpoint that is not what its manifest says."""
+    try:
+        files = json.loads((folder / MANIFEST_NAME).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return folder / MANIFEST_NAME
+    for name in sorted(files)[part::num_parts]:
+        if not (folder / name).is_file() or _describe(folder / name) != files[name]:
+            return folder / name
+    return None
+
+
+def _tell_of(damaged: Path) -> None:
+    print(
+        f"warning: checkpoint file {damaged} is damaged; the checkpoint before it is used", file=sys.stderr, flush=True
+    )
+
+
+def _write_manifest(folder: Path, header: dict[str, Any], described: dict[str, FileDescription]) -> None:
+    """described: files whose checksum is known and that are on disk; the others are read."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
     for path in files:
-        _sync(path)
-    content = {**header, "files": {str(path.relative_to(folder)): _describe(path) for path in files}}
+        if path.name not in described:
+            _sync(path)
+            described[path.name] = _describe(path)
+    content = {**header, "files": dict(sorted(described.items()))}
     (folder / MANIFEST_NAME).write_text(json.dumps(content, indent=1) + "\n")
     _sync(folder / MANIFEST_NAME)
     _sync(folder)
 
 
-def _describe(path: Path) -> dict[str, object]:
+def _describe(path: Path) -> FileDescription:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn
 
@@ -25,7 +26,7 @@ from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.step_loader import step_batches
 from pretrain.agreement import on_every_rank, summed_over_ranks
 from pretrain.bad_samples import BadSampleBudget
-from pretrain.checkpoint import Checkpoint, agreed_latest_checkpoint, load_checkpoint, save_checkpoint
+from pretrain.checkpoint import Checkpoint, CheckpointSaver, agreed_latest_checkpoint, load_checkpoint
 from pretrain.engine import (
     build_engine,
     init_distributed,
@@ -122,39 +123,67 @@ def train(job: Job[C]) -> bool:
     bad_samples = BadSampleBudget(config.run_dir, config.data.max_bad_samples)
     on_every_rank(lambda: bad_samples.read(first_step))
     on_every_rank(lambda: bad_samples.write() if is_main_rank else None)
+    saver = CheckpointSaver(engine, config, fingerprints)
 
     num_consecutive_skips = 0
     workers = config.data.num_workers
     for batch in step_batches(dataset, first_step, config.num_steps, workers, leave_signals_to_the_rank):
-        record = step_and_measure(job, engine, batch, stop, bad_samples)
+        agreed = agree(batch, stop, saver, bad_samples, job.device)
+        record = step_and_measure(job, engine, batch, agreed)
         done = batch.step + 1
-        save = record["stop"] or done == config.num_steps or done % config.save_every_steps == 0
+        is_last = agreed.stop or done == config.num_steps
+        save = is_last or done % config.save_every_steps == 0
         num_consecutive_skips = num_consecutive_skips + 1 if record["skipped"] else 0
         if log is not None:
             log.write({**record, "passes": dataset.seen(done)} if save else record)
         if num_consecutive_skips >= config.max_consecutive_skips:
             raise ValueError(f"{num_consecutive_skips} steps in a row had no finite gradient; lower the learning rate")
+        if agreed.is_written:
+            publish(job, saver.finish())
         if save:
-            publish(job, save_checkpoint(engine, config, done, fingerprints))
-        if record["stop"] and done < config.num_steps:
+            publish(job, saver.finish())
+            saver.begin(done)
+        if is_last:
+            publish(job, saver.finish())
+        if agreed.stop and done < config.num_steps:
             if is_main_rank:
                 print(f"stopped on request after step {done}, saved; the same command continues", flush=True)
             return False
     return True
 
 
-def step_and_measure(
-    job: Job[C], engine: deepspeed.DeepSpeedEngine, batch: StepBatch, stop: StopRequest, bad_samples: BadSampleBudget
-) -> dict[str, Any]:
-    """One optimizer step. Returns its log record, the same on every rank but for the time it took."""
-    start, config = time.perf_counter(), job.config
-    flags = torch.tensor([stop.is_set, len(batch.bad_samples), bool(batch.failure)], device=job.device)
-    num_stops, num_bad_samples, num_failures = summed_over_ranks(flags.long()).tolist()
+@dataclass(frozen=True)
+class Agreed:
+    """What any rank knows, known to all before a step."""
+
+    stop: bool
+    """A rank was asked to stop."""
+    num_bad_samples: int
+    """Skipped in this step's batch, over all ranks."""
+    is_written: bool
+    """Every rank has written its files of the checkpoint under way."""
+
+
+def agree(
+    batch: StepBatch, stop: StopRequest, saver: CheckpointSaver, bad_samples: BadSampleBudget, device: torch.device
+) -> Agreed:
+    """Raises ValueError, on every rank, where one could not read its part of the batch or too many samples are bad."""
+    own = [stop.is_set, len(batch.bad_samples), bool(batch.failure), saver.is_written]
+    num_stops, num_bad_samples, num_failures, num_written = summed_over_ranks(
+        torch.tensor(own, dtype=torch.int64, device=device)
+    ).tolist()
     if num_bad_samples:
         bad_samples.add(batch.step, batch.bad_samples)
     if num_failures:
         raise ValueError(f"the data of step {batch.step} cannot be read: {first_failure(batch)}")
+    return Agreed(num_stops > 0, num_bad_samples, num_written == dist.get_world_size())
 
+
+def step_and_measure(
+    job: Job[C], engine: deepspeed.DeepSpeedEngine, batch: StepBatch, agreed: Agreed
+) -> dict[str, Any]:
+    """One optimizer step. Returns its log record, the same on every rank but for the time it took."""
+    start, config = time.perf_counter(), job.config
     lr = learning_rate(config.optimizer, batch.step, config.num_steps)
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
@@ -165,8 +194,8 @@ def step_and_measure(
         "lr": lr,
         "samples_seen": (batch.step + 1) * config.samples_per_step.total,
         "skipped": engine.skipped_steps > skipped_before,
-        "bad_samples": num_bad_samples,
-        "stop": num_stops > 0,
+        "bad_samples": agreed.num_bad_samples,
+        "stop": agreed.stop,
         "seconds": time.perf_counter() - start,
     }
     if config.log_sample_keys:
@@ -215,9 +244,10 @@ def agreed_fingerprints(job: Job[C], dataset: StepDataset) -> dict[str, str]:
     return own
 
 
-def publish(job: Job[C], checkpoint: Path) -> None:
+def publish(job: Job[C], checkpoint: Path | None) -> None:
     """Let the main rank publish a checkpoint; all ranks call it. Raises ValueError on every rank where it fails."""
-    on_every_rank(lambda: job.publish(checkpoint) if dist.get_rank() == 0 else None)
+    if checkpoint is not None:
+        on_every_rank(lambda: job.publish(checkpoint) if dist.get_rank() == 0 else None)
 
 
 def check_unchanged(checkpoint: Checkpoint[C], config: C, fingerprints: dict[str, str]) -> None:

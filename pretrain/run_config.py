@@ -58,15 +58,17 @@ class RunConfig(ABC):
     """Optimizer steps between checkpoints; one more is saved at the end and at a stop."""
     keep_checkpoints: int = 3
     """Newest checkpoints that are kept."""
+    keep_every_steps: int = 0
+    """Checkpoints of every so many steps are kept besides; 0: none. Takes effect at multiples of save_every_steps."""
     max_consecutive_skips: int = 10
     """The run stops after so many steps in a row with a gradient that is not finite."""
     log_sample_keys: bool = False
     """Write the sample keys of every step into the log: for tests and audits."""
 
     FREE: ClassVar[frozenset[str]] = frozenset(
-        """run_dir gradient_accumulation_steps deepspeed_config save_every_steps keep_checkpoints max_consecutive_skips
-        log_sample_keys data.images data.pairs data.texts data.text_tokenizer data.num_workers data.max_bad_samples
-        data.cache_folder data.cache_bytes""".split()
+        """run_dir gradient_accumulation_steps deepspeed_config save_every_steps keep_checkpoints keep_every_steps
+        max_consecutive_skips log_sample_keys data.images data.pairs data.texts data.text_tokenizer data.num_workers
+        data.max_bad_samples data.cache_folder data.cache_bytes""".split()
     )
     """Fields that a resumed run may change: what does not touch the batches, and paths, whose contents are compared."""
 

@@ -1,0 +1,130 @@
+"""What one rank writes of a checkpoint: a snapshot in memory first, then files in the background.
+
+DeepSpeed hands its state over through a checkpoint engine. This one copies it into host memory, so that training goes
+on while a thread writes; keeps what fails instead of raising it on one rank alone; and adds up a checksum as it writes.
+"""
+
+import errno
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
+from torch.utils._pytree import tree_map_only
+
+NUM_TRIALS = 4
+FIRST_WAIT_SECONDS = 0.5
+HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+"""Failures that another trial does not mend."""
+
+FileDescription = dict[str, Any]
+"""num_bytes and sha256 of a file."""
+
+T = TypeVar("T")
+
+
+class RankFiles(CheckpointEngine):  # type: ignore[misc]
+    """DeepSpeed's checkpoint engine of this rank. One checkpoint is under way at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._files: dict[Path, Future[FileDescription]] = {}
+        self._failures: list[str] = []
+
+    def begin(self) -> None:
+        """Forget the checkpoint before."""
+        assert self.is_written
+        self._files, self._failures = {}, []
+
+    @property
+    def is_written(self) -> bool:
+        """Whether nothing is under way."""
+        return all(file.done() for file in self._files.values())
+
+    def written(self) -> dict[str, FileDescription]:
+        """The files of this rank by name; waits until they are on disk. Raises OSError for the first that failed."""
+        described = {path.name: file.result() for path, file in self._files.items()}
+        if self._failures:
+            raise OSError(self._failures[0])
+        return described
+
+    def save(self, state_dict: Any, path: str) -> None:
+        state = tree_map_only(torch.Tensor, _snapshot, state_dict)
+        self._files[Path(path)] = self._writer.submit(write_file, Path(path), state)
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        # a manifest's checksum was compared before: see pretrain/checkpoint.py
+        return torch.load(path, map_location=map_location, weights_only=False)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        try:
+            Path(path).mkdir(parents=True, exist_ok=exist_ok)
+        except OSError as error:
+            self._failures.append(f"{path} cannot be made ({error.strerror})")
+
+    def create(self, info: CheckpointCommitInfo) -> None:
+        """DeepSpeed asks for it; nothing is to be done."""
+
+    def commit(self, info: CheckpointCommitInfo) -> bool:
+        """DeepSpeed asks for it; a checkpoint is complete when its manifest is."""
+        return True
+
+
+def write_file(path: Path, state: Any) -> FileDescription:
+    """torch.save to disk, with a checksum of what was written. Raises OSError."""
+
+    def write() -> FileDescription:
+        with path.open("wb") as file:
+            hashing = _HashingFile(file)
+            torch.save(state, hashing)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        return {"num_bytes": hashing.num_bytes, "sha256": hashing.digest.hexdigest()}
+
+    return with_retries(write, f"{path}")
+
+
+def with_retries(action: Callable[[], T], what: str) -> T:
+    """Try an action on files again, after growing waits, where that may help. Raises OSError."""
+    for trial in range(NUM_TRIALS):
+        try:
+            return action()
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a file cannot be written
+            cause = error if isinstance(error, OSError) else error.__context__
+            number = cause.errno if isinstance(cause, OSError) else None
+            if number in HOPELESS or trial == NUM_TRIALS - 1:
+                reason = cause.strerror if isinstance(cause, OSError) else str(error)
+                raise OSError(number, f"{what} cannot be written ({reason}); free space and start again") from error
+            time.sleep(FIRST_WAIT_SECONDS * 2**trial)
+    raise AssertionError
+
+
+class _HashingFile(io.RawIOBase):
+    """Passes what is written to a file on, and adds up its checksum."""
+
+    def __init__(self, file: io.BufferedWriter):
+        self.file, self.digest, self.num_bytes = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.num_bytes += self.file.write(data)
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def writable(self) -> bool:
+        return True
+
+
+def _snapshot(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in host memory that training does not touch."""
+    copy = tensor.detach().to("cpu", copy=True)
+    return copy.contiguous()
