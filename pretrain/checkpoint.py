@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,7 @@ class Checkpoint(Generic[C]):
     step: int
     """Steps that were done when it was saved."""
     world_size: int
+    zero_stage: int
     data_fingerprints: dict[str, str]
     config: C
 
@@ -191,18 +193,50 @@ def read_checkpoint(folder: Path, kind: type[C]) -> Checkpoint[C]:
     return _open(folder, kind)
 
 
-def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
+def universal_form(checkpoint: Checkpoint[Any], zero_stage: int) -> Path | None:
+    """Where another number of ranks or another ZeRO stage is to go on: DeepSpeed's universal form of the checkpoint.
+
+    Returns its folder, which load_checkpoint removes; None where the checkpoint is loaded as it is. All ranks call it.
+    Raises ValueError, on every rank, where the conversion fails.
+    """
+    if (checkpoint.world_size, checkpoint.zero_stage) == (dist.get_world_size(), zero_stage):
+        return None
+    folder = checkpoint.folder.with_name(f"{checkpoint.folder.name}.universal.partial")
+    on_every_rank(lambda: _make_universal(checkpoint.folder, folder) if dist.get_rank() == 0 else None)
+    return folder
+
+
+def _make_universal(source: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
+    command += ["--input_folder", str(source), "--output_folder", str(folder)]
+    print(f"{source} is converted for another number of ranks", flush=True)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise ValueError(f"{source} cannot be converted for another number of ranks: {ended.stderr.splitlines()[-1]}")
+
+
+def load_checkpoint(
+    engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any], universal: Path | None = None
+) -> None:
     """Put a verified checkpoint's weights and optimizer state into the engine. All ranks call it.
 
-    Raises ValueError for another world size.
+    universal: what `universal_form` gave, for an engine whose configuration asks for it.
     """
-    if checkpoint.world_size != dist.get_world_size():
-        raise ValueError(
-            f"{checkpoint.folder} was saved by {checkpoint.world_size} ranks; "
-            f"resume on as many, not {dist.get_world_size()}"
-        )
-    loaded, _ = engine.load_checkpoint(checkpoint.folder.parent, tag=checkpoint.folder.name)
+    folder = universal or checkpoint.folder
+    groups = engine.optimizer.param_groups
+    weight_decays = [group["weight_decay"] for group in groups]
+    loaded, _ = engine.load_checkpoint(folder.parent, tag=folder.name)
     assert loaded is not None
+    if universal is not None:
+        # DeepSpeed 0.19.8 gives every group the first one's settings, and all of them one tensor that counts the steps
+        for group, weight_decay in zip(groups, weight_decays, strict=True):
+            group["weight_decay"] = weight_decay
+        for state in engine.optimizer.optimizer.state.values():
+            state["step"] = state["step"].clone()
+        dist.barrier()
+        if dist.get_rank() == 0:
+            shutil.rmtree(universal)
 
 
 def _complete_folders(folder: Path) -> list[Path]:
@@ -226,6 +260,7 @@ def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:
         folder=folder,
         step=manifest["step"],
         world_size=manifest["world_size"],
+        zero_stage=manifest["zero_stage"],
         data_fingerprints=manifest["data_fingerprints"],
         config=config_from_json(kind, (folder / CONFIG_NAME).read_text()),
     )

@@ -26,7 +26,7 @@ from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.step_loader import step_batches
 from pretrain.agreement import on_every_rank, summed_over_ranks
 from pretrain.bad_samples import BadSampleBudget
-from pretrain.checkpoint import Checkpoint, CheckpointSaver, agreed_latest_checkpoint, load_checkpoint
+from pretrain.checkpoint import Checkpoint, CheckpointSaver, agreed_latest_checkpoint, load_checkpoint, universal_form
 from pretrain.engine import (
     build_engine,
     init_distributed,
@@ -112,11 +112,16 @@ def train(job: Job[C]) -> bool:
     if checkpoint is not None:
         check_unchanged(checkpoint, config, fingerprints)
 
+    universal = None
+    if checkpoint is not None:
+        universal = universal_form(checkpoint, deepspeed_config["zero_optimization"]["stage"])
+        deepspeed_config["checkpoint"] = {"load_universal": universal is not None}
+
     model = on_every_rank(lambda: job.build_model(checkpoint is None))
     engine = build_engine(model, config, deepspeed_config, job.leaf_modules, job.undecayed)
     first_step = 0
     if checkpoint is not None:
-        load_checkpoint(engine, checkpoint)
+        load_checkpoint(engine, checkpoint, universal)
         first_step = checkpoint.step
         publish(job, checkpoint.folder)
     log = start_log(config, dataset, job.device, first_step) if is_main_rank else None
