@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 from data_pipeline.step_dataset import StepDataset
+from pretrain.checkpoint import outdated
 from pretrain.micro_step import make_micro_step
+from pretrain.recipes.small import demo
 from pretrain.run_log import LOG_NAME, read_log
 from pretrain.stop import EXIT_STOPPED
 from pretrain.visual_tokens import load_visual_tokenizer
@@ -92,13 +95,10 @@ def test_a_finished_run_is_left_alone(two_ranks: Path, tiny_data: TinyData) -> N
     assert (two_ranks / LOG_NAME).read_bytes() == before
 
 
-def test_a_run_is_not_continued_with_other_settings_or_ranks(two_ranks: Path, tiny_data: TinyData) -> None:
+def test_a_run_is_not_continued_with_other_settings(two_ranks: Path, tiny_data: TinyData) -> None:
     ended = train(2, tiny_data, two_ranks, "--optimizer.peak-lr", 0.5)
     assert ended.exit_codes == [2, 2]
     assert "was begun otherwise (optimizer.peak_lr: 0.001 -> 0.5)" in ended.stderr[0]
-    ended = train(1, tiny_data, two_ranks)
-    assert ended.exit_codes == [2]
-    assert "was saved by 2 ranks; resume on as many, not 1" in ended.stderr[0]
 
 
 def test_a_network_of_smaller_patches_gets_its_codes_from_a_larger_view(tiny_data: TinyData, tmp_path: Path) -> None:
@@ -115,16 +115,57 @@ def test_a_network_of_smaller_patches_gets_its_codes_from_a_larger_view(tiny_dat
     assert torch.equal(micro.targets.visual_token_ids, expected)
 
 
-def test_a_damaged_checkpoint_is_named(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    subprocess.run(["cp", "-r", two_ranks, run_dir], check=True)
-    victim = next((run_dir / "checkpoints").glob("step_*/*rank_1*optim_states.pt"))
-    content = bytearray(victim.read_bytes())
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    victim.write_bytes(content)
-    ended = train(2, tiny_data, run_dir)
-    assert ended.exit_codes == [2, 2]
-    assert f"{victim} is damaged" in ended.stderr[0]
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    ended = train(2, tiny_data, tmp_path, "--save-every-steps", 3, "--keep-checkpoints", 2)
+    assert ended.exit_codes == [0, 0], ended.stderr
+    folders = sorted((tmp_path / "checkpoints").iterdir())
+    assert [folder.name for folder in folders] == ["step_00000006", "step_00000008"]
+    victim = next(folders[1].glob("*rank_1*optim_states.pt"))
+    damage(victim)
+    again = train(2, tiny_data, tmp_path)
+    assert again.exit_codes == [0, 0], again.stderr
+    assert f"warning: {victim} is damaged; the checkpoint before it is used" in again.stderr[0]
+    assert "continues at step 6" in again.stdout[0]
+    assert losses(tmp_path) == losses(two_ranks)
+    for folder in (tmp_path / "checkpoints").iterdir():
+        damage(folder / "manifest.json") if folder.name.endswith("6") else damage(folder / "config.json")
+    refused = train(2, tiny_data, tmp_path)
+    assert refused.exit_codes == [2, 2]
+    assert f"every checkpoint of {tmp_path} is damaged; give a new run_dir" in refused.stderr[0]
+
+
+def test_a_run_goes_on_with_any_number_of_ranks(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    """2 -> 1 -> 4 -> 2 ranks: the same samples, losses to rounding."""
+    for num_ranks, last in ((2, 2), (1, 4), (4, 6), (2, 8)):
+
+        def stop_after(processes: list[subprocess.Popen[str]], last: int = last) -> None:
+            log = tmp_path / LOG_NAME
+            while processes[0].poll() is None and not (log.exists() and len(read_log(tmp_path)) >= last - 1):
+                time.sleep(0.002)
+            processes[0].send_signal(signal.SIGTERM)
+
+        ended = train(num_ranks, tiny_data, tmp_path, while_running=stop_after if last < NUM_STEPS else None)
+        assert set(ended.exit_codes) <= {0, EXIT_STOPPED}, ended.stderr
+        assert [p.name for p in (tmp_path / "checkpoints").iterdir() if "partial" in p.name] == []
+    assert sample_keys(tmp_path) == sample_keys(two_ranks)
+    for here, there in zip(losses(tmp_path), losses(two_ranks), strict=True):
+        assert here["losses"] == pytest.approx(there["losses"], abs=1e-4)
+        assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-4)
+
+
+def test_checkpoints_of_every_nth_step_are_kept() -> None:
+    folders = [Path(f"step_{step:08d}") for step in range(100, 1001, 100)]
+    config = replace(demo(), keep_checkpoints=2, keep_every_steps=400)
+    kept = [folder.name for folder in folders if folder not in outdated(folders, config)]
+    assert kept == ["step_00000400", "step_00000800", "step_00000900", "step_00001000"]
 
 
 def test_the_checkpoint_carries_its_config_and_manifest(two_ranks: Path) -> None:
