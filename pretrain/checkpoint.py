@@ -65,7 +65,7 @@ def save_checkpoint(
         if config.data.text_tokenizer is not None:
             shutil.copy(config.data.text_tokenizer, partial / TEXT_TOKENIZER_NAME)
         header = {
-            "kind": type(config).__name__,
+            "kind": config.KIND,
             "step": step,
             "world_size": dist.get_world_size(),
             "data_fingerprints": data_fingerprints,
@@ -117,9 +117,9 @@ def read_checkpoint(folder: Path, kind: type[C]) -> Checkpoint[C]:
             raise ValueError(
                 f"checkpoint file {folder / name} is damaged; delete {folder} to resume from the one before it"
             )
-    found = manifest.get("kind", "PretrainConfig")  # manifests of old did not say
-    if found != kind.__name__:
-        raise ValueError(f"{folder} holds a run of {found}, not of {kind.__name__}; give another folder")
+    found = manifest.get("kind", "pretraining")  # manifests of old did not say
+    if found != kind.KIND:
+        raise ValueError(f"{folder} is a checkpoint of {found}, not of {kind.KIND}; give another folder")
     return Checkpoint(
         folder=folder,
         step=manifest["step"],
