@@ -117,7 +117,7 @@ class CheckpointSaver:
             if self.config.data.text_tokenizer is not None:
                 shutil.copy(self.config.data.text_tokenizer, folder / TEXT_TOKENIZER_NAME)
             header = {
-                "kind": type(self.config).__name__,
+                "kind": self.config.KIND,
                 "step": step,
                 "world_size": dist.get_world_size(),
                 "zero_stage": self.engine.zero_optimization_stage(),
@@ -254,8 +254,8 @@ def _delete(folder: Path) -> None:
 def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:
     """What a verified checkpoint holds. Raises ValueError where it is of another kind of run."""
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
-    if manifest["kind"] != kind.__name__:
-        raise ValueError(f"{folder} holds a run of {manifest['kind']}, not of {kind.__name__}; give another folder")
+    if manifest["kind"] != kind.KIND:
+        raise ValueError(f"{folder} is a checkpoint of {manifest['kind']}, not of {kind.KIND}; give another folder")
     return Checkpoint(
         folder=folder,
         step=manifest["step"],

@@ -49,7 +49,8 @@ def _one_sentence(panel: str) -> str:
 
 def _list(recipes: dict[str, Callable[[], C]]) -> str:
     """Each recipe with the first line of its docstring."""
-    return "\n".join(f"{name:12} {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in recipes.items())
+    width = max(map(len, recipes))
+    return "\n".join(f"{name:{width}} {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in recipes.items())
 
 
 def _print_once(text: str) -> None:

@@ -61,6 +61,7 @@ class PretrainConfig(RunConfig):
     and gives float32's codes for more patches; BEiT v2 used it."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
+    KIND: ClassVar[str] = "pretraining"
     FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {
         "visual_tokenizer",
         "initial_weights",

@@ -270,7 +270,8 @@ def check_unchanged(checkpoint: Checkpoint[C], config: C, fingerprints: dict[str
 def start_log(config: C, dataset: StepDataset, device: torch.device, first_step: int) -> RunLog:
     """The main rank's log; says what begins."""
     (config.run_dir / "config.json").write_text(config_to_json(config))
-    beginning = f"continues at step {first_step}" if first_step else "starts"
+    is_complete = first_step == config.num_steps
+    beginning = "is complete" if is_complete else f"continues at step {first_step}" if first_step else "starts"
     ranks = f"{dist.get_world_size()} ranks on {device.type}, {config.precision}"
     print(f"{config.run_dir} {beginning}: {ranks}", *dataset.describe(), sep="\n", flush=True)
     return RunLog(config.run_dir, first_step, config.num_steps)

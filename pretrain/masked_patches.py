@@ -6,6 +6,7 @@ the commonest code, the commonest code of each place, and the entropy of the cod
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -26,29 +27,35 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class MaskedPatchesOptions:
-    """Accuracy of guessing the codes of hidden patches, beside what needs no network."""
+    """Accuracy of guessing the codes of hidden patches (acc), beside what needs no network: the commonest code of all
+    (acc_commonest) and of each place (acc_commonest_at_place), each without the patch that is asked for; and the mean
+    negative log likelihood (nll) beside the entropy of the codes, both in nats. Some hundred images tell."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, whose newest checkpoint is taken, or one checkpoint folder."""
-    images: tyro.conf.Positional[Path]
+    images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """Shards of held-out images or pairs."""
     visual_tokenizer: Path | None = None
     """Where the run's visual tokenizer lies now; None: where the run had it."""
     max_images: int = 1000
     """Images to evaluate, the first of the shards."""
 
+    def __post_init__(self) -> None:
+        if self.max_images < 1:
+            raise ValueError(f"max_images {self.max_images} must be at least 1")
+
 
 @dataclass(frozen=True)
 class MaskedPatchesResult:
-    """Over all hidden patches. The constants know the codes that are asked for, which favours them."""
+    """Over all hidden patches."""
 
     num_images: int
     num_patches: int
     accuracy: float
     commonest: float
-    """Accuracy of the commonest code."""
+    """Accuracy of the commonest code of the other patches."""
     commonest_at_place: float
-    """Accuracy of the commonest code of each place of the grid."""
+    """Accuracy of the commonest code of the other patches at the same place of the grid."""
     nll: float
     """Mean negative log likelihood of a code, nats."""
     entropy: float
@@ -102,11 +109,17 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
         num_images=len(images),
         num_patches=len(labels),
         accuracy=num_right / len(labels),
-        commonest=float(shares.max()),
-        commonest_at_place=sum(int(torch.bincount(place).max()) for place in places) / len(labels),
+        commonest=commonest_left_out(labels) / len(labels),
+        commonest_at_place=sum(map(commonest_left_out, places)) / len(labels),
         nll=nll / len(labels),
         entropy=float(torch.special.entr(shares).sum()),
     )
+
+
+def commonest_left_out(codes: Tensor) -> int:
+    """How many of the codes (n,) are the commonest of the others, ties won."""
+    first, second = torch.nn.functional.pad(torch.bincount(codes), (0, 2)).topk(2).values.tolist()
+    return first if first - 1 >= max(second, 1) else 0
 
 
 def _guess(model: MaskedDataModel, config: PretrainConfig, images: Tensor, mask: Tensor) -> Tensor:

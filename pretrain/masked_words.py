@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -32,9 +33,9 @@ CHUNK = 128
 class MaskedWordsOptions:
     """Accuracy of guessing masked caption words with the right image, a wrong image, and the commonest word."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, whose newest checkpoint is taken, or one checkpoint folder."""
-    pairs: tyro.conf.Positional[Path]
+    pairs: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PAIRS")]
     """Shards of held-out pairs."""
     max_pairs: int = 1000
     """Pairs to evaluate, the first of the shards."""

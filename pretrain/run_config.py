@@ -65,6 +65,8 @@ class RunConfig(ABC):
     log_sample_keys: bool = False
     """Write the sample keys of every step into the log: for tests and audits."""
 
+    KIND: ClassVar[str]
+    """What is trained, in words."""
     FREE: ClassVar[frozenset[str]] = frozenset(
         """run_dir gradient_accumulation_steps deepspeed_config save_every_steps keep_checkpoints keep_every_steps
         max_consecutive_skips log_sample_keys data.images data.pairs data.texts data.text_tokenizer data.num_workers

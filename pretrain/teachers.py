@@ -9,6 +9,7 @@ Shapes: B images, S side in pixels, G patches along a side, E teacher dim.
 import importlib
 import math
 import pickle
+import textwrap
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def _script_features(script: Any, pixels: Tensor) -> Tensor:
 
 
 def _timm_tower(name: str, model: str, weights: Path, image_size: int | None) -> Any:
-    timm = import_timm("pip install timm, or take another teacher.name")
+    timm = import_timm("pip install -c constraints.txt timm, or take another teacher.name")
     if not timm.is_model(model.split(".")[0]):
         raise ValueError(f"timm {timm.__version__} has no model {model!r}; timm.list_models() has their names")
     state = _read_state_dict(weights)
@@ -179,7 +180,7 @@ def _open_clip_tower(
     name: str, model: str, weights: Path, image_size: int | None
 ) -> tuple[Any, list[float], list[float]]:
     """The image tower, mean and std of its pixels."""
-    remedy = "pip install open_clip_torch, or take another teacher.name"
+    remedy = "pip install -c constraints.txt open_clip_torch, or take another teacher.name"
     import_timm(remedy)  # open_clip needs it, and torchvision as it prepares it
     try:
         open_clip = importlib.import_module("open_clip")
@@ -214,9 +215,13 @@ def _call_dotted_path(config: TeacherConfig) -> Teacher:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"there is no teacher {config.name!r} ({_reason(error)}); check teacher.name") from error
-    teacher = function(config.weights)
+    rule = f"{config.name} must take teacher.weights (None where there are none) and return a function of pixels"
+    try:
+        teacher = function(config.weights)
+    except Exception as error:
+        raise ValueError(f"teacher {config.name} failed ({type(error).__name__}: {_reason(error)}); {rule}") from error
     if not callable(teacher):
-        raise ValueError(f"{config.name} gives {type(teacher).__name__}; it must give a function of pixels")
+        raise ValueError(f"{config.name} gives {type(teacher).__name__}; {rule}")
     return teacher
 
 
@@ -224,7 +229,7 @@ def _existing(config: TeacherConfig) -> Path:
     if config.weights is None:
         raise ValueError(f"teacher {config.name} has no weights; set teacher.weights to a local file")
     if not config.weights.is_file():
-        raise ValueError(f"teacher.weights {config.weights} is no file; download the weights of {config.name} first")
+        raise ValueError(f"teacher.weights {config.weights} is no file; give the local file of teacher {config.name}")
     return config.weights
 
 
@@ -268,4 +273,4 @@ def _grid(num_patches: int) -> str:
 
 def _reason(error: Exception) -> str:
     """The beginning of a message, on one line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return textwrap.shorten(str(error), 160, placeholder=" ...") or type(error).__name__

@@ -55,7 +55,8 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
                 "k-means needs one for each: raise images_per_step or lower model.num_codes"
             )
         if rank == 0:
-            check_writable(config.out)
+            is_new = not any((config.run_dir / "checkpoints").glob("step_*"))
+            check_out(config.out, is_new)
         return open_dataset(config, max(model.image_size, self.teacher_size), rank, world_size)
 
     @property
@@ -141,10 +142,15 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
         print(f"{self.config.out}: {checkpoint.name}", flush=True)
 
 
-def check_writable(out: Path) -> None:
-    """Make the folder of a file and try to write into it. Raises OSError or ValueError where that fails."""
+def check_out(out: Path, is_new: bool) -> None:
+    """Make the folder of a file and try to write into it. is_new: the run begins, so a file there is another run's.
+
+    Raises OSError or ValueError where it cannot be written or would be written over.
+    """
     if out.is_dir():
         raise ValueError(f"out {out} is a folder; give a file, such as {out / 'visual_tokenizer.pt'}")
+    if is_new and out.exists():
+        raise ValueError(f"out {out} is there already, from another run; give another --out, or delete it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         trial = out.with_name(out.name + ".trial")

@@ -48,6 +48,7 @@ class VisualTokenizerRun(RunConfig):
         )
     )
 
+    KIND: ClassVar[str] = "a visual tokenizer's training"
     FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {"out", "teacher.weights"}
 
     def __post_init__(self) -> None:

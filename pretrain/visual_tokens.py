@@ -17,6 +17,8 @@ LEAST_AGREEMENT = 0.9
 
 def load_visual_tokenizer(path: Path) -> VisualTokenizer:
     """A frozen tokenizer. Raises ValueError where there is no such file or its codebook was never trained."""
+    if path.is_dir():
+        raise ValueError(f"visual tokenizer {path} is a folder; give the file that its run wrote (--out)")
     if not path.is_file():
         raise ValueError(
             f"visual tokenizer {path} does not exist; train one with python -m pretrain.train_visual_tokenizer, or "

@@ -51,7 +51,7 @@ def load_beit3(path: Path, is_mapped: bool = False) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except Exception as error:  # what is no such file can raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = "it is damaged, was not written by torch.save, or holds code, which is not executed"
         raise ValueError(f"{path} is no file of tensors alone: {reason}") from error
     if isinstance(content, dict):
         content = content.get("model", content.get("module", content))

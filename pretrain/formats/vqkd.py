@@ -103,7 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what is no such file can raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = "it is damaged, was not written by torch.save, or holds code, which is not executed"
         raise ValueError(f"{path} is no file of tensors alone: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no visual tokenizer: it holds no dictionary")

@@ -105,7 +105,9 @@ def write_giant_checkpoint(run_dir: Path, num_ranks: int) -> int:
     (partial / "config.json").write_text(config_to_json(config))
     (partial / "beit3.spm").write_bytes(b"stands for a tokenizer")
     _write_manifest(
-        partial, {"kind": "PretrainConfig", "step": 1, "world_size": num_ranks, "data_fingerprints": {}}, {}
+        partial,
+        {"kind": "pretraining", "zero_stage": 3, "step": 1, "world_size": num_ranks, "data_fingerprints": {}},
+        {},
     )
     partial.rename(partial.with_suffix(""))
     return 4 * sum(shape.numel() for shape in shapes.values())

@@ -332,7 +332,7 @@ def test_the_real_teacher_tells_patches_of_real_images_apart() -> None:
         (TeacherConfig("open_clip:RN50"), "teacher open_clip:RN50 has no weights; set teacher.weights"),
         (
             TeacherConfig("torchscript", Path("nowhere.pt")),
-            "teacher.weights nowhere.pt is no file; download the weights",
+            "teacher.weights nowhere.pt is no file; give the local file",
         ),
         (TeacherConfig("timm:vit_tniy", Path(__file__)), "timm .* has no model 'vit_tniy'; timm.list_models"),
         (TeacherConfig("timm:hf-hub:a/b", Path(__file__)), "timm .* has no model 'hf-hub:a/b'"),
@@ -342,7 +342,11 @@ def test_the_real_teacher_tells_patches_of_real_images_apart() -> None:
         (TeacherConfig("timm:test_vit", Path(__file__)), "test_teachers.py holds no weights .*; give .safetensors or"),
         (TeacherConfig("nopackage.teacher"), "there is no teacher 'nopackage.teacher' .*; check teacher.name"),
         (TeacherConfig("math.teacher"), "there is no teacher 'math.teacher' .*; check teacher.name"),
-        (TeacherConfig("builtins.repr"), "builtins.repr gives str; it must give a function of pixels"),
+        (TeacherConfig("builtins.repr"), "builtins.repr gives str; builtins.repr must take teacher.weights"),
+        (
+            TeacherConfig("math.sqrt"),
+            r"teacher math.sqrt failed \(TypeError: .*\); math.sqrt must take teacher.weights",
+        ),
     ],
     ids=lambda value: value.name if isinstance(value, TeacherConfig) else "",
 )
@@ -383,7 +387,7 @@ def test_pickles_are_not_executed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("package", "name"), [("timm", "timm:test_vit"), ("open_clip", "open_clip:ViT-B-16")])
 def test_a_missing_package_is_named(package: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=rf"{package} is needed here \(.*\); pip install {package}"):
+    with pytest.raises(ValueError, match=rf"{package} is needed here \(.*\); pip install -c constraints.txt {package}"):
         load(name, Path(__file__))
 
 

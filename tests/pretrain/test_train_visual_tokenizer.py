@@ -205,6 +205,10 @@ def test_a_finished_run_writes_its_file_again_and_is_not_continued_otherwise(
     assert ended.exit_codes == [0, 0], ended.stderr
     there, here = load_vqkd(undisturbed / "tokenizer.pt").state_dict(), load_vqkd(other).state_dict()
     assert all(torch.equal(value, here[name]) for name, value in there.items())
+    assert "is complete" in ended.stdout[0]
+    ended = train(2, [*overrides(tiny_data, tmp_path / "new"), "--out", other])
+    assert ended.exit_codes == [2, 2]
+    assert f"out {other} is there already, from another run; give another --out" in ended.stderr[0]
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"a teacher's")
     change = ["--codebook.decay", 0.5, "--teacher.name", f"{__name__}.breaks_once", "--teacher.weights", weights]
@@ -219,4 +223,4 @@ def test_pretraining_does_not_take_a_tokenizers_run_for_its_own(
 ) -> None:
     ended = run_ranks(1, "pretrain.train", ["demo", *tiny_data.overrides(undisturbed)])
     assert ended.exit_codes == [2]
-    assert "holds a run of VisualTokenizerRun, not of PretrainConfig" in ended.stderr[0]
+    assert "is a checkpoint of a visual tokenizer's training, not of pretraining" in ended.stderr[0]
