@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, Generic
 
 import deepspeed
+import torch
 import torch.distributed as dist
+from torch import nn
 
 from pretrain.agreement import on_every_rank
 from pretrain.rank_files import FileDescription, RankFiles, with_retries
@@ -30,6 +32,8 @@ from pretrain.run_config import C, RunConfig, config_from_json, config_to_json
 MANIFEST_NAME = "manifest.json"
 CONFIG_NAME = "config.json"
 TEXT_TOKENIZER_NAME = "beit3.spm"
+MODEL_STATES = ("zero_pp_rank_0_mp_rank_00_model_states.pt", "mp_rank_00_model_states.pt")
+"""DeepSpeed's files of weights and buffers, under ZeRO-3 and below it."""
 _COMPLETE = re.compile(r"step_\d{8}$")
 _CHUNK_BYTES = 1 << 22
 
@@ -213,7 +217,12 @@ def _make_universal(source: Path, folder: Path) -> None:
     print(f"{source} is converted for another number of ranks", flush=True)
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise ValueError(f"{source} cannot be converted for another number of ranks: {ended.stderr.splitlines()[-1]}")
+        reason = (ended.stderr.splitlines() or ["no reason given"])[-1]
+        raise ValueError(f"{source} cannot be converted for another number of ranks: {reason}")
+    found = next(folder / name for name in MODEL_STATES if (folder / name).is_file())
+    for name in MODEL_STATES:  # ZeRO-3 and the stages below it look for different names
+        if not (folder / name).exists():
+            os.link(found, folder / name)
 
 
 def load_checkpoint(
@@ -234,9 +243,16 @@ def load_checkpoint(
             group["weight_decay"] = weight_decay
         for state in engine.optimizer.optimizer.state.values():
             state["step"] = state["step"].clone()
+        _load_buffers(engine.module, universal)  # it leaves them alone
         dist.barrier()
         if dist.get_rank() == 0:
             shutil.rmtree(universal)
+
+
+def _load_buffers(module: nn.Module, universal: Path) -> None:
+    saved = torch.load(universal / MODEL_STATES[0], map_location="cpu", weights_only=False)["module"]
+    for name, buffer in module.named_buffers():
+        buffer.copy_(saved[name])
 
 
 def _complete_folders(folder: Path) -> list[Path]:
