@@ -203,7 +203,7 @@ def step_and_measure(
         "stop": agreed.stop,
         "seconds": time.perf_counter() - start,
     }
-    if config.log_sample_keys:
+    if config.log_sample_keys or record["skipped"]:
         record["keys"] = global_keys(config, batch)
     return record
 
@@ -256,15 +256,21 @@ def publish(job: Job[C], checkpoint: Path | None) -> None:
 
 
 def check_unchanged(checkpoint: Checkpoint[C], config: C, fingerprints: dict[str, str]) -> None:
-    """Raises ValueError, listing the differences, where a run was begun with other settings or other data."""
-    differences = changed_fields(checkpoint.config, config)
-    differences += [
+    """Raises ValueError, listing the differences, where a run was begun with other settings or other data.
+
+    With allow_data_change other data are told and taken.
+    """
+    settings = changed_fields(checkpoint.config, config)
+    data = [
         f"{kind}: {checkpoint.data_fingerprints.get(kind)} -> {fingerprint}"
         for kind, fingerprint in fingerprints.items()
         if checkpoint.data_fingerprints.get(kind) != fingerprint
     ]
-    if differences:
-        raise ValueError(f"{config.run_dir} was begun otherwise ({'; '.join(differences)}); give a new run_dir")
+    if settings or (data and not config.allow_data_change):
+        remedy = "give a new run_dir" if settings else "give a new run_dir, or --allow-data-change if you mean it"
+        raise ValueError(f"{config.run_dir} was begun otherwise ({'; '.join(settings + data)}); {remedy}")
+    if data and dist.get_rank() == 0:
+        print(f"warning: {config.run_dir} goes on with other data ({'; '.join(data)})", file=sys.stderr, flush=True)
 
 
 def start_log(config: C, dataset: StepDataset, device: torch.device, first_step: int) -> RunLog:

@@ -62,6 +62,8 @@ class RunConfig(ABC):
     """Checkpoints of every so many steps are kept besides; 0: none. Takes effect at multiples of save_every_steps."""
     max_consecutive_skips: int = 10
     """The run stops after so many steps in a row with a gradient that is not finite."""
+    allow_data_change: bool = False
+    """Go on although shards, tokenizers or teacher are not those that the run was begun with."""
     log_sample_keys: bool = False
     """Write the sample keys of every step into the log: for tests and audits."""
 
@@ -69,8 +71,8 @@ class RunConfig(ABC):
     """What is trained, in words."""
     FREE: ClassVar[frozenset[str]] = frozenset(
         """run_dir gradient_accumulation_steps deepspeed_config save_every_steps keep_checkpoints keep_every_steps
-        max_consecutive_skips log_sample_keys data.images data.pairs data.texts data.text_tokenizer data.num_workers
-        data.max_bad_samples data.cache_folder data.cache_bytes""".split()
+        max_consecutive_skips allow_data_change log_sample_keys data.images data.pairs data.texts data.text_tokenizer
+        data.num_workers data.max_bad_samples data.cache_folder data.cache_bytes""".split()
     )
     """Fields that a resumed run may change: what does not touch the batches, and paths, whose contents are compared."""
 
