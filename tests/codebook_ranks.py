@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from model.quantizer import Codebook
 from pretrain.codebook_step import start_codebook, update_codebook
+from pretrain.stop import end_process
 
 NUM_STEPS, NUM_FEATURES, NUM_CODES, DIM = 50, 240, 24, 8
 
@@ -49,3 +50,4 @@ def check_ranks_agree(codebook: Codebook) -> None:
 
 if __name__ == "__main__":
     main()
+    end_process(0)
