@@ -10,8 +10,12 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+class AgreedError(ValueError):
+    """Raised by every rank alike, with the same sentence: all can end together."""
+
+
 def on_every_rank(action: Callable[[], T]) -> T:
-    """Do what can fail on any rank: if it does on one, ValueError with its sentence on all."""
+    """Do what can fail on any rank: if it does on one, AgreedError with its sentence on all."""
     result, message = None, ""
     try:
         result = action()
@@ -22,7 +26,7 @@ def on_every_rank(action: Callable[[], T]) -> T:
     messages = [""] * dist.get_world_size()
     dist.all_gather_object(messages, message)
     if any(messages):
-        raise ValueError(next(message for message in messages if message))
+        raise AgreedError(next(message for message in messages if message))
     return cast(T, result)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 from data_pipeline.samples import BadSample
+from pretrain.agreement import AgreedError
 from pretrain.run_log import read_json_lines
 
 BAD_SAMPLES_NAME = "bad_samples.jsonl"
@@ -40,7 +41,7 @@ class BadSampleBudget:
     def add(self, step: int, found: list[BadSample]) -> None:
         """What this rank found in a step; called by all ranks where one has found some.
 
-        Raises ValueError, a report, on all of them when the budget is spent.
+        Raises AgreedError, a report, on all of them when the budget is spent.
         """
         per_rank: list[list[BadSample]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(per_rank, found)
@@ -58,7 +59,7 @@ class BadSampleBudget:
             except OSError as error:  # it is in memory and on standard error; no reason to end one rank alone
                 print(f"{self.path} cannot be written ({error})", file=sys.stderr)
         if len(self.samples) > self.max_bad_samples:
-            raise ValueError(self.report())
+            raise AgreedError(self.report())
 
     def report(self) -> str:
         """How many, why, and where most of them lie."""

@@ -25,8 +25,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pretrain.agreement import on_every_rank
-from pretrain.rank_files import FileDescription, RankFiles, with_retries
+from pretrain.agreement import AgreedError, on_every_rank
+from pretrain.rank_files import FileDescription, RankFiles
+from pretrain.retries import with_retries
 from pretrain.run_config import C, RunConfig, config_from_json, config_to_json
 
 MANIFEST_NAME = "manifest.json"
@@ -48,6 +49,8 @@ class Checkpoint(Generic[C]):
     world_size: int
     zero_stage: int
     data_fingerprints: dict[str, str]
+    guard_state: dict[str, Any]
+    """Of StepGuard."""
     config: C
 
     @property
@@ -67,6 +70,7 @@ class CheckpointSaver:
         self.files = RankFiles()
         self.step: int | None = None
         """Of the checkpoint that is under way."""
+        self.guard_state: dict[str, Any] = {}
         engine.checkpoint_engine = self.files
         engine._copy_recovery_script = lambda _: None  # would fail on one rank alone; pretrain.convert does its work
 
@@ -75,26 +79,26 @@ class CheckpointSaver:
         """Whether this rank has written its files of a checkpoint that is not finished."""
         return self.step is not None and self.files.is_written
 
-    def begin(self, step: int) -> None:
-        """Take the state after `step` steps. Raises ValueError, on every rank, where the folder cannot be made."""
+    def begin(self, step: int, guard_state: dict[str, Any]) -> None:
+        """Take the state after `step` steps. Raises AgreedError where the folder cannot be made."""
         self.finish()
         folder = self._partial(step)
         on_every_rank(lambda: self._make(folder) if dist.get_rank() == 0 else None)
-        self.step = step
+        self.step, self.guard_state = step, guard_state
         self.files.begin()
         self.engine.save_checkpoint(self.folder, tag=folder.name, save_latest=False)
 
     def finish(self) -> Path | None:
         """Wait until all ranks have written, and complete the checkpoint; returns its folder, None where none began.
 
-        Raises ValueError, on every rank, where any of them could not write: the checkpoint before it stays.
+        Raises AgreedError where any rank could not write: the checkpoint before it stays.
         """
         if self.step is None:
             return None
         step, self.step = self.step, None
         try:
             own = on_every_rank(self.files.written)
-        except ValueError:
+        except AgreedError:
             if dist.get_rank() == 0:
                 shutil.rmtree(self._partial(step), ignore_errors=True)
             raise
@@ -127,6 +131,7 @@ class CheckpointSaver:
                 "zero_stage": self.engine.zero_optimization_stage(),
                 "versions": {name: version(name) for name in ("torch", "deepspeed")},
                 "data_fingerprints": self.data_fingerprints,
+                "guard_state": self.guard_state,
             }
             _write_manifest(folder, header, described)
 
@@ -166,7 +171,7 @@ def latest_checkpoint(run_dir: Path, kind: type[C]) -> Checkpoint[C] | None:
 
 
 def agreed_latest_checkpoint(config: C) -> Checkpoint[C] | None:
-    """`latest_checkpoint` of a run, verified by all ranks together. Raises its ValueErrors on every rank."""
+    """`latest_checkpoint` of a run, verified by all ranks together. Raises AgreedError where it raises ValueError."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     names: list[Any] = [[folder.name for folder in _complete_folders(config.run_dir / "checkpoints")[::-1]]]
     dist.broadcast_object_list(names)  # as the main rank sees them
@@ -180,7 +185,7 @@ def agreed_latest_checkpoint(config: C) -> Checkpoint[C] | None:
         if rank == 0:
             _tell_of(first)
     if names[0]:
-        raise ValueError(f"every checkpoint of {config.run_dir} is damaged; give a new run_dir")
+        raise AgreedError(f"every checkpoint of {config.run_dir} is damaged; give a new run_dir")
     return None
 
 
@@ -201,7 +206,7 @@ def universal_form(checkpoint: Checkpoint[Any], zero_stage: int) -> Path | None:
     """Where another number of ranks or another ZeRO stage is to go on: DeepSpeed's universal form of the checkpoint.
 
     Returns its folder, which load_checkpoint removes; None where the checkpoint is loaded as it is. All ranks call it.
-    Raises ValueError, on every rank, where the conversion fails.
+    Raises AgreedError where the conversion fails.
     """
     if (checkpoint.world_size, checkpoint.zero_stage) == (dist.get_world_size(), zero_stage):
         return None
@@ -278,6 +283,7 @@ def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:
         world_size=manifest["world_size"],
         zero_stage=manifest["zero_stage"],
         data_fingerprints=manifest["data_fingerprints"],
+        guard_state=manifest["guard_state"],
         config=config_from_json(kind, (folder / CONFIG_NAME).read_text()),
     )
 

@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from data_pipeline.command_line import EXIT_USER_ERROR
+from pretrain.stop import JobStatus
 
 C = TypeVar("C")
 
@@ -61,4 +62,5 @@ def _print_once(text: str) -> None:
 def _fail(message: str) -> NoReturn:
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
+        JobStatus().write("mistake")
     sys.exit(EXIT_USER_ERROR)

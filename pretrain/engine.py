@@ -25,10 +25,11 @@ OWNED_BY_RECIPE = (
     "bf16",
     "fp16",
 )
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+COLLECTIVE_MARGIN_SECONDS = 300
+"""A collective waits so much longer than the watchdog, whose sentence says more."""
 
 
-def init_distributed() -> torch.device:
+def init_distributed(hang_seconds: float) -> torch.device:
     """Join the process group that the launcher's environment describes, alone where there is none; give the device."""
     for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, alone)
@@ -37,7 +38,8 @@ def init_distributed() -> torch.device:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     # DeepSpeed would compile its shared-memory all-reduce here, for minutes; only its inference code uses it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(timeout=COLLECTIVE_TIMEOUT, auto_mpi_discovery=False, verbose=False)
+    timeout = timedelta(seconds=hang_seconds + COLLECTIVE_MARGIN_SECONDS)
+    deepspeed.init_distributed(timeout=timeout, auto_mpi_discovery=False, verbose=False)
     if torch.cuda.is_available():
         local_rank = int(os.environ["LOCAL_RANK"])
         torch.cuda.set_device(local_rank)

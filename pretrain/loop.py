@@ -2,8 +2,8 @@
 train_visual_tokenizer.py.
 
 A run ends with 0 when it is complete, 75 when it was stopped by SIGTERM, SIGUSR1 or Ctrl-C and saved (start the same
-command again to continue), 2 for a mistake in the command or the data. Where IMGLISH_STOPPED_FILE names a file, as
-under Slurm, a stop is told by making it instead, and the code is 0.
+command again to continue), 76 when it was stopped by RUN/stop, 2 for a mistake in the command or the data, 71 when a
+rank was lost. See pretrain/stop.py.
 """
 
 import hashlib
@@ -21,10 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from data_pipeline.command_line import EXIT_USER_ERROR
 from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.step_loader import step_batches
-from pretrain.agreement import on_every_rank, summed_over_ranks
+from pretrain.agreement import AgreedError, on_every_rank, summed_over_ranks
 from pretrain.bad_samples import BadSampleBudget
 from pretrain.checkpoint import Checkpoint, CheckpointSaver, agreed_latest_checkpoint, load_checkpoint, universal_form
 from pretrain.engine import (
@@ -36,7 +35,9 @@ from pretrain.engine import (
 )
 from pretrain.run_config import C, changed_fields, config_to_json
 from pretrain.run_log import RunLog
-from pretrain.stop import EXIT_STOPPED, STOP_SIGNALS, StopRequest, end_process
+from pretrain.step_guard import StepGuard
+from pretrain.stop import EXIT_CODES, STOP_SIGNALS, Ending, JobStatus, StopRequest, end_process
+from pretrain.watchdog import Watchdog
 
 
 class Job(ABC, Generic[C]):
@@ -49,9 +50,13 @@ class Job(ABC, Generic[C]):
     bfloat16_weights: ClassVar[bool]
     """Whether precision bfloat16 holds the weights in bfloat16 too; else only matrix products are."""
 
-    def __init__(self, config: C, device: torch.device):
+    guard: StepGuard
+    """Its `factor` belongs to the last loss of a step, so that a step can be left out."""
+
+    def __init__(self, config: C, device: torch.device, watchdog: Watchdog):
         self.config = config
         self.device = device
+        self.watchdog = watchdog
 
     @abstractmethod
     def prepare(self, rank: int, world_size: int) -> StepDataset:
@@ -80,89 +85,100 @@ class Job(ABC, Generic[C]):
 
 def run_job(kind: type[Job[C]], config: C) -> NoReturn:
     """Train in this process, one of the ranks, to its end."""
-    device = init_distributed()
+    device = init_distributed(config.hang_seconds)
+    watchdog, status = Watchdog(config.silent_rank_seconds, config.hang_seconds), JobStatus()
     try:
-        exit_code = _run(kind(config, device))
-    except (ValueError, OSError) as error:
-        if dist.get_rank() == 0 or isinstance(error, OSError):  # a ValueError is raised by all ranks alike
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        exit_code = EXIT_USER_ERROR
+        exit_code = _run(kind(config, device, watchdog), status)
+        dist.barrier()  # no rank's exit code reaches the launcher before every rank has saved
+    except Exception as error:
+        watchdog.failed(error)
+    watchdog.end()
     end_process(exit_code)
 
 
-def _run(job: Job[C]) -> int:
-    """Train, and agree on how the process ends. Returns the exit code."""
-    finished = train(job)
-    stopped_file = os.environ.get("IMGLISH_STOPPED_FILE")
-    if stopped_file and not finished and dist.get_rank() == 0:
-        Path(stopped_file).touch()
-    dist.barrier()  # no rank's exit code reaches the launcher before every rank has saved
-    return 0 if finished or stopped_file else EXIT_STOPPED
+def _run(job: Job[C], status: JobStatus) -> int:
+    """Train, and tell how it ended. Returns the exit code."""
+    is_main_rank = dist.get_rank() == 0
+    try:
+        ending: Ending = train(job, status)
+    except AgreedError as error:
+        ending = "mistake"
+        if is_main_rank:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+    job.watchdog.at("end")
+    return 0 if status.told(ending) else EXIT_CODES[ending]
 
 
-def train(job: Job[C]) -> bool:
-    """Run or continue a run. True when all steps are done, False when it was asked to stop.
+def train(job: Job[C], status: JobStatus) -> Ending:
+    """Run or continue a run, until all steps are done or it is asked to stop.
 
-    Raises ValueError or OSError, on every rank, for a mistake in the config, the data or the run folder.
+    Raises AgreedError for a mistake in the config, the data or the run folder, and for what nobody can go on with.
     """
-    config, stop, is_main_rank = job.config, StopRequest(), dist.get_rank() == 0
+    config, at, is_main_rank = job.config, job.watchdog.at, dist.get_rank() == 0
+    stop = StopRequest(config.run_dir)
+    at("preparation")
     dataset, deepspeed_config = on_every_rank(lambda: prepare(job))
     checkpoint = agreed_latest_checkpoint(config)
     fingerprints = agreed_fingerprints(job, dataset)
-    if checkpoint is not None:
-        check_unchanged(checkpoint, config, fingerprints)
-
     universal = None
     if checkpoint is not None:
+        check_unchanged(checkpoint, config, fingerprints)
         universal = universal_form(checkpoint, deepspeed_config["zero_optimization"]["stage"])
         deepspeed_config["checkpoint"] = {"load_universal": universal is not None}
 
+    at("building")
     model = on_every_rank(lambda: job.build_model(checkpoint is None))
-    engine = build_engine(model, config, deepspeed_config, job.leaf_modules, job.undecayed)
+    engine = on_every_rank(lambda: build_engine(model, config, deepspeed_config, job.leaf_modules, job.undecayed))
     first_step = 0
     if checkpoint is not None:
+        at("loading")
         load_checkpoint(engine, checkpoint, universal)
         first_step = checkpoint.step
-        publish(job, checkpoint.folder)
-    log = start_log(config, dataset, job.device, first_step) if is_main_rank else None
+        publish(job, status, checkpoint.folder)
+    job.guard = StepGuard(
+        config.spike_deviations, config.max_consecutive_skips, None if checkpoint is None else checkpoint.guard_state
+    )
+    log = on_every_rank(lambda: start_log(config, dataset, job.device, first_step) if is_main_rank else None)
     bad_samples = BadSampleBudget(config.run_dir, config.data.max_bad_samples)
     on_every_rank(lambda: bad_samples.read(first_step))
     on_every_rank(lambda: bad_samples.write() if is_main_rank else None)
+    on_every_rank(lambda: status.write("running", first_step) if is_main_rank else None)
     saver = CheckpointSaver(engine, config, fingerprints)
 
-    num_consecutive_skips = 0
+    at("reading", first_step)
     workers = config.data.num_workers
     for batch in step_batches(dataset, first_step, config.num_steps, workers, leave_signals_to_the_rank):
-        agreed = agree(batch, stop, saver, bad_samples, job.device)
+        at("agreement")
+        agreed = agree(batch, stop, saver, bad_samples, log, job.device)
         record = step_and_measure(job, engine, batch, agreed)
         done = batch.step + 1
-        is_last = agreed.stop or done == config.num_steps
+        is_last = bool(agreed.stop) or done == config.num_steps
         save = is_last or done % config.save_every_steps == 0
-        num_consecutive_skips = num_consecutive_skips + 1 if record["skipped"] else 0
         if log is not None:
             log.write({**record, "passes": dataset.seen(done)} if save else record)
-        if num_consecutive_skips >= config.max_consecutive_skips:
-            raise ValueError(f"{num_consecutive_skips} steps in a row had no finite gradient; lower the learning rate")
-        if agreed.is_written:
-            publish(job, saver.finish())
+        job.guard.count(record["loss"], record["skipped"])
+        at("saving")
+        if agreed.is_written or save:
+            publish(job, status, saver.finish())
         if save:
-            publish(job, saver.finish())
-            saver.begin(done)
+            saver.begin(done, job.guard.state())
         if is_last:
-            publish(job, saver.finish())
+            publish(job, status, saver.finish())
         if agreed.stop and done < config.num_steps:
             if is_main_rank:
+                stop.file.unlink(missing_ok=True)
                 print(f"stopped on request after step {done}, saved; the same command continues", flush=True)
-            return False
-    return True
+            return agreed.stop
+        at("reading", done)
+    return "complete"
 
 
 @dataclass(frozen=True)
 class Agreed:
     """What any rank knows, known to all before a step."""
 
-    stop: bool
-    """A rank was asked to stop."""
+    stop: Ending | None
+    """Whether this step is the last, and why."""
     num_bad_samples: int
     """Skipped in this step's batch, over all ranks."""
     is_written: bool
@@ -170,18 +186,35 @@ class Agreed:
 
 
 def agree(
-    batch: StepBatch, stop: StopRequest, saver: CheckpointSaver, bad_samples: BadSampleBudget, device: torch.device
+    batch: StepBatch,
+    stop: StopRequest,
+    saver: CheckpointSaver,
+    bad_samples: BadSampleBudget,
+    log: RunLog | None,
+    device: torch.device,
 ) -> Agreed:
-    """Raises ValueError, on every rank, where one could not read its part of the batch or too many samples are bad."""
-    own = [stop.is_set, len(batch.bad_samples), bool(batch.failure), saver.is_written]
-    num_stops, num_bad_samples, num_failures, num_written = summed_over_ranks(
+    """Raises AgreedError where a rank could not read its part of the batch, too many samples are bad, or the main rank
+    could not log the step before."""
+    is_main_rank = dist.get_rank() == 0
+    failure = log.failure if log is not None else ""
+    if batch.failure:
+        failure = f"the data of step {batch.step} cannot be read: {batch.failure}"
+    own = [
+        stop.signalled,
+        is_main_rank and stop.file.exists(),
+        len(batch.bad_samples),
+        bool(failure),
+        saver.is_written,
+    ]
+    num_signals, num_files, num_bad_samples, num_failures, num_written = summed_over_ranks(
         torch.tensor(own, dtype=torch.int64, device=device)
     ).tolist()
     if num_bad_samples:
         bad_samples.add(batch.step, batch.bad_samples)
     if num_failures:
-        raise ValueError(f"the data of step {batch.step} cannot be read: {first_failure(batch)}")
-    return Agreed(num_stops > 0, num_bad_samples, num_written == dist.get_world_size())
+        raise AgreedError(first_failure(failure))
+    why: Ending | None = "stopped_by_file" if num_files else "stopped" if num_signals else None
+    return Agreed(why, num_bad_samples, num_written == dist.get_world_size())
 
 
 def step_and_measure(
@@ -200,7 +233,7 @@ def step_and_measure(
         "samples_seen": (batch.step + 1) * config.samples_per_step.total,
         "skipped": engine.skipped_steps > skipped_before,
         "bad_samples": agreed.num_bad_samples,
-        "stop": agreed.stop,
+        "stop": bool(agreed.stop),
         "seconds": time.perf_counter() - start,
     }
     if config.log_sample_keys or record["skipped"]:
@@ -238,25 +271,31 @@ def open_dataset(config: C, image_size: int, rank: int, world_size: int) -> Step
 
 
 def agreed_fingerprints(job: Job[C], dataset: StepDataset) -> dict[str, str]:
-    """Of the data and the files of a run. Raises ValueError, on every rank, where a rank sees other files."""
+    """Of the data and the files of a run. Raises AgreedError where a rank sees other files."""
     own = on_every_rank(lambda: {**dataset.fingerprints, **job.fingerprints()})
     per_rank: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(per_rank, own)
     for rank, other in enumerate(per_rank):
         differing = [name for name in other if other[name] != per_rank[0][name]]
         if differing:
-            raise ValueError(f"rank {rank} reads another {differing[0]} than rank 0; give all nodes the same files")
+            raise AgreedError(f"rank {rank} reads another {differing[0]} than rank 0; give all nodes the same files")
     return own
 
 
-def publish(job: Job[C], checkpoint: Path | None) -> None:
-    """Let the main rank publish a checkpoint; all ranks call it. Raises ValueError on every rank where it fails."""
-    if checkpoint is not None:
-        on_every_rank(lambda: job.publish(checkpoint) if dist.get_rank() == 0 else None)
+def publish(job: Job[C], status: JobStatus, checkpoint: Path | None) -> None:
+    """Tell of a complete checkpoint, and let the main rank publish it; all ranks call it. Raises AgreedError."""
+    if checkpoint is None:
+        return
+
+    def tell() -> None:
+        status.write("running", int(checkpoint.name.removeprefix("step_")))
+        job.publish(checkpoint)
+
+    on_every_rank(lambda: tell() if dist.get_rank() == 0 else None)
 
 
 def check_unchanged(checkpoint: Checkpoint[C], config: C, fingerprints: dict[str, str]) -> None:
-    """Raises ValueError, listing the differences, where a run was begun with other settings or other data.
+    """Raises AgreedError, listing the differences, where a run was begun with other settings or other data.
 
     With allow_data_change other data are told and taken.
     """
@@ -268,7 +307,7 @@ def check_unchanged(checkpoint: Checkpoint[C], config: C, fingerprints: dict[str
     ]
     if settings or (data and not config.allow_data_change):
         remedy = "give a new run_dir" if settings else "give a new run_dir, or --allow-data-change if you mean it"
-        raise ValueError(f"{config.run_dir} was begun otherwise ({'; '.join(settings + data)}); {remedy}")
+        raise AgreedError(f"{config.run_dir} was begun otherwise ({'; '.join(settings + data)}); {remedy}")
     if data and dist.get_rank() == 0:
         print(f"warning: {config.run_dir} goes on with other data ({'; '.join(data)})", file=sys.stderr, flush=True)
 
@@ -295,10 +334,10 @@ def leave_signals_to_the_rank() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def first_failure(batch: StepBatch) -> str:
-    """Why the first rank that could not read its part could not, on every rank."""
+def first_failure(failure: str) -> str:
+    """Of the first rank that has one, on every rank."""
     failures: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(failures, batch.failure)
+    dist.all_gather_object(failures, failure)
     return next(failure for failure in failures if failure)
 
 

@@ -4,29 +4,21 @@ DeepSpeed hands its state over through a checkpoint engine. This one copies it i
 on while a thread writes; keeps what fails instead of raising it on one rank alone; and adds up a checksum as it writes.
 """
 
-import errno
 import hashlib
 import io
 import os
-import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
 from torch.utils._pytree import tree_map_only
 
-NUM_TRIALS = 4
-FIRST_WAIT_SECONDS = 0.5
-HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-"""Failures that another trial does not mend."""
+from pretrain.retries import with_retries
 
 FileDescription = dict[str, Any]
 """num_bytes and sha256 of a file."""
-
-T = TypeVar("T")
 
 
 class RankFiles(CheckpointEngine):  # type: ignore[misc]
@@ -89,21 +81,6 @@ def write_file(path: Path, state: Any) -> FileDescription:
         return {"num_bytes": hashing.num_bytes, "sha256": hashing.digest.hexdigest()}
 
     return with_retries(write, f"{path}")
-
-
-def with_retries(action: Callable[[], T], what: str) -> T:
-    """Try an action on files again, after growing waits, where that may help. Raises OSError."""
-    for trial in range(NUM_TRIALS):
-        try:
-            return action()
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a file cannot be written
-            cause = error if isinstance(error, OSError) else error.__context__
-            number = cause.errno if isinstance(cause, OSError) else None
-            if number in HOPELESS or trial == NUM_TRIALS - 1:
-                reason = cause.strerror if isinstance(cause, OSError) else str(error)
-                raise OSError(number, f"{what} cannot be written ({reason}); free space and start again") from error
-            time.sleep(FIRST_WAIT_SECONDS * 2**trial)
-    raise AssertionError
 
 
 class _HashingFile(io.RawIOBase):

@@ -61,7 +61,15 @@ class RunConfig(ABC):
     keep_every_steps: int = 0
     """Checkpoints of every so many steps are kept besides; 0: none. Takes effect at multiples of save_every_steps."""
     max_consecutive_skips: int = 10
-    """The run stops after so many steps in a row with a gradient that is not finite."""
+    """The run stops after so many steps in a row that were not applied: loss or gradient not finite, or a spike."""
+    spike_deviations: float = 0.0
+    """A step whose loss lies so many standard deviations above the mean of the last 128 is not applied; 0: all are.
+    OLMo takes 6."""
+    silent_rank_seconds: float = 60.0
+    """A rank that gives no sign of life for so long is lost, and the run ends."""
+    hang_seconds: float = 1800.0
+    """The run ends when no rank has moved on for so long, and says where each of them was. Longer than reading and
+    verifying a checkpoint takes."""
     allow_data_change: bool = False
     """Go on although shards, tokenizers or teacher are not those that the run was begun with."""
     log_sample_keys: bool = False
@@ -71,8 +79,8 @@ class RunConfig(ABC):
     """What is trained, in words."""
     FREE: ClassVar[frozenset[str]] = frozenset(
         """run_dir gradient_accumulation_steps deepspeed_config save_every_steps keep_checkpoints keep_every_steps
-        max_consecutive_skips allow_data_change log_sample_keys data.images data.pairs data.texts data.text_tokenizer
-        data.num_workers data.max_bad_samples data.cache_folder data.cache_bytes""".split()
+        max_consecutive_skips silent_rank_seconds hang_seconds allow_data_change log_sample_keys data.images data.pairs
+        data.texts data.text_tokenizer data.num_workers data.max_bad_samples data.cache_folder data.cache_bytes""".split()
     )
     """Fields that a resumed run may change: what does not touch the batches, and paths, whose contents are compared."""
 
@@ -80,6 +88,9 @@ class RunConfig(ABC):
         for name in ("num_steps", "gradient_accumulation_steps", "save_every_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        for name in ("silent_rank_seconds", "hang_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} {getattr(self, name)} must be more than 0")
 
     @property
     @abstractmethod

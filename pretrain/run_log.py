@@ -1,17 +1,25 @@
 """One JSON line a step in RUN/log.jsonl, and a progress line now and then."""
 
+import errno
 import json
 import math
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from pretrain.retries import with_retries
 
 PROGRESS_SECONDS = 5.0
 LOG_NAME = "log.jsonl"
 
 
 class RunLog:
-    """The main rank's log. A resumed run goes on where its checkpoint was: later lines are dropped."""
+    """The main rank's log. A resumed run goes on where its checkpoint was: later lines are dropped.
+
+    A line that cannot be written is no reason to end one rank alone: `failure` says why, for all to agree on.
+    """
 
     def __init__(self, run_dir: Path, first_step: int, num_steps: int):
         self.num_steps = num_steps
@@ -20,24 +28,40 @@ class RunLog:
         partial = path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.rename(path)
-        self._file = path.open("a", buffering=1)
+        self.path, self._file = path, path.open("ab", buffering=0)
+        self.failure = ""
         self._last_progress = -math.inf
 
     def write(self, record: dict[str, Any]) -> None:
         """record: JSON values, with step, loss, losses, lr, grad_norm and seconds, perhaps codebook. What is not finite
         becomes null."""
-        self._file.write(json.dumps(_finite(record)) + "\n")
+        line = (json.dumps(_finite(record)) + "\n").encode()
+        try:
+            with_retries(lambda: self._append(line), f"{self.path}")
+        except OSError as error:
+            self.failure = str(error.strerror)
         now = time.monotonic()
         if now - self._last_progress >= PROGRESS_SECONDS or record["step"] == self.num_steps - 1:
             self._last_progress = now
             parts = "  ".join(
                 f"{name} {value:.3f}" for name, value in (record["losses"] | record.get("codebook", {})).items()
             )
-            print(
-                f"step {record['step'] + 1}/{self.num_steps}  loss {record['loss']:.3f}  {parts}  "
-                f"grad norm {record['grad_norm']:.2f}  lr {record['lr']:.1e}  {record['seconds']:.2f} s/step",
-                flush=True,
-            )
+            with suppress(OSError):  # standard output is a file too, under Slurm
+                print(
+                    f"step {record['step'] + 1}/{self.num_steps}  loss {record['loss']:.3f}  {parts}  "
+                    f"grad norm {record['grad_norm']:.2f}  lr {record['lr']:.1e}  {record['seconds']:.2f} s/step",
+                    flush=True,
+                )
+
+    def _append(self, line: bytes) -> None:
+        """The whole line or nothing of it."""
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            self._file.truncate(size)
+            raise
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:

@@ -1,28 +1,76 @@
-"""A request to stop, by signal: the step is finished, a checkpoint saved, the process ends with EXIT_STOPPED."""
+"""How a run ends before its last step, and what it tells whoever started it: exit codes, and a status file."""
 
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Literal, NoReturn
+
+from data_pipeline.command_line import EXIT_USER_ERROR
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_FILE_NAME = "stop"
+EXIT_RANK_LOST = 71
+"""A rank died, hung or failed: start the same command again to continue from the newest checkpoint."""
 EXIT_STOPPED = 75
-"""Stopped on request and saved: start the same command again to continue (sysexits.h: EX_TEMPFAIL)."""
+"""Stopped by a signal and saved: start the same command again to continue (sysexits.h: EX_TEMPFAIL)."""
+EXIT_STOPPED_BY_FILE = 76
+"""Stopped by RUN/stop and saved: it was meant, so nothing starts it again by itself."""
+
+Ending = Literal["complete", "stopped", "stopped_by_file", "mistake"]
+EXIT_CODES: dict[Ending, int] = {
+    "complete": 0,
+    "stopped": EXIT_STOPPED,
+    "stopped_by_file": EXIT_STOPPED_BY_FILE,
+    "mistake": EXIT_USER_ERROR,
+}
 
 
 class StopRequest:
-    """Set by SIGTERM, SIGUSR1 or Ctrl-C on this rank; the ranks agree on it once a step. A second Ctrl-C kills."""
+    """Set by SIGTERM, SIGUSR1 or Ctrl-C on this rank, or by a file; the ranks agree on it once a step. A second Ctrl-C
+    kills."""
 
-    def __init__(self) -> None:
-        self.is_set = False
+    def __init__(self, run_dir: Path) -> None:
+        self.signalled = False
+        self.file = run_dir / STOP_FILE_NAME
         for number in STOP_SIGNALS:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self.is_set = True
+        self.signalled = True
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class JobStatus:
+    """One line for a job script, in the file that IMGLISH_STATUS_FILE names: `STEP WORD`.
+
+    STEP: steps in the newest checkpoint. WORD: running, complete, stopped, stopped_by_file, or mistake, for what
+    another start would not mend. A rank that dies leaves `running`. srun ends all ranks as soon as one ends with a
+    code, so where there is such a file a stop and a mistake are told there alone and the code is 0.
+    """
+
+    def __init__(self) -> None:
+        self.path = os.environ.get("IMGLISH_STATUS_FILE", "")
+        self.step = 0
+
+    def write(self, word: Ending | Literal["running"], step: int | None = None) -> None:
+        """On the main rank. step: of a checkpoint that is new. Raises OSError."""
+        self.step = self.step if step is None else step
+        if self.path:
+            partial = Path(f"{self.path}.partial")
+            partial.write_text(f"{self.step} {word}\n")
+            partial.rename(self.path)
+
+    def told(self, ending: Ending) -> bool:
+        """Write how the run ends, on the main rank; false where an exit code has to say it."""
+        try:
+            if os.environ["RANK"] == "0":
+                self.write(ending)
+        except OSError:
+            return False
+        return bool(self.path)
 
 
 def end_process(exit_code: int) -> NoReturn:

@@ -96,14 +96,19 @@ class Pretraining(Job[PretrainConfig]):
         scale = torch.tensor(config.objective.weights, device=self.device) / global_counts.clamp(min=1)
         # DeepSpeed divides by ranks and micro-steps; the counts above have done so already
         undo_averaging = dist.get_world_size() * len(micro_steps)
-        local_sums = torch.zeros_like(scale)
-        for micro in micro_steps:
+        sums, factor = torch.zeros_like(scale), scale.new_ones(())
+        for number, micro in enumerate(micro_steps, start=1):
+            self.watchdog.at("forward")
             loss_sums = engine(micro.inputs, micro.targets, micro.drop_path_scale)  # (4,)
-            engine.backward((loss_sums * scale).sum() * undo_averaging)
+            sums += loss_sums.detach()
+            if number == len(micro_steps):
+                sums = summed_over_ranks(sums)
+                factor = self.guard.factor((sums * scale).sum())
+            self.watchdog.at("backward")
+            engine.backward((loss_sums * scale).sum() * undo_averaging * factor)
+            self.watchdog.at("optimizer")
             engine.step()  # acts on the last micro-step; on a gradient that is not finite, no rank does
-            local_sums += loss_sums.detach()
 
-        sums = summed_over_ranks(local_sums)
         means = (sums / global_counts.clamp(min=1)).tolist()
         present = [(name, mean) for name, mean, count in zip(OBJECTIVES, means, global_counts, strict=True) if count]
         return {"loss": float((sums * scale).sum()), "losses": dict(present)}

@@ -86,17 +86,23 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
                 features = [engine(*views, config.dtype)[2] for views in micro_batches]
             start_codebook(codebook, torch.cat(features).flatten(0, 1), config.seed)
 
-        features, parts = [], []
+        features, parts, factor = [], [], torch.ones((), device=self.device)
         skipped_before = engine.skipped_steps
-        for views in micro_batches:
+        for number, views in enumerate(micro_batches, start=1):
+            self.watchdog.at("forward")
             similarity, commitment_loss, micro_features = engine(*views, config.dtype)
-            engine.backward(1 - similarity + commitment_loss)  # means over equal parts: DeepSpeed averages them
-            engine.step()  # acts on the last micro-step; on a gradient that is not finite, no rank does
             features.append(micro_features)
             parts.append(torch.stack([similarity.detach(), commitment_loss.detach()]))
-        similarity, commitment_loss = mean_over_ranks(torch.stack(parts).mean(0)).tolist()
-        losses = {"cosine": similarity, "commitment": commitment_loss}
-        record = {"loss": 1 - similarity + commitment_loss, "losses": losses}
+            if number == len(micro_batches):
+                means = mean_over_ranks(torch.stack(parts).mean(0))
+                factor = self.guard.factor(1 - means[0] + means[1])
+            self.watchdog.at("backward")
+            # means over equal parts: DeepSpeed averages them
+            engine.backward((1 - similarity + commitment_loss) * factor)
+            self.watchdog.at("optimizer")
+            engine.step()  # acts on the last micro-step; on a gradient that is not finite, no rank does
+        cosine, commitment = means.tolist()
+        record = {"loss": 1 - cosine + commitment, "losses": {"cosine": cosine, "commitment": commitment}}
         if engine.skipped_steps == skipped_before:  # features of a skipped step may not be finite
             use = update_codebook(
                 codebook,
@@ -113,11 +119,8 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
     def views(self, batch: StepBatch) -> tuple[Tensor, Tensor]:
         """The tokenizer's pixels (B, 3, H, W) and the teacher's features (B, G * G, E)."""
         view = tokenizer_view(batch.images, self.teacher_size)
-        try:
-            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.config.dtype == torch.bfloat16):
-                features = self.teacher(view)
-        except ValueError as error:  # of this rank alone: not one that all ranks raise and the main rank tells
-            raise RuntimeError(f"teacher {self.config.teacher.name} failed: {error}") from error
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.config.dtype == torch.bfloat16):
+            features = self.teacher(view)
         return tokenizer_view(batch.images, self.config.model.image_size), features.float()
 
     def warn_of_collapse(self, step: int, use: CodebookUse) -> None:
