@@ -79,7 +79,7 @@ class Job(ABC, Generic[C]):
         Returns the log record, the same on every rank: at least `loss` and `losses`, its parts by name.
         """
 
-    def publish(self, checkpoint: Path) -> None:  # noqa: B027: not every job has something to write
+    def publish(self, checkpoint: Path) -> None:
         """Called on the main rank with a complete checkpoint, when it was loaded and whenever one was saved."""
 
 
