@@ -48,7 +48,8 @@ class RankFiles(CheckpointEngine):  # type: ignore[misc]
         return described
 
     def save(self, state_dict: Any, path: str) -> None:
-        state = tree_map_only(torch.Tensor, _snapshot, state_dict)
+        # shapes are leaves: a tree map would make plain tuples of them
+        state = tree_map_only(torch.Tensor, _snapshot, state_dict, is_leaf=lambda part: isinstance(part, torch.Size))
         self._files[Path(path)] = self._writer.submit(write_file, Path(path), state)
 
     def load(self, path: str, map_location: Any = None) -> Any:

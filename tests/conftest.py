@@ -24,6 +24,6 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 def two_ranks(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run of eight steps on two ranks, with three experts and shared attention. Read only."""
     run_dir: Path = tmp_path_factory.mktemp("runs") / "two_ranks"
-    ended = run_ranks(2, "pretrain.train", ["demo", *tiny_data.overrides(run_dir)])
+    ended = run_ranks(2, "pretrain.train", ["demo", *tiny_data.overrides(run_dir)], fresh=True)
     assert ended.exit_codes == [0, 0], ended.stderr
     return run_dir

@@ -21,7 +21,9 @@ from tests.tiny_run import TinyData
 def test_sound_shards_are_counted_and_shown(kind: Kind, tiny_data: TinyData, tmp_path: Path) -> None:
     folder = tiny_data.folder / f"{kind}s"
     num_samples = read_index(folder).num_samples
-    ended = run_ranks(1, "data_pipeline.check_shards", [folder, "--sheet", tmp_path / "sheet.png", "--num-shown", 5])
+    ended = run_ranks(
+        1, "data_pipeline.check_shards", [folder, "--sheet", tmp_path / "sheet.png", "--num-shown", 5], fresh=True
+    )
     assert ended.exit_codes == [0], ended.stderr
     assert f"{num_samples} samples in" in ended.stdout[0] and f"a run can use {num_samples}, see" in ended.stdout[0]
     sheet = Image.open(tmp_path / "sheet.png")
@@ -79,7 +81,7 @@ def test_a_shard_that_differs_from_its_checksum_fails_the_check(tmp_path: Path) 
     content[int(index.records[2]["image"]["offset"]) + 5] ^= 1
     shard.write_bytes(content)
     os.truncate(tmp_path / index.shards[0].name, 512)
-    ended = run_ranks(1, "data_pipeline.check_shards", [tmp_path])
+    ended = run_ranks(1, "data_pipeline.check_shards", [tmp_path], fresh=True)
     assert ended.exit_codes == [2]
     assert "skipped 1: bytes differ from the index; the first: 000001.tar:train_pair_0000002" in ended.stderr[0]
     assert "shard 000001.tar differs from its checksum" in ended.stderr[0]

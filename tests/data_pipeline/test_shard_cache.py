@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ import pytest
 from data_pipeline import remote_files, shard_cache
 from data_pipeline.remote_files import NUM_ATTEMPTS, REMOTE_PROTOCOLS, is_remote, read_remote_file
 from data_pipeline.shard_cache import ShardCache
-from tests.launch import Ended, run_ranks
+from tests.launch import Ended, RankProcess, run_ranks
 
 SHARD_BYTES = 200_000
 TIMEOUT_SECONDS = 60
@@ -149,7 +148,7 @@ def run_readers(
     folder: Path,
     num_shards_of_room: int,
     urls: list[str],
-    while_running: Callable[[list[subprocess.Popen[str]]], None] | None = None,
+    while_running: Callable[[list[RankProcess]], None] | None = None,
 ) -> Ended:
     """Processes that each read all URLs, every one from another start."""
     return run_ranks(
@@ -238,7 +237,7 @@ def test_the_descriptor_is_read_only(remote: Remote, folder: Path) -> None:
 def test_processes_that_want_the_same_shard_download_it_once(remote: Remote, folder: Path) -> None:
     remote.num_stalls = 1  # so that all of them have asked before it is there
 
-    def release(processes: list[subprocess.Popen[str]]) -> None:
+    def release(processes: list[RankProcess]) -> None:
         wait_for(lambda: all_started(folder, 4) and remote.num_stalled == 1)
         remote.resume.set()
 
@@ -251,9 +250,9 @@ def test_processes_that_want_the_same_shard_download_it_once(remote: Remote, fol
 def test_a_download_that_is_killed_is_taken_over_by_who_waits_for_it(remote: Remote, folder: Path) -> None:
     remote.num_stalls = 1
 
-    def kill(processes: list[subprocess.Popen[str]]) -> None:
+    def kill(processes: list[RankProcess]) -> None:
         wait_for(lambda: all_started(folder, 2) and remote.num_stalled == 1)
-        processes[int(remote.requests[0].rpartition("=")[2])].kill()
+        processes[int(remote.requests[0].rpartition("=")[2])].send_signal(signal.SIGKILL)
 
     ended = run_readers(2, folder, 2, [f"{remote.url}/a"], kill)
     assert sorted(ended.exit_codes) == [-signal.SIGKILL, 0], ended.stderr
@@ -267,9 +266,9 @@ def test_what_a_killed_download_leaves_is_no_shard_and_takes_no_room(
 ) -> None:
     remote.num_stalls = 1
 
-    def kill(processes: list[subprocess.Popen[str]]) -> None:
+    def kill(processes: list[RankProcess]) -> None:
         wait_for(lambda: remote.num_stalled == 1)
-        processes[0].kill()
+        processes[0].send_signal(signal.SIGKILL)
 
     run_readers(1, folder, 1, [f"{remote.url}/a"], kill)
     assert names_in(folder) == {f"{sha256('a')}.partial"}
@@ -290,7 +289,7 @@ def test_the_bound_holds_at_all_times(remote: Remote, folder: Path) -> None:
             return None
         return sorted((name, status.st_ino, status.st_size) for name, status in statuses)
 
-    def watch(processes: list[subprocess.Popen[str]]) -> None:
+    def watch(processes: list[RankProcess]) -> None:
         while any(process.poll() is None for process in processes):
             before, after = files(), files()
             if before is not None and before == after:  # else the two were seen at different moments

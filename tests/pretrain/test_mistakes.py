@@ -4,7 +4,6 @@ import io
 import re
 import shutil
 import signal
-import subprocess
 import tarfile
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from data_pipeline.index_shards import IndexOptions, index_shards
 from pretrain.run_log import LOG_NAME, read_json_lines, read_log
-from tests.launch import run_ranks
+from tests.launch import RankProcess, run_ranks
 from tests.tiny_run import TinyData
 
 
@@ -66,7 +65,7 @@ def test_an_empty_shard(tiny_data: TinyData, tmp_path: Path) -> None:
         pass
     line = error_of(["demo", *tiny_data.overrides(tmp_path / "run"), "--data.images", str(folder)])
     assert f"shard {folder / '000001.tar'} is missing or not the one that was indexed" in line
-    indexed = run_ranks(1, "data_pipeline.index_shards", ["image", folder])
+    indexed = run_ranks(1, "data_pipeline.index_shards", ["image", folder], fresh=True)
     assert indexed.exit_codes == [0]
     assert "skipped 1: shard without a sample; the first: 000001.tar" in indexed.stdout[0]
 
@@ -141,7 +140,7 @@ def test_the_error_budget_is_that_of_the_whole_run_also_after_a_stop(tiny_data: 
     arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--data.pairs", str(tmp_path / "pairs")]
     arguments += ["--num-steps", "500"]
 
-    def stop_early(processes: "list[subprocess.Popen[str]]") -> None:
+    def stop_early(processes: list[RankProcess]) -> None:
         wait_for_steps(tmp_path / "run", 2)
         processes[1].send_signal(signal.SIGTERM)
 
@@ -159,7 +158,7 @@ def test_the_error_budget_is_that_of_the_whole_run_also_after_a_stop(tiny_data: 
 def test_a_loader_worker_that_is_killed_ends_all_ranks_and_is_named(tiny_data: TinyData, tmp_path: Path) -> None:
     arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--num-steps", "100000", "--data.num-workers", "1"]
 
-    def kill_a_worker(processes: "list[subprocess.Popen[str]]") -> None:
+    def kill_a_worker(processes: list[RankProcess]) -> None:
         wait_for_steps(tmp_path / "run", 3)
         (worker,) = psutil.Process(processes[1].pid).children()
         worker.kill()

@@ -22,11 +22,12 @@ def test_a_file_is_what_torch_loads_and_its_checksum_is_right(tmp_path: Path) ->
 def test_what_training_does_after_a_snapshot_is_not_in_the_file(tmp_path: Path) -> None:
     files, weights = RankFiles(), torch.zeros(2_000_000)
     files.begin()
-    files.save({"weights": weights, "parts": [weights[:5]]}, str(tmp_path / "state.pt"))
+    files.save({"weights": weights, "parts": [weights[:5]], "shape": weights.shape}, str(tmp_path / "state.pt"))
     weights.fill_(1)
     assert set(files.written()) == {"state.pt"}
     loaded = torch.load(tmp_path / "state.pt", weights_only=True)
     assert not loaded["weights"].any() and not loaded["parts"][0].any()
+    assert isinstance(loaded["shape"], torch.Size)
 
 
 def test_a_full_disk_is_told_when_asked_not_raised_on_one_rank_alone() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from pretrain.run_log import LOG_NAME, read_log
 from pretrain.stop import EXIT_STOPPED
 from pretrain.visual_tokens import load_visual_tokenizer
 from pretrain.weights import find_checkpoint
-from tests.launch import Ended, run_ranks
+from tests.launch import Ended, RankProcess, run_ranks
 from tests.tiny_run import TinyData
 
 NUM_STEPS = 8
@@ -68,7 +67,7 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
 ) -> None:
     run_dir = tmp_path / "run"
 
-    def stop_one_rank(processes: list[subprocess.Popen[str]]) -> None:
+    def stop_one_rank(processes: list[RankProcess]) -> None:
         log = run_dir / LOG_NAME
         while processes[0].poll() is None and not (log.exists() and len(read_log(run_dir)) >= 2):
             time.sleep(0.005)
@@ -147,7 +146,7 @@ def test_a_run_goes_on_with_any_number_of_ranks(two_ranks: Path, tiny_data: Tiny
     for num_ranks in (2, 1, 4, 2):
         done = len(read_log(tmp_path)) if (tmp_path / LOG_NAME).exists() else 0
 
-        def stop_soon(processes: list[subprocess.Popen[str]], done: int = done) -> None:
+        def stop_soon(processes: list[RankProcess], done: int = done) -> None:
             log = tmp_path / LOG_NAME
             while processes[0].poll() is None and not (log.exists() and len(read_log(tmp_path)) > done):
                 time.sleep(0.002)

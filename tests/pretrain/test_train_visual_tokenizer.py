@@ -1,7 +1,6 @@
 """Training a visual tokenizer in real processes: any topology, exact resume, faults. CPU, about two minutes."""
 
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from pretrain.formats.vqkd import load_vqkd
 from pretrain.run_log import LOG_NAME, read_log
 from pretrain.stop import EXIT_STOPPED
-from tests.launch import ROOT, Ended, run_ranks
+from tests.launch import ROOT, Ended, RankProcess, run_ranks
 from tests.tiny_run import TinyData
 
 NUM_STEPS = 50
@@ -105,7 +104,7 @@ def test_another_topology_gives_the_same_codebook(
 def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
     undisturbed: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    def stop_one_rank(processes: list[subprocess.Popen[str]]) -> None:
+    def stop_one_rank(processes: list[RankProcess]) -> None:
         log = tmp_path / LOG_NAME
         while processes[0].poll() is None and not (log.exists() and len(read_log(tmp_path)) >= 5):
             time.sleep(0.005)
