@@ -1,6 +1,7 @@
 """Random access to the bytes of a sample in a folder of shards."""
 
 import contextlib
+import errno
 import os
 import queue
 import threading
@@ -8,6 +9,7 @@ import zlib
 from collections import OrderedDict
 
 from data_pipeline.remote_files import is_remote
+from data_pipeline.retries import HOPELESS, with_retries
 from data_pipeline.samples import BadSampleError
 from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import ShardIndex
@@ -88,10 +90,23 @@ class SampleReader:
         offset, size, crc32 = (int(value) for value in record[part])
         if size > self.max_member_bytes:
             raise BadSampleError(f"member exceeds max_member_bytes ({size} > {self.max_member_bytes})")
-        content = os.pread(self.open_shard(int(record["shard"])), size, offset)
+        content = self._pread(int(record["shard"]), size, offset)
         if len(content) != size or zlib.crc32(content) != crc32:
             raise BadSampleError("bytes differ from the index")
         return content
+
+    def _pread(self, shard: int, size: int, offset: int) -> bytes:
+        """Tried again where a local or network file system may come back; remote copies have their own retries."""
+
+        def read() -> bytes:
+            try:
+                return os.pread(self.open_shard(shard), size, offset)
+            except OSError:
+                if shard in self._descriptors:  # it may be stale: the next trial opens the shard anew
+                    os.close(self._descriptors.pop(shard))
+                raise
+
+        return read() if self.cache is not None else with_retries(read, (*HOPELESS, errno.ENOENT))
 
     def open_shard(self, shard: int) -> int:
         """A descriptor of it, for pread.

@@ -25,9 +25,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from data_pipeline.retries import written_with_retries
 from pretrain.agreement import AgreedError, on_every_rank
 from pretrain.rank_files import FileDescription, RankFiles
-from pretrain.retries import with_retries
 from pretrain.run_config import C, RunConfig, config_from_json, config_to_json
 
 MANIFEST_NAME = "manifest.json"
@@ -135,7 +135,7 @@ class CheckpointSaver:
             }
             _write_manifest(folder, header, described)
 
-        with_retries(write, f"{folder}")
+        written_with_retries(write, folder)
         if final.exists():
             _delete(final)
         folder.rename(final)

@@ -34,6 +34,7 @@ from pretrain.engine import (
     read_memory_config,
 )
 from pretrain.run_config import C, changed_fields, config_to_json
+from pretrain.run_lock import lock_run
 from pretrain.run_log import RunLog
 from pretrain.step_guard import StepGuard
 from pretrain.stop import EXIT_CODES, STOP_SIGNALS, Ending, JobStatus, StopRequest, end_process
@@ -118,6 +119,8 @@ def train(job: Job[C], status: JobStatus) -> Ending:
     stop = StopRequest(config.run_dir)
     at("preparation")
     dataset, deepspeed_config = on_every_rank(lambda: prepare(job))
+    patience = 2 * config.silent_rank_seconds  # as long as lost ranks of a job before this one may last
+    on_every_rank(lambda: lock_run(config.run_dir, patience) if is_main_rank else None)
     checkpoint = agreed_latest_checkpoint(config)
     fingerprints = agreed_fingerprints(job, dataset)
     universal = None
@@ -154,9 +157,12 @@ def train(job: Job[C], status: JobStatus) -> Ending:
         done = batch.step + 1
         is_last = bool(agreed.stop) or done == config.num_steps
         save = is_last or done % config.save_every_steps == 0
+        too_many_skips = job.guard.count(record["loss"], record["skipped"])
+        record["num_skipped_steps"] = job.guard.num_skipped_steps
         if log is not None:
             log.write({**record, "passes": dataset.seen(done)} if save else record)
-        job.guard.count(record["loss"], record["skipped"])
+        if too_many_skips:
+            raise AgreedError(too_many_skips)
         at("saving")
         if agreed.is_written or save:
             publish(job, status, saver.finish())

@@ -15,7 +15,7 @@ import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
 from torch.utils._pytree import tree_map_only
 
-from pretrain.retries import with_retries
+from data_pipeline.retries import written_with_retries
 
 FileDescription = dict[str, Any]
 """num_bytes and sha256 of a file."""
@@ -81,7 +81,7 @@ def write_file(path: Path, state: Any) -> FileDescription:
             os.fsync(file.fileno())
         return {"num_bytes": hashing.num_bytes, "sha256": hashing.digest.hexdigest()}
 
-    return with_retries(write, f"{path}")
+    return written_with_retries(write, path)
 
 
 class _HashingFile(io.RawIOBase):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pretrain.retries import with_retries
+from data_pipeline.retries import written_with_retries
 
 PROGRESS_SECONDS = 5.0
 LOG_NAME = "log.jsonl"
@@ -37,9 +37,9 @@ class RunLog:
         becomes null."""
         line = (json.dumps(_finite(record)) + "\n").encode()
         try:
-            with_retries(lambda: self._append(line), f"{self.path}")
+            written_with_retries(lambda: self._append(line), self.path)
         except OSError as error:
-            self.failure = str(error.strerror)
+            self.failure = str(error)
         now = time.monotonic()
         if now - self._last_progress >= PROGRESS_SECONDS or record["step"] == self.num_steps - 1:
             self._last_progress = now

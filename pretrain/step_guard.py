@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.agreement import AgreedError
-
 NUM_RECENT = 128
 """Losses whose mean and spread a spike is measured by, as in OLMo's optimizer that skips steps."""
 MIN_RECENT = 32
@@ -42,19 +40,20 @@ class StepGuard:
         mean, deviation = statistics.fmean(self.recent_losses), statistics.pstdev(self.recent_losses)
         return loss > mean + self.spike_deviations * deviation
 
-    def count(self, loss: float, skipped: bool) -> None:
-        """After a step. Raises AgreedError where too many in a row were skipped."""
+    def count(self, loss: float, skipped: bool) -> str:
+        """After a step. Returns why the run must end, where too many in a row were skipped."""
         if not skipped:
             self.num_consecutive_skips = 0
             self.recent_losses.append(loss)
-            return
+            return ""
         self.num_skipped_steps += 1
         self.num_consecutive_skips += 1
-        if self.num_consecutive_skips >= self.max_consecutive_skips:
-            raise AgreedError(
-                f"{self.num_consecutive_skips} steps in a row had no finite loss and gradient, or a spike of the loss; "
-                "lower the learning rate"
-            )
+        if self.num_consecutive_skips < self.max_consecutive_skips:
+            return ""
+        return (
+            f"{self.num_consecutive_skips} steps in a row had no finite loss and gradient, or a spike of the loss; "
+            "lower the learning rate"
+        )
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

@@ -1,5 +1,6 @@
 """How a run ends before its last step, and what it tells whoever started it: exit codes, and a status file."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
-from data_pipeline.command_line import EXIT_USER_ERROR
+from data_pipeline.command_line import EXIT_USER_ERROR, PR_SET_PDEATHSIG
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 STOP_FILE_NAME = "stop"
@@ -36,6 +37,9 @@ class StopRequest:
         self.file = run_dir / STOP_FILE_NAME
         for number in STOP_SIGNALS:
             signal.signal(number, self._handle)
+        if any(argument.startswith("--local_rank") for argument in sys.argv):
+            # DeepSpeed's launcher started this rank; where it is killed nobody could stop the run any more
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.signalled = True

@@ -33,9 +33,9 @@ from pretrain.stop import EXIT_RANK_LOST, end_process
 BEATS_PER_SILENCE = 6
 """Signs of life in the time after which a rank counts as silent."""
 GRACE_SECONDS = 2.0
-"""How long the cause may come after its consequences, and a verdict may take to reach all ranks."""
+"""How much later than its consequences a death may be heard of, and how long a verdict may take to reach all."""
 MESSAGES_PER_SECOND = 1000
-"""From all ranks together, at most about: moves that follow each other faster are not told."""
+"""From all ranks together, at most about: more moves in a second are not told."""
 OWN_PACKAGES = ("pretrain", "model", "data_pipeline")
 
 
@@ -46,7 +46,8 @@ class Watchdog:
         self.rank, self._is_over = dist.get_rank(), False
         self._lock = threading.Lock()
         self._where = {"step": -1, "phase": "start", "host": socket.gethostname()}
-        self._pause = dist.get_world_size() / MESSAGES_PER_SECOND
+        self._moves_per_second = max(1, MESSAGES_PER_SECOND // dist.get_world_size())
+        self._second, self._num_moves = 0, 0
         self._last_sent = 0.0
         self._traceback = ""
         self._silent_seconds = silent_rank_seconds
@@ -70,7 +71,10 @@ class Watchdog:
         self._where["phase"] = phase
         if step is not None:
             self._where["step"] = step
-        if time.monotonic() - self._last_sent >= self._pause:
+        second = int(time.monotonic())
+        self._num_moves = self._num_moves + 1 if second == self._second else 1
+        self._second = second
+        if self._num_moves <= self._moves_per_second:
             self._send(self._where)
 
     def end(self) -> None:
@@ -246,16 +250,16 @@ class _Judge(threading.Thread):
 
     def _verdict(self, now: float) -> tuple[str, int] | None:
         """What to tell everyone, and the rank that it is about."""
-        signs = [at for m in self.members for at in (m.died_at, m.failed_at) if at is not None]
-        if signs:
-            if now - min(signs) < GRACE_SECONDS:
-                return None
-            dead = [(m.died_at, rank) for rank, m in enumerate(self.members) if m.died_at is not None]
-            if dead:
-                _, rank = min(dead)
-                member = self.members[rank]
-                return f"rank {rank} on {member.where['host']} died in {member.place}", rank
-            _, rank = min((m.failed_at, rank) for rank, m in enumerate(self.members) if m.failed_at is not None)
+        dead = [(m.died_at, rank) for rank, m in enumerate(self.members) if m.died_at is not None]
+        if dead:
+            _, rank = min(dead)
+            member = self.members[rank]
+            return f"rank {rank} on {member.where['host']} died in {member.place}", rank
+        failed = [(m.failed_at, rank) for rank, m in enumerate(self.members) if m.failed_at is not None]
+        if failed:
+            failed_at, rank = min(failed)
+            if now - failed_at < GRACE_SECONDS:
+                return None  # perhaps only because another one died
             member = self.members[rank]
             return f"rank {rank} on {member.where['host']} failed in {member.place} ({member.failure})", rank
         for rank, member in enumerate(self.members):

@@ -1,0 +1,36 @@
+"""Trying again what a file system may yet do."""
+
+import errno
+import time
+from collections.abc import Callable, Container
+from typing import TypeVar
+
+NUM_TRIALS = 4
+FIRST_WAIT_SECONDS = 0.5
+HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Failures that another trial does not mend."""
+
+T = TypeVar("T")
+
+
+def with_retries(action: Callable[[], T], hopeless: Container[int | None] = HOPELESS) -> T:
+    """What the action gives, tried again after growing waits where that may help. Raises its last OSError."""
+    for trial in range(NUM_TRIALS):
+        try:
+            return action()
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a file cannot be written
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            if cause.errno in hopeless or trial == NUM_TRIALS - 1:
+                raise cause from None
+            time.sleep(FIRST_WAIT_SECONDS * 2**trial)
+    raise AssertionError
+
+
+def written_with_retries(action: Callable[[], T], path: object) -> T:
+    """An action that writes a file. Raises OSError with a sentence that names it."""
+    try:
+        return with_retries(action)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror}); free space and start again") from error

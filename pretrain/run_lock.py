@@ -1,0 +1,48 @@
+"""One job a run: a second start waits for the first to end, which may be a rest of a job that lost its launcher."""
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+LOCK_NAME = "lock"
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Of file systems without locks."""
+
+
+def lock_run(run_dir: Path, wait_seconds: float) -> None:
+    """Hold the run until this process ends, in whatever way.
+
+    A POSIX record lock: loader workers do not inherit it, and network file systems know it across nodes. The process
+    must not open the file again: closing any of its descriptors would give the lock up.
+    Raises OSError where another job still holds it after that time.
+    """
+    path = run_dir / LOCK_NAME
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)  # never closed
+    deadline, has_told = time.monotonic() + wait_seconds, False
+    while not _try(descriptor):
+        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another job"
+        if time.monotonic() > deadline:
+            raise OSError(f"{run_dir} is in use by {holder}; end it, or delete {path} if nothing runs there")
+        if not has_told:
+            print(f"{run_dir} is in use by {holder}; waiting up to {wait_seconds:.0f} s for its end", flush=True)
+            has_told = True
+        time.sleep(0.2)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            print("warning: run_dir knows no locks: start no second job in it", file=sys.stderr, flush=True)
+            return True
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        return False
+    return True

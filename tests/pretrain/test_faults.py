@@ -1,0 +1,362 @@
+"""The fault table: what is broken on purpose, how the other rank ends, and that the next start goes on to the bit.
+
+Two CPU ranks, eight steps, a checkpoint every second one; a few seconds a fault.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pretrain.demo import free_port, ranks_of
+from pretrain.run_log import LOG_NAME, read_log
+from pretrain.stop import EXIT_RANK_LOST, EXIT_STOPPED, EXIT_STOPPED_BY_FILE
+from tests.launch import ON_CPU, ROOT, Ended, RankProcess, run_ranks
+from tests.tiny_run import TinyData
+
+NUM_STEPS = 8
+SILENT_SECONDS = 6.0
+HANG_SECONDS = 6.0
+KILLED = -signal.SIGKILL
+
+
+def arguments_of(data: TinyData, run_dir: Path) -> list[object]:
+    times = ["--silent-rank-seconds", SILENT_SECONDS, "--keep-checkpoints", 2]
+    return ["demo", *data.overrides(run_dir), "--save-every-steps", 2, *times]
+
+
+def broken(data: TinyData, run_dir: Path, *extra: object, while_running: Any = None, **fault: Any) -> Ended:
+    """A run with a fault: see tests/faulty_ranks.py."""
+    return run_ranks(
+        2,
+        "tests.faulty_ranks",
+        [*arguments_of(data, run_dir), *extra],
+        environment={"FAULT": json.dumps(fault)},
+        while_running=while_running,
+    )
+
+
+def check_it_goes_on(data: TinyData, run_dir: Path, undisturbed: Path) -> None:
+    """Start again: the joined run is the undisturbed one to the bit, and nothing half done is left."""
+    ended = run_ranks(2, "pretrain.train", arguments_of(data, run_dir))
+    assert ended.exit_codes == [0, 0], ended.stderr
+    assert lines(run_dir) == lines(undisturbed)
+    names = [path.name for path in sorted((run_dir / "checkpoints").iterdir())]
+    assert names == ["step_00000006", "step_00000008"]
+
+
+def lines(run_dir: Path) -> list[dict[str, Any]]:
+    names = ("step", "loss", "losses", "grad_norm", "lr", "samples_seen", "skipped", "keys")
+    return [{name: record[name] for name in names} for record in read_log(run_dir)]
+
+
+KILLS = [
+    ("preparation", 1, -1),
+    ("loading", 0, -1),
+    ("reading", 1, 3),
+    ("inside forward", 1, 5),
+    ("inside forward", 0, 5),
+    ("inside backward", 1, 5),
+    ("optimizer", 1, 5),
+    ("collective", 1, 5),
+    ("collective", 0, 5),
+    ("after snapshot", 1, 3),
+    ("before file", 0, 3),
+    ("inside file", 1, 3),
+    ("before manifest", 0, 3),
+    ("inside manifest", 0, 3),
+    ("after manifest", 0, 3),
+    ("after rename", 0, 3),
+    ("end", 1, -1),
+]
+
+
+@pytest.mark.parametrize(("point", "rank", "step"), KILLS, ids=[f"{point}-{rank}" for point, rank, _ in KILLS])
+def test_a_rank_is_killed(
+    point: str, rank: int, step: int, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    if point == "loading":  # there must be something to load
+        stopped = broken(tiny_data, run_dir, point="forward", rank=0, step=2, action="terminate")
+        assert stopped.exit_codes == [EXIT_STOPPED] * 2, stopped.stderr
+    ended = broken(tiny_data, run_dir, point=point, rank=rank, step=step, action="kill")
+    assert ended.exit_codes[rank] == KILLED, ended.stderr
+    assert ended.exit_codes[1 - rank] == EXIT_RANK_LOST, ended.stderr
+    said = ended.stderr[1 - rank]
+    place = "" if rank == 0 or point.startswith(("before", "after", "inside m", "inside fi")) else place_of(point, step)
+    assert f"error: rank {rank}" in said and f"died{place}" in said
+    check_it_goes_on(tiny_data, run_dir, two_ranks)
+
+
+def place_of(point: str, step: int) -> str:
+    """How the watchdog names it."""
+    phase = {"inside forward": "forward", "inside backward": "backward", "collective": "agreement"}.get(point, point)
+    return f" in {phase}" if step < 0 else f" in {phase} of step {step}"
+
+
+@pytest.mark.parametrize("point", ["inside forward", "inside file", "inside manifest", "after manifest"])
+def test_all_ranks_are_killed(point: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    def kill_the_other(processes: list[RankProcess]) -> None:
+        wait_for(lambda: any(process.poll() is not None for process in processes))
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+
+    ended = broken(
+        tiny_data, tmp_path / "run", point=point, rank=0, step=3, action="kill", while_running=kill_the_other
+    )
+    assert ended.exit_codes == [KILLED, KILLED]
+    check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
+
+
+def test_twenty_kills_at_random_moments_of_saves(tiny_data: TinyData, tmp_path: Path) -> None:
+    """One run, killed again and again while it saves, now one rank and now the other."""
+    num_steps, run_dir, whole = 30, tmp_path / "run", tmp_path / "whole"
+    longer = ["--num-steps", num_steps, "--save-every-steps", 1]
+    undisturbed = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, whole), *longer])
+    assert undisturbed.exit_codes == [0, 0], undisturbed.stderr
+    chance = random.Random(0)
+    for seed in range(20):
+        done = newest_step(run_dir)
+        ended = broken(
+            tiny_data,
+            run_dir,
+            *longer,
+            point="saving",
+            rank=chance.randrange(2),
+            step=done,
+            action="kill_soon",
+            seed=seed,
+        )
+        assert KILLED in ended.exit_codes or ended.exit_codes == [0, 0], ended.stderr
+        assert newest_step(run_dir) >= done
+    assert 0 < newest_step(run_dir)
+    ended = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, run_dir), *longer])
+    assert ended.exit_codes == [0, 0], ended.stderr
+    assert lines(run_dir) == lines(whole)
+
+
+def newest_step(run_dir: Path) -> int:
+    found = (run_dir / "checkpoints").glob("step_*/manifest.json")
+    return max((int(p.parent.name[5:]) for p in found if "." not in p.parent.name), default=0)
+
+
+def test_a_rank_that_hangs_is_named(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    hang = ["--hang-seconds", HANG_SECONDS]
+    ended = broken(tiny_data, tmp_path / "run", *hang, point="inside forward", rank=1, step=3, action="hang")
+    assert ended.exit_codes == [EXIT_RANK_LOST] * 2, ended.stderr
+    said = ended.stderr[0]
+    assert f"error: nothing moved for {HANG_SECONDS:.0f} s: rank " in said
+    assert "rank 1 in forward of step 3, faulty_ranks.py:" in said and "hang" in said
+    assert "rank 0 in forward of step 3, " in said
+    check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
+
+
+def test_a_rank_that_is_frozen_is_named(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    def end_the_frozen_one(processes: list[RankProcess]) -> None:
+        wait_for(lambda: processes[0].poll() is not None)
+        processes[1].send_signal(signal.SIGKILL)
+
+    ended = broken(
+        tiny_data,
+        tmp_path / "run",
+        point="backward",
+        rank=1,
+        step=3,
+        action="freeze",
+        while_running=end_the_frozen_one,
+    )
+    assert ended.exit_codes == [EXIT_RANK_LOST, KILLED]
+    assert "rank 1 on " in ended.stderr[0] and "last in backward of step 3" in ended.stderr[0]
+    check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_fails_alone_ends_all_with_its_traceback(
+    rank: int, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    ended = broken(tiny_data, tmp_path / "run", point="inside forward", rank=rank, step=3, action="fail")
+    assert ended.exit_codes == [EXIT_RANK_LOST] * 2, ended.stderr
+    assert "failed in forward of step 3 (MemoryError: no memory is left)" in ended.stderr[0]
+    assert 'raise MemoryError("no memory is left")' in ended.stderr[rank]
+    assert "Traceback" not in ended.stderr[1 - rank]
+    check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
+
+
+def test_a_rank_that_leaves_is_missed(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    ended = broken(tiny_data, tmp_path / "run", point="reading", rank=1, step=3, action="leave")
+    assert ended.exit_codes == [EXIT_RANK_LOST, 3], ended.stderr
+    assert "died in reading of step 3" in ended.stderr[0]
+    check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
+
+
+PHASES = ["preparation", "building", "reading", "agreement", "forward", "backward", "optimizer", "saving"]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_preemption_signal_in_every_phase(phase: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    number = PHASES.index(phase)
+    action, rank = ("terminate", "preempt")[number % 2], number // 2 % 2
+    step = -1 if phase in ("preparation", "building") else 3
+    ended = broken(tiny_data, tmp_path / "run", point=phase, rank=rank, step=step, action=action)
+    assert ended.exit_codes == [EXIT_STOPPED] * 2, ended.stderr
+    assert "saved; the same command continues" in ended.stdout[0]
+    assert newest_step(tmp_path / "run") == len(read_log(tmp_path / "run"))
+    check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
+
+
+def test_a_signal_while_a_checkpoint_is_loaded_and_one_at_the_end(
+    two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    first = broken(tiny_data, run_dir, point="saving", rank=0, step=2, action="preempt")
+    second = broken(tiny_data, run_dir, point="loading", rank=1, step=-1, action="terminate")
+    assert first.exit_codes == second.exit_codes == [EXIT_STOPPED] * 2, second.stderr
+    assert newest_step(run_dir) == newest_step_said(first) + 1
+    last = broken(tiny_data, run_dir, point="end", rank=1, step=-1, action="terminate")
+    assert last.exit_codes == [0, 0], last.stderr
+    assert lines(run_dir) == lines(two_ranks)
+
+
+def newest_step_said(ended: Ended) -> int:
+    (line,) = (line for line in ended.stdout[0].splitlines() if line.startswith("stopped on request after step "))
+    return int(line.removeprefix("stopped on request after step ").partition(",")[0])
+
+
+def test_a_stop_file_ends_the_run_with_a_code_of_its_own(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    run_dir, status = tmp_path / "run", tmp_path / "status"
+    run_dir.mkdir()
+    (run_dir / "stop").touch()
+    ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir))
+    assert ended.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, ended.stderr
+    assert newest_step(run_dir) == 1 and not (run_dir / "stop").exists()
+    (run_dir / "stop").touch()
+    told = {"IMGLISH_STATUS_FILE": str(status)}
+    ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir), environment=told)
+    assert ended.exit_codes == [0, 0] and status.read_text() == "2 stopped_by_file\n"
+    check_it_goes_on(tiny_data, run_dir, two_ranks)
+
+
+@pytest.mark.parametrize("who", ["runner", "launcher of the node"])
+def test_the_launcher_is_killed(who: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    """DeepSpeed's launcher is a runner that starts a launcher on each node; who starts again waits for what is left."""
+    run_dir = tmp_path / "run"
+    command = ["python", "-m", "deepspeed.launcher.runner", "--log_level", "critical", "--num_accelerators", "2"]
+    command += ["--master_port", str(free_port()), "--module", "pretrain.train"]
+    command += [*map(str, arguments_of(tiny_data, run_dir)), "--silent-rank-seconds", "30"]
+    environment = {**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT)}
+    with (tmp_path / "output").open("w") as output:
+        runner = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+    wait_for(lambda: (run_dir / LOG_NAME).exists() and len(read_log(run_dir)) >= 2)
+    ranks = [psutil.Process(rank) for rank in ranks_of(runner.pid)]
+    assert len(ranks) == 2
+    victim = psutil.Process(runner.pid) if who == "runner" else ranks[0].parent()
+    assert victim is not None and (who == "runner" or victim.pid != runner.pid)
+    victim.kill()
+    ended = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, run_dir), "--silent-rank-seconds", 30])
+    runner.wait()
+    assert ended.exit_codes == [0, 0], ended.stderr
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    assert lines(run_dir) == lines(two_ranks)
+
+
+def test_a_second_job_in_a_run_waits_and_is_refused(tiny_data: TinyData, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    refused: list[Ended] = []
+
+    def start_another(processes: list[RankProcess]) -> None:
+        wait_for(lambda: (run_dir / LOG_NAME).exists())
+        refused.append(run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, run_dir), "--silent-rank-seconds", 1]))
+        processes[0].send_signal(signal.SIGTERM)
+
+    endless = [*arguments_of(tiny_data, run_dir), "--num-steps", 100_000]
+    ended = run_ranks(2, "pretrain.train", endless, while_running=start_another)
+    assert refused[0].exit_codes == [2, 2]
+    assert f"{run_dir} is in use by process " in refused[0].stderr[0]
+    assert ended.exit_codes == [EXIT_STOPPED] * 2, ended.stderr
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, without room for three checkpoints."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_saved(two_ranks: Path, tiny_data: TinyData, small_disk: Path) -> None:
+    run_dir = small_disk / "run"
+    ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir))
+    assert ended.exit_codes == [2, 2], ended.stderr
+    assert "cannot be written (No space left on device); free space and start again" in ended.stderr[0]
+    assert newest_step(run_dir) > 0
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    check_it_goes_on(tiny_data, run_dir, two_ranks)
+
+
+def test_a_disk_that_is_full_when_a_step_is_logged(two_ranks: Path, tiny_data: TinyData, small_disk: Path) -> None:
+    run_dir, filler = small_disk / "run", small_disk / "filler"
+
+    def fill(_: list[RankProcess]) -> None:
+        wait_for(lambda: (run_dir / LOG_NAME).exists() and len(read_log(run_dir)) >= 1)
+        with filler.open("wb", buffering=0) as file:
+            while True:
+                try:
+                    file.write(bytes(4096))
+                except OSError:
+                    return
+
+    seldom = [*arguments_of(tiny_data, run_dir), "--save-every-steps", 100]
+    ended = run_ranks(2, "pretrain.train", seldom, while_running=fill)
+    assert ended.exit_codes == [2, 2], ended.stderr
+    assert f"{LOG_NAME} cannot be written (No space left on device)" in ended.stderr[0]
+    filler.unlink()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    check_it_goes_on(tiny_data, run_dir, two_ranks)
+
+
+@pytest.mark.parametrize("name", ["*optim_states.pt", "*model_states.pt", "config.json", "manifest.json"])
+@pytest.mark.parametrize("how", ["truncated", "gone"])
+def test_a_checkpoint_file_is_damaged(
+    name: str, how: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path, saved_twice: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(saved_twice, run_dir)
+    newest = run_dir / "checkpoints" / "step_00000004"
+    victim = next(newest.glob(name))
+    os.truncate(victim, victim.stat().st_size // 2) if how == "truncated" else victim.unlink()
+    ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir))
+    assert ended.exit_codes == [0, 0], ended.stderr
+    assert "continues at step 2" in ended.stdout[0]
+    if (name, how) != ("manifest.json", "gone"):  # without one it is no checkpoint
+        assert f"warning: checkpoint file {victim} is damaged; the checkpoint before it is used" in ended.stderr[0]
+    assert lines(run_dir) == lines(two_ranks)
+
+
+@pytest.fixture(scope="module")
+def saved_twice(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of which step 2 and step 4 are saved."""
+    run_dir = tmp_path_factory.mktemp("saved") / "run"
+    ended = broken(tiny_data, run_dir, point="inside forward", rank=None, step=4, action="kill")
+    assert ended.exit_codes == [KILLED, KILLED]
+    assert newest_step(run_dir) in (2, 4)
+    return run_dir

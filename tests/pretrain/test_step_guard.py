@@ -1,0 +1,90 @@
+"""Steps that no rank applies: not finite on one rank, or a spike. CPU, half a minute."""
+
+import json
+import signal
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pretrain.run_log import LOG_NAME, read_log
+from pretrain.step_guard import MIN_RECENT, NUM_RECENT, StepGuard
+from tests.launch import Ended, RankProcess, run_ranks
+from tests.pretrain.test_faults import broken, wait_for
+from tests.tiny_run import TinyData
+
+
+def test_a_spike_is_measured_by_the_losses_before_it() -> None:
+    guard = StepGuard(spike_deviations=4, max_consecutive_skips=3)
+    losses = [2 + 0.1 * (-1) ** step for step in range(2 * NUM_RECENT)]
+    for loss in losses[: MIN_RECENT - 1]:
+        guard.count(loss, skipped=False)
+    assert not guard.is_spike(100)  # too few to know
+    for loss in losses:
+        guard.count(loss, skipped=False)
+    assert not guard.is_spike(2.39) and guard.is_spike(2.41)  # 2 +- 4 x 0.1
+    assert not guard.is_spike(-100)
+    again = StepGuard(4, 3, json.loads(json.dumps(guard.state())))
+    assert again.state() == guard.state() and again.is_spike(2.41)
+    assert not StepGuard(0, 3, guard.state()).is_spike(100)
+
+
+@pytest.mark.parametrize(("loss", "is_applied"), [(1.5, True), (float("inf"), False), (float("nan"), False)])
+def test_what_is_not_finite_is_not_applied(loss: float, is_applied: bool) -> None:
+    factor = StepGuard(0, 3).factor(torch.tensor(loss))
+    assert factor == 1 if is_applied else factor.isnan()
+
+
+def test_too_many_skips_in_a_row_end_the_run() -> None:
+    guard = StepGuard(0, max_consecutive_skips=2)
+    assert [guard.count(1.0, skipped) for skipped in (True, False, True)] == ["", "", ""]
+    assert guard.num_skipped_steps == 2
+    assert guard.count(1.0, True).startswith("2 steps in a row had no finite loss and gradient")
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(
+    two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    ended = broken(tiny_data, tmp_path, point="inside forward", rank=1, step=3, action="poison")
+    assert ended.exit_codes == [0, 0], ended.stderr
+    log = read_log(tmp_path)
+    assert [record["step"] for record in log if record["skipped"]] == [3]
+    assert log[3]["loss"] is None and log[3]["keys"] == read_log(two_ranks)[3]["keys"]
+    assert [record["num_skipped_steps"] for record in log] == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert [r["loss"] for r in log[:3]] == [r["loss"] for r in read_log(two_ranks)[:3]]
+    assert all(record["loss"] is not None for record in log[4:])
+
+
+def test_losses_that_stay_so_end_all_ranks(tiny_data: TinyData, tmp_path: Path) -> None:
+    few = ["--max-consecutive-skips", 3]
+    ended = broken(tiny_data, tmp_path, *few, point="inside forward", rank=0, step=2, action="poison_on")
+    assert ended.exit_codes == [2, 2], ended.stderr
+    assert "error: 3 steps in a row had no finite loss and gradient" in ended.stderr[0]
+    assert [record["skipped"] for record in read_log(tmp_path)] == [False, False, True, True, True]
+
+
+def test_spikes_are_skipped_and_a_stop_does_not_change_which(tiny_data: TinyData, tmp_path: Path) -> None:
+    whole, joined = tmp_path / "whole", tmp_path / "joined"
+
+    def train(run_dir: Path, while_running: Any = None) -> Ended:
+        settings = ["--spike-deviations", 1, "--num-steps", 48, "--max-consecutive-skips", 40]
+        arguments = ["demo", *tiny_data.overrides(run_dir), *settings]
+        return run_ranks(2, "pretrain.train", arguments, while_running=while_running)
+
+    def stop(processes: list[RankProcess]) -> None:
+        wait_for(lambda: (joined / LOG_NAME).exists() and len(read_log(joined)) >= 36)
+        processes[1].send_signal(signal.SIGTERM)
+
+    for ended in (train(whole), train(joined, stop), train(joined)):
+        assert set(ended.exit_codes) <= {0, 75}, ended.stderr
+    applied: list[float] = []
+    for record in read_log(whole):
+        recent = applied[-NUM_RECENT:]
+        is_spike = len(recent) >= MIN_RECENT and record["loss"] > statistics.fmean(recent) + statistics.pstdev(recent)
+        assert record["skipped"] == is_spike
+        if not is_spike:
+            applied.append(record["loss"])
+    assert len(applied) < 48
+    assert [(r["loss"], r["skipped"]) for r in read_log(joined)] == [(r["loss"], r["skipped"]) for r in read_log(whole)]
