@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +20,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 import deepspeed
-import torch
 import torch.distributed as dist
-from torch import nn
 
 from data_pipeline.retries import written_with_retries
 from pretrain.agreement import AgreedError, on_every_rank
@@ -33,8 +30,6 @@ from pretrain.run_config import C, RunConfig, config_from_json, config_to_json
 MANIFEST_NAME = "manifest.json"
 CONFIG_NAME = "config.json"
 TEXT_TOKENIZER_NAME = "beit3.spm"
-MODEL_STATES = ("zero_pp_rank_0_mp_rank_00_model_states.pt", "mp_rank_00_model_states.pt")
-"""DeepSpeed's files of weights and buffers, under ZeRO-3 and below it."""
 _COMPLETE = re.compile(r"step_\d{8}$")
 _CHUNK_BYTES = 1 << 22
 
@@ -202,62 +197,10 @@ def read_checkpoint(folder: Path, kind: type[C]) -> Checkpoint[C]:
     return _open(folder, kind)
 
 
-def universal_form(checkpoint: Checkpoint[Any], zero_stage: int) -> Path | None:
-    """Where another number of ranks or another ZeRO stage is to go on: DeepSpeed's universal form of the checkpoint.
-
-    Returns its folder, which load_checkpoint removes; None where the checkpoint is loaded as it is. All ranks call it.
-    Raises AgreedError where the conversion fails.
-    """
-    if (checkpoint.world_size, checkpoint.zero_stage) == (dist.get_world_size(), zero_stage):
-        return None
-    folder = checkpoint.folder.with_name(f"{checkpoint.folder.name}.universal.partial")
-    on_every_rank(lambda: _make_universal(checkpoint.folder, folder) if dist.get_rank() == 0 else None)
-    return folder
-
-
-def _make_universal(source: Path, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
-    command += ["--input_folder", str(source), "--output_folder", str(folder)]
-    print(f"{source} is converted for another number of ranks", flush=True)
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        reason = (ended.stderr.splitlines() or ["no reason given"])[-1]
-        raise ValueError(f"{source} cannot be converted for another number of ranks: {reason}")
-    found = next(folder / name for name in MODEL_STATES if (folder / name).is_file())
-    for name in MODEL_STATES:  # ZeRO-3 and the stages below it look for different names
-        if not (folder / name).exists():
-            os.link(found, folder / name)
-
-
-def load_checkpoint(
-    engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any], universal: Path | None = None
-) -> None:
-    """Put a verified checkpoint's weights and optimizer state into the engine. All ranks call it.
-
-    universal: what `universal_form` gave, for an engine whose configuration asks for it.
-    """
-    folder = universal or checkpoint.folder
-    groups = engine.optimizer.param_groups
-    weight_decays = [group["weight_decay"] for group in groups]
-    loaded, _ = engine.load_checkpoint(folder.parent, tag=folder.name)
+def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
+    """Put a verified checkpoint of the same topology into the engine. All ranks call it."""
+    loaded, _ = engine.load_checkpoint(checkpoint.folder.parent, tag=checkpoint.folder.name)
     assert loaded is not None
-    if universal is not None:
-        # DeepSpeed 0.19.8 gives every group the first one's settings, and all of them one tensor that counts the steps
-        for group, weight_decay in zip(groups, weight_decays, strict=True):
-            group["weight_decay"] = weight_decay
-        for state in engine.optimizer.optimizer.state.values():
-            state["step"] = state["step"].clone()
-        _load_buffers(engine.module, universal)  # it leaves them alone
-        dist.barrier()
-        if dist.get_rank() == 0:
-            shutil.rmtree(universal)
-
-
-def _load_buffers(module: nn.Module, universal: Path) -> None:
-    saved = torch.load(universal / MODEL_STATES[0], map_location="cpu", weights_only=False)["module"]
-    for name, buffer in module.named_buffers():
-        buffer.copy_(saved[name])
 
 
 def _complete_folders(folder: Path) -> list[Path]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_set_full_fp32_param, set_z3_leaf_modules
+import torch.distributed as dist
+from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param, set_z3_leaf_modules
 from torch import nn
 
 from pretrain.run_config import OptimizerConfig, RunConfig
@@ -119,8 +120,23 @@ def build_engine(
     )
     if is_rounded:
         for name, parameter in engine.module.named_parameters():
-            safe_set_full_fp32_param(parameter, given.pop(name))
+            full = given.pop(name)
+            if hasattr(parameter, "ds_id"):  # ZeRO-3
+                safe_set_local_fp32_param(parameter, own_partition(parameter, full))
+            else:
+                safe_set_full_fp32_param(parameter, full)
     return engine
+
+
+def own_partition(parameter: Any, full: torch.Tensor) -> torch.Tensor:
+    """This rank's part of what belongs to a parameter under ZeRO-3: equal parts, the last one padded with zeros.
+
+    DeepSpeed 0.19.8's access to whole parameters fails where their size is no multiple of the number of ranks.
+    """
+    num_elements = parameter.partition_numel()
+    rank = dist.get_rank(parameter.ds_process_group)
+    part = full.flatten()[rank * num_elements : (rank + 1) * num_elements]
+    return nn.functional.pad(part, (0, num_elements - part.numel()))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, undecayed: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -25,7 +25,8 @@ from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.step_loader import step_batches
 from pretrain.agreement import AgreedError, on_every_rank, summed_over_ranks
 from pretrain.bad_samples import BadSampleBudget
-from pretrain.checkpoint import Checkpoint, CheckpointSaver, agreed_latest_checkpoint, load_checkpoint, universal_form
+from pretrain.checkpoint import Checkpoint, CheckpointSaver, agreed_latest_checkpoint, load_checkpoint
+from pretrain.elastic import is_of_another_topology, load_moments, load_weights_into
 from pretrain.engine import (
     build_engine,
     init_distributed,
@@ -123,19 +124,13 @@ def train(job: Job[C], status: JobStatus) -> Ending:
     on_every_rank(lambda: lock_run(config.run_dir, patience) if is_main_rank else None)
     checkpoint = agreed_latest_checkpoint(config)
     fingerprints = agreed_fingerprints(job, dataset)
-    universal = None
     if checkpoint is not None:
         check_unchanged(checkpoint, config, fingerprints)
-        universal = universal_form(checkpoint, deepspeed_config["zero_optimization"]["stage"])
-        deepspeed_config["checkpoint"] = {"load_universal": universal is not None}
 
     at("building")
-    model = on_every_rank(lambda: job.build_model(checkpoint is None))
-    engine = on_every_rank(lambda: build_engine(model, config, deepspeed_config, job.leaf_modules, job.undecayed))
+    engine = build(job, deepspeed_config, checkpoint)
     first_step = 0
     if checkpoint is not None:
-        at("loading")
-        load_checkpoint(engine, checkpoint, universal)
         first_step = checkpoint.step
         publish(job, status, checkpoint.folder)
     job.guard = StepGuard(
@@ -177,6 +172,25 @@ def train(job: Job[C], status: JobStatus) -> Ending:
             return agreed.stop
         at("reading", done)
     return "complete"
+
+
+def build(job: Job[C], deepspeed_config: dict[str, Any], checkpoint: Checkpoint[C] | None) -> deepspeed.DeepSpeedEngine:
+    """The model under DeepSpeed, new or as the checkpoint has it. Raises AgreedError."""
+    stage = deepspeed_config["zero_optimization"]["stage"]
+    is_elastic = checkpoint is not None and is_of_another_topology(checkpoint, stage)
+
+    def build_model() -> nn.Module:
+        model = job.build_model(checkpoint is None)
+        if checkpoint is not None and is_elastic:
+            load_weights_into(model, checkpoint.folder)
+        return model
+
+    model = on_every_rank(build_model)
+    engine = on_every_rank(lambda: build_engine(model, job.config, deepspeed_config, job.leaf_modules, job.undecayed))
+    if checkpoint is not None:
+        job.watchdog.at("loading")
+        load_moments(engine, checkpoint) if is_elastic else load_checkpoint(engine, checkpoint)
+    return engine
 
 
 @dataclass(frozen=True)

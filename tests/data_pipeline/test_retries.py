@@ -65,6 +65,11 @@ def test_a_stale_handle_of_a_shard_is_opened_again(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "pread", pread)
     opened: list[str] = []
     known_open = os.open
-    monkeypatch.setattr(os, "open", lambda path, *flags: opened.append(path) or known_open(path, *flags))
+
+    def open_again(path: str, *flags: int) -> int:
+        opened.append(path)
+        return known_open(path, *flags)
+
+    monkeypatch.setattr(os, "open", open_again)
     assert reader.image_bytes(3) == expected
     assert failures == [] and len(opened) == 2

@@ -141,22 +141,40 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert f"every checkpoint of {tmp_path} is damaged; give a new run_dir" in refused.stderr[0]
 
 
-def test_a_run_goes_on_with_any_number_of_ranks(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
-    """2 -> 1 -> 4 -> 2 ranks: the same samples, losses to rounding."""
-    for num_ranks in (2, 1, 4, 2):
-        done = len(read_log(tmp_path)) if (tmp_path / LOG_NAME).exists() else 0
+@pytest.mark.parametrize(
+    "starts",
+    [
+        [(2, 3, 1), (1, 3, 1), (4, 3, 1), (2, 3, 1)],
+        [(2, 3, 1), (2, 2, 1), (1, 1, 2), (2, 3, 2)],
+    ],
+    ids=["ranks", "stages_and_micro_batches"],
+)
+def test_a_run_goes_on_with_another_topology(
+    starts: list[tuple[int, int, int]], two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Ranks, ZeRO stage and accumulation change at each start: the same samples, losses to rounding."""
+    run_dir = tmp_path / "run"
+    for start, (num_ranks, stage, micro_steps) in enumerate(starts):
+        done = len(read_log(run_dir)) if start else 0
 
         def stop_soon(processes: list[RankProcess], done: int = done) -> None:
-            log = tmp_path / LOG_NAME
-            while processes[0].poll() is None and not (log.exists() and len(read_log(tmp_path)) > done):
+            log = run_dir / LOG_NAME
+            while processes[0].poll() is None and not (log.exists() and len(read_log(run_dir)) > done):
                 time.sleep(0.002)
             processes[0].send_signal(signal.SIGTERM)
 
-        ended = train(num_ranks, tiny_data, tmp_path, while_running=stop_soon if done < 5 else None)
-        assert set(ended.exit_codes) <= {0, EXIT_STOPPED}, ended.stderr
-        assert [p.name for p in (tmp_path / "checkpoints").iterdir() if "partial" in p.name] == []
-    assert sample_keys(tmp_path) == sample_keys(two_ranks)
-    for here, there in zip(losses(tmp_path), losses(two_ranks), strict=True):
+        config = {"zero_optimization": {"stage": stage}, "zero_allow_untested_optimizer": True}
+        deepspeed_config = tmp_path / f"stage{stage}.json"
+        deepspeed_config.write_text(json.dumps(config))
+        settings = ["--gradient-accumulation-steps", micro_steps]
+        if stage != 3:
+            settings += ["--deepspeed-config", deepspeed_config]
+        is_last = start == len(starts) - 1
+        ended = train(num_ranks, tiny_data, run_dir, *settings, while_running=None if is_last else stop_soon)
+        assert ended.exit_codes == [0 if is_last else EXIT_STOPPED] * num_ranks, ended.stderr
+        assert [path.name for path in (run_dir / "checkpoints").iterdir() if "partial" in path.name] == []
+    assert sample_keys(run_dir) == sample_keys(two_ranks)
+    for here, there in zip(losses(run_dir), losses(two_ranks), strict=True):
         assert here["losses"] == pytest.approx(there["losses"], abs=1e-4)
         assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-4)
 

@@ -1,0 +1,97 @@
+"""A checkpoint on another topology: another number of ranks, another ZeRO stage.
+
+DeepSpeed's own tool takes the moments of AdamW apart by parameter (its universal checkpoint); the weights are read by
+its other tool, which reads all stages. Both are put into the engine through DeepSpeed's access to single parameters,
+which all stages have: its own loader of universal checkpoints knows none of another stage, leaves buffers alone and
+gives all parameter groups one set of settings.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+from torch import Tensor, nn
+
+from pretrain.agreement import on_every_rank
+from pretrain.checkpoint import Checkpoint
+from pretrain.engine import own_partition
+from pretrain.weights import checkpoint_weights
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def is_of_another_topology(checkpoint: Checkpoint[Any], zero_stage: int) -> bool:
+    return (checkpoint.world_size, checkpoint.zero_stage) != (dist.get_world_size(), zero_stage)
+
+
+@torch.no_grad()
+def load_weights_into(model: nn.Module, folder: Path) -> None:
+    """Weights and buffers of a verified checkpoint, of whatever topology, into a model that no engine has yet."""
+    targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, tensor in checkpoint_weights(folder):
+        targets.pop(name).copy_(tensor)
+    assert not targets, targets.keys()
+
+
+def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
+    """The optimizer state of a verified checkpoint, and DeepSpeed's counters. All ranks call it.
+
+    Raises AgreedError where it cannot be taken apart.
+    """
+    folder = checkpoint.folder.with_name(f"{checkpoint.folder.name}.universal.partial")
+    on_every_rank(lambda: _take_apart(checkpoint.folder, folder) if dist.get_rank() == 0 else None)
+    optimizer = engine.optimizer
+    num_updates = checkpoint.step - checkpoint.guard_state["num_skipped_steps"]
+    for partition in _float32_partitions(optimizer):
+        moments = {name: torch.zeros_like(partition) for name in MOMENTS}
+        optimizer.optimizer.state[partition] = {"step": _step_like(optimizer, partition, num_updates), **moments}
+    if engine.zero_optimization_stage() < 3:
+        optimizer._lazy_init_hp_params_optimizer_state()
+    on_every_rank(lambda: _set_moments(engine.module, folder / "zero"))
+    engine.global_steps, engine.skipped_steps = checkpoint.step, checkpoint.guard_state["num_skipped_steps"]
+    engine.global_samples = checkpoint.step * engine.train_batch_size()
+    dist.barrier()  # all have read it
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_apart(source: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
+    command += ["--input_folder", str(source), "--output_folder", str(folder), "--inject_missing_state"]
+    print(f"{source} is converted for another topology", flush=True)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        reason = (ended.stderr.splitlines() or ["no reason given"])[-1]
+        raise ValueError(f"{source} cannot be converted for another topology: {reason}")
+
+
+def _float32_partitions(optimizer: Any) -> list[Tensor]:
+    """This rank's part of each parameter group, whose optimizer state torch's optimizer holds."""
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+        if hasattr(optimizer, name):  # of ZeRO-3, of ZeRO-1 and 2, of ZeRO-1 with bfloat16
+            return list(getattr(optimizer, name))
+    raise AssertionError(type(optimizer))
+
+
+def _step_like(optimizer: Any, partition: Tensor, num_updates: int) -> Tensor:
+    """AdamW's counter, where it expects it: fused, on the device."""
+    is_fused = optimizer.optimizer.defaults["fused"]
+    return torch.tensor(float(num_updates), device=partition.device if is_fused else "cpu")
+
+
+def _set_moments(module: nn.Module, folder: Path) -> None:
+    for name, parameter in module.named_parameters():
+        for moment in MOMENTS:
+            saved = torch.load(folder / name / f"{moment}.pt", weights_only=False)  # of a verified checkpoint
+            full = saved["param"] if isinstance(saved, dict) else saved  # as it is in stages below 3
+            if hasattr(parameter, "ds_id"):  # ZeRO-3
+                safe_set_local_optimizer_state(parameter, own_partition(parameter, full), moment)
+            else:
+                safe_set_full_optimizer_state(parameter, full, moment)
