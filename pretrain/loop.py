@@ -87,10 +87,11 @@ class Job(ABC, Generic[C]):
 
 def run_job(kind: type[Job[C]], config: C) -> NoReturn:
     """Train in this process, one of the ranks, to its end."""
+    stop = StopRequest(config.run_dir)
     device = init_distributed(config.hang_seconds)
     watchdog, status = Watchdog(config.silent_rank_seconds, config.hang_seconds), JobStatus()
     try:
-        exit_code = _run(kind(config, device, watchdog), status)
+        exit_code = _run(kind(config, device, watchdog), stop, status)
         dist.barrier()  # no rank's exit code reaches the launcher before every rank has saved
     except Exception as error:
         watchdog.failed(error)
@@ -98,11 +99,11 @@ def run_job(kind: type[Job[C]], config: C) -> NoReturn:
     end_process(exit_code)
 
 
-def _run(job: Job[C], status: JobStatus) -> int:
+def _run(job: Job[C], stop: StopRequest, status: JobStatus) -> int:
     """Train, and tell how it ended. Returns the exit code."""
     is_main_rank = dist.get_rank() == 0
     try:
-        ending: Ending = train(job, status)
+        ending: Ending = train(job, stop, status)
     except AgreedError as error:
         ending = "mistake"
         if is_main_rank:
@@ -111,13 +112,12 @@ def _run(job: Job[C], status: JobStatus) -> int:
     return 0 if status.told(ending) else EXIT_CODES[ending]
 
 
-def train(job: Job[C], status: JobStatus) -> Ending:
+def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
     """Run or continue a run, until all steps are done or it is asked to stop.
 
     Raises AgreedError for a mistake in the config, the data or the run folder, and for what nobody can go on with.
     """
     config, at, is_main_rank = job.config, job.watchdog.at, dist.get_rank() == 0
-    stop = StopRequest(config.run_dir)
     at("preparation")
     dataset, deepspeed_config = on_every_rank(lambda: prepare(job))
     patience = 2 * config.silent_rank_seconds  # as long as lost ranks of a job before this one may last

@@ -98,12 +98,17 @@ class Watchdog:
                 self._connection.sendall(json.dumps(message).encode() + b"\n")
 
     def _listen(self) -> None:
-        received, heard_at = b"", time.monotonic()
+        received = b""
+        heard_at = last_turn = time.monotonic()
         while True:
             try:
                 data = self._connection.recv(1 << 16)
             except TimeoutError:
-                if time.monotonic() - heard_at > self._silent_seconds:
+                now = time.monotonic()
+                if now - last_turn > self._silent_seconds / 2:  # this process itself was held, as when it is suspended
+                    heard_at = now
+                last_turn = now
+                if now - heard_at > self._silent_seconds:
                     self._finish(f"rank 0 was not heard for {self._silent_seconds:.0f} s", 0)
                 self._send(self._where)
                 continue
@@ -113,7 +118,7 @@ class Watchdog:
                 return
             if not data:
                 self._finish("rank 0 died", 0)
-            heard_at = time.monotonic()
+            heard_at = last_turn = time.monotonic()
             *lines, received = (received + data).split(b"\n")
             for line in lines:
                 message = json.loads(line)
@@ -178,7 +183,9 @@ class _Judge(threading.Thread):
         self.members = [_Member(now, now) for _ in range(world_size)]
         self.silent_seconds, self.hang_seconds = silent_seconds, hang_seconds
         self.asked_at: float | None = None
-        self.listener = socket.create_server(("", 0), backlog=world_size)
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        self.listener = socket.create_server(("", 0), family=family, backlog=world_size, dualstack_ipv6=both)
         self.port: int = self.listener.getsockname()[1]
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.listener, selectors.EVENT_READ, None)

@@ -24,7 +24,7 @@ from tests.launch import ON_CPU, ROOT, Ended, RankProcess, run_ranks
 from tests.tiny_run import TinyData
 
 NUM_STEPS = 8
-SILENT_SECONDS = 6.0
+SILENT_SECONDS = 8.0
 HANG_SECONDS = 6.0
 KILLED = -signal.SIGKILL
 
@@ -177,6 +177,19 @@ def test_a_rank_that_is_frozen_is_named(two_ranks: Path, tiny_data: TinyData, tm
     assert ended.exit_codes == [EXIT_RANK_LOST, KILLED]
     assert "rank 1 on " in ended.stderr[0] and "last in backward of step 3" in ended.stderr[0]
     check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
+
+
+def test_a_job_that_is_suspended_for_long_goes_on(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    def suspend(processes: list[RankProcess]) -> None:
+        wait_for(lambda: (tmp_path / LOG_NAME).exists() and len(read_log(tmp_path)) >= 2)
+        for number, seconds in ((signal.SIGSTOP, 1.5 * SILENT_SECONDS), (signal.SIGCONT, 0)):
+            for process in processes:
+                process.send_signal(number)
+            time.sleep(seconds)
+
+    ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, tmp_path), while_running=suspend)
+    assert ended.exit_codes == [0, 0], ended.stderr
+    assert lines(tmp_path) == lines(two_ranks)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from data_pipeline.step_dataset import StepDataset
+from model.initialization import init_weights
+from model.masked_data_model import MaskedDataModel
 from pretrain.checkpoint import outdated
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes.small import demo
 from pretrain.run_log import LOG_NAME, read_log
 from pretrain.stop import EXIT_STOPPED
 from pretrain.visual_tokens import load_visual_tokenizer
-from pretrain.weights import find_checkpoint
+from pretrain.weights import checkpoint_weights, find_checkpoint
 from tests.launch import Ended, RankProcess, run_ranks
 from tests.tiny_run import TinyData
 
@@ -177,6 +179,25 @@ def test_a_run_goes_on_with_another_topology(
     for here, there in zip(losses(run_dir), losses(two_ranks), strict=True):
         assert here["losses"] == pytest.approx(there["losses"], abs=1e-4)
         assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", [3, 2])
+def test_float32_weights_are_exact_under_bfloat16_on_a_number_of_ranks_that_divides_nothing(
+    stage: int, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    per_step = [word for kind in ("images", "pairs", "texts") for word in (f"--{kind}-per-step", 6)]
+    per_step += ["--data.num-lanes", 3]
+    still = ["--optimizer.peak-lr", 0, "--optimizer.min-lr", 0, "--optimizer.warmup-steps", 0, "--num-steps", 1]
+    deepspeed_config = tmp_path / "ds.json"
+    deepspeed_config.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+    settings = ["--precision", "bfloat16", "--deepspeed-config", deepspeed_config]
+    ended = train(3, tiny_data, tmp_path / "run", *per_step, *still, *settings)
+    assert ended.exit_codes == [0] * 3, ended.stderr
+    checkpoint = find_checkpoint(tmp_path / "run")
+    model = MaskedDataModel(checkpoint.config.model)
+    init_weights(model, checkpoint.config.model, checkpoint.config.seed)
+    assert model.state_dict().keys() == (weights := dict(checkpoint_weights(checkpoint.folder))).keys()
+    assert all(torch.equal(weights[name], expected) for name, expected in model.state_dict().items())
 
 
 def test_checkpoints_of_every_nth_step_are_kept() -> None:

@@ -93,24 +93,43 @@ def test_another_topology_gives_the_same_codebook(
 ) -> None:
     ended = train(num_ranks, [*published_pace(tiny_data, tmp_path), "--gradient-accumulation-steps", micro_steps])
     assert set(ended.exit_codes) == {0}, ended.stderr
-    there, here = load_vqkd(at_published_pace / "tokenizer.pt"), load_vqkd(tmp_path / "tokenizer.pt")
+    check_same_codebook(tmp_path, at_published_pace)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(
+    at_published_pace: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    arguments = published_pace(tiny_data, tmp_path)
+    stopped = train(2, arguments, while_running=stop_after_five_steps(tmp_path))
+    assert stopped.exit_codes == [EXIT_STOPPED] * 2, stopped.stderr
+    ended = train(1, arguments)
+    assert ended.exit_codes == [0], ended.stderr
+    check_same_codebook(tmp_path, at_published_pace)
+
+
+def check_same_codebook(run_dir: Path, expected_run: Path) -> None:
+    there, here = load_vqkd(expected_run / "tokenizer.pt"), load_vqkd(run_dir / "tokenizer.pt")
     torch.testing.assert_close(here.codebook.codes, there.codebook.codes, rtol=0, atol=1e-5)
-    for record, expected in zip(read_log(tmp_path), read_log(at_published_pace), strict=True):
+    for record, expected in zip(read_log(run_dir), read_log(expected_run), strict=True):
         assert record["keys"] == expected["keys"]
         assert record["losses"] == pytest.approx(expected["losses"], abs=1e-5)
         assert record["codebook"] == pytest.approx(expected["codebook"], abs=1e-5)
 
 
-def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
-    undisturbed: Path, tiny_data: TinyData, tmp_path: Path
-) -> None:
+def stop_after_five_steps(run_dir: Path) -> Callable[[list[RankProcess]], None]:
     def stop_one_rank(processes: list[RankProcess]) -> None:
-        log = tmp_path / LOG_NAME
-        while processes[0].poll() is None and not (log.exists() and len(read_log(tmp_path)) >= 5):
+        log = run_dir / LOG_NAME
+        while processes[0].poll() is None and not (log.exists() and len(read_log(run_dir)) >= 5):
             time.sleep(0.005)
         processes[1].send_signal(signal.SIGTERM)
 
-    stopped = train(2, overrides(tiny_data, tmp_path), while_running=stop_one_rank)
+    return stop_one_rank
+
+
+def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
+    undisturbed: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    stopped = train(2, overrides(tiny_data, tmp_path), while_running=stop_after_five_steps(tmp_path))
     assert stopped.exit_codes == [EXIT_STOPPED, EXIT_STOPPED], stopped.stderr
     assert 5 <= len(read_log(tmp_path)) < NUM_STEPS
     resumed = train(2, overrides(tiny_data, tmp_path))
