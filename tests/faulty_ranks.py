@@ -35,9 +35,13 @@ class Fault:
         self.is_here = rank in (None, int(os.environ["RANK"]))
         self.current_step = -1
         self.is_poisoned = False
+        self.round_seconds, self.last_round = 0.0, time.monotonic()
         self.random = random.Random(seed)
 
     def strike(self, point: str) -> None:
+        if point == self.point:
+            now = time.monotonic()
+            self.round_seconds, self.last_round = now - self.last_round, now
         if self.is_here and point == self.point and self.current_step >= self.step:
             self.is_here = False
             getattr(self, self.action)()
@@ -46,9 +50,8 @@ class Fault:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def kill_soon(self) -> None:
-        """At a random moment of the next tenths of a second."""
-        seconds = self.random.uniform(0, 0.25)
-        threading.Timer(seconds, self.kill).start()
+        """At a random moment until the middle of the next round: it comes to this point once a step."""
+        threading.Timer(self.random.uniform(0, 1.5) * self.round_seconds, self.kill).start()
 
     def hang(self) -> None:
         time.sleep(HANG_SECONDS)
