@@ -357,9 +357,10 @@ def test_a_checkpoint_file_is_damaged(
 
 @pytest.fixture(scope="module")
 def saved_twice(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of which step 2 and step 4 are saved."""
+    """A run of which step 2 and step 4 are saved. Read only."""
     run_dir = tmp_path_factory.mktemp("saved") / "run"
-    ended = broken(tiny_data, run_dir, point="inside forward", rank=None, step=4, action="kill")
-    assert ended.exit_codes == [KILLED, KILLED]
-    assert newest_step(run_dir) in (2, 4)
+    ended = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, run_dir), "--keep-checkpoints", 4])
+    assert ended.exit_codes == [0, 0], ended.stderr
+    for step in (6, 8):
+        shutil.rmtree(run_dir / "checkpoints" / f"step_{step:08d}")
     return run_dir
