@@ -23,7 +23,7 @@ export IMGLISH_RUNTIME="venv:.venv"
 # export NCCL_SOCKET_IFNAME=ib0
 # gloo, which ranks without a GPU use, takes names. Without it gloo takes the address of the node's host name.
 # export GLOO_SOCKET_IFNAME=ib0
-# InfiniBand and RoCE adapters, with the same = and ^. Without it NCCL takes all that match.
+# InfiniBand and RoCE adapters, with the same = and ^. Without it NCCL chooses.
 # export NCCL_IB_HCA==mlx5_0,mlx5_1
-# VERSION, WARN, INFO or TRACE; INFO prints which network and which adapters NCCL took
+# VERSION, WARN, INFO or TRACE; INFO prints which interfaces and adapters NCCL took
 # export NCCL_DEBUG=WARN

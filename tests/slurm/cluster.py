@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 
-from tests.launch import ROOT
+from tests.launch import ON_CPU, ROOT
 
 TIMEOUT_SECONDS = 120
 NODES = ("imnode1", "imnode2")
-NUM_STEPS = 16
+NUM_STEPS = 12
 """Of the runs there."""
 
 
@@ -48,7 +48,7 @@ class Cluster:
         env_file = folder / "env.sh"
         # the nodes' own interface: the rest of the machine must not be needed
         env_file.write_text(f"export IMGLISH_RUNTIME=venv:{sys.prefix} GLOO_SOCKET_IFNAME=eth0\n")
-        site = {"IMGLISH_ENV": str(env_file), "IMGLISH_STATE_DIR": str(folder), "DS_ACCELERATOR": "cpu"}
+        site = {"IMGLISH_ENV": str(env_file), "IMGLISH_STATE_DIR": str(folder), **ON_CPU}
         settings = [f"{name}={value}" for name, value in {**site, **environment}.items()]
         options = ["--parsable", f"--output={folder}/%A-%a.log"]
         return Job(self, folder, self.run("env", *settings, "sbatch", *options, *arguments))

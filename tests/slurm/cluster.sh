@@ -15,7 +15,7 @@ SUBNET=10.93.17
 CONTROLLER_PORT=17817
 NODE_PORT=17818
 CPUS=4 # claimed by each node, whatever the machine has
-GPUS=2 # likewise: files, counted and handed out as devices are
+GPUS=2 # likewise: /dev/null under other names
 CANNOT=77
 
 cannot() {
@@ -47,7 +47,8 @@ install_packages() {
   [ ${#missing[@]} -eq 0 ] && return
   export DEBIAN_FRONTEND=noninteractive
   { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
-    </dev/null >"$folder/log/apt.log" 2>&1 || cannot "${missing[*]} cannot be installed: $(tail -n 1 "$folder/log/apt.log")"
+    </dev/null >"$folder/log/apt.log" 2>&1 ||
+    cannot "${missing[*]} cannot be installed: $(tail -n 1 "$folder/log/apt.log")"
 }
 
 start_network() {
@@ -121,8 +122,10 @@ CONFIGURATION
     done
     echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60"
   } >"$folder/slurm.conf"
-  seq -f "$folder/gpu%g" 0 $((GPUS - 1)) | xargs touch
-  echo "Name=gpu File=$folder/gpu[0-$((GPUS - 1))]" >"$folder/gres.conf"
+  for number in $(seq 0 $((GPUS - 1))); do
+    [ -e "$folder/nvidia$number" ] || mknod "$folder/nvidia$number" c 1 3 || cannot "device files may not be made"
+  done
+  echo "Name=gpu File=$folder/nvidia[0-$((GPUS - 1))]" >"$folder/gres.conf"
 }
 
 start_daemons() {

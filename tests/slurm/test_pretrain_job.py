@@ -43,6 +43,18 @@ def check_that_it_finished_in_two_starts(job: Job, undisturbed: Path) -> None:
     assert job.left_behind == []
 
 
+def test_every_task_is_a_rank_and_sees_the_gpus_of_its_node(cluster: Cluster, tmp_path: Path) -> None:
+    size = ["--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=2", "--gres=gpu:2"]
+    job = cluster.submit(tmp_path, *size, "slurm/pretrain.sbatch", "any", IMGLISH_MODULE="tests.slurm.show_rank")
+    assert job.wait_for_its_end() == "COMPLETED", job.output
+    told = sorted(line for line in job.output.splitlines() if line.startswith("rank: "))
+    shared = f"WORLD_SIZE=4 LOCAL_SIZE=2 MASTER_ADDR={NODES[0]} OMP_NUM_THREADS=2"
+    assert told == [
+        f"rank: RANK={rank} LOCAL_RANK={rank % 2} {shared} SLURMD_NODENAME={NODES[rank // 2]} CUDA_VISIBLE_DEVICES=0,1"
+        for rank in range(4)
+    ]
+
+
 def test_a_preempted_run_on_two_nodes_saves_and_goes_on(
     cluster: Cluster, undisturbed: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -119,7 +131,7 @@ def test_a_mistake_ends_the_job_for_good(cluster: Cluster, tiny_data: TinyData, 
     job = pretrain(cluster, tiny_data, tmp_path, "--no-such-option", 1)
     assert job.wait_for_its_end() == "FAILED", job.output
     assert job.field("ExitCode") == "2:0" and job.field("Restarts") == "0"
-    assert job.output.count("error: ") == 1 and "no-such-option" in job.output
+    assert job.output.count("\nerror: ") == 1 and "no-such-option" in job.output
     assert job.left_behind == []
 
 
