@@ -97,16 +97,17 @@ class Job:
         assert found
         return found[1]
 
-    def wait(self, condition: Callable[[], bool]) -> None:
+    def wait(self, condition: Callable[[], bool], pause_seconds: float = 0.02) -> None:
         """Until it holds. Fails where it does not within TIMEOUT_SECONDS."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while not condition():
             assert time.monotonic() < deadline, f"job {self.number} is {self.field('JobState')}:\n{self.output}"
-            time.sleep(0.02)
+            time.sleep(pause_seconds)
 
     def wait_for_its_end(self) -> str:
         """Returns the state in which it ended, of an array's first task."""
-        self.wait(lambda: not self.cluster.run("squeue", "--noheader", "--jobs", self.number))
+        # asking Slurm starts a process, and the ranks need the cores
+        self.wait(lambda: not self.cluster.run("squeue", "--noheader", "--jobs", self.number), pause_seconds=0.3)
         return self.field("JobState")
 
     def cancel(self) -> None:
