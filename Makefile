@@ -1,6 +1,7 @@
 # make demo    from raw data to a converted checkpoint, in a few minutes on two cores
 # make test    the tests           make check    lint and types
-# make test-slow   what takes minutes and 20 GiB of memory       make test-slurm   the job scripts, where SLURM_CONF is set
+# make test-slow   what takes minutes and 20 GiB of memory
+# make test-slurm  the job scripts, on a Slurm that it starts here; as root on Debian or Ubuntu, else skipped
 #
 # The first of them sets up .venv (make test adds what tests need); later ones install nothing.
 

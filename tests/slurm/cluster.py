@@ -1,0 +1,120 @@
+"""Jobs on the cluster that cluster.sh starts."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.launch import ON_CPU, ROOT
+
+TIMEOUT_SECONDS = 120
+NODES = ("imnode1", "imnode2")
+NUM_STEPS = 12
+"""Of the runs there."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Slurm with two nodes; folder: its state."""
+
+    folder: Path
+
+    def run(self, *command: object) -> str:
+        """A command of Slurm's. Returns what it prints."""
+        return subprocess.run(
+            list(map(str, command)),
+            cwd=ROOT,
+            env=self.environment,
+            check=True,
+            text=True,
+            capture_output=True,
+            timeout=TIMEOUT_SECONDS,
+        ).stdout.strip()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH", "IMGLISH"))}
+        return {**own, "SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def submit(self, folder: Path, *arguments: object, **environment: str) -> "Job":
+        """Submit a script from the checkout. The job's log and its state go into the folder."""
+        env_file = folder / "env.sh"
+        # the nodes' own interface: the rest of the machine must not be needed
+        env_file.write_text(f"export IMGLISH_RUNTIME=venv:{sys.prefix} GLOO_SOCKET_IFNAME=eth0\n")
+        site = {"IMGLISH_ENV": str(env_file), "IMGLISH_STATE_DIR": str(folder), **ON_CPU}
+        settings = [f"{name}={value}" for name, value in {**site, **environment}.items()]
+        options = ["--parsable", f"--output={folder}/%A-%a.log"]
+        return Job(self, folder, self.run("env", *settings, "sbatch", *options, *arguments))
+
+    def processes(self, node: str, *words: str) -> list[psutil.Process]:
+        """Of a node, those whose command line begins with these words."""
+        found = []
+        for number in self.run("ip", "netns", "pids", node).split():
+            try:
+                process = psutil.Process(int(number))
+                command = process.cmdline()
+            except psutil.Error:  # it has ended
+                continue
+            if command[: len(words)] == list(words):
+                found.append(process)
+        return found
+
+    def ranks(self, node: str) -> list[psutil.Process]:
+        return self.processes(node, "python", "-u", "-m", "pretrain.train")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that was submitted."""
+
+    cluster: Cluster
+    folder: Path
+    number: str
+
+    @property
+    def output(self) -> str:
+        """Its log, or the logs of an array's tasks."""
+        return "".join(path.read_text() for path in sorted(self.folder.glob(f"{self.number}-*.log")))
+
+    def says(self, words: str) -> bool:
+        return words in self.output
+
+    @property
+    def left_behind(self) -> list[str]:
+        """Its files that outlive a requeue."""
+        return [path.name for path in self.folder.glob(f"imglish-{self.number}.*")]
+
+    def field(self, name: str) -> str:
+        """What Slurm says of it, such as JobState."""
+        found = re.search(rf"\b{name}=(\S+)", self.cluster.run("scontrol", "show", "job", "--oneliner", self.number))
+        assert found
+        return found[1]
+
+    def wait(self, condition: Callable[[], bool], pause_seconds: float = 0.02) -> None:
+        """Until it holds. Fails where it does not within TIMEOUT_SECONDS."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"job {self.number} is {self.field('JobState')}:\n{self.output}"
+            time.sleep(pause_seconds)
+
+    def wait_for_its_end(self) -> str:
+        """Returns the state in which it ended, of an array's first task."""
+        # asking Slurm starts a process, and the ranks need the cores
+        self.wait(lambda: not self.cluster.run("squeue", "--noheader", "--jobs", self.number), pause_seconds=0.3)
+        return self.field("JobState")
+
+    def cancel(self) -> None:
+        self.cluster.run("scancel", self.number)
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    assert processes
+    for process in processes:
+        process.send_signal(signal.SIGKILL)

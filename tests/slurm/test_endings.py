@@ -1,0 +1,135 @@
+"""What slurm/pretrain.sbatch does after every ending of its ranks. No Slurm: srun leaves what ranks would leave."""
+
+import os
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.launch import ROOT
+
+SRUN = """#!/bin/bash
+cat "$IMGLISH_STATUS_FILE" >before 2>/dev/null
+[ ! -s left ] || cp left "$IMGLISH_STATUS_FILE"
+exit "$CODE"
+"""
+SCONTROL = """#!/bin/bash
+case $1 in show) echo node1 ;; requeue) echo "$2" >>requeued ;; esac
+"""
+LOST = 137
+
+
+@dataclass
+class FakeJob:
+    """Starts of one job, one after the other."""
+
+    folder: Path
+    num_starts: int = 0
+    codes: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        (self.folder / "bin").mkdir()
+        for name, script in {"srun": SRUN, "scontrol": SCONTROL}.items():
+            (self.folder / "bin" / name).write_text(script)
+            (self.folder / "bin" / name).chmod(0o755)
+        (self.folder / "slurm").symlink_to(ROOT / "slurm")
+        (self.folder / "env.sh").write_text("IMGLISH_RUNTIME=\n")
+
+    def start(self, left: str, code: int) -> str:
+        """left: the line in the status file when srun ends with the code. Returns what was printed."""
+        (self.folder / "left").write_text(left)
+        environment = {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "IMGLISH_ENV": str(self.folder / "env.sh"),
+            "CODE": str(code),
+            "SLURM_SUBMIT_DIR": str(self.folder),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "node1",
+            "SLURM_NTASKS": "2",
+            "SLURM_JOB_NUM_NODES": "1",
+        }
+        if self.num_starts:  # Slurm does not set it before
+            environment["SLURM_RESTART_COUNT"] = str(self.num_starts)
+        self.num_starts += 1
+        ended = subprocess.run(
+            ["bash", ROOT / "slurm" / "pretrain.sbatch", "recipe"],
+            env=environment,
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.codes.append(ended.returncode)
+        return ended.stdout
+
+    @property
+    def num_requeues(self) -> int:
+        path = self.folder / "requeued"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.folder.glob("imglish-7*"))
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> FakeJob:
+    return FakeJob(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("left", "code", "exit_code", "said"),
+    [
+        ("8 complete\n", 0, 0, "complete at step 8"),
+        ("8 complete\n", LOST, 0, "complete at step 8"),
+        ("5 stopped_by_file\n", 0, 0, "stopped by the file and saved at step 5; the job ends"),
+        ("0 mistake\n", 0, 2, ""),
+        ("0 mistake\n", 2, 2, ""),
+        ("", 0, 0, ""),  # --help
+    ],
+)
+def test_an_ending_for_good(job: FakeJob, left: str, code: int, exit_code: int, said: str) -> None:
+    assert said in job.start(left, code)
+    assert (job.codes, job.num_requeues, job.files) == ([exit_code], 0, [])
+
+
+@pytest.mark.parametrize(
+    ("left", "code", "said"),
+    [
+        ("5 stopped\n", 0, "stopped by a signal and saved (newest checkpoint: 5); back into the queue"),
+        (
+            "5 running\n",
+            71,
+            "a rank or a node was lost; srun ended with 71 (newest checkpoint: 5); back into the queue",
+        ),
+        ("5 running\n", 0, "a rank or a node was lost; srun ended with 0 (newest checkpoint: 5); back into the queue"),
+        ("", LOST, "a rank or a node was lost; srun ended with 137 (newest checkpoint: none); back into the queue"),
+    ],
+)
+def test_an_ending_that_leads_back_into_the_queue(job: FakeJob, left: str, code: int, said: str) -> None:
+    assert said in job.start(left, code)
+    assert (job.codes, job.num_requeues) == ([0], 1)
+    assert "imglish-7.starts" in job.files
+
+
+def test_a_start_that_saves_a_step_begins_the_count_anew(job: FakeJob) -> None:
+    for left in ("", "3 running\n", "3 running\n", "4 running\n", "4 running\n"):
+        assert "back into the queue" in job.start(left, LOST)
+    assert "2 starts in a row saved no step (newest checkpoint: 4)" in job.start("4 running\n", LOST)
+    assert job.codes == [0, 0, 0, 0, 0, 1] and job.num_requeues == 5
+    assert job.files == []
+
+
+def test_the_word_of_the_last_start_does_not_speak_for_this_one(job: FakeJob) -> None:
+    job.start("5 stopped\n", 0)
+    said = job.start("", LOST)  # dies before it writes
+    assert (job.folder / "before").read_text() == "5 started\n"
+    assert "a rank or a node was lost" in said and "stopped by a signal" not in said
+
+
+def test_what_another_job_with_the_same_number_left_does_not_count(job: FakeJob) -> None:
+    (job.folder / "imglish-7.starts").write_text("9 1\n")
+    (job.folder / "imglish-7.status").write_text("9 running\n")
+    assert "newest checkpoint: 2" in job.start("2 running\n", LOST)
+    assert job.codes == [0]
