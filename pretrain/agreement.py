@@ -14,19 +14,19 @@ class AgreedError(ValueError):
     """Raised by every rank alike, with the same sentence: all can end together."""
 
 
-def on_every_rank(action: Callable[[], T]) -> T:
-    """Do what can fail on any rank: if it does on one, AgreedError with its sentence on all."""
+def on_every_rank(action: Callable[[], T], error: type[AgreedError] = AgreedError) -> T:
+    """Do what can fail on any rank: if it does on one, an error of that kind with its sentence on all."""
     result, message = None, ""
     try:
         result = action()
-    except (ValueError, OSError) as error:
-        message = str(error)
+    except (ValueError, OSError) as failure:
+        message = str(failure)
     except Exception:  # a fault of ours on one rank must not leave the others waiting
         message = traceback.format_exc()
     messages = [""] * dist.get_world_size()
     dist.all_gather_object(messages, message)
     if any(messages):
-        raise AgreedError(next(message for message in messages if message))
+        raise error(next(message for message in messages if message))
     return cast(T, result)
 
 

@@ -35,10 +35,10 @@ from pretrain.engine import (
     read_memory_config,
 )
 from pretrain.run_config import C, changed_fields, config_to_json
-from pretrain.run_lock import lock_run
+from pretrain.run_lock import RunInUseError, lock_run
 from pretrain.run_log import RunLog
 from pretrain.step_guard import StepGuard
-from pretrain.stop import EXIT_CODES, STOP_SIGNALS, Ending, JobStatus, StopRequest, end_process
+from pretrain.stop import EXIT_CODES, EXIT_RANK_LOST, STOP_SIGNALS, Ending, JobStatus, StopRequest, end_process
 from pretrain.watchdog import Watchdog
 
 
@@ -105,9 +105,11 @@ def _run(job: Job[C], stop: StopRequest, status: JobStatus) -> int:
     try:
         ending: Ending = train(job, stop, status)
     except AgreedError as error:
-        ending = "mistake"
         if is_main_rank:
             print(f"error: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, RunInUseError):  # by the rest of a lost job, perhaps: worth another start
+            return EXIT_RANK_LOST
+        ending = "mistake"
     job.watchdog.at("end")
     return 0 if status.told(ending) else EXIT_CODES[ending]
 
@@ -121,7 +123,7 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
     at("preparation")
     dataset, deepspeed_config = on_every_rank(lambda: prepare(job))
     patience = 2 * config.silent_rank_seconds  # as long as lost ranks of a job before this one may last
-    on_every_rank(lambda: lock_run(config.run_dir, patience) if is_main_rank else None)
+    on_every_rank(lambda: lock_run(config.run_dir, patience) if is_main_rank else None, RunInUseError)
     checkpoint = agreed_latest_checkpoint(config)
     fingerprints = agreed_fingerprints(job, dataset)
     if checkpoint is not None:

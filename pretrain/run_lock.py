@@ -8,9 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+from pretrain.agreement import AgreedError
+
 LOCK_NAME = "lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Of file systems without locks."""
+
+
+class RunInUseError(AgreedError):
+    """Another job holds the run."""
 
 
 def lock_run(run_dir: Path, wait_seconds: float) -> None:

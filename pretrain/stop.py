@@ -13,7 +13,7 @@ from data_pipeline.command_line import EXIT_USER_ERROR, PR_SET_PDEATHSIG
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 STOP_FILE_NAME = "stop"
 EXIT_RANK_LOST = 71
-"""A rank died, hung or failed: start the same command again to continue from the newest checkpoint."""
+"""A rank died, hung or failed, or another job holds the run: start the same command again to continue."""
 EXIT_STOPPED = 75
 """Stopped by a signal and saved: start the same command again to continue (sysexits.h: EX_TEMPFAIL)."""
 EXIT_STOPPED_BY_FILE = 76
@@ -70,7 +70,7 @@ class JobStatus:
     def told(self, ending: Ending) -> bool:
         """Write how the run ends, on the main rank; false where an exit code has to say it."""
         try:
-            if os.environ["RANK"] == "0":
+            if os.environ.get("RANK", "0") == "0":
                 self.write(ending)
         except OSError:
             return False

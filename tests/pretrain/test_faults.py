@@ -282,7 +282,7 @@ def test_a_second_job_in_a_run_waits_and_is_refused(tiny_data: TinyData, tmp_pat
 
     endless = [*arguments_of(tiny_data, run_dir), "--num-steps", 100_000]
     ended = run_ranks(2, "pretrain.train", endless, while_running=start_another)
-    assert refused[0].exit_codes == [2, 2]
+    assert refused[0].exit_codes == [EXIT_RANK_LOST] * 2
     assert f"{run_dir} is in use by process " in refused[0].stderr[0]
     assert ended.exit_codes == [EXIT_STOPPED] * 2, ended.stderr
 
