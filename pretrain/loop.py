@@ -157,7 +157,7 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
         too_many_skips = job.guard.count(record["loss"], record["skipped"])
         record["num_skipped_steps"] = job.guard.num_skipped_steps
         if log is not None:
-            log.write({**record, "passes": dataset.seen(done)} if save else record)
+            log.write({**record, "passes": dataset.seen(done)} if save else record, is_kept=save)
         if too_many_skips:
             raise AgreedError(too_many_skips)
         at("saving")
@@ -169,7 +169,7 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
             publish(job, status, saver.finish())
         if agreed.stop and done < config.num_steps:
             if is_main_rank:
-                stop.file.unlink(missing_ok=True)
+                stop.forget_file()
                 print(f"stopped on request after step {done}, saved; the same command continues", flush=True)
             return agreed.stop
         at("reading", done)
@@ -339,7 +339,8 @@ def start_log(config: C, dataset: StepDataset, device: torch.device, first_step:
     (config.run_dir / "config.json").write_text(config_to_json(config))
     is_complete = first_step == config.num_steps
     beginning = "is complete" if is_complete else f"continues at step {first_step}" if first_step else "starts"
-    ranks = f"{dist.get_world_size()} ranks on {device.type}, {config.precision}"
+    num_ranks = dist.get_world_size()
+    ranks = f"{num_ranks} rank{'s' * (num_ranks > 1)} on {device.type}, {config.precision}"
     print(f"{config.run_dir} {beginning}: {ranks}", *dataset.describe(), sep="\n", flush=True)
     return RunLog(config.run_dir, first_step, config.num_steps)
 

@@ -32,12 +32,14 @@ class RunLog:
         self.failure = ""
         self._last_progress = -math.inf
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: dict[str, Any], is_kept: bool = False) -> None:
         """record: JSON values, with step, loss, losses, lr, grad_norm and seconds, perhaps codebook. What is not finite
-        becomes null."""
+        becomes null. is_kept: a checkpoint follows, so all lines so far must outlive the machine."""
         line = (json.dumps(_finite(record)) + "\n").encode()
         try:
             written_with_retries(lambda: self._append(line), self.path)
+            if is_kept:
+                os.fsync(self._file.fileno())
         except OSError as error:
             self.failure = str(error)
         now = time.monotonic()

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
@@ -40,6 +41,11 @@ class StopRequest:
         if any(argument.startswith("--local_rank") for argument in sys.argv):
             # DeepSpeed's launcher started this rank; where it is killed nobody could stop the run any more
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    def forget_file(self) -> None:
+        """It was obeyed; where it cannot be deleted the next start obeys it again."""
+        with suppress(OSError):
+            self.file.unlink()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.signalled = True
