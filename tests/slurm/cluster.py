@@ -14,9 +14,9 @@ import psutil
 
 from tests.launch import ON_CPU, ROOT
 
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 240
 NODES = ("imnode1", "imnode2")
-NUM_STEPS = 12
+NUM_STEPS = 24
 """Of the runs there."""
 
 
