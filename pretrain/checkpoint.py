@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -66,6 +67,7 @@ class CheckpointSaver:
         self.step: int | None = None
         """Of the checkpoint that is under way."""
         self.guard_state: dict[str, Any] = {}
+        self._deleting = ThreadPoolExecutor(1, "delete checkpoints")
         engine.checkpoint_engine = self.files
         engine._copy_recovery_script = lambda _: None  # would fail on one rank alone; pretrain.convert does its work
 
@@ -132,11 +134,21 @@ class CheckpointSaver:
 
         written_with_retries(write, folder)
         if final.exists():
-            _delete(final)
+            self._delete(final)
         folder.rename(final)
         _sync(self.folder)
         for old in outdated(_complete_folders(self.folder), self.config):
-            _delete(old)
+            self._delete(old)
+
+    def _delete(self, folder: Path) -> None:
+        """Take away the name first: a kill halfway must not leave what looks complete. The rest takes its time."""
+        retired = folder.with_name(f"{folder.name}.retired.partial")
+        folder.rename(retired)
+        self._deleting.submit(shutil.rmtree, retired, ignore_errors=True)
+
+    def close(self) -> None:
+        """After the last checkpoint: wait for what is being deleted."""
+        self._deleting.shutdown()
 
 
 def outdated(folders: list[Path], config: RunConfig) -> list[Path]:
@@ -206,13 +218,6 @@ def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[An
 def _complete_folders(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     return sorted(p for p in folder.glob("step_*") if _COMPLETE.match(p.name) and (p / MANIFEST_NAME).is_file())
-
-
-def _delete(folder: Path) -> None:
-    """Take away the name first: a kill halfway must not leave what looks complete."""
-    retired = folder.with_name(f"{folder.name}.retired.partial")
-    folder.rename(retired)
-    shutil.rmtree(retired)
 
 
 def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:

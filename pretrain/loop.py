@@ -167,6 +167,7 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
             saver.begin(done, job.guard.state())
         if is_last:
             publish(job, status, saver.finish())
+            saver.close()
         if agreed.stop and done < config.num_steps:
             if is_main_rank:
                 stop.forget_file()

@@ -105,20 +105,22 @@ def figures_of(run_dir: Path, times: Path, steps_between: int) -> dict[str, floa
     files = json.loads((newest / "manifest.json").read_text())["files"]
     gigabytes = sum(file["num_bytes"] for file in files.values()) / 1e9
     seconds = [record["seconds"] for record in read_log(run_dir)]
-    quiet = median(seconds[-steps_between // 2 :])  # files of the last but one checkpoint are written by then
-    starts = range(steps_between, len(seconds) - steps_between + 1, steps_between)
-    slowed = median(sum(seconds[start : start + steps_between]) - steps_between * quiet for start in starts)
+    # most steps between two checkpoints are quiet, the first ones share the machine with what writes
+    windows = [seconds[start : start + steps_between] for start in range(steps_between, len(seconds), steps_between)]
+    quiet = median(median(window) for window in windows)
+    slowed = max(0.0, median(sum(window) - len(window) * median(window) for window in windows))
     # a file of the model and one of the optimizer follow each other on each rank
     written = max(sum(noted["write"]) / len(noted["write"]) * 2 for noted in per_rank)
-    finish = median(sorted(value for noted in per_rank for value in noted["finish"])[-len(list(starts)) :])
-    waited = slower("begin") + finish
+    for noted in per_rank:
+        noted["finish"].pop()  # of the last checkpoint, behind which there is no step
+    waited = slower("begin") + slower("finish")
     step = STEPS_PER_CHECKPOINT * quiet
     return {
         "gigabytes": gigabytes,
         "step_seconds": quiet,
         "waited_seconds": waited,
-        "slowed_seconds": max(0.0, slowed),
-        "share_at_500_steps": (waited + max(0.0, slowed)) / step,
+        "slowed_seconds": slowed,
+        "share_at_500_steps": (waited + slowed) / step,
         "deepspeed_seconds": slower("deepspeed"),
         "deepspeed_share_at_500_steps": slower("deepspeed") / step,
         "waited_vs_deepspeed": waited / slower("deepspeed"),
