@@ -68,6 +68,9 @@ class CheckpointSaver:
         """Of the checkpoint that is under way."""
         self.guard_state: dict[str, Any] = {}
         self._deleting = ThreadPoolExecutor(1, "delete checkpoints")
+        if dist.get_rank() == 0:
+            for leftover in self.folder.glob("*.partial"):
+                shutil.rmtree(leftover, ignore_errors=True)
         engine.checkpoint_engine = self.files
         engine._copy_recovery_script = lambda _: None  # would fail on one rank alone; pretrain.convert does its work
 
@@ -109,8 +112,7 @@ class CheckpointSaver:
         return self.folder / f"step_{step:08d}.partial"
 
     def _make(self, folder: Path) -> None:
-        for leftover in self.folder.glob("*.partial"):
-            shutil.rmtree(leftover)
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
 
     def _complete(self, step: int, described: dict[str, FileDescription]) -> None:

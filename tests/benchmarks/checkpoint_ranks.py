@@ -66,7 +66,7 @@ def main() -> None:
             note("finish", perf_counter() - start)
         return folder
 
-    CheckpointSaver.finish = finish  # type: ignore[method-assign]
+    CheckpointSaver.finish = finish  # type: ignore[method-assign,assignment]
 
     def begin(saver: CheckpointSaver, *arguments: Any) -> None:
         save_as_deepspeed_does(saver)
