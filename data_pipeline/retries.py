@@ -7,7 +7,8 @@ from typing import TypeVar
 
 NUM_TRIALS = 4
 FIRST_WAIT_SECONDS = 0.5
-HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+HOPELESS = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS)
 """Failures that another trial does not mend."""
 
 T = TypeVar("T")
@@ -29,8 +30,11 @@ def with_retries(action: Callable[[], T], hopeless: Container[int | None] = HOPE
 
 
 def written_with_retries(action: Callable[[], T], path: object) -> T:
-    """An action that writes a file. Raises OSError with a sentence that names it."""
+    """An action that writes a file. Raises OSError with a sentence that names it, and the errno."""
     try:
         return with_retries(action)
     except OSError as error:
-        raise OSError(f"{path} cannot be written ({error.strerror}); free space and start again") from error
+        remedy = "free space and start again" if error.errno in FULL else "see to the file system and start again"
+        told = OSError(f"{path} cannot be written ({error.strerror}); {remedy}")
+        told.errno = error.errno
+        raise told from error

@@ -1,5 +1,6 @@
 """What one rank knows, known to all: every rank takes the same decisions."""
 
+import errno
 import traceback
 from collections.abc import Callable
 from typing import TypeVar, cast
@@ -7,27 +8,48 @@ from typing import TypeVar, cast
 import torch.distributed as dist
 from torch import Tensor
 
+PASSING = (
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EREMOTEIO),
+    *(errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH),
+)
+"""Errors of file systems and networks that a later start may not meet."""
+
 T = TypeVar("T")
 
 
 class AgreedError(ValueError):
-    """Raised by every rank alike, with the same sentence: all can end together."""
+    """Raised by every rank alike, with the same sentence: all can end together. Another start would not mend it."""
 
 
-def on_every_rank(action: Callable[[], T], error: type[AgreedError] = AgreedError) -> T:
-    """Do what can fail on any rank: if it does on one, an error of that kind with its sentence on all."""
-    result, message = None, ""
+class AgreedFailure(AgreedError):
+    """One that another start may mend."""
+
+
+def on_every_rank(action: Callable[[], T]) -> T:
+    """Do what can fail on any rank: if it does on one, AgreedError or AgreedFailure with its sentence on all.
+
+    The action must hold no collective: the others would wait in it for a rank that failed.
+    """
+    result, message, is_mistake = None, "", True
     try:
         result = action()
-    except (ValueError, OSError) as failure:
-        message = str(failure)
-    except Exception:  # a fault of ours on one rank must not leave the others waiting
-        message = traceback.format_exc()
-    messages = [""] * dist.get_world_size()
-    dist.all_gather_object(messages, message)
-    if any(messages):
-        raise error(next(message for message in messages if message))
+    except (ValueError, OSError) as error:
+        message = str(error) or repr(error)
+        is_mistake = not isinstance(error, AgreedFailure) and getattr(error, "errno", None) not in PASSING
+    except Exception:  # a fault of this rank must not leave the others waiting
+        message, is_mistake = traceback.format_exc(), False
+    end_together(message, is_mistake)
     return cast(T, result)
+
+
+def end_together(message: str, is_mistake: bool) -> None:
+    """Raises AgreedError, or AgreedFailure where it is no mistake, on every rank where one has a message."""
+    per_rank: list[tuple[str, bool]] = [("", True)] * dist.get_world_size()
+    dist.all_gather_object(per_rank, (message, is_mistake))
+    told = [(said, is_theirs) for said, is_theirs in per_rank if said]
+    if told:
+        said, is_mistake = told[0]
+        raise AgreedError(said) if is_mistake else AgreedFailure(said)
 
 
 def summed_over_ranks(values: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The error budget: every sample that had to be skipped, in RUN/bad_samples.jsonl; too many of them end the run."""
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ import torch.distributed as dist
 
 from data_pipeline.samples import BadSample
 from pretrain.agreement import AgreedError
-from pretrain.run_log import read_json_lines
+from pretrain.console import warn
+from pretrain.run_log import append_whole, read_json_lines
 
 BAD_SAMPLES_NAME = "bad_samples.jsonl"
 NUM_SHOWN = 5
@@ -52,12 +52,12 @@ class BadSampleBudget:
                 self.samples[sample.shard, sample.key] = lines[-1]
         if dist.get_rank() == 0 and lines:
             for line in lines:
-                print(f"skipped {line['shard']}:{line['key']}: {line['reason']}", file=sys.stderr)
+                warn(f"skipped {line['shard']}:{line['key']}: {line['reason']}")
             try:
-                with self.path.open("a") as file:
-                    file.writelines(json.dumps(line) + "\n" for line in lines)
+                with self.path.open("ab", buffering=0) as file:
+                    append_whole(file, "".join(json.dumps(line) + "\n" for line in lines).encode())
             except OSError as error:  # it is in memory and on standard error; no reason to end one rank alone
-                print(f"{self.path} cannot be written ({error})", file=sys.stderr)
+                warn(f"{self.path} cannot be written ({error})")
         if len(self.samples) > self.max_bad_samples:
             raise AgreedError(self.report())
 

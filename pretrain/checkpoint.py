@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +22,9 @@ from typing import Any, Generic
 import deepspeed
 import torch.distributed as dist
 
-from data_pipeline.retries import written_with_retries
+from data_pipeline.retries import with_retries, written_with_retries
 from pretrain.agreement import AgreedError, on_every_rank
+from pretrain.console import warn
 from pretrain.rank_files import FileDescription, RankFiles
 from pretrain.run_config import C, RunConfig, config_from_json, config_to_json
 
@@ -43,7 +43,8 @@ class Checkpoint(Generic[C]):
     step: int
     """Steps that were done when it was saved."""
     world_size: int
-    zero_stage: int
+    memory_config: dict[str, Any]
+    """DeepSpeed's part of the configuration, which lays out the files."""
     data_fingerprints: dict[str, str]
     guard_state: dict[str, Any]
     """Of StepGuard."""
@@ -60,8 +61,18 @@ class CheckpointSaver:
     All ranks call every method in the same order.
     """
 
-    def __init__(self, engine: deepspeed.DeepSpeedEngine, config: RunConfig, data_fingerprints: dict[str, str]):
+    def __init__(
+        self,
+        engine: deepspeed.DeepSpeedEngine,
+        config: RunConfig,
+        memory_config: dict[str, Any],
+        data_fingerprints: dict[str, str],
+    ):
+        """memory_config: what the run's ds_configs/*.json holds. Raises OSError."""
         self.engine, self.config, self.data_fingerprints = engine, config, data_fingerprints
+        self.memory_config = memory_config
+        path = config.data.text_tokenizer
+        self.text_tokenizer = None if path is None else path.read_bytes()  # it may move while the run goes on
         self.folder = config.run_dir / "checkpoints"
         self.files = RankFiles()
         self.step: int | None = None
@@ -81,11 +92,11 @@ class CheckpointSaver:
 
     def begin(self, step: int, guard_state: dict[str, Any]) -> None:
         """Take the state after `step` steps. Raises AgreedError where the folder cannot be made."""
-        self.finish()
+        assert self.step is None
         folder = self._partial(step)
         on_every_rank(lambda: self._make(folder) if dist.get_rank() == 0 else None)
         self.step, self.guard_state = step, guard_state
-        self.files.begin()
+        self.files.begin(folder)
         self.engine.save_checkpoint(self.folder, tag=folder.name, save_latest=False)
 
     def finish(self) -> Path | None:
@@ -121,13 +132,13 @@ class CheckpointSaver:
 
         def write() -> None:
             (folder / CONFIG_NAME).write_text(config_to_json(self.config))
-            if self.config.data.text_tokenizer is not None:
-                shutil.copy(self.config.data.text_tokenizer, folder / TEXT_TOKENIZER_NAME)
+            if self.text_tokenizer is not None:
+                (folder / TEXT_TOKENIZER_NAME).write_bytes(self.text_tokenizer)
             header = {
                 "kind": self.config.KIND,
                 "step": step,
                 "world_size": dist.get_world_size(),
-                "zero_stage": self.engine.zero_optimization_stage(),
+                "memory_config": self.memory_config,
                 "versions": {name: version(name) for name in ("torch", "deepspeed")},
                 "data_fingerprints": self.data_fingerprints,
                 "guard_state": self.guard_state,
@@ -139,7 +150,9 @@ class CheckpointSaver:
             self._delete(final)
         folder.rename(final)
         _sync(self.folder)
-        for old in outdated(_complete_folders(self.folder), self.config):
+        # later ones were passed over as damaged when the run started: they must not count as the newest
+        folders = [other for other in _complete_folders(self.folder) if other.name <= final.name]
+        for old in outdated(folders, self.config):
             self._delete(old)
 
     def _delete(self, folder: Path) -> None:
@@ -231,7 +244,7 @@ def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:
         folder=folder,
         step=manifest["step"],
         world_size=manifest["world_size"],
-        zero_stage=manifest["zero_stage"],
+        memory_config=manifest["memory_config"],
         data_fingerprints=manifest["data_fingerprints"],
         guard_state=manifest["guard_state"],
         config=config_from_json(kind, (folder / CONFIG_NAME).read_text()),
@@ -245,24 +258,27 @@ def _damaged_file(folder: Path, part: int = 0, num_parts: int = 1) -> Path | Non
     except (OSError, ValueError, KeyError):
         return folder / MANIFEST_NAME
     for name in sorted(files)[part::num_parts]:
-        if not (folder / name).is_file() or _describe(folder / name) != files[name]:
+        try:
+            is_sound = with_retries(partial(_describe, folder / name)) == files[name]
+        except OSError:  # gone, or cannot be read
+            is_sound = False
+        if not is_sound:
             return folder / name
     return None
 
 
 def _tell_of(damaged: Path) -> None:
-    print(
-        f"warning: checkpoint file {damaged} is damaged; the checkpoint before it is used", file=sys.stderr, flush=True
-    )
+    warn(f"warning: checkpoint file {damaged} is damaged; the checkpoint before it is used")
 
 
 def _write_manifest(folder: Path, header: dict[str, Any], described: dict[str, FileDescription]) -> None:
     """described: files whose checksum is known and that are on disk; the others are read."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
     for path in files:
-        if path.name not in described:
+        name = str(path.relative_to(folder))
+        if name not in described:
             _sync(path)
-            described[path.name] = _describe(path)
+            described[name] = _describe(path)
     content = {**header, "files": dict(sorted(described.items()))}
     (folder / MANIFEST_NAME).write_text(json.dumps(content, indent=1) + "\n")
     _sync(folder / MANIFEST_NAME)

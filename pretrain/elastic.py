@@ -6,6 +6,7 @@ which all stages have: its own loader of universal checkpoints knows none of ano
 gives all parameter groups one set of settings.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,16 +19,18 @@ import torch.distributed as dist
 from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 from torch import Tensor, nn
 
-from pretrain.agreement import on_every_rank
+from pretrain.agreement import AgreedFailure, on_every_rank
 from pretrain.checkpoint import Checkpoint
+from pretrain.console import say
 from pretrain.engine import own_partition
 from pretrain.weights import checkpoint_weights
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def is_of_another_topology(checkpoint: Checkpoint[Any], zero_stage: int) -> bool:
-    return (checkpoint.world_size, checkpoint.zero_stage) != (dist.get_world_size(), zero_stage)
+def is_of_another_layout(checkpoint: Checkpoint[Any], memory_config: dict[str, Any]) -> bool:
+    """Whether DeepSpeed's files may lie otherwise than those of this run: some settings change that silently."""
+    return (checkpoint.world_size, checkpoint.memory_config) != (dist.get_world_size(), memory_config)
 
 
 @torch.no_grad()
@@ -42,20 +45,25 @@ def load_weights_into(model: nn.Module, folder: Path) -> None:
 def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
     """The optimizer state of a verified checkpoint, and DeepSpeed's counters. All ranks call it.
 
-    Raises AgreedError where it cannot be taken apart.
+    Raises AgreedError or AgreedFailure where it cannot be taken apart.
     """
-    folder = checkpoint.folder.with_name(f"{checkpoint.folder.name}.universal.partial")
+    num_skipped = checkpoint.guard_state["num_skipped_steps"]
+    num_updates = checkpoint.step - num_skipped
+    engine.global_steps, engine.skipped_steps = checkpoint.step, num_skipped
+    engine.global_samples = checkpoint.step * engine.train_batch_size()
+    if num_updates == 0:
+        return  # there are no moments yet
+    process = [os.getpid()]
+    dist.broadcast_object_list(process)  # what a killed start has left may still be writing into its own folder
+    folder = checkpoint.folder.with_name(f"{checkpoint.folder.name}.universal.{process[0]}.partial")
     on_every_rank(lambda: _take_apart(checkpoint.folder, folder) if dist.get_rank() == 0 else None)
     optimizer = engine.optimizer
-    num_updates = checkpoint.step - checkpoint.guard_state["num_skipped_steps"]
     for partition in _float32_partitions(optimizer):
         moments = {name: torch.zeros_like(partition) for name in MOMENTS}
         optimizer.optimizer.state[partition] = {"step": _step_like(optimizer, partition, num_updates), **moments}
     if engine.zero_optimization_stage() < 3:
         optimizer._lazy_init_hp_params_optimizer_state()
     on_every_rank(lambda: _set_moments(engine.module, folder / "zero"))
-    engine.global_steps, engine.skipped_steps = checkpoint.step, checkpoint.guard_state["num_skipped_steps"]
-    engine.global_samples = checkpoint.step * engine.train_batch_size()
     dist.barrier()  # all have read it
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
@@ -65,8 +73,11 @@ def _take_apart(source: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
     command += ["--input_folder", str(source), "--output_folder", str(folder), "--inject_missing_state"]
-    print(f"{source} is converted for another topology", flush=True)
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    say(f"{source} is converted for another topology")
+    # in a process group of its own: a signal to the job is this rank's, which saves and stops
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, process_group=0)
+    if ended.returncode < 0:
+        raise AgreedFailure(f"the conversion of {source} for another topology was killed; start again")
     if ended.returncode:
         reason = (ended.stderr.splitlines() or ["no reason given"])[-1]
         raise ValueError(f"{source} cannot be converted for another topology: {reason}")

@@ -62,6 +62,16 @@ def merged_deepspeed_config(
     taken = sorted(set(memory_config) & set(OWNED_BY_RECIPE))
     if taken:
         raise ValueError(f"{config.deepspeed_config} sets {', '.join(taken)}, which the recipe owns; remove it there")
+    zero = memory_config.get("zero_optimization", {})
+    if zero.get("stage") not in (1, 2, 3) or zero.get("compute_grad_norm") is False:
+        raise ValueError(
+            f"{config.deepspeed_config} must set zero_optimization.stage to 1, 2 or 3 and leave compute_grad_norm on: "
+            "else DeepSpeed applies gradients that are not finite"
+        )
+    if zero.get("round_robin_gradients"):
+        raise ValueError(
+            f"{config.deepspeed_config} must not set round_robin_gradients: DeepSpeed's tools misread such checkpoints"
+        )
     micro_steps = config.gradient_accumulation_steps
     for kind, count in vars(config.samples_per_step).items():
         if count % (world_size * micro_steps):

@@ -9,9 +9,9 @@ rank was lost. See pretrain/stop.py.
 import hashlib
 import os
 import signal
-import sys
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn
@@ -23,10 +23,11 @@ from torch import nn
 
 from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.step_loader import step_batches
-from pretrain.agreement import AgreedError, on_every_rank, summed_over_ranks
+from pretrain.agreement import AgreedError, AgreedFailure, end_together, on_every_rank, summed_over_ranks
 from pretrain.bad_samples import BadSampleBudget
 from pretrain.checkpoint import Checkpoint, CheckpointSaver, agreed_latest_checkpoint, load_checkpoint
-from pretrain.elastic import is_of_another_topology, load_moments, load_weights_into
+from pretrain.console import say, warn
+from pretrain.elastic import is_of_another_layout, load_moments, load_weights_into
 from pretrain.engine import (
     build_engine,
     init_distributed,
@@ -35,7 +36,7 @@ from pretrain.engine import (
     read_memory_config,
 )
 from pretrain.run_config import C, changed_fields, config_to_json
-from pretrain.run_lock import RunInUseError, lock_run
+from pretrain.run_lock import lock_run
 from pretrain.run_log import RunLog
 from pretrain.step_guard import StepGuard
 from pretrain.stop import EXIT_CODES, EXIT_RANK_LOST, STOP_SIGNALS, Ending, JobStatus, StopRequest, end_process
@@ -106,8 +107,8 @@ def _run(job: Job[C], stop: StopRequest, status: JobStatus) -> int:
         ending: Ending = train(job, stop, status)
     except AgreedError as error:
         if is_main_rank:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        if isinstance(error, RunInUseError):  # by the rest of a lost job, perhaps: worth another start
+            warn(f"error: {error}")
+        if isinstance(error, AgreedFailure):
             return EXIT_RANK_LOST
         ending = "mistake"
     job.watchdog.at("end")
@@ -119,37 +120,55 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
 
     Raises AgreedError for a mistake in the config, the data or the run folder, and for what nobody can go on with.
     """
-    config, at, is_main_rank = job.config, job.watchdog.at, dist.get_rank() == 0
-    at("preparation")
-    dataset, deepspeed_config = on_every_rank(lambda: prepare(job))
-    patience = 2 * config.silent_rank_seconds  # as long as lost ranks of a job before this one may last
-    on_every_rank(lambda: lock_run(config.run_dir, patience) if is_main_rank else None, RunInUseError)
+    config, is_main_rank = job.config, dist.get_rank() == 0
+    job.watchdog.at("preparation")
+    dataset, memory_config = on_every_rank(lambda: prepare(job))
+    # as long as lost ranks of a job before this one may last
+    patience = min(2 * config.silent_rank_seconds, config.hang_seconds / 2)
+    on_every_rank(lambda: lock_run(config.run_dir, patience) if is_main_rank else None)
     checkpoint = agreed_latest_checkpoint(config)
     fingerprints = agreed_fingerprints(job, dataset)
     if checkpoint is not None:
         check_unchanged(checkpoint, config, fingerprints)
 
-    at("building")
-    engine = build(job, deepspeed_config, checkpoint)
-    first_step = 0
+    job.watchdog.at("building")
+    engine = build(job, memory_config, checkpoint)
+    first_step, guard_state = (0, None) if checkpoint is None else (checkpoint.step, checkpoint.guard_state)
+    job.guard = StepGuard(config.spike_deviations, config.max_consecutive_skips, guard_state)
+    on_every_rank(lambda: status.begin(first_step) if is_main_rank else None)
     if checkpoint is not None:
-        first_step = checkpoint.step
-        publish(job, status, checkpoint.folder)
-    job.guard = StepGuard(
-        config.spike_deviations, config.max_consecutive_skips, None if checkpoint is None else checkpoint.guard_state
-    )
+        on_every_rank(lambda: job.publish(checkpoint.folder) if is_main_rank else None)
     log = on_every_rank(lambda: start_log(config, dataset, job.device, first_step) if is_main_rank else None)
     bad_samples = BadSampleBudget(config.run_dir, config.data.max_bad_samples)
     on_every_rank(lambda: bad_samples.read(first_step))
     on_every_rank(lambda: bad_samples.write() if is_main_rank else None)
-    on_every_rank(lambda: status.write("running", first_step) if is_main_rank else None)
-    saver = CheckpointSaver(engine, config, fingerprints)
+    saver = on_every_rank(lambda: CheckpointSaver(engine, config, memory_config, fingerprints))
+    try:
+        return run_steps(job, engine, dataset, first_step, stop, saver, bad_samples, log, status)
+    except AgreedError:
+        with suppress(AgreedError):  # what is under way is worth keeping, whatever ends the run
+            publish(job, status, saver.finish())
+        raise
 
+
+def run_steps(
+    job: Job[C],
+    engine: deepspeed.DeepSpeedEngine,
+    dataset: StepDataset,
+    first_step: int,
+    stop: StopRequest,
+    saver: CheckpointSaver,
+    bad_samples: BadSampleBudget,
+    log: RunLog | None,
+    status: JobStatus,
+) -> Ending:
+    """The steps that are left, with their log lines and checkpoints. log: on the main rank. Raises AgreedError."""
+    config, at = job.config, job.watchdog.at
     at("reading", first_step)
     workers = config.data.num_workers
     for batch in step_batches(dataset, first_step, config.num_steps, workers, leave_signals_to_the_rank):
         at("agreement")
-        agreed = agree(batch, stop, saver, bad_samples, log, job.device)
+        agreed = agree(batch, stop, saver, bad_samples, job.device)
         record = step_and_measure(job, engine, batch, agreed)
         done = batch.step + 1
         is_last = bool(agreed.stop) or done == config.num_steps
@@ -161,6 +180,8 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
         if too_many_skips:
             raise AgreedError(too_many_skips)
         at("saving")
+        if save:
+            on_every_rank(lambda: log.check() if log is not None else None)
         if agreed.is_written or save:
             publish(job, status, saver.finish())
         if save:
@@ -169,18 +190,19 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
             publish(job, status, saver.finish())
             saver.close()
         if agreed.stop and done < config.num_steps:
-            if is_main_rank:
+            if log is not None:
                 stop.forget_file()
-                print(f"stopped on request after step {done}, saved; the same command continues", flush=True)
+                say(f"stopped on request after step {done}, saved; the same command continues")
             return agreed.stop
         at("reading", done)
     return "complete"
 
 
-def build(job: Job[C], deepspeed_config: dict[str, Any], checkpoint: Checkpoint[C] | None) -> deepspeed.DeepSpeedEngine:
+def build(job: Job[C], memory_config: dict[str, Any], checkpoint: Checkpoint[C] | None) -> deepspeed.DeepSpeedEngine:
     """The model under DeepSpeed, new or as the checkpoint has it. Raises AgreedError."""
-    stage = deepspeed_config["zero_optimization"]["stage"]
-    is_elastic = checkpoint is not None and is_of_another_topology(checkpoint, stage)
+    config = job.config
+    deepspeed_config = merged_deepspeed_config(config, memory_config, dist.get_world_size(), job.bfloat16_weights)
+    is_elastic = checkpoint is not None and is_of_another_layout(checkpoint, memory_config)
 
     def build_model() -> nn.Module:
         model = job.build_model(checkpoint is None)
@@ -189,7 +211,7 @@ def build(job: Job[C], deepspeed_config: dict[str, Any], checkpoint: Checkpoint[
         return model
 
     model = on_every_rank(build_model)
-    engine = on_every_rank(lambda: build_engine(model, job.config, deepspeed_config, job.leaf_modules, job.undecayed))
+    engine = build_engine(model, config, deepspeed_config, job.leaf_modules, job.undecayed)
     if checkpoint is not None:
         job.watchdog.at("loading")
         load_moments(engine, checkpoint) if is_elastic else load_checkpoint(engine, checkpoint)
@@ -209,33 +231,19 @@ class Agreed:
 
 
 def agree(
-    batch: StepBatch,
-    stop: StopRequest,
-    saver: CheckpointSaver,
-    bad_samples: BadSampleBudget,
-    log: RunLog | None,
-    device: torch.device,
+    batch: StepBatch, stop: StopRequest, saver: CheckpointSaver, bad_samples: BadSampleBudget, device: torch.device
 ) -> Agreed:
-    """Raises AgreedError where a rank could not read its part of the batch, too many samples are bad, or the main rank
-    could not log the step before."""
-    is_main_rank = dist.get_rank() == 0
-    failure = log.failure if log is not None else ""
-    if batch.failure:
-        failure = f"the data of step {batch.step} cannot be read: {batch.failure}"
-    own = [
-        stop.signalled,
-        is_main_rank and stop.file.exists(),
-        len(batch.bad_samples),
-        bool(failure),
-        saver.is_written,
-    ]
+    """Raises AgreedError where a rank could not read its part of the batch or too many samples are bad."""
+    is_asked_by_file = dist.get_rank() == 0 and stop.file.exists()
+    own = [stop.signalled, is_asked_by_file, len(batch.bad_samples), bool(batch.failure), saver.is_written]
     num_signals, num_files, num_bad_samples, num_failures, num_written = summed_over_ranks(
         torch.tensor(own, dtype=torch.int64, device=device)
     ).tolist()
     if num_bad_samples:
         bad_samples.add(batch.step, batch.bad_samples)
     if num_failures:
-        raise AgreedError(first_failure(failure))
+        failure = batch.failure and f"the data of step {batch.step} cannot be read: {batch.failure}"
+        end_together(failure, is_mistake=True)
     why: Ending | None = "stopped_by_file" if num_files else "stopped" if num_signals else None
     return Agreed(why, num_bad_samples, num_written == dist.get_world_size())
 
@@ -265,13 +273,13 @@ def step_and_measure(
 
 
 def prepare(job: Job[C]) -> tuple[StepDataset, dict[str, Any]]:
-    """The data, and DeepSpeed's configuration. Raises ValueError or OSError."""
+    """The data, and what the run's ds_configs/*.json holds. Raises ValueError or OSError."""
     config, rank, world_size = job.config, dist.get_rank(), dist.get_world_size()
     dataset = job.prepare(rank, world_size)
     memory_config = read_memory_config(config.deepspeed_config)
-    deepspeed_config = merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights)
+    merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights)  # finds mistakes
     prepare_run_dir(config.run_dir, rank)
-    return dataset, deepspeed_config
+    return dataset, memory_config
 
 
 def prepare_run_dir(run_dir: Path, rank: int) -> None:
@@ -311,7 +319,7 @@ def publish(job: Job[C], status: JobStatus, checkpoint: Path | None) -> None:
         return
 
     def tell() -> None:
-        status.write("running", int(checkpoint.name.removeprefix("step_")))
+        status.saved(int(checkpoint.name.removeprefix("step_")))
         job.publish(checkpoint)
 
     on_every_rank(lambda: tell() if dist.get_rank() == 0 else None)
@@ -332,7 +340,7 @@ def check_unchanged(checkpoint: Checkpoint[C], config: C, fingerprints: dict[str
         remedy = "give a new run_dir" if settings else "give a new run_dir, or --allow-data-change if you mean it"
         raise AgreedError(f"{config.run_dir} was begun otherwise ({'; '.join(settings + data)}); {remedy}")
     if data and dist.get_rank() == 0:
-        print(f"warning: {config.run_dir} goes on with other data ({'; '.join(data)})", file=sys.stderr, flush=True)
+        warn(f"warning: {config.run_dir} goes on with other data ({'; '.join(data)})")
 
 
 def start_log(config: C, dataset: StepDataset, device: torch.device, first_step: int) -> RunLog:
@@ -342,7 +350,7 @@ def start_log(config: C, dataset: StepDataset, device: torch.device, first_step:
     beginning = "is complete" if is_complete else f"continues at step {first_step}" if first_step else "starts"
     num_ranks = dist.get_world_size()
     ranks = f"{num_ranks} rank{'s' * (num_ranks > 1)} on {device.type}, {config.precision}"
-    print(f"{config.run_dir} {beginning}: {ranks}", *dataset.describe(), sep="\n", flush=True)
+    say("\n".join([f"{config.run_dir} {beginning}: {ranks}", *dataset.describe()]))
     return RunLog(config.run_dir, first_step, config.num_steps)
 
 
@@ -356,13 +364,6 @@ def leave_signals_to_the_rank() -> None:
     """A signal to the whole process group must not kill the loader under a rank that is about to save."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def first_failure(failure: str) -> str:
-    """Of the first rank that has one, on every rank."""
-    failures: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    return next(failure for failure in failures if failure)
 
 
 def global_keys(config: C, batch: StepBatch) -> list[str]:

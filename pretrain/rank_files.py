@@ -28,12 +28,13 @@ class RankFiles(CheckpointEngine):  # type: ignore[misc]
         super().__init__()
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._files: dict[Path, Future[FileDescription]] = {}
-        self._failures: list[str] = []
+        self._failures: list[OSError] = []
+        self._folder = Path()
 
-    def begin(self) -> None:
-        """Forget the checkpoint before."""
+    def begin(self, folder: Path) -> None:
+        """Forget the checkpoint before; the next one is written into the folder."""
         assert self.is_written
-        self._files, self._failures = {}, []
+        self._folder, self._files, self._failures = folder, {}, []
 
     @property
     def is_written(self) -> bool:
@@ -41,10 +42,13 @@ class RankFiles(CheckpointEngine):  # type: ignore[misc]
         return all(file.done() for file in self._files.values())
 
     def written(self) -> dict[str, FileDescription]:
-        """The files of this rank by name; waits until they are on disk. Raises OSError for the first that failed."""
-        described = {path.name: file.result() for path, file in self._files.items()}
+        """The files of this rank by their place in the folder; waits until they are on disk.
+
+        Raises OSError for the first that failed.
+        """
+        described = {str(path.relative_to(self._folder)): file.result() for path, file in self._files.items()}
         if self._failures:
-            raise OSError(self._failures[0])
+            raise self._failures[0]
         return described
 
     def save(self, state_dict: Any, path: str) -> None:
@@ -60,7 +64,7 @@ class RankFiles(CheckpointEngine):  # type: ignore[misc]
         try:
             Path(path).mkdir(parents=True, exist_ok=exist_ok)
         except OSError as error:
-            self._failures.append(f"{path} cannot be made ({error.strerror})")
+            self._failures.append(error)
 
     def create(self, info: CheckpointCommitInfo) -> None:
         """DeepSpeed asks for it; nothing is to be done."""

@@ -79,8 +79,8 @@ class RunConfig(ABC):
     """What is trained, in words."""
     FREE: ClassVar[frozenset[str]] = frozenset(
         """run_dir gradient_accumulation_steps deepspeed_config save_every_steps keep_checkpoints keep_every_steps
-        max_consecutive_skips silent_rank_seconds hang_seconds allow_data_change log_sample_keys data.images data.pairs
-        data.texts data.text_tokenizer data.num_workers data.max_bad_samples data.cache_folder
+        max_consecutive_skips spike_deviations silent_rank_seconds hang_seconds allow_data_change log_sample_keys
+        data.images data.pairs data.texts data.text_tokenizer data.num_workers data.max_bad_samples data.cache_folder
         data.cache_bytes""".split()
     )
     """Fields that a resumed run may change: what does not touch the batches, and paths, whose contents are compared."""

@@ -4,19 +4,15 @@ import errno
 import fcntl
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 
-from pretrain.agreement import AgreedError
+from pretrain.agreement import AgreedFailure
+from pretrain.console import say, warn
 
 LOCK_NAME = "lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Of file systems without locks."""
-
-
-class RunInUseError(AgreedError):
-    """Another job holds the run."""
 
 
 def lock_run(run_dir: Path, wait_seconds: float) -> None:
@@ -24,7 +20,7 @@ def lock_run(run_dir: Path, wait_seconds: float) -> None:
 
     A POSIX record lock: loader workers do not inherit it, and network file systems know it across nodes. The process
     must not open the file again: closing any of its descriptors would give the lock up.
-    Raises OSError where another job still holds it after that time.
+    Raises AgreedFailure where another job still holds it after that time: the rest of a lost one, perhaps.
     """
     path = run_dir / LOCK_NAME
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)  # never closed
@@ -32,9 +28,9 @@ def lock_run(run_dir: Path, wait_seconds: float) -> None:
     while not _try(descriptor):
         holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another job"
         if time.monotonic() > deadline:
-            raise OSError(f"{run_dir} is in use by {holder}; end it, or delete {path} if nothing runs there")
+            raise AgreedFailure(f"{run_dir} is in use by {holder}; end it, or delete {path} if nothing runs there")
         if not has_told:
-            print(f"{run_dir} is in use by {holder}; waiting up to {wait_seconds:.0f} s for its end", flush=True)
+            say(f"{run_dir} is in use by {holder}; waiting up to {wait_seconds:.0f} s for its end")
             has_told = True
         time.sleep(0.2)
     os.ftruncate(descriptor, 0)
@@ -46,7 +42,7 @@ def _try(descriptor: int) -> bool:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
-            print("warning: run_dir knows no locks: start no second job in it", file=sys.stderr, flush=True)
+            warn("warning: run_dir is on a file system without locks: start no second job in it")
             return True
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             raise

@@ -1,15 +1,16 @@
 """One JSON line a step in RUN/log.jsonl, and a progress line now and then."""
 
 import errno
+import io
 import json
 import math
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.retries import written_with_retries
+from pretrain.console import say
 
 PROGRESS_SECONDS = 5.0
 LOG_NAME = "log.jsonl"
@@ -29,7 +30,7 @@ class RunLog:
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.rename(path)
         self.path, self._file = path, path.open("ab", buffering=0)
-        self.failure = ""
+        self.failure: OSError | None = None
         self._last_progress = -math.inf
 
     def write(self, record: dict[str, Any], is_kept: bool = False) -> None:
@@ -37,33 +38,37 @@ class RunLog:
         becomes null. is_kept: a checkpoint follows, so all lines so far must outlive the machine."""
         line = (json.dumps(_finite(record)) + "\n").encode()
         try:
-            written_with_retries(lambda: self._append(line), self.path)
+            written_with_retries(lambda: append_whole(self._file, line), self.path)
             if is_kept:
                 os.fsync(self._file.fileno())
         except OSError as error:
-            self.failure = str(error)
+            self.failure = error
         now = time.monotonic()
         if now - self._last_progress >= PROGRESS_SECONDS or record["step"] == self.num_steps - 1:
             self._last_progress = now
             parts = "  ".join(
                 f"{name} {value:.3f}" for name, value in (record["losses"] | record.get("codebook", {})).items()
             )
-            with suppress(OSError):  # standard output is a file too, under Slurm
-                print(
-                    f"step {record['step'] + 1}/{self.num_steps}  loss {record['loss']:.3f}  {parts}  "
-                    f"grad norm {record['grad_norm']:.2f}  lr {record['lr']:.1e}  {record['seconds']:.2f} s/step",
-                    flush=True,
-                )
+            say(
+                f"step {record['step'] + 1}/{self.num_steps}  loss {record['loss']:.3f}  {parts}  "
+                f"grad norm {record['grad_norm']:.2f}  lr {record['lr']:.1e}  {record['seconds']:.2f} s/step"
+            )
 
-    def _append(self, line: bytes) -> None:
-        """The whole line or nothing of it."""
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            self._file.truncate(size)
-            raise
+    def check(self) -> None:
+        """Raises OSError where a line could not be written."""
+        if self.failure is not None:
+            raise self.failure
+
+
+def append_whole(file: io.FileIO, content: bytes) -> None:
+    """All of it, or nothing. Raises OSError."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        if file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        file.truncate(size)
+        raise
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:

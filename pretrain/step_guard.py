@@ -52,7 +52,7 @@ class StepGuard:
             return ""
         return (
             f"{self.num_consecutive_skips} steps in a row had no finite loss and gradient, or a spike of the loss; "
-            "lower the learning rate"
+            "begin anew with a lower learning rate, or go on with --spike-deviations 6"
         )
 
     def state(self) -> dict[str, Any]:

@@ -54,30 +54,39 @@ class StopRequest:
 
 
 class JobStatus:
-    """One line for a job script, in the file that IMGLISH_STATUS_FILE names: `STEP WORD`.
+    """One line for a job script, in the file that IMGLISH_STATUS_FILE names: `STEP WORD FOUND`.
 
     STEP: steps in the newest checkpoint. WORD: running, complete, stopped, stopped_by_file, or mistake, for what
-    another start would not mend. A rank that dies leaves `running`. srun ends all ranks as soon as one ends with a
+    another start would not mend. FOUND: steps in the checkpoint that this start found, 0 where there was none.
+    A rank that dies leaves `running`. srun ends all ranks as soon as one ends with a
     code, so where there is such a file a stop and a mistake are told there alone and the code is 0.
     """
 
     def __init__(self) -> None:
         self.path = os.environ.get("IMGLISH_STATUS_FILE", "")
-        self.step = 0
+        self.step = self.found = 0
 
-    def write(self, word: Ending | Literal["running"], step: int | None = None) -> None:
-        """On the main rank. step: of a checkpoint that is new. Raises OSError."""
-        self.step = self.step if step is None else step
+    def begin(self, found: int) -> None:
+        """On the main rank, as all that follow. found: steps in the checkpoint that was loaded. Raises OSError."""
+        self.step = self.found = found
+        self._write("running")
+
+    def saved(self, step: int) -> None:
+        """There is a new checkpoint. Raises OSError."""
+        self.step = step
+        self._write("running")
+
+    def _write(self, word: Ending | Literal["running"]) -> None:
         if self.path:
             partial = Path(f"{self.path}.partial")
-            partial.write_text(f"{self.step} {word}\n")
+            partial.write_text(f"{self.step} {word} {self.found}\n")
             partial.rename(self.path)
 
     def told(self, ending: Ending) -> bool:
-        """Write how the run ends, on the main rank; false where an exit code has to say it."""
+        """Write how the run ends, if this is the main rank; false where an exit code has to say it."""
         try:
             if os.environ.get("RANK", "0") == "0":
-                self.write(ending)
+                self._write(ending)
         except OSError:
             return False
         return bool(self.path)
@@ -89,6 +98,9 @@ def end_process(exit_code: int) -> NoReturn:
     Threads of gloo, which groups that DeepSpeed holds keep alive, may still release tensors then, and a thread that
     asks a dying interpreter for its lock aborts the process: now and then another code would reach the launcher.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
+    try:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+    finally:
+        os._exit(exit_code)

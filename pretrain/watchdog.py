@@ -8,7 +8,7 @@ process that dies, so a death is known at once; a node without power is known by
                         {"failed": "RuntimeError: ..."}      an exception that the other ranks do not share
                         {"frame": "reader.py:12 in read"}    asked for where nothing moves
                         {"end": true}                        it ends as agreed
-    main rank -> rank   {}                                   it is alive
+    main rank -> rank   {"main": "building on host"}         it is alive, and there
                         {"where": true}                      asks for the frame
                         {"verdict": "...", "rank": 3}        print it and end
 """
@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
+from pretrain.console import warn
 from pretrain.stop import EXIT_RANK_LOST, end_process
 
 BEATS_PER_SILENCE = 6
@@ -50,6 +51,7 @@ class Watchdog:
         self._second, self._num_moves = 0, 0
         self._last_sent = 0.0
         self._traceback = ""
+        self._main_place = "an unknown place"
         self._silent_seconds = silent_rank_seconds
         self._judge: _Judge | None = None
         port = [0]
@@ -109,7 +111,8 @@ class Watchdog:
                     heard_at = now
                 last_turn = now
                 if now - heard_at > self._silent_seconds:
-                    self._finish(f"rank 0 was not heard for {self._silent_seconds:.0f} s", 0)
+                    silence = f"was not heard for {self._silent_seconds:.0f} s, last in {self._main_place}"
+                    self._finish(f"rank 0 {silence}; its process or node hangs", 0)
                 self._send(self._where)
                 continue
             except OSError:
@@ -117,11 +120,12 @@ class Watchdog:
             if self._is_over:
                 return
             if not data:
-                self._finish("rank 0 died", 0)
+                self._finish(f"rank 0 died; it was last heard of in {self._main_place}", 0)
             heard_at = last_turn = time.monotonic()
             *lines, received = (received + data).split(b"\n")
             for line in lines:
                 message = json.loads(line)
+                self._main_place = message.get("main", self._main_place)
                 if "verdict" in message:
                     self._finish(message["verdict"], message["rank"])
                 if "where" in message:
@@ -131,11 +135,13 @@ class Watchdog:
 
     def _finish(self, verdict: str, lost_rank: int) -> NoReturn:
         """End this process now, whatever its main thread waits for."""
+        # even where a file system holds what is printed
+        threading.Timer(3 * GRACE_SECONDS, os._exit, [EXIT_RANK_LOST]).start()
         if self._traceback and lost_rank == self.rank:
-            print(self._traceback, file=sys.stderr)
-        if os.environ.get("LOCAL_RANK", "0") == "0" or lost_rank == 0:  # once a node, by whoever is left
+            warn(self._traceback)
+        if os.environ.get("LOCAL_RANK", "0") == "0" or lost_rank == 0:  # one a node, but who is left there is not known
             place = f"{self._where['phase']} of step {self._where['step']}"
-            print(f"error: {verdict}; rank {self.rank} was in {place} and ends", file=sys.stderr)
+            warn(f"error: {verdict}; rank {self.rank} was in {place} and ends")
         if self._judge is not None:
             self._judge.join(2 * GRACE_SECONDS)  # it still tells the others
         end_process(EXIT_RANK_LOST)
@@ -192,6 +198,12 @@ class _Judge(threading.Thread):
         os.register_at_fork(after_in_child=self._close)
 
     def run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # without a word, all would take the main rank for lost
+            self._tell({"verdict": f"the watchdog on the main rank failed ({error!r})", "rank": 0})
+
+    def _watch(self) -> None:
         beat = self.silent_seconds / BEATS_PER_SILENCE
         last_beat = last_turn = time.monotonic()
         while not all(member.has_ended for member in self.members):
@@ -199,8 +211,7 @@ class _Judge(threading.Thread):
             now = time.monotonic()
             if now - last_turn > self.silent_seconds / 2:  # this process itself was held: nobody else is to blame
                 for member in self.members:
-                    member.heard_at += now - last_turn
-                    member.moved_at += now - last_turn
+                    member.heard_at = member.moved_at = now
             last_turn = now
             verdict = self._verdict(now)
             if verdict is not None:
@@ -210,15 +221,16 @@ class _Judge(threading.Thread):
                     self._hear(0.1)
                 return
             if now - last_beat > beat:
-                self._tell({})
+                self._tell({"main": f"{self.members[0].place} on {self.members[0].where['host']}"})
                 last_beat = now
 
     def _hear(self, timeout_seconds: float) -> None:
         for key, _ in self.selector.select(timeout_seconds):
             if key.fileobj is self.listener:
-                connection, _ = self.listener.accept()
-                connection.setblocking(False)
-                self.selector.register(connection, selectors.EVENT_READ, _Link(connection))
+                with suppress(OSError):  # it has gone again
+                    connection, _ = self.listener.accept()
+                    connection.setblocking(False)
+                    self.selector.register(connection, selectors.EVENT_READ, _Link(connection))
             else:
                 self._receive(key.data, time.monotonic())
 
@@ -262,18 +274,22 @@ class _Judge(threading.Thread):
             _, rank = min(dead)
             member = self.members[rank]
             return f"rank {rank} on {member.where['host']} died in {member.place}", rank
+        for rank, member in enumerate(self.members):
+            silence = now - member.heard_at
+            # at the start the first collective may take its time
+            if not member.has_ended and silence > (self.silent_seconds if member.link else self.hang_seconds):
+                place = f"{member.where['host']} was not heard for {silence:.0f} s, last in {member.place}"
+                return f"rank {rank} on {place}; its process or node hangs", rank
         failed = [(m.failed_at, rank) for rank, m in enumerate(self.members) if m.failed_at is not None]
         if failed:
             failed_at, rank = min(failed)
-            if now - failed_at < GRACE_SECONDS:
-                return None  # perhaps only because another one died
+            quiet = 2 * self.silent_seconds / BEATS_PER_SILENCE
+            if now - failed_at < GRACE_SECONDS or any(
+                now - member.heard_at > quiet and not member.has_ended for member in self.members
+            ):
+                return None  # perhaps only because another one died, or its node did
             member = self.members[rank]
             return f"rank {rank} on {member.where['host']} failed in {member.place} ({member.failure})", rank
-        for rank, member in enumerate(self.members):
-            silence = now - member.heard_at
-            if silence > self.silent_seconds and not member.has_ended:
-                place = f"{member.where['host']} was not heard for {silence:.0f} s, last in {member.place}"
-                return f"rank {rank} on {place}; its process or node hangs", rank
         if now - max(member.moved_at for member in self.members) > self.hang_seconds:
             if self.asked_at is None:
                 self.asked_at = now

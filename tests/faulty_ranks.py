@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from model.multiway import MultiwayBlock
-from pretrain import agreement, checkpoint, rank_files, train
+from pretrain import agreement, checkpoint, loop, rank_files, train
 from pretrain.stop import end_process
 from pretrain.watchdog import Watchdog
 
@@ -110,7 +110,8 @@ def install(fault: Fault) -> None:
         work.wait()
         return values
 
-    agreement.summed_over_ranks = train.summed_over_ranks = summed_over_ranks  # type: ignore[attr-defined]
+    for module in (agreement, train, loop):
+        module.summed_over_ranks = summed_over_ranks  # type: ignore[attr-defined]
 
     around(rank_files.RankFiles, "save", fault, "snapshot")
     around(rank_files, "write_file", fault, "file")
@@ -158,5 +159,8 @@ def around(
 
 
 if __name__ == "__main__":
+    if os.environ["OUTPUT"]:
+        for descriptor in (1, 2):
+            os.dup2(os.open(os.environ["OUTPUT"], os.O_WRONLY), descriptor)
     install(Fault(**json.loads(os.environ["FAULT"])))
     train.main()

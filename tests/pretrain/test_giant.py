@@ -104,7 +104,7 @@ def write_giant_checkpoint(run_dir: Path, num_ranks: int) -> int:
         torch.save({"optimizer_state_dict": states}, partial / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
     (partial / "config.json").write_text(config_to_json(config))
     (partial / "beit3.spm").write_bytes(b"stands for a tokenizer")
-    header = {"kind": "pretraining", "zero_stage": 3, "step": 1, "world_size": num_ranks}
+    header = {"kind": "pretraining", "memory_config": {}, "step": 1, "world_size": num_ranks}
     header |= {"data_fingerprints": {}, "guard_state": {}}
     _write_manifest(partial, header, {})
     partial.rename(partial.with_suffix(""))

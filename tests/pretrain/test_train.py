@@ -18,10 +18,10 @@ from pretrain.checkpoint import outdated
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes.small import demo
 from pretrain.run_log import LOG_NAME, read_log
-from pretrain.stop import EXIT_STOPPED
+from pretrain.stop import EXIT_STOPPED, EXIT_STOPPED_BY_FILE
 from pretrain.visual_tokens import load_visual_tokenizer
 from pretrain.weights import checkpoint_weights, find_checkpoint
-from tests.launch import Ended, RankProcess, run_ranks
+from tests.launch import ROOT, Ended, RankProcess, run_ranks
 from tests.tiny_run import TinyData
 
 NUM_STEPS = 8
@@ -205,6 +205,42 @@ def test_checkpoints_of_every_nth_step_are_kept() -> None:
     config = replace(demo(), keep_checkpoints=2, keep_every_steps=400)
     kept = [folder.name for folder in folders if folder not in outdated(folders, config)]
     assert kept == ["step_00000400", "step_00000800", "step_00000900", "step_00001000"]
+
+
+def test_what_is_saved_after_damaged_ones_were_passed_over_is_kept(tiny_data: TinyData, tmp_path: Path) -> None:
+    often = ["--save-every-steps", 3, "--keep-checkpoints", 2]
+    ended = train(2, tiny_data, tmp_path, *often)
+    assert ended.exit_codes == [0, 0], ended.stderr
+    folders = sorted((tmp_path / "checkpoints").iterdir())
+    damage(next(folders[1].glob("*optim_states.pt")))
+    (tmp_path / "stop").touch()  # it goes on from step 6, and stops after 7: below the damaged one of step 8
+    ended = train(2, tiny_data, tmp_path, "--save-every-steps", 3, "--keep-checkpoints", 1)
+    assert ended.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, ended.stderr
+    assert find_checkpoint(tmp_path).step == 7
+
+
+def test_another_layout_of_the_same_stage_is_no_other_run(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    deepspeed_config = tmp_path / "ds.json"
+    zero = json.loads((ROOT / "ds_configs" / "zero3_cpu.json").read_text())["zero_optimization"]
+    deepspeed_config.write_text(json.dumps({"zero_optimization": {**zero, "sub_group_size": 5000}}))
+    (tmp_path / "stop").touch()
+    stopped = train(2, tiny_data, tmp_path)
+    assert stopped.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, stopped.stderr
+    ended = train(2, tiny_data, tmp_path, "--deepspeed-config", deepspeed_config)
+    assert ended.exit_codes == [0, 0], ended.stderr
+    for here, there in zip(losses(tmp_path), losses(two_ranks), strict=True):
+        assert here["losses"] == pytest.approx(there["losses"], abs=1e-4)
+
+
+@pytest.mark.parametrize("zero", [{"stage": 0}, {}, {"stage": 2, "round_robin_gradients": True}])
+def test_deepspeed_settings_that_would_train_wrongly_are_refused(
+    zero: dict[str, Any], tiny_data: TinyData, tmp_path: Path
+) -> None:
+    deepspeed_config = tmp_path / "ds.json"
+    deepspeed_config.write_text(json.dumps({"zero_optimization": zero}))
+    ended = train(1, tiny_data, tmp_path, "--deepspeed-config", deepspeed_config)
+    assert ended.exit_codes == [2]
+    assert f"{deepspeed_config} must" in ended.stderr[0]
 
 
 def test_the_checkpoint_carries_its_config_and_manifest(two_ranks: Path) -> None:

@@ -81,11 +81,11 @@ def job(tmp_path: Path) -> FakeJob:
 @pytest.mark.parametrize(
     ("left", "code", "exit_code", "said"),
     [
-        ("8 complete\n", 0, 0, "complete at step 8"),
-        ("8 complete\n", LOST, 0, "complete at step 8"),
-        ("5 stopped_by_file\n", 0, 0, "stopped by the file and saved at step 5; the job ends"),
-        ("0 mistake\n", 0, 2, ""),
-        ("0 mistake\n", 2, 2, ""),
+        ("8 complete 4\n", 0, 0, "complete at step 8"),
+        ("8 complete 4\n", LOST, 0, "complete at step 8"),
+        ("5 stopped_by_file 4\n", 0, 0, "stopped by the file and saved at step 5; the job ends"),
+        ("0 mistake 0\n", 0, 2, ""),
+        ("0 mistake 0\n", 2, 2, ""),
         ("", 0, 0, ""),  # --help
     ],
 )
@@ -97,14 +97,18 @@ def test_an_ending_for_good(job: FakeJob, left: str, code: int, exit_code: int, 
 @pytest.mark.parametrize(
     ("left", "code", "said"),
     [
-        ("5 stopped\n", 0, "stopped by a signal and saved (newest checkpoint: 5); back into the queue"),
+        ("5 stopped 3\n", 0, "stopped by a signal and saved (newest checkpoint: 5); back into the queue"),
         (
-            "5 running\n",
+            "5 running 3\n",
             71,
             "a rank or a node was lost; srun ended with 71 (newest checkpoint: 5); back into the queue",
         ),
-        ("5 running\n", 0, "a rank or a node was lost; srun ended with 0 (newest checkpoint: 5); back into the queue"),
-        ("", LOST, "a rank or a node was lost; srun ended with 137 (newest checkpoint: none); back into the queue"),
+        (
+            "5 running 3\n",
+            0,
+            "a rank or a node was lost; srun ended with 0 (newest checkpoint: 5); back into the queue",
+        ),
+        ("", LOST, "a rank or a node was lost; srun ended with 137 (newest checkpoint: 0); back into the queue"),
     ],
 )
 def test_an_ending_that_leads_back_into_the_queue(job: FakeJob, left: str, code: int, said: str) -> None:
@@ -114,22 +118,29 @@ def test_an_ending_that_leads_back_into_the_queue(job: FakeJob, left: str, code:
 
 
 def test_a_start_that_saves_a_step_begins_the_count_anew(job: FakeJob) -> None:
-    for left in ("", "3 running\n", "3 running\n", "4 running\n", "4 running\n"):
+    for left in ("", "3 running 0\n", "3 running 3\n", "4 running 3\n", "4 running 4\n"):
         assert "back into the queue" in job.start(left, LOST)
-    assert "2 starts in a row saved no step (newest checkpoint: 4)" in job.start("4 running\n", LOST)
+    assert "2 starts in a row saved no step (newest checkpoint: 4)" in job.start("4 running 4\n", LOST)
     assert job.codes == [0, 0, 0, 0, 0, 1] and job.num_requeues == 5
     assert job.files == []
 
 
+@pytest.mark.parametrize("left", ["", "0 running 0\n", "500 running 500\n"])
+def test_two_starts_that_save_no_step_end_the_job_also_one_that_goes_on_with_a_run(job: FakeJob, left: str) -> None:
+    assert "back into the queue" in job.start(left, LOST)
+    assert "2 starts in a row saved no step" in job.start(left, LOST)
+    assert job.codes == [0, 1] and job.num_requeues == 1
+
+
 def test_the_word_of_the_last_start_does_not_speak_for_this_one(job: FakeJob) -> None:
-    job.start("5 stopped\n", 0)
+    job.start("5 stopped 3\n", 0)
     said = job.start("", LOST)  # dies before it writes
-    assert (job.folder / "before").read_text() == "5 started\n"
+    assert (job.folder / "before").read_text() == "5 started 5\n"
     assert "a rank or a node was lost" in said and "stopped by a signal" not in said
 
 
 def test_what_another_job_with_the_same_number_left_does_not_count(job: FakeJob) -> None:
-    (job.folder / "imglish-7.starts").write_text("9 1\n")
-    (job.folder / "imglish-7.status").write_text("9 running\n")
-    assert "newest checkpoint: 2" in job.start("2 running\n", LOST)
+    (job.folder / "imglish-7.starts").write_text("1\n")
+    (job.folder / "imglish-7.status").write_text("9 running 9\n")
+    assert "newest checkpoint: 2" in job.start("2 running 2\n", LOST)
     assert job.codes == [0]

@@ -140,7 +140,7 @@ def test_two_starts_that_save_nothing_end_the_job(cluster: Cluster, tiny_data: T
     assert job.wait_for_its_end() == "FAILED", job.output
     assert job.field("ExitCode") == "1:0" and job.field("Restarts") == "1"
     assert job.output.count("No module named pretrain.no_such_module") == 4  # two ranks, two starts
-    assert "error: 2 starts in a row saved no step (newest checkpoint: none); the job ends" in job.output
+    assert "error: 2 starts in a row saved no step (newest checkpoint: 0); the job ends" in job.output
     assert job.left_behind == []
 
 
