@@ -237,7 +237,7 @@ def _complete_folders(folder: Path) -> list[Path]:
 
 def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:
     """What a verified checkpoint holds. Raises ValueError where it is of another kind of run."""
-    manifest = json.loads((folder / MANIFEST_NAME).read_text())
+    manifest = _read_manifest(folder)
     if manifest["kind"] != kind.KIND:
         raise ValueError(f"{folder} is a checkpoint of {manifest['kind']}, not of {kind.KIND}; give another folder")
     return Checkpoint(
@@ -254,8 +254,8 @@ def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:
 def _damaged_file(folder: Path, part: int = 0, num_parts: int = 1) -> Path | None:
     """The first file of a part of a checkpoint that is not what its manifest says."""
     try:
-        files = json.loads((folder / MANIFEST_NAME).read_text())["files"]
-    except (OSError, ValueError, KeyError):
+        files = with_retries(lambda: _read_manifest(folder))["files"]
+    except (OSError, ValueError):
         return folder / MANIFEST_NAME
     for name in sorted(files)[part::num_parts]:
         try:
@@ -280,9 +280,22 @@ def _write_manifest(folder: Path, header: dict[str, Any], described: dict[str, F
             _sync(path)
             described[name] = _describe(path)
     content = {**header, "files": dict(sorted(described.items()))}
+    content["sha256_of_the_rest"] = _digest(content)
     (folder / MANIFEST_NAME).write_text(json.dumps(content, indent=1) + "\n")
     _sync(folder / MANIFEST_NAME)
     _sync(folder)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises ValueError where it is not as it was written, OSError where it cannot be read."""
+    content = json.loads((folder / MANIFEST_NAME).read_text())
+    if not isinstance(content, dict) or content.pop("sha256_of_the_rest", None) != _digest(content):
+        raise ValueError(f"{folder / MANIFEST_NAME} is damaged")
+    return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _describe(path: Path) -> FileDescription:
