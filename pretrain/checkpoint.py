@@ -195,6 +195,9 @@ def latest_checkpoint(run_dir: Path, kind: type[C]) -> Checkpoint[C] | None:
 def agreed_latest_checkpoint(config: C) -> Checkpoint[C] | None:
     """`latest_checkpoint` of a run, verified by all ranks together. Raises AgreedError where it raises ValueError."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    for folder in (config.run_dir / "checkpoints").glob("step_*") if rank == 0 else ():
+        if _COMPLETE.match(folder.name) and not (folder / MANIFEST_NAME).is_file():
+            warn(f"warning: {folder} has no {MANIFEST_NAME} and is passed over")
     names: list[Any] = [[folder.name for folder in _complete_folders(config.run_dir / "checkpoints")[::-1]]]
     dist.broadcast_object_list(names)  # as the main rank sees them
     for name in names[0]:

@@ -67,6 +67,7 @@ def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any])
     dist.barrier()  # all have read it
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
+        (folder.parent / "latest_universal").unlink(missing_ok=True)  # the tool's note
 
 
 def _take_apart(source: Path, folder: Path) -> None:

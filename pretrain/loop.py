@@ -125,7 +125,7 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
     dataset, memory_config = on_every_rank(lambda: prepare(job))
     # as long as lost ranks of a job before this one may last
     patience = min(2 * config.silent_rank_seconds, config.hang_seconds / 2)
-    on_every_rank(lambda: lock_run(config.run_dir, patience) if is_main_rank else None)
+    on_every_rank(lambda: lock_run(config.run_dir, patience, lambda: stop.signalled) if is_main_rank else None)
     checkpoint = agreed_latest_checkpoint(config)
     fingerprints = agreed_fingerprints(job, dataset)
     if checkpoint is not None:
@@ -195,6 +195,8 @@ def run_steps(
                 say(f"stopped on request after step {done}, saved; the same command continues")
             return agreed.stop
         at("reading", done)
+    if log is not None:
+        say(f"{config.run_dir} is complete: {config.num_steps} steps")
     return "complete"
 
 
@@ -337,7 +339,7 @@ def check_unchanged(checkpoint: Checkpoint[C], config: C, fingerprints: dict[str
         if checkpoint.data_fingerprints.get(kind) != fingerprint
     ]
     if settings or (data and not config.allow_data_change):
-        remedy = "give a new run_dir" if settings else "give a new run_dir, or --allow-data-change if you mean it"
+        remedy = "give them as before, or a new run_dir" + ("" if settings else "; --allow-data-change if you mean it")
         raise AgreedError(f"{config.run_dir} was begun otherwise ({'; '.join(settings + data)}); {remedy}")
     if data and dist.get_rank() == 0:
         warn(f"warning: {config.run_dir} goes on with other data ({'; '.join(data)})")

@@ -5,6 +5,7 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pretrain.agreement import AgreedFailure
@@ -15,20 +16,25 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Of file systems without locks."""
 
 
-def lock_run(run_dir: Path, wait_seconds: float) -> None:
+def lock_run(run_dir: Path, wait_seconds: float, is_stopped: Callable[[], bool]) -> None:
     """Hold the run until this process ends, in whatever way.
 
     A POSIX record lock: loader workers do not inherit it, and network file systems know it across nodes. The process
     must not open the file again: closing any of its descriptors would give the lock up.
-    Raises AgreedFailure where another job still holds it after that time: the rest of a lost one, perhaps.
+    Raises AgreedFailure where another job still holds it after that time (the rest of a lost one, perhaps), or a stop
+    is asked for.
     """
     path = run_dir / LOCK_NAME
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)  # never closed
     deadline, has_told = time.monotonic() + wait_seconds, False
     while not _try(descriptor):
         holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another job"
+        if is_stopped():
+            raise AgreedFailure(f"stopped while {run_dir} was in use by {holder}; start again")
         if time.monotonic() > deadline:
-            raise AgreedFailure(f"{run_dir} is in use by {holder}; end it, or delete {path} if nothing runs there")
+            raise AgreedFailure(
+                f"{run_dir} is in use by {holder}; end it, or delete {path} if its file system keeps a lock of the dead"
+            )
         if not has_told:
             say(f"{run_dir} is in use by {holder}; waiting up to {wait_seconds:.0f} s for its end")
             has_told = True

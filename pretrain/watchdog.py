@@ -140,8 +140,9 @@ class Watchdog:
         if self._traceback and lost_rank == self.rank:
             warn(self._traceback)
         if os.environ.get("LOCAL_RANK", "0") == "0" or lost_rank == 0:  # one a node, but who is left there is not known
-            place = f"{self._where['phase']} of step {self._where['step']}"
-            warn(f"error: {verdict}; rank {self.rank} was in {place} and ends")
+            warn(
+                f"error: {verdict}; rank {self.rank} was in {_place(self._where)} and ends; the same command continues"
+            )
         if self._judge is not None:
             self._judge.join(2 * GRACE_SECONDS)  # it still tells the others
         end_process(EXIT_RANK_LOST)
@@ -163,8 +164,7 @@ class _Member:
 
     @property
     def place(self) -> str:
-        step = self.where["step"]
-        return self.where["phase"] if step < 0 else f"{self.where['phase']} of step {step}"
+        return _place(self.where)
 
 
 @dataclass(eq=False)
@@ -320,6 +320,10 @@ class _Judge(threading.Thread):
         for member in self.members:
             if member.link is not None:
                 member.link.connection.close()
+
+
+def _place(where: dict[str, Any]) -> str:
+    return str(where["phase"]) if where["step"] < 0 else f"{where['phase']} of step {where['step']}"
 
 
 def _frame_of_main_thread() -> str:

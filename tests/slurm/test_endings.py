@@ -101,14 +101,14 @@ def test_an_ending_for_good(job: FakeJob, left: str, code: int, exit_code: int, 
         (
             "5 running 3\n",
             71,
-            "a rank or a node was lost; srun ended with 71 (newest checkpoint: 5); back into the queue",
+            "the ranks did not finish; srun ended with 71 (newest checkpoint: 5); back into the queue",
         ),
         (
             "5 running 3\n",
             0,
-            "a rank or a node was lost; srun ended with 0 (newest checkpoint: 5); back into the queue",
+            "the ranks did not finish; srun ended with 0 (newest checkpoint: 5); back into the queue",
         ),
-        ("", LOST, "a rank or a node was lost; srun ended with 137 (newest checkpoint: 0); back into the queue"),
+        ("", LOST, "the ranks did not finish; srun ended with 137 (newest checkpoint: 0); back into the queue"),
     ],
 )
 def test_an_ending_that_leads_back_into_the_queue(job: FakeJob, left: str, code: int, said: str) -> None:
@@ -136,7 +136,7 @@ def test_the_word_of_the_last_start_does_not_speak_for_this_one(job: FakeJob) ->
     job.start("5 stopped 3\n", 0)
     said = job.start("", LOST)  # dies before it writes
     assert (job.folder / "before").read_text() == "5 started 5\n"
-    assert "a rank or a node was lost" in said and "stopped by a signal" not in said
+    assert "the ranks did not finish" in said and "stopped by a signal" not in said
 
 
 def test_what_another_job_with_the_same_number_left_does_not_count(job: FakeJob) -> None:
