@@ -1,6 +1,6 @@
 """The fault table: what is broken on purpose, how the other rank ends, and that the next start goes on to the bit.
 
-Two CPU ranks, eight steps, a checkpoint every second one; a few seconds a fault.
+Two CPU ranks, eight steps, a checkpoint every second one; a few seconds a fault. Half of them run with make test-slow.
 """
 
 import json
@@ -63,27 +63,34 @@ def lines(run_dir: Path) -> list[dict[str, Any]]:
 
 
 KILLS = [
-    ("preparation", 1, -1),
     ("loading", 0, -1),
     ("reading", 1, 3),
     ("inside forward", 1, 5),
-    ("inside forward", 0, 5),
     ("inside backward", 1, 5),
-    ("optimizer", 1, 5),
-    ("collective", 1, 5),
     ("collective", 0, 5),
-    ("after snapshot", 1, 3),
-    ("before file", 0, 3),
     ("inside file", 1, 3),
-    ("before manifest", 0, 3),
     ("inside manifest", 0, 3),
     ("after manifest", 0, 3),
+]
+MORE_KILLS = [
+    ("preparation", 1, -1),
+    ("inside forward", 0, 5),
+    ("optimizer", 1, 5),
+    ("collective", 1, 5),
+    ("after snapshot", 1, 3),
+    ("before file", 0, 3),
+    ("before manifest", 0, 3),
     ("after rename", 0, 3),
     ("end", 1, -1),
 ]
 
 
-@pytest.mark.parametrize(("point", "rank", "step"), KILLS, ids=[f"{point}-{rank}" for point, rank, _ in KILLS])
+def few_now(now: list[Any], slow: list[Any]) -> list[Any]:
+    """Cases, the second of them with make test-slow."""
+    return [*now, *(pytest.param(*(c if isinstance(c, tuple) else (c,)), marks=pytest.mark.slow) for c in slow)]
+
+
+@pytest.mark.parametrize(("point", "rank", "step"), few_now(KILLS, MORE_KILLS))
 def test_a_rank_is_killed(
     point: str, rank: int, step: int, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -112,7 +119,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("point", ["inside forward", "inside file", "inside manifest", "after manifest"])
+@pytest.mark.parametrize("point", few_now(["inside manifest"], ["inside forward", "inside file", "after manifest"]))
 def test_all_ranks_are_killed(point: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     """The main rank by the fault, which alone writes manifests, the other as soon as that shows."""
 
@@ -126,6 +133,7 @@ def test_all_ranks_are_killed(point: str, two_ranks: Path, tiny_data: TinyData, 
     check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_of_saves(tiny_data: TinyData, tmp_path: Path) -> None:
     """One run that saves after every step, killed again and again, now one rank and now the other."""
     run_dir, whole, num_kills = tmp_path / "run", tmp_path / "whole", 0
@@ -185,6 +193,7 @@ def test_a_rank_that_is_frozen_is_named(two_ranks: Path, tiny_data: TinyData, tm
     check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_suspended_for_long_goes_on(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     def suspend(processes: list[RankProcess]) -> None:
         wait_for(lambda: (tmp_path / LOG_NAME).exists() and len(read_log(tmp_path)) >= 2)
@@ -199,7 +208,7 @@ def test_a_job_that_is_suspended_for_long_goes_on(two_ranks: Path, tiny_data: Ti
     assert lines(tmp_path) == lines(two_ranks)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", few_now([1], [0]))
 def test_a_rank_that_fails_alone_ends_all_with_its_traceback(
     rank: int, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -224,6 +233,7 @@ def test_a_rank_ends_although_nothing_can_be_printed(tiny_data: TinyData, tmp_pa
     assert ended.exit_codes == [EXIT_RANK_LOST, KILLED]
 
 
+@pytest.mark.slow
 def test_a_rank_that_leaves_is_missed(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     ended = broken(tiny_data, tmp_path / "run", point="reading", rank=1, step=3, action="leave")
     assert ended.exit_codes == [EXIT_RANK_LOST, 3], ended.stderr
@@ -234,7 +244,7 @@ def test_a_rank_that_leaves_is_missed(two_ranks: Path, tiny_data: TinyData, tmp_
 PHASES = ["preparation", "building", "reading", "agreement", "forward", "backward", "optimizer", "saving"]
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", few_now(PHASES[1::3], [phase for phase in PHASES if phase not in PHASES[1::3]]))
 def test_a_preemption_signal_in_every_phase(phase: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     number = PHASES.index(phase)
     action, rank = ("terminate", "preempt")[number % 2], number // 2 % 2
@@ -278,7 +288,7 @@ def test_a_stop_file_ends_the_run_with_a_code_of_its_own(two_ranks: Path, tiny_d
     check_it_goes_on(tiny_data, run_dir, two_ranks)
 
 
-@pytest.mark.parametrize("who", ["runner", "launcher of the node"])
+@pytest.mark.parametrize("who", few_now(["launcher of the node"], ["runner"]))
 def test_the_launcher_is_killed(who: str, tiny_data: TinyData, tmp_path: Path) -> None:
     """DeepSpeed's launcher is a runner that starts a launcher on each node. The ranks outlive the runner, and
     save and end without their launcher; whoever starts again waits for that."""
@@ -309,6 +319,7 @@ def test_the_launcher_is_killed(who: str, tiny_data: TinyData, tmp_path: Path) -
     assert lines(run_dir) == lines(whole)
 
 
+@pytest.mark.slow
 def test_a_second_job_in_a_run_waits_and_is_refused(tiny_data: TinyData, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     refused: list[Ended] = []
@@ -379,7 +390,7 @@ def test_a_disk_that_is_full_when_a_step_is_logged(tiny_data: TinyData, small_di
 
 
 @pytest.mark.parametrize("name", ["*optim_states.pt", "*model_states.pt", "config.json", "manifest.json"])
-@pytest.mark.parametrize("how", ["truncated", "gone"])
+@pytest.mark.parametrize("how", few_now(["truncated"], ["gone"]))
 def test_a_checkpoint_file_is_damaged(
     name: str, how: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path, saved_twice: Path
 ) -> None:
