@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 SHELL := /bin/bash
+SLURM_TESTS := slurm
 
 .PHONY: demo test test-slow test-slurm check clean
 
@@ -20,10 +21,10 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow and not slurm'
 
 test-slurm: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slurm
+	$(BIN)/python -m pytest -m '$(SLURM_TESTS)'
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

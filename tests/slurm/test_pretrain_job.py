@@ -43,6 +43,7 @@ def check_that_it_finished_in_two_starts(job: Job, undisturbed: Path) -> None:
     assert job.left_behind == []
 
 
+@pytest.mark.slow
 def test_every_task_is_a_rank_and_sees_the_gpus_of_its_node(cluster: Cluster, tmp_path: Path) -> None:
     size = ["--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=2", "--gres=gpu:2"]
     job = cluster.submit(tmp_path, *size, "slurm/pretrain.sbatch", "any", IMGLISH_MODULE="tests.slurm.show_rank")
@@ -78,6 +79,7 @@ def test_a_run_goes_on_after_the_ranks_of_a_node_were_killed(
     assert "the ranks did not finish" in job.output and AGAIN in job.output
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_node_was_set_down(
     cluster: Cluster, undisturbed: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -92,6 +94,7 @@ def test_a_run_goes_on_after_a_node_was_set_down(
     assert "DUE TO NODE FAILURE" in job.output and AGAIN not in job.output  # Slurm did it
 
 
+@pytest.mark.slow
 def test_a_job_whose_script_was_killed_fails_and_another_goes_on(
     cluster: Cluster, undisturbed: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -107,6 +110,7 @@ def test_a_job_whose_script_was_killed_fails_and_another_goes_on(
     assert losses(tmp_path / "run") == losses(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_and_one_that_a_file_stopped_end_for_good(
     cluster: Cluster, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -144,6 +148,7 @@ def test_two_starts_that_save_nothing_end_the_job(cluster: Cluster, tiny_data: T
     assert job.left_behind == []
 
 
+@pytest.mark.slow
 def test_starts_that_slurm_ended_count_as_well(cluster: Cluster, tiny_data: TinyData, tmp_path: Path) -> None:
     job = pretrain(cluster, tiny_data, tmp_path)
     for beginning in ("start 1 of", "start 2 of"):
