@@ -49,6 +49,7 @@ def save_as_deepspeed_does(saver: CheckpointSaver) -> None:
     dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(folder)
+    dist.barrier()  # the next save must not wait for that
 
 
 def main() -> None:
