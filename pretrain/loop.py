@@ -168,7 +168,7 @@ def run_steps(
     workers = config.data.num_workers
     for batch in step_batches(dataset, first_step, config.num_steps, workers, leave_signals_to_the_rank):
         at("agreement")
-        agreed = agree(batch, stop, saver, bad_samples, job.device)
+        agreed = agree(batch, stop, saver, bad_samples, log, job.device)
         record = step_and_measure(job, engine, batch, agreed)
         done = batch.step + 1
         is_last = bool(agreed.stop) or done == config.num_steps
@@ -180,8 +180,6 @@ def run_steps(
         if too_many_skips:
             raise AgreedError(too_many_skips)
         at("saving")
-        if save:
-            on_every_rank(lambda: log.check() if log is not None else None)
         if agreed.is_written or save:
             publish(job, status, saver.finish())
         if save:
@@ -189,6 +187,7 @@ def run_steps(
         if is_last:
             publish(job, status, saver.finish())
             saver.close()
+            on_every_rank(lambda: log.check() if log is not None else None)  # no step follows that would agree on it
         if agreed.stop and done < config.num_steps:
             if log is not None:
                 stop.forget_file()
@@ -233,11 +232,18 @@ class Agreed:
 
 
 def agree(
-    batch: StepBatch, stop: StopRequest, saver: CheckpointSaver, bad_samples: BadSampleBudget, device: torch.device
+    batch: StepBatch,
+    stop: StopRequest,
+    saver: CheckpointSaver,
+    bad_samples: BadSampleBudget,
+    log: RunLog | None,
+    device: torch.device,
 ) -> Agreed:
-    """Raises AgreedError where a rank could not read its part of the batch or too many samples are bad."""
+    """Raises AgreedError where a rank could not read its part of the batch, too many samples are bad, or the main rank
+    could not log the step before; AgreedFailure where another start may log it."""
     is_asked_by_file = dist.get_rank() == 0 and stop.file.exists()
-    own = [stop.signalled, is_asked_by_file, len(batch.bad_samples), bool(batch.failure), saver.is_written]
+    has_failed = bool(batch.failure) or (log is not None and log.failure is not None)
+    own = [stop.signalled, is_asked_by_file, len(batch.bad_samples), has_failed, saver.is_written]
     num_signals, num_files, num_bad_samples, num_failures, num_written = summed_over_ranks(
         torch.tensor(own, dtype=torch.int64, device=device)
     ).tolist()
@@ -246,6 +252,7 @@ def agree(
     if num_failures:
         failure = batch.failure and f"the data of step {batch.step} cannot be read: {batch.failure}"
         end_together(failure, is_mistake=True)
+        on_every_rank(lambda: log.check() if log is not None else None)
     why: Ending | None = "stopped_by_file" if num_files else "stopped" if num_signals else None
     return Agreed(why, num_bad_samples, num_written == dist.get_world_size())
 
