@@ -1,9 +1,14 @@
 """Fixtures that several test files share."""
 
+import os
 from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined; programs then run one by one, in numpy
 
 from tests.launch import run_ranks
 from tests.tiny_run import TinyData, write_tiny_data

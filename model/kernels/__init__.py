@@ -1,0 +1,7 @@
+"""Fused operations between the matrix products, one file each.
+
+A file holds the formula and the bytes it moves, a reference in plain torch that defines it, Triton kernels for forward
+and backward, and one public function that takes the backend as an argument.
+
+Shapes in these files: N packed rows, D dim, F ffn dim, E experts (1 to 3), B samples.
+"""

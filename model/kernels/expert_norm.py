@@ -1,0 +1,142 @@
+"""LayerNorm over the packed rows, its affine parameters chosen by the row's expert; all experts in one launch.
+
+    y = (x - mean(x)) / sqrt(var(x) + eps) * weight[e] + bias[e]
+
+Source: Ba et al., "Layer Normalization" (arXiv 1607.06450). Bytes, for N rows of D in bfloat16, statistics left out:
+
+| | forward | backward |
+| --- | --- | --- |
+| the fewest, and ours | 4 N D: read x, write y | 6 N D: read x and dy, write dx |
+| eager, two experts | 8 N D: the norms, their concatenation | 26 N D: see below |
+| torch.compile | 4 N D | 10 N D: parameters in a second pass over x and dy |
+
+Eager's backward splits dy, computes dx, reads x and dy again for the parameters, pads each expert's dx with zeros to N
+rows, and adds what is padded. tests/benchmarks/bench_kernels.py counts these bytes. The partial sums of our backward are 512 programs * 2 D floats.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+from model.kernels.backend import Backend
+from model.kernels.expert_rows import FORWARD_ROWS, UNSPECIALIZED, ExpertRows, program_rows, sum_by_expert
+from model.kernels.language import block_size, jit, tl
+
+NORM_EPS = 1e-5
+
+
+def expert_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, rows: ExpertRows) -> Tensor:
+    """The definition. Shapes as in `expert_norm`."""
+    parts = [
+        layer_norm(x[part], weight.shape[1:], weight[expert], bias[expert], NORM_EPS)
+        for expert, part in enumerate(rows.slices())
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@jit(do_not_specialize=UNSPECIALIZED)
+def _forward_kernel(
+    x_ptr, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, end0, end1, num_rows, rows_per_program, eps,
+    D: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    expert, first, last = program_rows(tl.program_id(0), end0, end1, num_rows, rows_per_program)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < D
+    weight = tl.load(weight_ptr + expert * D + columns, mask=mask, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + expert * D + columns, mask=mask, other=0.0).to(tl.float32)
+    for row in range(first, last):
+        x = tl.load(x_ptr + row * D + columns, mask=mask, other=0.0).to(tl.float32)
+        mean = tl.sum(x, 0) / D
+        centered = tl.where(mask, x - mean, 0.0)
+        rstd = 1.0 / tl.sqrt(tl.sum(centered * centered, 0) / D + eps)
+        tl.store(y_ptr + row * D + columns, centered * rstd * weight + bias, mask=mask)
+        tl.store(mean_ptr + row, mean)
+        tl.store(rstd_ptr + row, rstd)
+
+
+@jit(do_not_specialize=UNSPECIALIZED)
+def _backward_kernel(
+    x_ptr, weight_ptr, mean_ptr, rstd_ptr, dy_ptr, dx_ptr, partial_ptr, end0, end1, num_rows, rows_per_program,
+    D: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    expert, first, last = program_rows(program, end0, end1, num_rows, rows_per_program)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < D
+    weight = tl.load(weight_ptr + expert * D + columns, mask=mask, other=0.0).to(tl.float32)
+    weight_sum = tl.zeros([BLOCK], tl.float32)
+    bias_sum = tl.zeros([BLOCK], tl.float32)
+    for row in range(first, last):
+        x = tl.load(x_ptr + row * D + columns, mask=mask, other=0.0).to(tl.float32)
+        dy = tl.load(dy_ptr + row * D + columns, mask=mask, other=0.0).to(tl.float32)
+        normed = tl.where(mask, (x - tl.load(mean_ptr + row)) * tl.load(rstd_ptr + row), 0.0)
+        weighted = dy * weight
+        projection = normed * (tl.sum(weighted * normed, 0) / D) + tl.sum(weighted, 0) / D
+        tl.store(dx_ptr + row * D + columns, (weighted - projection) * tl.load(rstd_ptr + row), mask=mask)
+        weight_sum += dy * normed
+        bias_sum += dy
+    partial_ptr += program.to(tl.int64) * 2 * D + columns
+    tl.store(partial_ptr, weight_sum, mask=mask)
+    tl.store(partial_ptr + D, bias_sum, mask=mask)
+
+
+def num_warps(width: int) -> int:
+    """For a program that holds one row at a time."""
+    return max(1, min(16, block_size(width) // 256))
+
+
+class _ExpertNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, rows: ExpertRows) -> Tensor:
+        assert x.is_contiguous() and weight.is_contiguous() and bias.is_contiguous()
+        y = torch.empty_like(x)
+        mean = torch.empty(len(x), dtype=torch.float32, device=x.device)
+        rstd = torch.empty_like(mean)
+        grid = sum(rows.programs(FORWARD_ROWS))
+        width = x.shape[1]
+        if grid:
+            _forward_kernel[(grid,)](
+                x, weight, bias, y, mean, rstd, *rows.arguments(FORWARD_ROWS), NORM_EPS,
+                D=width, BLOCK=block_size(width), num_warps=num_warps(width),
+            )  # fmt: skip
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.rows = rows
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        rows, width = ctx.rows, x.shape[1]
+        dy = grads[0].contiguous()
+        dx = torch.empty_like(x)
+        programs = rows.programs(rows.backward_rows())
+        partial = torch.empty(sum(programs), 2, width, dtype=torch.float32, device=x.device)
+        if len(partial):
+            _backward_kernel[(len(partial),)](
+                x, weight, mean, rstd, dy, dx, partial, *rows.arguments(rows.backward_rows()),
+                D=width, BLOCK=block_size(width), num_warps=num_warps(width),
+            )  # fmt: skip
+        dweight, dbias = sum_by_expert(partial, programs).to(weight.dtype).unbind(1)
+        return dx, dweight, dbias, None
+
+
+def expert_norm(x: Tensor, weight: Tensor, bias: Tensor, rows: ExpertRows, backend: Backend) -> Tensor:
+    """x: (N, D); weight, bias: (E, D) of each expert. Returns (N, D) in the dtype of x; statistics are float32."""
+    if backend == "triton":
+        return _ExpertNorm.apply(x, weight, bias, rows)
+    if backend == "apex":
+        return _expert_norm_apex(x, weight, bias, rows)
+    return expert_norm_reference(x, weight, bias, rows)
+
+
+def _expert_norm_apex(x: Tensor, weight: Tensor, bias: Tensor, rows: ExpertRows) -> Tensor:
+    from apex.normalization.fused_layer_norm import fused_layer_norm_affine
+
+    width = tuple(weight.shape[1:])
+    parts = [
+        fused_layer_norm_affine(x[part], weight[expert], bias[expert], width, NORM_EPS)
+        for expert, part in enumerate(rows.slices())
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

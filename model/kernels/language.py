@@ -1,0 +1,24 @@
+"""Triton, or a stand-in where it is not installed, so that every file of this folder can be imported without it."""
+
+from contextlib import suppress
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+triton: Any = None
+tl: Any = SimpleNamespace(constexpr=int)
+
+
+def jit(function: Any = None, **options: Any) -> Any:
+    """triton.jit; without Triton the function as it is, which nothing then calls."""
+    return function if function is not None else jit
+
+
+with suppress(ModuleNotFoundError):
+    triton, tl = import_module("triton"), import_module("triton.language")
+    jit = triton.jit
+
+
+def block_size(width: int) -> int:
+    """The power of two that holds a row of `width` elements."""
+    return 1 << (width - 1).bit_length()

@@ -1,0 +1,63 @@
+"""What tests of kernels share: outputs and gradients of two backends, memory that starts as NaN, odd row ranges.
+
+Without a GPU the kernels run in Triton's interpreter (tests/conftest.py sets it), in float32.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.kernels.expert_rows import ExpertRows
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+ROWS = [
+    ExpertRows((1,)),
+    ExpertRows((37,)),
+    ExpertRows((17, 37)),
+    ExpertRows((0, 5)),
+    ExpertRows((5, 5)),
+    ExpertRows((7, 20, 37)),
+    ExpertRows((7, 7, 20)),
+    ExpertRows((0, 0, 3)),
+    ExpertRows((0, 0, 0)),
+]
+"""One to three experts; odd numbers of rows, experts without rows, no rows at all."""
+WIDTHS = [3, 31, 128, 129]
+"""Primes, a block, one past a block."""
+
+
+def random_tensors(seed: int, *shapes: Sequence[int]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator).to(DEVICE).requires_grad_() for shape in shapes]
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """What torch.empty gives is NaN, or the greatest integer."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def outputs_and_gradients(function: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs of a function, then the gradients of all inputs for random gradients of the outputs."""
+    outputs = function(*inputs)
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    generator = torch.Generator().manual_seed(7)
+    grads = [torch.randn(output.shape, generator=generator).to(output) for output in outputs]
+    gradients = torch.autograd.grad(outputs, list(inputs), grads)
+    return [*(output.detach() for output in outputs), *gradients]
+
+
+def assert_same(function: Callable[..., Any], reference: Callable[..., Any], inputs: Sequence[Tensor]) -> None:
+    """Outputs and all gradients of two functions agree to float32's rounding, also in memory that was NaN."""
+    expected = outputs_and_gradients(reference, inputs)
+    with poisoned_memory():
+        found = outputs_and_gradients(function, inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
