@@ -11,7 +11,8 @@ Source: Ba et al., "Layer Normalization" (arXiv 1607.06450). Bytes, for N rows o
 | torch.compile | 4 N D | 10 N D: parameters in a second pass over x and dy |
 
 Eager's backward splits dy, computes dx, reads x and dy again for the parameters, pads each expert's dx with zeros to N
-rows, and adds what is padded. tests/benchmarks/bench_kernels.py counts these bytes. The partial sums of our backward are 512 programs * 2 D floats.
+rows, and adds what is padded. tests/benchmarks/bench_kernels.py counts these bytes. The partial sums of our backward are
+512 programs * 2 D floats.
 """
 
 from typing import Any

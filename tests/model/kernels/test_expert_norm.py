@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -12,13 +14,11 @@ def test_kernel_equals_reference(rows: ExpertRows, width: int) -> None:
     num_experts = len(rows.ends)
     inputs = random_tensors(0, (rows.num_rows, width), (num_experts, width), (num_experts, width))
     assert_same(
-        lambda x, w, b: expert_norm(x, w, b, rows, "triton"),
-        lambda x, w, b: expert_norm(x, w, b, rows, "reference"),
-        inputs,
+        partial(expert_norm, rows=rows, backend="triton"), partial(expert_norm, rows=rows, backend="reference"), inputs
     )
 
 
 def test_gradients_of_the_reference_are_right() -> None:
     rows = ExpertRows((2, 2, 5))
     inputs = [tensor.detach().double().requires_grad_() for tensor in random_tensors(1, (5, 7), (3, 7), (3, 7))]
-    assert torch.autograd.gradcheck(lambda x, w, b: expert_norm(x, w, b, rows, "reference"), inputs)
+    assert torch.autograd.gradcheck(partial(expert_norm, rows=rows, backend="reference"), inputs)
