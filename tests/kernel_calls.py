@@ -6,16 +6,28 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from model.kernels.expert_activation import expert_activation
+from model.kernels.expert_ffn import ExpertWeights, expert_ffn
 from model.kernels.expert_norm import expert_norm
 from model.kernels.expert_rows import ExpertRows
+from model.kernels.residual_norm import Branch, residual_norm
 
 DIM, FFN_DIM = 1408, 6144
-ROWS = ExpertRows((4, 10, 16))
+ROWS = ExpertRows((4, 8, 12, 16), (0, 1, 1, 2))
 
 
 def giant_calls() -> Iterator[Callable[[], None]]:
-    x, weights = _random(16, DIM), _random(3, DIM)
-    yield partial(_forward_and_backward, expert_norm, x, weights, weights, ROWS, "triton")
+    rows, bias_rows = ROWS, ExpertRows(ROWS.ends, (0, 0, 0, 0))
+    x, vectors, bias = _random(16, DIM), _random(3, DIM), _random(1, DIM)
+    h, wide = _random(16, FFN_DIM), _random(3, FFN_DIM)
+    yield partial(_forward_and_backward, expert_norm, x, vectors, vectors, rows, "triton")
+    yield partial(_forward_and_backward, expert_activation, h, wide, wide, wide, rows, "triton")
+    fc1, fc2 = [_random(FFN_DIM, DIM) for _ in range(3)], [_random(DIM, FFN_DIM) for _ in range(3)]
+    weights = ExpertWeights(vectors, vectors, fc1, wide, wide, wide, fc2)
+    for scale in (None, torch.ones(16)):
+        branch = Branch(x, bias, scale)
+        yield partial(_forward_and_backward, residual_norm, x, branch, bias_rows, vectors, vectors, rows, "triton")
+        yield partial(_forward_and_backward, expert_ffn, x, branch, bias_rows, weights, rows, "triton")
 
 
 def _random(*shape: int) -> Tensor:

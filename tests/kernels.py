@@ -15,19 +15,19 @@ from model.kernels.expert_rows import ExpertRows
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 ROWS = [
-    ExpertRows((1,)),
-    ExpertRows((37,)),
-    ExpertRows((17, 37)),
-    ExpertRows((0, 5)),
-    ExpertRows((5, 5)),
-    ExpertRows((7, 20, 37)),
-    ExpertRows((7, 7, 20)),
-    ExpertRows((0, 0, 3)),
-    ExpertRows((0, 0, 0)),
+    ExpertRows((1,), (0,)),
+    ExpertRows((37,), (0,)),
+    ExpertRows((5, 11, 17, 37), (0, 0, 0, 0)),
+    ExpertRows((5, 11, 17, 37), (0, 0, 1, 1)),
+    ExpertRows((5, 11, 17, 37), (0, 1, 1, 2)),
+    ExpertRows((0, 0, 0, 7), (0, 0, 1, 1)),
+    ExpertRows((5, 5, 5, 5), (0, 1, 1, 2)),
+    ExpertRows((5, 5, 5, 9), (0, 1, 1, 2)),
+    ExpertRows((0, 0, 0, 0), (0, 1, 1, 2)),
 ]
-"""One to three experts; odd numbers of rows, experts without rows, no rows at all."""
-WIDTHS = [3, 31, 128, 129]
-"""Primes, a block, one past a block."""
+"""One to three experts; odd numbers of rows, groups and experts without rows, no rows at all."""
+SIZES = [(rows, 31) for rows in ROWS] + [(ROWS[4], width) for width in (3, 128, 129)]
+"""Rows, and the width of one: primes, a block, one past a block."""
 
 
 def random_tensors(seed: int, *shapes: Sequence[int]) -> list[Tensor]:

@@ -10,9 +10,9 @@ Source: Ba et al., "Layer Normalization" (arXiv 1607.06450). Bytes, for N rows o
 | eager, two experts | 8 N D: the norms, their concatenation | 26 N D: see below |
 | torch.compile | 4 N D | 10 N D: parameters in a second pass over x and dy |
 
-Eager's backward splits dy, computes dx, reads x and dy again for the parameters, pads each expert's dx with zeros to N
-rows, and adds what is padded. tests/benchmarks/bench_kernels.py counts these bytes. The partial sums of our backward are
-512 programs * 2 D floats.
+Eager's backward splits dy, computes dx, reads x and dy again for the parameters, pads each expert's dx with zeros to
+N rows, and adds what is padded. tests/benchmarks/bench_kernels.py counts these bytes. The partial sums of our backward
+are 512 programs * 2 D floats.
 """
 
 from typing import Any
@@ -22,7 +22,15 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from model.kernels.backend import Backend
-from model.kernels.expert_rows import FORWARD_ROWS, UNSPECIALIZED, ExpertRows, program_rows, sum_by_expert
+from model.kernels.expert_rows import (
+    FORWARD_ROWS,
+    UNSPECIALIZED,
+    ExpertRows,
+    expert_of,
+    num_warps,
+    program_rows,
+    sum_by_expert,
+)
 from model.kernels.language import block_size, jit, tl
 
 NORM_EPS = 1e-5
@@ -38,11 +46,12 @@ def expert_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, rows: ExpertR
 
 
 @jit(do_not_specialize=UNSPECIALIZED)
-def _forward_kernel(
-    x_ptr, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, end0, end1, num_rows, rows_per_program, eps,
+def _expert_norm_forward(
+    x_ptr, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, end0, end1, end2, num_rows, rows_per_program, experts, eps,
     D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    expert, first, last = program_rows(tl.program_id(0), end0, end1, num_rows, rows_per_program)
+    group, first, last = program_rows(tl.program_id(0), end0, end1, end2, num_rows, rows_per_program)
+    expert = expert_of(group, experts)
     columns = tl.arange(0, BLOCK)
     mask = columns < D
     weight = tl.load(weight_ptr + expert * D + columns, mask=mask, other=0.0).to(tl.float32)
@@ -58,12 +67,14 @@ def _forward_kernel(
 
 
 @jit(do_not_specialize=UNSPECIALIZED)
-def _backward_kernel(
-    x_ptr, weight_ptr, mean_ptr, rstd_ptr, dy_ptr, dx_ptr, partial_ptr, end0, end1, num_rows, rows_per_program,
+def _expert_norm_backward(
+    x_ptr, weight_ptr, mean_ptr, rstd_ptr, dy_ptr, dx_ptr, partial_ptr, end0, end1, end2, num_rows, rows_per_program,
+    experts,
     D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
-    expert, first, last = program_rows(program, end0, end1, num_rows, rows_per_program)
+    group, first, last = program_rows(program, end0, end1, end2, num_rows, rows_per_program)
+    expert = expert_of(group, experts)
     columns = tl.arange(0, BLOCK)
     mask = columns < D
     weight = tl.load(weight_ptr + expert * D + columns, mask=mask, other=0.0).to(tl.float32)
@@ -83,11 +94,6 @@ def _backward_kernel(
     tl.store(partial_ptr + D, bias_sum, mask=mask)
 
 
-def num_warps(width: int) -> int:
-    """For a program that holds one row at a time."""
-    return max(1, min(16, block_size(width) // 256))
-
-
 class _ExpertNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, rows: ExpertRows) -> Tensor:
@@ -98,8 +104,8 @@ class _ExpertNorm(torch.autograd.Function):
         grid = sum(rows.programs(FORWARD_ROWS))
         width = x.shape[1]
         if grid:
-            _forward_kernel[(grid,)](
-                x, weight, bias, y, mean, rstd, *rows.arguments(FORWARD_ROWS), NORM_EPS,
+            _expert_norm_forward[(grid,)](
+                x, weight, bias, y, mean, rstd, *rows.arguments(FORWARD_ROWS), rows.expert_code(), NORM_EPS,
                 D=width, BLOCK=block_size(width), num_warps=num_warps(width),
             )  # fmt: skip
         ctx.save_for_backward(x, weight, mean, rstd)
@@ -115,8 +121,9 @@ class _ExpertNorm(torch.autograd.Function):
         programs = rows.programs(rows.backward_rows())
         partial = torch.empty(sum(programs), 2, width, dtype=torch.float32, device=x.device)
         if len(partial):
-            _backward_kernel[(len(partial),)](
+            _expert_norm_backward[(len(partial),)](
                 x, weight, mean, rstd, dy, dx, partial, *rows.arguments(rows.backward_rows()),
+                rows.expert_code(),
                 D=width, BLOCK=block_size(width), num_warps=num_warps(width),
             )  # fmt: skip
         dweight, dbias = sum_by_expert(partial, programs).to(weight.dtype).unbind(1)

@@ -5,13 +5,12 @@ import torch
 
 from model.kernels.expert_norm import expert_norm
 from model.kernels.expert_rows import ExpertRows
-from tests.kernels import ROWS, WIDTHS, assert_same, random_tensors
+from tests.kernels import SIZES, assert_same, random_tensors
 
 
-@pytest.mark.parametrize("rows", ROWS, ids=str)
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("rows", "width"), SIZES, ids=str)
 def test_kernel_equals_reference(rows: ExpertRows, width: int) -> None:
-    num_experts = len(rows.ends)
+    num_experts = rows.num_experts
     inputs = random_tensors(0, (rows.num_rows, width), (num_experts, width), (num_experts, width))
     assert_same(
         partial(expert_norm, rows=rows, backend="triton"), partial(expert_norm, rows=rows, backend="reference"), inputs
@@ -19,6 +18,6 @@ def test_kernel_equals_reference(rows: ExpertRows, width: int) -> None:
 
 
 def test_gradients_of_the_reference_are_right() -> None:
-    rows = ExpertRows((2, 2, 5))
+    rows = ExpertRows((2, 2, 4, 5), (0, 1, 1, 2))
     inputs = [tensor.detach().double().requires_grad_() for tensor in random_tensors(1, (5, 7), (3, 7), (3, 7))]
     assert torch.autograd.gradcheck(partial(expert_norm, rows=rows, backend="reference"), inputs)

@@ -1,0 +1,204 @@
+"""Between the two matrix products of an expert: bias, GELU and SubLN, all experts in one launch.
+
+    a = h + bias[e]        g = gelu(a) = a * Phi(a), the exact GELU
+    y = LayerNorm(g) * weight[e] + norm_bias[e]
+
+Source: torchscale's FeedForwardNetwork with subln; Hendrycks and Gimpel, "Gaussian Error Linear Units"
+(arXiv 1606.08415). Kept for backward: h and two statistics a row; the rest is computed again.
+Bytes, for N rows of F in bfloat16, statistics left out:
+
+| | forward | backward |
+| --- | --- | --- |
+| the fewest, and ours | 4 N F: read h, write y | 6 N F: read h and dy, write dh |
+| eager, two experts | 16 N F | 34 N F |
+| torch.compile | 6 N F: h is read again for y | 14 N F: sums of the parameters in a second pass |
+
+Inside an expert's backward y is needed too, for the gradient of the second matrix: ours writes it in the same pass
+(8 N F), others keep it from the forward. tests/benchmarks/bench_kernels.py counts these bytes.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from model.kernels.backend import Backend
+from model.kernels.expert_norm import NORM_EPS, expert_norm
+from model.kernels.expert_rows import UNSPECIALIZED, ExpertRows, expert_of, num_warps, program_rows, sum_by_expert
+from model.kernels.language import jit, tl
+from model.kernels.residual_norm import NormStatistics
+from model.kernels.row_tiles import add_rows, load_row, row_tiles, store_row, sum_row, zero_row
+
+
+def expert_gelu_reference(h: Tensor, bias: Tensor, rows: ExpertRows) -> Tensor:
+    """gelu(h + bias), (N, F)."""
+    parts = [gelu(h[part] + bias[expert]) for expert, part in enumerate(rows.slices())]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@jit
+def _gelu(a):
+    """gelu(a), and its derivative Phi(a) + a * phi(a)."""
+    cdf = 0.5 * (1.0 + tl.math.erf(a * 0.7071067811865476))
+    return a * cdf, cdf + a * tl.exp(-0.5 * a * a) * 0.3989422804014327
+
+
+@jit(do_not_specialize=UNSPECIALIZED)
+def _expert_activation_forward(
+    h_ptr, bias_ptr, weight_ptr, norm_bias_ptr, y_ptr, mean_ptr, rstd_ptr,
+    end0, end1, end2, num_rows, rows_per_program, experts, eps,
+    F: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    group, first, last = program_rows(tl.program_id(0), end0, end1, end2, num_rows, rows_per_program)
+    columns = tl.arange(0, TILE)
+    parameters = expert_of(group, experts) * F
+    for row in range(first, last):
+        h = load_row(h_ptr + row * F, columns, F, TILES, TILE)
+        bias = load_row(bias_ptr + parameters, columns, F, TILES, TILE)
+        activated = ()
+        for i in tl.static_range(TILES):
+            g, _ = _gelu(h[i] + bias[i])  # 0 past the row
+            activated = activated + (g,)  # noqa: RUF005
+        mean = sum_row(activated, TILES) / F
+        squares = ()
+        for i in tl.static_range(TILES):
+            centered = tl.where(i * TILE + columns < F, activated[i] - mean, 0.0)
+            squares = squares + (centered * centered,)  # noqa: RUF005
+        rstd = 1.0 / tl.sqrt(sum_row(squares, TILES) / F + eps)
+        weight = load_row(weight_ptr + parameters, columns, F, TILES, TILE)
+        norm_bias = load_row(norm_bias_ptr + parameters, columns, F, TILES, TILE)
+        y = ()
+        for i in tl.static_range(TILES):
+            y = y + ((activated[i] - mean) * rstd * weight[i] + norm_bias[i],)  # noqa: RUF005
+        store_row(y_ptr + row * F, columns, y, F, TILES, TILE)
+        tl.store(mean_ptr + row, mean)
+        tl.store(rstd_ptr + row, rstd)
+
+
+@jit(do_not_specialize=UNSPECIALIZED)
+def _expert_activation_backward(
+    h_ptr, bias_ptr, weight_ptr, norm_bias_ptr, mean_ptr, rstd_ptr, dy_ptr, dh_ptr, y_ptr, partial_ptr,
+    end0, end1, end2, num_rows, rows_per_program, experts,
+    F: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, EMIT_Y: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    group, first, last = program_rows(program, end0, end1, end2, num_rows, rows_per_program)
+    columns = tl.arange(0, TILE)
+    parameters = expert_of(group, experts) * F
+    weight_sum, norm_bias_sum, bias_sum = zero_row(TILES, TILE), zero_row(TILES, TILE), zero_row(TILES, TILE)
+    for row in range(first, last):
+        mean, rstd = tl.load(mean_ptr + row), tl.load(rstd_ptr + row)
+        h = load_row(h_ptr + row * F, columns, F, TILES, TILE)
+        bias = load_row(bias_ptr + parameters, columns, F, TILES, TILE)
+        dy = load_row(dy_ptr + row * F, columns, F, TILES, TILE)
+        weight = load_row(weight_ptr + parameters, columns, F, TILES, TILE)
+        normed, slopes, weighted, products = (), (), (), ()
+        for i in tl.static_range(TILES):
+            g, slope = _gelu(h[i] + bias[i])
+            normed = normed + ((g - mean) * rstd,)  # noqa: RUF005
+            slopes = slopes + (slope,)  # noqa: RUF005
+            weighted = weighted + (dy[i] * weight[i],)  # noqa: RUF005
+            products = products + (dy[i] * normed[i],)  # noqa: RUF005
+        weight_sum = add_rows(weight_sum, products, TILES)
+        norm_bias_sum = add_rows(norm_bias_sum, dy, TILES)
+        projected = ()
+        for i in tl.static_range(TILES):
+            projected = projected + (weighted[i] * normed[i],)  # noqa: RUF005
+        along, mean_weighted = sum_row(projected, TILES) / F, sum_row(weighted, TILES) / F
+        dh = ()
+        for i in tl.static_range(TILES):
+            gradient = (weighted[i] - normed[i] * along - mean_weighted) * rstd * slopes[i]
+            dh = dh + (tl.where(i * TILE + columns < F, gradient, 0.0),)  # noqa: RUF005
+        bias_sum = add_rows(bias_sum, dh, TILES)
+        store_row(dh_ptr + row * F, columns, dh, F, TILES, TILE)
+        if EMIT_Y:  # y_ptr may be dy_ptr: all threads have read the row before its sums
+            norm_bias = load_row(norm_bias_ptr + parameters, columns, F, TILES, TILE)
+            weight = load_row(weight_ptr + parameters, columns, F, TILES, TILE)
+            y = ()
+            for i in tl.static_range(TILES):
+                y = y + (normed[i] * weight[i] + norm_bias[i],)  # noqa: RUF005
+            store_row(y_ptr + row * F, columns, y, F, TILES, TILE)
+    partial_ptr += program.to(tl.int64) * 3 * F
+    store_row(partial_ptr, columns, weight_sum, F, TILES, TILE)
+    store_row(partial_ptr + F, columns, norm_bias_sum, F, TILES, TILE)
+    store_row(partial_ptr + 2 * F, columns, bias_sum, F, TILES, TILE)
+
+
+def launch_forward(
+    h: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, rows: ExpertRows
+) -> tuple[Tensor, NormStatistics]:
+    """y, and what the backward needs beside h."""
+    for tensor in (h, bias, weight, norm_bias):
+        assert tensor.is_contiguous()
+    y = torch.empty_like(h)
+    mean = torch.empty(len(h), dtype=torch.float32, device=h.device)
+    statistics = NormStatistics(mean, torch.empty_like(mean))
+    programs, width = sum(rows.programs(1)), h.shape[1]
+    tiles, tile = row_tiles(width)
+    if programs:
+        _expert_activation_forward[(programs,)](
+            h, bias, weight, norm_bias, y, *statistics, *rows.arguments(1), rows.expert_code(), NORM_EPS,
+            F=width, TILES=tiles, TILE=tile, num_warps=num_warps(tiles * tile),
+        )  # fmt: skip
+    return y, statistics
+
+
+def launch_backward(
+    h: Tensor,
+    statistics: NormStatistics,
+    bias: Tensor,
+    weight: Tensor,
+    norm_bias: Tensor,
+    rows: ExpertRows,
+    dy: Tensor,
+    *,
+    emit_y: bool,
+) -> tuple[Tensor, Tensor]:
+    """dh (N, F), and the gradients of weight, norm_bias and bias, (E, 3, F).
+
+    emit_y: put y, made again, in the place of dy.
+    """
+    assert dy.is_contiguous()
+    dh = torch.empty_like(h)
+    rows_per_program, width = rows.backward_rows(), h.shape[1]
+    tiles, tile = row_tiles(width)
+    programs = rows.programs(rows_per_program)
+    partial = torch.empty(sum(programs), 3, width, dtype=torch.float32, device=h.device)
+    if len(partial):
+        _expert_activation_backward[(len(partial),)](
+            h, bias, weight, norm_bias, *statistics, dy, dh, dy, partial,
+            *rows.arguments(rows_per_program), rows.expert_code(),
+            F=width, TILES=tiles, TILE=tile, EMIT_Y=emit_y, num_warps=num_warps(tiles * tile),
+        )  # fmt: skip
+    return dh, sum_by_expert(partial, programs).to(weight.dtype)
+
+
+class _ExpertActivation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, rows: ExpertRows) -> Tensor:
+        y, statistics = launch_forward(h, bias, weight, norm_bias, rows)
+        ctx.save_for_backward(h, *statistics, bias, weight, norm_bias)
+        ctx.rows = rows
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        h, mean, rstd, bias, weight, norm_bias = ctx.saved_tensors
+        dy = grads[0].contiguous()
+        statistics = NormStatistics(mean, rstd)
+        dh, dparameters = launch_backward(h, statistics, bias, weight, norm_bias, ctx.rows, dy, emit_y=False)
+        dweight, dnorm_bias, dbias = dparameters.unbind(1)
+        return dh, dbias, dweight, dnorm_bias, None
+
+
+def expert_activation(
+    h: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, rows: ExpertRows, backend: Backend
+) -> Tensor:
+    """h: (N, F), the first matrix product without its bias; bias, weight, norm_bias: (E, F) of each expert.
+
+    Returns (N, F) in the dtype of h.
+    """
+    if backend == "triton":
+        return _ExpertActivation.apply(h, bias, weight, norm_bias, rows)
+    return expert_norm(expert_gelu_reference(h, bias, rows), weight, norm_bias, rows, backend)

@@ -1,0 +1,120 @@
+"""The second half of a block as one function: the attention's branch joins the residual stream, and the experts work.
+
+    s = x + scale * (branch + bias[e])                                  model/kernels/residual_norm.py
+    n = LayerNorm(s)                    of the expert
+    h = n @ fc1[f].T                                                    model/kernels/expert_linear.py
+    y = LayerNorm(gelu(h + fc1_bias[f]))  of the expert                 model/kernels/expert_activation.py
+    z = y @ fc2[f].T                    without bias: it is added where z joins the residual stream
+
+Kept for backward: s (which the next block keeps too), h, and four statistics a row: N (D + F) elements. n and y are
+made again by the two backward kernels, in the pass that reads s and h anyway. Eager keeps x + branch, n, h, gelu's
+output and y: N (2 D + 3 F) and more.
+
+GELU is exact here. The epilogues of cuBLASLt (and apex's fused_dense_gelu_dense) compute the one with tanh on GPUs,
+another function by up to 5e-4, so they are not used.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.kernels import expert_activation as activation
+from model.kernels import residual_norm as residual
+from model.kernels.backend import Backend
+from model.kernels.expert_linear import expert_linear, forward_products, input_gradient, weight_gradients
+from model.kernels.expert_rows import ExpertRows
+from model.kernels.residual_norm import Branch, NormStatistics
+
+
+class ExpertWeights(NamedTuple):
+    """Parameters of E experts and of the norms before them."""
+
+    norm_weight: Tensor
+    """(E, D) of the norm before the expert."""
+    norm_bias: Tensor
+    """(E, D)"""
+    fc1: Sequence[Tensor]
+    """(F, D) of each."""
+    fc1_bias: Tensor
+    """(E, F)"""
+    subln_weight: Tensor
+    """(E, F) of the norm inside the expert."""
+    subln_bias: Tensor
+    """(E, F)"""
+    fc2: Sequence[Tensor]
+    """(D, F) of each."""
+
+
+class _ExpertFeedForward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        output: Tensor,
+        bias: Tensor,
+        scale: Tensor | None,
+        bias_rows: ExpertRows,
+        rows: ExpertRows,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        fc1_bias: Tensor,
+        subln_weight: Tensor,
+        subln_bias: Tensor,
+        *matrices: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        fc1, fc2 = matrices[: rows.num_experts], matrices[rows.num_experts :]
+        branch = Branch(output, bias, scale)
+        stream, normed, norm = residual.launch_forward(x, branch, bias_rows, norm_weight, norm_bias, rows)
+        h = forward_products(normed, fc1, rows)
+        y, subln = activation.launch_forward(h, fc1_bias, subln_weight, subln_bias, rows)
+        ctx.save_for_backward(
+            stream, *norm, scale, norm_weight, norm_bias, h, *subln, fc1_bias, subln_weight, subln_bias, *matrices
+        )
+        ctx.rows = bias_rows, rows
+        return stream, forward_products(y, fc2, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        stream, norm_mean, norm_rstd, scale, norm_weight, norm_bias, *rest = ctx.saved_tensors
+        h, mean, rstd, fc1_bias, subln_weight, subln_bias, *matrices = rest
+        bias_rows, rows = ctx.rows
+        fc1, fc2 = matrices[: rows.num_experts], matrices[rows.num_experts :]
+        dstream, dz = grads[0], grads[1].contiguous()
+
+        y = input_gradient(dz, fc2, rows)  # dy, and after the next line y, in the same memory
+        dh, dsubln = activation.launch_backward(
+            h, NormStatistics(mean, rstd), fc1_bias, subln_weight, subln_bias, rows, y, emit_y=True
+        )
+        dfc2 = weight_gradients(dz, y, rows)
+        del y
+        normed = input_gradient(dh, fc1, rows)  # likewise
+        result = residual.launch_backward(
+            stream, NormStatistics(norm_mean, norm_rstd), scale, norm_weight, norm_bias, bias_rows, rows,
+            dstream, normed, emit_y=True,
+        )  # fmt: skip
+        dfc1 = weight_gradients(dh, normed, rows)
+        dsubln_weight, dsubln_bias, dfc1_bias = dsubln.unbind(1)
+        return (
+            result.dx, result.dbranch, result.dbias, None, None, None,
+            result.dweight, result.dnorm_bias, dfc1_bias, dsubln_weight, dsubln_bias, *dfc1, *dfc2,
+        )  # fmt: skip
+
+
+def expert_ffn(
+    x: Tensor, branch: Branch, bias_rows: ExpertRows, weights: ExpertWeights, rows: ExpertRows, backend: Backend
+) -> tuple[Tensor, Tensor]:
+    """x: (N, D), the residual stream; branch: what joins it; bias_rows: experts of its bias; rows: of the weights.
+
+    Returns the new residual stream (N, D) and the experts' output (N, D) without bias, not yet added to it.
+    """
+    norm_weight, norm_bias, fc1, fc1_bias, subln_weight, subln_bias, fc2 = weights
+    if backend == "triton":
+        return _ExpertFeedForward.apply(
+            x, *branch, bias_rows, rows, norm_weight, norm_bias, fc1_bias, subln_weight, subln_bias, *fc1, *fc2
+        )
+    stream, normed = residual.residual_norm(x, branch, bias_rows, norm_weight, norm_bias, rows, backend)
+    h = expert_linear(normed, fc1, None, rows)
+    y = activation.expert_activation(h, fc1_bias, subln_weight, subln_bias, rows, backend)
+    return stream, expert_linear(y, fc2, None, rows)

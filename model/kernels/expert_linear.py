@@ -1,0 +1,74 @@
+"""Linear layers over the packed rows, the weights chosen by the row's expert.
+
+    y = x @ weight[e].T + bias[e]
+
+One matrix product an expert, by cuBLAS (or the CPU's library), each written straight into its rows of the result. With
+plain torch the results are concatenated, and in backward each expert's dx is padded to all rows and then added: for N
+rows of D to F in bfloat16, 4 N F and about 8 N D bytes more than this. Two or three tall products keep a GPU busy;
+tests/benchmarks/bench_kernels.py has `torch._grouped_mm` beside them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from model.kernels.expert_rows import ExpertRows
+
+
+def expert_linear_reference(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None, rows: ExpertRows
+) -> Tensor:
+    """The definition. Shapes as in `expert_linear`."""
+    parts = [linear(x[part], weights[e], biases[e] if biases else None) for e, part in enumerate(rows.slices())]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def forward_products(x: Tensor, weights: Sequence[Tensor], rows: ExpertRows) -> Tensor:
+    """x (N, D) and weights (F, D) of each expert -> (N, F)."""
+    y = x.new_empty(len(x), len(weights[0]))
+    for weight, part in zip(weights, rows.slices(), strict=True):
+        torch.mm(x[part], weight.t(), out=y[part])
+    return y
+
+
+def input_gradient(dy: Tensor, weights: Sequence[Tensor], rows: ExpertRows) -> Tensor:
+    """dy (N, F) and weights (F, D) of each expert -> (N, D)."""
+    dx = dy.new_empty(len(dy), weights[0].shape[1])
+    for weight, part in zip(weights, rows.slices(), strict=True):
+        torch.mm(dy[part], weight, out=dx[part])
+    return dx
+
+
+def weight_gradients(dy: Tensor, x: Tensor, rows: ExpertRows) -> list[Tensor]:
+    """dy (N, F) and x (N, D) -> (F, D) of each expert; zeros for one without rows."""
+    return [dy[part].t() @ x[part] for part in rows.slices()]
+
+
+class _ExpertLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: ExpertRows, has_bias: bool, *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[: rows.num_experts], parameters[rows.num_experts :]
+        ctx.save_for_backward(x, *weights)
+        ctx.rows, ctx.has_bias = rows, has_bias
+        if not has_bias:
+            return forward_products(x, weights, rows)
+        y = x.new_empty(len(x), len(weights[0]))
+        for weight, bias, part in zip(weights, biases, rows.slices(), strict=True):
+            torch.addmm(bias, x[part], weight.t(), out=y[part])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (dy,), (x, *weights), rows = grads, ctx.saved_tensors, ctx.rows
+        dbiases = [dy[part].sum(0) for part in rows.slices()] if ctx.has_bias else []
+        return input_gradient(dy, weights, rows), None, None, *weight_gradients(dy, x, rows), *dbiases
+
+
+def expert_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None, rows: ExpertRows) -> Tensor:
+    """x: (N, D); weights: (F, D) of each expert; biases: (F,) of each, or None. Returns (N, F)."""
+    if len(weights) == 1:
+        return linear(x, weights[0], biases[0] if biases else None)
+    return _ExpertLinear.apply(x, rows, biases is not None, *weights, *(biases or ()))

@@ -1,0 +1,252 @@
+"""A branch joins the residual stream, and the next norm's output is made in the same pass.
+
+    s = x + scale * (branch + bias[e])          the residual stream; scale: stochastic depth, per row
+    y = LayerNorm(s) * weight[f] + norm_bias[f]     what the next branch works on
+
+The experts e of the branch's bias and f of the norm may differ. Bytes, for N rows of D in bfloat16:
+
+| | forward | backward |
+| --- | --- | --- |
+| the fewest, and ours | 8 N D: read x and branch, write s and y | 8 N D: read s, ds and dy, write dx |
+| eager, two experts | 24 N D | 46 N D |
+| torch.compile | 10 N D: s is read again for the norm | 14 N D: sums of the parameters in a second pass |
+
+With stochastic depth the backward writes dbranch too, 2 N D more; without, dbranch is dx. tests/benchmarks/bench_kernels.py counts these bytes.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.kernels.backend import Backend
+from model.kernels.expert_norm import NORM_EPS, expert_norm, expert_norm_reference
+from model.kernels.expert_rows import (
+    FORWARD_ROWS,
+    UNSPECIALIZED,
+    ExpertRows,
+    expert_of,
+    num_warps,
+    program_rows,
+    sum_by_expert,
+)
+from model.kernels.language import block_size, jit, tl
+
+
+class Branch(NamedTuple):
+    """What an attention or an expert gives, before it joins the residual stream."""
+
+    output: Tensor
+    """(N, D), without bias."""
+    bias: Tensor
+    """(E, D) of each expert."""
+    scale: Tensor | None
+    """(N,) float32 factors of stochastic depth; None: 1."""
+
+
+def residual_reference(x: Tensor, branch: Branch, bias_rows: ExpertRows) -> Tensor:
+    """x + scale * (branch + bias), (N, D)."""
+    parts = [branch.output[part] + branch.bias[e] for e, part in enumerate(bias_rows.slices())]
+    total = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if branch.scale is not None:
+        total = branch.scale[:, None] * total
+    return (x + total).to(x.dtype)
+
+
+def residual_norm_reference(
+    x: Tensor, branch: Branch, bias_rows: ExpertRows, weight: Tensor, norm_bias: Tensor, norm_rows: ExpertRows
+) -> tuple[Tensor, Tensor]:
+    """The definition. Shapes as in `residual_norm`."""
+    stream = residual_reference(x, branch, bias_rows)
+    return stream, expert_norm_reference(stream, weight, norm_bias, norm_rows)
+
+
+@jit(do_not_specialize=UNSPECIALIZED)
+def _residual_norm_forward(
+    x_ptr, branch_ptr, scale_ptr, bias_ptr, weight_ptr, norm_bias_ptr, stream_ptr, y_ptr, mean_ptr, rstd_ptr,
+    end0, end1, end2, num_rows, rows_per_program, bias_experts, experts, eps,
+    D: tl.constexpr, BLOCK: tl.constexpr, HAS_SCALE: tl.constexpr,
+):  # fmt: skip
+    group, first, last = program_rows(tl.program_id(0), end0, end1, end2, num_rows, rows_per_program)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < D
+    expert = expert_of(group, experts)
+    bias = tl.load(bias_ptr + expert_of(group, bias_experts) * D + columns, mask=mask, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + expert * D + columns, mask=mask, other=0.0).to(tl.float32)
+    norm_bias = tl.load(norm_bias_ptr + expert * D + columns, mask=mask, other=0.0).to(tl.float32)
+    for row in range(first, last):
+        x = tl.load(x_ptr + row * D + columns, mask=mask, other=0.0).to(tl.float32)
+        branch = tl.load(branch_ptr + row * D + columns, mask=mask, other=0.0).to(tl.float32) + bias
+        if HAS_SCALE:
+            branch *= tl.load(scale_ptr + row)
+        rounded = (x + branch).to(stream_ptr.dtype.element_ty)
+        tl.store(stream_ptr + row * D + columns, rounded, mask=mask)
+        stream = rounded.to(tl.float32)
+        mean = tl.sum(stream, 0) / D
+        centered = tl.where(mask, stream - mean, 0.0)
+        rstd = 1.0 / tl.sqrt(tl.sum(centered * centered, 0) / D + eps)
+        tl.store(y_ptr + row * D + columns, centered * rstd * weight + norm_bias, mask=mask)
+        tl.store(mean_ptr + row, mean)
+        tl.store(rstd_ptr + row, rstd)
+
+
+@jit(do_not_specialize=UNSPECIALIZED)
+def _residual_norm_backward(
+    stream_ptr, scale_ptr, weight_ptr, norm_bias_ptr, mean_ptr, rstd_ptr, dstream_ptr, dy_ptr,
+    dx_ptr, dbranch_ptr, y_ptr, partial_ptr,
+    end0, end1, end2, num_rows, rows_per_program, experts,
+    D: tl.constexpr, BLOCK: tl.constexpr, HAS_SCALE: tl.constexpr, EMIT_Y: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    group, first, last = program_rows(program, end0, end1, end2, num_rows, rows_per_program)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < D
+    expert = expert_of(group, experts)
+    weight = tl.load(weight_ptr + expert * D + columns, mask=mask, other=0.0).to(tl.float32)
+    if EMIT_Y:
+        norm_bias = tl.load(norm_bias_ptr + expert * D + columns, mask=mask, other=0.0).to(tl.float32)
+    weight_sum = tl.zeros([BLOCK], tl.float32)
+    norm_bias_sum = tl.zeros([BLOCK], tl.float32)
+    bias_sum = tl.zeros([BLOCK], tl.float32)
+    for row in range(first, last):
+        offsets = row * D + columns
+        rstd = tl.load(rstd_ptr + row)
+        stream = tl.load(stream_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        dy = tl.load(dy_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        dstream = tl.load(dstream_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        normed = tl.where(mask, (stream - tl.load(mean_ptr + row)) * rstd, 0.0)
+        weighted = dy * weight
+        projection = normed * (tl.sum(weighted * normed, 0) / D) + tl.sum(weighted, 0) / D
+        dx = dstream + (weighted - projection) * rstd
+        tl.store(dx_ptr + offsets, dx, mask=mask)
+        if EMIT_Y:  # y_ptr may be dy_ptr: this program alone has read the row
+            tl.store(y_ptr + offsets, normed * weight + norm_bias, mask=mask)
+        weight_sum += dy * normed
+        norm_bias_sum += dy
+        if HAS_SCALE:
+            dx *= tl.load(scale_ptr + row)
+            tl.store(dbranch_ptr + offsets, dx, mask=mask)
+        bias_sum += tl.where(mask, dx, 0.0)
+    partial_ptr += program.to(tl.int64) * 3 * D + columns
+    tl.store(partial_ptr, weight_sum, mask=mask)
+    tl.store(partial_ptr + D, norm_bias_sum, mask=mask)
+    tl.store(partial_ptr + 2 * D, bias_sum, mask=mask)
+
+
+class NormStatistics(NamedTuple):
+    """Of each row, (N,) float32."""
+
+    mean: Tensor
+    rstd: Tensor
+
+
+def launch_forward(
+    x: Tensor, branch: Branch, bias_rows: ExpertRows, weight: Tensor, norm_bias: Tensor, norm_rows: ExpertRows
+) -> tuple[Tensor, Tensor, NormStatistics]:
+    """The residual stream, the norm's output, and what the backward needs."""
+    assert bias_rows.ends == norm_rows.ends
+    for tensor in (x, branch.output, branch.bias, weight, norm_bias):
+        assert tensor.is_contiguous()
+    stream, y = torch.empty_like(x), torch.empty_like(x)
+    mean = torch.empty(len(x), dtype=torch.float32, device=x.device)
+    rstd = torch.empty_like(mean)
+    programs, width = sum(norm_rows.programs(FORWARD_ROWS)), x.shape[1]
+    if programs:
+        _residual_norm_forward[(programs,)](
+            x, branch.output, mean if branch.scale is None else branch.scale, branch.bias, weight, norm_bias,
+            stream, y, mean, rstd,
+            *norm_rows.arguments(FORWARD_ROWS), bias_rows.expert_code(), norm_rows.expert_code(), NORM_EPS,
+            D=width, BLOCK=block_size(width), HAS_SCALE=branch.scale is not None, num_warps=num_warps(width),
+        )  # fmt: skip
+    return stream, y, NormStatistics(mean, rstd)
+
+
+class BackwardResult(NamedTuple):
+    dx: Tensor
+    dbranch: Tensor
+    dbias: Tensor
+    dweight: Tensor
+    dnorm_bias: Tensor
+
+
+def launch_backward(
+    stream: Tensor,
+    statistics: NormStatistics,
+    scale: Tensor | None,
+    weight: Tensor,
+    norm_bias: Tensor,
+    bias_rows: ExpertRows,
+    norm_rows: ExpertRows,
+    dstream: Tensor,
+    dy: Tensor,
+    *,
+    emit_y: bool,
+) -> BackwardResult:
+    """emit_y: put the norm's output, made again, in the place of dy."""
+    dstream = dstream.contiguous()
+    assert dy.is_contiguous()
+    rows_per_program, width = norm_rows.backward_rows(), stream.shape[1]
+    programs = norm_rows.programs(rows_per_program)
+    dx = torch.empty_like(stream)
+    dbranch = dx if scale is None else torch.empty_like(stream)
+    partial = torch.empty(sum(programs), 3, width, dtype=torch.float32, device=stream.device)
+    if len(partial):
+        _residual_norm_backward[(len(partial),)](
+            stream, statistics.mean if scale is None else scale, weight, norm_bias, *statistics, dstream, dy,
+            dx, dbranch, dy, partial,
+            *norm_rows.arguments(rows_per_program), norm_rows.expert_code(),
+            D=width, BLOCK=block_size(width), HAS_SCALE=scale is not None, EMIT_Y=emit_y, num_warps=num_warps(width),
+        )  # fmt: skip
+    dweight, dnorm_bias = sum_by_expert(partial[:, :2], programs).to(weight.dtype).unbind(1)
+    dbias = sum_by_expert(partial[:, 2:], bias_rows.programs(rows_per_program)).to(weight.dtype)
+    return BackwardResult(dx, dbranch, dbias[:, 0], dweight, dnorm_bias)
+
+
+class _ResidualNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        output: Tensor,
+        bias: Tensor,
+        scale: Tensor | None,
+        bias_rows: ExpertRows,
+        weight: Tensor,
+        norm_bias: Tensor,
+        norm_rows: ExpertRows,
+    ) -> tuple[Tensor, Tensor]:
+        branch = Branch(output, bias, scale)
+        stream, y, statistics = launch_forward(x, branch, bias_rows, weight, norm_bias, norm_rows)
+        ctx.save_for_backward(stream, *statistics, scale, weight, norm_bias)
+        ctx.rows = bias_rows, norm_rows
+        return stream, y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        stream, mean, rstd, scale, weight, norm_bias = ctx.saved_tensors
+        dstream, dy = grads
+        bias_rows, norm_rows = ctx.rows
+        result = launch_backward(
+            stream, NormStatistics(mean, rstd), scale, weight, norm_bias, bias_rows, norm_rows,
+            dstream, dy.contiguous(), emit_y=False,
+        )  # fmt: skip
+        return result.dx, result.dbranch, result.dbias, None, None, result.dweight, result.dnorm_bias, None
+
+
+def residual_norm(
+    x: Tensor,
+    branch: Branch,
+    bias_rows: ExpertRows,
+    weight: Tensor,
+    norm_bias: Tensor,
+    norm_rows: ExpertRows,
+    backend: Backend,
+) -> tuple[Tensor, Tensor]:
+    """x: (N, D), the residual stream; bias_rows: experts of the branch's bias; weight, norm_bias: (E, D) of the norm.
+
+    Returns the new residual stream and the norm's output, both (N, D) in the dtype of x.
+    """
+    if backend == "triton":
+        return _ResidualNorm.apply(x, *branch, bias_rows, weight, norm_bias, norm_rows)
+    stream = residual_reference(x, branch, bias_rows)
+    return stream, expert_norm(stream, weight, norm_bias, norm_rows, backend)

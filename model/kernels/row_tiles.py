@@ -1,0 +1,54 @@
+"""A row of any width in a program's registers, as a tuple of equal tiles.
+
+Triton's tiles are powers of two: a row of 6144 in one tile of 8192 would take a third more registers and instructions
+than three tiles of 2048, more than a program has where it also sums gradients. Widths of BEiT-3's experts are 3 * 2^k
+or 2^k.
+"""
+
+from model.kernels.language import block_size, jit, tl
+
+
+def row_tiles(width: int) -> tuple[int, int]:
+    """How many tiles hold a row, 1 or 3, and the size of each: as little padding as can be."""
+    return min([(1, block_size(width)), (3, block_size(-(-width // 3)))], key=lambda tiles: tiles[0] * tiles[1])
+
+
+@jit
+def load_row(pointer, columns, WIDTH: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr):
+    """TILES float32 tiles of a row; columns: 0 .. TILE - 1. What lies past the row is 0."""
+    row = ()
+    for i in tl.static_range(TILES):
+        values = tl.load(pointer + i * TILE + columns, mask=i * TILE + columns < WIDTH, other=0.0)
+        row = row + (values.to(tl.float32),)  # noqa: RUF005
+    return row
+
+
+@jit
+def store_row(pointer, columns, row, WIDTH: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr):
+    for i in tl.static_range(TILES):
+        tl.store(pointer + i * TILE + columns, row[i], mask=i * TILE + columns < WIDTH)
+
+
+@jit
+def zero_row(TILES: tl.constexpr, TILE: tl.constexpr):
+    row = ()
+    for _ in tl.static_range(TILES):
+        row = row + (tl.zeros([TILE], tl.float32),)  # noqa: RUF005
+    return row
+
+
+@jit
+def add_rows(a, b, TILES: tl.constexpr):
+    row = ()
+    for i in tl.static_range(TILES):
+        row = row + (a[i] + b[i],)  # noqa: RUF005
+    return row
+
+
+@jit
+def sum_row(row, TILES: tl.constexpr):
+    """The sum of all elements: tiles are added first, so that threads meet once."""
+    total = row[0]
+    for i in tl.static_range(TILES - 1):
+        total += row[i + 1]
+    return tl.sum(total, 0)
