@@ -8,7 +8,15 @@ setup(
     description="Pretraining of BEiT-3: images, texts and image-text pairs in one masked-data-modeling run",
     license="MIT",
     python_requires=">=3.11",
-    packages=["data_pipeline", "data_pipeline.sources", "model", "pretrain", "pretrain.formats", "pretrain.recipes"],
+    packages=[
+        "data_pipeline",
+        "data_pipeline.sources",
+        "model",
+        "model.kernels",
+        "pretrain",
+        "pretrain.formats",
+        "pretrain.recipes",
+    ],
     install_requires=[
         "deepspeed>=0.19.8,<0.20",
         "numpy>=2.0",

@@ -9,7 +9,8 @@ Shapes: N packed rows, B samples, S tokens of a sample, D dim, H heads, K head d
 import torch
 from torch import Tensor, nn
 
-from model.experts import NORM_EPS, ModalityExperts
+from model.experts import ExpertLinear, ExpertNorm
+from model.kernels.backend import Backend
 from model.kv_cache import LayerCache
 from model.layout import PackedLayout
 
@@ -33,12 +34,17 @@ class MultiwayAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, experts: tuple[str, ...]):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = ModalityExperts(lambda: nn.Linear(dim, 3 * dim), experts)
-        self.norm = ModalityExperts(lambda: nn.LayerNorm(dim, eps=NORM_EPS), experts)
-        self.proj = ModalityExperts(lambda: nn.Linear(dim, dim), experts)
+        self.qkv = ExpertLinear(dim, 3 * dim, experts)
+        self.norm = ExpertNorm(dim, experts)
+        self.proj = ExpertLinear(dim, dim, experts)
 
-    def forward(self, x: Tensor, layout: PackedLayout, cache: LayerCache | None = None) -> Tensor:
-        """(N, D) -> (N, D). cache: keys and values of the pairs' tokens that went before; extended."""
+    def forward(
+        self, x: Tensor, layout: PackedLayout, backend: Backend = "reference", cache: LayerCache | None = None
+    ) -> Tensor:
+        """(N, D) -> (N, D), without the bias of `proj`: it is added where the branch joins the residual stream.
+
+        cache: keys and values of the pairs' tokens that went before; extended.
+        """
         dim = x.shape[1]
         qkv = self.qkv(x, layout).view(len(x), 3, self.num_heads, dim // self.num_heads)
         group = qkv.shape[1:]
@@ -51,4 +57,5 @@ class MultiwayAttention(nn.Module):
         pair_images, pair_texts = pairs.split([layout.image_tokens, layout.caption_tokens], dim=1)
         groups = [attend(images, None), pair_images, pair_texts, attend(texts, layout.text_mask)]
         x = torch.cat([part.reshape(-1, dim) for part in groups])  # back to (N, D)
-        return self.proj(self.norm(x, layout), layout)
+        _, x = self.norm(x, None, layout, backend)
+        return self.proj(x, layout, add_bias=False)

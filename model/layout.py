@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.kernels.expert_rows import ExpertRows
+
 SHARED = ("shared",)
 TWO_EXPERTS = ("vision", "language")
 THREE_EXPERTS = ("vision", "vision_language", "language")
@@ -61,18 +63,11 @@ class PackedLayout:
     def num_rows(self) -> int:
         return self.text_rows.stop
 
-    def expert_rows(self, experts: tuple[str, ...]) -> list[slice]:
-        """The slice of each expert, in the order of `experts`; together they cover all rows once."""
-        rows = {
-            SHARED: [slice(0, self.num_rows)],
-            TWO_EXPERTS: [slice(0, self.pair_image_rows.stop), slice(self.pair_image_rows.stop, self.num_rows)],
-            THREE_EXPERTS: [
-                self.image_rows,
-                slice(self.pair_image_rows.start, self.pair_text_rows.stop),
-                self.text_rows,
-            ],
-        }
-        return rows[experts]
+    def rows(self, num_experts: int) -> ExpertRows:
+        """Which of so many experts each of the four groups belongs to: SHARED, TWO_EXPERTS or THREE_EXPERTS."""
+        groups = (self.image_rows, self.pair_image_rows, self.pair_text_rows, self.text_rows)
+        experts = {1: (0, 0, 0, 0), 2: (0, 0, 1, 1), 3: (0, 1, 1, 2)}[num_experts]
+        return ExpertRows(tuple(group.stop for group in groups), experts)
 
     def sample_of_row(self, device: torch.device) -> Tensor:
         """(N,) the sample of each row: images 0..I-1, pairs I..I+P-1 (both of a pair's parts), then texts."""

@@ -14,7 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from model.attention import MultiwayAttention
 from model.config import MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
-from model.experts import NORM_EPS, FeedForward, ModalityExperts
+from model.experts import ExpertFeedForward, ExpertNorm
+from model.kernels.backend import Backend, choose_backend
+from model.kernels.residual_norm import Branch
 from model.kv_cache import KeyValueCache, LayerCache
 from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout
 
@@ -79,29 +81,42 @@ class MultiwayStates(NamedTuple):
 
 
 class MultiwayBlock(nn.Module):
-    """x + attention(norm1(x)), then x + experts(norm2(x)); each branch scaled per sample by stochastic depth."""
+    """x + attention(norm1(x)), then x + experts(norm2(x)); each branch scaled per sample by stochastic depth.
+
+    The last branch is handed on, not added: whatever norms the sum next adds it in the same pass over memory.
+    """
 
     def __init__(self, config: MultiwayConfig, has_vl_expert: bool):
         super().__init__()
         dim = config.dim
         attention_experts = SHARED if config.attention == "shared" else TWO_EXPERTS
         ffn_experts = THREE_EXPERTS if has_vl_expert else TWO_EXPERTS
-        self.norm1 = ModalityExperts(lambda: nn.LayerNorm(dim, eps=NORM_EPS), attention_experts)
+        self.norm1 = ExpertNorm(dim, attention_experts)
         self.attn = MultiwayAttention(dim, config.num_heads, attention_experts)
-        self.norm2 = ModalityExperts(lambda: nn.LayerNorm(dim, eps=NORM_EPS), ffn_experts)
-        self.experts = ModalityExperts(lambda: FeedForward(dim, config.ffn_dim), ffn_experts)
+        self.norm2 = ExpertNorm(dim, ffn_experts)
+        self.experts = ExpertFeedForward(dim, config.ffn_dim, ffn_experts)
 
     def forward(
-        self, x: Tensor, layout: PackedLayout, branch_scale: Tensor | None = None, cache: LayerCache | None = None
-    ) -> Tensor:
-        """x: (N, D); branch_scale: (2, N, 1) factors of the two branches, None = 1; cache: see `MultiwayAttention`.
+        self,
+        x: Tensor,
+        branch: Branch | None,
+        layout: PackedLayout,
+        backend: Backend = "reference",
+        scales: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> tuple[Tensor, Branch]:
+        """x: (N, D), the residual stream; branch: of the block before, still to be added; scales: (2, N) float32
+        factors of the two branches, None = 1; cache: see `MultiwayAttention`.
 
-        Returns (N, D).
+        Returns the residual stream (N, D) and the experts' branch.
         """
-        branch = self.attn(self.norm1(x, layout), layout, cache)
-        x = x + (branch if branch_scale is None else branch * branch_scale[0])
-        branch = self.experts(self.norm2(x, layout), layout)
-        return x + (branch if branch_scale is None else branch * branch_scale[1])
+        attention_scale, experts_scale = (None, None) if scales is None else scales
+        x, normed = self.norm1(x, branch, layout, backend)
+        branch = Branch(
+            self.attn(normed, layout, backend, cache), bias=self.attn.proj.stacked("bias"), scale=attention_scale
+        )
+        x, output = self.experts(x, branch, self.norm2, layout, backend)
+        return x, Branch(output, bias=self.experts.stacked("fc2.bias"), scale=experts_scale)
 
 
 class MultiwayTransformer(nn.Module):
@@ -118,7 +133,7 @@ class MultiwayTransformer(nn.Module):
         first_vl_layer = config.depth - config.num_vl_layers
         self.blocks = nn.ModuleList(MultiwayBlock(config, i >= first_vl_layer) for i in range(config.depth))
         final_experts = SHARED if config.attention == "shared" else TWO_EXPERTS
-        self.norm = ModalityExperts(lambda: nn.LayerNorm(config.dim, eps=NORM_EPS), final_experts)
+        self.norm = ExpertNorm(config.dim, final_experts)
 
     def forward(
         self, inputs: MultiwayInputs, drop_path_scale: Tensor | None = None, cache: KeyValueCache | None = None
@@ -128,20 +143,22 @@ class MultiwayTransformer(nn.Module):
         pairs, for `decode`."""
         layout = inputs.layout()
         x = self.pack(inputs, layout)
+        backend = choose_backend(self.config.kernels, x.device)
         if drop_path_scale is not None:
-            sample_of_row = layout.sample_of_row(x.device)
-            drop_path_scale = drop_path_scale.to(x.dtype)[:, :, sample_of_row, None]  # (depth, 2, N, 1)
+            drop_path_scale = drop_path_scale[:, :, layout.sample_of_row(x.device)].contiguous()  # (depth, 2, N)
+        branch = None
         for i, block in enumerate(self.blocks):
-            branch_scale = None if drop_path_scale is None else drop_path_scale[i]
+            scales = None if drop_path_scale is None else drop_path_scale[i]
             layer_cache = None if cache is None else cache.layers[i]
             if self.config.activation_checkpointing and torch.is_grad_enabled():
                 assert cache is None, "a cache is for inference: call under torch.no_grad()"
-                x = checkpoint(block, x, layout, branch_scale, use_reentrant=False)
+                x, branch = checkpoint(block, x, branch, layout, backend, scales, use_reentrant=False)
             else:
-                x = block(x, layout, branch_scale, layer_cache)
+                x, branch = block(x, branch, layout, backend, scales, layer_cache)
         if cache is not None:
             cache.num_caption_tokens = layout.caption_tokens
-        return self.unpack(self.norm(x, layout), layout)
+        _, x = self.norm(x, branch, layout, backend)
+        return self.unpack(x, layout)
 
     @torch.no_grad()
     def decode(self, caption_ids: Tensor, cache: KeyValueCache) -> Tensor:
@@ -159,11 +176,13 @@ class MultiwayTransformer(nn.Module):
             pair_mask=pair_mask.tril(cache.num_tokens),
         )
         captions, _ = self.text_embed(caption_ids, caption_ids[:0], cache.num_caption_tokens)
-        x = captions.flatten(0, 1)
+        x, branch = captions.flatten(0, 1), None
+        backend = choose_backend(self.config.kernels, x.device)
         for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
-            x = block(x, layout, cache=layer_cache)
+            x, branch = block(x, branch, layout, backend, cache=layer_cache)
         cache.num_caption_tokens += num_new
-        return self.norm(x, layout).view(num_pairs, num_new, -1)
+        _, x = self.norm(x, branch, layout, backend)
+        return x.view(num_pairs, num_new, -1)
 
     def pack(self, inputs: MultiwayInputs, layout: PackedLayout) -> Tensor:
         """Embeddings in the order of the layout, (N, D). Padded positions are zero (torchscale)."""

@@ -66,6 +66,7 @@ class PretrainConfig(RunConfig):
         "visual_tokenizer",
         "initial_weights",
         "model.activation_checkpointing",
+        "model.kernels",
     }
 
     def __post_init__(self) -> None:

@@ -66,6 +66,10 @@ class Job(ABC, Generic[C]):
         """Open the data and what is not trained. All that can be wrong with a command is found out here, before the
         engine is built. Raises ValueError or OSError."""
 
+    def describe(self) -> list[str]:
+        """What the main rank says of the job when it begins, beside the data; one line each."""
+        return []
+
     @abstractmethod
     def fingerprints(self) -> dict[str, str]:
         """Of the files that define the run, beside the shards."""
@@ -138,7 +142,7 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
     on_every_rank(lambda: status.begin(first_step) if is_main_rank else None)
     if checkpoint is not None:
         on_every_rank(lambda: job.publish(checkpoint.folder) if is_main_rank else None)
-    log = on_every_rank(lambda: start_log(config, dataset, job.device, first_step) if is_main_rank else None)
+    log = on_every_rank(lambda: start_log(job, dataset, first_step) if is_main_rank else None)
     bad_samples = BadSampleBudget(config.run_dir, config.data.max_bad_samples)
     on_every_rank(lambda: bad_samples.read(first_step))
     on_every_rank(lambda: bad_samples.write() if is_main_rank else None)
@@ -352,14 +356,15 @@ def check_unchanged(checkpoint: Checkpoint[C], config: C, fingerprints: dict[str
         warn(f"warning: {config.run_dir} goes on with other data ({'; '.join(data)})")
 
 
-def start_log(config: C, dataset: StepDataset, device: torch.device, first_step: int) -> RunLog:
+def start_log(job: Job[C], dataset: StepDataset, first_step: int) -> RunLog:
     """The main rank's log; says what begins."""
+    config = job.config
     (config.run_dir / "config.json").write_text(config_to_json(config))
     is_complete = first_step == config.num_steps
     beginning = "is complete" if is_complete else f"continues at step {first_step}" if first_step else "starts"
     num_ranks = dist.get_world_size()
-    ranks = f"{num_ranks} rank{'s' * (num_ranks > 1)} on {device.type}, {config.precision}"
-    say("\n".join([f"{config.run_dir} {beginning}: {ranks}", *dataset.describe()]))
+    ranks = f"{num_ranks} rank{'s' * (num_ranks > 1)} on {job.device.type}, {config.precision}"
+    say("\n".join([f"{config.run_dir} {beginning}: {ranks}", *job.describe(), *dataset.describe()]))
     return RunLog(config.run_dir, first_step, config.num_steps)
 
 

@@ -13,7 +13,9 @@ from torch import nn
 
 from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.text_tokenizer import TextTokenizer
+from model.experts import ExpertNorm
 from model.initialization import init_weights
+from model.kernels.backend import choose_backend
 from model.masked_data_model import OBJECTIVES, MaskedDataModel
 from model.multiway import MultiwayBlock
 from model.pretrained import WEIGHTS_NAME, load_weights, read_config
@@ -35,7 +37,7 @@ def main() -> None:
 class Pretraining(Job[PretrainConfig]):
     """Masked data modeling on images, pairs and texts, all in one packed step."""
 
-    leaf_modules = (MultiwayBlock,)
+    leaf_modules = (MultiwayBlock, ExpertNorm)
     undecayed = ("vision_embed.cls_token", "vision_embed.pos_embed")  # Microsoft's rule: text positions decay
     bfloat16_weights = True
 
@@ -44,6 +46,7 @@ class Pretraining(Job[PretrainConfig]):
 
     def prepare(self, rank: int, world_size: int) -> StepDataset:
         config = self.config
+        choose_backend(config.model.kernels, self.device)
         self.visual_tokenizer = load_visual_tokenizer(config.visual_tokenizer).to(self.device)
         visual, network = self.visual_tokenizer.config, config.model
         if visual.num_codes != network.num_visual_tokens:
@@ -65,6 +68,9 @@ class Pretraining(Job[PretrainConfig]):
         if config.initial_weights is not None:
             check_initial_weights(config)
         return dataset
+
+    def describe(self) -> list[str]:
+        return [f"kernels: {choose_backend(self.config.model.kernels, self.device)}"]
 
     def fingerprints(self) -> dict[str, str]:
         config = self.config
@@ -118,7 +124,7 @@ def check_initial_weights(config: PretrainConfig) -> None:
     """Raises ValueError, listing the differences, where the weights to begin from are not for this run."""
     folder = config.initial_weights
     assert folder is not None and config.data.text_tokenizer is not None
-    free = {"drop_path_rate", "init_std", "embed_init_std", "activation_checkpointing"}
+    free = {"drop_path_rate", "init_std", "embed_init_std", "activation_checkpointing", "kernels"}
     found, expected = asdict(read_config(folder)), asdict(config.model)
     differences = [
         f"model.{name} is {found[name]} there, {expected[name]} here"

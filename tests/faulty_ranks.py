@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from model.kernels.residual_norm import Branch
 from model.multiway import MultiwayBlock
 from pretrain import agreement, checkpoint, loop, rank_files, train
 from pretrain.stop import end_process
@@ -92,17 +93,17 @@ def install(fault: Fault) -> None:
 
     known_forward = MultiwayBlock.forward
 
-    def forward(self: MultiwayBlock, x: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+    def forward(self: MultiwayBlock, *args: Any) -> tuple[torch.Tensor, Branch]:
         fault.strike("inside forward")
-        y = known_forward(self, x, *others, **named)
+        x, branch = known_forward(self, *args)
         if fault.is_poisoned:
             fault.is_poisoned = False
-            y = y * float("nan")
-        if y.requires_grad:
-            y.register_hook(lambda gradient: fault.strike("inside backward"))
-        return y
+            x = x * float("nan")
+        if x.requires_grad:
+            x.register_hook(lambda gradient: fault.strike("inside backward"))
+        return x, branch
 
-    MultiwayBlock.forward = forward  # type: ignore[method-assign]
+    MultiwayBlock.forward = forward  # type: ignore[method-assign, assignment]
 
     def summed_over_ranks(values: torch.Tensor) -> torch.Tensor:
         work = dist.all_reduce(values, async_op=True)

@@ -59,18 +59,18 @@ def _expert_activation_forward(
         activated = ()
         for i in tl.static_range(TILES):
             g, _ = _gelu(h[i] + bias[i])  # 0 past the row
-            activated = activated + (g,)  # noqa: RUF005
+            activated = activated + (g,)
         mean = sum_row(activated, TILES) / F
         squares = ()
         for i in tl.static_range(TILES):
             centered = tl.where(i * TILE + columns < F, activated[i] - mean, 0.0)
-            squares = squares + (centered * centered,)  # noqa: RUF005
+            squares = squares + (centered * centered,)
         rstd = 1.0 / tl.sqrt(sum_row(squares, TILES) / F + eps)
         weight = load_row(weight_ptr + parameters, columns, F, TILES, TILE)
         norm_bias = load_row(norm_bias_ptr + parameters, columns, F, TILES, TILE)
         y = ()
         for i in tl.static_range(TILES):
-            y = y + ((activated[i] - mean) * rstd * weight[i] + norm_bias[i],)  # noqa: RUF005
+            y = y + ((activated[i] - mean) * rstd * weight[i] + norm_bias[i],)
         store_row(y_ptr + row * F, columns, y, F, TILES, TILE)
         tl.store(mean_ptr + row, mean)
         tl.store(rstd_ptr + row, rstd)
@@ -96,20 +96,20 @@ def _expert_activation_backward(
         normed, slopes, weighted, products = (), (), (), ()
         for i in tl.static_range(TILES):
             g, slope = _gelu(h[i] + bias[i])
-            normed = normed + ((g - mean) * rstd,)  # noqa: RUF005
-            slopes = slopes + (slope,)  # noqa: RUF005
-            weighted = weighted + (dy[i] * weight[i],)  # noqa: RUF005
-            products = products + (dy[i] * normed[i],)  # noqa: RUF005
+            normed = normed + ((g - mean) * rstd,)
+            slopes = slopes + (slope,)
+            weighted = weighted + (dy[i] * weight[i],)
+            products = products + (dy[i] * normed[i],)
         weight_sum = add_rows(weight_sum, products, TILES)
         norm_bias_sum = add_rows(norm_bias_sum, dy, TILES)
         projected = ()
         for i in tl.static_range(TILES):
-            projected = projected + (weighted[i] * normed[i],)  # noqa: RUF005
+            projected = projected + (weighted[i] * normed[i],)
         along, mean_weighted = sum_row(projected, TILES) / F, sum_row(weighted, TILES) / F
         dh = ()
         for i in tl.static_range(TILES):
             gradient = (weighted[i] - normed[i] * along - mean_weighted) * rstd * slopes[i]
-            dh = dh + (tl.where(i * TILE + columns < F, gradient, 0.0),)  # noqa: RUF005
+            dh = dh + (tl.where(i * TILE + columns < F, gradient, 0.0),)
         bias_sum = add_rows(bias_sum, dh, TILES)
         store_row(dh_ptr + row * F, columns, dh, F, TILES, TILE)
         if EMIT_Y:  # y_ptr may be dy_ptr: all threads have read the row before its sums
@@ -117,7 +117,7 @@ def _expert_activation_backward(
             weight = load_row(weight_ptr + parameters, columns, F, TILES, TILE)
             y = ()
             for i in tl.static_range(TILES):
-                y = y + (normed[i] * weight[i] + norm_bias[i],)  # noqa: RUF005
+                y = y + (normed[i] * weight[i] + norm_bias[i],)
             store_row(y_ptr + row * F, columns, y, F, TILES, TILE)
     partial_ptr += program.to(tl.int64) * 3 * F
     store_row(partial_ptr, columns, weight_sum, F, TILES, TILE)

@@ -4,8 +4,9 @@
 
 One matrix product an expert, by cuBLAS (or the CPU's library), each written straight into its rows of the result. With
 plain torch the results are concatenated, and in backward each expert's dx is padded to all rows and then added: for N
-rows of D to F in bfloat16, 4 N F and about 8 N D bytes more than this. Two or three tall products keep a GPU busy;
-tests/benchmarks/bench_kernels.py has `torch._grouped_mm` beside them.
+rows of D to F in bfloat16, 4 N F and about 8 N D bytes more than this. torch also keeps a view of each weight for
+backward, and with it all that ZeRO-3 gathered; this keeps the parameter itself, which is gathered again. Two or three
+tall products keep a GPU busy; tests/benchmarks/bench_kernels.py has `torch._grouped_mm` beside them.
 """
 
 from collections.abc import Sequence
@@ -69,6 +70,4 @@ class _ExpertLinear(torch.autograd.Function):
 
 def expert_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None, rows: ExpertRows) -> Tensor:
     """x: (N, D); weights: (F, D) of each expert; biases: (F,) of each, or None. Returns (N, F)."""
-    if len(weights) == 1:
-        return linear(x, weights[0], biases[0] if biases else None)
     return _ExpertLinear.apply(x, rows, biases is not None, *weights, *(biases or ()))

@@ -11,7 +11,8 @@ The experts e of the branch's bias and f of the norm may differ. Bytes, for N ro
 | eager, two experts | 24 N D | 46 N D |
 | torch.compile | 10 N D: s is read again for the norm | 14 N D: sums of the parameters in a second pass |
 
-With stochastic depth the backward writes dbranch too, 2 N D more; without, dbranch is dx. tests/benchmarks/bench_kernels.py counts these bytes.
+With stochastic depth the backward writes dbranch too, 2 N D more; without, dbranch is dx.
+tests/benchmarks/bench_kernels.py counts these bytes.
 """
 
 from typing import Any, NamedTuple

@@ -19,7 +19,7 @@ def load_row(pointer, columns, WIDTH: tl.constexpr, TILES: tl.constexpr, TILE: t
     row = ()
     for i in tl.static_range(TILES):
         values = tl.load(pointer + i * TILE + columns, mask=i * TILE + columns < WIDTH, other=0.0)
-        row = row + (values.to(tl.float32),)  # noqa: RUF005
+        row = row + (values.to(tl.float32),)
     return row
 
 
@@ -33,7 +33,7 @@ def store_row(pointer, columns, row, WIDTH: tl.constexpr, TILES: tl.constexpr, T
 def zero_row(TILES: tl.constexpr, TILE: tl.constexpr):
     row = ()
     for _ in tl.static_range(TILES):
-        row = row + (tl.zeros([TILE], tl.float32),)  # noqa: RUF005
+        row = row + (tl.zeros([TILE], tl.float32),)
     return row
 
 
@@ -41,7 +41,7 @@ def zero_row(TILES: tl.constexpr, TILE: tl.constexpr):
 def add_rows(a, b, TILES: tl.constexpr):
     row = ()
     for i in tl.static_range(TILES):
-        row = row + (a[i] + b[i],)  # noqa: RUF005
+        row = row + (a[i] + b[i],)
     return row
 
 
