@@ -15,6 +15,8 @@ from model.attention import MultiwayAttention
 from model.config import MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
 from model.experts import NORM_EPS, FeedForward, ModalityExperts
+from model.kernels.backend import choose_backend
+from model.kernels.token_assembly import assemble_tokens
 from model.kv_cache import KeyValueCache, LayerCache
 from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout
 
@@ -158,8 +160,8 @@ class MultiwayTransformer(nn.Module):
             text_tokens=0,
             pair_mask=pair_mask.tril(cache.num_tokens),
         )
-        captions, _ = self.text_embed(caption_ids, caption_ids[:0], cache.num_caption_tokens)
-        x = captions.flatten(0, 1)
+        words, positions = self.text_embed(caption_ids, caption_ids[:0], cache.num_caption_tokens)
+        x = words + positions.repeat(num_pairs, 1)
         for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
             x = block(x, layout, cache=layer_cache)
         cache.num_caption_tokens += num_new
@@ -167,11 +169,10 @@ class MultiwayTransformer(nn.Module):
 
     def pack(self, inputs: MultiwayInputs, layout: PackedLayout) -> Tensor:
         """Embeddings in the order of the layout, (N, D). Padded positions are zero (torchscale)."""
+        backend = choose_backend(self.config.kernels, inputs.images.device)
         images = self.vision_embed(inputs.images, inputs.image_mask)
-        captions, texts = self.text_embed(inputs.caption_ids, inputs.text_ids)
-        captions = captions.masked_fill(inputs.caption_padding[..., None], 0)
-        texts = texts.masked_fill(inputs.text_padding[..., None], 0)
-        return torch.cat([images.flatten(0, 1), captions.flatten(0, 1), texts.flatten(0, 1)])
+        texts = self.text_embed(inputs.caption_ids, inputs.text_ids)
+        return assemble_tokens(images, texts, inputs.image_mask, inputs.caption_padding, inputs.text_padding, backend)
 
     def unpack(self, x: Tensor, layout: PackedLayout) -> MultiwayStates:
         """(N, D) -> states by sample."""
