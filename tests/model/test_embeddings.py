@@ -71,8 +71,8 @@ def test_the_patch_projection_is_a_convolution(num_images: int, size: tuple[int,
 @pytest.mark.parametrize("counts", [(2, 3, 4), (1, 0, 0), (0, 0, 2), (0, 0, 0)], ids=str)
 def test_the_kernels_pack_like_the_reference(counts: tuple[int, int, int]) -> None:
     inputs = tiny_inputs(*counts)
-    fields: dict[str, Any] = vars(inputs)
-    inputs = replace(inputs, **{name: x.to(DEVICE) for name, x in fields.items() if isinstance(x, Tensor)})
+    moved: dict[str, Any] = {name: x.to(DEVICE) for name, x in vars(inputs).items() if isinstance(x, Tensor)}
+    inputs = replace(inputs, **moved)
     found: list[list[Tensor]] = []
     for kernels in ("reference", "triton"):
         encoder = tiny_model(kernels=kernels).encoder.to(DEVICE)
