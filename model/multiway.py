@@ -15,15 +15,15 @@ from model.attention import MultiwayAttention
 from model.config import MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
 from model.experts import NORM_EPS, FeedForward, ModalityExperts
-from model.kernels.backend import choose_backend
+from model.kernels.backend import Backend, choose_backend
 from model.kernels.token_assembly import assemble_tokens
 from model.kv_cache import KeyValueCache, LayerCache
-from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout
+from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout, split_at_padding
 
 
 @dataclass(frozen=True, eq=False)
 class MultiwayInputs:
-    """One packed step. Any of I, P, T may be 0."""
+    """One packed step. Any of I, P, T may be 0. Padding stands behind its text: no token follows it."""
 
     images: Tensor
     """(I + P, 3, H, W) normalised pixels, the image-only samples first; at another size than the config's image_size
@@ -41,14 +41,21 @@ class MultiwayInputs:
     causal_captions: bool = False
     """The captioner's attention: images see themselves only, a caption token its image and the tokens before it."""
 
-    def layout(self) -> PackedLayout:
-        """The layout of these samples; padding is hidden from attention as a key."""
+    def layout(self, backend: Backend = "reference") -> PackedLayout:
+        """The layout of these samples; padding is hidden from attention as a key. With Triton also as sequences, unless
+        captions are causal."""
         num_pairs, num_texts = len(self.caption_ids), len(self.text_ids)
         image_tokens = self.image_mask.shape[1] + 1  # and the class token
         seen_images = self.caption_padding.new_ones(num_pairs, image_tokens)
         pair_mask = torch.cat([seen_images, ~self.caption_padding], dim=1)[:, None, None]  # (P, 1, 1, V + C)
         if self.causal_captions:
             pair_mask = pair_mask & captioner_mask(image_tokens, self.caption_ids.shape[1], pair_mask.device)
+        pair_sequences, text_sequences = None, None
+        if backend == "triton":
+            text_sequences = split_at_padding((~self.text_padding).sum(1), self.text_ids.shape[1])
+            if not self.causal_captions:
+                num_tokens = image_tokens + self.caption_ids.shape[1]
+                pair_sequences = split_at_padding(image_tokens + (~self.caption_padding).sum(1), num_tokens)
         return PackedLayout(
             num_images=len(self.images) - num_pairs,
             num_pairs=num_pairs,
@@ -58,6 +65,8 @@ class MultiwayInputs:
             text_tokens=self.text_ids.shape[1],
             pair_mask=pair_mask,
             text_mask=~self.text_padding[:, None, None],
+            pair_sequences=pair_sequences,
+            text_sequences=text_sequences,
         )
 
 
@@ -128,7 +137,7 @@ class MultiwayTransformer(nn.Module):
         """drop_path_scale: (depth, 2, I + P + T) factor of each branch of each sample (see
         `model.masking.drop_path_scales`), None = no stochastic depth; cache: filled with the keys and values of the
         pairs, for `decode`."""
-        layout = inputs.layout()
+        layout = inputs.layout(choose_backend(self.config.kernels, inputs.images.device))
         x = self.pack(inputs, layout)
         if drop_path_scale is not None:
             sample_of_row = layout.sample_of_row(x.device)
