@@ -10,9 +10,9 @@ weights, by hand:
 | | forward | backward |
 | --- | --- | --- |
 | the fewest: tiles that never leave the chip (Cut Cross-Entropy, arXiv 2411.09009) | 0 | 0 |
-| one chunk | 16: the product, float32, its log-softmax | 26: two gradients, bfloat16, two products |
-| chunks | 16 | 42: the forward again |
-| chunks with Liger's kernel | 12: no log-softmax is written | 38 |
+| one chunk | 16: the product, float32, its log-softmax | 28: two gradients, bfloat16, two products, a sum |
+| chunks | 16 | 44: the forward again |
+| chunks with Liger's kernel | 12: no log-softmax is written | 40 |
 | torch.compile, one chunk | 6 | 8 |
 
 Liger's cross entropy (github.com/linkedin/Liger-Kernel) stands for torch's on a GPU where it is installed; it waits for

@@ -1,5 +1,6 @@
 """Attention of texts and pairs with their padding as a mask and as sequences."""
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import model.attention
-from model.attention import attend, find_sequence_attention
+from model.attention import _import_sequence_attention, attend, find_sequence_attention
 from model.captioner import prefill
 from model.layout import split_at_padding
 from model.masked_data_model import MaskedDataModel, MaskedTargets
@@ -75,6 +76,14 @@ def test_sequences_give_what_the_mask_gives_also_where_all_or_nothing_is_padding
     by_mask, by_sequences = attend_both_ways(torch.float32)
     assert len(calls) == 1
     torch.testing.assert_close(by_sequences, by_mask, rtol=1e-4, atol=1e-5)
+
+
+def test_torchs_function_takes_what_attend_gives_it() -> None:
+    function = _import_sequence_attention()
+    assert function is not None
+    assert list(inspect.signature(function).parameters)[:7] == [
+        "query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"
+    ]  # fmt: skip
 
 
 @pytest.mark.gpu
