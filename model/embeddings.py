@@ -1,12 +1,14 @@
-"""From pixels and word ids to the packed rows.
+"""From pixels and word ids to the pieces that `model.kernels.token_assembly` puts together.
 
-Shapes: B samples, G patches along a side, V image tokens (G * G + 1), S text tokens, D dim.
+Shapes: B samples, V image tokens (patches and the class token), P captions of C tokens, T texts of L, D dim.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from model.kernels.token_assembly import ImagePieces, TextPieces
 
 POSITION_OFFSET = 2
 """Unused leading rows of both position tables. fairseq counts positions from 2; the rows are kept so that released
@@ -28,23 +30,34 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([kept.float(), image[0].flatten(1).T])
 
 
+class PatchProjection(nn.Conv2d):
+    """A convolution whose patches do not overlap, as one matrix product. Its weight keeps the convolution's shape."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, V - 1, D)"""
+        down, across = self.kernel_size
+        pixels = images.unflatten(3, (-1, across)).unflatten(2, (-1, down))  # (B, 3, rows, p, columns, p)
+        pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, V - 1, 3 * p * p)
+        return nn.functional.linear(pixels, self.weight.flatten(1), self.bias)
+
+
 class VisionEmbedding(nn.Module):
-    """Patches, class token in front, learned absolute positions."""
+    """The pieces of images: projected patches, class and mask token, learned absolute positions."""
 
     def __init__(self, dim: int, image_size: int, patch_size: int):
         super().__init__()
         self.patch_size = patch_size
         num_patches = (image_size // patch_size) ** 2
-        self.patch_embed = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
+        self.patch_embed = PatchProjection(3, dim, kernel_size=patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(POSITION_OFFSET + 1 + num_patches, dim))
 
-    def forward(self, images: Tensor, image_mask: Tensor) -> Tensor:
-        """images: (B, 3, H, W), normalised; image_mask: (B, V - 1) bool, True = hidden.
+    def forward(self, images: Tensor, image_mask: Tensor) -> ImagePieces:
+        """images: (B, 3, H, W), normalised; image_mask: (B, V - 1) bool, of which only the size is looked at.
 
-        Returns (B, V, D); positions are interpolated where the size is not that of training. Raises ValueError where
-        patches do not divide the images or the mask is for another size.
+        Positions are interpolated where the size is not that of training. Raises ValueError where patches do not divide
+        the images or the mask is for another size.
         """
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
@@ -52,15 +65,18 @@ class VisionEmbedding(nn.Module):
         grid = (height // self.patch_size, width // self.patch_size)
         if image_mask.shape[1] != grid[0] * grid[1]:
             raise ValueError(f"image_mask has {image_mask.shape[1]} patches, the images have {grid[0]} x {grid[1]}")
-        patches = self.patch_embed(images).flatten(2).transpose(1, 2)
-        # torch.where keeps the mask token in the graph of every step, also when nothing is masked (ZeRO-3 needs it)
-        patches = torch.where(image_mask[..., None], self.mask_token.to(patches.dtype), patches)
-        tokens = torch.cat([self.cls_token.to(patches.dtype).expand(len(patches), -1, -1), patches], dim=1)
-        return tokens + interpolate_positions(self.pos_embed, grid)[POSITION_OFFSET:].to(tokens.dtype)
+        patches = self.patch_embed(images)
+        positions = interpolate_positions(self.pos_embed, grid)[POSITION_OFFSET:]
+        # copies, because ZeRO-3 frees the parameters when this returns
+        cls_token, mask_token, positions = (
+            piece.to(patches.dtype, copy=True)
+            for piece in (self.cls_token.flatten(), self.mask_token.flatten(), positions)
+        )
+        return ImagePieces(patches, cls_token, mask_token, positions)
 
 
 class TextEmbedding(nn.Module):
-    """Word embeddings and learned absolute positions; a caption's positions start at 0 like a text's."""
+    """The pieces of texts: words and learned absolute positions; a caption's start at 0 like a text's."""
 
     def __init__(self, dim: int, vocab_size: int, max_text_length: int):
         super().__init__()
@@ -68,16 +84,14 @@ class TextEmbedding(nn.Module):
         self.word_embed = nn.Embedding(vocab_size, dim)
         self.pos_embed = nn.Parameter(torch.zeros(POSITION_OFFSET + max_text_length, dim))
 
-    def forward(self, caption_ids: Tensor, text_ids: Tensor, first_position: int = 0) -> tuple[Tensor, Tensor]:
-        """(P, C) and (T, L) ids -> (P, C, D) and (T, L, D). Both in one call, so that ZeRO-3 gathers the table once.
+    def forward(self, caption_ids: Tensor, text_ids: Tensor, first_position: int = 0) -> TextPieces:
+        """(P, C) and (T, L) ids. Both in one call, so that ZeRO-3 gathers the table once.
 
-        first_position: of the captions. Raises ValueError where a text is longer than max_text_length.
+        first_position: of both. Raises ValueError where a text is longer than max_text_length.
         """
-        longest = max(first_position + caption_ids.shape[1], text_ids.shape[1])
-        if longest > self.max_text_length:
-            raise ValueError(f"a text of {longest} tokens exceeds max_text_length {self.max_text_length}; shorten it")
+        end = first_position + max(caption_ids.shape[1], text_ids.shape[1])
+        if end > self.max_text_length:
+            raise ValueError(f"a text of {end} tokens exceeds max_text_length {self.max_text_length}; shorten it")
         words = self.word_embed(torch.cat([caption_ids.flatten(), text_ids.flatten()]))
-        captions, texts = words.split([caption_ids.numel(), text_ids.numel()])
-        positions = self.pos_embed[POSITION_OFFSET:]
-        captions = captions.unflatten(0, caption_ids.shape) + positions[first_position:][: caption_ids.shape[1]]
-        return captions, texts.unflatten(0, text_ids.shape) + positions[: text_ids.shape[1]]
+        positions = self.pos_embed[POSITION_OFFSET + first_position : POSITION_OFFSET + end]
+        return TextPieces(words, positions.to(words.dtype, copy=True))  # a copy, as above

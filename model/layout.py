@@ -39,6 +39,10 @@ class PackedLayout:
     """(P, 1, 1 or V+C, V+C) bool, True where a query may see a key. None: all is visible."""
     text_mask: Tensor | None = None
     """(T, 1, 1 or L, L) bool, True where a query may see a key. None: all is visible."""
+    pair_sequences: Tensor | None = None
+    """What `pair_mask` says, as `split_at_padding` gives it, for attention without a mask. None: the mask counts."""
+    text_sequences: Tensor | None = None
+    """What `text_mask` says, likewise."""
 
     @property
     def image_rows(self) -> slice:
@@ -82,3 +86,15 @@ class PackedLayout:
                 texts.repeat_interleave(self.text_tokens),
             ]
         )
+
+
+def split_at_padding(lengths: Tensor, num_tokens: int) -> Tensor:
+    """Samples of num_tokens, each as two sequences: so many tokens as `lengths` (B,) says, then its padding.
+
+    Returns (2 * B + 1,) int32: where each sequence begins among the B * num_tokens tokens, and where the last one ends;
+    a sequence may be empty. Attention within sequences hides padding from all that is none, without a mask and without
+    waiting for the lengths; padding sees padding, which nobody reads.
+    """
+    begins = torch.arange(len(lengths) + 1, device=lengths.device) * num_tokens
+    both = torch.stack([begins[:-1], begins[:-1] + lengths], dim=1).flatten()
+    return torch.cat([both, begins[-1:]]).int()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from model.config import MultiwayConfig
+from model.kernels.backend import KernelChoice, choose_backend
+from model.kernels.masked_cross_entropy import masked_cross_entropy
 from model.masking import IGNORED
 from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
 
@@ -44,14 +46,31 @@ class MaskedTargets:
         return torch.stack([(part != IGNORED).sum() for part in labels]).float()
 
 
+class PredictionHead(nn.Linear):
+    """A linear head. Its losses come from inside its forward, because ZeRO-3 gathers its parameters for that alone."""
+
+    def __init__(self, dim: int, num_classes: int, kernels: KernelChoice):
+        super().__init__(dim, num_classes)
+        self.kernels = kernels
+
+    def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Tensor:
+        """hidden: (..., D). Without labels the logits (..., classes); with labels (...), -100 = none, the cross
+        entropies in nats, (...) float32."""
+        if labels is None:
+            return super().forward(hidden)
+        backend = choose_backend(self.kernels, hidden.device)
+        flat = masked_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten(), backend)
+        return flat.view(labels.shape)
+
+
 class MaskedDataModel(nn.Module):
     """A Multiway Transformer with its two pretraining heads, linear and untied as in the released checkpoints."""
 
     def __init__(self, config: MultiwayConfig):
         super().__init__()
         self.encoder = MultiwayTransformer(config)
-        self.mim_head = nn.Linear(config.dim, config.num_visual_tokens)
-        self.mlm_head = nn.Linear(config.dim, config.vocab_size)
+        self.mim_head = PredictionHead(config.dim, config.num_visual_tokens, config.kernels)
+        self.mlm_head = PredictionHead(config.dim, config.vocab_size, config.kernels)
 
     def forward(self, inputs: MultiwayInputs, targets: MaskedTargets, drop_path_scale: Tensor | None = None) -> Tensor:
         """Sums of cross entropies in nats, (4,) float32 in the order of OBJECTIVES."""
@@ -60,15 +79,13 @@ class MaskedDataModel(nn.Module):
         num_images = len(targets.visual_token_ids) - num_pairs
 
         hidden = _gather(states.images, targets.image_positions + 1)  # past the class token
-        losses = _cross_entropies(self.mim_head(hidden), targets.visual_token_ids)
-        mim, mvlm_image = losses.split([num_images, num_pairs])
+        mim, mvlm_image = self.mim_head(hidden, targets.visual_token_ids).split([num_images, num_pairs])
 
-        captions = _gather(states.captions, targets.caption_positions)
-        texts = _gather(states.texts, targets.text_positions)
-        words = self.mlm_head(torch.cat([captions.flatten(0, 1), texts.flatten(0, 1)]))  # one call, so gathered once
-        caption_words, text_words = words.split([targets.caption_labels.numel(), targets.text_labels.numel()])
-        mvlm_text = _cross_entropies(caption_words.unflatten(0, targets.caption_labels.shape), targets.caption_labels)
-        mlm = _cross_entropies(text_words.unflatten(0, targets.text_labels.shape), targets.text_labels)
+        captions = _gather(states.captions, targets.caption_positions).flatten(0, 1)
+        texts = _gather(states.texts, targets.text_positions).flatten(0, 1)
+        labels = torch.cat([targets.caption_labels.flatten(), targets.text_labels.flatten()])
+        losses = self.mlm_head(torch.cat([captions, texts]), labels)  # one call, so gathered once
+        mvlm_text, mlm = losses.split([len(captions), len(texts)])
         return torch.stack([mim.sum(), mlm.sum(), mvlm_image.sum(), mvlm_text.sum()])
 
     def encode(self, inputs: MultiwayInputs) -> MultiwayStates:
@@ -79,11 +96,3 @@ class MaskedDataModel(nn.Module):
 def _gather(states: Tensor, positions: Tensor) -> Tensor:
     """states (B, S, D) at positions (B, K) -> (B, K, D)"""
     return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
-
-
-def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """logits (B, K, classes), labels (B, K) -> (B, K) float32, 0 where the label is -100."""
-    flat = nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return flat.view(labels.shape)

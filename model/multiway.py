@@ -17,13 +17,14 @@ from model.embeddings import TextEmbedding, VisionEmbedding
 from model.experts import ExpertFeedForward, ExpertNorm
 from model.kernels.backend import Backend, choose_backend
 from model.kernels.residual_norm import Branch
+from model.kernels.token_assembly import assemble_tokens
 from model.kv_cache import KeyValueCache, LayerCache
-from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout
+from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout, split_at_padding
 
 
 @dataclass(frozen=True, eq=False)
 class MultiwayInputs:
-    """One packed step. Any of I, P, T may be 0."""
+    """One packed step. Any of I, P, T may be 0. Padding stands behind its text: no token follows it."""
 
     images: Tensor
     """(I + P, 3, H, W) normalised pixels, the image-only samples first; at another size than the config's image_size
@@ -41,14 +42,21 @@ class MultiwayInputs:
     causal_captions: bool = False
     """The captioner's attention: images see themselves only, a caption token its image and the tokens before it."""
 
-    def layout(self) -> PackedLayout:
-        """The layout of these samples; padding is hidden from attention as a key."""
+    def layout(self, backend: Backend = "reference") -> PackedLayout:
+        """The layout of these samples; padding is hidden from attention as a key. With Triton also as sequences, unless
+        captions are causal."""
         num_pairs, num_texts = len(self.caption_ids), len(self.text_ids)
         image_tokens = self.image_mask.shape[1] + 1  # and the class token
         seen_images = self.caption_padding.new_ones(num_pairs, image_tokens)
         pair_mask = torch.cat([seen_images, ~self.caption_padding], dim=1)[:, None, None]  # (P, 1, 1, V + C)
         if self.causal_captions:
             pair_mask = pair_mask & captioner_mask(image_tokens, self.caption_ids.shape[1], pair_mask.device)
+        pair_sequences, text_sequences = None, None
+        if backend == "triton":
+            text_sequences = split_at_padding((~self.text_padding).sum(1), self.text_ids.shape[1])
+            if not self.causal_captions:
+                num_tokens = image_tokens + self.caption_ids.shape[1]
+                pair_sequences = split_at_padding(image_tokens + (~self.caption_padding).sum(1), num_tokens)
         return PackedLayout(
             num_images=len(self.images) - num_pairs,
             num_pairs=num_pairs,
@@ -58,6 +66,8 @@ class MultiwayInputs:
             text_tokens=self.text_ids.shape[1],
             pair_mask=pair_mask,
             text_mask=~self.text_padding[:, None, None],
+            pair_sequences=pair_sequences,
+            text_sequences=text_sequences,
         )
 
 
@@ -141,9 +151,9 @@ class MultiwayTransformer(nn.Module):
         """drop_path_scale: (depth, 2, I + P + T) factor of each branch of each sample (see
         `model.masking.drop_path_scales`), None = no stochastic depth; cache: filled with the keys and values of the
         pairs, for `decode`."""
-        layout = inputs.layout()
-        x = self.pack(inputs, layout)
-        backend = choose_backend(self.config.kernels, x.device)
+        backend = choose_backend(self.config.kernels, inputs.images.device)
+        layout = inputs.layout(backend)
+        x = self.pack(inputs, backend)
         if drop_path_scale is not None:
             drop_path_scale = drop_path_scale[:, :, layout.sample_of_row(x.device)].contiguous()  # (depth, 2, N)
         branch = None
@@ -175,8 +185,8 @@ class MultiwayTransformer(nn.Module):
             text_tokens=0,
             pair_mask=pair_mask.tril(cache.num_tokens),
         )
-        captions, _ = self.text_embed(caption_ids, caption_ids[:0], cache.num_caption_tokens)
-        x, branch = captions.flatten(0, 1), None
+        words, positions = self.text_embed(caption_ids, caption_ids[:0], cache.num_caption_tokens)
+        x, branch = words + positions.repeat(num_pairs, 1), None
         backend = choose_backend(self.config.kernels, x.device)
         for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
             x, branch = block(x, branch, layout, backend, cache=layer_cache)
@@ -184,13 +194,11 @@ class MultiwayTransformer(nn.Module):
         _, x = self.norm(x, branch, layout, backend)
         return x.view(num_pairs, num_new, -1)
 
-    def pack(self, inputs: MultiwayInputs, layout: PackedLayout) -> Tensor:
+    def pack(self, inputs: MultiwayInputs, backend: Backend = "reference") -> Tensor:
         """Embeddings in the order of the layout, (N, D). Padded positions are zero (torchscale)."""
         images = self.vision_embed(inputs.images, inputs.image_mask)
-        captions, texts = self.text_embed(inputs.caption_ids, inputs.text_ids)
-        captions = captions.masked_fill(inputs.caption_padding[..., None], 0)
-        texts = texts.masked_fill(inputs.text_padding[..., None], 0)
-        return torch.cat([images.flatten(0, 1), captions.flatten(0, 1), texts.flatten(0, 1)])
+        texts = self.text_embed(inputs.caption_ids, inputs.text_ids)
+        return assemble_tokens(images, texts, inputs.image_mask, inputs.caption_padding, inputs.text_padding, backend)
 
     def unpack(self, x: Tensor, layout: PackedLayout) -> MultiwayStates:
         """(N, D) -> states by sample."""

@@ -11,6 +11,7 @@ from model.kernels.expert_ffn import ExpertWeights, expert_ffn
 from model.kernels.expert_norm import expert_norm
 from model.kernels.expert_rows import ExpertRows
 from model.kernels.residual_norm import Branch, residual_norm
+from model.kernels.token_assembly import ImagePieces, TextPieces, assemble_tokens
 
 DIM, FFN_DIM = 1408, 6144
 ROWS = ExpertRows((4, 8, 12, 16), (0, 1, 1, 2))
@@ -28,6 +29,10 @@ def giant_calls() -> Iterator[Callable[[], None]]:
         branch = Branch(x, bias, scale)
         yield partial(_forward_and_backward, residual_norm, x, branch, bias_rows, vectors, vectors, rows, "triton")
         yield partial(_forward_and_backward, expert_ffn, x, branch, bias_rows, weights, rows, "triton")
+    images = ImagePieces(_random(3, 4, DIM), _random(DIM), _random(DIM), _random(5, DIM))
+    texts = TextPieces(_random(13, DIM), _random(4, DIM))
+    masks = [torch.zeros(shape, dtype=torch.bool) for shape in ((3, 4), (3, 3), (1, 4))]
+    yield partial(_forward_and_backward, assemble_tokens, images, texts, *masks, "triton")
 
 
 def _random(*shape: int) -> Tensor:

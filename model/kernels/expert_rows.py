@@ -87,7 +87,7 @@ def expert_of(group, experts):
 
 
 @jit(do_not_specialize=["programs0", "programs1", "programs2"])
-def _sum_kernel(
+def _sum_by_expert(
     partial_ptr, out_ptr, programs0, programs1, programs2, stride,
     WIDTH: tl.constexpr, PROGRAMS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -110,7 +110,7 @@ def sum_by_expert(partial: Tensor, programs: list[int]) -> Tensor:
     out = torch.empty(len(programs), *partial.shape[1:], dtype=torch.float32, device=partial.device)
     width, columns = out[0].numel(), 64
     padded = [*programs, 0, 0][:3]
-    _sum_kernel[(len(programs), -(-width // columns))](
+    _sum_by_expert[(len(programs), -(-width // columns))](
         partial, out, *padded, partial.stride(0), WIDTH=width, PROGRAMS=32, COLUMNS=columns, num_warps=4
     )
     return out

@@ -1,12 +1,15 @@
-"""Images of another size than the network was trained at. CPU, seconds."""
+"""The pieces of the packed rows; images of another size than the network was trained at. CPU, seconds."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
-from model.embeddings import interpolate_positions
+from model.embeddings import PatchProjection, interpolate_positions
+from tests.kernels import DEVICE
 from tests.tiny import CONFIG, tiny_inputs, tiny_model
 
 
@@ -49,3 +52,42 @@ def test_images_need_not_be_square() -> None:
     inputs = replace(inputs, images=torch.randn(2, 3, 24, 40), image_mask=torch.zeros(2, 15, dtype=torch.bool))
     with torch.no_grad():
         assert model.encode(inputs).images.shape == (2, 16, CONFIG.dim)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40), (8, 8)])
+@pytest.mark.parametrize("num_images", [0, 1, 3])
+def test_the_patch_projection_is_a_convolution(num_images: int, size: tuple[int, int]) -> None:
+    projection = PatchProjection(3, 5, kernel_size=8, stride=8).double()
+    images = torch.randn(num_images, 3, *size, dtype=torch.float64)
+    convolved = conv2d(images, projection.weight, projection.bias, stride=8).flatten(2).mT
+    found = projection(images)
+    torch.testing.assert_close(found, convolved)
+    dy, parameters = torch.randn_like(convolved), list(projection.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(found, parameters, dy), torch.autograd.grad(convolved, parameters, dy)
+    )
+
+
+@pytest.mark.parametrize("counts", [(2, 3, 4), (1, 0, 0), (0, 0, 2), (0, 0, 0)], ids=str)
+def test_the_kernels_pack_like_the_reference(counts: tuple[int, int, int]) -> None:
+    inputs = tiny_inputs(*counts)
+    moved: dict[str, Any] = {name: x.to(DEVICE) for name, x in vars(inputs).items() if isinstance(x, Tensor)}
+    inputs = replace(inputs, **moved)
+    found: list[list[Tensor]] = []
+    for kernels in ("reference", "triton"):
+        encoder = tiny_model(kernels=kernels).encoder.to(DEVICE)
+        packed = encoder.pack(inputs)
+        embeddings = [*encoder.vision_embed.parameters(), *encoder.text_embed.parameters()]
+        dy = torch.randn(packed.shape, generator=torch.Generator().manual_seed(5)).to(DEVICE)
+        found.append([packed.detach(), *torch.autograd.grad(packed, embeddings, dy)])
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_a_piece_is_no_view_of_a_parameter() -> None:
+    encoder, inputs = tiny_model().encoder, tiny_inputs(1, 1, 1)
+    pieces = (
+        *encoder.vision_embed(inputs.images, inputs.image_mask),
+        *encoder.text_embed(inputs.caption_ids, inputs.text_ids),
+    )
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in encoder.parameters()}
+    assert parameters.isdisjoint(piece.untyped_storage().data_ptr() for piece in pieces)

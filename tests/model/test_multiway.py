@@ -107,7 +107,7 @@ def test_a_dropped_sample_passes_unchanged_and_the_others_are_untouched() -> Non
     scales[:, :, 1] = 0  # all branches of the second image
     with torch.no_grad():
         layout = inputs.layout()
-        _, normed = model.encoder.norm(model.encoder.pack(inputs, layout), None, layout, "reference")
+        _, normed = model.encoder.norm(model.encoder.pack(inputs), None, layout, "reference")
         embedded = model.encoder.unpack(normed, layout)
         dropped, full = model.encoder(inputs, scales), model.encoder(inputs)
     torch.testing.assert_close(dropped.images[1], embedded.images[1])

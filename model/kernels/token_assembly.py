@@ -1,0 +1,274 @@
+"""The packed rows from their pieces: patches, class and mask token, words and positions, each row written once.
+
+    images[b, 0]     = class token + positions[0]
+    images[b, v]     = (mask token where image_mask[b, v - 1], else patches[b, v - 1]) + positions[v]
+    captions, texts  = words + text positions, 0 where they are padding
+
+Words come as rows, not as table and ids: ZeRO-3 then need not keep the table of 64,010 words gathered beyond the call
+of nn.Embedding, and the table's gradient stays torch's. Bytes, for N rows of D in bfloat16 (padded words and hidden
+patches, which ours does not read, are not taken off):
+
+| | forward | backward |
+| --- | --- | --- |
+| the fewest, and ours | 4 N D: read patches and words, write the rows | 4 N D: read dy, write dpatches and dwords |
+| eager | images 16 N D, texts 12 N D: see below | images 12 N D, texts 10 N D |
+| torch.compile | 4 N D | 8 N D: sums for positions and mask token in passes of their own |
+
+Eager hides patches, puts the class token before them, adds positions and joins the kinds, each with a read and a write
+of all; a text is spared the class token. Its bytes are counted from the operations that run, torch.compile's by hand.
+Every piece has a gradient in every step, zeros where nothing used it.
+
+A program owns one position and some columns, and goes through the samples: it reads the position once, and sums its
+gradient in a fixed order, without atomics. The mask token's gradient is then the sum over V - 1 rows of floats.
+
+Shapes: I image-only samples, P pairs, T texts; V image tokens, C caption tokens, L text tokens; N packed rows, D dim.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.kernels.backend import Backend
+from model.kernels.language import jit, tl
+
+SAMPLES, COLUMNS = 8, 128
+"""What a program handles at a time."""
+
+
+class ImagePieces(NamedTuple):
+    """What images are made of. A tuple, because ZeRO-3's hooks look for tensors in tuples only."""
+
+    patches: Tensor
+    """(I + P, V - 1, D)"""
+    cls_token: Tensor
+    """(D,)"""
+    mask_token: Tensor
+    """(D,)"""
+    positions: Tensor
+    """(V, D)"""
+
+
+class TextPieces(NamedTuple):
+    """What captions and texts are made of."""
+
+    words: Tensor
+    """(P * C + T * L, D), captions first."""
+    positions: Tensor
+    """(max(C, L), D)"""
+
+
+def token_assembly_reference(
+    images: ImagePieces, texts: TextPieces, image_mask: Tensor, caption_padding: Tensor, text_padding: Tensor
+) -> Tensor:
+    """The definition. Shapes as in `assemble_tokens`."""
+    # torch.where keeps the mask token in the graph of every step, also when nothing is masked (ZeRO-3 needs it)
+    patches = torch.where(image_mask[..., None], images.mask_token, images.patches)
+    tokens = torch.cat([images.cls_token.expand(len(patches), 1, -1), patches], dim=1) + images.positions
+    parts = [tokens.flatten(0, 1)]
+    kinds = texts.words.split([caption_padding.numel(), text_padding.numel()])
+    for words, padding in zip(kinds, (caption_padding, text_padding), strict=True):
+        placed = words.unflatten(0, padding.shape) + texts.positions[: padding.shape[1]]
+        parts.append(placed.masked_fill(padding[..., None], 0).flatten(0, 1))
+    return torch.cat(parts)
+
+
+@jit
+def _image_rows(start, position, mask_ptr, num_images, num_tokens, SAMPLES: tl.constexpr):
+    """Of some samples at a position: whether they exist and are patches, their rows among all and among the patches,
+    and whether class or mask token stands there."""
+    samples = (start + tl.arange(0, SAMPLES)).to(tl.int64)
+    exists = samples < num_images
+    rows = samples * num_tokens + position
+    is_patch = exists & (rows > samples * num_tokens)
+    patch_rows = rows - samples - 1
+    is_hidden = tl.load(mask_ptr + patch_rows, mask=is_patch, other=1) != 0
+    return exists, is_patch, rows, patch_rows, is_hidden
+
+
+@jit
+def _text_rows(start, position, padding_ptr, num_captions, num_samples, caption_length, text_length,
+               SAMPLES: tl.constexpr):  # fmt: skip
+    """Of some samples, captions then texts, at a position: whether they are so long, their rows among the words, and
+    whether they are padding there."""
+    samples = (start + tl.arange(0, SAMPLES)).to(tl.int64)
+    is_caption = samples < num_captions
+    first = tl.where(
+        is_caption, samples * caption_length, num_captions * caption_length + (samples - num_captions) * text_length
+    )
+    exists = (samples < num_samples) & (position < tl.where(is_caption, caption_length, text_length))
+    is_padding = tl.load(padding_ptr + first + position, mask=exists, other=1) != 0
+    return exists, first + position, is_padding
+
+
+@jit(do_not_specialize=["num_images", "num_tokens"])
+def _image_tokens_forward(
+    patches_ptr, mask_ptr, cls_token_ptr, mask_token_ptr, positions_ptr, out_ptr, num_images, num_tokens,
+    D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    position = tl.program_id(0)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = columns < D
+    added = tl.load(positions_ptr + position * D + columns, mask=inside, other=0.0).to(tl.float32)
+    token_ptr = cls_token_ptr if position == 0 else mask_token_ptr
+    token = tl.load(token_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    for start in range(0, num_images, SAMPLES):
+        exists, is_patch, rows, patch_rows, is_hidden = _image_rows(
+            start, position, mask_ptr, num_images, num_tokens, SAMPLES
+        )
+        seen = (is_patch & (is_hidden == 0))[:, None] & inside[None, :]
+        patches = tl.load(patches_ptr + patch_rows[:, None] * D + columns[None, :], mask=seen, other=0.0)
+        tokens = tl.where(is_hidden[:, None], token[None, :], patches.to(tl.float32))
+        tl.store(
+            out_ptr + rows[:, None] * D + columns[None, :], tokens + added[None, :],
+            mask=exists[:, None] & inside[None, :],
+        )  # fmt: skip
+
+
+@jit(do_not_specialize=["num_images", "num_tokens"])
+def _image_tokens_backward(
+    dy_ptr, mask_ptr, dpatches_ptr, dpositions_ptr, dtokens_ptr, num_images, num_tokens,
+    D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    position = tl.program_id(0)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = columns < D
+    position_sum = tl.zeros([SAMPLES, COLUMNS], tl.float32)
+    token_sum = tl.zeros([SAMPLES, COLUMNS], tl.float32)
+    for start in range(0, num_images, SAMPLES):
+        exists, is_patch, rows, patch_rows, is_hidden = _image_rows(
+            start, position, mask_ptr, num_images, num_tokens, SAMPLES
+        )
+        used = exists[:, None] & inside[None, :]
+        dy = tl.load(dy_ptr + rows[:, None] * D + columns[None, :], mask=used, other=0.0).to(tl.float32)
+        dtoken = tl.where(is_hidden[:, None], dy, 0.0)
+        tl.store(
+            dpatches_ptr + patch_rows[:, None] * D + columns[None, :], dy - dtoken,
+            mask=is_patch[:, None] & inside[None, :],
+        )  # fmt: skip
+        position_sum += dy
+        token_sum += dtoken
+    tl.store(dpositions_ptr + position * D + columns, tl.sum(position_sum, 0), mask=inside)
+    tl.store(dtokens_ptr + position * D + columns, tl.sum(token_sum, 0), mask=inside)
+
+
+@jit(do_not_specialize=["num_captions", "num_samples", "caption_length", "text_length"])
+def _text_tokens_forward(
+    words_ptr, padding_ptr, positions_ptr, out_ptr, num_captions, num_samples, caption_length, text_length,
+    D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    position = tl.program_id(0)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = columns < D
+    added = tl.load(positions_ptr + position * D + columns, mask=inside, other=0.0).to(tl.float32)
+    for start in range(0, num_samples, SAMPLES):
+        exists, rows, is_padding = _text_rows(
+            start, position, padding_ptr, num_captions, num_samples, caption_length, text_length, SAMPLES
+        )
+        offsets = rows[:, None] * D + columns[None, :]
+        seen = (exists & (is_padding == 0))[:, None] & inside[None, :]
+        words = tl.load(words_ptr + offsets, mask=seen, other=0.0).to(tl.float32)
+        tl.store(out_ptr + offsets, tl.where(seen, words + added[None, :], 0.0), mask=exists[:, None] & inside[None, :])
+
+
+@jit(do_not_specialize=["num_captions", "num_samples", "caption_length", "text_length"])
+def _text_tokens_backward(
+    dy_ptr, padding_ptr, dwords_ptr, dpositions_ptr, num_captions, num_samples, caption_length, text_length,
+    D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    position = tl.program_id(0)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = columns < D
+    position_sum = tl.zeros([SAMPLES, COLUMNS], tl.float32)
+    for start in range(0, num_samples, SAMPLES):
+        exists, rows, is_padding = _text_rows(
+            start, position, padding_ptr, num_captions, num_samples, caption_length, text_length, SAMPLES
+        )
+        offsets = rows[:, None] * D + columns[None, :]
+        seen = (exists & (is_padding == 0))[:, None] & inside[None, :]
+        dy = tl.load(dy_ptr + offsets, mask=seen, other=0.0).to(tl.float32)
+        tl.store(dwords_ptr + offsets, dy, mask=exists[:, None] & inside[None, :])
+        position_sum += dy
+    tl.store(dpositions_ptr + position * D + columns, tl.sum(position_sum, 0), mask=inside)
+
+
+class _TokenAssembly(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, patches: Tensor, cls_token: Tensor, mask_token: Tensor, image_positions: Tensor, words: Tensor,
+        text_positions: Tensor, image_mask: Tensor, caption_padding: Tensor, text_padding: Tensor,
+    ) -> Tensor:  # fmt: skip
+        assert words.dtype == patches.dtype and len(text_positions) == max(
+            caption_padding.shape[1], text_padding.shape[1]
+        )
+        image_mask = image_mask.contiguous().view(torch.uint8)
+        padding = torch.cat([caption_padding.flatten(), text_padding.flatten()]).view(torch.uint8)
+        num_image_rows = len(patches) * len(image_positions)
+        out = patches.new_empty(num_image_rows + len(words), patches.shape[-1])
+        images, texts = out.split([num_image_rows, len(words)])
+        sizes = _text_sizes(caption_padding, text_padding)
+        _launch(
+            _image_tokens_forward, len(image_positions), out.shape[1],
+            patches.contiguous(), image_mask, cls_token.contiguous(), mask_token.contiguous(),
+            image_positions.contiguous(), images, len(patches), len(image_positions),
+        )  # fmt: skip
+        _launch(
+            _text_tokens_forward, len(text_positions), out.shape[1],
+            words.contiguous(), padding, text_positions.contiguous(), texts, *sizes,
+        )  # fmt: skip
+        ctx.save_for_backward(image_mask, padding)
+        ctx.sizes = sizes
+        ctx.dtypes = [piece.dtype for piece in (cls_token, mask_token, image_positions, text_positions)]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        image_mask, padding = ctx.saved_tensors
+        dy = grads[0].contiguous()
+        dim = dy.shape[1]
+        num_images, num_patches = image_mask.shape
+        num_positions = num_patches + 1
+        image_dy, text_dy = dy.split([num_images * num_positions, len(padding)])
+        dpatches = dy.new_empty(num_images, num_patches, dim)
+        dtokens = dy.new_empty(num_positions, dim, dtype=torch.float32)  # the class token's, then the mask token's
+        cls_type, mask_type, image_type, text_type = ctx.dtypes
+        dimage_positions = dy.new_empty(num_positions, dim, dtype=image_type)
+        _launch(
+            _image_tokens_backward, num_positions, dim,
+            image_dy, image_mask, dpatches, dimage_positions, dtokens, num_images, num_positions,
+        )  # fmt: skip
+        _, _, *lengths = ctx.sizes
+        dwords = torch.empty_like(text_dy)
+        dtext_positions = dy.new_empty(max(lengths), dim, dtype=text_type)
+        _launch(_text_tokens_backward, max(lengths), dim, text_dy, padding, dwords, dtext_positions, *ctx.sizes)
+        dcls, dmask = dtokens[0].to(cls_type), dtokens[1:].sum(0).to(mask_type)
+        return dpatches, dcls, dmask, dimage_positions, dwords, dtext_positions, None, None, None
+
+
+def _text_sizes(caption_padding: Tensor, text_padding: Tensor) -> tuple[int, int, int, int]:
+    """Captions, samples in all, tokens of a caption and of a text."""
+    (num_captions, caption_length), (num_texts, text_length) = caption_padding.shape, text_padding.shape
+    return num_captions, num_captions + num_texts, caption_length, text_length
+
+
+def _launch(kernel: Any, num_positions: int, dim: int, *args: Any) -> None:
+    if num_positions:
+        grid = (num_positions, -(-dim // COLUMNS))
+        kernel[grid](*args, D=dim, SAMPLES=SAMPLES, COLUMNS=COLUMNS, num_warps=4)
+
+
+def assemble_tokens(
+    images: ImagePieces,
+    texts: TextPieces,
+    image_mask: Tensor,
+    caption_padding: Tensor,
+    text_padding: Tensor,
+    backend: Backend,
+) -> Tensor:
+    """image_mask: (I + P, V - 1) bool, True = hidden; caption_padding: (P, C), text_padding: (T, L), True = padding.
+
+    Returns (N, D): images, captions, texts. Padded positions are zero and give no gradient.
+    """
+    if backend == "triton":
+        return _TokenAssembly.apply(*images, *texts, image_mask, caption_padding, text_padding)
+    return token_assembly_reference(images, texts, image_mask, caption_padding, text_padding)
