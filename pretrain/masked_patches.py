@@ -13,8 +13,8 @@ import tyro
 from torch import Tensor
 
 from data_pipeline.command_line import run_command
+from model.kernels.block_masks import block_image_masks
 from model.masked_data_model import MaskedDataModel
-from model.masking import block_image_masks
 from model.multiway import MultiwayInputs
 from pretrain.config import PretrainConfig
 from pretrain.held_out import read_held_out
@@ -94,7 +94,8 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
         config.model.grid_size,
         objective.num_masked_patches,
         objective.min_block_patches,
-    )
+        "reference",
+    ).mask
     codes = torch.cat([tokenizer.tokenize(tokenizer_view(chunk, view_size)) for chunk in images.split(CHUNK)])
     num_right, nll = 0.0, 0.0
     for chunk in torch.arange(len(images)).split(CHUNK):

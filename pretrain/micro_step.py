@@ -7,8 +7,11 @@ from torch import Tensor
 
 from data_pipeline.step_dataset import StepBatch
 from data_pipeline.text_tokenizer import TextTokenizer
+from model.kernels.backend import choose_backend
+from model.kernels.block_masks import block_image_masks
+from model.kernels.text_masks import mask_texts
 from model.masked_data_model import MaskedTargets
-from model.masking import block_image_masks, drop_path_scales, mask_texts
+from model.masking import drop_path_scales
 from model.multiway import MultiwayInputs
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.config import PretrainConfig
@@ -30,16 +33,15 @@ def make_micro_step(
 ) -> MicroStep:
     """Hide parts of a batch and keep what they were. A function of the samples and their ids."""
     objective, seed = config.objective, config.seed
-    image_mask = block_image_masks(
+    backend = choose_backend(config.model.kernels, batch.image_sample_ids.device)
+    image_masks = block_image_masks(
         seed,
         batch.image_sample_ids,
         config.model.grid_size,
         objective.num_masked_patches,
         objective.min_block_patches,
+        backend,
     )
-    # the count is exact, so the masked positions of all images are one rectangle: True sorts first, stably
-    image_positions = image_mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    image_positions = image_positions[:, : objective.num_masked_patches]
     view = tokenizer_view(batch.images, tokenizer_view_size(visual_tokenizer.config, config.model))
     codes = visual_tokenizer.tokenize(view, tokenizer_dtype(config, view.device))
 
@@ -54,21 +56,29 @@ def make_micro_step(
         objective.caption_mask_ratio,
         mask_id,
         piece_ids,
+        backend,
     )
     texts = mask_texts(
-        seed, batch.text_sample_ids, batch.text_ids, batch.text_padding, objective.text_mask_ratio, mask_id, piece_ids
+        seed,
+        batch.text_sample_ids,
+        batch.text_ids,
+        batch.text_padding,
+        objective.text_mask_ratio,
+        mask_id,
+        piece_ids,
+        backend,
     )
     inputs = MultiwayInputs(
         images=network_view(batch.images, config.model.image_size).to(config.dtype),
-        image_mask=image_mask,
+        image_mask=image_masks.mask,
         caption_ids=captions.ids,
         caption_padding=batch.caption_padding,
         text_ids=texts.ids,
         text_padding=batch.text_padding,
     )
     targets = MaskedTargets(
-        image_positions=image_positions,
-        visual_token_ids=codes.gather(1, image_positions),
+        image_positions=image_masks.positions,
+        visual_token_ids=codes.gather(1, image_masks.positions),
         caption_positions=captions.positions,
         caption_labels=captions.labels,
         text_positions=texts.positions,

@@ -6,18 +6,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from model.kernels.block_masks import block_image_masks
 from model.kernels.expert_activation import expert_activation
 from model.kernels.expert_ffn import ExpertWeights, expert_ffn
 from model.kernels.expert_norm import expert_norm
 from model.kernels.expert_rows import ExpertRows
 from model.kernels.residual_norm import Branch, residual_norm
+from model.kernels.text_masks import mask_texts
 from model.kernels.token_assembly import ImagePieces, TextPieces, assemble_tokens
 
 DIM, FFN_DIM = 1408, 6144
 ROWS = ExpertRows((4, 8, 12, 16), (0, 1, 1, 2))
 
 
-def giant_calls() -> Iterator[Callable[[], None]]:
+def giant_calls() -> Iterator[Callable[[], object]]:
     rows, bias_rows = ROWS, ExpertRows(ROWS.ends, (0, 0, 0, 0))
     x, vectors, bias = _random(16, DIM), _random(3, DIM), _random(1, DIM)
     h, wide = _random(16, FFN_DIM), _random(3, FFN_DIM)
@@ -33,6 +35,9 @@ def giant_calls() -> Iterator[Callable[[], None]]:
     texts = TextPieces(_random(13, DIM), _random(4, DIM))
     masks = [torch.zeros(shape, dtype=torch.bool) for shape in ((3, 4), (3, 3), (1, 4))]
     yield partial(_forward_and_backward, assemble_tokens, images, texts, *masks, "triton")
+    yield partial(block_image_masks, 0, torch.arange(16), 16, 102, 16, "triton")
+    ids = torch.zeros(16, 512, dtype=torch.int64)
+    yield partial(mask_texts, 0, torch.arange(16), ids, ids == 1, 0.15, 64001, (4, 64001), "triton")
 
 
 def _random(*shape: int) -> Tensor:

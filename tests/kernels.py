@@ -3,6 +3,7 @@
 Without a GPU the kernels run in Triton's interpreter (tests/conftest.py sets it), in float32.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,3 +62,9 @@ def assert_same(function: Callable[..., Any], reference: Callable[..., Any], inp
     with poisoned_memory():
         found = outputs_and_gradients(function, inputs)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+
+
+def digest(*tensors: Tensor) -> str:
+    """Of the bits of integers and booleans."""
+    content = b"".join(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() for tensor in tensors)
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.masking import block_image_masks
+from model.kernels.block_masks import block_image_masks
 from pretrain.formats.vqkd import save_vqkd
 from pretrain.held_out import read_held_out
 from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
@@ -33,7 +33,7 @@ def test_hidden_patches_are_those_of_training_and_constants_are_counted(two_rank
     images, captions = read_held_out(tiny_data.folder / "images", config.data, 48, 30)
     assert captions == []
     codes = load_visual_tokenizer(config.visual_tokenizer).tokenize(images / 255)
-    masks = block_image_masks(config.seed, torch.arange(30), 6, 14, 3)
+    masks = block_image_masks(config.seed, torch.arange(30), 6, 14, 3, "reference").mask
     hidden = codes[masks].tolist()
     by_place = [
         [code for code, is_hidden in zip(*place, strict=True) if is_hidden]

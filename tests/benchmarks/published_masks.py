@@ -1,0 +1,119 @@
+"""BEiT's block-wise masks in plain Python, written anew from their description, and ours beside them.
+
+python -m tests.benchmarks.published_masks [--quick]
+"""
+
+import math
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from model.kernels.backend import Backend
+from model.kernels.block_masks import block_image_masks
+
+MIN_ASPECT = 0.3
+MIN_BLOCK = 16
+MAX_ATTEMPTS = 10
+IMAGES_PER_STEP = 2048
+"""Of BEiT-3's global batch."""
+
+
+def published_mask(rng: random.Random, grid_size: int, num_masked: int, min_block: int) -> np.ndarray:
+    """The mask of one image: blocks until the count, ten attempts a block, then single patches (BEiT v2)."""
+    mask = np.zeros((grid_size, grid_size), dtype=int)
+    count = 0
+    while count < num_masked:
+        new = _published_block(rng, mask, num_masked - count, min_block)
+        if not new:
+            break
+        count += new
+    if count < num_masked:
+        free = np.flatnonzero(mask.ravel() == 0)
+        mask.ravel()[rng.sample(list(free), num_masked - count)] = 1
+    return mask
+
+
+def _published_block(rng: random.Random, mask: np.ndarray, cap: int, min_block: int) -> int:
+    """Masks a block of at most `cap` new patches and returns how many they are, 0 if ten attempts fail."""
+    grid_size = len(mask)
+    for _ in range(MAX_ATTEMPTS):
+        area = rng.uniform(min_block, cap)
+        aspect = math.exp(rng.uniform(math.log(MIN_ASPECT), math.log(1 / MIN_ASPECT)))
+        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if height >= grid_size or width >= grid_size:
+            continue
+        top, left = rng.randint(0, grid_size - height), rng.randint(0, grid_size - width)
+        new = height * width - int(mask[top : top + height, left : left + width].sum())
+        if 0 < new <= cap:
+            for row in range(top, top + height):
+                for column in range(left, left + width):
+                    mask[row, column] = 1
+            return new
+    return 0
+
+
+def mask_rows(quick: bool) -> dict[str, float]:
+    """Microseconds an image on the CPU, ours and the published algorithm's, which take turns; a median each, and the
+    median ratio. Where there is a GPU, also the milliseconds of our kernel for the images of a step of BEiT-3."""
+    rounds = 5 if quick else 21
+    rows: dict[str, float] = {}
+    for grid_size, num_masked in ((14, 75), (16, 102)):
+        for num_images in (64, 256, 1024):
+            ours, published = [], []
+            for turn in range(rounds):
+                ours.append(_ours_us(turn, num_images, grid_size, num_masked))
+                published.append(_published_us(turn, min(num_images, 256), grid_size, num_masked))
+            ratios = [own / other for own, other in zip(ours, published, strict=True)]
+            name = f"masks_{grid_size}x{grid_size}_batch{num_images}"
+            rows[f"{name}_us"] = statistics.median(ours)
+            rows[f"{name}_published_us"] = statistics.median(published)
+            rows[f"{name}_vs_published"] = statistics.median(ratios)
+        if torch.cuda.is_available():
+            rows[f"masks_{grid_size}x{grid_size}_{IMAGES_PER_STEP}_gpu_ms"] = _gpu_ms(rounds, grid_size, num_masked)
+    return rows
+
+
+def _ours_us(seed: int, num_images: int, grid_size: int, num_masked: int, backend: Backend = "reference") -> float:
+    sample_ids = torch.arange(num_images)
+    return _seconds(lambda: block_image_masks(seed, sample_ids, grid_size, num_masked, MIN_BLOCK, backend)) / (
+        num_images * 1e-6
+    )
+
+
+def _published_us(seed: int, num_images: int, grid_size: int, num_masked: int) -> float:
+    rng = random.Random(seed)
+    return _seconds(lambda: [published_mask(rng, grid_size, num_masked, MIN_BLOCK) for _ in range(num_images)]) / (
+        num_images * 1e-6
+    )
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _gpu_ms(rounds: int, grid_size: int, num_masked: int) -> float:
+    """Of the kernel, between two events on its stream."""
+    sample_ids = torch.arange(IMAGES_PER_STEP, device="cuda")
+    times = []
+    for turn in range(rounds + 3):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(1_000_000)  # the launch waits in the queue, so that the host's time does not count
+        start.record()
+        block_image_masks(turn, sample_ids, grid_size, num_masked, MIN_BLOCK, "triton")
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times[3:])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name, value in mask_rows("--quick" in sys.argv).items():
+        print(f"{name}={value:.4g}")
