@@ -24,10 +24,8 @@ def random_choice_reference(seed: int, stream: Stream, sample_ids: Tensor, candi
     places = torch.arange(candidates.shape[1], device=candidates.device)
     words = random_words(seed, stream, sample_ids[:, None], places)[0]
     keys = torch.where(candidates, words, 1 << 32) * candidates.shape[1] + places  # what is no candidate comes last
-    if keys.device.type == "cpu":  # numpy sorts ten times as fast there
-        ranked = torch.from_numpy(np.sort(keys.numpy(), axis=1))
-    else:
-        ranked = keys.sort(dim=1).values
+    is_on_cpu = keys.device.type == "cpu"  # where numpy sorts ten times as fast as torch
+    ranked = torch.from_numpy(np.sort(keys.numpy(), axis=1)) if is_on_cpu else keys.sort(dim=1).values
     last = ranked.gather(1, (count[:, None] - 1).clamp(min=0))
     return (keys <= last) & (count > 0)[:, None]
 

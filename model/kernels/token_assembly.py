@@ -11,11 +11,12 @@ patches, which ours does not read, are not taken off):
 | | forward | backward |
 | --- | --- | --- |
 | the fewest, and ours | 4 N D: read patches and words, write the rows | 4 N D: read dy, write dpatches and dwords |
-| eager | images 16 N D, texts 12 N D: see below | images 12 N D, texts 10 N D |
-| torch.compile | 4 N D | 8 N D: sums for positions and mask token in passes of their own |
+| eager | 14 N D | 13 N D |
+| torch.compile | 6 N D | 8 N D |
 
-Eager hides patches, puts the class token before them, adds positions and joins the kinds, each with a read and a write
-of all; a text is spared the class token. Its bytes are counted from the operations that run, torch.compile's by hand.
+Counted by tests/benchmarks/bench_kernels.py for two experts, operation by operation, and for torch.compile as Inductor
+counts its own kernels on a CPU. Eager hides patches, puts the class token before them, adds positions and joins the
+kinds, each with a read and a write of all.
 Every piece has a gradient in every step, zeros where nothing used it.
 
 A program owns one position and some columns, and goes through the samples: it reads the position once, and sums its

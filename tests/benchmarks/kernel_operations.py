@@ -1,0 +1,195 @@
+"""The operations of model/kernels at the sizes of BEiT-3, each beside the same in plain torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
+
+from model.kernels.backend import Backend
+from model.kernels.expert_activation import expert_activation, expert_gelu_reference
+from model.kernels.expert_ffn import ExpertWeights, expert_ffn
+from model.kernels.expert_linear import expert_linear_reference
+from model.kernels.expert_norm import expert_norm, expert_norm_reference
+from model.kernels.expert_rows import ExpertRows
+from model.kernels.masked_cross_entropy import masked_cross_entropy
+from model.kernels.residual_norm import Branch, residual_norm, residual_norm_reference
+from model.kernels.token_assembly import ImagePieces, TextPieces, assemble_tokens, token_assembly_reference
+from model.layout import PackedLayout
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network's widths, and samples of each kind in a micro-step."""
+
+    name: str
+    dim: int
+    ffn_dim: int
+    image_tokens: int
+    num_samples: int
+    caption_tokens: int = 64
+    text_tokens: int = 512
+    vocab_size: int = 64010
+
+    def layout(self) -> PackedLayout:
+        return PackedLayout(
+            num_images=self.num_samples,
+            num_pairs=self.num_samples,
+            num_texts=self.num_samples,
+            image_tokens=self.image_tokens,
+            caption_tokens=self.caption_tokens,
+            text_tokens=self.text_tokens,
+        )
+
+
+def sizes(num_samples: int) -> list[Size]:
+    """num_samples: of the giant; base takes four times as many."""
+    return [Size("base", 768, 3072, 197, 4 * num_samples), Size("giant", 1408, 6144, 257, num_samples)]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Something to measure."""
+
+    name: str
+    inputs: list[Tensor]
+    plain: Callable[..., Any]
+    """In plain torch, for eager and torch.compile."""
+    backend: Callable[[Backend], Callable[..., Any]]
+    """Ours."""
+    fewest_bytes: tuple[int, int] | None = None
+    """Forward and backward must move; None where matrix products take the time."""
+    unit: int = 1
+    """Elements of the widest matrix: bytes are told in multiples of it."""
+
+
+def operations(size: Size, device: torch.device) -> list[Operation]:
+    """In bfloat16; two experts, as most blocks have."""
+    layout = size.layout()
+    rows, dim, ffn_dim = layout.rows(2), size.dim, size.ffn_dim
+    generator = torch.Generator(device).manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        values = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
+        return values.mul_(0.05 if len(shape) == 2 and shape[0] != rows.num_rows else 1).requires_grad_()
+
+    x, narrow, wide = (rows.num_rows, dim), (2, dim), (2, ffn_dim)
+    stream, hidden = rows.num_rows * dim, rows.num_rows * ffn_dim
+    return [
+        Operation(
+            "norm",
+            [random(*x), random(*narrow), random(*narrow)],
+            partial(expert_norm_reference, rows=rows),
+            lambda backend: partial(expert_norm, rows=rows, backend=backend),
+            (4 * stream, 6 * stream),
+            stream,
+        ),
+        _residual("residual", None, rows, random, dim),
+        _residual("residual_drop_path", torch.full(x[:1], 1.25, device=device), rows, random, dim),
+        Operation(
+            "activation",
+            [random(rows.num_rows, ffn_dim), random(*wide), random(*wide), random(*wide)],
+            partial(_plain_activation, rows=rows),
+            lambda backend: partial(expert_activation, rows=rows, backend=backend),
+            (4 * hidden, 6 * hidden),
+            hidden,
+        ),
+        _assembly(size, layout, random, device),
+        Operation(
+            "ffn",
+            [random(*shape) for shape in (x, x, narrow, narrow, narrow, wide, wide, wide)]
+            + [random(*shape) for shape in [(ffn_dim, dim)] * 2 + [(dim, ffn_dim)] * 2],
+            partial(_plain_ffn, rows=rows),
+            lambda backend: partial(_our_ffn, rows=rows, backend=backend),
+            unit=hidden,
+        ),
+    ]
+
+
+def head(size: Size, device: torch.device) -> Operation:
+    """Masked words of the micro-step: 15 % of the texts, half of the captions."""
+    num_masked = size.num_samples * (size.text_tokens * 15 // 100 + size.caption_tokens // 2)
+    labels = torch.randint(size.vocab_size, (num_masked,), device=device)
+    shapes = [(num_masked, size.dim), (size.vocab_size, size.dim), (size.vocab_size,)]
+    inputs = [torch.randn(shape, device=device, dtype=torch.bfloat16).mul_(0.05).requires_grad_() for shape in shapes]
+    return Operation(
+        "head",
+        inputs,
+        lambda hidden, weight, bias: cross_entropy(linear(hidden, weight, bias).float(), labels, reduction="none"),
+        lambda backend: partial(masked_cross_entropy, labels=labels, backend=backend),
+    )
+
+
+def _residual(name: str, scale: Tensor | None, rows: ExpertRows, random: Callable[..., Tensor], dim: int) -> Operation:
+    stream = rows.num_rows * dim
+    return Operation(
+        name,
+        [random(rows.num_rows, dim) for _ in range(2)] + [random(2, dim) for _ in range(3)],
+        partial(_plain_residual, rows=rows, scale=scale),
+        lambda backend: partial(_our_residual, rows=rows, scale=scale, backend=backend),
+        (8 * stream, (8 if scale is None else 10) * stream),
+        stream,
+    )
+
+
+def _plain_residual(x: Tensor, output: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, *,
+                    rows: ExpertRows, scale: Tensor | None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return residual_norm_reference(x, Branch(output, bias, scale), rows, weight, norm_bias, rows)
+
+
+def _our_residual(x: Tensor, output: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, *,
+                  rows: ExpertRows, scale: Tensor | None, backend: Backend) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return residual_norm(x, Branch(output, bias, scale), rows, weight, norm_bias, rows, backend)
+
+
+def _plain_activation(h: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, *, rows: ExpertRows) -> Tensor:
+    return expert_norm_reference(expert_gelu_reference(h, bias, rows), weight, norm_bias, rows)
+
+
+def _weights(vectors: tuple[Tensor, ...]) -> ExpertWeights:
+    norm_weight, norm_bias, fc1_bias, subln_weight, subln_bias, *matrices = vectors
+    return ExpertWeights(norm_weight, norm_bias, matrices[:2], fc1_bias, subln_weight, subln_bias, matrices[2:])
+
+
+def _plain_ffn(x: Tensor, output: Tensor, bias: Tensor, *vectors: Tensor, rows: ExpertRows) -> tuple[Tensor, Tensor]:
+    weights = _weights(vectors)
+    stream, normed = residual_norm_reference(
+        x, Branch(output, bias, None), rows, weights.norm_weight, weights.norm_bias, rows
+    )
+    h = expert_linear_reference(normed, weights.fc1, None, rows)
+    y = _plain_activation(h, weights.fc1_bias, weights.subln_weight, weights.subln_bias, rows=rows)
+    return stream, expert_linear_reference(y, weights.fc2, None, rows)
+
+
+def _our_ffn(x: Tensor, output: Tensor, bias: Tensor, *vectors: Tensor, rows: ExpertRows,
+             backend: Backend) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return expert_ffn(x, Branch(output, bias, None), rows, _weights(vectors), rows, backend)
+
+
+def _assembly(size: Size, layout: PackedLayout, random: Callable[..., Tensor], device: torch.device) -> Operation:
+    """40 % of the patches hidden; no padding."""
+    num_images, num_patches, dim = 2 * size.num_samples, size.image_tokens - 1, size.dim
+    image_mask = torch.rand(num_images, num_patches, device=device) < 0.4
+    caption_padding, text_padding = (
+        torch.zeros(size.num_samples, length, dtype=torch.bool, device=device)
+        for length in (size.caption_tokens, size.text_tokens)
+    )
+    num_words = size.num_samples * (size.caption_tokens + size.text_tokens)
+    vectors = [random(dim), random(dim), random(size.image_tokens, dim)]
+    inputs = [random(num_images, num_patches, dim), *vectors, random(num_words, dim), random(size.text_tokens, dim)]
+
+    masks = {"image_mask": image_mask, "caption_padding": caption_padding, "text_padding": text_padding}
+
+    def plain(*pieces: Tensor) -> Tensor:
+        return token_assembly_reference(ImagePieces(*pieces[:4]), TextPieces(*pieces[4:]), **masks)
+
+    def ours(*pieces: Tensor, backend: Backend) -> Tensor:
+        return assemble_tokens(ImagePieces(*pieces[:4]), TextPieces(*pieces[4:]), **masks, backend=backend)
+
+    stream = layout.num_rows * dim
+    return Operation(
+        "assembly", inputs, plain, lambda backend: partial(ours, backend=backend), (4 * stream, 4 * stream), stream
+    )
