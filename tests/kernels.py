@@ -17,10 +17,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 ROWS = [
     ExpertRows((1,), (0,)),
-    ExpertRows((37,), (0,)),
-    ExpertRows((5, 11, 17, 37), (0, 0, 0, 0)),
-    ExpertRows((5, 11, 17, 37), (0, 0, 1, 1)),
-    ExpertRows((5, 11, 17, 37), (0, 1, 1, 2)),
+    ExpertRows((19,), (0,)),
+    ExpertRows((3, 7, 11, 19), (0, 0, 0, 0)),
+    ExpertRows((3, 7, 11, 19), (0, 0, 1, 1)),
+    ExpertRows((3, 7, 11, 19), (0, 1, 1, 2)),
     ExpertRows((0, 0, 0, 7), (0, 0, 1, 1)),
     ExpertRows((5, 5, 5, 5), (0, 1, 1, 2)),
     ExpertRows((5, 5, 5, 9), (0, 1, 1, 2)),
