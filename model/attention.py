@@ -85,7 +85,7 @@ class MultiwayAttention(nn.Module):
         cache: keys and values of the pairs' tokens that went before; extended.
         """
         dim = x.shape[1]
-        qkv = self.qkv(x, layout).view(len(x), 3, self.num_heads, dim // self.num_heads)
+        qkv = self.qkv(x, layout, backend).view(len(x), 3, self.num_heads, dim // self.num_heads)
         group = qkv.shape[1:]
         images = qkv[layout.image_rows].view(layout.num_images, layout.image_tokens, *group)
         pair_images = qkv[layout.pair_image_rows].view(layout.num_pairs, layout.image_tokens, *group)
@@ -98,4 +98,4 @@ class MultiwayAttention(nn.Module):
         groups = [attend(images, None), pair_images, pair_texts, texts]
         x = torch.cat([part.reshape(-1, dim) for part in groups])  # back to (N, D)
         _, x = self.norm(x, None, layout, backend)
-        return self.proj(x, layout, add_bias=False)
+        return self.proj(x, layout, backend, add_bias=False)

@@ -47,10 +47,10 @@ class ExpertLinear(ModalityExperts):
     def __init__(self, dim: int, out_dim: int, experts: tuple[str, ...]):
         super().__init__(lambda: nn.Linear(dim, out_dim), experts)
 
-    def forward(self, x: Tensor, layout: PackedLayout, add_bias: bool = True) -> Tensor:
+    def forward(self, x: Tensor, layout: PackedLayout, backend: Backend, add_bias: bool = True) -> Tensor:
         """(N, D) -> (N, D_out); add_bias: False where it is added later."""
         biases = self.each("bias") if add_bias else None
-        return expert_linear(x, self.each("weight"), biases, layout.rows(len(self.experts)))
+        return expert_linear(x, self.each("weight"), biases, layout.rows(len(self.experts)), backend)
 
 
 class ExpertNorm(ModalityExperts):

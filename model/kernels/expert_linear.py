@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from model.kernels.backend import Backend
 from model.kernels.expert_rows import ExpertRows
+from model.kernels.nvidia_apex import apex_linear
 
 
 def expert_linear_reference(
@@ -68,6 +70,14 @@ class _ExpertLinear(torch.autograd.Function):
         return input_gradient(dy, weights, rows), None, None, *weight_gradients(dy, x, rows), *dbiases
 
 
-def expert_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None, rows: ExpertRows) -> Tensor:
+def expert_linear(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    rows: ExpertRows,
+    backend: Backend = "reference",
+) -> Tensor:
     """x: (N, D); weights: (F, D) of each expert; biases: (F,) of each, or None. Returns (N, F)."""
+    if backend == "apex" and biases is not None:
+        return torch.cat([apex_linear(x[part], weights[e], biases[e]) for e, part in enumerate(rows.slices())])
     return _ExpertLinear.apply(x, rows, biases is not None, *weights, *(biases or ()))

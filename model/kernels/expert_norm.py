@@ -33,6 +33,7 @@ from model.kernels.expert_rows import (
     sum_by_expert,
 )
 from model.kernels.language import block_size, jit, tl
+from model.kernels.nvidia_apex import apex_layer_norm
 
 NORM_EPS = 1e-5
 
@@ -136,16 +137,7 @@ def expert_norm(x: Tensor, weight: Tensor, bias: Tensor, rows: ExpertRows, backe
     if backend == "triton":
         return _ExpertNorm.apply(x, weight, bias, rows)
     if backend == "apex":
-        return _expert_norm_apex(x, weight, bias, rows)
+        return torch.cat(
+            [apex_layer_norm(x[part], weight[e], bias[e], NORM_EPS) for e, part in enumerate(rows.slices())]
+        )
     return expert_norm_reference(x, weight, bias, rows)
-
-
-def _expert_norm_apex(x: Tensor, weight: Tensor, bias: Tensor, rows: ExpertRows) -> Tensor:
-    from apex.normalization.fused_layer_norm import fused_layer_norm_affine
-
-    width = tuple(weight.shape[1:])
-    parts = [
-        fused_layer_norm_affine(x[part], weight[expert], bias[expert], width, NORM_EPS)
-        for expert, part in enumerate(rows.slices())
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

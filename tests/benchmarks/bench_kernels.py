@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from model.kernels.backend import choose_backend
+from model.kernels.nvidia_apex import apex_linear
 from tests.benchmarks.bytes_moved import compiled_bytes, eager_bytes, saved_bytes
 from tests.benchmarks.kernel_operations import Operation, Size, head, operations, sizes
 from tests.benchmarks.published_masks import mask_rows
@@ -115,7 +116,7 @@ def matrix_products(size: Size) -> dict[str, float]:
         for weight, part in zip(weights, parts, strict=True):
             torch.mm(x[part], weight.t(), out=out[part])
 
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         "separate": separate,
         "grouped": lambda: torch._grouped_mm(x, weights.transpose(1, 2), offs=ends),
         "gelu_tanh_epilogue": lambda: [
@@ -123,6 +124,10 @@ def matrix_products(size: Size) -> dict[str, float]:
             for weight, part in zip(weights, parts, strict=True)
         ],
     }
+    if _has_apex():
+        calls["apex_fused_dense"] = lambda: [
+            apex_linear(x[part], weight, bias) for weight, part in zip(weights, parts, strict=True)
+        ]
     return {f"{size.name}_fc1_{name}_ms": _milliseconds(call) for name, call in calls.items()}
 
 
