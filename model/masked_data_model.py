@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import MultiwayConfig
-from model.kernels.backend import KernelChoice, choose_backend
+from model.kernels.backend import KernelChoice
 from model.kernels.masked_cross_entropy import masked_cross_entropy
 from model.masking import IGNORED
 from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
@@ -49,28 +49,23 @@ class MaskedTargets:
 class PredictionHead(nn.Linear):
     """A linear head. Its losses come from inside its forward, because ZeRO-3 gathers its parameters for that alone."""
 
-    def __init__(self, dim: int, num_classes: int, kernels: KernelChoice):
-        super().__init__(dim, num_classes)
-        self.kernels = kernels
-
     def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Tensor:
         """hidden: (..., D). Without labels the logits (..., classes); with labels (...), -100 = none, the cross
         entropies in nats, (...) float32."""
         if labels is None:
             return super().forward(hidden)
-        backend = choose_backend(self.kernels, hidden.device)
-        flat = masked_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten(), backend)
+        flat = masked_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten())
         return flat.view(labels.shape)
 
 
 class MaskedDataModel(nn.Module):
     """A Multiway Transformer with its two pretraining heads, linear and untied as in the released checkpoints."""
 
-    def __init__(self, config: MultiwayConfig):
+    def __init__(self, config: MultiwayConfig, kernels: KernelChoice = "auto"):
         super().__init__()
-        self.encoder = MultiwayTransformer(config)
-        self.mim_head = PredictionHead(config.dim, config.num_visual_tokens, config.kernels)
-        self.mlm_head = PredictionHead(config.dim, config.vocab_size, config.kernels)
+        self.encoder = MultiwayTransformer(config, kernels)
+        self.mim_head = PredictionHead(config.dim, config.num_visual_tokens)
+        self.mlm_head = PredictionHead(config.dim, config.vocab_size)
 
     def forward(self, inputs: MultiwayInputs, targets: MaskedTargets, drop_path_scale: Tensor | None = None) -> Tensor:
         """Sums of cross entropies in nats, (4,) float32 in the order of OBJECTIVES."""

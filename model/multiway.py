@@ -15,8 +15,8 @@ from model.attention import MultiwayAttention
 from model.config import MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
 from model.experts import ExpertFeedForward, ExpertNorm
-from model.kernels.backend import Backend, choose_backend
-from model.kernels.residual_norm import Branch
+from model.kernels.backend import Backend, KernelChoice, choose_backend
+from model.kernels.residual_norm import Branch, residual_reference
 from model.kernels.token_assembly import assemble_tokens
 from model.kv_cache import KeyValueCache, LayerCache
 from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout, split_at_padding
@@ -129,15 +129,24 @@ class MultiwayBlock(nn.Module):
         return x, Branch(output, bias=self.experts.stacked("fc2.bias"), scale=experts_scale)
 
 
+def _block_alone(
+    block: MultiwayBlock, x: Tensor, layout: PackedLayout, backend: Backend, scales: Tensor | None
+) -> Tensor:
+    """A block that adds its last branch itself: checkpointing then keeps one matrix a block, not two."""
+    x, branch = block(x, None, layout, backend, scales)
+    return residual_reference(x, branch, layout.rows(len(branch.bias)))
+
+
 class MultiwayTransformer(nn.Module):
     """Vision encoder, language encoder, dual encoder, fusion encoder and captioner in one set of weights.
 
     Which of them a call is, follows from its inputs: images, texts, both, pairs, pairs with `causal_captions`.
     """
 
-    def __init__(self, config: MultiwayConfig):
+    def __init__(self, config: MultiwayConfig, kernels: KernelChoice = "auto"):
         super().__init__()
         self.config = config
+        self.kernels = kernels
         self.vision_embed = VisionEmbedding(config.dim, config.image_size, config.patch_size)
         self.text_embed = TextEmbedding(config.dim, config.vocab_size, config.max_text_length)
         first_vl_layer = config.depth - config.num_vl_layers
@@ -151,7 +160,7 @@ class MultiwayTransformer(nn.Module):
         """drop_path_scale: (depth, 2, I + P + T) factor of each branch of each sample (see
         `model.masking.drop_path_scales`), None = no stochastic depth; cache: filled with the keys and values of the
         pairs, for `decode`."""
-        backend = choose_backend(self.config.kernels, inputs.images.device)
+        backend = choose_backend(self.kernels, inputs.images.device)
         layout = inputs.layout(backend)
         x = self.pack(inputs, backend)
         if drop_path_scale is not None:
@@ -162,7 +171,7 @@ class MultiwayTransformer(nn.Module):
             layer_cache = None if cache is None else cache.layers[i]
             if self.config.activation_checkpointing and torch.is_grad_enabled():
                 assert cache is None, "a cache is for inference: call under torch.no_grad()"
-                x, branch = checkpoint(block, x, branch, layout, backend, scales, use_reentrant=False)
+                x = checkpoint(_block_alone, block, x, layout, backend, scales, use_reentrant=False)
             else:
                 x, branch = block(x, branch, layout, backend, scales, layer_cache)
         if cache is not None:
@@ -187,7 +196,7 @@ class MultiwayTransformer(nn.Module):
         )
         words, positions = self.text_embed(caption_ids, caption_ids[:0], cache.num_caption_tokens)
         x, branch = words + positions.repeat(num_pairs, 1), None
-        backend = choose_backend(self.config.kernels, x.device)
+        backend = choose_backend(self.kernels, x.device)
         for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
             x, branch = block(x, branch, layout, backend, cache=layer_cache)
         cache.num_caption_tokens += num_new

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from data_pipeline.step_dataset import SamplesPerStep
 from model.config import MultiwayConfig
+from model.kernels.backend import KernelChoice
 from pretrain.run_config import RunConfig
 
 
@@ -59,6 +60,9 @@ class PretrainConfig(RunConfig):
     visual_tokenizer_precision: Literal["float32", "float16", "bfloat16"] = "float16"
     """Of the visual tokenizer's matrix products on a GPU, where precision is bfloat16. float16 is as fast as bfloat16
     and gives float32's codes for more patches; BEiT v2 used it."""
+    kernels: KernelChoice = "auto"
+    """Who computes what surrounds the matrix products: auto (Triton on a GPU, plain torch elsewhere), reference (plain
+    torch), triton, or apex (NVIDIA's, where it is installed). A resumed run may change it."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     KIND: ClassVar[str] = "pretraining"
@@ -66,7 +70,7 @@ class PretrainConfig(RunConfig):
         "visual_tokenizer",
         "initial_weights",
         "model.activation_checkpointing",
-        "model.kernels",
+        "kernels",
     }
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import socket
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +35,8 @@ def init_distributed(hang_seconds: float) -> torch.device:
     """Join the process group that the launcher's environment describes, alone where there is none; give the device."""
     for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, alone)
-    os.environ.setdefault("MASTER_PORT", "29500")
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500"
     # DeepSpeed calls collectives by names that torch 2.13 deprecates
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     # DeepSpeed would compile its shared-memory all-reduce here, for minutes; only its inference code uses it.
@@ -89,6 +91,13 @@ def merged_deepspeed_config(
         "bf16": {"enabled": bfloat16_weights and config.precision == "bfloat16", "check_grad_overflow": True},
         "steps_per_print": 10**9,  # we print
     }
+
+
+def _free_port() -> int:
+    """For a process that is alone, beside others that are."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def read_memory_config(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def make_micro_step(
 ) -> MicroStep:
     """Hide parts of a batch and keep what they were. A function of the samples and their ids."""
     objective, seed = config.objective, config.seed
-    backend = choose_backend(config.model.kernels, batch.image_sample_ids.device)
+    backend = choose_backend(config.kernels, batch.image_sample_ids.device)
     image_masks = block_image_masks(
         seed,
         batch.image_sample_ids,

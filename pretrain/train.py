@@ -15,7 +15,7 @@ from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.text_tokenizer import TextTokenizer
 from model.experts import ExpertNorm
 from model.initialization import init_weights
-from model.kernels.backend import choose_backend
+from model.kernels.backend import choose_backend, describe_backend
 from model.masked_data_model import OBJECTIVES, MaskedDataModel
 from model.multiway import MultiwayBlock
 from model.pretrained import WEIGHTS_NAME, load_weights, read_config
@@ -46,7 +46,7 @@ class Pretraining(Job[PretrainConfig]):
 
     def prepare(self, rank: int, world_size: int) -> StepDataset:
         config = self.config
-        choose_backend(config.model.kernels, self.device)
+        choose_backend(config.kernels, self.device)
         self.visual_tokenizer = load_visual_tokenizer(config.visual_tokenizer).to(self.device)
         visual, network = self.visual_tokenizer.config, config.model
         if visual.num_codes != network.num_visual_tokens:
@@ -70,7 +70,7 @@ class Pretraining(Job[PretrainConfig]):
         return dataset
 
     def describe(self) -> list[str]:
-        return [f"kernels: {choose_backend(self.config.model.kernels, self.device)}"]
+        return [describe_backend(choose_backend(self.config.kernels, self.device))]
 
     def fingerprints(self) -> dict[str, str]:
         config = self.config
@@ -84,7 +84,7 @@ class Pretraining(Job[PretrainConfig]):
         return found
 
     def build_model(self, is_new: bool) -> nn.Module:
-        model = MaskedDataModel(self.config.model)
+        model = MaskedDataModel(self.config.model, self.config.kernels)
         if self.config.initial_weights is not None and is_new:
             load_weights(model, self.config.initial_weights)
         else:
@@ -124,7 +124,7 @@ def check_initial_weights(config: PretrainConfig) -> None:
     """Raises ValueError, listing the differences, where the weights to begin from are not for this run."""
     folder = config.initial_weights
     assert folder is not None and config.data.text_tokenizer is not None
-    free = {"drop_path_rate", "init_std", "embed_init_std", "activation_checkpointing", "kernels"}
+    free = {"drop_path_rate", "init_std", "embed_init_std", "activation_checkpointing"}
     found, expected = asdict(read_config(folder)), asdict(config.model)
     differences = [
         f"model.{name} is {found[name]} there, {expected[name]} here"

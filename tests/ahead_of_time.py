@@ -1,4 +1,4 @@
-"""Compiles every kernel for GPUs that are not here: python -m tests.ahead_of_time 80 90
+"""Compiles every kernel for GPUs that are not here: python -m tests.ahead_of_time [80 90]
 
 Calls the public functions, forward and backward, at the giant's sizes in bfloat16, under a driver of Triton's that
 compiles and launches nothing. Prints a line of JSON a compiled kernel: what its machine code needs.
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 os.environ.pop("TRITON_INTERPRET", None)  # read when a kernel is defined
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # unset, Triton 3.9 warns
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -55,22 +56,22 @@ class CompilingDriver:
     def _load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[object, object, int, int, int]:
         usage = _resource_usage(binary)
         self.compiled.append({"arch": self.arch, "kernel": name, "shared": shared} | usage)
-        return object(), object(), usage["registers"], usage["stack"], 1024
+        return object(), object(), usage["registers"], usage["spilled_bytes"], 1024
 
 
 def _resource_usage(binary: bytes) -> dict[str, int]:
-    """Registers a thread, and bytes of stack a thread: 0 where no register was spilled."""
+    """Of a thread: registers, and bytes of its stack, where spilled registers go."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
         dump = [str(CUOBJDUMP), "-res-usage", file.name]
         text = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
     found = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
-    return {"registers": int(found["REG"]), "stack": int(found["STACK"]) + int(found["LOCAL"])}
+    return {"registers": int(found["REG"]), "spilled_bytes": int(found["STACK"]) + int(found["LOCAL"])}
 
 
 def main() -> None:
-    for arch in map(int, sys.argv[1:]):
+    for arch in map(int, sys.argv[1:] or (80, 90)):
         driver = CompilingDriver(arch)
         triton.runtime.driver.set_active(driver)
         for call in giant_calls():

@@ -1,11 +1,11 @@
 """Who computes the operations of this folder: plain torch, our Triton kernels, or NVIDIA apex where it has them."""
 
-import os
+import importlib.util
 from typing import Literal
 
 import torch
 
-from model.kernels.language import triton
+from model.kernels.language import IS_INTERPRETED, triton
 from model.kernels.nvidia_apex import require_apex
 
 KernelChoice = Literal["auto", "reference", "triton", "apex"]
@@ -25,8 +25,16 @@ def choose_backend(choice: KernelChoice, device: torch.device) -> Backend:
     return choice
 
 
+def describe_backend(backend: Backend) -> str:
+    """For the log: with Triton comes attention without masks, where torch has it."""
+    if backend != "triton":
+        return f"kernels: {backend}"
+    has_sequences = importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    return "kernels: triton, " + ("FlashAttention over sequences" if has_sequences else "attention with masks")
+
+
 def _require_triton(device: torch.device) -> None:
+    if device.type != "cuda" and not IS_INTERPRETED:
+        raise ValueError("kernels is triton, which needs a GPU; set kernels to auto or reference")
     if triton is None:
         raise ValueError("kernels is triton, which is not installed; install it (CUDA builds of torch bring it)")
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError("kernels is triton, which needs a GPU; set kernels to auto or reference")

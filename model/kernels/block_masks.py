@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from model.kernels.backend import Backend
-from model.kernels.language import block_size, jit, tl
+from model.kernels.language import IS_INTERPRETED, block_size, jit, tl
 from model.kernels.random_choice import MAX_PLACES, random_choice, random_choice_reference
 from model.philox import WORD64, Stream, below, random_words
 
@@ -150,6 +150,7 @@ def _sqrt_aspects(device: torch.device) -> Tensor:
     return torch.stack([sqrt_aspects, 1 / sqrt_aspects]).to(device, torch.float32)
 
 
+IMAGES_PER_PROGRAM = 256 if IS_INTERPRETED else 1
 _MAX_ATTEMPTS = tl.constexpr(MAX_ATTEMPTS)
 _ASPECT_LEVELS = tl.constexpr(ASPECT_LEVELS)
 _AREA_LEVELS = tl.constexpr(AREA_LEVELS)
@@ -208,28 +209,26 @@ def block_image_masks(
     num_masked: int,
     min_block: int,
     backend: Backend,
-    images_per_program: int = 1,
 ) -> ImageMasks:
-    """sample_ids: (B,) int64. Raises ValueError for an impossible count.
-
-    images_per_program: a power of two; more than one is for Triton's interpreter, which runs programs one by one.
-    """
+    """sample_ids: (B,) int64. Raises ValueError for an impossible count, or a grid that the kernel cannot hold."""
     num_patches = grid_size**2
     if not 0 <= num_masked <= num_patches:
-        raise ValueError(f"num_masked {num_masked} must lie in 0..{num_patches}, the patches of an image")
+        raise ValueError(f"num_masked {num_masked} must lie in 0..{num_patches}, the patches of an image; change it")
     if backend != "triton":
         on_cpu = sample_ids.device.type == "cpu"
         compute = block_image_masks_on_cpu if on_cpu else block_image_masks_reference
         return compute(seed, sample_ids, grid_size, num_masked, min_block)
-    assert num_patches <= MAX_PLACES and sample_ids.is_contiguous()
+    if num_patches > MAX_PLACES:
+        raise ValueError(f"kernels triton mask up to {MAX_PLACES} patches, not {num_patches}; set kernels to reference")
+    assert sample_ids.is_contiguous()
     num_images, device = len(sample_ids), sample_ids.device
     mask = torch.empty(num_images, num_patches, dtype=torch.bool, device=device)
     positions = torch.empty(num_images, num_masked, dtype=torch.int64, device=device)
     if num_images:
         block = block_size(num_patches)
-        _block_masks_kernel[(-(-num_images // images_per_program),)](
+        _block_masks_kernel[(-(-num_images // IMAGES_PER_PROGRAM),)](
             sample_ids, _sqrt_aspects(device), mask, positions, seed & WORD64, num_images, num_masked, min_block,
-            GRID=grid_size, PATCHES=block, IMAGES=images_per_program, num_warps=max(1, block // 256),
+            GRID=grid_size, PATCHES=block, IMAGES=IMAGES_PER_PROGRAM, num_warps=max(1, block // 256),
             enable_fp_fusion=False,
         )  # fmt: skip
     return ImageMasks(mask, positions)

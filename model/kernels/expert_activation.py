@@ -4,7 +4,7 @@
     y = LayerNorm(g) * weight[e] + norm_bias[e]
 
 Source: torchscale's FeedForwardNetwork with subln; Hendrycks and Gimpel, "Gaussian Error Linear Units"
-(arXiv 1606.08415). Kept for backward: h and two statistics a row; the rest is computed again.
+(arXiv 1606.08415). Saved for backward: h and two statistics a row; the rest is computed again.
 Bytes, for N rows of F in bfloat16, statistics left out:
 
 | | forward | backward |
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu
 
 from model.kernels.backend import Backend
@@ -184,6 +185,7 @@ class _ExpertActivation(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         h, mean, rstd, bias, weight, norm_bias = ctx.saved_tensors
         dy = grads[0].contiguous()

@@ -6,8 +6,8 @@
     y = LayerNorm(gelu(h + fc1_bias[f]))  of the expert                 model/kernels/expert_activation.py
     z = y @ fc2[f].T                    without bias: it is added where z joins the residual stream
 
-Kept for backward: s (which the next block keeps too), h, and four statistics a row: N (D + F) elements. n and y are
-made again by the two backward kernels, in the pass that reads s and h anyway. Eager keeps x + branch, n, h, gelu's
+Saved for backward: s (which the next block saves too), h, and four statistics a row: N (D + F) elements. n and y are
+recomputed by the two backward kernels, in the pass that reads s and h anyway. Eager saves x + branch, n, h, gelu's
 output and y: N (2 D + 3 F) and more.
 
 GELU is exact here. The epilogues of cuBLASLt (and apex's fused_dense_gelu_dense) compute the one with tanh on GPUs,
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from model.kernels import expert_activation as activation
 from model.kernels import residual_norm as residual
@@ -76,6 +77,7 @@ class _ExpertFeedForward(torch.autograd.Function):
         return stream, forward_products(y, fc2, rows)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         stream, norm_mean, norm_rstd, scale, norm_weight, norm_bias, *rest = ctx.saved_tensors
         h, mean, rstd, fc1_bias, subln_weight, subln_bias, *matrices = rest
@@ -83,17 +85,19 @@ class _ExpertFeedForward(torch.autograd.Function):
         fc1, fc2 = matrices[: rows.num_experts], matrices[rows.num_experts :]
         dstream, dz = grads[0], grads[1].contiguous()
 
-        y = input_gradient(dz, fc2, rows)  # dy, and after the next line y, in the same memory
+        dy = input_gradient(dz, fc2, rows)
         dh, dsubln = activation.launch_backward(
-            h, NormStatistics(mean, rstd), fc1_bias, subln_weight, subln_bias, rows, y, emit_y=True
+            h, NormStatistics(mean, rstd), fc1_bias, subln_weight, subln_bias, rows, dy, emit_y=True
         )
+        y = dy  # the kernel has put it there
         dfc2 = weight_gradients(dz, y, rows)
-        del y
-        normed = input_gradient(dh, fc1, rows)  # likewise
+        del dy, y
+        dnormed = input_gradient(dh, fc1, rows)
         result = residual.launch_backward(
             stream, NormStatistics(norm_mean, norm_rstd), scale, norm_weight, norm_bias, bias_rows, rows,
-            dstream, normed, emit_y=True,
+            dstream, dnormed, emit_y=True,
         )  # fmt: skip
+        normed = dnormed  # the kernel has put it there
         dfc1 = weight_gradients(dh, normed, rows)
         dsubln_weight, dsubln_bias, dfc1_bias = dsubln.unbind(1)
         return (

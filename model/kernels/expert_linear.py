@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from model.kernels.backend import Backend
@@ -64,6 +65,7 @@ class _ExpertLinear(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (dy,), (x, *weights), rows = grads, ctx.saved_tensors, ctx.rows
         dbiases = [dy[part].sum(0) for part in rows.slices()] if ctx.has_bias else []

@@ -1,7 +1,7 @@
 """How the programs of a kernel share the packed rows: each owns a run of consecutive rows of one group.
 
-A group is all of one kind (see model/layout.py), so a program meets one expert of every set of parameters. It loads the
-expert's affine parameters once and sums their gradients over its rows without atomics; the sums of an expert's
+A group is all of one kind (see model/layout.py), so a program meets one expert of every set of parameters. It sums the
+gradients of the expert's affine parameters over its rows without atomics; the sums of an expert's
 programs, which follow one another, are then added in a fixed order: the same bits in every run.
 """
 

@@ -1,10 +1,13 @@
 """Triton, or a stand-in where it is not installed, so that every file of this folder can be imported without it."""
 
+import os
 from contextlib import suppress
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Kernels run in Triton's interpreter, one program after the other, on the CPU."""
 triton: Any = None
 tl: Any = SimpleNamespace(constexpr=int)
 

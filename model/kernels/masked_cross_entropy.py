@@ -3,9 +3,9 @@
     logits  = hidden @ weight^T + bias
     loss[m] = log(sum_c exp(logits[m, c])) - logits[m, labels[m]], 0 where labels[m] is -100
 
-Few rows are computed at once. More are computed in chunks: a chunk's logits are dropped after its losses and computed
-again in backward, and the weight's gradient is summed over the chunks in float32. Bytes a logit that move with bfloat16
-weights, by hand:
+If there are few rows, all are computed in one go; else in chunks: a chunk's logits are dropped after its losses and
+recomputed in backward, and the weight's gradient is summed over the chunks in float32. Bytes moved per logit with
+bfloat16 weights, by hand:
 
 | | forward | backward |
 | --- | --- | --- |
@@ -15,8 +15,8 @@ weights, by hand:
 | chunks with Liger's kernel | 12: no log-softmax is written | 40 |
 | torch.compile, one chunk | 6 | 8 |
 
-Liger's cross entropy (github.com/linkedin/Liger-Kernel) stands for torch's on a GPU where it is installed; it waits for
-the GPU once a chunk, to look at the labels.
+Liger's cross entropy (github.com/linkedin/Liger-Kernel) can stand for torch's; nothing asks for it yet, for it
+synchronises with the host (three times a forward, to look at the labels), and no GPU has shown that it wins.
 
 Shapes: M masked positions, D dim, C classes.
 """
@@ -28,9 +28,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, linear
 
-from model.kernels.backend import Backend
 from model.masking import IGNORED
 
 CHUNK_BYTES = 256 * 2**20
@@ -47,17 +47,15 @@ def torch_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 def liger_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """The same by Liger. It writes the gradient over the logits; its losses have their dtype."""
-    liger = _find_liger()
-    assert liger is not None
-    return liger(logits.float(), labels, ignore_index=IGNORED, reduction="none")
+    return _liger_cross_entropy()(logits.float(), labels, ignore_index=IGNORED, reduction="none")
 
 
 @cache
-def _find_liger() -> Callable[..., Tensor] | None:
+def _liger_cross_entropy() -> Callable[..., Tensor]:
     try:
         return import_module("liger_kernel.transformers.functional").liger_cross_entropy
-    except ImportError:
-        return None
+    except ImportError as error:
+        raise ValueError("liger-kernel is not installed; pip install -c constraints.txt liger-kernel") from error
 
 
 class _ChunkedLosses(torch.autograd.Function):
@@ -71,6 +69,7 @@ class _ChunkedLosses(torch.autograd.Function):
         return torch.cat([row_losses(linear(rows, weight, bias), asked) for rows, asked in chunks])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, labels = ctx.saved_tensors
         dhidden = torch.empty_like(hidden)
@@ -91,10 +90,10 @@ def _logit_gradients(logits: Tensor, labels: Tensor, dlosses: Tensor, row_losses
         return torch.autograd.grad(row_losses(logits, labels), logits, dlosses)[0]
 
 
-def masked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, backend: Backend) -> Tensor:
+def masked_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, row_losses: RowLosses = torch_losses
+) -> Tensor:
     """hidden: (M, D); weight: (C, D); bias: (C,); labels: (M,) classes, -100 = none. Returns (M,) float32 nats."""
-    uses_liger = backend == "triton" and hidden.is_cuda and len(hidden) > 0 and _find_liger() is not None
-    row_losses = liger_losses if uses_liger else torch_losses
     chunk_rows = max(1, CHUNK_BYTES // (4 * len(weight)))
     if len(hidden) <= chunk_rows:
         return row_losses(linear(hidden, weight, bias), labels)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from model.kernels.backend import Backend
 from model.kernels.expert_norm import NORM_EPS, expert_norm, expert_norm_reference
@@ -63,7 +64,7 @@ def residual_norm_reference(
     return stream, expert_norm_reference(stream, weight, norm_bias, norm_rows)
 
 
-@jit(do_not_specialize=UNSPECIALIZED)
+@jit(do_not_specialize=UNSPECIALIZED, do_not_specialize_on_alignment=["scale_ptr"])
 def _residual_norm_forward(
     x_ptr, branch_ptr, scale_ptr, bias_ptr, weight_ptr, norm_bias_ptr, stream_ptr, y_ptr, mean_ptr, rstd_ptr,
     end0, end1, end2, num_rows, rows_per_program, bias_experts, experts, eps,
@@ -92,7 +93,7 @@ def _residual_norm_forward(
         tl.store(rstd_ptr + row, rstd)
 
 
-@jit(do_not_specialize=UNSPECIALIZED)
+@jit(do_not_specialize=UNSPECIALIZED, do_not_specialize_on_alignment=["scale_ptr"])
 def _residual_norm_backward(
     stream_ptr, scale_ptr, weight_ptr, norm_bias_ptr, mean_ptr, rstd_ptr, dstream_ptr, dy_ptr,
     dx_ptr, dbranch_ptr, y_ptr, partial_ptr,
@@ -121,7 +122,7 @@ def _residual_norm_backward(
         projection = normed * (tl.sum(weighted * normed, 0) / D) + tl.sum(weighted, 0) / D
         dx = dstream + (weighted - projection) * rstd
         tl.store(dx_ptr + offsets, dx, mask=mask)
-        if EMIT_Y:  # y_ptr may be dy_ptr: this program alone has read the row
+        if EMIT_Y:  # y_ptr may be dy_ptr: all threads have read the row before its sums
             tl.store(y_ptr + offsets, normed * weight + norm_bias, mask=mask)
         weight_sum += dy * normed
         norm_bias_sum += dy
@@ -149,6 +150,7 @@ def launch_forward(
     assert bias_rows.ends == norm_rows.ends
     for tensor in (x, branch.output, branch.bias, weight, norm_bias):
         assert tensor.is_contiguous()
+    assert branch.scale is None or (branch.scale.is_contiguous() and branch.scale.dtype == torch.float32)
     stream, y = torch.empty_like(x), torch.empty_like(x)
     mean = torch.empty(len(x), dtype=torch.float32, device=x.device)
     rstd = torch.empty_like(mean)
@@ -224,6 +226,7 @@ class _ResidualNorm(torch.autograd.Function):
         return stream, y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         stream, mean, rstd, scale, weight, norm_bias = ctx.saved_tensors
         dstream, dy = grads

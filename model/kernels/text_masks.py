@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.kernels.backend import Backend
-from model.kernels.language import block_size, jit, tl
+from model.kernels.language import IS_INTERPRETED, block_size, jit, tl
 from model.kernels.random_choice import MAX_PLACES, random_choice, random_choice_reference
 from model.masking import IGNORED
 from model.philox import WORD64, Stream, below, random_words
@@ -82,6 +82,9 @@ _TEXT_POSITIONS = tl.constexpr(int(Stream.TEXT_POSITIONS))
 _TEXT_REPLACEMENT = tl.constexpr(int(Stream.TEXT_REPLACEMENT))
 
 
+TEXTS_PER_PROGRAM = 256 if IS_INTERPRETED else 1
+
+
 @jit(do_not_specialize=["seed", "num_texts", "length", "most", "mask_id", "first_word", "num_words"])
 def _text_masks_kernel(
     sample_ids_ptr, ids_ptr, padding_ptr, counts_ptr, masked_ids_ptr, positions_ptr, labels_ptr,
@@ -124,27 +127,27 @@ def mask_texts(
     mask_id: int,
     word_ids: tuple[int, int],
     backend: Backend,
-    texts_per_program: int = 1,
 ) -> MaskedText:
     """Hide `ratio` of each text's tokens.
 
     sample_ids: (B,) int64; ids: (B, S) int64; padding: (B, S) bool, True = padding; word_ids: range [first, stop) of
-    ids that a random word is drawn from; texts_per_program: see `model.kernels.block_masks.block_image_masks`.
+    ids that a random word is drawn from. Raises ValueError where texts are longer than the kernel can hold.
     """
     if backend != "triton":
         return mask_texts_reference(seed, sample_ids, ids, padding, ratio, mask_id, word_ids)
     num_texts, length = ids.shape
-    assert length <= MAX_PLACES
+    if length > MAX_PLACES:
+        raise ValueError(f"kernels triton mask texts of up to {MAX_PLACES} tokens; set kernels to reference")
     most = most_masked(length, ratio)
     masked_ids = torch.empty(num_texts, length, dtype=torch.int64, device=ids.device)
     positions = torch.empty(num_texts, most, dtype=torch.int64, device=ids.device)
     labels = torch.empty_like(positions)
     if num_texts:
         block = block_size(length)
-        _text_masks_kernel[(-(-num_texts // texts_per_program),)](
+        _text_masks_kernel[(-(-num_texts // TEXTS_PER_PROGRAM),)](
             sample_ids.contiguous(), ids.contiguous(), padding.contiguous(),
             _num_masked_by_length(length, ratio, ids.device), masked_ids, positions, labels,
             seed & WORD64, num_texts, length, most, mask_id, word_ids[0], word_ids[1] - word_ids[0],
-            LENGTH=block, TEXTS=texts_per_program, num_warps=max(1, min(8, block // 128)),
+            LENGTH=block, TEXTS=TEXTS_PER_PROGRAM, num_warps=max(1, min(8, block // 128)),
         )  # fmt: skip
     return MaskedText(masked_ids, positions, labels)

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from model.kernels.backend import Backend
 from model.kernels.language import jit, tl
@@ -223,6 +224,7 @@ class _TokenAssembly(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         image_mask, padding = ctx.saved_tensors
         dy = grads[0].contiguous()

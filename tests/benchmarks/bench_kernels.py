@@ -2,22 +2,26 @@
 
     python -m tests.benchmarks.bench_kernels [--quick] [--append]
 
-Without a GPU: bytes that eager and compiled torch move and keep, counted, beside the fewest; and masks on the CPU
-beside BEiT's published algorithm. With one: milliseconds, the share of the copy bandwidth that the fewest bytes take,
-and peak memory; and the masks.
+Without a GPU: bytes moved and saved by eager and compiled torch, counted per element of the widest activation, beside
+the fewest that must move; and microseconds per image of masks on the CPU, beside BEiT's published algorithm. With one:
+milliseconds, the share of the copy bandwidth that the fewest bytes take, peak memory, and the masks.
 """
 
 import argparse
+import importlib.util
 import statistics
+import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from model.kernels.backend import choose_backend
+from model.kernels.masked_cross_entropy import liger_losses
 from model.kernels.nvidia_apex import apex_linear
 from tests.benchmarks.bytes_moved import compiled_bytes, eager_bytes, saved_bytes
-from tests.benchmarks.kernel_operations import Operation, Size, head, operations, sizes
+from tests.benchmarks.kernel_operations import NAMES, Operation, Size, head, operations, sizes
 from tests.benchmarks.published_masks import mask_rows
 from tests.benchmarks.results import append_results
 
@@ -29,6 +33,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="less than a minute")
     parser.add_argument("--append", action="store_true", help="append to RESULTS.md")
     args = parser.parse_args()
+    warnings.filterwarnings("ignore", message="dynamo_pgo")
     figures = mask_rows(args.quick)
     num_sizes = 1 if args.quick else 2
     if torch.cuda.is_available():
@@ -39,7 +44,7 @@ def main() -> None:
             figures |= matrix_products(size)
     else:
         for size in sizes(SAMPLES_COUNTED)[:num_sizes]:
-            figures |= counted(size)
+            figures |= counted(size, args.quick)
     print(f"\n{'figure':<44}{'value':>12}")
     for name, value in figures.items():
         print(f"{name:<44}{value:>12.4g}")
@@ -48,11 +53,13 @@ def main() -> None:
     print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
 
 
-def counted(size: Size) -> dict[str, float]:
+def counted(size: Size, is_quick: bool) -> dict[str, float]:
     """Bytes, in multiples of the elements of an operation's widest matrix."""
     figures: dict[str, float] = {}
-    print(f"{size.name}: bytes an element, forward + backward")
+    names = ("norm", "activation") if is_quick else NAMES
     for operation in operations(size, torch.device("cpu")):
+        if operation.name not in names:
+            continue
         moved = {
             "eager": eager_bytes(operation.plain, operation.inputs),
             "compile": compiled_bytes(operation.plain, operation.inputs),
@@ -62,8 +69,6 @@ def counted(size: Size) -> dict[str, float]:
         for who, (forward, backward) in moved.items():
             figures[f"{size.name}_{operation.name}_{who}_forward_bytes"] = forward / operation.unit
             figures[f"{size.name}_{operation.name}_{who}_backward_bytes"] = backward / operation.unit
-        texts = (f"{who} {f / operation.unit:.1f} + {b / operation.unit:.1f}" for who, (f, b) in moved.items())
-        print(f"  {operation.name:<20}{', '.join(texts)}")
         if operation.name == "ffn":
             kept = saved_bytes(torch.compile(operation.plain), operation.inputs) / operation.unit
             figures[f"{size.name}_ffn_compile_kept_bytes"] = kept
@@ -88,6 +93,8 @@ def timed(size: Size, bandwidth: float) -> dict[str, float]:
         }
         if operation.name == "norm" and _has_apex():
             ways["apex"] = operation.backend("apex")
+        if operation.name == "head" and importlib.util.find_spec("liger_kernel") is not None:
+            ways["liger"] = partial(operation.backend("triton"), row_losses=liger_losses)
         milliseconds = {who: _forward_backward_ms(way, operation) for who, way in ways.items()}
         for who, (forward, backward) in milliseconds.items():
             figures[f"{name}_{who}_forward_ms"], figures[f"{name}_{who}_backward_ms"] = forward, backward

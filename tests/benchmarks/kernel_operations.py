@@ -20,6 +20,8 @@ from model.kernels.residual_norm import Branch, residual_norm, residual_norm_ref
 from model.kernels.token_assembly import ImagePieces, TextPieces, assemble_tokens, token_assembly_reference
 from model.layout import PackedLayout
 
+NAMES = ("norm", "residual", "residual_drop_path", "activation", "assembly", "ffn")
+
 
 @dataclass(frozen=True)
 class Size:
@@ -119,7 +121,7 @@ def head(size: Size, device: torch.device) -> Operation:
         "head",
         inputs,
         lambda hidden, weight, bias: cross_entropy(linear(hidden, weight, bias).float(), labels, reduction="none"),
-        lambda backend: partial(masked_cross_entropy, labels=labels, backend=backend),
+        lambda backend: partial(masked_cross_entropy, labels=labels),
     )
 
 

@@ -17,10 +17,11 @@ ON_GPU = {"CUDA_VISIBLE_DEVICES": "0", "DS_ACCELERATOR": "cuda", "TRITON_INTERPR
 def losses(data: TinyData, run_dir: Path, num_ranks: int, **changes: Any) -> list[float]:
     environment = changes.pop("environment", None)
     words = [word for name, value in changes.items() for word in (f"--{name.replace('__', '.')}", str(value))]
-    arguments = ["demo", *data.overrides(run_dir), *[word.replace("_", "-") for word in words]]
+    words = [word.replace("_", "-") for word in words]
+    arguments = ["demo", *data.overrides(run_dir), "--model.activation-checkpointing", *words]
     ended = run_ranks(num_ranks, "pretrain.train", arguments, environment=environment, timeout_seconds=480)
     assert ended.exit_codes == [0] * num_ranks, ended.stderr
-    assert f"kernels: {changes['model__kernels']}" in ended.stdout[0]
+    assert f"kernels: {changes['kernels']}" in ended.stdout[0]
     return [record["loss"] for record in read_log(run_dir)]
 
 
@@ -29,7 +30,7 @@ def test_kernels_train_like_their_references(tiny_data: TinyData, tmp_path: Path
     if torch.cuda.is_available():
         pytest.skip("runs in Triton's interpreter, which this process has turned off")
     reference, triton = (
-        losses(tiny_data, tmp_path / kernels, 2, model__kernels=kernels, num_steps=2, model__depth=1, **FEW)
+        losses(tiny_data, tmp_path / kernels, 2, kernels=kernels, num_steps=2, model__depth=1, **FEW)
         for kernels in ("reference", "triton")
     )
     assert triton == pytest.approx(reference, rel=2e-5)
@@ -40,7 +41,7 @@ def test_kernels_train_like_their_references(tiny_data: TinyData, tmp_path: Path
 def test_two_hundred_steps_with_kernels_differ_less_than_seeds_do(tiny_data: TinyData, tmp_path: Path) -> None:
     def ending(kernels: str, seed: int) -> float:
         curve = losses(
-            tiny_data, tmp_path / f"{kernels}{seed}", 1, model__kernels=kernels, seed=seed, num_steps=200,
+            tiny_data, tmp_path / f"{kernels}{seed}", 1, kernels=kernels, seed=seed, num_steps=200,
             precision="bfloat16", deepspeed_config=ROOT / "ds_configs" / "zero3.json", environment=ON_GPU,
         )  # fmt: skip
         return sum(curve[-50:]) / 50

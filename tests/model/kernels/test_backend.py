@@ -1,6 +1,6 @@
 """Which backend a choice gives, and what is said of one that cannot run."""
 
-import importlib
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,13 +44,15 @@ def test_triton_on_a_cpu_is_refused_outside_of_its_interpreter(monkeypatch: pyte
 def test_apex_needs_a_gpu_and_an_installation() -> None:
     with pytest.raises(ValueError, match="needs a GPU"):
         choose_backend("apex", CPU)
+    if importlib.util.find_spec("apex") is not None:
+        pytest.skip("apex is installed")
     with pytest.raises(ValueError, match=r"not installed; build it from github.com/NVIDIA/apex"):
         choose_backend("apex", CUDA)
 
 
 def test_the_other_project_called_apex_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "apex").mkdir()
-    (tmp_path / "apex" / "__init__.py").write_text("def includeme(config): ...\n")
+    (tmp_path / "apex" / "__init__.py").write_text("from pyramid_mailer import mailer_factory_from_settings\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match="not NVIDIA's but another project of that name"):
         choose_backend("apex", CUDA)
@@ -85,7 +87,7 @@ def test_apex_is_called_as_it_wants_to_be(tmp_path: Path, monkeypatch: pytest.Mo
     importlib.invalidate_caches()
     assert choose_backend("apex", CUDA) == "apex"
 
-    rows = ExpertRows((2, 3, 5, 9), (0, 0, 1, 1))
+    rows = ExpertRows((0, 0, 5, 9), (0, 0, 1, 1))
     inputs = random_tensors(0, (9, 6), (2, 6), (2, 6), (4, 6), (4, 6), (4,), (4,))
 
     def network(x: Tensor, weight: Tensor, bias: Tensor, *linear: Tensor, backend: Backend) -> Tensor:

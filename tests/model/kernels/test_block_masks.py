@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.kernels import block_masks
 from model.kernels.block_masks import ImageMasks, block_image_masks, block_image_masks_reference
 from tests.benchmarks.published_masks import published_mask
 from tests.kernels import DEVICE, digest, poisoned_memory
@@ -22,15 +23,13 @@ def cpu_masks(seed: int, sample_ids: Tensor, grid_size: int, num_masked: int, mi
 
 
 def assert_kernel_equals_reference(
-    seed: int, sample_ids: Tensor, grid_size: int, num_masked: int, min_block: int, images_per_program: int
+    seed: int, sample_ids: Tensor, grid_size: int, num_masked: int, min_block: int
 ) -> None:
     expected = block_image_masks_reference(seed, sample_ids, grid_size, num_masked, min_block)
     on_cpu = cpu_masks(seed, sample_ids, grid_size, num_masked, min_block)
     assert torch.equal(on_cpu.mask, expected.mask) and torch.equal(on_cpu.positions, expected.positions)
     with poisoned_memory():
-        found = block_image_masks(
-            seed, sample_ids.to(DEVICE), grid_size, num_masked, min_block, "triton", images_per_program
-        )
+        found = block_image_masks(seed, sample_ids.to(DEVICE), grid_size, num_masked, min_block, "triton")
     assert torch.equal(found.mask.cpu(), expected.mask)
     assert torch.equal(found.positions.cpu(), expected.positions)
 
@@ -60,9 +59,7 @@ def test_masks_are_the_same_bits_as_ever(
 @pytest.mark.parametrize("seed", [0, 1, 2**31 + 5, 2**40 + 3, -1])
 def test_kernel_equals_reference_over_ten_thousand_draws(seed: int, grid_size: int, num_masked: int) -> None:
     first = seed % 1000 * 2**30
-    assert_kernel_equals_reference(
-        seed, torch.arange(first, first + 1000), grid_size, num_masked, MIN_BLOCK, images_per_program=1024
-    )
+    assert_kernel_equals_reference(seed, torch.arange(first, first + 1000), grid_size, num_masked, MIN_BLOCK)
 
 
 @pytest.mark.parametrize(
@@ -81,15 +78,16 @@ def test_kernel_equals_reference_over_ten_thousand_draws(seed: int, grid_size: i
 def test_kernel_equals_reference_for_other_grids_counts_and_blocks(
     grid_size: int, num_masked: int, min_block: int
 ) -> None:
-    assert_kernel_equals_reference(3, SAMPLE_IDS[-40:], grid_size, num_masked, min_block, images_per_program=64)
+    assert_kernel_equals_reference(3, SAMPLE_IDS[-40:], grid_size, num_masked, min_block)
 
 
-def test_kernel_equals_reference_with_an_image_a_program() -> None:
-    assert_kernel_equals_reference(5, LARGE_IDS, GRID, NUM_MASKED, MIN_BLOCK, images_per_program=1)
+def test_kernel_equals_reference_with_an_image_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_masks, "IMAGES_PER_PROGRAM", 1)
+    assert_kernel_equals_reference(5, LARGE_IDS, GRID, NUM_MASKED, MIN_BLOCK)
 
 
 def test_no_image_has_no_mask() -> None:
-    assert_kernel_equals_reference(0, SAMPLE_IDS[:0], GRID, NUM_MASKED, MIN_BLOCK, images_per_program=1)
+    assert_kernel_equals_reference(0, SAMPLE_IDS[:0], GRID, NUM_MASKED, MIN_BLOCK)
     assert cpu_masks(0, SAMPLE_IDS[:0], GRID, NUM_MASKED, MIN_BLOCK).positions.shape == (0, NUM_MASKED)
 
 

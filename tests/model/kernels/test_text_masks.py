@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.kernels import text_masks
 from model.kernels.text_masks import MASKED_BELOW, RANDOM_BELOW, mask_texts
 from model.masking import IGNORED
 from model.philox import uniform
@@ -22,14 +23,12 @@ def random_texts(count: int, length: int) -> tuple[Tensor, Tensor]:
     return torch.where(padding, 1, ids), padding
 
 
-def assert_kernel_equals_reference(
-    seed: int, sample_ids: Tensor, ids: Tensor, padding: Tensor, ratio: float, texts_per_program: int
-) -> None:
+def assert_kernel_equals_reference(seed: int, sample_ids: Tensor, ids: Tensor, padding: Tensor, ratio: float) -> None:
     arguments = ratio, MASK_ID, WORD_IDS
     expected = mask_texts(seed, sample_ids, ids, padding, *arguments, "reference")
     sample_ids, ids, padding = sample_ids.to(DEVICE), ids.to(DEVICE), padding.to(DEVICE)
     with poisoned_memory():
-        found = mask_texts(seed, sample_ids, ids, padding, *arguments, "triton", texts_per_program)
+        found = mask_texts(seed, sample_ids, ids, padding, *arguments, "triton")
     for name, tensor in vars(expected).items():
         assert torch.equal(vars(found)[name].cpu(), tensor), name
 
@@ -56,17 +55,18 @@ def test_masks_are_the_same_bits_as_ever(seed: int, length: int, ratio: float, e
 @pytest.mark.parametrize(("length", "ratio"), [(1, 0.5), (2, 0.5), (24, 0.5), (64, 0.9), (129, 0.15)])
 def test_kernel_equals_reference(seed: int, length: int, ratio: float) -> None:
     ids, padding = random_texts(len(SAMPLE_IDS), length)
-    assert_kernel_equals_reference(seed, SAMPLE_IDS, ids, padding, ratio, texts_per_program=512)
+    assert_kernel_equals_reference(seed, SAMPLE_IDS, ids, padding, ratio)
 
 
-def test_kernel_equals_reference_with_a_text_a_program() -> None:
+def test_kernel_equals_reference_with_a_text_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_masks, "TEXTS_PER_PROGRAM", 1)
     ids, padding = random_texts(5, 1022)
-    assert_kernel_equals_reference(5, SAMPLE_IDS[-5:], ids, padding, 0.15, texts_per_program=1)
+    assert_kernel_equals_reference(5, SAMPLE_IDS[-5:], ids, padding, 0.15)
 
 
 def test_no_text_has_no_mask() -> None:
     ids, padding = random_texts(0, 24)
-    assert_kernel_equals_reference(0, SAMPLE_IDS[:0], ids, padding, 0.5, texts_per_program=1)
+    assert_kernel_equals_reference(0, SAMPLE_IDS[:0], ids, padding, 0.5)
 
 
 def test_a_word_is_replaced_where_float32_says_so() -> None:
