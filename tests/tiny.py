@@ -7,6 +7,7 @@ import torch
 
 from model.config import MultiwayConfig
 from model.initialization import init_weights
+from model.kernels.backend import KernelChoice
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.masking import IGNORED
 from model.multiway import MultiwayInputs
@@ -25,10 +26,10 @@ CONFIG = MultiwayConfig(
 )
 
 
-def tiny_model(seed: int = 0, **changes: Any) -> MaskedDataModel:
+def tiny_model(seed: int = 0, kernels: KernelChoice = "auto", **changes: Any) -> MaskedDataModel:
     """A model whose every parameter, biases and norms too, is random and of a size that matters."""
     config = replace(CONFIG, **changes)
-    model = MaskedDataModel(config)
+    model = MaskedDataModel(config, kernels)
     init_weights(model, config, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

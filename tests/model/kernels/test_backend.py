@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.kernels import backend
 from model.kernels.backend import Backend, choose_backend
 from model.kernels.expert_linear import expert_linear
 from model.kernels.expert_norm import expert_norm
@@ -36,7 +37,7 @@ def test_auto_is_the_reference_on_a_cpu_and_triton_on_a_gpu() -> None:
 
 
 def test_triton_on_a_cpu_is_refused_outside_of_its_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(backend, "IS_INTERPRETED", False)
     with pytest.raises(ValueError, match="needs a GPU; set kernels to auto or reference"):
         choose_backend("triton", CPU)
 
@@ -90,11 +91,11 @@ def test_apex_is_called_as_it_wants_to_be(tmp_path: Path, monkeypatch: pytest.Mo
     rows = ExpertRows((0, 0, 5, 9), (0, 0, 1, 1))
     inputs = random_tensors(0, (9, 6), (2, 6), (2, 6), (4, 6), (4, 6), (4,), (4,))
 
-    def network(x: Tensor, weight: Tensor, bias: Tensor, *linear: Tensor, backend: Backend) -> Tensor:
-        normed = expert_norm(x, weight, bias, rows, backend)
-        return expert_linear(normed, linear[:2], linear[2:], rows, backend)
+    def network(x: Tensor, weight: Tensor, bias: Tensor, *linear: Tensor, computed_by: Backend) -> Tensor:
+        normed = expert_norm(x, weight, bias, rows, computed_by)
+        return expert_linear(normed, linear[:2], linear[2:], rows, computed_by)
 
-    assert_same(partial(network, backend="apex"), partial(network, backend="reference"), inputs)
+    assert_same(partial(network, computed_by="apex"), partial(network, computed_by="reference"), inputs)
 
 
 def test_without_triton_everything_imports_and_auto_works(tmp_path: Path) -> None:
