@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from model.kernels.backend import Backend
-from model.kernels.language import IS_INTERPRETED, block_size, jit, tl
+from model.kernels.language import block_size, jit, samples_per_program, tl
 from model.kernels.random_choice import MAX_PLACES, random_choice, random_choice_reference
 from model.philox import WORD64, Stream, below, random_words
 
@@ -150,7 +150,6 @@ def _sqrt_aspects(device: torch.device) -> Tensor:
     return torch.stack([sqrt_aspects, 1 / sqrt_aspects]).to(device, torch.float32)
 
 
-IMAGES_PER_PROGRAM = 256 if IS_INTERPRETED else 1
 _MAX_ATTEMPTS = tl.constexpr(MAX_ATTEMPTS)
 _ASPECT_LEVELS = tl.constexpr(ASPECT_LEVELS)
 _AREA_LEVELS = tl.constexpr(AREA_LEVELS)
@@ -226,9 +225,10 @@ def block_image_masks(
     positions = torch.empty(num_images, num_masked, dtype=torch.int64, device=device)
     if num_images:
         block = block_size(num_patches)
-        _block_masks_kernel[(-(-num_images // IMAGES_PER_PROGRAM),)](
+        images = samples_per_program(num_images, block)
+        _block_masks_kernel[(-(-num_images // images),)](
             sample_ids, _sqrt_aspects(device), mask, positions, seed & WORD64, num_images, num_masked, min_block,
-            GRID=grid_size, PATCHES=block, IMAGES=IMAGES_PER_PROGRAM, num_warps=max(1, block // 256),
+            GRID=grid_size, PATCHES=block, IMAGES=images, num_warps=max(1, block // 256),
             enable_fp_fusion=False,
         )  # fmt: skip
     return ImageMasks(mask, positions)

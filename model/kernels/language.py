@@ -8,6 +8,7 @@ from typing import Any
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Kernels run in Triton's interpreter, one program after the other, on the CPU."""
+INTERPRETED_ELEMENTS = 1 << 18
 triton: Any = None
 tl: Any = SimpleNamespace(constexpr=int)
 
@@ -25,3 +26,8 @@ with suppress(ModuleNotFoundError):
 def block_size(width: int) -> int:
     """The power of two that holds a row of `width` elements."""
     return 1 << (width - 1).bit_length()
+
+
+def samples_per_program(num_samples: int, width: int) -> int:
+    """1; in the interpreter, which is slow by programs and not by elements, as many rows of `width` as fill a tile."""
+    return max(1, min(block_size(max(1, num_samples)), INTERPRETED_ELEMENTS // width)) if IS_INTERPRETED else 1

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.kernels.backend import Backend
-from model.kernels.language import IS_INTERPRETED, block_size, jit, tl
+from model.kernels.language import block_size, jit, samples_per_program, tl
 from model.kernels.random_choice import MAX_PLACES, random_choice, random_choice_reference
 from model.masking import IGNORED
 from model.philox import WORD64, Stream, below, random_words
@@ -82,9 +82,6 @@ _TEXT_POSITIONS = tl.constexpr(int(Stream.TEXT_POSITIONS))
 _TEXT_REPLACEMENT = tl.constexpr(int(Stream.TEXT_REPLACEMENT))
 
 
-TEXTS_PER_PROGRAM = 256 if IS_INTERPRETED else 1
-
-
 @jit(do_not_specialize=["seed", "num_texts", "length", "most", "mask_id", "first_word", "num_words"])
 def _text_masks_kernel(
     sample_ids_ptr, ids_ptr, padding_ptr, counts_ptr, masked_ids_ptr, positions_ptr, labels_ptr,
@@ -144,10 +141,11 @@ def mask_texts(
     labels = torch.empty_like(positions)
     if num_texts:
         block = block_size(length)
-        _text_masks_kernel[(-(-num_texts // TEXTS_PER_PROGRAM),)](
+        texts = samples_per_program(num_texts, block)
+        _text_masks_kernel[(-(-num_texts // texts),)](
             sample_ids.contiguous(), ids.contiguous(), padding.contiguous(),
             _num_masked_by_length(length, ratio, ids.device), masked_ids, positions, labels,
             seed & WORD64, num_texts, length, most, mask_id, word_ids[0], word_ids[1] - word_ids[0],
-            LENGTH=block, TEXTS=TEXTS_PER_PROGRAM, num_warps=max(1, min(8, block // 128)),
+            LENGTH=block, TEXTS=texts, num_warps=max(1, min(8, block // 128)),
         )  # fmt: skip
     return MaskedText(masked_ids, positions, labels)

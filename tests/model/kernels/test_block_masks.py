@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.kernels import block_masks
+from model.kernels import language
 from model.kernels.block_masks import ImageMasks, block_image_masks, block_image_masks_reference
 from tests.benchmarks.published_masks import published_mask
 from tests.kernels import DEVICE, digest, poisoned_memory
@@ -82,7 +82,7 @@ def test_kernel_equals_reference_for_other_grids_counts_and_blocks(
 
 
 def test_kernel_equals_reference_with_an_image_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_masks, "IMAGES_PER_PROGRAM", 1)
+    monkeypatch.setattr(language, "INTERPRETED_ELEMENTS", 1)
     assert_kernel_equals_reference(5, LARGE_IDS, GRID, NUM_MASKED, MIN_BLOCK)
 
 

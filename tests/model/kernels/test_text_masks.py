@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.kernels import text_masks
+from model.kernels import language
 from model.kernels.text_masks import MASKED_BELOW, RANDOM_BELOW, mask_texts
 from model.masking import IGNORED
 from model.philox import uniform
@@ -59,7 +59,7 @@ def test_kernel_equals_reference(seed: int, length: int, ratio: float) -> None:
 
 
 def test_kernel_equals_reference_with_a_text_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_masks, "TEXTS_PER_PROGRAM", 1)
+    monkeypatch.setattr(language, "INTERPRETED_ELEMENTS", 1)
     ids, padding = random_texts(5, 1022)
     assert_kernel_equals_reference(5, SAMPLE_IDS[-5:], ids, padding, 0.15)
 
