@@ -58,17 +58,17 @@ def results(network: MaskedDataModel, inputs: MultiwayInputs, targets: MaskedTar
     return [*seen, losses, *torch.autograd.grad(losses.sum(), list(network.parameters()))]
 
 
-@pytest.mark.parametrize("counts", [(2, 3, 4), (0, 5, 0), (1, 0, 3), (0, 0, 0)], ids=str)
+@pytest.mark.parametrize("counts", [(1, 2, 2), (0, 2, 0), (1, 0, 2), (0, 0, 0)], ids=str)
 def test_a_network_computes_with_sequences_what_it_does_with_masks(
     counts: tuple[int, int, int], calls: list[Tensor]
 ) -> None:
     inputs = tiny_inputs(*counts)
     targets = on_device(tiny_targets(inputs))
     inputs = on_device(inputs)
-    by_mask = results(tiny_model(kernels="reference").to(DEVICE), inputs, targets)
+    by_mask = results(tiny_model(kernels="reference", depth=1).to(DEVICE), inputs, targets)
     assert calls == []
-    by_sequences = results(tiny_model(kernels="triton").to(DEVICE), inputs, targets)
-    assert len(calls) == 2 * CONFIG.depth * ((counts[1] > 0) + (counts[2] > 0))
+    by_sequences = results(tiny_model(kernels="triton", depth=1).to(DEVICE), inputs, targets)
+    assert len(calls) == 2 * ((counts[1] > 0) + (counts[2] > 0))
     torch.testing.assert_close(by_sequences, by_mask, rtol=1e-4, atol=1e-5)
 
 

@@ -1,6 +1,6 @@
 """The fault table: what is broken on purpose, how the other rank ends, and that the next start goes on to the bit.
 
-Two CPU ranks, eight steps, a checkpoint every second one; a few seconds a fault. Half of them run with make test-slow.
+Two CPU ranks, eight steps, a checkpoint every second one; a few seconds a fault. Most of them run with make test-slow.
 """
 
 import json
@@ -64,22 +64,22 @@ def lines(run_dir: Path) -> list[dict[str, Any]]:
 
 KILLS = [
     ("loading", 0, -1),
-    ("reading", 1, 3),
-    ("inside forward", 1, 5),
     ("inside backward", 1, 5),
     ("collective", 0, 5),
     ("inside file", 1, 3),
-    ("inside manifest", 0, 3),
-    ("after manifest", 0, 3),
 ]
 MORE_KILLS = [
     ("preparation", 1, -1),
+    ("reading", 1, 3),
     ("inside forward", 0, 5),
+    ("inside forward", 1, 5),
     ("optimizer", 1, 5),
     ("collective", 1, 5),
     ("after snapshot", 1, 3),
     ("before file", 0, 3),
     ("before manifest", 0, 3),
+    ("inside manifest", 0, 3),
+    ("after manifest", 0, 3),
     ("after rename", 0, 3),
     ("end", 1, -1),
 ]
@@ -174,6 +174,7 @@ def test_a_rank_that_hangs_is_named(two_ranks: Path, tiny_data: TinyData, tmp_pa
     check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_frozen_is_named(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     def end_the_frozen_one(processes: list[RankProcess]) -> None:
         wait_for(lambda: processes[0].poll() is not None)
@@ -244,7 +245,7 @@ def test_a_rank_that_leaves_is_missed(two_ranks: Path, tiny_data: TinyData, tmp_
 PHASES = ["preparation", "building", "reading", "agreement", "forward", "backward", "optimizer", "saving"]
 
 
-@pytest.mark.parametrize("phase", few_now(PHASES[1::3], [phase for phase in PHASES if phase not in PHASES[1::3]]))
+@pytest.mark.parametrize("phase", few_now(PHASES[-1:], PHASES[:-1]))
 def test_a_preemption_signal_in_every_phase(phase: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     number = PHASES.index(phase)
     action, rank = ("terminate", "preempt")[number % 2], number // 2 % 2
@@ -288,7 +289,7 @@ def test_a_stop_file_ends_the_run_with_a_code_of_its_own(two_ranks: Path, tiny_d
     check_it_goes_on(tiny_data, run_dir, two_ranks)
 
 
-@pytest.mark.parametrize("who", few_now(["launcher of the node"], ["runner"]))
+@pytest.mark.parametrize("who", few_now([], ["launcher of the node", "runner"]))
 def test_the_launcher_is_killed(who: str, tiny_data: TinyData, tmp_path: Path) -> None:
     """DeepSpeed's launcher is a runner that starts a launcher on each node. The ranks outlive the runner, and
     save and end without their launcher; whoever starts again waits for that."""
@@ -365,6 +366,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_saved(two_ranks: Path, tiny_da
     check_it_goes_on(tiny_data, run_dir, two_ranks)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_when_a_step_is_logged(tiny_data: TinyData, small_disk: Path) -> None:
     run_dir, filler = small_disk / "run", small_disk / "filler"
 

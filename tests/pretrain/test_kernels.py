@@ -25,6 +25,7 @@ def losses(data: TinyData, run_dir: Path, num_ranks: int, **changes: Any) -> lis
     return [record["loss"] for record in read_log(run_dir)]
 
 
+@pytest.mark.slow
 def test_kernels_train_like_their_references(tiny_data: TinyData, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     if torch.cuda.is_available():
