@@ -257,6 +257,7 @@ def test_a_preemption_signal_in_every_phase(phase: str, two_ranks: Path, tiny_da
     check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
 
 
+@pytest.mark.slow
 def test_a_signal_while_a_checkpoint_is_loaded_and_one_at_the_end(
     two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
