@@ -1,4 +1,4 @@
-"""Floating-point operations of a forward, from the sizes alone.
+"""Floating-point operations, from the sizes alone.
 
 Counted are the matrix products, 2 operations a multiply-add. For S tokens, D dim, F ffn dim, per block:
 
@@ -6,9 +6,12 @@ Counted are the matrix products, 2 operations a multiply-add. For S tokens, D di
     scores and values     2 S S D + 2 S S D = 4 S S D
     fc1 and fc2           2 S (D F + F D)   = 4 S D F
 
-and the patch projection, 2 V (3 p p) D for V patches of p x p pixels. Heads see masked positions only and are left out.
-An expert costs a token the same whichever it is. A backward costs twice its forward.
+and the patch projection, 2 (V - 1) (3 p p) D for V - 1 patches of p x p pixels; a head, 2 M D C for M masked places and
+C classes. An expert costs a token the same whichever it is. A backward costs twice its forward, once for the gradient
+of the input and once for that of the weight; pixels need none.
 """
+
+from dataclasses import dataclass
 
 from model.config import MultiwayConfig
 from model.parameter_counts import Use
@@ -21,5 +24,48 @@ def forward_flops(config: MultiwayConfig, use: Use, num_text_tokens: int) -> int
     num_tokens = image_tokens + text_tokens
     dim = config.dim
     per_block = 8 * num_tokens * dim**2 + 4 * num_tokens**2 * dim + 4 * num_tokens * dim * config.ffn_dim
-    num_patches = image_tokens - 1 if image_tokens else 0
-    return config.depth * per_block + 2 * num_patches * 3 * config.patch_size**2 * dim
+    return config.depth * per_block + (_patch_projection_flops(config) if image_tokens else 0)
+
+
+def _patch_projection_flops(config: MultiwayConfig) -> int:
+    """Of one image."""
+    return 2 * config.num_patches * 3 * config.patch_size**2 * config.dim
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """What a step holds, over all ranks and micro-steps."""
+
+    num_images: int
+    num_pairs: int
+    num_texts: int
+    caption_tokens: int
+    """Of each caption."""
+    text_tokens: int
+    """Of each text."""
+    masked_patches: int
+    """Of each image."""
+    masked_caption_places: int
+    """Of each caption, that the head computes."""
+    masked_text_places: int
+    """Of each text, that the head computes."""
+
+    def num_tokens(self, config: MultiwayConfig) -> int:
+        """Rows of the packed matrix."""
+        image_tokens = (self.num_images + self.num_pairs) * config.num_image_tokens
+        return image_tokens + self.num_pairs * self.caption_tokens + self.num_texts * self.text_tokens
+
+
+def training_flops(config: MultiwayConfig, step: StepSize) -> int:
+    """Operations of forward and backward of a step. What activation checkpointing computes again does not count, nor
+    does the visual tokenizer."""
+    encoder = (
+        step.num_images * forward_flops(config, "image", 0)
+        + step.num_pairs * forward_flops(config, "pair", step.caption_tokens)
+        + step.num_texts * forward_flops(config, "text", step.text_tokens)
+    )
+    num_images = step.num_images + step.num_pairs
+    patches = num_images * step.masked_patches
+    words = step.num_pairs * step.masked_caption_places + step.num_texts * step.masked_text_places
+    heads = 2 * config.dim * (patches * config.num_visual_tokens + words * config.vocab_size)
+    return 3 * (encoder + heads) - num_images * _patch_projection_flops(config)

@@ -38,6 +38,7 @@ from pretrain.engine import (
 from pretrain.run_config import C, changed_fields, config_to_json
 from pretrain.run_lock import lock_run
 from pretrain.run_log import RunLog
+from pretrain.speed import SpeedMeter, StepWork
 from pretrain.step_guard import StepGuard
 from pretrain.stop import EXIT_CODES, EXIT_RANK_LOST, STOP_SIGNALS, Ending, JobStatus, StopRequest, end_process
 from pretrain.watchdog import Watchdog
@@ -69,6 +70,10 @@ class Job(ABC, Generic[C]):
     def describe(self) -> list[str]:
         """What the main rank says of the job when it begins, beside the data; one line each."""
         return []
+
+    def work(self) -> StepWork | None:
+        """What a step computes, for the log to tell speed by. None: it does not."""
+        return None
 
     @abstractmethod
     def fingerprints(self) -> dict[str, str]:
@@ -365,7 +370,9 @@ def start_log(job: Job[C], dataset: StepDataset, first_step: int) -> RunLog:
     num_ranks = dist.get_world_size()
     ranks = f"{num_ranks} rank{'s' * (num_ranks > 1)} on {job.device.type}, {config.precision}"
     say("\n".join([f"{config.run_dir} {beginning}: {ranks}", *job.describe(), *dataset.describe()]))
-    return RunLog(config.run_dir, first_step, config.num_steps)
+    work = job.work()
+    speed = None if work is None else SpeedMeter(work, num_ranks, job.device)
+    return RunLog(config.run_dir, first_step, config.num_steps, speed)
 
 
 def file_fingerprint(path: Path) -> str:

@@ -14,8 +14,10 @@ from torch import nn
 from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.text_tokenizer import TextTokenizer
 from model.experts import ExpertNorm
+from model.flops import StepSize, training_flops
 from model.initialization import init_weights
 from model.kernels.backend import choose_backend, describe_backend
+from model.kernels.text_masks import most_masked
 from model.masked_data_model import OBJECTIVES, MaskedDataModel
 from model.multiway import MultiwayBlock
 from model.pretrained import WEIGHTS_NAME, load_weights, read_config
@@ -27,6 +29,7 @@ from pretrain.config import PretrainConfig
 from pretrain.loop import Job, file_fingerprint, open_dataset, run_job
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes import RECIPES
+from pretrain.speed import StepWork
 from pretrain.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
 
 
@@ -71,6 +74,20 @@ class Pretraining(Job[PretrainConfig]):
 
     def describe(self) -> list[str]:
         return [describe_backend(choose_backend(self.config.kernels, self.device))]
+
+    def work(self) -> StepWork:
+        config = self.config
+        step = StepSize(
+            num_images=config.images_per_step,
+            num_pairs=config.pairs_per_step,
+            num_texts=config.texts_per_step,
+            caption_tokens=config.data.caption_length,
+            text_tokens=config.data.text_length,
+            masked_patches=config.objective.num_masked_patches,
+            masked_caption_places=most_masked(config.data.caption_length, config.objective.caption_mask_ratio),
+            masked_text_places=most_masked(config.data.text_length, config.objective.text_mask_ratio),
+        )
+        return StepWork(step.num_tokens(config.model), training_flops(config.model, step))
 
     def fingerprints(self) -> dict[str, str]:
         config = self.config

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.flops import forward_flops
+from model.flops import StepSize, forward_flops, training_flops
 from model.multiway import MultiwayInputs, MultiwayTransformer
 from model.parameter_counts import USES, Use, count_activated, count_by_part
 from pretrain.recipes import RECIPES
@@ -69,3 +70,15 @@ def test_operations_are_those_that_torch_counts(use: Use) -> None:
         with FlopCounterMode(display=False) as counter:
             model(inputs)
     assert counter.get_total_flops() == forward_flops(CONFIG, use, num_text_tokens)
+
+
+def test_operations_of_a_training_step_are_those_that_torch_counts() -> None:
+    step = StepSize(
+        num_images=2, num_pairs=3, num_texts=4, caption_tokens=7, text_tokens=10, masked_patches=5,
+        masked_caption_places=3, masked_text_places=2,
+    )  # fmt: skip
+    model, inputs = tiny_model(attention="decoupled"), tiny_inputs(2, 3, 4)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(inputs, tiny_targets(inputs)).sum().backward()
+    assert counter.get_total_flops() == training_flops(model.encoder.config, step)
+    assert step.num_tokens(model.encoder.config) == inputs.layout().num_rows
