@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from model.kernels.expert_linear import PRODUCTS_NAME
 
@@ -37,6 +37,7 @@ DEAR = frozenset(
 """Operations whose results selective checkpointing keeps. Attention that none of them computes is computed again."""
 
 T = TypeVar("T")
+Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,19 @@ class Checkpointing:
 KEEP_EVERYTHING = Checkpointing()
 
 
-def call_checkpointed(mode: CheckpointingMode, function: Callable[..., T], *arguments: Any, last_weight: Tensor) -> T:
-    """function(*arguments), which computes no random numbers; last_weight: the first expert's in its last product."""
+def call_checkpointed(
+    mode: CheckpointingMode, function: Callable[..., T], *arguments: Any, last_weight: Tensor | None
+) -> T:
+    """function(*arguments), which computes no random numbers.
+
+    last_weight: the first expert's in the product that full leaves out; None: it leaves none out, as what torch.compile
+    makes needs it, which runs in no dispatch mode. So selective does not go with it.
+    """
+    contexts: Contexts = noop_context_fn
     if mode == "selective":
+        assert last_weight is not None
         contexts = partial(create_selective_checkpoint_contexts, _policy)
-    else:
+    elif last_weight is not None:
         contexts = partial(_forward_and_again, last_weight)
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 

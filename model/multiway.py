@@ -190,8 +190,9 @@ class MultiwayTransformer(nn.Module):
             else:
                 assert cache is None, "a cache is for inference: call under torch.no_grad()"
                 function = partial(_block_alone, block) if mode == "full" else block
+                last_weight = None if backend == "compile" else block.last_weight
                 x, branch = call_checkpointed(
-                    mode, function, x, branch, layout, backend, scales, last_weight=block.last_weight
+                    mode, function, x, branch, layout, backend, scales, last_weight=last_weight
                 )
         if cache is not None:
             cache.num_caption_tokens = layout.caption_tokens

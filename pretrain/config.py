@@ -63,7 +63,7 @@ class PretrainConfig(RunConfig):
     and gives float32's codes for more patches; BEiT v2 used it."""
     kernels: KernelChoice = "auto"
     """Who computes what surrounds the matrix products: auto (Triton on a GPU, plain torch elsewhere), reference (plain
-    torch), triton, or apex (NVIDIA's, where it is installed). A resumed run may change it."""
+    torch), compile (torch.compile), triton, or apex (NVIDIA's, where it is installed). A resumed run may change it."""
     activation_checkpointing: Checkpointing = KEEP_EVERYTHING
     """What of a block is kept for backward. A resumed run may change it."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -81,6 +81,10 @@ class PretrainConfig(RunConfig):
         super().__post_init__()
         if self.data.text_tokenizer is None:
             raise ValueError("data.text_tokenizer is needed for words and their masks; give a SentencePiece model")
+        if self.kernels == "compile" and self.activation_checkpointing.mode == "selective":
+            raise ValueError(
+                "activation_checkpointing.mode selective does not work with kernels compile; set one of them otherwise"
+            )
         if self.samples_per_step.total < 1:
             raise ValueError(
                 "images_per_step, pairs_per_step and texts_per_step are all 0: there is nothing to train on"

@@ -1,17 +1,19 @@
-"""Who computes the operations of this folder: plain torch, our Triton kernels, or NVIDIA apex where it has them."""
+"""Who computes the operations of this folder: plain torch, also compiled, our Triton kernels, or NVIDIA apex."""
 
 import importlib.util
 from typing import Literal
 
 import torch
 
+from model.kernels.compiled import require_compiler
 from model.kernels.language import IS_INTERPRETED, triton
 from model.kernels.nvidia_apex import require_apex
 
-KernelChoice = Literal["auto", "reference", "triton", "apex"]
+KernelChoice = Literal["auto", "reference", "compile", "triton", "apex"]
 """What a user may ask for."""
-Backend = Literal["reference", "triton", "apex"]
-"""Who it is. apex has LayerNorm and linear layers; whatever else is asked of it, the reference does."""
+Backend = Literal["reference", "compile", "triton", "apex"]
+"""Who it is. compile has norms, activation, sums and token assembly, apex LayerNorm and linear layers; what else
+is asked of them, the reference does."""
 
 
 def choose_backend(choice: KernelChoice, device: torch.device) -> Backend:
@@ -20,6 +22,8 @@ def choose_backend(choice: KernelChoice, device: torch.device) -> Backend:
         return "triton" if device.type == "cuda" and triton is not None else "reference"
     if choice == "triton":
         _require_triton(device)
+    if choice == "compile":
+        require_compiler(device, triton is not None)
     if choice == "apex":
         require_apex(device)
     return choice

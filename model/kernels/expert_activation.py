@@ -26,7 +26,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu
 
 from model.kernels.backend import Backend
-from model.kernels.expert_norm import NORM_EPS, expert_norm
+from model.kernels.compiled import compiled
+from model.kernels.expert_norm import NORM_EPS, expert_norm, expert_norm_reference
 from model.kernels.expert_rows import UNSPECIALIZED, ExpertRows, expert_of, num_warps, program_rows, sum_by_expert
 from model.kernels.language import jit, tl
 from model.kernels.residual_norm import NormStatistics
@@ -37,6 +38,11 @@ def expert_gelu_reference(h: Tensor, bias: Tensor, rows: ExpertRows) -> Tensor:
     """gelu(h + bias), (N, F)."""
     parts = [gelu(h[part] + bias[expert]) for expert, part in enumerate(rows.slices())]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def expert_activation_reference(h: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, rows: ExpertRows) -> Tensor:
+    """The definition. Shapes as in `expert_activation`."""
+    return expert_norm_reference(expert_gelu_reference(h, bias, rows), weight, norm_bias, rows)
 
 
 @jit
@@ -204,4 +210,6 @@ def expert_activation(
     """
     if backend == "triton":
         return _ExpertActivation.apply(h, bias, weight, norm_bias, rows)
+    if backend == "compile":
+        return compiled(expert_activation_reference)(h, bias, weight, norm_bias, rows)
     return expert_norm(expert_gelu_reference(h, bias, rows), weight, norm_bias, rows, backend)

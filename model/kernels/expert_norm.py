@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import layer_norm
 
 from model.kernels.backend import Backend
+from model.kernels.compiled import compiled
 from model.kernels.expert_rows import (
     FORWARD_ROWS,
     UNSPECIALIZED,
@@ -138,6 +139,8 @@ def expert_norm(x: Tensor, weight: Tensor, bias: Tensor, rows: ExpertRows, backe
     """x: (N, D); weight, bias: (E, D) of each expert. Returns (N, D) in the dtype of x; statistics are float32."""
     if backend == "triton":
         return _ExpertNorm.apply(x, weight, bias, rows)
+    if backend == "compile":
+        return compiled(expert_norm_reference)(x, weight, bias, rows)
     if backend == "apex":
         return torch.cat(
             [apex_layer_norm(x[part], weight[e], bias[e], NORM_EPS) for e, part in enumerate(rows.slices())]

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.kernels.backend import Backend
+from model.kernels.compiled import compiled
 from model.kernels.expert_norm import NORM_EPS, expert_norm, expert_norm_reference
 from model.kernels.expert_rows import (
     FORWARD_ROWS,
@@ -253,5 +254,7 @@ def residual_norm(
     """
     if backend == "triton":
         return _ResidualNorm.apply(x, *branch, bias_rows, weight, norm_bias, norm_rows)
+    if backend == "compile":
+        return compiled(residual_norm_reference)(x, branch, bias_rows, weight, norm_bias, norm_rows)
     stream = residual_reference(x, branch, bias_rows)
     return stream, expert_norm(stream, weight, norm_bias, norm_rows, backend)

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.kernels.backend import Backend
+from model.kernels.compiled import compiled
 from model.kernels.language import jit, tl
 
 SAMPLES, COLUMNS = 8, 128
@@ -274,4 +275,6 @@ def assemble_tokens(
     """
     if backend == "triton":
         return _TokenAssembly.apply(*images, *texts, image_mask, caption_padding, text_padding)
+    if backend == "compile":
+        return compiled(token_assembly_reference)(images, texts, image_mask, caption_padding, text_padding)
     return token_assembly_reference(images, texts, image_mask, caption_padding, text_padding)

@@ -1,0 +1,30 @@
+"""The definitions compiled by torch.compile, for `kernels` compile.
+
+They are pure functions, their weights arguments: under ZeRO-3 a compiled module breaks at the hook of every gather.
+"""
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@functools.cache
+def compiled(function: Callable[P, T]) -> Callable[P, T]:
+    """The function as one graph, compiled anew for each size: a run has few."""
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def require_compiler(device: torch.device, has_triton: bool) -> None:
+    """Raises ValueError where torch.compile lacks what it generates code for."""
+    if device.type == "cuda" and not has_triton:
+        raise ValueError("kernels is compile, which needs Triton on a GPU; install it (CUDA builds of torch bring it)")
+    compiler = os.environ.get("CXX", "g++")
+    if device.type != "cuda" and shutil.which(compiler) is None:
+        raise ValueError(f"kernels is compile, which needs a C++ compiler, and there is no {compiler}; install one")

@@ -1,0 +1,32 @@
+"""What torch.compile makes of the definitions computes what they do. CPU, seconds to compile."""
+
+import shutil
+
+import pytest
+import torch
+
+from model.checkpointing import KEEP_EVERYTHING, Checkpointing
+from model.kernels.backend import choose_backend
+from model.masking import drop_path_scales
+from tests.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_network_has_the_losses_and_gradients_of_its_definition() -> None:
+    inputs, scales = tiny_inputs(2, 3, 4), drop_path_scales(1, torch.arange(9), CONFIG.depth, 0.3)
+
+    def compute(model: torch.nn.Module) -> list[torch.Tensor]:
+        losses = model(inputs, tiny_targets(inputs), scales)
+        return [losses, *torch.autograd.grad(losses.sum(), list(model.parameters()))]
+
+    expected = compute(tiny_model(kernels="reference").train())
+    for checkpointing in (KEEP_EVERYTHING, Checkpointing("full")):
+        found = compute(tiny_model(kernels="compile", checkpointing=checkpointing).train())
+        for here, there in zip(found, expected, strict=True):
+            torch.testing.assert_close(here, there, atol=1e-4, rtol=1e-4)
+
+
+def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler, and there is no no-such-compiler"):
+        choose_backend("compile", torch.device("cpu"))
