@@ -89,22 +89,23 @@ class StepBatch:
 
     def micro_batches(self, count: int) -> list["StepBatch"]:
         """`count` equal parts, each with its part of every kind. `count` must divide all of them."""
-
-        def part(number: int, total: int) -> Tensor:
-            assert total % count == 0
-            return torch.arange(number * total // count, (number + 1) * total // count)
-
         num_pairs = len(self.caption_ids)
         num_images = len(self.images) - num_pairs
+        assert num_images % count == num_pairs % count == len(self.text_ids) % count == 0
+        if count == 1:
+            return [self]
         parts = []
-        for i in range(count):
-            pairs, texts = part(i, num_pairs), part(i, len(self.text_ids))
-            both = torch.cat([part(i, num_images), num_images + pairs])
+        for number in range(count):
+            images, pairs, texts = (
+                slice(number * total // count, (number + 1) * total // count)
+                for total in (num_images, num_pairs, len(self.text_ids))
+            )
+            pair_images = slice(num_images + pairs.start, num_images + pairs.stop)
             parts.append(
                 replace(
                     self,
-                    images=self.images[both],
-                    image_sample_ids=self.image_sample_ids[both],
+                    images=torch.cat([self.images[images], self.images[pair_images]]),
+                    image_sample_ids=torch.cat([self.image_sample_ids[images], self.image_sample_ids[pair_images]]),
                     caption_ids=self.caption_ids[pairs],
                     text_ids=self.text_ids[texts],
                     text_sample_ids=self.text_sample_ids[texts],
@@ -112,9 +113,20 @@ class StepBatch:
             )
         return parts
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Its fields that are tensors."""
+        return {name: value for name, value in self.__dict__.items() if isinstance(value, Tensor)}
+
     def to(self, device: torch.device) -> "StepBatch":
-        tensors = {name: value.to(device) for name, value in self.__dict__.items() if isinstance(value, Tensor)}
-        return StepBatch(**{**self.__dict__, **tensors})
+        """From pinned memory without waiting for the copy."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "StepBatch":
+        """In memory that a GPU copies from by itself; PyTorch's DataLoader calls it."""
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "StepBatch":
+        return StepBatch(**{**self.__dict__, **{name: change(tensor) for name, tensor in self.tensors().items()}})
 
 
 class StepDataset(Dataset[StepBatch]):

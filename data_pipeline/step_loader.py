@@ -23,13 +23,16 @@ def step_batches(
     last_step: int,
     num_workers: int,
     in_worker: Callable[[], None] = lambda: None,
+    pin_memory: bool = False,
 ) -> Iterator[StepBatch]:
-    """dataset[first_step] .. dataset[last_step - 1]. in_worker: called once in each worker process.
+    """dataset[first_step] .. dataset[last_step - 1]. in_worker: called once in each worker process; pin_memory: for
+    copies to a GPU.
 
     Where a worker dies, the batch is empty and its `failure` names the worker and the sample it was at.
     """
     if num_workers == 0:
-        yield from map(dataset.__getitem__, range(first_step, last_step))
+        for step in range(first_step, last_step):
+            yield dataset[step].pin_memory() if pin_memory else dataset[step]
         return
     last_read = LastRead(num_workers)
 
@@ -48,6 +51,7 @@ def step_batches(
             num_workers=num_workers,
             worker_init_fn=begin,
             multiprocessing_context="fork",
+            pin_memory=pin_memory,
         )
     )
     # PyTorch's handler raises wherever the rank is, while others wait for it; a dead worker shows below all the same

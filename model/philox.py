@@ -55,7 +55,8 @@ def random_words(seed: int, stream: Stream, sample_ids: Tensor, index: Tensor | 
     sample_ids: int64, any shape; index: int64, broadcastable to it. The key is the seed, the counter
     (index, stream, low and high word of the sample id).
     """
-    index = torch.as_tensor(index, dtype=torch.int64, device=sample_ids.device)
+    if isinstance(index, int):
+        index = torch.full((), index, dtype=torch.int64, device=sample_ids.device)
     counter = (index, torch.full_like(index, int(stream)), sample_ids & WORD, (sample_ids >> 32) & WORD)
     key = seed & WORD, (seed >> 32) & WORD
     if sample_ids.device.type == "cpu":

@@ -3,8 +3,10 @@
 import errno
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar, cast
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -15,6 +17,7 @@ PASSING = (
 """Errors of file systems and networks that a later start may not meet."""
 
 T = TypeVar("T")
+_hosts: dist.ProcessGroup | None = None
 
 
 class AgreedError(ValueError):
@@ -52,10 +55,21 @@ def end_together(message: str, is_mistake: bool) -> None:
         raise AgreedError(said) if is_mistake else AgreedFailure(said)
 
 
-def summed_over_ranks(values: Tensor) -> Tensor:
-    """The same sum on every rank, in place."""
-    dist.all_reduce(values)
+def summed_over_ranks(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The same sum on every rank, in place; group: None, all ranks with the device's backend."""
+    dist.all_reduce(values, group=group)
     return values
+
+
+def join_hosts(timeout: timedelta) -> None:
+    """Make the group that `summed_over_hosts` works in. All ranks call it, once."""
+    global _hosts
+    _hosts = dist.new_group(backend="gloo", timeout=timeout)
+
+
+def summed_over_hosts(values: list[int]) -> list[int]:
+    """The same sums on every rank, agreed on by the hosts while their GPUs compute."""
+    return summed_over_ranks(torch.tensor(values, dtype=torch.int64), _hosts).tolist()
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from data_pipeline.step_dataset import SamplesPerStep
 from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.config import MultiwayConfig
 from model.kernels.backend import KernelChoice
+from model.masked_data_model import OBJECTIVES
 from pretrain.run_config import RunConfig
 
 
@@ -97,6 +98,12 @@ class PretrainConfig(RunConfig):
         longest = max(self.data.caption_length, self.data.text_length)
         if longest > self.model.max_text_length:
             raise ValueError(f"model.max_text_length {self.model.max_text_length} is below the data's length {longest}")
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the run has samples for, of model.masked_data_model.OBJECTIVES."""
+        counts = (self.images_per_step, self.texts_per_step, self.pairs_per_step, self.pairs_per_step)
+        return tuple(name for name, count in zip(OBJECTIVES, counts, strict=True) if count)
 
     @property
     def samples_per_step(self) -> SamplesPerStep:

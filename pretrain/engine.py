@@ -15,6 +15,7 @@ import torch.distributed as dist
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param, set_z3_leaf_modules
 from torch import nn
 
+from pretrain.agreement import join_hosts
 from pretrain.run_config import OptimizerConfig, RunConfig
 
 OWNED_BY_RECIPE = (
@@ -43,6 +44,7 @@ def init_distributed(hang_seconds: float) -> torch.device:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     timeout = timedelta(seconds=hang_seconds + COLLECTIVE_MARGIN_SECONDS)
     deepspeed.init_distributed(timeout=timeout, auto_mpi_discovery=False, verbose=False)
+    join_hosts(timeout)
     if torch.cuda.is_available():
         local_rank = int(os.environ["LOCAL_RANK"])
         torch.cuda.set_device(local_rank)

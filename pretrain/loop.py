@@ -23,10 +23,11 @@ from torch import nn
 
 from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.step_loader import step_batches
-from pretrain.agreement import AgreedError, AgreedFailure, end_together, on_every_rank, summed_over_ranks
+from pretrain.agreement import AgreedError, AgreedFailure, end_together, on_every_rank, summed_over_hosts
 from pretrain.bad_samples import BadSampleBudget
 from pretrain.checkpoint import Checkpoint, CheckpointSaver, agreed_latest_checkpoint, load_checkpoint
 from pretrain.console import say, warn
+from pretrain.device_copies import batches_ahead
 from pretrain.elastic import is_of_another_layout, load_moments, load_weights_into
 from pretrain.engine import (
     build_engine,
@@ -40,6 +41,7 @@ from pretrain.run_lock import lock_run
 from pretrain.run_log import RunLog
 from pretrain.speed import SpeedMeter, StepWork
 from pretrain.step_guard import StepGuard
+from pretrain.step_records import StepRecords
 from pretrain.stop import EXIT_CODES, EXIT_RANK_LOST, STOP_SIGNALS, Ending, JobStatus, StopRequest, end_process
 from pretrain.watchdog import Watchdog
 
@@ -88,7 +90,8 @@ class Job(ABC, Generic[C]):
     def train_step(self, engine: deepspeed.DeepSpeedEngine, batch: StepBatch) -> dict[str, Any]:
         """Forward, backward and optimizer step on this rank's part of a global batch.
 
-        Returns the log record, the same on every rank: at least `loss` and `losses`, its parts by name.
+        Returns the log record, the same on every rank: at least `loss` and `losses`, its parts by name; tensors of one
+        element are read later, so that the host need not wait for the device here.
         """
 
     def publish(self, checkpoint: Path) -> None:
@@ -152,9 +155,11 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
     on_every_rank(lambda: bad_samples.read(first_step))
     on_every_rank(lambda: bad_samples.write() if is_main_rank else None)
     saver = on_every_rank(lambda: CheckpointSaver(engine, config, memory_config, fingerprints))
+    records = StepRecords(log, job.guard)
     try:
-        return run_steps(job, engine, dataset, first_step, stop, saver, bad_samples, log, status)
+        return run_steps(job, engine, dataset, first_step, stop, saver, bad_samples, records, status)
     except AgreedError:
+        records.finish()
         with suppress(AgreedError):  # what is under way is worth keeping, whatever ends the run
             publish(job, status, saver.finish())
         raise
@@ -168,30 +173,31 @@ def run_steps(
     stop: StopRequest,
     saver: CheckpointSaver,
     bad_samples: BadSampleBudget,
-    log: RunLog | None,
+    records: StepRecords,
     status: JobStatus,
 ) -> Ending:
-    """The steps that are left, with their log lines and checkpoints. log: on the main rank. Raises AgreedError."""
-    config, at = job.config, job.watchdog.at
+    """The steps that are left, with their log lines and checkpoints. Raises AgreedError."""
+    config, log, at = job.config, records.log, job.watchdog.at
     at("reading", first_step)
-    workers = config.data.num_workers
-    for batch in step_batches(dataset, first_step, config.num_steps, workers, leave_signals_to_the_rank):
+    workers, pin_memory = config.data.num_workers, job.device.type == "cuda"
+    batches = step_batches(dataset, first_step, config.num_steps, workers, leave_signals_to_the_rank, pin_memory)
+    for batch in batches_ahead(batches, job.device):
         at("agreement")
-        agreed = agree(batch, stop, saver, bad_samples, log, job.device)
+        agreed = agree(batch, stop, saver, bad_samples, log)
         record = step_and_measure(job, engine, batch, agreed)
         done = batch.step + 1
         is_last = bool(agreed.stop) or done == config.num_steps
         save = is_last or done % config.save_every_steps == 0
-        too_many_skips = job.guard.count(record["loss"], record["skipped"])
+        too_many_skips = job.guard.count(record["skipped"])
         record["num_skipped_steps"] = job.guard.num_skipped_steps
-        if log is not None:
-            log.write({**record, "passes": dataset.seen(done)} if save else record, is_kept=save)
+        records.add({**record, "passes": dataset.seen(done)} if save else record)
         if too_many_skips:
             raise AgreedError(too_many_skips)
         at("saving")
         if agreed.is_written or save:
             publish(job, status, saver.finish())
         if save:
+            records.finish(is_kept=True)
             saver.begin(done, job.guard.state())
         if is_last:
             publish(job, status, saver.finish())
@@ -246,16 +252,13 @@ def agree(
     saver: CheckpointSaver,
     bad_samples: BadSampleBudget,
     log: RunLog | None,
-    device: torch.device,
 ) -> Agreed:
     """Raises AgreedError where a rank could not read its part of the batch, too many samples are bad, or the main rank
     could not log the step before; AgreedFailure where another start may log it."""
     is_asked_by_file = dist.get_rank() == 0 and stop.file.exists()
     has_failed = bool(batch.failure) or (log is not None and log.failure is not None)
     own = [stop.signalled, is_asked_by_file, len(batch.bad_samples), has_failed, saver.is_written]
-    num_signals, num_files, num_bad_samples, num_failures, num_written = summed_over_ranks(
-        torch.tensor(own, dtype=torch.int64, device=device)
-    ).tolist()
+    num_signals, num_files, num_bad_samples, num_failures, num_written = summed_over_hosts(own)
     if num_bad_samples:
         bad_samples.add(batch.step, batch.bad_samples)
     if num_failures:
@@ -269,15 +272,16 @@ def agree(
 def step_and_measure(
     job: Job[C], engine: deepspeed.DeepSpeedEngine, batch: StepBatch, agreed: Agreed
 ) -> dict[str, Any]:
-    """One optimizer step. Returns its log record, the same on every rank but for the time it took."""
+    """One optimizer step. Returns its log record, the same on every rank but for the time it took; its figures may
+    still be on the device."""
     start, config = time.perf_counter(), job.config
     lr = learning_rate(config.optimizer, batch.step, config.num_steps)
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
     skipped_before = engine.skipped_steps
-    record = {"step": batch.step, **job.train_step(engine, batch.to(job.device))}
+    record = {"step": batch.step, **job.train_step(engine, batch)}
     record |= {
-        "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+        "grad_norm": engine.get_global_grad_norm(),
         "lr": lr,
         "samples_seen": (batch.step + 1) * config.samples_per_step.total,
         "skipped": engine.skipped_steps > skipped_before,

@@ -40,11 +40,10 @@ class StepGuard:
         mean, deviation = statistics.fmean(self.recent_losses), statistics.pstdev(self.recent_losses)
         return loss > mean + self.spike_deviations * deviation
 
-    def count(self, loss: float, skipped: bool) -> str:
+    def count(self, skipped: bool) -> str:
         """After a step. Returns why the run must end, where too many in a row were skipped."""
         if not skipped:
             self.num_consecutive_skips = 0
-            self.recent_losses.append(loss)
             return ""
         self.num_skipped_steps += 1
         self.num_consecutive_skips += 1
@@ -54,6 +53,10 @@ class StepGuard:
             f"{self.num_consecutive_skips} steps in a row had no finite loss and gradient, or a spike of the loss; "
             "begin anew with a lower learning rate, or go on with --spike-deviations 6"
         )
+
+    def remember(self, loss: float) -> None:
+        """Of a step that was applied, once its loss has come to the host."""
+        self.recent_losses.append(loss)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

@@ -9,7 +9,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.text_tokenizer import TextTokenizer
@@ -46,10 +46,13 @@ class Pretraining(Job[PretrainConfig]):
 
     visual_tokenizer: VisualTokenizer
     text_tokenizer: TextTokenizer
+    loss_weights: Tensor
+    """(4,) in the order of OBJECTIVES."""
 
     def prepare(self, rank: int, world_size: int) -> StepDataset:
         config = self.config
         choose_backend(config.kernels, self.device)
+        self.loss_weights = torch.tensor(config.objective.weights, device=self.device)
         self.visual_tokenizer = load_visual_tokenizer(config.visual_tokenizer).to(self.device)
         visual, network = self.visual_tokenizer.config, config.model
         if visual.num_codes != network.num_visual_tokens:
@@ -116,7 +119,7 @@ class Pretraining(Job[PretrainConfig]):
         ]
         # losses are means over the masked tokens of the global batch, so its counts are agreed on first
         global_counts = summed_over_ranks(torch.stack([micro.targets.counts() for micro in micro_steps]).sum(0))
-        scale = torch.tensor(config.objective.weights, device=self.device) / global_counts.clamp(min=1)
+        scale = self.loss_weights / global_counts.clamp(min=1)
         # DeepSpeed divides by ranks and micro-steps; the counts above have done so already
         undo_averaging = dist.get_world_size() * len(micro_steps)
         sums, factor = torch.zeros_like(scale), scale.new_ones(())
@@ -132,9 +135,8 @@ class Pretraining(Job[PretrainConfig]):
             self.watchdog.at("optimizer")
             engine.step()  # acts on the last micro-step; on a gradient that is not finite, no rank does
 
-        means = (sums / global_counts.clamp(min=1)).tolist()
-        present = [(name, mean) for name, mean, count in zip(OBJECTIVES, means, global_counts, strict=True) if count]
-        return {"loss": float((sums * scale).sum()), "losses": dict(present)}
+        means = dict(zip(OBJECTIVES, sums / global_counts, strict=True))
+        return {"loss": (sums * scale).sum(), "losses": {name: means[name] for name in config.objectives}}
 
 
 def check_initial_weights(config: PretrainConfig) -> None:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from model.kernels.residual_norm import Branch
 from model.multiway import MultiwayBlock
-from pretrain import agreement, checkpoint, loop, rank_files, train
+from pretrain import agreement, checkpoint, rank_files, train
 from pretrain.stop import end_process
 from pretrain.watchdog import Watchdog
 
@@ -105,13 +105,13 @@ def install(fault: Fault) -> None:
 
     MultiwayBlock.forward = forward  # type: ignore[method-assign, assignment]
 
-    def summed_over_ranks(values: torch.Tensor) -> torch.Tensor:
-        work = dist.all_reduce(values, async_op=True)
+    def summed_over_ranks(values: torch.Tensor, group: dist.ProcessGroup | None = None) -> torch.Tensor:
+        work = dist.all_reduce(values, group=group, async_op=True)
         fault.strike("collective")
         work.wait()
         return values
 
-    for module in (agreement, train, loop):
+    for module in (agreement, train):
         module.summed_over_ranks = summed_over_ranks  # type: ignore[attr-defined]
 
     around(rank_files.RankFiles, "save", fault, "snapshot")

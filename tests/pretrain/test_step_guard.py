@@ -21,10 +21,10 @@ def test_a_spike_is_measured_by_the_losses_before_it() -> None:
     guard = StepGuard(spike_deviations=4, max_consecutive_skips=3)
     losses = [2 + 0.1 * (-1) ** step for step in range(2 * NUM_RECENT)]
     for loss in losses[: MIN_RECENT - 1]:
-        guard.count(loss, skipped=False)
+        guard.remember(loss)
     assert not guard.is_spike(100)  # too few to know
     for loss in losses:
-        guard.count(loss, skipped=False)
+        guard.remember(loss)
     assert not guard.is_spike(2.39) and guard.is_spike(2.41)  # 2 +- 4 x 0.1
     assert not guard.is_spike(-100)
     again = StepGuard(4, 3, json.loads(json.dumps(guard.state())))
@@ -40,9 +40,9 @@ def test_what_is_not_finite_is_not_applied(loss: float, is_applied: bool) -> Non
 
 def test_too_many_skips_in_a_row_end_the_run() -> None:
     guard = StepGuard(0, max_consecutive_skips=2)
-    assert [guard.count(1.0, skipped) for skipped in (True, False, True)] == ["", "", ""]
+    assert [guard.count(skipped) for skipped in (True, False, True)] == ["", "", ""]
     assert guard.num_skipped_steps == 2
-    assert guard.count(1.0, True).startswith("2 steps in a row had no finite loss and gradient")
+    assert guard.count(True).startswith("2 steps in a row had no finite loss and gradient")
 
 
 @pytest.mark.parametrize("stage", [3, 2, 1])
