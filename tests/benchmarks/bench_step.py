@@ -3,7 +3,8 @@
 Ours packs images, pairs and texts into one pass; torchscale's BEiT3, as one would write it, takes three. Both compute
 the same function of the same weights and samples, which is checked, under the same DeepSpeed ZeRO-3 engine of one rank:
 forward, backward and optimizer are timed, reading, masks and visual tokenizer left out. Who does not fit into memory
-with the whole batch takes it in halves, quarters, ... (`parts`), and does the same work.
+with the whole batch takes it in halves, quarters, ... (`parts`), and does the same work. torchscale_compile is each of
+its layers under torch.compile, which is what ZeRO-3's hooks leave whole.
 
 Peak memory is the competitor's own: weights, optimizer state and the most of a step. `vs_` are speeds.
 """
@@ -151,16 +152,16 @@ def warmed_up(variant: Variant, case: Case, batch: Batch) -> tuple[Competitor, M
     num_parts = 1
     while True:
         free_memory()
+        before, competitor = allocated_bytes(), None
         with contextlib.suppress(torch.cuda.OutOfMemoryError):
-            before = allocated_bytes()
             competitor = build(variant, case, batch, num_parts)
             measured = Measured(num_parts, competitor.step().tolist())
             for _ in range(WARMUP_STEPS - 1):
                 competitor.step()
             measured.peak_bytes = allocated_bytes() - before + extra_bytes(competitor)
             return competitor, measured
-        # names of the attempt hold its memory
-        competitor = measured = None  # type: ignore[assignment]
+        if competitor is not None:
+            competitor.end()
         num_parts *= 2
         if num_parts > case.size.num_images:
             raise RuntimeError(f"{variant} does not fit into memory with one sample of each kind; take a smaller case")
@@ -169,7 +170,6 @@ def warmed_up(variant: Variant, case: Case, batch: Batch) -> tuple[Competitor, M
 def extra_bytes(competitor: Competitor) -> int:
     """The most that a step holds beyond what stays."""
     if not torch.cuda.is_available():
-        competitor.step()
         return 0
     torch.cuda.reset_peak_memory_stats()
     before = allocated_bytes()

@@ -103,10 +103,12 @@ def print_tables(title: str, seconds: Seconds, num_steps: int) -> None:
     for category, names in seconds.items():
         total = sum(names.values())
         print(f"{category:<16}{total / num_steps * 1e3:>12.2f}{total / whole:>9.1%}")
-    longest = sorted(((took, name) for names in seconds.values() for name, took in names.items()), reverse=True)
-    print(f"\n{'ms a step':>12}{'share':>9}  longest")
-    for took, name in longest[:16]:
-        print(f"{took / num_steps * 1e3:>12.2f}{took / whole:>9.1%}  {name[:90]}")
+    longest = sorted(
+        ((took, category, name) for category, names in seconds.items() for name, took in names.items()), reverse=True
+    )
+    print(f"\n{'longest':<16}{'ms a step':>12}{'share':>9}")
+    for took, category, name in longest[:16]:
+        print(f"{category:<16}{took / num_steps * 1e3:>12.2f}{took / whole:>9.1%}  {name[:80]}")
 
 
 def draw(title: str, seconds: Seconds, num_steps: int, path: Path) -> None:

@@ -46,8 +46,14 @@ class Competitor:
 
     def end(self) -> None:
         """Give the memory back; no step may follow."""
+        zero, module = self.engine.optimizer, self.engine.module
         self.engine.destroy()
-        self.__dict__.clear()
+        # references to the engine survive in DeepSpeed's hooks, so what it holds must go one by one
+        for parameter in module.parameters():
+            parameter.data, parameter.grad = parameter.data.new_empty(0), None
+            vars(parameter).clear()
+        for holder in (zero.optimizer, zero, self):
+            vars(holder).clear()
         free_memory()
 
 
@@ -62,16 +68,17 @@ def build(variant: Variant, case: Case, batch: Batch, num_parts: int = 1) -> Com
     parts = batch.parts(num_parts)
     is_peer = variant in PEERS
     num_micro_steps = num_parts * (len(USES) if is_peer else 1)
+    model = build_model(variant, case, batch.inputs.images.device)
+    if variant == "torchscale_compile":
+        compile_layers(model)
     engine = build_engine(
-        build_model(variant, case, batch.inputs.images.device),
+        model,
         case.config,
         deepspeed_config(case, num_micro_steps),
         # else ZeRO-3 adds gradients of the step before to those of experts that a pass leaves out
         leaf_modules=(torchscale_layer(),) if is_peer else Pretraining.leaf_modules,
         undecayed=Pretraining.undecayed,
     )
-    if variant == "torchscale_compile":
-        engine.compile()
 
     def ours() -> Iterator[Tensor]:
         for part in parts:
@@ -86,6 +93,14 @@ def build(variant: Variant, case: Case, batch: Batch, num_parts: int = 1) -> Com
 
 def torchscale_layer() -> type[nn.Module]:
     return importlib.import_module("torchscale.architecture.encoder").EncoderLayer
+
+
+def compile_layers(model: nn.Module) -> None:
+    """torch.compile within ZeRO-3's hooks, which stand around the forward of a leaf module: engine.compile() would
+    break the graph at each of them."""
+    for module in model.modules():
+        if isinstance(module, torchscale_layer()):
+            module.forward = torch.compile(module.forward)  # type: ignore[method-assign]
 
 
 def deepspeed_config(case: Case, num_micro_steps: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Masked data modeling with torchscale's BEiT3, as one would write it: three passes a step, a kind of data in each.
 
-The same two linear heads as ours, on hidden places only. torchscale computes attention with an explicit softmax, and
-its configuration has no other; its LayerNorm is NVIDIA apex's where that is installed.
+The same two linear heads as ours, on hidden places only. torchscale 0.3.0 computes attention with an explicit softmax,
+and its configuration has no other; its LayerNorm is NVIDIA apex's where that is installed.
 
 Shapes: B samples, V image tokens, K hidden places of a sample, D dim.
 """
