@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that needs a GPU, in less than eight minutes: tests, then benchmarks, whose tables it prints.
 #   tests of the kernels, tests that need a GPU     outputs and gradients against plain torch
-#   bench_kernels --quick                           each fused operation of base beside eager, torch.compile, apex, Liger
+#   bench_kernels --quick                           operations of base beside eager, torch.compile, apex, Liger
 #   bench_step                                      a step of base and of the giant beside torchscale: seconds, MFU, GB
 #   profile_step                                    a step of the giant as its recipe has it, by category
 # More, without the limit: bench_kernels (the giant's operations), bench_step (large; torchscale compiled).
