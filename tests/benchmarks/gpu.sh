@@ -1,5 +1,10 @@
 #!/usr/bin/env bash
 # All that needs a GPU, in less than eight minutes: tests, then benchmarks, whose tables it prints.
+#   tests of the kernels, tests that need a GPU     outputs and gradients against plain torch
+#   bench_kernels --quick                           operations of base beside eager, torch.compile, apex, Liger
+#   bench_step                                      a step of base and of the giant beside torchscale: seconds, MFU, GB
+#   profile_step                                    a step of the giant as its recipe has it, by category
+# More, without the limit: bench_kernels (the giant's operations), bench_step (large; torchscale compiled).
 # Runs the Python that is called python, or $PYTHON, with torch, Triton, DeepSpeed and what tests need (make check sets
 # up .venv); liger-kernel and NVIDIA apex are columns where they are installed. Options go to the benchmarks: --append
 set -euo pipefail
@@ -12,7 +17,9 @@ code=0
 run() {  # SECONDS COMMAND...: the rest runs also where this fails
   timeout "$@" || { code=1; echo "error: exit status $? of: timeout $*"; }
 }
-run 110 "$python" -m pytest -q tests/model/kernels
-run 130 "$python" -m pytest -q -m gpu --ignore tests/model/kernels
-run 230 "$python" -m tests.benchmarks.bench_kernels "$@"
+run 100 "$python" -m pytest -q tests/model/kernels
+run 90 "$python" -m pytest -q -m gpu --ignore tests/model/kernels
+run 70 "$python" -m tests.benchmarks.bench_kernels --quick "$@"
+run 150 "$python" -m tests.benchmarks.bench_step --sizes base giant_decoupled --rounds 5 --no-compile-peer "$@"
+run 60 "$python" -m tests.benchmarks.profile_step "$@"
 exit $code

@@ -6,6 +6,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
+import torch
+
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _HEADER = """# Results of benchmarks
 
@@ -26,7 +28,10 @@ def append_results(name: str, figures: dict[str, float]) -> None:
 def _hardware() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} cores of {names[0]}" if names else "unknown"
+    processor = f"{len(names)} cores of {names[0]}" if names else "unknown"
+    if not torch.cuda.is_available():
+        return processor
+    return f"{torch.cuda.get_device_name()}, torch {torch.__version__}; {processor}"
 
 
 def _commit() -> str:

@@ -1,0 +1,241 @@
+"""A whole step of pretraining beside torchscale's: python -m tests.benchmarks.bench_step [--quick] [--append]
+
+Ours packs images, pairs and texts into one pass; torchscale's BEiT3, as one would write it, takes three. Both compute
+the same function of the same weights and samples, which is checked, under the same DeepSpeed ZeRO-3 engine of one rank:
+forward, backward and optimizer are timed, reading, masks and visual tokenizer left out. Who does not fit into memory
+with the whole batch takes it in halves, quarters, ... (`parts`), and does the same work. torchscale_compile is each of
+its layers under torch.compile, which is what ZeRO-3's hooks leave whole.
+
+Peak memory is the competitor's own: weights, optimizer state and the most of a step. `vs_` are speeds.
+"""
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+import tyro
+
+from pretrain.engine import init_distributed
+from pretrain.speed import peak_flops
+from tests.benchmarks.results import append_results
+from tests.benchmarks.step_cases import Batch, Case, make_case, random_batch
+from tests.benchmarks.step_engines import PEERS, Competitor, Variant, build, free_memory
+
+OURS: dict[str, tuple[Variant, ...]] = {"cpu": ("reference",), "cuda": ("reference", "triton")}
+"""By device, in the order of measurement; the last one is ours in figures that name no kernels."""
+TOLERANCE = 1e-3
+"""Nats by which mean losses of the first step may differ: bfloat16 rounds them by less."""
+WARMUP_STEPS = 2
+"""Optimizer state is made in the first, ZeRO-3 knows the order of modules from the second."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """A step of ours beside torchscale's."""
+
+    sizes: tuple[str, ...] = ()
+    """Cases by name, see `cases`; none: all of this device."""
+    samples: int | None = None
+    """Images, pairs and texts in a step, of each; None: as in `cases`."""
+    rounds: int | None = None
+    """Timed steps of each; None: 5 on a CPU, 8 on a GPU."""
+    threads: int = 2
+    """On a CPU."""
+    compile_peer: bool = True
+    """torchscale under torch.compile too, in cases of base."""
+    seconds: float = float("inf")
+    """No case is begun after so many."""
+    quick: bool = False
+    """Less than a minute: one small case, two rounds, nothing compiled."""
+    append: bool = False
+    """Write the figures into RESULTS.md."""
+
+
+@dataclass
+class Measured:
+    """Of one competitor in one case."""
+
+    num_parts: int
+    losses: list[float]
+    """Means of the first step."""
+    peak_bytes: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    options = tyro.cli(BenchOptions, description=__doc__)
+    began = time.monotonic()
+    device = start(options.threads)
+    figures: dict[str, float] = {}
+    for case in cases(options, device):
+        if time.monotonic() - began > options.seconds:
+            print(f"{case.name} is left out: {options.seconds:.0f} seconds are over", flush=True)
+            continue
+        variants = [*OURS[device.type], *(PEERS if case.has_peer else ())]
+        if options.quick or not options.compile_peer or not case.name.startswith("base"):
+            variants = [variant for variant in variants if variant != "torchscale_compile"]
+        rounds = options.rounds or (2 if options.quick else {"cpu": 5, "cuda": 8}[device.type])
+        measured = measure(case, variants, rounds, device)
+        check_agreement(measured)
+        rows = figures_of(case, measured, device)
+        print_table(case, rows, measured)
+        figures |= rows
+    if options.append:
+        append_results("bench_step", figures)
+    print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
+
+
+def start(num_threads: int) -> torch.device:
+    """One rank, without DeepSpeed's log."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    for message in ("Importing from timm", "Full backward hook", "dynamo_pgo"):
+        warnings.filterwarnings("ignore", message=message)
+    device = init_distributed(hang_seconds=600)
+    if device.type == "cpu":
+        torch.set_num_threads(num_threads)
+    return device
+
+
+def cases(options: BenchOptions, device: torch.device) -> Iterator[Case]:
+    """Samples of each kind as fit into 139 GiB; a CPU takes few, for optimizer and embeddings not to count too much."""
+    samples = options.samples
+    if device.type == "cpu":
+        if options.quick:
+            found = [make_case("base_1_layer", samples or 2, recipe="beit3_base", depth=1, vocab_size=8000)]
+        else:
+            found = [make_case("base_4_layers", samples or 4, recipe="beit3_base", depth=4)]
+    else:
+        found = [
+            make_case("base", samples or 64, recipe="beit3_base", on_gpu=True),
+            make_case("giant_decoupled", samples or 32, recipe="beit3_giant", is_resident=False, on_gpu=True),
+            make_case("giant", samples or 32, recipe="beit3_giant", is_decoupled=False, is_resident=False, on_gpu=True),
+            make_case("large", samples or 32, recipe="beit3_large", on_gpu=True),
+        ][: 1 if options.quick else None]
+    names = [case.name for case in found]
+    unknown = set(options.sizes) - set(names)
+    if unknown:
+        raise SystemExit(f"error: there is no case {', '.join(sorted(unknown))} here; choose of {', '.join(names)}")
+    yield from (case for case in found if not options.sizes or case.name in options.sizes)
+
+
+def measure(case: Case, variants: list[Variant], rounds: int, device: torch.device) -> dict[Variant, Measured]:
+    """All take turns where all fit into memory; else each does its rounds alone."""
+    batch = random_batch(case.config, device)
+    measured: dict[Variant, Measured] = {}
+    groups = [variants] if case.is_resident else [[variant] for variant in variants]
+    for group in groups:
+        competitors: dict[Variant, Competitor] = {}
+        for variant in group:
+            if variant != "torchscale_compile":
+                competitors[variant], measured[variant] = warmed_up(variant, case, batch)
+                continue
+            try:
+                competitors[variant], measured[variant] = warmed_up(variant, case, batch)
+            except Exception as error:  # whatever DeepSpeed and the compiler make of each other
+                reason = str(error).strip().partition("\n")[0][:200]
+                print(f"{variant} is left out: {type(error).__name__}: {reason}", flush=True)
+        for _ in range(rounds):
+            for variant, competitor in competitors.items():
+                measured[variant].seconds.append(step_seconds(competitor, device))
+        for competitor in competitors.values():
+            competitor.end()
+    return measured
+
+
+def warmed_up(variant: Variant, case: Case, batch: Batch) -> tuple[Competitor, Measured]:
+    """In as few parts as fit into memory."""
+    num_parts = 1
+    while True:
+        free_memory()
+        before, competitor = allocated_bytes(), None
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):
+            competitor = build(variant, case, batch, num_parts)
+            measured = Measured(num_parts, competitor.step().tolist())
+            for _ in range(WARMUP_STEPS - 1):
+                competitor.step()
+            measured.peak_bytes = allocated_bytes() - before + extra_bytes(competitor)
+            return competitor, measured
+        if competitor is not None:
+            competitor.end()
+        num_parts *= 2
+        if num_parts > case.size.num_images:
+            raise RuntimeError(f"{variant} does not fit into memory with one sample of each kind; take a smaller case")
+
+
+def extra_bytes(competitor: Competitor) -> int:
+    """The most that a step holds beyond what stays."""
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    before = allocated_bytes()
+    competitor.step()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def allocated_bytes() -> int:
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+
+
+def step_seconds(competitor: Competitor, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    competitor.step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def check_agreement(measured: dict[Variant, Measured]) -> None:
+    """A comparison of different functions would be worth nothing."""
+    (first, expected), *others = measured.items()
+    for variant, found in others:
+        differences = [abs(a - b) for a, b in zip(found.losses, expected.losses, strict=True)]
+        assert max(differences) < TOLERANCE, f"{variant} lost {found.losses}, {first} {expected.losses}"
+
+
+def figures_of(case: Case, measured: dict[Variant, Measured], device: torch.device) -> dict[str, float]:
+    peak = peak_flops(device)
+    figures: dict[str, float] = {}
+    for variant, found in measured.items():
+        name, seconds = f"{case.name}_{variant}", median(found.seconds)
+        figures[f"{name}_step_seconds"] = seconds
+        figures[f"{name}_tokens_per_second"] = case.num_tokens / seconds
+        if peak is not None:
+            figures[f"{name}_mfu"] = case.flops / seconds / peak
+        if device.type == "cuda":
+            figures[f"{name}_peak_gb"] = found.peak_bytes / 1e9
+            figures[f"{name}_parts"] = found.num_parts
+    for ours in measured.keys() - set(PEERS):
+        for other in measured:
+            if other in PEERS or (other, ours) == ("reference", "triton"):
+                ratios = [b / a for a, b in zip(measured[ours].seconds, measured[other].seconds, strict=True)]
+                figures[f"{case.name}_{ours}_vs_{other}"] = median(ratios)
+    return figures
+
+
+def print_table(case: Case, figures: dict[str, float], measured: dict[Variant, Measured]) -> None:
+    """A row a competitor; `vs` is the speed of each against torchscale, or against the first."""
+    print(f"\n{case.name}: {case.num_tokens} tokens and {case.flops / 1e12:.3g} TFLOP a step", flush=True)
+    print(f"{'':<20}{'step s':>9}{'tokens/s':>11}{'MFU':>8}{'peak GB':>9}{'parts':>7}{'speed':>8}")
+    base = measured["torchscale"] if "torchscale" in measured else next(iter(measured.values()))
+    for variant, found in measured.items():
+        values = {key: figures.get(f"{case.name}_{variant}_{key}") for key in ("mfu", "peak_gb")}
+        mfu = "-" if values["mfu"] is None else f"{values['mfu']:.3f}"
+        peak = "-" if values["peak_gb"] is None else f"{values['peak_gb']:.1f}"
+        speed = median(b / a for a, b in zip(found.seconds, base.seconds, strict=True))
+        seconds = median(found.seconds)
+        print(
+            f"{variant:<20}{seconds:>9.3f}{case.num_tokens / seconds:>11.0f}{mfu:>8}{peak:>9}{found.num_parts:>7}"
+            f"{speed:>8.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""What the benchmarks of a step train: sizes of networks, and one batch of random samples for all who compete.
+
+A batch has the proportions and lengths of the recipes: as many images, pairs and texts, texts of 512 tokens, captions
+of 64, of which a random part is padding. Masks and codes are made beforehand, so loader and tokenizer are left out.
+
+Shapes: I images, P pairs, T texts; V image tokens, C caption tokens, L text tokens.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.config import MultiwayConfig
+from model.flops import StepSize, training_flops
+from model.kernels.block_masks import block_image_masks
+from model.kernels.text_masks import mask_texts, most_masked
+from model.masked_data_model import MaskedTargets
+from model.multiway import MultiwayInputs
+from pretrain.config import PretrainConfig
+from pretrain.formats.beit3 import decoupled
+from pretrain.recipes import RECIPES
+from tests.launch import ROOT
+
+FIRST_WORD = 4
+"""Ids before it are special."""
+SHORTEST_CAPTION = 8
+"""Tokens, with <s> and </s>; the longest fills the caption's length."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and a step of it."""
+
+    name: str
+    config: PretrainConfig
+    has_peer: bool
+    """torchscale has no shared attention and no vision-language experts."""
+    is_resident: bool = True
+    """All who compete fit into memory at once, so that they take turns; else one is measured after the other."""
+
+    @property
+    def model(self) -> MultiwayConfig:
+        return self.config.model
+
+    @property
+    def size(self) -> StepSize:
+        """Of a step, as model/flops.py counts it."""
+        config = self.config
+        return StepSize(
+            num_images=config.images_per_step,
+            num_pairs=config.pairs_per_step,
+            num_texts=config.texts_per_step,
+            caption_tokens=config.data.caption_length,
+            text_tokens=config.data.text_length,
+            masked_patches=config.objective.num_masked_patches,
+            masked_caption_places=most_masked(config.data.caption_length, config.objective.caption_mask_ratio),
+            masked_text_places=most_masked(config.data.text_length, config.objective.text_mask_ratio),
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        return self.size.num_tokens(self.model)
+
+    @property
+    def flops(self) -> int:
+        return training_flops(self.model, self.size)
+
+
+def make_case(
+    name: str,
+    num_samples: int,
+    *,
+    recipe: str,
+    is_decoupled: bool = True,
+    is_resident: bool = True,
+    depth: int | None = None,
+    vocab_size: int | None = None,
+    on_gpu: bool = False,
+) -> Case:
+    """A recipe with num_samples of each kind, without recomputation and stochastic depth."""
+    config: PretrainConfig = RECIPES[recipe]()
+    model = decoupled(config.model) if is_decoupled else config.model
+    model = replace(
+        model,
+        depth=depth or model.depth,
+        vocab_size=vocab_size or model.vocab_size,
+        activation_checkpointing=False,
+        drop_path_rate=0.0,
+    )
+    config = replace(
+        config,
+        model=model,
+        images_per_step=num_samples,
+        pairs_per_step=num_samples,
+        texts_per_step=num_samples,
+        precision="bfloat16" if on_gpu else "float32",
+        deepspeed_config=ROOT / "ds_configs" / Path("zero3.json" if on_gpu else "zero3_cpu.json"),
+        # the whole rate at once would throw random weights about
+        optimizer=replace(config.optimizer, peak_lr=1e-5, min_lr=1e-5),
+    )
+    return Case(name, config, has_peer=is_decoupled and model.num_vl_layers == 0, is_resident=is_resident)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The samples of a step."""
+
+    inputs: MultiwayInputs
+    targets: MaskedTargets
+
+    def parts(self, num_parts: int) -> list["Batch"]:
+        """The same samples as so many micro-steps, each with its part of every kind."""
+        inputs, targets = self.inputs, self.targets
+        num_pairs = len(inputs.caption_ids)
+        num_images = len(inputs.images) - num_pairs
+
+        def of_images(tensor: Tensor) -> list[Tensor]:
+            images, pairs = tensor.split([num_images, num_pairs])
+            both = zip(images.chunk(num_parts), pairs.chunk(num_parts), strict=True)
+            return [torch.cat(part) for part in both]
+
+        fields = zip(
+            of_images(inputs.images),
+            of_images(inputs.image_mask),
+            inputs.caption_ids.chunk(num_parts),
+            inputs.caption_padding.chunk(num_parts),
+            inputs.text_ids.chunk(num_parts),
+            inputs.text_padding.chunk(num_parts),
+            strict=True,
+        )
+        answers = zip(
+            of_images(targets.image_positions),
+            of_images(targets.visual_token_ids),
+            targets.caption_positions.chunk(num_parts),
+            targets.caption_labels.chunk(num_parts),
+            targets.text_positions.chunk(num_parts),
+            targets.text_labels.chunk(num_parts),
+            strict=True,
+        )
+        return [
+            Batch(MultiwayInputs(*part), MaskedTargets(*answer)) for part, answer in zip(fields, answers, strict=True)
+        ]
+
+
+def random_batch(config: PretrainConfig, device: torch.device, seed: int = 0) -> Batch:
+    """Random pixels, words and codes, hidden as the recipe hides them."""
+    generator = torch.Generator().manual_seed(seed)
+    model, objective, data = config.model, config.objective, config.data
+    num_images, num_pairs, num_texts = config.images_per_step, config.pairs_per_step, config.texts_per_step
+    sample_ids = torch.arange(num_images + num_pairs + num_texts)
+    image_ids, pair_ids, text_ids = sample_ids.split([num_images, num_pairs, num_texts])
+    masks = block_image_masks(
+        seed, torch.cat([image_ids, pair_ids]), model.grid_size, objective.num_masked_patches,
+        objective.min_block_patches, "reference",
+    )  # fmt: skip
+    mask_id, word_ids = model.vocab_size - 1, (FIRST_WORD, model.vocab_size - 1)
+
+    def words(count: int, length: int) -> Tensor:
+        return torch.randint(*word_ids, (count, length), generator=generator)
+
+    longest = data.caption_length
+    lengths = torch.randint(SHORTEST_CAPTION, longest + 1, (num_pairs, 1), generator=generator)
+    caption_padding = torch.arange(longest) >= lengths
+    text_padding = torch.zeros(num_texts, data.text_length, dtype=torch.bool)
+    captions = mask_texts(
+        seed, pair_ids, words(num_pairs, longest), caption_padding, objective.caption_mask_ratio, mask_id, word_ids,
+        "reference",
+    )  # fmt: skip
+    texts = mask_texts(
+        seed, text_ids, words(num_texts, data.text_length), text_padding, objective.text_mask_ratio, mask_id, word_ids,
+        "reference",
+    )  # fmt: skip
+    size = model.image_size
+    pixels = torch.randn(num_images + num_pairs, 3, size, size, generator=generator).to(config.dtype)
+    codes = torch.randint(model.num_visual_tokens, masks.positions.shape, generator=generator)
+    inputs = MultiwayInputs(
+        images=pixels.to(device),
+        image_mask=masks.mask.to(device),
+        caption_ids=captions.ids.to(device),
+        caption_padding=caption_padding.to(device),
+        text_ids=texts.ids.to(device),
+        text_padding=text_padding.to(device),
+    )
+    targets = MaskedTargets(
+        image_positions=masks.positions.to(device),
+        visual_token_ids=codes.to(device),
+        caption_positions=captions.positions.to(device),
+        caption_labels=captions.labels.to(device),
+        text_positions=texts.positions.to(device),
+        text_labels=texts.labels.to(device),
+    )
+    return Batch(inputs, targets)

@@ -1,0 +1,127 @@
+"""Ours and torchscale under the same DeepSpeed engine, each as a step that can be called."""
+
+import gc
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from model.kernels.backend import KernelChoice
+from model.masked_data_model import MaskedDataModel
+from pretrain.engine import build_engine, merged_deepspeed_config, read_memory_config
+from pretrain.train import Pretraining
+from tests.benchmarks.step_cases import Batch, Case
+from tests.benchmarks.torchscale_step import USES, passes, with_our_weights
+
+PEERS = ("torchscale", "torchscale_compile")
+Variant = KernelChoice | Literal["torchscale", "torchscale_compile"]
+"""Ours, by its kernels, or a peer."""
+
+
+@dataclass
+class Competitor:
+    """One who trains the case's network on its batch, again and again."""
+
+    engine: deepspeed.DeepSpeedEngine
+    micro_steps: Callable[[], Iterator[Tensor]]
+    """Losses of each micro-step, (4,) sums."""
+    num_micro_steps: int
+    counts: Tensor
+    """(4,) predictions of the whole step."""
+
+    def step(self) -> Tensor:
+        """Forward, backward and optimizer. Mean losses before it, (4,) in the order of OBJECTIVES."""
+        total = torch.zeros_like(self.counts)
+        for sums in self.micro_steps():
+            total += sums.detach()
+            self.engine.backward((sums / self.counts).sum() * self.num_micro_steps)  # DeepSpeed averages
+            with record_function("optimizer"):
+                self.engine.step()
+        return total / self.counts
+
+    def end(self) -> None:
+        """Give the memory back; no step may follow."""
+        zero, module = self.engine.optimizer, self.engine.module
+        self.engine.destroy()
+        # references to the engine survive in DeepSpeed's hooks, so what it holds must go one by one
+        for parameter in module.parameters():
+            parameter.data, parameter.grad = parameter.data.new_empty(0), None
+            vars(parameter).clear()
+        for holder in (zero.optimizer, zero, self):
+            vars(holder).clear()
+        free_memory()
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def build(variant: Variant, case: Case, batch: Batch, num_parts: int = 1) -> Competitor:
+    """num_parts: pieces that the batch is cut into, each of which fits into memory."""
+    parts = batch.parts(num_parts)
+    is_peer = variant in PEERS
+    num_micro_steps = num_parts * (len(USES) if is_peer else 1)
+    model = build_model(variant, case, batch.inputs.images.device)
+    if variant == "torchscale_compile":
+        compile_layers(model)
+    engine = build_engine(
+        model,
+        case.config,
+        deepspeed_config(case, num_micro_steps),
+        # else ZeRO-3 adds gradients of the step before to those of experts that a pass leaves out
+        leaf_modules=(torchscale_layer(),) if is_peer else Pretraining.leaf_modules,
+        undecayed=Pretraining.undecayed,
+    )
+
+    def ours() -> Iterator[Tensor]:
+        for part in parts:
+            yield engine(part.inputs, part.targets)
+
+    def theirs() -> Iterator[Tensor]:
+        for use, part in passes(parts):
+            yield engine(use, part)
+
+    return Competitor(engine, theirs if is_peer else ours, num_micro_steps, batch.targets.counts())
+
+
+def torchscale_layer() -> type[nn.Module]:
+    return importlib.import_module("torchscale.architecture.encoder").EncoderLayer
+
+
+def compile_layers(model: nn.Module) -> None:
+    """torch.compile within ZeRO-3's hooks, which stand around the forward of a leaf module: engine.compile() would
+    break the graph at each of them."""
+    for module in model.modules():
+        if isinstance(module, torchscale_layer()):
+            module.forward = torch.compile(module.forward)  # type: ignore[method-assign]
+
+
+def deepspeed_config(case: Case, num_micro_steps: int) -> dict[str, Any]:
+    """Of one rank."""
+    merged = merged_deepspeed_config(case.config, read_memory_config(case.config.deepspeed_config), world_size=1)
+    # torchscale's micro-steps hold different numbers of samples, which DeepSpeed need not know
+    sizes = {"train_batch_size": num_micro_steps, "train_micro_batch_size_per_gpu": 1}
+    return merged | sizes | {"gradient_accumulation_steps": num_micro_steps}
+
+
+def build_model(variant: Variant, case: Case, device: torch.device) -> nn.Module:
+    """The same random weights for all, drawn on the device: on a CPU the giant's would take a minute."""
+    torch.manual_seed(0)
+    with device:
+        model = MaskedDataModel(case.model, kernels_of(variant))
+    for parameter in model.parameters():
+        if parameter.ndim > 1:  # norms and biases are as torch makes them
+            nn.init.normal_(parameter, std=case.model.init_std)
+    return with_our_weights(model.state_dict(), case.model) if variant in PEERS else model.train()
+
+
+def kernels_of(variant: Variant) -> KernelChoice:
+    """Those of whose weights the competitor gets."""
+    return "reference" if variant == "torchscale" or variant == "torchscale_compile" else variant

@@ -1,0 +1,90 @@
+"""Masked data modeling with torchscale's BEiT3, as one would write it: three passes a step, a kind of data in each.
+
+The same two linear heads as ours, on hidden places only. torchscale 0.3.0 computes attention with an explicit softmax,
+and its configuration has no other; its LayerNorm is NVIDIA apex's where that is installed.
+
+Shapes: B samples, V image tokens, K hidden places of a sample, D dim.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from model.config import MultiwayConfig
+from model.masking import IGNORED
+from pretrain.formats.beit3 import beit3_entries
+from tests.benchmarks.step_cases import Batch
+from tests.torchscale_beit3 import build_torchscale_beit3
+
+Use = Literal["image", "text", "pair"]
+USES: tuple[Use, ...] = ("image", "text", "pair")
+
+
+class TorchscalePretraining(nn.Module):
+    """torchscale's BEiT3 and two heads; its parameters have the names of Microsoft's files."""
+
+    def __init__(self, config: MultiwayConfig):
+        super().__init__()
+        self.beit3 = build_torchscale_beit3(
+            dim=config.dim,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            ffn_dim=config.ffn_dim,
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            vocab_size=config.vocab_size,
+            max_text_positions=config.max_text_length + 2,
+        )
+        self.mim_head = nn.Linear(config.dim, config.num_visual_tokens)
+        self.mlm_head = nn.Linear(config.dim, config.vocab_size)
+
+    def forward(self, use: Use, batch: Batch) -> Tensor:
+        """Sums of cross entropies in nats, (4,) float32 in the order of OBJECTIVES, 0 for other kinds of data."""
+        inputs, targets = batch.inputs, batch.targets
+        num_images = len(inputs.images) - len(inputs.caption_ids)
+        mine = slice(num_images) if use == "image" else slice(num_images, None)
+        sums: dict[str, Tensor] = {}
+        if use == "text":
+            states = self._encode(textual_tokens=inputs.text_ids, text_padding_position=inputs.text_padding)
+            sums["mlm"] = _loss_sum(self.mlm_head, states, targets.text_positions, targets.text_labels)
+        else:
+            images = {"visual_tokens": inputs.images[mine], "vision_masked_position": inputs.image_mask[mine]}
+            captions = {"textual_tokens": inputs.caption_ids, "text_padding_position": inputs.caption_padding}
+            states = self._encode(**images) if use == "image" else self._encode(**images, **captions)
+            places = targets.image_positions[mine] + 1  # past the class token
+            name = "mim" if use == "image" else "mvlm_image"
+            sums[name] = _loss_sum(self.mim_head, states, places, targets.visual_token_ids[mine])
+        if use == "pair":
+            places = targets.caption_positions + inputs.image_mask.shape[1] + 1
+            sums["mvlm_text"] = _loss_sum(self.mlm_head, states, places, targets.caption_labels)
+        nothing = states.new_zeros((), dtype=torch.float32)
+        return torch.stack([sums.get(name, nothing) for name in ("mim", "mlm", "mvlm_image", "mvlm_text")])
+
+    def _encode(self, **inputs: Tensor) -> Tensor:
+        return self.beit3(**inputs)["encoder_out"]
+
+
+def _loss_sum(head: nn.Module, states: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+    """Of states (B, S, D) at positions (B, K)."""
+    hidden = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
+    logits = head(hidden.flatten(0, 1))
+    return cross_entropy(logits.float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def with_our_weights(weights: Mapping[str, Tensor], config: MultiwayConfig) -> TorchscalePretraining:
+    """In training mode, on the device of the weights. Raises RuntimeError where a name has no place."""
+    with next(iter(weights.values())).device:
+        peer = TorchscalePretraining(config)
+    state = dict(beit3_entries(weights.items(), config, "dual"))
+    peer.load_state_dict(state, strict=True)
+    return peer.train()
+
+
+def passes(parts: list[Batch]) -> Iterator[tuple[Use, Batch]]:
+    """The micro-steps of a step."""
+    for part in parts:
+        for use in USES:
+            yield use, part
