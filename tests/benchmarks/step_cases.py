@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.checkpointing import KEEP_EVERYTHING
 from model.config import MultiwayConfig
 from model.flops import StepSize, training_flops
 from model.kernels.block_masks import block_image_masks
-from model.kernels.text_masks import mask_texts, most_masked
+from model.kernels.text_masks import mask_texts
 from model.masked_data_model import MaskedTargets
 from model.multiway import MultiwayInputs
 from pretrain.config import PretrainConfig
@@ -47,17 +48,7 @@ class Case:
     @property
     def size(self) -> StepSize:
         """Of a step, as model/flops.py counts it."""
-        config = self.config
-        return StepSize(
-            num_images=config.images_per_step,
-            num_pairs=config.pairs_per_step,
-            num_texts=config.texts_per_step,
-            caption_tokens=config.data.caption_length,
-            text_tokens=config.data.text_length,
-            masked_patches=config.objective.num_masked_patches,
-            masked_caption_places=most_masked(config.data.caption_length, config.objective.caption_mask_ratio),
-            masked_text_places=most_masked(config.data.text_length, config.objective.text_mask_ratio),
-        )
+        return self.config.step_size
 
     @property
     def num_tokens(self) -> int:
@@ -86,12 +77,12 @@ def make_case(
         model,
         depth=depth or model.depth,
         vocab_size=vocab_size or model.vocab_size,
-        activation_checkpointing=False,
         drop_path_rate=0.0,
     )
     config = replace(
         config,
         model=model,
+        activation_checkpointing=KEEP_EVERYTHING,
         images_per_step=num_samples,
         pairs_per_step=num_samples,
         texts_per_step=num_samples,
