@@ -7,7 +7,9 @@ from typing import ClassVar, Literal
 from data_pipeline.step_dataset import SamplesPerStep
 from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.config import MultiwayConfig
+from model.flops import StepSize
 from model.kernels.backend import KernelChoice
+from model.kernels.text_masks import most_masked
 from model.masked_data_model import OBJECTIVES
 from pretrain.run_config import RunConfig
 
@@ -104,6 +106,21 @@ class PretrainConfig(RunConfig):
         """What the run has samples for, of model.masked_data_model.OBJECTIVES."""
         counts = (self.images_per_step, self.texts_per_step, self.pairs_per_step, self.pairs_per_step)
         return tuple(name for name, count in zip(OBJECTIVES, counts, strict=True) if count)
+
+    @property
+    def step_size(self) -> StepSize:
+        """What a step holds, as model/flops.py counts it."""
+        data, objective = self.data, self.objective
+        return StepSize(
+            num_images=self.images_per_step,
+            num_pairs=self.pairs_per_step,
+            num_texts=self.texts_per_step,
+            caption_tokens=data.caption_length,
+            text_tokens=data.text_length,
+            masked_patches=objective.num_masked_patches,
+            masked_caption_places=most_masked(data.caption_length, objective.caption_mask_ratio),
+            masked_text_places=most_masked(data.text_length, objective.text_mask_ratio),
+        )
 
     @property
     def samples_per_step(self) -> SamplesPerStep:

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.text_tokenizer import TextTokenizer
 from model.experts import ExpertNorm
-from model.flops import StepSize, training_flops
+from model.flops import training_flops
 from model.initialization import init_weights
 from model.kernels.backend import choose_backend, describe_backend
-from model.kernels.text_masks import most_masked
 from model.masked_data_model import OBJECTIVES, MaskedDataModel
 from model.multiway import MultiwayBlock
 from model.pretrained import WEIGHTS_NAME, load_weights, read_config
@@ -80,16 +79,7 @@ class Pretraining(Job[PretrainConfig]):
 
     def work(self) -> StepWork:
         config = self.config
-        step = StepSize(
-            num_images=config.images_per_step,
-            num_pairs=config.pairs_per_step,
-            num_texts=config.texts_per_step,
-            caption_tokens=config.data.caption_length,
-            text_tokens=config.data.text_length,
-            masked_patches=config.objective.num_masked_patches,
-            masked_caption_places=most_masked(config.data.caption_length, config.objective.caption_mask_ratio),
-            masked_text_places=most_masked(config.data.text_length, config.objective.text_mask_ratio),
-        )
+        step = config.step_size
         return StepWork(step.num_tokens(config.model), training_flops(config.model, step))
 
     def fingerprints(self) -> dict[str, str]:

@@ -26,7 +26,10 @@ from tests.benchmarks.results import append_results
 from tests.benchmarks.step_cases import Batch, Case, make_case, random_batch
 from tests.benchmarks.step_engines import PEERS, Competitor, Variant, build, free_memory
 
-OURS: dict[str, tuple[Variant, ...]] = {"cpu": ("reference",), "cuda": ("reference", "triton")}
+OURS: dict[str, tuple[Variant, ...]] = {
+    "cpu": ("reference", "compile"),
+    "cuda": ("reference", "compile", "triton"),
+}
 """By device, in the order of measurement; the last one is ours in figures that name no kernels."""
 TOLERANCE = 1e-3
 """Nats by which mean losses of the first step may differ: bfloat16 rounds them by less."""
@@ -213,7 +216,7 @@ def figures_of(case: Case, measured: dict[Variant, Measured], device: torch.devi
             figures[f"{name}_parts"] = found.num_parts
     for ours in measured.keys() - set(PEERS):
         for other in measured:
-            if other in PEERS or (other, ours) == ("reference", "triton"):
+            if other in PEERS or (other == "reference" and ours != "reference"):
                 ratios = [b / a for a, b in zip(measured[ours].seconds, measured[other].seconds, strict=True)]
                 figures[f"{case.name}_{ours}_vs_{other}"] = median(ratios)
     return figures
