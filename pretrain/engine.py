@@ -15,6 +15,8 @@ import torch.distributed as dist
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param, set_z3_leaf_modules
 from torch import nn
 
+from pretrain.console import say
+from pretrain.optimizer import build_optimizer, choose_implementation, describe_optimizer
 from pretrain.run_config import OptimizerConfig, RunConfig
 
 OWNED_BY_RECIPE = (
@@ -74,6 +76,8 @@ def merged_deepspeed_config(
         raise ValueError(
             f"{config.deepspeed_config} must not set round_robin_gradients: DeepSpeed's tools misread such checkpoints"
         )
+    _check_offload(config, zero)
+    choose_implementation(config.optimizer, state_device(memory_config))  # finds mistakes
     micro_steps = config.gradient_accumulation_steps
     for kind, count in vars(config.samples_per_step).items():
         if count % (world_size * micro_steps):
@@ -89,8 +93,21 @@ def merged_deepspeed_config(
         "gradient_accumulation_steps": micro_steps,
         "gradient_clipping": config.optimizer.gradient_clip,
         "bf16": {"enabled": bfloat16_weights and config.precision == "bfloat16", "check_grad_overflow": True},
+        "zero_allow_untested_optimizer": True,  # build_engine chooses it
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,  # we print
     }
+
+
+def _check_offload(config: RunConfig, zero: dict[str, Any]) -> None:
+    """Raises ValueError where checkpoints would lack what is offloaded: DeepSpeed leaves it out of their files."""
+    for name in ("offload_optimizer", "offload_param"):
+        offload = zero.get(name) or {}
+        if offload.get("device", "none") not in ("none", "cpu"):
+            raise ValueError(f"{config.deepspeed_config} sets {name}.device {offload['device']}; set it to cpu or none")
+        for setting, allowed in (("ratio", 1.0), ("super_offload", False)):
+            if offload.get(setting, allowed) != allowed:
+                raise ValueError(f"{config.deepspeed_config} must not set {name}.{setting}: its state is not saved")
 
 
 def _free_port() -> int:
@@ -127,13 +144,12 @@ def build_engine(
     is_rounded = deepspeed_config["bf16"]["enabled"]  # then DeepSpeed makes its float32 copy from rounded weights
     given = {name: p.detach().clone() for name, p in model.named_parameters()} if is_rounded else {}
     set_z3_leaf_modules(model, list(leaf_modules))
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.optimizer.weight_decay, undecayed),
-        lr=config.optimizer.peak_lr,
-        betas=(config.optimizer.beta1, config.optimizer.beta2),
-        eps=config.optimizer.eps,
-        fused=torch.cuda.is_available(),
-    )
+    device = state_device(deepspeed_config)
+    implementation = choose_implementation(config.optimizer, device)
+    groups = parameter_groups(model, config.optimizer.weight_decay, undecayed)
+    optimizer = build_optimizer(groups, config.optimizer, implementation, device)
+    if dist.get_rank() == 0:
+        say(describe_optimizer(implementation, device))
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
     )
@@ -145,6 +161,13 @@ def build_engine(
             else:
                 safe_set_full_fp32_param(parameter, full)
     return engine
+
+
+def state_device(deepspeed_config: dict[str, Any]) -> torch.device:
+    """Where the optimizer's state lies."""
+    offload = deepspeed_config["zero_optimization"].get("offload_optimizer") or {}
+    is_on_gpu = torch.cuda.is_available() and offload.get("device", "none") == "none"
+    return torch.device("cuda" if is_on_gpu else "cpu")
 
 
 def own_partition(parameter: Any, full: torch.Tensor) -> torch.Tensor:
