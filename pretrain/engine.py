@@ -77,6 +77,12 @@ def merged_deepspeed_config(
             f"{config.deepspeed_config} must not set round_robin_gradients: DeepSpeed's tools misread such checkpoints"
         )
     _check_offload(config, zero)
+    ranks_per_node = zero.get("zero_hpz_partition_size", 1)
+    if world_size % ranks_per_node:
+        raise ValueError(
+            f"{config.deepspeed_config} sets zero_hpz_partition_size {ranks_per_node}, which must divide the number of "
+            f"ranks, {world_size}; set it to the GPUs of a node"
+        )
     choose_implementation(config.optimizer, state_device(memory_config))  # finds mistakes
     micro_steps = config.gradient_accumulation_steps
     for kind, count in vars(config.samples_per_step).items():
