@@ -63,26 +63,7 @@ def merged_deepspeed_config(
     bfloat16_weights: precision bfloat16 means that the weights are held so too.
     Raises ValueError where the JSON holds a key that the recipe owns or the batch does not divide.
     """
-    taken = sorted(set(memory_config) & set(OWNED_BY_RECIPE))
-    if taken:
-        raise ValueError(f"{config.deepspeed_config} sets {', '.join(taken)}, which the recipe owns; remove it there")
-    zero = memory_config.get("zero_optimization", {})
-    if zero.get("stage") not in (1, 2, 3) or zero.get("compute_grad_norm") is False:
-        raise ValueError(
-            f"{config.deepspeed_config} must set zero_optimization.stage to 1, 2 or 3 and leave compute_grad_norm on: "
-            "else DeepSpeed applies gradients that are not finite"
-        )
-    if zero.get("round_robin_gradients"):
-        raise ValueError(
-            f"{config.deepspeed_config} must not set round_robin_gradients: DeepSpeed's tools misread such checkpoints"
-        )
-    _check_offload(config, zero)
-    ranks_per_node = zero.get("zero_hpz_partition_size", 1)
-    if world_size % ranks_per_node:
-        raise ValueError(
-            f"{config.deepspeed_config} sets zero_hpz_partition_size {ranks_per_node}, which must divide the number of "
-            f"ranks, {world_size}; set it to the GPUs of a node"
-        )
+    _check_memory_config(config, memory_config, world_size)
     choose_implementation(config.optimizer, state_device(memory_config))  # finds mistakes
     micro_steps = config.gradient_accumulation_steps
     for kind, count in vars(config.samples_per_step).items():
@@ -102,7 +83,32 @@ def merged_deepspeed_config(
         "zero_allow_untested_optimizer": True,  # build_engine chooses it
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,  # we print
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice a micro-step
     }
+
+
+def _check_memory_config(config: RunConfig, memory_config: dict[str, Any], world_size: int) -> None:
+    """Raises ValueError where a run would train wrongly or could not be saved."""
+    taken = sorted(set(memory_config) & set(OWNED_BY_RECIPE))
+    if taken:
+        raise ValueError(f"{config.deepspeed_config} sets {', '.join(taken)}, which the recipe owns; remove it there")
+    zero = memory_config.get("zero_optimization", {})
+    if zero.get("stage") not in (1, 2, 3) or zero.get("compute_grad_norm") is False:
+        raise ValueError(
+            f"{config.deepspeed_config} must set zero_optimization.stage to 1, 2 or 3 and leave compute_grad_norm on: "
+            "else DeepSpeed applies gradients that are not finite"
+        )
+    if zero.get("round_robin_gradients"):
+        raise ValueError(
+            f"{config.deepspeed_config} must not set round_robin_gradients: DeepSpeed's tools misread such checkpoints"
+        )
+    _check_offload(config, zero)
+    ranks_per_node = zero.get("zero_hpz_partition_size") or 1
+    if world_size % ranks_per_node:
+        raise ValueError(
+            f"{config.deepspeed_config} sets zero_hpz_partition_size {ranks_per_node}, which must divide the number of "
+            f"ranks, {world_size}; set it to the GPUs of a node"
+        )
 
 
 def _check_offload(config: RunConfig, zero: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ class Case:
     zero: dict[str, Any]
     micro_steps: list[list[int]]
     """Numbers of images, pairs and texts, all ranks."""
+    activation_checkpointing: bool = False
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def run(case: Case) -> dict[str, Any]:
     )
     memory_config = {"zero_optimization": case.zero, "comms_logger": {"enabled": True, "prof_all": True}}
     merged = merged_deepspeed_config(config, memory_config, dist.get_world_size())
-    model = tiny_model().train()
+    model = tiny_model(activation_checkpointing=case.activation_checkpointing).train()
     engine = build_engine(model, config, merged, Pretraining.leaf_modules, Pretraining.undecayed)
     log, losses = deepspeed.comm.comms_logger, []
     for step in range(NUM_STEPS):
