@@ -42,13 +42,12 @@ def test_the_readme_has_a_row_for_each_and_their_numbers() -> None:
 
 
 def test_all_give_the_losses_of_plain_zero3(tmp_path: Path) -> None:
-    plain = {"stage": 3, "stage3_param_persistence_threshold": 0, "memory_efficient_linear": False}
-    cases = {name: Case(zero_of(name), [[4, 4, 4]]) for name in NAMES} | {"plain": Case(plain, [[4, 4, 4]])}
+    cases = {name: Case(zero_of(name), [[4, 4, 4]]) for name in NAMES}
     (tmp_path / "cases.json").write_text(json.dumps({name: asdict(case) for name, case in cases.items()}))
     ended = run_ranks(4, "tests.engine_ranks", [tmp_path / "cases.json", tmp_path / "results.json"])
     assert ended.exit_codes == [0] * 4, ended.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    expected = results["plain"]["losses"]
+    expected = results["zero3_cpu"]["losses"]
     assert len(expected) == NUM_STEPS and expected[0] != expected[-1]
     for name in NAMES:
         assert results[name]["losses"] == pytest.approx(expected, rel=1e-6), name
