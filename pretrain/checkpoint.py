@@ -25,6 +25,7 @@ import torch.distributed as dist
 from data_pipeline.retries import with_retries, written_with_retries
 from pretrain.agreement import AgreedError, on_every_rank
 from pretrain.console import warn
+from pretrain.optimizer import adopt_state, group_settings
 from pretrain.rank_files import FileDescription, RankFiles
 from pretrain.run_config import C, RunConfig, config_from_json, config_to_json
 
@@ -53,6 +54,11 @@ class Checkpoint(Generic[C]):
     @property
     def text_tokenizer(self) -> Path:
         return self.folder / TEXT_TOKENIZER_NAME
+
+    @property
+    def num_updates(self) -> int:
+        """Steps that were applied."""
+        return self.step - int(self.guard_state["num_skipped_steps"])
 
 
 class CheckpointSaver:
@@ -229,8 +235,11 @@ def read_checkpoint(folder: Path, kind: type[C]) -> Checkpoint[C]:
 
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
     """Put a verified checkpoint of the same topology into the engine. All ranks call it."""
+    optimizer = engine.optimizer.optimizer
+    settings = group_settings(optimizer)
     loaded, _ = engine.load_checkpoint(checkpoint.folder.parent, tag=checkpoint.folder.name)
     assert loaded is not None
+    adopt_state(optimizer, settings, checkpoint.num_updates)
 
 
 def _complete_folders(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from pretrain.agreement import AgreedFailure, on_every_rank
 from pretrain.checkpoint import Checkpoint
 from pretrain.console import say
 from pretrain.engine import own_partition
+from pretrain.optimizer import step_counter
 from pretrain.weights import checkpoint_weights
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -47,9 +48,8 @@ def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any])
 
     Raises AgreedError or AgreedFailure where it cannot be taken apart.
     """
-    num_skipped = checkpoint.guard_state["num_skipped_steps"]
-    num_updates = checkpoint.step - num_skipped
-    engine.global_steps, engine.skipped_steps = checkpoint.step, num_skipped
+    num_updates = checkpoint.num_updates
+    engine.global_steps, engine.skipped_steps = checkpoint.step, checkpoint.step - num_updates
     engine.global_samples = checkpoint.step * engine.train_batch_size()
     if num_updates == 0:
         return  # there are no moments yet
@@ -60,7 +60,10 @@ def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any])
     optimizer = engine.optimizer
     for partition in _float32_partitions(optimizer):
         moments = {name: torch.zeros_like(partition) for name in MOMENTS}
-        optimizer.optimizer.state[partition] = {"step": _step_like(optimizer, partition, num_updates), **moments}
+        optimizer.optimizer.state[partition] = {
+            "step": step_counter(optimizer.optimizer, partition, num_updates),
+            **moments,
+        }
     if engine.zero_optimization_stage() < 3:
         optimizer._lazy_init_hp_params_optimizer_state()
     on_every_rank(lambda: _set_moments(engine.module, folder / "zero"))
@@ -90,12 +93,6 @@ def _float32_partitions(optimizer: Any) -> list[Tensor]:
         if hasattr(optimizer, name):  # of ZeRO-3, of ZeRO-1 and 2, of ZeRO-1 with bfloat16
             return list(getattr(optimizer, name))
     raise AssertionError(type(optimizer))
-
-
-def _step_like(optimizer: Any, partition: Tensor, num_updates: int) -> Tensor:
-    """AdamW's counter, where it expects it: fused, on the device."""
-    is_fused = optimizer.optimizer.defaults["fused"]
-    return torch.tensor(float(num_updates), device=partition.device if is_fused else "cpu")
 
 
 def _set_moments(module: nn.Module, folder: Path) -> None:

@@ -16,6 +16,8 @@ from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param,
 from torch import nn
 
 from pretrain.agreement import join_hosts
+from pretrain.console import say
+from pretrain.optimizer import build_optimizer, choose_implementation, describe_optimizer
 from pretrain.run_config import OptimizerConfig, RunConfig
 
 OWNED_BY_RECIPE = (
@@ -63,19 +65,8 @@ def merged_deepspeed_config(
     bfloat16_weights: precision bfloat16 means that the weights are held so too.
     Raises ValueError where the JSON holds a key that the recipe owns or the batch does not divide.
     """
-    taken = sorted(set(memory_config) & set(OWNED_BY_RECIPE))
-    if taken:
-        raise ValueError(f"{config.deepspeed_config} sets {', '.join(taken)}, which the recipe owns; remove it there")
-    zero = memory_config.get("zero_optimization", {})
-    if zero.get("stage") not in (1, 2, 3) or zero.get("compute_grad_norm") is False:
-        raise ValueError(
-            f"{config.deepspeed_config} must set zero_optimization.stage to 1, 2 or 3 and leave compute_grad_norm on: "
-            "else DeepSpeed applies gradients that are not finite"
-        )
-    if zero.get("round_robin_gradients"):
-        raise ValueError(
-            f"{config.deepspeed_config} must not set round_robin_gradients: DeepSpeed's tools misread such checkpoints"
-        )
+    _check_memory_config(config, memory_config, world_size)
+    choose_implementation(config.optimizer, state_device(memory_config))  # finds mistakes
     micro_steps = config.gradient_accumulation_steps
     for kind, count in vars(config.samples_per_step).items():
         if count % (world_size * micro_steps):
@@ -91,8 +82,46 @@ def merged_deepspeed_config(
         "gradient_accumulation_steps": micro_steps,
         "gradient_clipping": config.optimizer.gradient_clip,
         "bf16": {"enabled": bfloat16_weights and config.precision == "bfloat16", "check_grad_overflow": True},
+        "zero_allow_untested_optimizer": True,  # build_engine chooses it
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,  # we print
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice a micro-step
     }
+
+
+def _check_memory_config(config: RunConfig, memory_config: dict[str, Any], world_size: int) -> None:
+    """Raises ValueError where a run would train wrongly or could not be saved."""
+    taken = sorted(set(memory_config) & set(OWNED_BY_RECIPE))
+    if taken:
+        raise ValueError(f"{config.deepspeed_config} sets {', '.join(taken)}, which the recipe owns; remove it there")
+    zero = memory_config.get("zero_optimization", {})
+    if zero.get("stage") not in (1, 2, 3) or zero.get("compute_grad_norm") is False:
+        raise ValueError(
+            f"{config.deepspeed_config} must set zero_optimization.stage to 1, 2 or 3 and leave compute_grad_norm on: "
+            "else DeepSpeed applies gradients that are not finite"
+        )
+    if zero.get("round_robin_gradients"):
+        raise ValueError(
+            f"{config.deepspeed_config} must not set round_robin_gradients: DeepSpeed's tools misread such checkpoints"
+        )
+    _check_offload(config, zero)
+    ranks_per_node = zero.get("zero_hpz_partition_size") or 1
+    if world_size % ranks_per_node:
+        raise ValueError(
+            f"{config.deepspeed_config} sets zero_hpz_partition_size {ranks_per_node}, which must divide the number of "
+            f"ranks, {world_size}; set it to the GPUs of a node"
+        )
+
+
+def _check_offload(config: RunConfig, zero: dict[str, Any]) -> None:
+    """Raises ValueError where checkpoints would lack what is offloaded: DeepSpeed leaves it out of their files."""
+    for name in ("offload_optimizer", "offload_param"):
+        offload = zero.get(name) or {}
+        if offload.get("device", "none") not in ("none", "cpu"):
+            raise ValueError(f"{config.deepspeed_config} sets {name}.device {offload['device']}; set it to cpu or none")
+        for setting, allowed in (("ratio", 1.0), ("super_offload", False)):
+            if offload.get(setting, allowed) != allowed:
+                raise ValueError(f"{config.deepspeed_config} must not set {name}.{setting}: its state is not saved")
 
 
 def _free_port() -> int:
@@ -129,13 +158,12 @@ def build_engine(
     is_rounded = deepspeed_config["bf16"]["enabled"]  # then DeepSpeed makes its float32 copy from rounded weights
     given = {name: p.detach().clone() for name, p in model.named_parameters()} if is_rounded else {}
     set_z3_leaf_modules(model, list(leaf_modules))
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.optimizer.weight_decay, undecayed),
-        lr=config.optimizer.peak_lr,
-        betas=(config.optimizer.beta1, config.optimizer.beta2),
-        eps=config.optimizer.eps,
-        fused=torch.cuda.is_available(),
-    )
+    device = state_device(deepspeed_config)
+    implementation = choose_implementation(config.optimizer, device)
+    groups = parameter_groups(model, config.optimizer.weight_decay, undecayed)
+    optimizer = build_optimizer(groups, config.optimizer, implementation, device)
+    if dist.get_rank() == 0:
+        say(describe_optimizer(implementation, device))
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
     )
@@ -147,6 +175,13 @@ def build_engine(
             else:
                 safe_set_full_fp32_param(parameter, full)
     return engine
+
+
+def state_device(deepspeed_config: dict[str, Any]) -> torch.device:
+    """Where the optimizer's state lies."""
+    offload = deepspeed_config["zero_optimization"].get("offload_optimizer") or {}
+    is_on_gpu = torch.cuda.is_available() and offload.get("device", "none") == "none"
+    return torch.device("cuda" if is_on_gpu else "cpu")
 
 
 def own_partition(parameter: Any, full: torch.Tensor) -> torch.Tensor:

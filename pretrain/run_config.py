@@ -34,6 +34,8 @@ class OptimizerConfig:
     """Decoupled decay; not of biases, norms, the class token and image positions."""
     gradient_clip: float = 3.0
     """Largest norm of the whole gradient; 0 switches clipping off."""
+    implementation: Literal["auto", "torch", "deepspeed", "apex"] = "auto"
+    """Whose AdamW it is; all compute the same. auto: the fastest that is there, see pretrain/optimizer.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class RunConfig(ABC):
         """run_dir gradient_accumulation_steps deepspeed_config save_every_steps keep_checkpoints keep_every_steps
         max_consecutive_skips spike_deviations silent_rank_seconds hang_seconds allow_data_change log_sample_keys
         data.images data.pairs data.texts data.text_tokenizer data.num_workers data.max_bad_samples data.cache_folder
-        data.cache_bytes""".split()
+        data.cache_bytes optimizer.implementation""".split()
     )
     """Fields that a resumed run may change: what does not touch the batches, and paths, whose contents are compared."""
 
