@@ -36,8 +36,6 @@ class MultiwayConfig:
     """Initial standard deviation of matrices before truncation at one standard deviation (BEiT: 0.02)."""
     embed_init_std: float = 0.02
     """The same for word embeddings, positions, class and mask token."""
-    activation_checkpointing: bool = False
-    """Keep only the input of each block and recompute the rest in backward."""
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:

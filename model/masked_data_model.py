@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.config import MultiwayConfig
 from model.kernels.backend import KernelChoice
 from model.kernels.masked_cross_entropy import masked_cross_entropy
@@ -61,9 +62,11 @@ class PredictionHead(nn.Linear):
 class MaskedDataModel(nn.Module):
     """A Multiway Transformer with its two pretraining heads, linear and untied as in the released checkpoints."""
 
-    def __init__(self, config: MultiwayConfig, kernels: KernelChoice = "auto"):
+    def __init__(
+        self, config: MultiwayConfig, kernels: KernelChoice = "auto", checkpointing: Checkpointing = KEEP_EVERYTHING
+    ):
         super().__init__()
-        self.encoder = MultiwayTransformer(config, kernels)
+        self.encoder = MultiwayTransformer(config, kernels, checkpointing)
         self.mim_head = PredictionHead(config.dim, config.num_visual_tokens)
         self.mlm_head = PredictionHead(config.dim, config.vocab_size)
 

@@ -4,14 +4,16 @@ Source: "Image as a Foreign Language" (arXiv 2208.10442), section 2.1; SubLN as 
 Shapes: I image-only samples, P pairs, T texts; V image tokens, C caption tokens, L text tokens; N packed rows, D dim.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from model.attention import MultiwayAttention
+from model.checkpointing import KEEP_EVERYTHING, Checkpointing, call_checkpointed
 from model.config import MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
 from model.experts import ExpertFeedForward, ExpertNorm
@@ -128,13 +130,23 @@ class MultiwayBlock(nn.Module):
         x, output = self.experts(x, branch, self.norm2, layout, backend)
         return x, Branch(output, bias=self.experts.stacked("fc2.bias"), scale=experts_scale)
 
+    @property
+    def last_weight(self) -> Tensor:
+        """Of the last matrix product, the first expert's."""
+        return self.experts.each("fc2.weight")[0]
+
 
 def _block_alone(
-    block: MultiwayBlock, x: Tensor, layout: PackedLayout, backend: Backend, scales: Tensor | None
-) -> Tensor:
-    """A block that adds its last branch itself: checkpointing then keeps one matrix a block, not two."""
-    x, branch = block(x, None, layout, backend, scales)
-    return residual_reference(x, branch, layout.rows(len(branch.bias)))
+    block: MultiwayBlock,
+    x: Tensor,
+    branch: Branch | None,
+    layout: PackedLayout,
+    backend: Backend,
+    scales: Tensor | None,
+) -> tuple[Tensor, None]:
+    """A block that adds its last branch itself: the next one then has one matrix to keep, not two."""
+    x, branch = block(x, branch, layout, backend, scales)
+    return residual_reference(x, branch, layout.rows(len(branch.bias))), None
 
 
 class MultiwayTransformer(nn.Module):
@@ -143,10 +155,13 @@ class MultiwayTransformer(nn.Module):
     Which of them a call is, follows from its inputs: images, texts, both, pairs, pairs with `causal_captions`.
     """
 
-    def __init__(self, config: MultiwayConfig, kernels: KernelChoice = "auto"):
+    def __init__(
+        self, config: MultiwayConfig, kernels: KernelChoice = "auto", checkpointing: Checkpointing = KEEP_EVERYTHING
+    ):
         super().__init__()
         self.config = config
         self.kernels = kernels
+        self.checkpointing = checkpointing
         self.vision_embed = VisionEmbedding(config.dim, config.image_size, config.patch_size)
         self.text_embed = TextEmbedding(config.dim, config.vocab_size, config.max_text_length)
         first_vl_layer = config.depth - config.num_vl_layers
@@ -166,14 +181,18 @@ class MultiwayTransformer(nn.Module):
         if drop_path_scale is not None:
             drop_path_scale = drop_path_scale[:, :, layout.sample_of_row(x.device)].contiguous()  # (depth, 2, N)
         branch = None
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(cast(Iterable[MultiwayBlock], self.blocks)):
             scales = None if drop_path_scale is None else drop_path_scale[i]
             layer_cache = None if cache is None else cache.layers[i]
-            if self.config.activation_checkpointing and torch.is_grad_enabled():
-                assert cache is None, "a cache is for inference: call under torch.no_grad()"
-                x = checkpoint(_block_alone, block, x, layout, backend, scales, use_reentrant=False)
-            else:
+            mode = self.checkpointing.mode_of(i)
+            if mode == "none":
                 x, branch = block(x, branch, layout, backend, scales, layer_cache)
+            else:
+                assert cache is None, "a cache is for inference: call under torch.no_grad()"
+                function = partial(_block_alone, block) if mode == "full" else block
+                x, branch = call_checkpointed(
+                    mode, function, x, branch, layout, backend, scales, last_weight=block.last_weight
+                )
         if cache is not None:
             cache.num_caption_tokens = layout.caption_tokens
         _, x = self.norm(x, branch, layout, backend)

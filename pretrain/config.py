@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from data_pipeline.step_dataset import SamplesPerStep
+from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.config import MultiwayConfig
 from model.kernels.backend import KernelChoice
 from pretrain.run_config import RunConfig
@@ -63,13 +64,16 @@ class PretrainConfig(RunConfig):
     kernels: KernelChoice = "auto"
     """Who computes what surrounds the matrix products: auto (Triton on a GPU, plain torch elsewhere), reference (plain
     torch), triton, or apex (NVIDIA's, where it is installed). A resumed run may change it."""
+    activation_checkpointing: Checkpointing = KEEP_EVERYTHING
+    """What of a block is kept for backward. A resumed run may change it."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     KIND: ClassVar[str] = "pretraining"
     FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {
         "visual_tokenizer",
         "initial_weights",
-        "model.activation_checkpointing",
+        "activation_checkpointing.mode",
+        "activation_checkpointing.every",
         "kernels",
     }
 

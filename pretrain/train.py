@@ -101,7 +101,7 @@ class Pretraining(Job[PretrainConfig]):
         return found
 
     def build_model(self, is_new: bool) -> nn.Module:
-        model = MaskedDataModel(self.config.model, self.config.kernels)
+        model = MaskedDataModel(self.config.model, self.config.kernels, self.config.activation_checkpointing)
         if self.config.initial_weights is not None and is_new:
             load_weights(model, self.config.initial_weights)
         else:
@@ -141,7 +141,7 @@ def check_initial_weights(config: PretrainConfig) -> None:
     """Raises ValueError, listing the differences, where the weights to begin from are not for this run."""
     folder = config.initial_weights
     assert folder is not None and config.data.text_tokenizer is not None
-    free = {"drop_path_rate", "init_std", "embed_init_std", "activation_checkpointing"}
+    free = {"drop_path_rate", "init_std", "embed_init_std"}
     found, expected = asdict(read_config(folder)), asdict(config.model)
     differences = [
         f"model.{name} is {found[name]} there, {expected[name]} here"

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.config import MultiwayConfig
 from model.initialization import init_weights
 from model.kernels.backend import KernelChoice
@@ -26,10 +27,15 @@ CONFIG = MultiwayConfig(
 )
 
 
-def tiny_model(seed: int = 0, kernels: KernelChoice = "auto", **changes: Any) -> MaskedDataModel:
+def tiny_model(
+    seed: int = 0,
+    kernels: KernelChoice = "auto",
+    checkpointing: Checkpointing = KEEP_EVERYTHING,
+    **changes: Any,
+) -> MaskedDataModel:
     """A model whose every parameter, biases and norms too, is random and of a size that matters."""
     config = replace(CONFIG, **changes)
-    model = MaskedDataModel(config, kernels)
+    model = MaskedDataModel(config, kernels, checkpointing)
     init_weights(model, config, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -21,6 +21,10 @@ from model.kernels.backend import Backend
 from model.kernels.expert_rows import ExpertRows
 from model.kernels.nvidia_apex import apex_linear
 
+PRODUCTS_NAME = "imglish::expert_products"
+_LIBRARY = torch.library.Library("imglish", "DEF")
+_LIBRARY.define("expert_products(Tensor x, Tensor[] weights, Tensor[] biases, int[] starts) -> Tensor")
+
 
 def expert_linear_reference(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None, rows: ExpertRows
@@ -30,12 +34,27 @@ def expert_linear_reference(
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def forward_products(x: Tensor, weights: Sequence[Tensor], rows: ExpertRows) -> Tensor:
-    """x (N, D) and weights (F, D) of each expert -> (N, F)."""
+def forward_products(x: Tensor, weights: Sequence[Tensor], rows: ExpertRows, biases: Sequence[Tensor] = ()) -> Tensor:
+    """x (N, D), weights (F, D) and perhaps biases (F,) of each expert -> (N, F).
+
+    One operation to torch, so that checkpointing can name its result.
+    """
+    starts = [part.start for part in rows.slices()]
+    product: Tensor = torch.ops.imglish.expert_products(x, list(weights), list(biases), starts)
+    return product
+
+
+def _expert_products(x: Tensor, weights: list[Tensor], biases: list[Tensor], starts: list[int]) -> Tensor:
     y = x.new_empty(len(x), len(weights[0]))
-    for weight, part in zip(weights, rows.slices(), strict=True):
-        torch.mm(x[part], weight.t(), out=y[part])
+    for expert, (start, end) in enumerate(zip(starts, [*starts[1:], len(x)], strict=True)):
+        if biases:
+            torch.addmm(biases[expert], x[start:end], weights[expert].t(), out=y[start:end])
+        else:
+            torch.mm(x[start:end], weights[expert].t(), out=y[start:end])
     return y
+
+
+_LIBRARY.impl("expert_products", _expert_products, "CompositeExplicitAutograd")
 
 
 def input_gradient(dy: Tensor, weights: Sequence[Tensor], rows: ExpertRows) -> Tensor:
@@ -57,12 +76,7 @@ class _ExpertLinear(torch.autograd.Function):
         weights, biases = parameters[: rows.num_experts], parameters[rows.num_experts :]
         ctx.save_for_backward(x, *weights)
         ctx.rows, ctx.has_bias = rows, has_bias
-        if not has_bias:
-            return forward_products(x, weights, rows)
-        y = x.new_empty(len(x), len(weights[0]))
-        for weight, bias, part in zip(weights, biases, rows.slices(), strict=True):
-            torch.addmm(bias, x[part], weight.t(), out=y[part])
-        return y
+        return forward_products(x, weights, rows, biases)
 
     @staticmethod
     @once_differentiable

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.config import DataConfig
+from model.checkpointing import Checkpointing
 from model.config import MultiwayConfig
 from pretrain.config import ObjectiveConfig, PretrainConfig
 from pretrain.run_config import OptimizerConfig
@@ -31,7 +32,6 @@ def beit3_giant() -> PretrainConfig:
             num_vl_layers=3,
             patch_size=14,
             drop_path_rate=0.1,
-            activation_checkpointing=True,
         ),
         data=DataConfig(
             images=(str(data / "images"),),
@@ -45,6 +45,7 @@ def beit3_giant() -> PretrainConfig:
         images_per_step=2048,
         pairs_per_step=2048,
         texts_per_step=2048,
+        activation_checkpointing=Checkpointing("full"),
         objective=ObjectiveConfig(num_masked_patches=102),
         optimizer=OptimizerConfig(),
     )
@@ -63,6 +64,7 @@ def beit3_base() -> PretrainConfig:
         giant,
         model=MultiwayConfig(attention="decoupled", drop_path_rate=0.1),
         run_dir=Path("runs/beit3_base"),
+        activation_checkpointing=Checkpointing("none"),
         objective=ObjectiveConfig(),
     )
 
@@ -74,7 +76,12 @@ def beit3_large() -> PretrainConfig:
     Sizes: unilm/beit3. The rest as beit3_base.
     """
     base = beit3_base()
-    return replace(base, model=_large(base.model), run_dir=Path("runs/beit3_large"))
+    return replace(
+        base,
+        model=_large(base.model),
+        run_dir=Path("runs/beit3_large"),
+        activation_checkpointing=Checkpointing("full"),
+    )
 
 
 def beit3_base_shared() -> PretrainConfig:
@@ -98,7 +105,7 @@ def beit3_large_shared() -> PretrainConfig:
 
 
 def _large(base: MultiwayConfig) -> MultiwayConfig:
-    return replace(base, dim=1024, depth=24, num_heads=16, ffn_dim=4096, activation_checkpointing=True)
+    return replace(base, dim=1024, depth=24, num_heads=16, ffn_dim=4096)
 
 
 def _shared(decoupled: MultiwayConfig) -> MultiwayConfig:

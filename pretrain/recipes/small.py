@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.config import DataConfig
+from model.checkpointing import Checkpointing
 from model.config import MultiwayConfig
 from model.visual_tokenizer import VisualTokenizerConfig
 from pretrain.config import ObjectiveConfig, PretrainConfig
@@ -34,7 +35,6 @@ def demo() -> PretrainConfig:
             max_text_length=32,
             init_std=0.11,
             embed_init_std=0.19,
-            activation_checkpointing=True,
         ),
         data=DataConfig(
             images=(str(data / "images"),),
@@ -55,6 +55,7 @@ def demo() -> PretrainConfig:
         images_per_step=4,
         pairs_per_step=16,
         texts_per_step=8,
+        activation_checkpointing=Checkpointing("full"),
         objective=ObjectiveConfig(num_masked_patches=14, min_block_patches=3, mim_weight=0.1, mvlm_image_weight=0.1),
         optimizer=OptimizerConfig(peak_lr=1e-3, min_lr=5e-5, warmup_steps=60, gradient_clip=1.0),
         precision="float32",

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from model.checkpointing import Checkpointing
 from model.config import MultiwayConfig
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.masking import drop_path_scales
@@ -15,7 +16,12 @@ from tests.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 NUM_IMAGES, NUM_PAIRS, NUM_TEXTS = 2, 3, 4
 VARIANTS = pytest.mark.parametrize(
     "changes",
-    [{}, {"attention": "decoupled", "num_vl_layers": 0}, {"activation_checkpointing": True}, {"drop_path_rate": 0.3}],
+    [
+        {},
+        {"attention": "decoupled", "num_vl_layers": 0},
+        {"checkpointing": Checkpointing("full")},
+        {"drop_path_rate": 0.3},
+    ],
     ids=["shared", "decoupled", "checkpointing", "drop_path"],
 )
 

@@ -18,7 +18,7 @@ def losses(data: TinyData, run_dir: Path, num_ranks: int, **changes: Any) -> lis
     environment = changes.pop("environment", None)
     words = [word for name, value in changes.items() for word in (f"--{name.replace('__', '.')}", str(value))]
     words = [word.replace("_", "-") for word in words]
-    arguments = ["demo", *data.overrides(run_dir), "--model.activation-checkpointing", *words]
+    arguments = ["demo", *data.overrides(run_dir), *words]
     ended = run_ranks(num_ranks, "pretrain.train", arguments, environment=environment, timeout_seconds=480)
     assert ended.exit_codes == [0] * num_ranks, ended.stderr
     assert f"kernels: {changes['kernels']}" in ended.stdout[0]
@@ -26,12 +26,22 @@ def losses(data: TinyData, run_dir: Path, num_ranks: int, **changes: Any) -> lis
 
 
 @pytest.mark.slow
-def test_kernels_train_like_their_references(tiny_data: TinyData, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["none", "selective", "full"])
+def test_kernels_train_like_their_references(mode: str, tiny_data: TinyData, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     if torch.cuda.is_available():
         pytest.skip("runs in Triton's interpreter, which this process has turned off")
     reference, triton = (
-        losses(tiny_data, tmp_path / kernels, 2, kernels=kernels, num_steps=2, model__depth=1, **FEW)
+        losses(
+            tiny_data,
+            tmp_path / kernels,
+            2,
+            kernels=kernels,
+            num_steps=2,
+            model__depth=1,
+            activation_checkpointing__mode=mode,
+            **FEW,
+        )
         for kernels in ("reference", "triton")
     )
     assert triton == pytest.approx(reference, rel=2e-5)

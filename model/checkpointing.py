@@ -1,0 +1,90 @@
+"""Activation checkpointing: what of a block is kept for backward, and what is computed again there.
+
+| mode | kept of a block | computed again |
+| --- | --- | --- |
+| none | whatever backward asks for | nothing |
+| selective | its input and the results of matrix products and attention | norms, GELU, sums, attention's rearranging |
+| full | its input | everything but the last product, whose result no gradient asks for |
+
+Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174); selective: Korthikanti et al.,
+"Reducing Activation Recomputation in Large Transformer Models" (arXiv 2205.05198), with the cheap operations.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from model.kernels.expert_linear import PRODUCTS_NAME
+
+CheckpointingMode = Literal["none", "selective", "full"]
+DEAR = frozenset(
+    [
+        PRODUCTS_NAME,
+        "aten::_scaled_dot_product_flash_attention",
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+        "aten::_scaled_dot_product_efficient_attention",
+        "aten::_scaled_dot_product_cudnn_attention",
+        "torch_attn::_varlen_attn",
+    ]
+)
+"""Operations whose results selective checkpointing keeps. Attention that none of them computes is computed again."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """What a run keeps for backward. No mode changes what is computed."""
+
+    mode: CheckpointingMode = "none"
+    """none: everything. selective: results of matrix products and attention. full: the input of a block."""
+    every: int = 1
+    """Of so many blocks the first is checkpointed; of the others everything is kept."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"activation_checkpointing.every {self.every} must be at least 1")
+
+    def mode_of(self, block: int) -> CheckpointingMode:
+        """Of the block of that number, from 0; none where no backward will follow."""
+        return self.mode if block % self.every == 0 and torch.is_grad_enabled() else "none"
+
+
+KEEP_EVERYTHING = Checkpointing()
+
+
+def call_checkpointed(mode: CheckpointingMode, function: Callable[..., T], *arguments: Any, last_weight: Tensor) -> T:
+    """function(*arguments), which computes no random numbers; last_weight: the first expert's in its last product."""
+    if mode == "selective":
+        contexts = partial(create_selective_checkpoint_contexts, _policy)
+    else:
+        contexts = partial(_forward_and_again, last_weight)
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation.name() in DEAR else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _forward_and_again(last_weight: Tensor) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return nullcontext(), _WithoutProduct(last_weight)
+
+
+class _WithoutProduct(TorchDispatchMode):
+    """Leaves the products with these weights out: memory that nobody reads stands for their result."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = weight
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name() == PRODUCTS_NAME and args[1][0] is self.weight:
+            return args[0].new_empty(len(args[0]), len(self.weight))
+        return func(*args, **(kwargs or {}))
