@@ -14,10 +14,12 @@ precision is bfloat16 and 4 where it is float32; gradients are kept and reduced 
 | gathered weights | none | none | below |
 
 Stage 3 gathers a block as one piece (a leaf module), prefetches up to stage3_prefetch_bucket_size weights of the next
-ones, and copies what has arrived out of the collective's buffer: at most twice the largest piece, the prefetched and
-the small ones that stay. On one rank nothing is gathered. An optimizer's step makes the float32 gradient of its part
-(stage 3: of a sub-group) from a flat copy. Offloading to the CPU takes float32 weights, moments and gradients off the
-GPU, with offload_param also the weights. Float32 weights are a copy also where precision is float32.
+ones, keeps those that are used again within stage3_max_reuse_distance (the last blocks, at the end of forward, where
+activations are at their peak), and copies what has arrived out of the collective's buffer: at most all of these, the
+largest piece twice, and the small ones that stay. On one rank nothing is gathered. An optimizer's step makes the
+float32 gradient of its part (stage 3: of a sub-group) from a flat copy. Offloading to the CPU takes float32 weights,
+moments and gradients off the GPU, with offload_param also the weights. Float32 weights are a copy also where precision
+is float32.
 
 Not counted: CUDA's context, NCCL's and cuBLAS's workspaces, what the allocator loses in fragments.
 """
@@ -29,6 +31,7 @@ from typing import Any
 import torch
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
+from model.config import MultiwayConfig
 from model.kernels.backend import KernelChoice
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock
@@ -36,7 +39,6 @@ from model.visual_tokenizer import VisualTokenizerConfig
 from pretrain.config import PretrainConfig
 from pretrain.micro_step_memory import (
     MicroBatch,
-    MicroStepMemory,
     batch_bytes,
     micro_step_memory,
     tokenizer_memory,
@@ -57,7 +59,9 @@ class RankMemory:
     activations: int
     """At the peak of forward and backward."""
     tokenizer: int
-    """The visual tokenizer's weights, and the samples of the step."""
+    """The visual tokenizer's weights."""
+    batch: int
+    """The samples of the step."""
     beyond: int
     """What tokenizing or the optimizer's step needs more than forward and backward with their buffers."""
 
@@ -67,7 +71,7 @@ class RankMemory:
 
     @property
     def total(self) -> int:
-        return self.state + self.buffers + self.activations + self.tokenizer + self.beyond
+        return self.state + self.buffers + self.activations + self.tokenizer + self.batch + self.beyond
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,8 @@ def rank_memory(
     """
     zero = DeepSpeedZeroConfig(**memory_config["zero_optimization"])
     batch = micro_batch(config, world_size)
-    pieces = count_pieces(config, int(zero.param_persistence_threshold))
-    micro_step = _micro_step_memory(_of_the_forward(config), batch, kernels)
+    pieces = count_pieces(config.model, int(zero.param_persistence_threshold))
+    micro_step = micro_step_memory(_of_the_forward(config), batch, kernels)
     visual = visual_tokenizer_config(config)
     side = tokenizer_view_size(visual, config.model)
     view = (batch.images + batch.pairs, 3, side, side)
@@ -112,7 +116,8 @@ def rank_memory(
         gradients=held.gradients + is_late * held.late_gradients,
         buffers=held.buffers + is_late * held.late_buffers,
         activations=activations,
-        tokenizer=tokenizer_weights + batch_bytes(config, batch, visual),
+        tokenizer=tokenizer_weights,
+        batch=batch_bytes(config, batch, visual),
         beyond=max(tokenizing, held.stepping, working) - working,
     )
 
@@ -142,10 +147,11 @@ def visual_tokenizer_config(config: PretrainConfig) -> VisualTokenizerConfig:
     return VisualTokenizerConfig(num_codes=config.model.num_visual_tokens)
 
 
-def count_pieces(config: PretrainConfig, persistence_threshold: int) -> Pieces:
+@cache
+def count_pieces(network: MultiwayConfig, persistence_threshold: int) -> Pieces:
     """Blocks are pieces; what lies outside of them is gathered module by module."""
     with torch.device("meta"):
-        model = MaskedDataModel(config.model)
+        model = MaskedDataModel(network)
     inside = {id(module) for block in model.modules() if isinstance(block, MultiwayBlock) for module in block.modules()}
     sizes = [
         sum(parameter.numel() for parameter in module.parameters(recurse=isinstance(module, MultiwayBlock)))
@@ -175,7 +181,8 @@ def _stage3(zero: DeepSpeedZeroConfig, pieces: Pieces, itemsize: int, ranks: int
     buffers = itemsize * bucket
     if ranks > 1:
         prefetched = min(int(zero.prefetch_bucket_size), int(zero.max_live_parameters))
-        gathered = min(pieces.total, pieces.largest + prefetched + pieces.persistent) + pieces.largest
+        kept = int(zero.max_reuse_distance) + pieces.persistent
+        gathered = min(pieces.total, pieces.largest + prefetched + kept) + pieces.largest
         buffers += itemsize * gathered
     weights = 0 if _is_offloaded(zero.offload_param) else itemsize * part
     if zero.zero_hpz_partition_size > 1:
@@ -221,8 +228,3 @@ def _is_offloaded(offload: Any) -> bool:
 def _of_the_forward(config: PretrainConfig) -> PretrainConfig:
     """Without what the memory of a micro-step does not depend on, so that plans of many settings share it."""
     return replace(config, gradient_accumulation_steps=1, images_per_step=1, pairs_per_step=1, texts_per_step=1)
-
-
-@cache
-def _micro_step_memory(config: PretrainConfig, batch: MicroBatch, kernels: KernelChoice) -> MicroStepMemory:
-    return micro_step_memory(config, batch, kernels)

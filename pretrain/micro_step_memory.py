@@ -9,6 +9,7 @@ Source of the idea: torch.distributed._tools.mem_tracker, which wraps modules an
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -111,11 +112,12 @@ _ON_META = torch.library.Library("aten", "IMPL")
 _ON_META.impl("scaled_dot_product_attention", _flash_attention, "AutogradMeta")
 
 
+@cache
 def micro_step_memory(config: PretrainConfig, batch: MicroBatch, kernels: KernelChoice) -> MicroStepMemory:
     """Of forward, losses and backward. kernels: reference or triton; neither needs a GPU here."""
     micro = meta_micro_step(config, batch)
     with torch.device("meta"):
-        model = MaskedDataModel(config.model, kernels).to(config.dtype)
+        model = MaskedDataModel(config.model, kernels, config.activation_checkpointing).to(config.dtype)
     memory, moments, gradients = LiveMemory(), [], 0
 
     def free(parameter: Tensor) -> None:
@@ -132,6 +134,7 @@ def micro_step_memory(config: PretrainConfig, batch: MicroBatch, kernels: Kernel
     return MicroStepMemory((*moments, (gradients, memory.peak_so_far())))
 
 
+@cache
 def tokenizer_memory(visual: VisualTokenizerConfig, view: tuple[int, ...], dtype: torch.dtype) -> tuple[int, int]:
     """Bytes of the frozen visual tokenizer's weights, and of what it needs beside them for pixels (B, 3, S, S).
 

@@ -9,16 +9,17 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from data_pipeline.command_line import EXIT_USER_ERROR
+from model.checkpointing import Checkpointing, CheckpointingMode
 from model.config import MultiwayConfig
 from model.flops import forward_flops
 from model.parameter_counts import USES, count_activated, count_by_part
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig
 from pretrain.engine import read_memory_config
-from pretrain.memory import RankMemory, micro_batch, planned_kernels, rank_memory
+from pretrain.memory import RankMemory, count_pieces, micro_batch, planned_kernels, rank_memory
 from pretrain.recipes import RECIPES
 from pretrain.traffic import collectives, sent_bytes
 
@@ -91,7 +92,7 @@ def plan_stages(config: PretrainConfig, memory_config: dict[str, Any], num_ranks
 
 
 def plan_stage(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int) -> StagePlan:
-    num_parameters = sum(count_by_part(config.model).values())
+    num_parameters = count_pieces(config.model, 0).total
     found = collectives(
         memory_config, num_parameters, config.dtype.itemsize, num_ranks, config.gradient_accumulation_steps
     )
@@ -116,7 +117,7 @@ def stage_table(config: PretrainConfig, stages: list[StagePlan], num_ranks: int)
         memory = stage.memory
         figures = (
             memory.weights, memory.optimizer, memory.gradients, memory.buffers, memory.activations + memory.beyond,
-            memory.tokenizer, memory.total, stage.sent,
+            memory.tokenizer + memory.batch, memory.total, stage.sent,
         )  # fmt: skip
         lines.append(f"{stage.stage:<12}" + "".join(f"{figure / 1e9:>13.2f}" for figure in figures))
     lines.append("tokenizer: the visual one and the batch. CUDA's context and NCCL's buffers come on top.")
@@ -151,10 +152,14 @@ def verdict(
 
 def remedies(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float) -> Iterator[str]:
     """What fits, first what costs least: more micro-steps, then checkpointing, then stage 3, each with those before."""
-    stage = memory_config["zero_optimization"]["stage"]
-    ways = [(config, memory_config, ""), (checkpointed(config), memory_config, " with activation checkpointing")]
-    if stage < 3:
-        ways.append((checkpointed(config), with_stage(memory_config, 3), " with activation checkpointing and stage 3"))
+    modes = get_args(CheckpointingMode)
+    ways = [(config, memory_config, "")]
+    for mode in modes[modes.index(config.activation_checkpointing.mode) + 1 :]:
+        lighter = replace(config, activation_checkpointing=Checkpointing(mode))
+        ways.append((lighter, memory_config, f" --activation-checkpointing.mode {mode}"))
+    if memory_config["zero_optimization"]["stage"] < 3:
+        lightest, _, name = ways[-1]
+        ways.append((lightest, with_stage(memory_config, 3), f"{name} under stage 3"))
     for way, memory, name in ways:
         fitting = fewest_micro_steps(way, memory, num_ranks, gpu_gb)
         if fitting is not None:
@@ -175,11 +180,6 @@ def fewest_micro_steps(
             return steps, total
         steps *= 2
     return None
-
-
-def checkpointed(config: PretrainConfig) -> PretrainConfig:
-    """With as little kept for backward as there is a setting for."""
-    return replace(config, model=replace(config.model, activation_checkpointing=True))
 
 
 def _row(name: str, count: int) -> tuple[str, str, str]:

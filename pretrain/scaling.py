@@ -13,10 +13,10 @@ from typing import Any
 from data_pipeline.command_line import EXIT_USER_ERROR
 from model.flops import StepSize, training_flops
 from model.kernels.text_masks import most_masked
-from model.parameter_counts import count_by_part
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig
 from pretrain.engine import read_memory_config
+from pretrain.memory import count_pieces
 from pretrain.plan import fewest_micro_steps, with_stage
 from pretrain.recipes import RECIPES
 from pretrain.speed import PEAK_TFLOPS
@@ -110,7 +110,7 @@ def assumptions(config: PretrainConfig, machine: Machine) -> list[str]:
 
 def header() -> str:
     names = ("GPUs", "a GPU", "compute s", "stage 3 s", "+ hpZ s", "stage 2 s", "stage 1 s", "step s", "not overlapped")
-    return "".join(f"{name:>{width(name)}}" for name in names) + "  best setting         efficiency"
+    return "".join(f"{name:>{width(name)}}" for name in names) + "  best setting              efficiency"
 
 
 def width(name: str) -> int:
@@ -127,7 +127,7 @@ def row(config: PretrainConfig, num_ranks: int, compute: float, settings: list[S
         figures.append(f"{seconds[name]:>11.3f}" if name in seconds else f"{'too large':>11}")
     figures += [f"{overlapped:>11.3f}", f"{apart:>16.3f}"]
     said = f"{best.name} x {best.micro_steps}, {best.memory / 1e9:.0f} GB"
-    return "".join(figures) + f"  {said:<21}{compute / overlapped:.0%} to {compute / apart:.0%}"
+    return "".join(figures) + f"  {said:<26}{compute / overlapped:.0%} to {compute / apart:.0%}"
 
 
 def fitting_settings(
@@ -142,7 +142,7 @@ def fitting_settings(
         "stage 2": with_stage(memory_config, 2),
         "stage 1": with_stage(memory_config, 1),
     }
-    num_parameters = sum(count_by_part(config.model).values())
+    num_parameters = count_pieces(config.model, 0).total
     found = []
     for name, way in ways.items():
         fitting = fewest_micro_steps(config, way, num_ranks, machine.gpu_gb)

@@ -10,6 +10,10 @@ that. With G the bytes of all weights (or gradients, which are as large), and M 
 | stage 3 | all-gather in forward and in backward, reduce-scatter: 3 G | |
 | stage 3 with hpZ | the same, but the backward's all-gather stays among the ranks of its group | |
 
+Under stage 3 weights that are used again within stage3_max_reuse_distance stay gathered between forward and backward,
+and are not gathered again: a network smaller than that distance sends 2 G. (Counted on two ranks; that it is so many
+weights of a larger network is read from DeepSpeed's code.)
+
 Stages 1 and 2 all-reduce a bucket that holds gradients of several ranks' parts (use_multi_rank_bucket_allreduce, on by
 default); where it is off each part is reduced to its rank, G instead of 2 G, in as many collectives. ZeRO++ (arXiv
 2306.10209) counts the same 3 G for stage 3, and hpZ's part of it.
@@ -76,9 +80,10 @@ def collectives(
     if zero.stage == 3:
         gathered = -(-num_parameters // max(1, int(zero.prefetch_bucket_size)))
         group = zero.zero_hpz_partition_size if zero.zero_hpz_partition_size > 1 else world_size
+        again = max(0, num_parameters - int(zero.max_reuse_distance))
         each = [
             Collective(num_bytes, 1, world_size, gathered),
-            Collective(num_bytes, 1, min(group, world_size), gathered),
+            Collective(itemsize * again, 1, min(group, world_size), -(-gathered * again // num_parameters)),
             Collective(num_bytes, 1, world_size, reduced),
         ]
         return each * num_micro_steps

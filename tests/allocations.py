@@ -15,7 +15,7 @@ MEASURED = "measured"
 def allocations() -> Iterator[list[Any]]:
     """A list that holds all events of the block after it."""
     events: list[Any] = []
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield events
     results = profiler.profiler.kineto_results
     waiting = list(results.experimental_event_tree())

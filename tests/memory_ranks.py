@@ -77,7 +77,7 @@ def main() -> None:
     merged = merged_deepspeed_config(config, memory_config(stage), dist.get_world_size())
     batch = micro_batch(config, dist.get_world_size())
     with allocations() as events:
-        model = MaskedDataModel(config.model, "reference")
+        model = MaskedDataModel(config.model, "reference", config.activation_checkpointing)
         init_weights(model, config.model, 0)
         engine = build_engine(model, config, merged, Pretraining.leaf_modules, Pretraining.undecayed)
         del model

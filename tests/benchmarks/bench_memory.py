@@ -15,13 +15,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from model.checkpointing import Checkpointing
 from model.initialization import init_weights
 from model.kernels.backend import Backend
 from model.masked_data_model import MaskedDataModel
 from pretrain.config import PretrainConfig
 from pretrain.micro_step import MicroStep
 from pretrain.micro_step_memory import MicroBatch, micro_step_memory
-from pretrain.plan import checkpointed
 from pretrain.recipes import RECIPES
 from tests.allocations import allocations, peak_bytes
 from tests.benchmarks.results import append_results
@@ -65,14 +65,19 @@ def main() -> None:
 
 
 def checkpointing_modes(config: PretrainConfig) -> dict[str, PretrainConfig]:
-    """What is kept for backward: all, or the input of each block."""
-    none = replace(config, model=replace(config.model, activation_checkpointing=False))
-    return {"none": none, "full": checkpointed(config)}
+    """What is kept of every block, and of every second one."""
+    settings = {
+        "none": Checkpointing(),
+        "selective": Checkpointing("selective"),
+        "full_every_2": Checkpointing("full", every=2),
+        "full": Checkpointing("full"),
+    }
+    return {name: replace(config, activation_checkpointing=setting) for name, setting in settings.items()}
 
 
 def measure(config: PretrainConfig, batch: MicroBatch, backend: Backend, num_times: int) -> tuple[int, float]:
     """Bytes at the peak, beside weights and inputs; median seconds of a forward and backward."""
-    model = MaskedDataModel(config.model, backend)
+    model = MaskedDataModel(config.model, backend, config.activation_checkpointing)
     init_weights(model, config.model, 0)
     model = model.to(DEVICE, config.dtype)
     micro = random_micro_step(config, batch, DEVICE.type)

@@ -18,7 +18,11 @@ NETWORK = Network(gpus_per_node=8)
 
 def config_for(num_ranks: int) -> PretrainConfig:
     config = small_config(num_ranks, 1)
-    return replace(config, model=replace(config.model, depth=2), deepspeed_config=ROOT / "ds_configs" / "zero3.json")
+    return replace(
+        config,
+        model=replace(config.model, depth=1, num_vl_layers=1),
+        deepspeed_config=ROOT / "ds_configs" / "zero3.json",
+    )
 
 
 def test_a_plan_has_a_row_a_stage_that_adds_up() -> None:
@@ -27,13 +31,13 @@ def test_a_plan_has_a_row_a_stage_that_adds_up() -> None:
     for stage, line in enumerate(lines[start + 1 : start + 4], start=1):
         name, *figures, total, sent = map(float, line.split())
         assert name == stage and sum(figures) == pytest.approx(total, abs=0.04) and sent > 0
-    assert "Stage 3 costs nothing here" in lines[-1]
+    assert "Stage 3 is worth what it sends" in lines[-1]  # so small a network stays gathered
 
 
 def test_with_micro_steps_stage_3_is_not_worth_what_it_sends() -> None:
     config = replace(config_for(4), gradient_accumulation_steps=4)
     stages = plan_stages(config, memory_config(3), 2)
-    assert stages[0].sent < stages[1].sent < stages[2].sent
+    assert stages[0].sent < stages[2].sent < stages[1].sent
     assert "stage 1 fits 80 GB" in verdict(config, memory_config(3), stages, 2, 80)
 
 

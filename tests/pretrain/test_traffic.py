@@ -10,7 +10,8 @@ PARAMETERS = 1_900_000_000
 
 
 def zero(stage: int, **settings: Any) -> dict[str, Any]:
-    return {"zero_optimization": {"stage": stage, **settings}}
+    """Without weights that stay gathered, where nothing else is said."""
+    return {"zero_optimization": {"stage": stage, "stage3_max_reuse_distance": 0, **settings}}
 
 
 def test_the_giants_traffic_on_64_ranks() -> None:
@@ -30,11 +31,20 @@ def test_accumulation_costs_stage_3_most() -> None:
 
 
 def test_the_counted_collectives_of_a_packed_step() -> None:
-    # 1084 KiB of float32 parameters, 2 ranks: 2 all-gathers to which a rank gives half, 1 reduce-scatter
-    found = collectives(zero(3), 1084 * 256, 4, 2, 1)
-    assert [collective.num_pieces for collective in found] == [1, 1, 1]
-    assert [collective.sent_bytes for collective in found] == [542 * 1024] * 3
-    assert len(collectives(zero(3), 1084 * 256, 4, 2, 3)) == 9
+    # counted on 2 ranks: 5.1M parameters in buckets of 1M and 2M: 5 or 6 all-gathers, 3 reduce-scatters
+    settings = {
+        "stage3_max_reuse_distance": 10**9,
+        "stage3_prefetch_bucket_size": 10**6,
+        "reduce_bucket_size": 2 * 10**6,
+    }
+    found = collectives(zero(3, **settings), 5_133_472, 4, 2, 1)
+    assert [collective.num_pieces for collective in found] == [6, 0, 3]
+    assert sent_bytes(found) == 2 * 5_133_472 * 4 // 2
+
+
+def test_weights_that_stay_gathered_are_not_gathered_again() -> None:
+    found = collectives(zero(3, stage3_max_reuse_distance=400), 1000, 2, 2, 1)
+    assert [collective.num_bytes for collective in found] == [2000, 1200, 2000]
 
 
 def test_hpz_keeps_the_backwards_gather_in_the_node() -> None:
