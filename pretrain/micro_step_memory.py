@@ -136,7 +136,7 @@ def micro_step_memory(config: PretrainConfig, batch: MicroBatch, kernels: Kernel
 
 @cache
 def tokenizer_memory(visual: VisualTokenizerConfig, view: tuple[int, ...], dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes of the frozen visual tokenizer's weights, and of what it needs beside them for pixels (B, 3, S, S).
+    """Bytes of the frozen visual tokenizer's weights, and of what it needs beside them, pixels (B, 3, S, S) included.
 
     dtype: of its matrix products.
     """

@@ -137,7 +137,7 @@ def verdict(
     best = min(fitting, key=lambda stage: (round(stage.sent / 1e7), stage.stage))
     third = stages[-1]
     if best.stage == 3:
-        return f"Stage 3 is worth what it sends: stages 1 and 2 do not fit {gpu_gb:g} GB, or send more."
+        return f"Stage 3 is worth what it sends: no other stage that fits {gpu_gb:g} GB sends less."
     if round(best.sent / 1e7) == round(third.sent / 1e7):
         saved = (best.memory.total - third.memory.total) / 1e9
         return (

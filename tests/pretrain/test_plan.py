@@ -1,13 +1,12 @@
 """A plan says what fits, what it sends and what to do where it does not fit."""
 
-import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 
 from pretrain.config import PretrainConfig
-from pretrain.plan import default_ranks, fewest_micro_steps, plan, plan_stages, verdict
+from pretrain.plan import default_ranks, fewest_micro_steps, main, plan, plan_stages, verdict
 from pretrain.scaling import Machine, scaling
 from pretrain.traffic import Network
 from tests.launch import ROOT
@@ -64,7 +63,10 @@ def test_scaling_names_its_assumptions_and_what_breaks_first() -> None:
     assert "longer than it computes" in table  # so small a model
 
 
-def test_a_plan_of_ranks_that_do_not_divide_is_a_mistake_of_the_user() -> None:
-    command = [sys.executable, "-m", "pretrain.plan", "--ranks", "3", "demo"]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert ended.returncode == 2 and "must be a multiple of 3 ranks" in ended.stderr
+def test_a_plan_of_ranks_that_do_not_divide_is_a_mistake_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pretrain.plan", "--ranks", "3", "demo"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "must be a multiple of 3 ranks" in capsys.readouterr().err
