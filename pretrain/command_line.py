@@ -16,14 +16,19 @@ from pretrain.stop import JobStatus
 C = TypeVar("C")
 
 
-def parse_recipe(recipes: dict[str, Callable[[], C]], module: str) -> C:
+def parse_recipe(
+    recipes: dict[str, Callable[[], C]], module: str, arguments: list[str] | None = None, options: str = ""
+) -> C:
     """The recipe that the first argument names, with the overrides that follow it (--optimizer.peak-lr 1e-4).
 
-    Ends the process, on every rank, with help or with a sentence that says what is wrong.
+    arguments: None: the process's; options: what the module has taken of them already, for its usage. Ends the process,
+    on every rank, with help or with a sentence that says what is wrong.
     """
-    arguments = [a for a in sys.argv[1:] if not re.match(r"--local[_-]rank=", a)]  # the DeepSpeed launcher's
+    if arguments is None:
+        arguments = [a for a in sys.argv[1:] if not re.match(r"--local[_-]rank=", a)]  # the DeepSpeed launcher's
     if not arguments or arguments[0] in ("-h", "--help"):
-        _print_once(f"usage: {module} RECIPE [overrides]; RECIPE --help explains every field\n\n" + _list(recipes))
+        usage = f"usage: {module} {options}RECIPE [overrides]; RECIPE --help explains every field"
+        _print_once(f"{usage}\n\n{_list(recipes)}")
         sys.exit(0 if arguments else EXIT_USER_ERROR)
     name, overrides = arguments[0], arguments[1:]
     if name not in recipes:

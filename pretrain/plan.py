@@ -1,23 +1,70 @@
-"""What a recipe builds: python -m pretrain.plan RECIPE [overrides]
+"""What a recipe builds and needs: python -m pretrain.plan [--ranks N] [--gpu-gb 80] RECIPE [overrides]
 
-Parameters by part, and what one sample of each kind passes through. Nothing is allocated.
+Parameters by part, what one sample of each kind passes through, and for each ZeRO stage the memory of a rank and what
+it sends. Nothing is allocated.
 """
 
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from data_pipeline.command_line import EXIT_USER_ERROR
+from model.checkpointing import Checkpointing, CheckpointingMode
 from model.config import MultiwayConfig
 from model.flops import forward_flops
 from model.parameter_counts import USES, count_activated, count_by_part
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig
+from pretrain.engine import read_memory_config
+from pretrain.memory import RankMemory, count_pieces, micro_batch, planned_kernels, rank_memory
 from pretrain.recipes import RECIPES
+from pretrain.traffic import collectives, sent_bytes
+
+GPUS_PER_NODE = 8
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A ZeRO stage on so many ranks."""
+
+    stage: int
+    memory: RankMemory
+    sent: int
+    """Bytes by a rank, in a step."""
 
 
 def main() -> None:
-    print(plan(parse_recipe(RECIPES, "pretrain.plan")))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--ranks", type=int)
+    parser.add_argument("--gpu-gb", type=float, default=80.0)
+    options, arguments = parser.parse_known_args()
+    config = parse_recipe(RECIPES, "pretrain.plan", arguments, "[--ranks N] [--gpu-gb 80] ")
+    try:
+        print(plan(config, options.ranks or default_ranks(config), options.gpu_gb))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
 
 
-def plan(config: PretrainConfig) -> str:
-    """Two tables."""
-    return f"{parameter_table(config.model)}\n\n{use_table(config)}"
+def default_ranks(config: PretrainConfig) -> int:
+    """A node, or as much of it as divides the batch."""
+    return math.gcd(GPUS_PER_NODE, *vars(config.samples_per_step).values())
+
+
+def plan(config: PretrainConfig, num_ranks: int, gpu_gb: float) -> str:
+    """Three tables, and what follows from the last. Raises ValueError where the batch does not divide."""
+    memory_config = read_memory_config(config.deepspeed_config)
+    stages = plan_stages(config, memory_config, num_ranks)
+    parts = [
+        parameter_table(config.model),
+        use_table(config),
+        stage_table(config, stages, num_ranks),
+        verdict(config, memory_config, stages, num_ranks, gpu_gb),
+    ]
+    return "\n\n".join(parts)
 
 
 def parameter_table(model: MultiwayConfig) -> str:
@@ -37,6 +84,102 @@ def use_table(config: PretrainConfig) -> str:
         gflops = forward_flops(config.model, use, text_tokens[use]) / 1e9
         lines.append(f"{use:26}{num_tokens:>8}{activated:>20,}{gflops:>17.2f}")
     return "\n".join(lines)
+
+
+def plan_stages(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int) -> list[StagePlan]:
+    """Of stages 1, 2 and 3, all else as the JSON has it."""
+    return [plan_stage(config, with_stage(memory_config, stage), num_ranks) for stage in (1, 2, 3)]
+
+
+def plan_stage(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int) -> StagePlan:
+    num_parameters = count_pieces(config.model, 0).total
+    found = collectives(
+        memory_config, num_parameters, config.dtype.itemsize, num_ranks, config.gradient_accumulation_steps
+    )
+    memory = rank_memory(config, memory_config, num_ranks, planned_kernels(config))
+    return StagePlan(memory_config["zero_optimization"]["stage"], memory, sent_bytes(found))
+
+
+def with_stage(memory_config: dict[str, Any], stage: int) -> dict[str, Any]:
+    return memory_config | {"zero_optimization": memory_config["zero_optimization"] | {"stage": stage}}
+
+
+def stage_table(config: PretrainConfig, stages: list[StagePlan], num_ranks: int) -> str:
+    """GB of a rank, at the peak of a step."""
+    batch, micro_steps = micro_batch(config, num_ranks), config.gradient_accumulation_steps
+    head = (
+        f"{num_ranks} ranks, {micro_steps} micro-step{'s' * (micro_steps > 1)} of {batch.images} images, {batch.pairs} "
+        f"pairs and {batch.texts} texts a rank, kernels {planned_kernels(config)}; GB a rank, GB = 1e9 bytes"
+    )
+    names = ("weights", "optimizer", "gradients", "buffers", "activations", "tokenizer", "total", "sent a step")
+    lines = [head, f"{'ZeRO stage':12}" + "".join(f"{name:>13}" for name in names)]
+    for stage in stages:
+        memory = stage.memory
+        figures = (
+            memory.weights, memory.optimizer, memory.gradients, memory.buffers, memory.activations + memory.beyond,
+            memory.tokenizer + memory.batch, memory.total, stage.sent,
+        )  # fmt: skip
+        lines.append(f"{stage.stage:<12}" + "".join(f"{figure / 1e9:>13.2f}" for figure in figures))
+    lines.append("tokenizer: the visual one and the batch. CUDA's context and NCCL's buffers come on top.")
+    return "\n".join(lines)
+
+
+def verdict(
+    config: PretrainConfig, memory_config: dict[str, Any], stages: list[StagePlan], num_ranks: int, gpu_gb: float
+) -> str:
+    """Whether stage 3 is worth what it sends, or what would make the recipe fit."""
+    fitting = [stage for stage in stages if stage.memory.total <= gpu_gb * 1e9]
+    if not fitting:
+        least = min(stages, key=lambda stage: stage.memory.total)
+        answers = list(remedies(config, memory_config, num_ranks, gpu_gb))
+        said = f"No stage fits {gpu_gb:g} GB: stage {least.stage} needs {least.memory.total / 1e9:.1f} GB. "
+        return said + ("; ".join(answers) + "." if answers else "Take more ranks or a smaller model.")
+    best = min(fitting, key=lambda stage: (round(stage.sent / 1e7), stage.stage))
+    third = stages[-1]
+    if best.stage == 3:
+        return f"Stage 3 is worth what it sends: no other stage that fits {gpu_gb:g} GB sends less."
+    if round(best.sent / 1e7) == round(third.sent / 1e7):
+        saved = (best.memory.total - third.memory.total) / 1e9
+        return (
+            f"Stage 3 costs nothing here: it sends what stage {best.stage} does, in one micro-step, and saves "
+            f"{saved:.1f} GB a rank."
+        )
+    return (
+        f"Stage 3 is not worth what it sends: stage {best.stage} fits {gpu_gb:g} GB with {best.memory.total / 1e9:.1f} "
+        f"GB and sends {best.sent / 1e9:.1f} GB a step, stage 3 {third.sent / 1e9:.1f} GB."
+    )
+
+
+def remedies(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float) -> Iterator[str]:
+    """What fits, first what costs least: more micro-steps, then checkpointing, then stage 3, each with those before."""
+    modes = get_args(CheckpointingMode)
+    ways = [(config, memory_config, "")]
+    for mode in modes[modes.index(config.activation_checkpointing.mode) + 1 :]:
+        lighter = replace(config, activation_checkpointing=Checkpointing(mode))
+        ways.append((lighter, memory_config, f" --activation-checkpointing.mode {mode}"))
+    if memory_config["zero_optimization"]["stage"] < 3:
+        lightest, _, name = ways[-1]
+        ways.append((lightest, with_stage(memory_config, 3), f"{name} under stage 3"))
+    for way, memory, name in ways:
+        fitting = fewest_micro_steps(way, memory, num_ranks, gpu_gb)
+        if fitting is not None:
+            steps, total = fitting
+            yield f"--gradient-accumulation-steps {steps}{name} needs {total / 1e9:.1f} GB"
+
+
+def fewest_micro_steps(
+    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float
+) -> tuple[int, int] | None:
+    """Micro-steps, doubled from those of the recipe, that fit a GPU, and bytes of a rank. None: no number does."""
+    steps = config.gradient_accumulation_steps
+    parts = math.gcd(*vars(config.samples_per_step).values())
+    while parts % (num_ranks * steps) == 0:
+        tried = replace(config, gradient_accumulation_steps=steps)
+        total = rank_memory(tried, memory_config, num_ranks, planned_kernels(config)).total
+        if total <= gpu_gb * 1e9:
+            return steps, total
+        steps *= 2
+    return None
 
 
 def _row(name: str, count: int) -> tuple[str, str, str]:

@@ -1,7 +1,12 @@
-"""Triton, or a stand-in where it is not installed, so that every file of this folder can be imported without it."""
+"""Triton, or a stand-in where it is not installed, so that every file of this folder can be imported without it.
+
+A kernel that is launched on tensors of the meta device does nothing: pretrain/memory.py plans with such.
+"""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -13,14 +18,32 @@ triton: Any = None
 tl: Any = SimpleNamespace(constexpr=int)
 
 
-def jit(function: Any = None, **options: Any) -> Any:
-    """triton.jit; without Triton the function as it is, which nothing then calls."""
-    return function if function is not None else jit
-
-
 with suppress(ModuleNotFoundError):
     triton, tl = import_module("triton"), import_module("triton.language")
-    jit = triton.jit
+
+
+class _NotInstalled:
+    """Stands for a kernel where there is no Triton."""
+
+    def run(self, *args: Any, **options: Any) -> None:
+        raise AssertionError("kernels need Triton")
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *args, **options: self.run(*args, grid=grid, **options)
+
+
+def jit(function: Any = None, **options: Any) -> Any:
+    """triton.jit, whose launches on the meta device do nothing. The first argument of a launch is a tensor."""
+    if function is None:
+        return partial(jit, **options)
+    kernel = _NotInstalled() if triton is None else triton.jit(function, **options)
+    launch = kernel.run
+
+    def run(*args: Any, **options: Any) -> Any:
+        return None if args[0].is_meta else launch(*args, **options)
+
+    kernel.run = run
+    return kernel
 
 
 def block_size(width: int) -> int:

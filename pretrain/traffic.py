@@ -1,0 +1,97 @@
+"""What ZeRO sends: bytes that a rank sends in a step, and seconds that they take on a stated network.
+
+Rings over N ranks: an all-gather or a reduce-scatter of G bytes lets each rank send (N - 1) / N G, an all-reduce twice
+that. With G the bytes of all weights (or gradients, which are as large), and M micro-steps, DeepSpeed 0.19.8 does:
+
+| | each micro-step | each step |
+| --- | --- | --- |
+| stage 1 | | all-reduce of the gradients, all-gather of the weights: 3 G |
+| stage 2 | all-reduce of the gradients: 2 G | all-gather of the weights: G |
+| stage 3 | all-gather in forward and in backward, reduce-scatter: 3 G | |
+| stage 3 with hpZ | the same, but the backward's all-gather stays among the ranks of its group | |
+
+Under stage 3 weights that are used again within stage3_max_reuse_distance stay gathered between forward and backward,
+and are not gathered again: a network smaller than that distance sends 2 G. (Counted on two ranks; that it is so many
+weights of a larger network is read from DeepSpeed's code.)
+
+Stages 1 and 2 all-reduce a bucket that holds gradients of several ranks' parts (use_multi_rank_bucket_allreduce, on by
+default); where it is off each part is reduced to its rank, G instead of 2 G, in as many collectives. ZeRO++ (arXiv
+2306.10209) counts the same 3 G for stage 3, and hpZ's part of it.
+
+On a network of nodes a ring passes from node to node once for every piece of data, and NCCL runs as many rings as a
+node has links: of G bytes (1 - 1 / nodes) G leave a node, through all its links together, while (N - 1) / N G leave
+each GPU. The slower of the two counts, and the time that a message takes through the ring.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+
+@dataclass(frozen=True)
+class Collective:
+    """A collective of a step, over all its pieces."""
+
+    num_bytes: int
+    """Of the whole tensor that is gathered or reduced."""
+    passes: int
+    """1 for an all-gather or a reduce-scatter, 2 for an all-reduce."""
+    num_ranks: int
+    """That take part."""
+    num_pieces: int
+    """Calls that it is made of."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """By a rank."""
+        return self.passes * self.num_bytes * (self.num_ranks - 1) // self.num_ranks
+
+
+@dataclass(frozen=True)
+class Network:
+    """What connects GPUs, in one direction."""
+
+    gpus_per_node: int = 8
+    within_gb_per_second: float = 450.0
+    """Of a GPU to the others of its node. NVLink of an H100: 900 in both directions."""
+    between_gb_per_second: float = 50.0
+    """Of a GPU's share of what its node has to others: 50 is a link of 400 Gb/s for each."""
+    hop_microseconds: float = 5.0
+    """That a message takes from node to node."""
+
+    def seconds(self, collective: Collective) -> float:
+        """Of a collective that has the network for itself."""
+        ranks, here = collective.num_ranks, min(self.gpus_per_node, collective.num_ranks)
+        nodes = -(-ranks // self.gpus_per_node)
+        within = (ranks - 1) / ranks * collective.num_bytes / (self.within_gb_per_second * 1e9)
+        between = (nodes - 1) / nodes * collective.num_bytes / (here * self.between_gb_per_second * 1e9)
+        hops = collective.num_pieces * (nodes - 1) * self.hop_microseconds * 1e-6
+        return collective.passes * (max(within, between) + hops)
+
+
+def collectives(
+    memory_config: dict[str, Any], num_parameters: int, itemsize: int, world_size: int, num_micro_steps: int
+) -> list[Collective]:
+    """Of a step. itemsize: bytes of a weight."""
+    zero = DeepSpeedZeroConfig(**memory_config["zero_optimization"])
+    num_bytes = itemsize * num_parameters
+    reduced = -(-num_parameters // int(zero.reduce_bucket_size))
+    if zero.stage == 3:
+        gathered = -(-num_parameters // max(1, int(zero.prefetch_bucket_size)))
+        group = zero.zero_hpz_partition_size if zero.zero_hpz_partition_size > 1 else world_size
+        again = max(0, num_parameters - int(zero.max_reuse_distance))
+        each = [
+            Collective(num_bytes, 1, world_size, gathered),
+            Collective(itemsize * again, 1, min(group, world_size), -(-gathered * again // num_parameters)),
+            Collective(num_bytes, 1, world_size, reduced),
+        ]
+        return each * num_micro_steps
+    reduction = Collective(num_bytes, 2 if zero.use_multi_rank_bucket_allreduce else 1, world_size, reduced)
+    gather = Collective(num_bytes, 1, world_size, -(-num_parameters // int(zero.allgather_bucket_size)))
+    return [reduction] * (num_micro_steps if zero.stage == 2 else 1) + [gather]
+
+
+def sent_bytes(found: list[Collective]) -> int:
+    """By a rank, in a step."""
+    return sum(collective.sent_bytes for collective in found)

@@ -1,0 +1,115 @@
+"""Memory and time of a micro-step, planned and measured, for each way of checkpointing and each kind of kernels.
+
+    python -m tests.benchmarks.bench_memory [--quick] [--append] [--recipe beit3_base] [--samples 8]
+
+With a GPU: the recipe in bfloat16, forward and backward of so many samples of each kind, bytes by
+torch.cuda.max_memory_allocated. Without one: a narrow network in float32, bytes by torch's profiler, the reference's
+kernels alone. Each gradient is freed as soon as it is there, as ZeRO does.
+"""
+
+import argparse
+import statistics
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from model.checkpointing import Checkpointing
+from model.initialization import init_weights
+from model.kernels.backend import Backend
+from model.masked_data_model import MaskedDataModel
+from pretrain.config import PretrainConfig
+from pretrain.micro_step import MicroStep
+from pretrain.micro_step_memory import MicroBatch, micro_step_memory
+from pretrain.recipes import RECIPES
+from tests.allocations import allocations, peak_bytes
+from tests.benchmarks.results import append_results
+from tests.memory_ranks import random_micro_step, small_config
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two samples of each kind, timed once")
+    parser.add_argument("--append", action="store_true", help="append to RESULTS.md")
+    parser.add_argument("--recipe", default="beit3_base", choices=RECIPES, help="on a GPU")
+    parser.add_argument("--samples", type=int, default=8, help="of each kind")
+    args = parser.parse_args()
+    config = RECIPES[args.recipe]() if HAS_GPU else small_config(1, 1)
+    batch = MicroBatch(*[2 if args.quick else args.samples] * 3)
+    kernels: list[Backend] = ["reference", "triton"] if HAS_GPU else ["reference"]
+    figures: dict[str, float] = {}
+    print(f"{'checkpointing':<16}{'kernels':<12}{'planned MB':>12}{'measured MB':>13}{'ratio':>8}{'seconds':>10}")
+    for backend in kernels:
+        for mode, way in checkpointing_modes(config).items():
+            planned = micro_step_memory(way, batch, backend).activations
+            measured, seconds = measure(way, batch, backend, 1 if args.quick else 5)
+            print(
+                f"{mode:<16}{backend:<12}{planned / 1e6:>12.1f}{measured / 1e6:>13.1f}{planned / measured:>8.3f}"
+                f"{seconds:>10.3f}",
+                flush=True,
+            )
+            name = f"{mode}_{backend}"
+            figures |= {
+                f"{name}_planned_mb": planned / 1e6,
+                f"{name}_measured_mb": measured / 1e6,
+                f"{name}_planned_vs_measured": planned / measured,
+                f"{name}_seconds": seconds,
+            }
+    if args.append:
+        append_results("bench_memory", figures)
+    print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
+
+
+def checkpointing_modes(config: PretrainConfig) -> dict[str, PretrainConfig]:
+    """What is kept of every block, and of every second one."""
+    settings = {
+        "none": Checkpointing(),
+        "selective": Checkpointing("selective"),
+        "full_every_2": Checkpointing("full", every=2),
+        "full": Checkpointing("full"),
+    }
+    return {name: replace(config, activation_checkpointing=setting) for name, setting in settings.items()}
+
+
+def measure(config: PretrainConfig, batch: MicroBatch, backend: Backend, num_times: int) -> tuple[int, float]:
+    """Bytes at the peak, beside weights and inputs; median seconds of a forward and backward."""
+    model = MaskedDataModel(config.model, backend, config.activation_checkpointing)
+    init_weights(model, config.model, 0)
+    model = model.to(DEVICE, config.dtype)
+    micro = random_micro_step(config, batch, DEVICE.type)
+
+    def free(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(free)
+    step(model, micro)  # compiles and tunes
+    if HAS_GPU:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(model, micro)
+        peak = torch.cuda.max_memory_allocated() - before
+    else:
+        with allocations() as events:
+            step(model, micro)
+        peak = peak_bytes(events)
+    return peak, statistics.median(step(model, micro) for _ in range(num_times))
+
+
+def step(model: MaskedDataModel, micro: MicroStep) -> float:
+    """Seconds of a forward and backward."""
+    if HAS_GPU:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    model(micro.inputs, micro.targets, micro.drop_path_scale).sum().backward()
+    if HAS_GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
