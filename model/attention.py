@@ -86,12 +86,11 @@ class MultiwayAttention(nn.Module):
         """
         dim = x.shape[1]
         qkv = self.qkv(x, layout, backend).view(len(x), 3, self.num_heads, dim // self.num_heads)
-        group = qkv.shape[1:]
-        images = qkv[layout.image_rows].view(layout.num_images, layout.image_tokens, *group)
-        pair_images = qkv[layout.pair_image_rows].view(layout.num_pairs, layout.image_tokens, *group)
-        pair_texts = qkv[layout.pair_text_rows].view(layout.num_pairs, layout.caption_tokens, *group)
-        texts = qkv[layout.text_rows].view(layout.num_texts, layout.text_tokens, *group)
-
+        # one split, whose backward is one concatenation; each slice's would fill a whole matrix
+        images, pair_images, pair_texts, texts = (
+            part.view(*samples, *qkv.shape[1:])
+            for part, samples in zip(qkv.split(layout.group_rows), layout.group_samples, strict=True)
+        )
         pairs = attend(torch.cat([pair_images, pair_texts], dim=1), layout.pair_mask, layout.pair_sequences, cache)
         pair_images, pair_texts = pairs.split([layout.image_tokens, layout.caption_tokens], dim=1)
         texts = attend(texts, layout.text_mask, layout.text_sequences)

@@ -67,6 +67,21 @@ class PackedLayout:
     def num_rows(self) -> int:
         return self.text_rows.stop
 
+    @property
+    def group_samples(self) -> tuple[tuple[int, int], ...]:
+        """Samples and tokens of each, of the four groups."""
+        return (
+            (self.num_images, self.image_tokens),
+            (self.num_pairs, self.image_tokens),
+            (self.num_pairs, self.caption_tokens),
+            (self.num_texts, self.text_tokens),
+        )
+
+    @property
+    def group_rows(self) -> list[int]:
+        """How many rows each of the four groups has."""
+        return [num_samples * num_tokens for num_samples, num_tokens in self.group_samples]
+
     def rows(self, num_experts: int) -> ExpertRows:
         """Which of so many experts each of the four groups belongs to: SHARED, TWO_EXPERTS or THREE_EXPERTS."""
         groups = (self.image_rows, self.pair_image_rows, self.pair_text_rows, self.text_rows)

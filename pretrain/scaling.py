@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipeline.command_line import EXIT_USER_ERROR
-from model.flops import StepSize, training_flops
-from model.kernels.text_masks import most_masked
+from model.flops import training_flops
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig
 from pretrain.engine import read_memory_config
@@ -98,7 +97,7 @@ def scaling(config: PretrainConfig, machine: Machine) -> str:
 def assumptions(config: PretrainConfig, machine: Machine) -> list[str]:
     network = machine.network
     return [
-        f"{config.samples_per_step.total} samples a step, {step_flops(config) / 1e15:.2f} PFLOP; GPUs of "
+        f"{config.samples_per_step.total} samples a step, {training_flops(config.model, config.step_size) / 1e15:.2f} PFLOP; GPUs of "
         f"{machine.peak_tflops:g} TFLOP/s and {machine.gpu_gb:g} GB, {network.gpus_per_node} a node.",
         f"Assumed, not measured: MFU {machine.mfu:g} (published for 2.7B on 8 H100: {PUBLISHED_MFU}); "
         f"{network.within_gb_per_second:g} GB/s a GPU within a node, {network.between_gb_per_second:g} GB/s a GPU "
@@ -173,23 +172,7 @@ def what_breaks(num_ranks: int, most: int, compute: float, settings: list[Settin
 
 
 def compute_seconds(config: PretrainConfig, num_ranks: int, machine: Machine) -> float:
-    return step_flops(config) / (num_ranks * machine.peak_tflops * 1e12 * machine.mfu)
-
-
-def step_flops(config: PretrainConfig) -> int:
-    """Of the model in a step, over all ranks."""
-    data, objective = config.data, config.objective
-    step = StepSize(
-        num_images=config.images_per_step,
-        num_pairs=config.pairs_per_step,
-        num_texts=config.texts_per_step,
-        caption_tokens=data.caption_length,
-        text_tokens=data.text_length,
-        masked_patches=objective.num_masked_patches,
-        masked_caption_places=most_masked(data.caption_length, objective.caption_mask_ratio),
-        masked_text_places=most_masked(data.text_length, objective.text_mask_ratio),
-    )
-    return training_flops(config.model, step)
+    return training_flops(config.model, config.step_size) / (num_ranks * machine.peak_tflops * 1e12 * machine.mfu)
 
 
 if __name__ == "__main__":
