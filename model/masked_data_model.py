@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.config import MultiwayConfig
-from model.kernels.backend import KernelChoice
-from model.kernels.masked_cross_entropy import masked_cross_entropy
+from model.kernels.backend import Backend, KernelChoice, choose_backend
+from model.kernels.compiled import compiled
+from model.kernels.masked_cross_entropy import masked_cross_entropy, torch_losses
 from model.masking import IGNORED
 from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
 
@@ -50,12 +51,13 @@ class MaskedTargets:
 class PredictionHead(nn.Linear):
     """A linear head. Its losses come from inside its forward, because ZeRO-3 gathers its parameters for that alone."""
 
-    def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, labels: Tensor | None = None, backend: Backend = "reference") -> Tensor:
         """hidden: (..., D). Without labels the logits (..., classes); with labels (...), -100 = none, the cross
         entropies in nats, (...) float32."""
         if labels is None:
             return super().forward(hidden)
-        flat = masked_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten())
+        row_losses = compiled(torch_losses) if backend == "compile" else torch_losses
+        flat = masked_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten(), row_losses)
         return flat.view(labels.shape)
 
 
@@ -73,16 +75,17 @@ class MaskedDataModel(nn.Module):
     def forward(self, inputs: MultiwayInputs, targets: MaskedTargets, drop_path_scale: Tensor | None = None) -> Tensor:
         """Sums of cross entropies in nats, (4,) float32 in the order of OBJECTIVES."""
         states = self.encoder(inputs, drop_path_scale)
+        backend = choose_backend(self.encoder.kernels, states.images.device)
         num_pairs = len(targets.caption_labels)
         num_images = len(targets.visual_token_ids) - num_pairs
 
         hidden = _gather(states.images, targets.image_positions + 1)  # past the class token
-        mim, mvlm_image = self.mim_head(hidden, targets.visual_token_ids).split([num_images, num_pairs])
+        mim, mvlm_image = self.mim_head(hidden, targets.visual_token_ids, backend).split([num_images, num_pairs])
 
         captions = _gather(states.captions, targets.caption_positions).flatten(0, 1)
         texts = _gather(states.texts, targets.text_positions).flatten(0, 1)
         labels = torch.cat([targets.caption_labels.flatten(), targets.text_labels.flatten()])
-        losses = self.mlm_head(torch.cat([captions, texts]), labels)  # one call, so gathered once
+        losses = self.mlm_head(torch.cat([captions, texts]), labels, backend)  # one call, so gathered once
         mvlm_text, mlm = losses.split([len(captions), len(texts)])
         return torch.stack([mim.sum(), mlm.sum(), mvlm_image.sum(), mvlm_text.sum()])
 

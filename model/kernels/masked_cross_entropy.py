@@ -13,7 +13,7 @@ bfloat16 weights, by hand:
 | one chunk | 16: the product, float32, its log-softmax | 28: two gradients, bfloat16, two products, a sum |
 | chunks | 16 | 44: the forward again |
 | chunks with Liger's kernel | 12: no log-softmax is written | 40 |
-| torch.compile, one chunk | 6 | 8 |
+| one chunk under torch.compile, which `kernels` compile takes | 6 | 8 |
 
 Liger's cross entropy (github.com/linkedin/Liger-Kernel) can stand for torch's; nothing asks for it yet, for it
 synchronises with the host (three times a forward, to look at the labels), and no GPU has shown that it wins.

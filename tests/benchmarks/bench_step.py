@@ -111,7 +111,7 @@ def cases(options: BenchOptions, device: torch.device) -> Iterator[Case]:
         if options.quick:
             found = [make_case("base_1_layer", samples or 2, recipe="beit3_base", depth=1, vocab_size=8000)]
         else:
-            found = [make_case("base_4_layers", samples or 4, recipe="beit3_base", depth=4)]
+            found = [make_case("base_4_layers", samples or 8, recipe="beit3_base", depth=4)]
     else:
         found = [
             make_case("base", samples or 64, recipe="beit3_base", on_gpu=True),
