@@ -10,7 +10,7 @@ Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604
 "Reducing Activation Recomputation in Large Transformer Models" (arXiv 2205.05198), with the cheap operations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -62,19 +62,19 @@ KEEP_EVERYTHING = Checkpointing()
 
 
 def call_checkpointed(
-    mode: CheckpointingMode, function: Callable[..., T], *arguments: Any, last_weight: Tensor | None
+    mode: CheckpointingMode, function: Callable[..., T], *arguments: Any, last_weights: Sequence[Tensor]
 ) -> T:
     """function(*arguments), which computes no random numbers.
 
-    last_weight: the first expert's in the product that full leaves out; None: it leaves none out, as what torch.compile
+    last_weights: of each expert, in the product that full leaves out; none: it leaves none out, as what torch.compile
     makes needs it, which runs in no dispatch mode. So selective does not go with it.
     """
     contexts: Contexts = noop_context_fn
     if mode == "selective":
-        assert last_weight is not None
+        assert last_weights
         contexts = partial(create_selective_checkpoint_contexts, _policy)
-    elif last_weight is not None:
-        contexts = partial(_forward_and_again, last_weight)
+    elif last_weights:
+        contexts = partial(_forward_and_again, last_weights)
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
@@ -82,18 +82,20 @@ def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> Checkpoi
     return CheckpointPolicy.MUST_SAVE if operation.name() in DEAR else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _forward_and_again(last_weight: Tensor) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), _WithoutProduct(last_weight)
+def _forward_and_again(
+    last_weights: Sequence[Tensor],
+) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return nullcontext(), _WithoutProducts(last_weights)
 
 
-class _WithoutProduct(TorchDispatchMode):
+class _WithoutProducts(TorchDispatchMode):
     """Leaves the products with these weights out: memory that nobody reads stands for their result."""
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weights: Sequence[Tensor]):
         super().__init__()
-        self.weight = weight
+        self.weights = weights
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.name() == PRODUCTS_NAME and args[1][0] is self.weight:
-            return args[0].new_empty(len(args[0]), len(self.weight))
+        if func.name() == PRODUCTS_NAME and any(args[1][0] is weight for weight in self.weights):
+            return args[0].new_empty(len(args[0]), len(args[1][0]))
         return func(*args, **(kwargs or {}))

@@ -131,9 +131,9 @@ class MultiwayBlock(nn.Module):
         return x, Branch(output, bias=self.experts.stacked("fc2.bias"), scale=experts_scale)
 
     @property
-    def last_weight(self) -> Tensor:
-        """Of the last matrix product, the first expert's."""
-        return self.experts.each("fc2.weight")[0]
+    def last_weights(self) -> list[Tensor]:
+        """Of the last matrix product, each expert's."""
+        return self.experts.each("fc2.weight")
 
 
 def _block_alone(
@@ -190,9 +190,9 @@ class MultiwayTransformer(nn.Module):
             else:
                 assert cache is None, "a cache is for inference: call under torch.no_grad()"
                 function = partial(_block_alone, block) if mode == "full" else block
-                last_weight = None if backend == "compile" else block.last_weight
+                last_weights = [] if backend == "compile" else block.last_weights
                 x, branch = call_checkpointed(
-                    mode, function, x, branch, layout, backend, scales, last_weight=last_weight
+                    mode, function, x, branch, layout, backend, scales, last_weights=last_weights
                 )
         if cache is not None:
             cache.num_caption_tokens = layout.caption_tokens

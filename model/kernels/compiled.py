@@ -13,11 +13,13 @@ import torch
 
 P = ParamSpec("P")
 T = TypeVar("T")
+MOST_SIZES = 64
 
 
 @functools.cache
 def compiled(function: Callable[P, T]) -> Callable[P, T]:
-    """The function as one graph, compiled anew for each size: a run has few."""
+    """The function as one graph, compiled anew for each size: a run has few, but more than torch expects."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SIZES)
     return torch.compile(function, fullgraph=True, dynamic=False)
 
 

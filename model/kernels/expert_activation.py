@@ -36,7 +36,7 @@ from model.kernels.row_tiles import add_rows, load_row, row_tiles, store_row, su
 
 def expert_gelu_reference(h: Tensor, bias: Tensor, rows: ExpertRows) -> Tensor:
     """gelu(h + bias), (N, F)."""
-    parts = [gelu(h[part] + bias[expert]) for expert, part in enumerate(rows.slices())]
+    parts = [gelu(part + bias[expert]) for expert, part in enumerate(rows.split(h))]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -119,6 +119,10 @@ def expert_ffn(
             x, *branch, bias_rows, rows, norm_weight, norm_bias, fc1_bias, subln_weight, subln_bias, *fc1, *fc2
         )
     stream, normed = residual.residual_norm(x, branch, bias_rows, norm_weight, norm_bias, rows, backend)
-    h = expert_linear(normed, fc1, None, rows)
-    y = activation.expert_activation(h, fc1_bias, subln_weight, subln_bias, rows, backend)
-    return stream, expert_linear(y, fc2, None, rows)
+    outputs = []
+    for expert, part in enumerate(rows.split(normed)):  # each alone, so that nothing of width F is concatenated
+        own, its_rows = slice(expert, expert + 1), ExpertRows((len(part),), (0,))
+        h = expert_linear(part, fc1[own], None, its_rows)
+        y = activation.expert_activation(h, fc1_bias[own], subln_weight[own], subln_bias[own], its_rows, backend)
+        outputs.append(expert_linear(y, fc2[own], None, its_rows))
+    return stream, torch.cat(outputs)

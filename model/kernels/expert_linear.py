@@ -30,7 +30,7 @@ def expert_linear_reference(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None, rows: ExpertRows
 ) -> Tensor:
     """The definition. Shapes as in `expert_linear`."""
-    parts = [linear(x[part], weights[e], biases[e] if biases else None) for e, part in enumerate(rows.slices())]
+    parts = [linear(part, weights[e], biases[e] if biases else None) for e, part in enumerate(rows.split(x))]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -95,5 +95,5 @@ def expert_linear(
 ) -> Tensor:
     """x: (N, D); weights: (F, D) of each expert; biases: (F,) of each, or None. Returns (N, F)."""
     if backend == "apex" and biases is not None:
-        return torch.cat([apex_linear(x[part], weights[e], biases[e]) for e, part in enumerate(rows.slices())])
+        return torch.cat([apex_linear(part, weights[e], biases[e]) for e, part in enumerate(rows.split(x))])
     return _ExpertLinear.apply(x, rows, biases is not None, *weights, *(biases or ()))

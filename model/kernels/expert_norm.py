@@ -43,8 +43,8 @@ NORM_EPS = 1e-5
 def expert_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, rows: ExpertRows) -> Tensor:
     """The definition. Shapes as in `expert_norm`."""
     parts = [
-        layer_norm(x[part], weight.shape[1:], weight[expert], bias[expert], NORM_EPS)
-        for expert, part in enumerate(rows.slices())
+        layer_norm(part, weight.shape[1:], weight[expert], bias[expert], NORM_EPS)
+        for expert, part in enumerate(rows.split(x))
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -142,7 +142,5 @@ def expert_norm(x: Tensor, weight: Tensor, bias: Tensor, rows: ExpertRows, backe
     if backend == "compile":
         return compiled(expert_norm_reference)(x, weight, bias, rows)
     if backend == "apex":
-        return torch.cat(
-            [apex_layer_norm(x[part], weight[e], bias[e], NORM_EPS) for e, part in enumerate(rows.slices())]
-        )
+        return torch.cat([apex_layer_norm(part, weight[e], bias[e], NORM_EPS) for e, part in enumerate(rows.split(x))])
     return expert_norm_reference(x, weight, bias, rows)

@@ -45,6 +45,10 @@ class ExpertRows:
                 for expert in range(self.num_experts)]  # fmt: skip
         return [slice(first, end) for first, end in zip([0, *ends], ends, strict=False)]
 
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x (N, ...) as the rows of each expert. Backward is one concatenation; that of slices would be padded sums."""
+        return x.split([rows.stop - rows.start for rows in self.slices()])
+
     def programs(self, rows_per_program: int) -> list[int]:
         """How many programs each expert's rows take."""
         counts = [0] * self.num_experts

@@ -50,7 +50,7 @@ class Branch(NamedTuple):
 
 def residual_reference(x: Tensor, branch: Branch, bias_rows: ExpertRows) -> Tensor:
     """x + scale * (branch + bias), (N, D)."""
-    parts = [branch.output[part] + branch.bias[e] for e, part in enumerate(bias_rows.slices())]
+    parts = [part + branch.bias[e] for e, part in enumerate(bias_rows.split(branch.output))]
     total = parts[0] if len(parts) == 1 else torch.cat(parts)
     if branch.scale is not None:
         total = branch.scale[:, None] * total

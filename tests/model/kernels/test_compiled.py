@@ -12,8 +12,9 @@ from tests.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_a_compiled_network_has_the_losses_and_gradients_of_its_definition() -> None:
-    inputs, scales = tiny_inputs(2, 3, 4), drop_path_scales(1, torch.arange(9), CONFIG.depth, 0.3)
+@pytest.mark.parametrize("counts", [(2, 3, 4), pytest.param((2, 0, 0), marks=pytest.mark.slow)], ids=str)
+def test_a_compiled_network_has_the_losses_and_gradients_of_its_definition(counts: tuple[int, int, int]) -> None:
+    inputs, scales = tiny_inputs(*counts), drop_path_scales(1, torch.arange(sum(counts)), CONFIG.depth, 0.3)
 
     def compute(model: torch.nn.Module) -> list[torch.Tensor]:
         losses = model(inputs, tiny_targets(inputs), scales)
