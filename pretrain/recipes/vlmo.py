@@ -8,7 +8,6 @@ three stages, contrastive and matching losses. Its blocks have no SubLN.
 from dataclasses import replace
 from pathlib import Path
 
-from model.checkpointing import Checkpointing
 from model.config import MultiwayConfig
 from pretrain.config import ObjectiveConfig, PretrainConfig
 from pretrain.recipes.beit3 import beit3_base
@@ -64,6 +63,5 @@ def vlmo_large() -> PretrainConfig:
         base,
         model=replace(base.model, dim=1024, depth=24, num_heads=16, ffn_dim=4096, num_vl_layers=3),
         run_dir=Path("runs/vlmo_large"),
-        activation_checkpointing=Checkpointing("full"),
         optimizer=replace(base.optimizer, peak_lr=5e-5),
     )

@@ -53,6 +53,7 @@ def test_four_layers_of_the_giant_are_stepped_under_zero3_and_exported(tiny_data
     run_dir = tmp_path / "run"
     overrides = {
         "model.depth": 4,
+        "activation-checkpointing.mode": "full",
         "model.num-visual-tokens": 256,
         "data.images": tiny_data.folder / "images",
         "data.pairs": tiny_data.folder / "pairs",

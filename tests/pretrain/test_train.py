@@ -156,15 +156,8 @@ def test_a_run_goes_on_with_another_topology(
 ) -> None:
     """Ranks, ZeRO stage and accumulation change at each start: the same samples, losses to rounding."""
     run_dir = tmp_path / "run"
+    run_dir.mkdir()
     for start, (num_ranks, stage, micro_steps) in enumerate(starts):
-        done = len(read_log(run_dir)) if start else 0
-
-        def stop_soon(processes: list[RankProcess], done: int = done) -> None:
-            log = run_dir / LOG_NAME
-            while processes[0].poll() is None and not (log.exists() and len(read_log(run_dir)) > done):
-                time.sleep(0.002)
-            processes[0].send_signal(signal.SIGTERM)
-
         config = {"zero_optimization": {"stage": stage}, "zero_allow_untested_optimizer": True}
         deepspeed_config = tmp_path / f"stage{stage}.json"
         deepspeed_config.write_text(json.dumps(config))
@@ -172,8 +165,10 @@ def test_a_run_goes_on_with_another_topology(
         if stage != 3:
             settings += ["--deepspeed-config", deepspeed_config]
         is_last = start == len(starts) - 1
-        ended = train(num_ranks, tiny_data, run_dir, *settings, while_running=None if is_last else stop_soon)
-        assert ended.exit_codes == [0 if is_last else EXIT_STOPPED] * num_ranks, ended.stderr
+        if not is_last:
+            (run_dir / "stop").touch()  # one step each
+        ended = train(num_ranks, tiny_data, run_dir, *settings)
+        assert ended.exit_codes == [0 if is_last else EXIT_STOPPED_BY_FILE] * num_ranks, ended.stderr
         assert [path.name for path in (run_dir / "checkpoints").iterdir() if "partial" in path.name] == []
     assert sample_keys(run_dir) == sample_keys(two_ranks)
     for here, there in zip(losses(run_dir), losses(two_ranks), strict=True):
