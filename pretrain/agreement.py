@@ -64,7 +64,12 @@ def summed_over_ranks(values: Tensor, group: dist.ProcessGroup | None = None) ->
 def join_hosts(timeout: timedelta) -> None:
     """Make the group that `summed_over_hosts` works in. All ranks call it, once."""
     global _hosts
-    _hosts = dist.new_group(backend="gloo", timeout=timeout)
+    try:
+        _hosts = dist.new_group(backend="gloo", timeout=timeout)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"the ranks do not reach each other over gloo ({error}); set GLOO_SOCKET_IFNAME to the nodes' interface"
+        ) from error
 
 
 def summed_over_hosts(values: list[int]) -> list[int]:

@@ -14,7 +14,7 @@ def batches_ahead(batches: Iterable[StepBatch], device: torch.device) -> Iterato
     before it computes; from pinned memory the copy takes no time of that step."""
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     ahead: StepBatch | None = None
-    for batch in batches:
+    for batch in batches:  # asked for no more after one that failed, so that its sentence comes at once
         with torch.cuda.stream(stream):
             copied = batch.to(device)
         if ahead is not None:
@@ -22,6 +22,8 @@ def batches_ahead(batches: Iterable[StepBatch], device: torch.device) -> Iterato
         if stream is not None:
             _hand_over(copied, stream)
         ahead = copied
+        if batch.failure:
+            break
     if ahead is not None:
         yield ahead
 
@@ -41,7 +43,10 @@ class LateRecord:
         """record: JSON values, dicts of them, and tensors of one element."""
         self._record = record
         tensors = list(_tensors(record))
-        self._values = torch.stack([tensor.detach().double() for tensor in tensors]) if tensors else torch.empty(0)
+        # with offloaded optimizer state DeepSpeed's gradient norm is on the CPU
+        device = next((tensor.device for tensor in tensors if tensor.is_cuda), torch.device("cpu"))
+        values = [tensor.detach().to(device, torch.float64).reshape(()) for tensor in tensors]
+        self._values = torch.stack(values) if values else torch.empty(0)
         self._is_there: torch.cuda.Event | None = None
         if self._values.is_cuda:
             host = torch.empty(self._values.shape, dtype=self._values.dtype, pin_memory=True)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param, set_z3_leaf_modules
 from torch import nn
 
-from pretrain.agreement import join_hosts
+from pretrain.agreement import AgreedError, join_hosts
 from pretrain.console import say
 from pretrain.optimizer import build_optimizer, choose_implementation, describe_optimizer
 from pretrain.run_config import OptimizerConfig, RunConfig
@@ -65,7 +65,7 @@ def merged_deepspeed_config(
     bfloat16_weights: precision bfloat16 means that the weights are held so too.
     Raises ValueError where the JSON holds a key that the recipe owns or the batch does not divide.
     """
-    _check_memory_config(config, memory_config, world_size)
+    check_memory_config(config, memory_config, world_size)
     choose_implementation(config.optimizer, state_device(memory_config))  # finds mistakes
     micro_steps = config.gradient_accumulation_steps
     for kind, count in vars(config.samples_per_step).items():
@@ -89,7 +89,7 @@ def merged_deepspeed_config(
     }
 
 
-def _check_memory_config(config: RunConfig, memory_config: dict[str, Any], world_size: int) -> None:
+def check_memory_config(config: RunConfig, memory_config: dict[str, Any], world_size: int) -> None:
     """Raises ValueError where a run would train wrongly or could not be saved."""
     taken = sorted(set(memory_config) & set(OWNED_BY_RECIPE))
     if taken:
@@ -106,6 +106,10 @@ def _check_memory_config(config: RunConfig, memory_config: dict[str, Any], world
         )
     _check_offload(config, zero)
     ranks_per_node = zero.get("zero_hpz_partition_size") or 1
+    if ranks_per_node > 1 and zero["stage"] != 3:
+        raise ValueError(
+            f"{config.deepspeed_config} sets zero_hpz_partition_size, which needs zero_optimization.stage 3"
+        )
     if world_size % ranks_per_node:
         raise ValueError(
             f"{config.deepspeed_config} sets zero_hpz_partition_size {ranks_per_node}, which must divide the number of "
@@ -160,6 +164,7 @@ def build_engine(
     set_z3_leaf_modules(model, list(leaf_modules))
     device = state_device(deepspeed_config)
     implementation = choose_implementation(config.optimizer, device)
+    check_alike(implementation)
     groups = parameter_groups(model, config.optimizer.weight_decay, undecayed)
     optimizer = build_optimizer(groups, config.optimizer, implementation, device)
     if dist.get_rank() == 0:
@@ -175,6 +180,17 @@ def build_engine(
             else:
                 safe_set_full_fp32_param(parameter, full)
     return engine
+
+
+def check_alike(implementation: str) -> None:
+    """Raises AgreedError where ranks would take different optimizers: they round differently. All ranks call it."""
+    per_rank = [implementation] * dist.get_world_size()
+    dist.all_gather_object(per_rank, implementation)
+    if len(found := sorted(set(per_rank))) > 1:
+        raise AgreedError(
+            f"ranks find different optimizers ({', '.join(found)}); install the same on all nodes or set "
+            "optimizer.implementation to torch"
+        )
 
 
 def state_device(deepspeed_config: dict[str, Any]) -> torch.device:

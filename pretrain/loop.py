@@ -155,7 +155,9 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
     on_every_rank(lambda: bad_samples.read(first_step))
     on_every_rank(lambda: bad_samples.write() if is_main_rank else None)
     saver = on_every_rank(lambda: CheckpointSaver(engine, config, memory_config, fingerprints))
-    records = StepRecords(log, job.guard)
+    work = job.work()
+    speed = None if work is None else SpeedMeter(work, dist.get_world_size(), job.device, config.dtype)
+    records = StepRecords(log, job.guard, speed)
     try:
         return run_steps(job, engine, dataset, first_step, stop, saver, bad_samples, records, status)
     except AgreedError:
@@ -198,11 +200,13 @@ def run_steps(
             publish(job, status, saver.finish())
         if save:
             records.finish(is_kept=True)
+            on_every_rank(
+                lambda: log.check() if log is not None else None
+            )  # a checkpoint goes with all lines before it
             saver.begin(done, job.guard.state())
         if is_last:
             publish(job, status, saver.finish())
             saver.close()
-            on_every_rank(lambda: log.check() if log is not None else None)  # no step follows that would agree on it
         if agreed.stop and done < config.num_steps:
             if log is not None:
                 stop.forget_file()
@@ -272,8 +276,8 @@ def agree(
 def step_and_measure(
     job: Job[C], engine: deepspeed.DeepSpeedEngine, batch: StepBatch, agreed: Agreed
 ) -> dict[str, Any]:
-    """One optimizer step. Returns its log record, the same on every rank but for the time it took; its figures may
-    still be on the device."""
+    """One optimizer step. Returns its log record, the same on every rank but for the seconds; its figures may still be
+    on the device, and on a GPU the seconds end when the step is launched."""
     start, config = time.perf_counter(), job.config
     lr = learning_rate(config.optimizer, batch.step, config.num_steps)
     for group in engine.optimizer.param_groups:
@@ -374,9 +378,7 @@ def start_log(job: Job[C], dataset: StepDataset, first_step: int) -> RunLog:
     num_ranks = dist.get_world_size()
     ranks = f"{num_ranks} rank{'s' * (num_ranks > 1)} on {job.device.type}, {config.precision}"
     say("\n".join([f"{config.run_dir} {beginning}: {ranks}", *job.describe(), *dataset.describe()]))
-    work = job.work()
-    speed = None if work is None else SpeedMeter(work, num_ranks, job.device)
-    return RunLog(config.run_dir, first_step, config.num_steps, speed)
+    return RunLog(config.run_dir, first_step, config.num_steps)
 
 
 def file_fingerprint(path: Path) -> str:

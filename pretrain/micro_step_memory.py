@@ -186,11 +186,11 @@ def meta_micro_step(config: PretrainConfig, batch: MicroBatch) -> MicroStep:
 
 
 def batch_bytes(config: PretrainConfig, batch: MicroBatch, visual: VisualTokenizerConfig) -> int:
-    """Of all micro-steps of a step, which are made before the first one begins: pixels as read, and what is made of
-    them."""
+    """Of all micro-steps of a step, which are made before the first one begins: pixels as read, those of the next batch
+    too, which is copied ahead, and what is made of them."""
     micro = meta_micro_step(config, batch)
     side = max(config.model.image_size, tokenizer_view_size(visual, config.model))
-    pixels = (batch.images + batch.pairs) * 3 * side**2
+    pixels = 2 * (batch.images + batch.pairs) * 3 * side**2
     made = sum(tensor.nbytes for part in (micro.inputs, micro.targets) for tensor in _tensors(vars(part)))
     scale = 0 if micro.drop_path_scale is None else micro.drop_path_scale.nbytes
     return config.gradient_accumulation_steps * (pixels + made + scale)

@@ -18,7 +18,7 @@ from model.flops import forward_flops
 from model.parameter_counts import USES, count_activated, count_by_part
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig
-from pretrain.engine import read_memory_config
+from pretrain.engine import check_memory_config, read_memory_config
 from pretrain.memory import RankMemory, count_pieces, micro_batch, planned_kernels, rank_memory
 from pretrain.recipes import RECIPES
 from pretrain.traffic import collectives, sent_bytes
@@ -43,7 +43,7 @@ def main() -> None:
     options, arguments = parser.parse_known_args()
     config = parse_recipe(RECIPES, "pretrain.plan", arguments, "[--ranks N] [--gpu-gb 80] ")
     try:
-        print(plan(config, options.ranks or default_ranks(config), options.gpu_gb))
+        print(plan(config, default_ranks(config) if options.ranks is None else options.ranks, options.gpu_gb))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
@@ -56,7 +56,10 @@ def default_ranks(config: PretrainConfig) -> int:
 
 def plan(config: PretrainConfig, num_ranks: int, gpu_gb: float) -> str:
     """Three tables, and what follows from the last. Raises ValueError where the batch does not divide."""
+    if num_ranks < 1 or gpu_gb <= 0:
+        raise ValueError(f"--ranks {num_ranks} and --gpu-gb {gpu_gb:g} must be more than 0")
     memory_config = read_memory_config(config.deepspeed_config)
+    check_memory_config(config, memory_config, num_ranks)
     stages = plan_stages(config, memory_config, num_ranks)
     parts = [
         parameter_table(config.model),

@@ -11,7 +11,6 @@ from typing import Any
 
 from data_pipeline.retries import written_with_retries
 from pretrain.console import say
-from pretrain.speed import SpeedMeter
 
 PROGRESS_SECONDS = 5.0
 LOG_NAME = "log.jsonl"
@@ -23,9 +22,8 @@ class RunLog:
     A line that cannot be written is no reason to end one rank alone: `failure` says why, for all to agree on.
     """
 
-    def __init__(self, run_dir: Path, first_step: int, num_steps: int, speed: SpeedMeter | None = None):
-        """speed: adds its figures to every line."""
-        self.num_steps, self.speed = num_steps, speed
+    def __init__(self, run_dir: Path, first_step: int, num_steps: int):
+        self.num_steps = num_steps
         path = run_dir / LOG_NAME
         kept = [line for line in read_log(run_dir) if line["step"] < first_step] if path.exists() else []
         partial = path.with_suffix(".partial")
@@ -36,10 +34,9 @@ class RunLog:
         self._last_progress = -math.inf
 
     def write(self, record: dict[str, Any], is_kept: bool = False) -> None:
-        """record: JSON values, with step, loss, losses, lr, grad_norm and seconds, perhaps codebook. What is not finite
+        """record: JSON values, with step, loss, losses, lr, grad_norm and seconds, perhaps codebook and
+        what a SpeedMeter tells. What is not finite
         becomes null. is_kept: a checkpoint follows, so all lines so far must outlive the machine."""
-        speed = {} if self.speed is None else self.speed.step_ended(record["seconds"])
-        record = record | speed
         line = (json.dumps(_finite(record)) + "\n").encode()
         try:
             written_with_retries(lambda: append_whole(self._file, line), self.path)
@@ -56,7 +53,7 @@ class RunLog:
             say(
                 f"step {record['step'] + 1}/{self.num_steps}  loss {record['loss']:.3f}  {parts}  "
                 f"grad norm {record['grad_norm']:.2f}  lr {record['lr']:.1e}  "
-                f"{record['seconds']:.2f} s/step{_in_words(speed)}"
+                f"{record['seconds']:.2f} s/step{_speed_in_words(record)}"
             )
 
     def check(self) -> None:
@@ -65,9 +62,9 @@ class RunLog:
             raise self.failure
 
 
-def _in_words(speed: dict[str, float]) -> str:
-    tokens = f"  {speed['tokens_per_second']:,.0f} tokens/s" if speed else ""
-    return tokens + (f"  MFU {speed['mfu']:.1%}" if "mfu" in speed else "")
+def _speed_in_words(record: dict[str, Any]) -> str:
+    tokens = f"  {record['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in record else ""
+    return tokens + (f"  MFU {record['mfu']:.1%}" if "mfu" in record else "")
 
 
 def append_whole(file: io.FileIO, content: bytes) -> None:

@@ -14,9 +14,9 @@ from data_pipeline.command_line import EXIT_USER_ERROR
 from model.flops import training_flops
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig
-from pretrain.engine import read_memory_config
+from pretrain.engine import check_memory_config, read_memory_config
 from pretrain.memory import count_pieces
-from pretrain.plan import fewest_micro_steps, with_stage
+from pretrain.plan import GPUS_PER_NODE, fewest_micro_steps, with_stage
 from pretrain.recipes import RECIPES
 from pretrain.speed import PEAK_TFLOPS
 from pretrain.traffic import Network, collectives
@@ -76,7 +76,11 @@ def main() -> None:
 def scaling(config: PretrainConfig, machine: Machine) -> str:
     """A table, what it assumes above and what breaks first below. Raises ValueError where not even a rank's part of the
     batch is a sample of each kind."""
+    figures = {**vars(machine), **vars(machine.network)}
+    if below := [name for name, value in figures.items() if isinstance(value, (int, float)) and value <= 0]:
+        raise ValueError(f"{', '.join(below)} must be more than 0")
     memory_config = read_memory_config(config.deepspeed_config)
+    check_memory_config(config, memory_config, GPUS_PER_NODE)
     most = math.gcd(*vars(config.samples_per_step).values())
     counts = [8 * 2**i for i in range(8) if most % (8 * 2**i) == 0]
     if not counts:

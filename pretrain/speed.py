@@ -21,13 +21,14 @@ class StepWork:
 class SpeedMeter:
     """Speed from step to step: reading, agreement and log lines included, the rank's start left out."""
 
-    def __init__(self, work: StepWork, num_ranks: int, device: torch.device):
+    def __init__(self, work: StepWork, num_ranks: int, device: torch.device, dtype: torch.dtype = torch.bfloat16):
+        """dtype: of matrix products; of others than bfloat16 there is no MFU."""
         self.work, self.num_ranks = work, num_ranks
-        self.peak_flops = peak_flops(device)
+        self.peak_flops = peak_flops(device) if dtype == torch.bfloat16 else None
         self._last_step_ended: float | None = None
 
     def step_ended(self, step_seconds: float) -> dict[str, float]:
-        """Figures of the step that has just ended and took so long, reading left out."""
+        """Figures of the step that has just been launched; step_seconds: it took, for the first one."""
         now = time.monotonic()
         seconds = step_seconds if self._last_step_ended is None else now - self._last_step_ended
         self._last_step_ended = now
@@ -44,4 +45,6 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     words = torch.cuda.get_device_name(device).replace("-", " ").split()
+    if "PCIe" in words or "PCIE" in words:
+        return None  # slower by a third, and by how much depends on the board
     return next((peak * 1e12 for name, peak in PEAK_TFLOPS.items() if name in words), None)

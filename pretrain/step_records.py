@@ -4,6 +4,7 @@ from typing import Any
 
 from pretrain.device_copies import LateRecord
 from pretrain.run_log import RunLog
+from pretrain.speed import SpeedMeter
 from pretrain.step_guard import StepGuard
 
 
@@ -13,14 +14,15 @@ class StepRecords:
     Where spikes are skipped they are read at once: whether a loss is one depends on those before it.
     """
 
-    def __init__(self, log: RunLog | None, guard: StepGuard):
-        """log: on the main rank."""
-        self.log, self.guard = log, guard
+    def __init__(self, log: RunLog | None, guard: StepGuard, speed: SpeedMeter | None = None):
+        """log: on the main rank; speed: adds its figures."""
+        self.log, self.guard, self.speed = log, guard, speed
         self._late: LateRecord | None = None
 
     def add(self, record: dict[str, Any]) -> None:
         """record: of a step that has just been launched, see `RunLog.write`."""
-        late = LateRecord(record)
+        speed = {} if self.speed is None else self.speed.step_ended(record["seconds"])
+        late = LateRecord(record | speed)
         self.finish()
         self._late = late
         if self.guard.spike_deviations:

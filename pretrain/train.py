@@ -125,6 +125,7 @@ class Pretraining(Job[PretrainConfig]):
             self.watchdog.at("optimizer")
             engine.step()  # acts on the last micro-step; on a gradient that is not finite, no rank does
 
+        # NaN, in the log null, where a step asked nothing
         means = dict(zip(OBJECTIVES, sums / global_counts, strict=True))
         return {"loss": (sums * scale).sum(), "losses": {name: means[name] for name in config.objectives}}
 

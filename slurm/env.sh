@@ -21,7 +21,7 @@ export IMGLISH_RUNTIME="venv:.venv"
 # The network between nodes. `ip -br address` on a node lists its interfaces.
 # NCCL takes a list of prefixes of names; =NAME is exact, ^NAME leaves out. Without it NCCL chooses.
 # export NCCL_SOCKET_IFNAME=ib0
-# gloo, which ranks without a GPU use, takes names. Without it gloo takes the address of the node's host name.
+# gloo, over which all ranks agree before each step, takes names. Without it gloo takes the address of the host name.
 # export GLOO_SOCKET_IFNAME=ib0
 # InfiniBand and RoCE adapters, with the same = and ^. Without it NCCL chooses.
 # export NCCL_IB_HCA==mlx5_0,mlx5_1

@@ -18,7 +18,8 @@ MOST_SIZES = 64
 
 @functools.cache
 def compiled(function: Callable[P, T]) -> Callable[P, T]:
-    """The function as one graph, compiled anew for each size: a run has few, but more than torch expects."""
+    """The function as one graph, compiled anew for each size. A run has few, but more than torch expects; where batches
+    come in more than MOST_SIZES sizes, torch raises."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SIZES)
     return torch.compile(function, fullgraph=True, dynamic=False)
 

@@ -40,7 +40,7 @@ def jit(function: Any = None, **options: Any) -> Any:
     launch = kernel.run
 
     def run(*args: Any, **options: Any) -> Any:
-        return None if args[0].is_meta else launch(*args, **options)
+        return None if args and getattr(args[0], "is_meta", False) else launch(*args, **options)
 
     kernel.run = run
     return kernel

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ def test_each_batch_is_read_before_the_step_that_goes_before_it(two_ranks: Path)
     assert seen == [(0, [0, 1]), (1, [0, 1, 2]), (2, [0, 1, 2])]
 
 
+def test_no_batch_is_asked_for_after_one_that_failed(two_ranks: Path) -> None:
+    def batches() -> Iterator[StepBatch]:
+        for batch in read_batches(find_checkpoint(two_ranks).config, 2, []):
+            yield replace(batch, failure="a worker died" if batch.step else "")
+        raise AssertionError("asked for more")
+
+    assert [batch.failure for batch in batches_ahead(batches(), CPU)] == ["", "a worker died"]
+
+
 def test_no_batches_are_none() -> None:
     assert list(batches_ahead([], CPU)) == []
 
@@ -55,6 +65,14 @@ def test_a_record_comes_with_the_bits_that_it_had() -> None:
         "skipped": False,
     }
     assert LateRecord({"step": 1}).read() == {"step": 1}
+    assert LateRecord({"grad_norm": torch.tensor([2.0])}).read() == {"grad_norm": 2.0}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_record_may_come_from_both_device_and_host() -> None:
+    figures = {"loss": torch.tensor(1.5, device=CUDA), "grad_norm": torch.tensor(0.5)}
+    assert LateRecord(figures).read() == {"loss": 1.5, "grad_norm": 0.5}
 
 
 def one_micro_step(config: PretrainConfig, batch: StepBatch, device: torch.device) -> Tensor:
