@@ -10,8 +10,8 @@ Bytes, for N rows of F in bfloat16, statistics left out:
 | | forward | backward |
 | --- | --- | --- |
 | the fewest, and ours | 4 N F: read h, write y | 6 N F: read h and dy, write dh |
-| eager | 20 N F | 42 N F |
-| torch.compile | 10 N F | 34 N F |
+| eager | 20 N F | 26 N F |
+| torch.compile | 14 N F | 22 N F |
 
 Counted by tests/benchmarks/bench_kernels.py for two experts, operation by operation, and for torch.compile as Inductor
 counts its own kernels on a CPU. Inside an expert's backward y is needed too, for the gradient of the second matrix:

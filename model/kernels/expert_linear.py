@@ -3,8 +3,8 @@
     y = x @ weight[e].T + bias[e]
 
 One matrix product an expert, by cuBLAS (or the CPU's library), each written straight into its rows of the result. With
-plain torch the results are concatenated, and in backward each expert's dx is padded to all rows and then added: for N
-rows of D to F in bfloat16, 4 N F and about 8 N D bytes more than this. torch also keeps a view of each weight for
+plain torch the results are concatenated, and in backward each expert's dx: for N rows of D to F in bfloat16, 4 N F and
+4 N D bytes more than this. torch also keeps a view of each weight for
 backward, and with it all that ZeRO-3 gathered; this keeps the parameter itself, which is gathered again. Two or three
 tall products keep a GPU busy; tests/benchmarks/bench_kernels.py has `torch._grouped_mm` beside them.
 """

@@ -8,8 +8,8 @@ The experts e of the branch's bias and f of the norm may differ. Bytes, for N ro
 | | forward | backward |
 | --- | --- | --- |
 | the fewest, and ours | 8 N D: read x and branch, write s and y | 8 N D: read s, ds and dy, write dx |
-| eager | 22 N D, with stochastic depth 38 N D | 42 N D, with stochastic depth 68 N D |
-| torch.compile | 16 N D | 28 N D, with stochastic depth 30 N D |
+| eager | 22 N D, with stochastic depth 38 N D | 26 N D, with stochastic depth 52 N D |
+| torch.compile | 16 N D | 26 N D, with stochastic depth 30 N D |
 
 With stochastic depth our backward writes dbranch too, 2 N D more; without, dbranch is dx.
 Counted by tests/benchmarks/bench_kernels.py for two experts, operation by operation, and for torch.compile as Inductor
