@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.checkpointing import Checkpointing, CheckpointingMode
 from model.masked_data_model import MaskedTargets
 from model.multiway import MultiwayInputs
 from pretrain.engine import build_engine, init_distributed, merged_deepspeed_config
@@ -33,7 +34,7 @@ class Case:
     zero: dict[str, Any]
     micro_steps: list[list[int]]
     """Numbers of images, pairs and texts, all ranks."""
-    activation_checkpointing: bool = False
+    checkpointing: CheckpointingMode = "none"
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def run(case: Case) -> dict[str, Any]:
     )
     memory_config = {"zero_optimization": case.zero, "comms_logger": {"enabled": True, "prof_all": True}}
     merged = merged_deepspeed_config(config, memory_config, dist.get_world_size())
-    model = tiny_model(activation_checkpointing=case.activation_checkpointing).train()
+    model = tiny_model(checkpointing=Checkpointing(case.checkpointing)).train()
     engine = build_engine(model, config, merged, Pretraining.leaf_modules, Pretraining.undecayed)
     log, losses = deepspeed.comm.comms_logger, []
     for step in range(NUM_STEPS):

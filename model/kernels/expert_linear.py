@@ -4,11 +4,12 @@
 
 One matrix product an expert, by cuBLAS (or the CPU's library), each written straight into its rows of the result. With
 plain torch the results are concatenated, and in backward each expert's dx: for N rows of D to F in bfloat16, 4 N F and
-4 N D bytes more than this. torch also keeps a view of each weight for
-backward, and with it all that ZeRO-3 gathered; this keeps the parameter itself, which is gathered again. Two or three
-tall products keep a GPU busy; tests/benchmarks/bench_kernels.py has `torch._grouped_mm` beside them.
+4 N D bytes more than this. torch also keeps a view of each weight for backward, and with it all that ZeRO-3 gathered;
+this keeps the parameter itself, which is gathered again. Two or three tall products keep a GPU busy;
+tests/benchmarks/bench_kernels.py has `torch._grouped_mm` beside them.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
+from torch.utils.flop_counter import register_flop_formula
 
 from model.kernels.backend import Backend
 from model.kernels.expert_rows import ExpertRows
@@ -55,6 +57,12 @@ def _expert_products(x: Tensor, weights: list[Tensor], biases: list[Tensor], sta
 
 
 _LIBRARY.impl("expert_products", _expert_products, "CompositeExplicitAutograd")
+
+
+@register_flop_formula(torch.ops.imglish.expert_products)
+def _expert_products_flops(x_shape: list[int], weight_shapes: list[list[int]], *others: Any, **options: Any) -> int:
+    """For torch's FLOP counter, which does not look into the operation."""
+    return 2 * math.prod(x_shape) * weight_shapes[0][0]
 
 
 def input_gradient(dy: Tensor, weights: Sequence[Tensor], rows: ExpertRows) -> Tensor:
