@@ -2,6 +2,9 @@
 
 import os
 
+# Read when torch is imported: large tensors on a CPU in huge pages, else their memory is zeroed page by page, each time
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 import torch
 
 if not torch.cuda.is_available():
