@@ -70,6 +70,9 @@ class StepBatch:
     """(T, L) int64"""
     text_sample_ids: Tensor
     """(T,) int64"""
+    caption_lengths: tuple[int, ...]
+    """Tokens of each caption without padding, which stay on the host."""
+    text_lengths: tuple[int, ...]
     keys: list[str]
     """Sample keys, images, pairs, texts."""
     bad_samples: list[BadSample]
@@ -109,6 +112,8 @@ class StepBatch:
                     caption_ids=self.caption_ids[pairs],
                     text_ids=self.text_ids[texts],
                     text_sample_ids=self.text_sample_ids[texts],
+                    caption_lengths=self.caption_lengths[pairs],
+                    text_lengths=self.text_lengths[texts],
                 )
             )
         return parts
@@ -236,13 +241,17 @@ class StepDataset(Dataset[StepBatch]):
         texts, text_ids = self._read("text", step, first + per_step.images + per_step.pairs, self._text, keys, bad)
         pixels = [*images, *(image for image, _ in pairs)]
         size = self.transform.size
+        caption_ids = torch.tensor([ids for _, ids in pairs], dtype=torch.int64).view(-1, self.caption_length)
+        passage_ids = torch.tensor(texts, dtype=torch.int64).view(-1, self.text_length)
         return StepBatch(
             step=step,
             images=torch.from_numpy(np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.uint8)),
             image_sample_ids=torch.tensor(image_ids + pair_ids, dtype=torch.int64),
-            caption_ids=torch.tensor([ids for _, ids in pairs], dtype=torch.int64).view(-1, self.caption_length),
-            text_ids=torch.tensor(texts, dtype=torch.int64).view(-1, self.text_length),
+            caption_ids=caption_ids,
+            text_ids=passage_ids,
             text_sample_ids=torch.tensor(text_ids, dtype=torch.int64),
+            caption_lengths=num_tokens(caption_ids),
+            text_lengths=num_tokens(passage_ids),
             keys=keys,
             bad_samples=bad,
         )
@@ -252,7 +261,7 @@ class StepDataset(Dataset[StepBatch]):
         nothing = torch.zeros(0, dtype=torch.int64)
         captions, texts = nothing.view(0, self.caption_length), nothing.view(0, self.text_length)
         images = torch.zeros(0, 3, self.transform.size, self.transform.size, dtype=torch.uint8)
-        return StepBatch(step, images, nothing, captions, texts, nothing, [], bad, failure)
+        return StepBatch(step, images, nothing, captions, texts, nothing, (), (), [], bad, failure)
 
     def _read(
         self,
@@ -300,6 +309,11 @@ class StepDataset(Dataset[StepBatch]):
     def _ids(self, reader: SampleReader, sample: int, length: int) -> list[int]:
         assert self.tokenizer is not None
         return self.tokenizer.encode_to_length(reader.text(sample)[: length * LONGEST_PIECE], length)
+
+
+def num_tokens(ids: Tensor) -> tuple[int, ...]:
+    """Of each of (B, S) texts, without padding."""
+    return tuple((ids != PAD_ID).sum(1).tolist())
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 The paper shares attention between the modalities; the released checkpoints and torchscale hold every
 projection and norm once per modality ("decoupled"). Both are here: `experts` names the copies.
 
-Shapes: N packed rows, B samples, S tokens of a sample, D dim, H heads, K head dim.
+Shapes: N packed rows, R rows of some sequences, B samples, S tokens of a sample, D dim, H heads, K head dim.
 """
 
 import functools
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from model.experts import ExpertLinear, ExpertNorm
 from model.kernels.backend import Backend
 from model.kv_cache import LayerCache
-from model.layout import PackedLayout
+from model.layout import PackedLayout, Sequences
 
 SequenceAttention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
-"""torch.nn.attention.varlen.varlen_attn: queries, keys and values (total, H, K), where sequences of queries and of keys
+"""torch.nn.attention.varlen.varlen_attn: queries, keys and values (R, H, K), where sequences of queries and of keys
 begin, and the longest of each."""
 
 
@@ -45,26 +46,48 @@ def _import_sequence_attention() -> SequenceAttention | None:
         return None
 
 
-def attend(
-    qkv: Tensor, mask: Tensor | None, sequences: Tensor | None = None, cache: LayerCache | None = None
-) -> Tensor:
-    """Softmax attention of one group of equally long samples.
+def attend(qkv: Tensor, sequences: Sequences, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+    """Softmax attention within sequences: in one call where they are equally long or torch can, else in a call each.
 
-    qkv: (B, S, 3, H, K); mask: bool, broadcast to (B, 1, S, keys), True where a query may see a key, the keys of an
-    earlier call in `cache` first; sequences: the same mask as `split_at_padding` gives it, where it can be said so: a
-    mask would rule FlashAttention out. Returns (B, S, H * K); at padding the two ways give different numbers.
+    qkv: (R, 3, H, K); mask: (queries, keys) bool, True where a query may see a key, for the longest sequence: of others
+    its last queries and keys are left out; cache: what went before, for equally long sequences alone; the mask's first
+    keys are its. Returns (R, H * K).
     """
-    num_samples, num_tokens = qkv.shape[:2]
-    sequence_attention = find_sequence_attention(qkv) if sequences is not None and cache is None else None
-    if sequence_attention is not None and sequences is not None:
-        q, k, v = qkv.flatten(0, 1).unbind(1)  # each (B * S, H, K)
-        attended = sequence_attention(q, k, v, sequences, sequences, num_tokens, num_tokens)
-        return attended.reshape(num_samples, num_tokens, -1)
+    if sequences.are_even:
+        num_samples = len(sequences.lengths)
+        return attend_alike(qkv.view(num_samples, sequences.longest, *qkv.shape[1:]), mask, cache).flatten(0, 1)
+    assert cache is None
+    sequence_attention = find_sequence_attention(qkv) if mask is None else None
+    if sequence_attention is not None:
+        (q, k, v), begins, longest = qkv.unbind(1), sequences.begins, sequences.longest
+        return sequence_attention(q, k, v, begins, begins, longest, longest).flatten(1)
+    return torch.cat([attend_alike(part[None], mask)[0] for part in qkv.split(sequences.lengths) if len(part)])
+
+
+def attend_alike(qkv: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+    """Softmax attention of equally long samples, (B, S, 3, H, K) -> (B, S, H * K); mask, cache: as in `attend`."""
     q, k, v = qkv.unbind(2)  # each (B, S, H, K)
     if cache is not None:
         k, v = cache.extend(k, v)
+    if mask is not None:
+        num_left_out = len(mask) - qkv.shape[1]
+        mask = mask[: len(mask) - num_left_out, : mask.shape[1] - num_left_out]
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+class _Reordered(torch.autograd.Function):
+    """Rows in another order. Backward is a copy, too: torch's own adds rows up, as some could be there twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return grads[0].index_select(0, inverse), None, None
 
 
 class MultiwayAttention(nn.Module):
@@ -87,14 +110,10 @@ class MultiwayAttention(nn.Module):
         dim = x.shape[1]
         qkv = self.qkv(x, layout, backend).view(len(x), 3, self.num_heads, dim // self.num_heads)
         # one split, whose backward is one concatenation; each slice's would fill a whole matrix
-        images, pair_images, pair_texts, texts = (
-            part.view(*samples, *qkv.shape[1:])
-            for part, samples in zip(qkv.split(layout.group_rows), layout.group_samples, strict=True)
-        )
-        pairs = attend(torch.cat([pair_images, pair_texts], dim=1), layout.pair_mask, layout.pair_sequences, cache)
-        pair_images, pair_texts = pairs.split([layout.image_tokens, layout.caption_tokens], dim=1)
-        texts = attend(texts, layout.text_mask, layout.text_sequences)
-        groups = [attend(images, None), pair_images, pair_texts, texts]
-        x = torch.cat([part.reshape(-1, dim) for part in groups])  # back to (N, D)
+        images, pairs, texts = qkv.split([layout.images.num_rows, layout.pairs.num_rows, layout.texts.num_rows])
+        pairs = _Reordered.apply(pairs, layout.pair_order, layout.pair_places)
+        pairs = attend(pairs, layout.pairs, layout.pair_mask, cache)
+        pairs = _Reordered.apply(pairs, layout.pair_places, layout.pair_order)
+        x = torch.cat([attend(images, layout.images), pairs, attend(texts, layout.texts)])
         _, x = self.norm(x, None, layout, backend)
         return self.proj(x, layout, backend, add_bias=False)

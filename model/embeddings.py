@@ -1,6 +1,6 @@
 """From pixels and word ids to the pieces that `model.kernels.token_assembly` puts together.
 
-Shapes: B samples, V image tokens (patches and the class token), P captions of C tokens, T texts of L, D dim.
+Shapes: B samples, V image tokens (patches and the class token), R words of captions and texts, D dim.
 """
 
 import math
@@ -84,14 +84,15 @@ class TextEmbedding(nn.Module):
         self.word_embed = nn.Embedding(vocab_size, dim)
         self.pos_embed = nn.Parameter(torch.zeros(POSITION_OFFSET + max_text_length, dim))
 
-    def forward(self, caption_ids: Tensor, text_ids: Tensor, first_position: int = 0) -> TextPieces:
-        """(P, C) and (T, L) ids. Both in one call, so that ZeRO-3 gathers the table once.
+    def forward(self, ids: Tensor, num_positions: int, first_position: int = 0) -> TextPieces:
+        """ids: (R,) of captions and texts alike, in one call, so that ZeRO-3 gathers the table once; num_positions: of
+        the longest; first_position: of all.
 
-        first_position: of both. Raises ValueError where a text is longer than max_text_length.
+        Raises ValueError where a text is longer than max_text_length.
         """
-        end = first_position + max(caption_ids.shape[1], text_ids.shape[1])
+        end = first_position + num_positions
         if end > self.max_text_length:
             raise ValueError(f"a text of {end} tokens exceeds max_text_length {self.max_text_length}; shorten it")
-        words = self.word_embed(torch.cat([caption_ids.flatten(), text_ids.flatten()]))
         positions = self.pos_embed[POSITION_OFFSET + first_position : POSITION_OFFSET + end]
+        words = self.word_embed(ids)
         return TextPieces(words, positions.to(words.dtype, copy=True))  # a copy, as above

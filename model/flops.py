@@ -11,6 +11,8 @@ C classes. An expert costs a token the same whichever it is. A backward costs tw
 of the input and once for that of the weight; pixels need none.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.config import MultiwayConfig
@@ -34,38 +36,33 @@ def _patch_projection_flops(config: MultiwayConfig) -> int:
 
 @dataclass(frozen=True)
 class StepSize:
-    """What a step holds, over all ranks and micro-steps."""
+    """What a step holds. Padding takes no part in it."""
 
     num_images: int
-    num_pairs: int
-    num_texts: int
-    caption_tokens: int
-    """Of each caption."""
-    text_tokens: int
-    """Of each text."""
+    """Image-only samples."""
+    caption_lengths: Sequence[int]
+    """Tokens of each pair's caption."""
+    text_lengths: Sequence[int]
     masked_patches: int
     """Of each image."""
-    masked_caption_places: int
-    """Of each caption, that the head computes."""
-    masked_text_places: int
-    """Of each text, that the head computes."""
+    masked_words: int
+    """Of all captions and texts."""
 
     def num_tokens(self, config: MultiwayConfig) -> int:
         """Rows of the packed matrix."""
-        image_tokens = (self.num_images + self.num_pairs) * config.num_image_tokens
-        return image_tokens + self.num_pairs * self.caption_tokens + self.num_texts * self.text_tokens
+        image_tokens = (self.num_images + len(self.caption_lengths)) * config.num_image_tokens
+        return image_tokens + sum(self.caption_lengths) + sum(self.text_lengths)
 
 
 def training_flops(config: MultiwayConfig, step: StepSize) -> int:
     """Operations of forward and backward of a step. What activation checkpointing computes again does not count, nor
     does the visual tokenizer."""
-    encoder = (
-        step.num_images * forward_flops(config, "image", 0)
-        + step.num_pairs * forward_flops(config, "pair", step.caption_tokens)
-        + step.num_texts * forward_flops(config, "text", step.text_tokens)
-    )
-    num_images = step.num_images + step.num_pairs
+    encoder = step.num_images * forward_flops(config, "image", 0)
+    for length, count in Counter(step.caption_lengths).items():
+        encoder += count * forward_flops(config, "pair", length)
+    for length, count in Counter(step.text_lengths).items():
+        encoder += count * forward_flops(config, "text", length)
+    num_images = step.num_images + len(step.caption_lengths)
     patches = num_images * step.masked_patches
-    words = step.num_pairs * step.masked_caption_places + step.num_texts * step.masked_text_places
-    heads = 2 * config.dim * (patches * config.num_visual_tokens + words * config.vocab_size)
+    heads = 2 * config.dim * (patches * config.num_visual_tokens + step.masked_words * config.vocab_size)
     return 3 * (encoder + heads) - num_images * _patch_projection_flops(config)

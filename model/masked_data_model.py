@@ -15,6 +15,7 @@ from model.config import MultiwayConfig
 from model.kernels.backend import Backend, KernelChoice, choose_backend
 from model.kernels.compiled import compiled
 from model.kernels.masked_cross_entropy import masked_cross_entropy, torch_losses
+from model.layout import tokens_of
 from model.masking import IGNORED
 from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
 
@@ -39,6 +40,9 @@ class MaskedTargets:
     """(T, Kt)"""
     text_labels: Tensor
     """(T, Kt)"""
+    caption_counts: tuple[int, ...] | None = None
+    """Used places of each caption, which stand before the others, known to the host. None: it asks the device."""
+    text_counts: tuple[int, ...] | None = None
 
     def counts(self) -> Tensor:
         """(4,) float32 predictions asked for, in the order of OBJECTIVES."""
@@ -82,9 +86,11 @@ class MaskedDataModel(nn.Module):
         hidden = _gather(states.images, targets.image_positions + 1)  # past the class token
         mim, mvlm_image = self.mim_head(hidden, targets.visual_token_ids, backend).split([num_images, num_pairs])
 
-        captions = _gather(states.captions, targets.caption_positions).flatten(0, 1)
-        texts = _gather(states.texts, targets.text_positions).flatten(0, 1)
-        labels = torch.cat([targets.caption_labels.flatten(), targets.text_labels.flatten()])
+        captions, caption_labels = _asked(
+            states.captions, targets.caption_positions, targets.caption_labels, targets.caption_counts
+        )
+        texts, text_labels = _asked(states.texts, targets.text_positions, targets.text_labels, targets.text_counts)
+        labels = torch.cat([caption_labels, text_labels])
         losses = self.mlm_head(torch.cat([captions, texts]), labels, backend)  # one call, so gathered once
         mvlm_text, mlm = losses.split([len(captions), len(texts)])
         return torch.stack([mim.sum(), mlm.sum(), mvlm_image.sum(), mvlm_text.sum()])
@@ -92,6 +98,13 @@ class MaskedDataModel(nn.Module):
     def encode(self, inputs: MultiwayInputs) -> MultiwayStates:
         """Hidden states without heads."""
         return self.encoder(inputs)
+
+
+def _asked(states: Tensor, positions: Tensor, labels: Tensor, counts: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
+    """Of states (B, S, D) those at the used of positions (B, K), (M, D), and their labels, (M,)."""
+    used = tokens_of(labels == IGNORED, counts)
+    places = used.samples * states.shape[1] + used.take(positions)
+    return states.flatten(0, 1).index_select(0, places), used.take(labels)
 
 
 def _gather(states: Tensor, positions: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from model.kernels.backend import Backend, KernelChoice, choose_backend
 from model.kernels.residual_norm import Branch, residual_reference
 from model.kernels.token_assembly import assemble_tokens
 from model.kv_cache import KeyValueCache, LayerCache
-from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout, split_at_padding
+from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout, pack, tokens_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,34 +43,19 @@ class MultiwayInputs:
     """(T, L) bool, True = padding."""
     causal_captions: bool = False
     """The captioner's attention: images see themselves only, a caption token its image and the tokens before it."""
+    caption_lengths: tuple[int, ...] | None = None
+    """Tokens of each caption, known to the host. None: it asks the device, and waits."""
+    text_lengths: tuple[int, ...] | None = None
 
-    def layout(self, backend: Backend = "reference") -> PackedLayout:
-        """The layout of these samples; padding is hidden from attention as a key. With Triton also as sequences, unless
-        captions are causal."""
-        num_pairs, num_texts = len(self.caption_ids), len(self.text_ids)
+    def layout(self) -> PackedLayout:
+        """The layout of these samples, without rows for padding."""
         image_tokens = self.image_mask.shape[1] + 1  # and the class token
-        seen_images = self.caption_padding.new_ones(num_pairs, image_tokens)
-        pair_mask = torch.cat([seen_images, ~self.caption_padding], dim=1)[:, None, None]  # (P, 1, 1, V + C)
+        pair_mask = None
         if self.causal_captions:
-            pair_mask = pair_mask & captioner_mask(image_tokens, self.caption_ids.shape[1], pair_mask.device)
-        pair_sequences, text_sequences = None, None
-        if backend == "triton":
-            text_sequences = split_at_padding((~self.text_padding).sum(1), self.text_ids.shape[1])
-            if not self.causal_captions:
-                num_tokens = image_tokens + self.caption_ids.shape[1]
-                pair_sequences = split_at_padding(image_tokens + (~self.caption_padding).sum(1), num_tokens)
-        return PackedLayout(
-            num_images=len(self.images) - num_pairs,
-            num_pairs=num_pairs,
-            num_texts=num_texts,
-            image_tokens=image_tokens,
-            caption_tokens=self.caption_ids.shape[1],
-            text_tokens=self.text_ids.shape[1],
-            pair_mask=pair_mask,
-            text_mask=~self.text_padding[:, None, None],
-            pair_sequences=pair_sequences,
-            text_sequences=text_sequences,
-        )
+            pair_mask = captioner_mask(image_tokens, self.caption_ids.shape[1], self.caption_ids.device)
+        captions = tokens_of(self.caption_padding, self.caption_lengths)
+        texts = tokens_of(self.text_padding, self.text_lengths)
+        return pack(len(self.images) - len(self.caption_ids), image_tokens, captions, texts, pair_mask)
 
 
 def captioner_mask(image_tokens: int, caption_tokens: int, device: torch.device) -> Tensor:
@@ -87,9 +72,9 @@ class MultiwayStates(NamedTuple):
     images: Tensor
     """(I + P, V, D), class token first."""
     captions: Tensor
-    """(P, C, D)"""
+    """(P, C, D), zero at padding."""
     texts: Tensor
-    """(T, L, D)"""
+    """(T, L, D), zero at padding."""
 
 
 class MultiwayBlock(nn.Module):
@@ -176,10 +161,10 @@ class MultiwayTransformer(nn.Module):
         `model.masking.drop_path_scales`), None = no stochastic depth; cache: filled with the keys and values of the
         pairs, for `decode`."""
         backend = choose_backend(self.kernels, inputs.images.device)
-        layout = inputs.layout(backend)
-        x = self.pack(inputs, backend)
+        layout = inputs.layout()
+        x = self.pack(inputs, layout, backend)
         if drop_path_scale is not None:
-            drop_path_scale = drop_path_scale[:, :, layout.sample_of_row(x.device)].contiguous()  # (depth, 2, N)
+            drop_path_scale = drop_path_scale[:, :, layout.sample_of_row()].contiguous()  # (depth, 2, N)
         branch = None
         for i, block in enumerate(cast(Iterable[MultiwayBlock], self.blocks)):
             scales = None if drop_path_scale is None else drop_path_scale[i]
@@ -195,9 +180,9 @@ class MultiwayTransformer(nn.Module):
                     mode, function, x, branch, layout, backend, scales, last_weights=last_weights
                 )
         if cache is not None:
-            cache.num_caption_tokens = layout.caption_tokens
+            cache.num_caption_tokens = layout.captions.longest
         _, x = self.norm(x, branch, layout, backend)
-        return self.unpack(x, layout)
+        return self.unpack(x, inputs, layout)
 
     @torch.no_grad()
     def decode(self, caption_ids: Tensor, cache: KeyValueCache) -> Tensor:
@@ -205,16 +190,10 @@ class MultiwayTransformer(nn.Module):
         num_pairs, num_new = caption_ids.shape
         # a new token sees all earlier ones and, of the new ones, itself and those before it
         pair_mask = torch.ones(num_new, cache.num_tokens + num_new, dtype=torch.bool, device=caption_ids.device)
-        layout = PackedLayout(
-            num_images=0,
-            num_pairs=num_pairs,
-            num_texts=0,
-            image_tokens=0,
-            caption_tokens=num_new,
-            text_tokens=0,
-            pair_mask=pair_mask.tril(cache.num_tokens),
-        )
-        words, positions = self.text_embed(caption_ids, caption_ids[:0], cache.num_caption_tokens)
+        captions = tokens_of(torch.zeros_like(caption_ids, dtype=torch.bool), (num_new,) * num_pairs)
+        no_texts = tokens_of(pair_mask[:0], ())
+        layout = pack(0, 0, captions, no_texts, pair_mask.tril(cache.num_tokens))
+        words, positions = self.text_embed(caption_ids.flatten(), num_new, cache.num_caption_tokens)
         x, branch = words + positions.repeat(num_pairs, 1), None
         backend = choose_backend(self.kernels, x.device)
         for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
@@ -223,18 +202,20 @@ class MultiwayTransformer(nn.Module):
         _, x = self.norm(x, branch, layout, backend)
         return x.view(num_pairs, num_new, -1)
 
-    def pack(self, inputs: MultiwayInputs, backend: Backend = "reference") -> Tensor:
-        """Embeddings in the order of the layout, (N, D). Padded positions are zero (torchscale)."""
+    def pack(self, inputs: MultiwayInputs, layout: PackedLayout, backend: Backend = "reference") -> Tensor:
+        """Embeddings in the order of the layout, (N, D)."""
         images = self.vision_embed(inputs.images, inputs.image_mask)
-        texts = self.text_embed(inputs.caption_ids, inputs.text_ids)
-        return assemble_tokens(images, texts, inputs.image_mask, inputs.caption_padding, inputs.text_padding, backend)
+        ids = torch.cat([layout.captions.take(inputs.caption_ids), layout.texts.take(inputs.text_ids)])
+        texts = self.text_embed(ids, max(inputs.caption_ids.shape[1], inputs.text_ids.shape[1]))
+        return assemble_tokens(images, texts, inputs.image_mask, *layout.words(), backend)
 
-    def unpack(self, x: Tensor, layout: PackedLayout) -> MultiwayStates:
+    def unpack(self, x: Tensor, inputs: MultiwayInputs, layout: PackedLayout) -> MultiwayStates:
         """(N, D) -> states by sample."""
-        dim = x.shape[1]
-        num_all_images = layout.num_images + layout.num_pairs
+        num_images = len(inputs.images)
+        sizes = [num_images * layout.image_tokens, layout.captions.num_rows, layout.texts.num_rows]
+        images, captions, texts = x.split(sizes)
         return MultiwayStates(
-            images=x[: layout.pair_image_rows.stop].view(num_all_images, layout.image_tokens, dim),
-            captions=x[layout.pair_text_rows].view(layout.num_pairs, layout.caption_tokens, dim),
-            texts=x[layout.text_rows].view(layout.num_texts, layout.text_tokens, dim),
+            images=images.view(num_images, layout.image_tokens, x.shape[1]),
+            captions=layout.captions.put(captions, inputs.caption_ids.shape[1]),
+            texts=layout.texts.put(texts, inputs.text_ids.shape[1]),
         )

@@ -1,5 +1,6 @@
 """Everything that defines a pretraining run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,7 +10,7 @@ from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.config import MultiwayConfig
 from model.flops import StepSize
 from model.kernels.backend import KernelChoice
-from model.kernels.text_masks import most_masked
+from model.kernels.text_masks import num_masked
 from model.masked_data_model import OBJECTIVES
 from pretrain.run_config import RunConfig
 
@@ -107,20 +108,24 @@ class PretrainConfig(RunConfig):
         counts = (self.images_per_step, self.texts_per_step, self.pairs_per_step, self.pairs_per_step)
         return tuple(name for name, count in zip(OBJECTIVES, counts, strict=True) if count)
 
-    @property
-    def step_size(self) -> StepSize:
-        """What a step holds, as model/flops.py counts it."""
-        data, objective = self.data, self.objective
+    def step_size(self, num_images: int, caption_lengths: Sequence[int], text_lengths: Sequence[int]) -> StepSize:
+        """Of so many image-only samples, pairs with captions and texts of so many tokens."""
+        objective = self.objective
+        captions = num_masked(caption_lengths, objective.caption_mask_ratio)
+        texts = num_masked(text_lengths, objective.text_mask_ratio)
         return StepSize(
-            num_images=self.images_per_step,
-            num_pairs=self.pairs_per_step,
-            num_texts=self.texts_per_step,
-            caption_tokens=data.caption_length,
-            text_tokens=data.text_length,
+            num_images=num_images,
+            caption_lengths=caption_lengths,
+            text_lengths=text_lengths,
             masked_patches=objective.num_masked_patches,
-            masked_caption_places=most_masked(data.caption_length, objective.caption_mask_ratio),
-            masked_text_places=most_masked(data.text_length, objective.text_mask_ratio),
+            masked_words=sum(captions) + sum(texts),
         )
+
+    @property
+    def largest_step(self) -> StepSize:
+        """A whole step whose captions and texts are as long as they can be."""
+        captions = (self.data.caption_length,) * self.pairs_per_step
+        return self.step_size(self.images_per_step, captions, (self.data.text_length,) * self.texts_per_step)
 
     @property
     def samples_per_step(self) -> SamplesPerStep:

@@ -73,8 +73,8 @@ class Job(ABC, Generic[C]):
         """What the main rank says of the job when it begins, beside the data; one line each."""
         return []
 
-    def work(self) -> StepWork | None:
-        """What a step computes, for the log to tell speed by. None: it does not."""
+    def work(self, batch: StepBatch) -> StepWork | None:
+        """What this rank's part of a step is, for the log to tell speed by. None: it does not."""
         return None
 
     @abstractmethod
@@ -155,8 +155,7 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
     on_every_rank(lambda: bad_samples.read(first_step))
     on_every_rank(lambda: bad_samples.write() if is_main_rank else None)
     saver = on_every_rank(lambda: CheckpointSaver(engine, config, memory_config, fingerprints))
-    work = job.work()
-    speed = None if work is None else SpeedMeter(work, dist.get_world_size(), job.device, config.dtype)
+    speed = SpeedMeter(dist.get_world_size(), job.device, config.dtype)
     records = StepRecords(log, job.guard, speed)
     try:
         return run_steps(job, engine, dataset, first_step, stop, saver, bad_samples, records, status)
@@ -185,14 +184,14 @@ def run_steps(
     batches = step_batches(dataset, first_step, config.num_steps, workers, leave_signals_to_the_rank, pin_memory)
     for batch in batches_ahead(batches, job.device):
         at("agreement")
-        agreed = agree(batch, stop, saver, bad_samples, log)
+        agreed = agree(batch, job.work(batch), stop, saver, bad_samples, log)
         record = step_and_measure(job, engine, batch, agreed)
         done = batch.step + 1
         is_last = bool(agreed.stop) or done == config.num_steps
         save = is_last or done % config.save_every_steps == 0
         too_many_skips = job.guard.count(record["skipped"])
         record["num_skipped_steps"] = job.guard.num_skipped_steps
-        records.add({**record, "passes": dataset.seen(done)} if save else record)
+        records.add({**record, "passes": dataset.seen(done)} if save else record, agreed.work)
         if too_many_skips:
             raise AgreedError(too_many_skips)
         at("saving")
@@ -248,10 +247,13 @@ class Agreed:
     """Skipped in this step's batch, over all ranks."""
     is_written: bool
     """Every rank has written its files of the checkpoint under way."""
+    work: StepWork | None
+    """Of all ranks in this step."""
 
 
 def agree(
     batch: StepBatch,
+    work: StepWork | None,
     stop: StopRequest,
     saver: CheckpointSaver,
     bad_samples: BadSampleBudget,
@@ -261,8 +263,9 @@ def agree(
     could not log the step before; AgreedFailure where another start may log it."""
     is_asked_by_file = dist.get_rank() == 0 and stop.file.exists()
     has_failed = bool(batch.failure) or (log is not None and log.failure is not None)
-    own = [stop.signalled, is_asked_by_file, len(batch.bad_samples), has_failed, saver.is_written]
-    num_signals, num_files, num_bad_samples, num_failures, num_written = summed_over_hosts(own)
+    own_work = (0, 0) if work is None else (work.num_tokens, work.flops)
+    own = [stop.signalled, is_asked_by_file, len(batch.bad_samples), has_failed, saver.is_written, *own_work]
+    num_signals, num_files, num_bad_samples, num_failures, num_written, *all_work = summed_over_hosts(own)
     if num_bad_samples:
         bad_samples.add(batch.step, batch.bad_samples)
     if num_failures:
@@ -270,7 +273,8 @@ def agree(
         end_together(failure, is_mistake=True)
         on_every_rank(lambda: log.check() if log is not None else None)
     why: Ending | None = "stopped_by_file" if num_files else "stopped" if num_signals else None
-    return Agreed(why, num_bad_samples, num_written == dist.get_world_size())
+    is_written = num_written == dist.get_world_size()
+    return Agreed(why, num_bad_samples, is_written, None if work is None else StepWork(*all_work))
 
 
 def step_and_measure(

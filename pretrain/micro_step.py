@@ -9,7 +9,7 @@ from data_pipeline.step_dataset import StepBatch
 from data_pipeline.text_tokenizer import TextTokenizer
 from model.kernels.backend import choose_backend
 from model.kernels.block_masks import block_image_masks
-from model.kernels.text_masks import mask_texts
+from model.kernels.text_masks import mask_texts, num_masked
 from model.masked_data_model import MaskedTargets
 from model.masking import drop_path_scales
 from model.multiway import MultiwayInputs
@@ -75,6 +75,8 @@ def make_micro_step(
         caption_padding=batch.caption_padding,
         text_ids=texts.ids,
         text_padding=batch.text_padding,
+        caption_lengths=batch.caption_lengths,
+        text_lengths=batch.text_lengths,
     )
     targets = MaskedTargets(
         image_positions=image_masks.positions,
@@ -83,6 +85,8 @@ def make_micro_step(
         caption_labels=captions.labels,
         text_positions=texts.positions,
         text_labels=texts.labels,
+        caption_counts=num_masked(batch.caption_lengths, objective.caption_mask_ratio),
+        text_counts=num_masked(batch.text_lengths, objective.text_mask_ratio),
     )
     return MicroStep(inputs, targets, _drop_path_scale(config, batch))
 

@@ -8,6 +8,7 @@ Source of the idea: torch.distributed._tools.mem_tracker, which wraps modules an
 
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.kernels.backend import KernelChoice
-from model.kernels.text_masks import most_masked
+from model.kernels.text_masks import num_masked
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
 from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
@@ -107,9 +108,12 @@ def _flash_attention(
     return attend(query, key, value, 0.0, False, attn_mask=attn_mask)[0]
 
 
-# torch would write out the scores on the meta device, which it does on no GPU and on no CPU
-_ON_META = torch.library.Library("aten", "IMPL")
-_ON_META.impl("scaled_dot_product_attention", _flash_attention, "AutogradMeta")
+@contextmanager
+def flash_attention_on_meta() -> Iterator[None]:
+    """torch would write out the scores there, which it does on no GPU and on no CPU."""
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("scaled_dot_product_attention", _flash_attention, "AutogradMeta")
+        yield
 
 
 @cache
@@ -129,7 +133,7 @@ def micro_step_memory(config: PretrainConfig, batch: MicroBatch, kernels: Kernel
 
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(free)
-    with memory:
+    with flash_attention_on_meta(), memory:
         model(micro.inputs, micro.targets, micro.drop_path_scale).sum().backward()
     return MicroStepMemory((*moments, (gradients, memory.peak_so_far())))
 
@@ -150,10 +154,11 @@ def tokenizer_memory(visual: VisualTokenizerConfig, view: tuple[int, ...], dtype
 
 
 def meta_micro_step(config: PretrainConfig, batch: MicroBatch) -> MicroStep:
-    """What pretrain/micro_step.py makes, as tensors without content."""
+    """What pretrain/micro_step.py makes, as tensors without content; captions and texts as long as they can be."""
     network, objective, data = config.model, config.objective, config.data
-    caption_places = most_masked(data.caption_length, objective.caption_mask_ratio)
-    text_places = most_masked(data.text_length, objective.text_mask_ratio)
+    caption_lengths, text_lengths = (data.caption_length,) * batch.pairs, (data.text_length,) * batch.texts
+    (caption_places,) = num_masked([data.caption_length], objective.caption_mask_ratio)
+    (text_places,) = num_masked([data.text_length], objective.text_mask_ratio)
     num_images = batch.images + batch.pairs
 
     def integers(*shape: int) -> Tensor:
@@ -170,6 +175,8 @@ def meta_micro_step(config: PretrainConfig, batch: MicroBatch) -> MicroStep:
         caption_padding=booleans(batch.pairs, data.caption_length),
         text_ids=integers(batch.texts, data.text_length),
         text_padding=booleans(batch.texts, data.text_length),
+        caption_lengths=caption_lengths,
+        text_lengths=text_lengths,
     )
     targets = MaskedTargets(
         image_positions=integers(num_images, objective.num_masked_patches),
@@ -178,6 +185,8 @@ def meta_micro_step(config: PretrainConfig, batch: MicroBatch) -> MicroStep:
         caption_labels=integers(batch.pairs, caption_places),
         text_positions=integers(batch.texts, text_places),
         text_labels=integers(batch.texts, text_places),
+        caption_counts=num_masked(caption_lengths, objective.caption_mask_ratio),
+        text_counts=num_masked(text_lengths, objective.text_mask_ratio),
     )
     scale = None
     if network.drop_path_rate:

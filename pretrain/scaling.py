@@ -99,7 +99,7 @@ def scaling(config: PretrainConfig, machine: Machine) -> str:
 
 
 def assumptions(config: PretrainConfig, machine: Machine) -> list[str]:
-    network, num_flops = machine.network, training_flops(config.model, config.step_size)
+    network, num_flops = machine.network, training_flops(config.model, config.largest_step)
     return [
         f"{config.samples_per_step.total} samples a step, {num_flops / 1e15:.2f} PFLOP; GPUs of "
         f"{machine.peak_tflops:g} TFLOP/s and {machine.gpu_gb:g} GB, {network.gpus_per_node} a node.",
@@ -176,7 +176,7 @@ def what_breaks(num_ranks: int, most: int, compute: float, settings: list[Settin
 
 
 def compute_seconds(config: PretrainConfig, num_ranks: int, machine: Machine) -> float:
-    return training_flops(config.model, config.step_size) / (num_ranks * machine.peak_tflops * 1e12 * machine.mfu)
+    return training_flops(config.model, config.largest_step) / (num_ranks * machine.peak_tflops * 1e12 * machine.mfu)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "GH200": 989, "B200": 2250
 
 @dataclass(frozen=True)
 class StepWork:
-    """What a step computes, over all ranks."""
+    """What is computed in a step, by a rank or by all."""
 
     num_tokens: int
     flops: int
@@ -21,20 +21,21 @@ class StepWork:
 class SpeedMeter:
     """Speed from step to step: reading, agreement and log lines included, the rank's start left out."""
 
-    def __init__(self, work: StepWork, num_ranks: int, device: torch.device, dtype: torch.dtype = torch.bfloat16):
+    def __init__(self, num_ranks: int, device: torch.device, dtype: torch.dtype = torch.bfloat16):
         """dtype: of matrix products; of others than bfloat16 there is no MFU."""
-        self.work, self.num_ranks = work, num_ranks
+        self.num_ranks = num_ranks
         self.peak_flops = peak_flops(device) if dtype == torch.bfloat16 else None
         self._last_step_ended: float | None = None
 
-    def step_ended(self, step_seconds: float) -> dict[str, float]:
-        """Figures of the step that has just been launched; step_seconds: it took, for the first one."""
+    def step_ended(self, work: StepWork, step_seconds: float) -> dict[str, float]:
+        """Figures of the step that has just been launched; work: of all ranks; step_seconds: it took, for the first
+        one."""
         now = time.monotonic()
         seconds = step_seconds if self._last_step_ended is None else now - self._last_step_ended
         self._last_step_ended = now
-        flops_per_second = self.work.flops / seconds / self.num_ranks
+        flops_per_second = work.flops / seconds / self.num_ranks
         figures = {
-            "tokens_per_second": self.work.num_tokens / seconds,
+            "tokens_per_second": work.num_tokens / seconds,
             "tflops_per_rank": flops_per_second / 1e12,
         }
         return figures if self.peak_flops is None else figures | {"mfu": flops_per_second / self.peak_flops}

@@ -4,7 +4,7 @@ from typing import Any
 
 from pretrain.device_copies import LateRecord
 from pretrain.run_log import RunLog
-from pretrain.speed import SpeedMeter
+from pretrain.speed import SpeedMeter, StepWork
 from pretrain.step_guard import StepGuard
 
 
@@ -19,9 +19,9 @@ class StepRecords:
         self.log, self.guard, self.speed = log, guard, speed
         self._late: LateRecord | None = None
 
-    def add(self, record: dict[str, Any]) -> None:
-        """record: of a step that has just been launched, see `RunLog.write`."""
-        speed = {} if self.speed is None else self.speed.step_ended(record["seconds"])
+    def add(self, record: dict[str, Any], work: StepWork | None = None) -> None:
+        """record: of a step that has just been launched, see `RunLog.write`; work: of all ranks, where it is known."""
+        speed = {} if self.speed is None or work is None else self.speed.step_ended(work, record["seconds"])
         late = LateRecord(record | speed)
         self.finish()
         self._late = late

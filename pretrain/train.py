@@ -77,9 +77,9 @@ class Pretraining(Job[PretrainConfig]):
     def describe(self) -> list[str]:
         return [describe_backend(choose_backend(self.config.kernels, self.device))]
 
-    def work(self) -> StepWork:
-        config = self.config
-        step = config.step_size
+    def work(self, batch: StepBatch) -> StepWork:
+        config, num_pairs = self.config, len(batch.caption_lengths)
+        step = config.step_size(len(batch.images) - num_pairs, batch.caption_lengths, batch.text_lengths)
         return StepWork(step.num_tokens(config.model), training_flops(config.model, step))
 
     def fingerprints(self) -> dict[str, str]:

@@ -33,8 +33,9 @@ def giant_calls() -> Iterator[Callable[[], object]]:
         yield partial(_forward_and_backward, expert_ffn, x, branch, bias_rows, weights, rows, "triton")
     images = ImagePieces(_random(3, 4, DIM), _random(DIM), _random(DIM), _random(5, DIM))
     texts = TextPieces(_random(13, DIM), _random(4, DIM))
-    masks = [torch.zeros(shape, dtype=torch.bool) for shape in ((3, 4), (3, 3), (1, 4))]
-    yield partial(_forward_and_backward, assemble_tokens, images, texts, *masks, "triton")
+    masks, begins = torch.zeros(3, 4, dtype=torch.bool), torch.tensor([0, 4, 6, 9, 13], dtype=torch.int32)
+    places = torch.zeros(13, dtype=torch.int64)
+    yield partial(_forward_and_backward, assemble_tokens, images, texts, masks, places, begins, "triton")
     yield partial(block_image_masks, 0, torch.arange(16), 16, 102, 16, "triton")
     ids = torch.zeros(16, 512, dtype=torch.int64)
     yield partial(mask_texts, 0, torch.arange(16), ids, ids == 1, 0.15, 64001, (4, 64001), "triton")

@@ -21,7 +21,7 @@ def compiled(function: Callable[P, T]) -> Callable[P, T]:
     """The function as one graph, compiled anew for each size. A run has few, but more than torch expects; where batches
     come in more than MOST_SIZES sizes, torch raises."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SIZES)
-    return torch.compile(function, fullgraph=True, dynamic=False)
+    return torch.compile(function, fullgraph=True)
 
 
 def require_compiler(device: torch.device, has_triton: bool) -> None:

@@ -9,6 +9,7 @@ one text; eager takes a hundred passes over (B, S), and sorts.
 Shapes: B texts, S tokens of a text, K masked positions per text (the most there can be).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,7 +37,7 @@ class MaskedText:
     positions: Tensor
     """(B, K) masked positions, in increasing order; unused places hold 0."""
     labels: Tensor
-    """(B, K) the original ids at those positions; -100 in unused places."""
+    """(B, K) the original ids at those positions; -100 in unused places, which stand behind the others."""
 
 
 def mask_texts_reference(
@@ -54,7 +55,7 @@ def mask_texts_reference(
     random_ids = word_ids[0] + below(words[1], word_ids[1] - word_ids[0])
     replaced = torch.where(fate < MASKED_BELOW, mask_id, torch.where(fate < RANDOM_BELOW, random_ids, ids))
 
-    most = most_masked(ids.shape[1], ratio)
+    (most,) = num_masked([ids.shape[1]], ratio)
     positions = torch.where(chosen, places, ids.shape[1]).sort(dim=1).values[:, :most]  # (B, K)
     used = positions < ids.shape[1]
     positions = positions * used
@@ -62,9 +63,10 @@ def mask_texts_reference(
     return MaskedText(torch.where(chosen, replaced, ids), positions, labels)
 
 
-def most_masked(length: int, ratio: float) -> int:
-    """Of a text of `length` tokens without padding."""
-    return int(_num_masked_by_length(length, ratio, torch.device("cpu"))[-1])
+def num_masked(lengths: Sequence[int], ratio: float) -> tuple[int, ...]:
+    """Of texts of so many tokens, padding not among them, how many are hidden."""
+    by_length = _num_masked_by_length(max(lengths, default=0), ratio, torch.device("cpu")).tolist()
+    return tuple(by_length[length] for length in lengths)
 
 
 @lru_cache
@@ -135,7 +137,7 @@ def mask_texts(
     num_texts, length = ids.shape
     if length > MAX_PLACES:
         raise ValueError(f"kernels triton mask texts of up to {MAX_PLACES} tokens; set kernels to reference")
-    most = most_masked(length, ratio)
+    (most,) = num_masked([length], ratio)
     masked_ids = torch.empty(num_texts, length, dtype=torch.int64, device=ids.device)
     positions = torch.empty(num_texts, most, dtype=torch.int64, device=ids.device)
     labels = torch.empty_like(positions)

@@ -2,11 +2,11 @@
 
     images[b, 0]     = class token + positions[0]
     images[b, v]     = (mask token where image_mask[b, v - 1], else patches[b, v - 1]) + positions[v]
-    captions, texts  = words + text positions, 0 where they are padding
+    words[r]         = words[r] + text positions[place of r in its text]
 
 Words come as rows, not as table and ids: ZeRO-3 then need not keep the table of 64,010 words gathered beyond the call
-of nn.Embedding, and the table's gradient stays torch's. Bytes, for N rows of D in bfloat16 (padded words and hidden
-patches, which ours does not read, are not taken off):
+of nn.Embedding, and the table's gradient stays torch's. Bytes, for N rows of D in bfloat16 (hidden patches, which ours
+does not read, are not taken off):
 
 | | forward | backward |
 | --- | --- | --- |
@@ -22,7 +22,7 @@ Every piece has a gradient in every step, zeros where nothing used it.
 A program owns one position and some columns, and goes through the samples: it reads the position once, and sums its
 gradient in a fixed order, without atomics. The mask token's gradient is then the sum over V - 1 rows of floats.
 
-Shapes: I image-only samples, P pairs, T texts; V image tokens, C caption tokens, L text tokens; N packed rows, D dim.
+Shapes: B images; V image tokens; R words of T captions and texts, the longest of L words; N packed rows, D dim.
 """
 
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ class ImagePieces(NamedTuple):
     """What images are made of. A tuple, because ZeRO-3's hooks look for tensors in tuples only."""
 
     patches: Tensor
-    """(I + P, V - 1, D)"""
+    """(B, V - 1, D)"""
     cls_token: Tensor
     """(D,)"""
     mask_token: Tensor
@@ -56,24 +56,18 @@ class TextPieces(NamedTuple):
     """What captions and texts are made of."""
 
     words: Tensor
-    """(P * C + T * L, D), captions first."""
+    """(R, D), captions first."""
     positions: Tensor
-    """(max(C, L), D)"""
+    """(L, D)"""
 
 
-def token_assembly_reference(
-    images: ImagePieces, texts: TextPieces, image_mask: Tensor, caption_padding: Tensor, text_padding: Tensor
-) -> Tensor:
+def token_assembly_reference(images: ImagePieces, texts: TextPieces, image_mask: Tensor, word_places: Tensor) -> Tensor:
     """The definition. Shapes as in `assemble_tokens`."""
     # torch.where keeps the mask token in the graph of every step, also when nothing is masked (ZeRO-3 needs it)
     patches = torch.where(image_mask[..., None], images.mask_token, images.patches)
     tokens = torch.cat([images.cls_token.expand(len(patches), 1, -1), patches], dim=1) + images.positions
-    parts = [tokens.flatten(0, 1)]
-    kinds = texts.words.split([caption_padding.numel(), text_padding.numel()])
-    for words, padding in zip(kinds, (caption_padding, text_padding), strict=True):
-        placed = words.unflatten(0, padding.shape) + texts.positions[: padding.shape[1]]
-        parts.append(placed.masked_fill(padding[..., None], 0).flatten(0, 1))
-    return torch.cat(parts)
+    words = texts.words + torch.nn.functional.embedding(word_places, texts.positions)
+    return torch.cat([tokens.flatten(0, 1), words])
 
 
 @jit
@@ -90,18 +84,12 @@ def _image_rows(start, position, mask_ptr, num_images, num_tokens, SAMPLES: tl.c
 
 
 @jit
-def _text_rows(start, position, padding_ptr, num_captions, num_samples, caption_length, text_length,
-               SAMPLES: tl.constexpr):  # fmt: skip
-    """Of some samples, captions then texts, at a position: whether they are so long, their rows among the words, and
-    whether they are padding there."""
-    samples = (start + tl.arange(0, SAMPLES)).to(tl.int64)
-    is_caption = samples < num_captions
-    first = tl.where(
-        is_caption, samples * caption_length, num_captions * caption_length + (samples - num_captions) * text_length
-    )
-    exists = (samples < num_samples) & (position < tl.where(is_caption, caption_length, text_length))
-    is_padding = tl.load(padding_ptr + first + position, mask=exists, other=1) != 0
-    return exists, first + position, is_padding
+def _text_rows(start, position, begins_ptr, num_texts, SAMPLES: tl.constexpr):
+    """Of some texts at a position: whether they are so long, and their rows among the words."""
+    samples = start + tl.arange(0, SAMPLES)
+    first = tl.load(begins_ptr + samples, mask=samples < num_texts, other=0)
+    end = tl.load(begins_ptr + samples + 1, mask=samples < num_texts, other=0)
+    return position < end - first, (first + position).to(tl.int64)
 
 
 @jit(do_not_specialize=["num_images", "num_tokens"])
@@ -155,43 +143,35 @@ def _image_tokens_backward(
     tl.store(dtokens_ptr + position * D + columns, tl.sum(token_sum, 0), mask=inside)
 
 
-@jit(do_not_specialize=["num_captions", "num_samples", "caption_length", "text_length"])
+@jit(do_not_specialize=["num_texts"])
 def _text_tokens_forward(
-    words_ptr, padding_ptr, positions_ptr, out_ptr, num_captions, num_samples, caption_length, text_length,
+    words_ptr, begins_ptr, positions_ptr, out_ptr, num_texts,
     D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     position = tl.program_id(0)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < D
     added = tl.load(positions_ptr + position * D + columns, mask=inside, other=0.0).to(tl.float32)
-    for start in range(0, num_samples, SAMPLES):
-        exists, rows, is_padding = _text_rows(
-            start, position, padding_ptr, num_captions, num_samples, caption_length, text_length, SAMPLES
-        )
+    for start in range(0, num_texts, SAMPLES):
+        exists, rows = _text_rows(start, position, begins_ptr, num_texts, SAMPLES)
         offsets = rows[:, None] * D + columns[None, :]
-        seen = (exists & (is_padding == 0))[:, None] & inside[None, :]
-        words = tl.load(words_ptr + offsets, mask=seen, other=0.0).to(tl.float32)
-        tl.store(out_ptr + offsets, tl.where(seen, words + added[None, :], 0.0), mask=exists[:, None] & inside[None, :])
+        used = exists[:, None] & inside[None, :]
+        words = tl.load(words_ptr + offsets, mask=used, other=0.0).to(tl.float32)
+        tl.store(out_ptr + offsets, words + added[None, :], mask=used)
 
 
-@jit(do_not_specialize=["num_captions", "num_samples", "caption_length", "text_length"])
-def _text_tokens_backward(
-    dy_ptr, padding_ptr, dwords_ptr, dpositions_ptr, num_captions, num_samples, caption_length, text_length,
-    D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr,
+@jit(do_not_specialize=["num_texts"])
+def _text_positions_backward(
+    dy_ptr, begins_ptr, dpositions_ptr, num_texts, D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
     position = tl.program_id(0)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < D
     position_sum = tl.zeros([SAMPLES, COLUMNS], tl.float32)
-    for start in range(0, num_samples, SAMPLES):
-        exists, rows, is_padding = _text_rows(
-            start, position, padding_ptr, num_captions, num_samples, caption_length, text_length, SAMPLES
-        )
-        offsets = rows[:, None] * D + columns[None, :]
-        seen = (exists & (is_padding == 0))[:, None] & inside[None, :]
-        dy = tl.load(dy_ptr + offsets, mask=seen, other=0.0).to(tl.float32)
-        tl.store(dwords_ptr + offsets, dy, mask=exists[:, None] & inside[None, :])
-        position_sum += dy
+    for start in range(0, num_texts, SAMPLES):
+        exists, rows = _text_rows(start, position, begins_ptr, num_texts, SAMPLES)
+        used = exists[:, None] & inside[None, :]
+        position_sum += tl.load(dy_ptr + rows[:, None] * D + columns[None, :], mask=used, other=0.0).to(tl.float32)
     tl.store(dpositions_ptr + position * D + columns, tl.sum(position_sum, 0), mask=inside)
 
 
@@ -199,17 +179,13 @@ class _TokenAssembly(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, patches: Tensor, cls_token: Tensor, mask_token: Tensor, image_positions: Tensor, words: Tensor,
-        text_positions: Tensor, image_mask: Tensor, caption_padding: Tensor, text_padding: Tensor,
+        text_positions: Tensor, image_mask: Tensor, text_begins: Tensor,
     ) -> Tensor:  # fmt: skip
-        assert words.dtype == patches.dtype and len(text_positions) == max(
-            caption_padding.shape[1], text_padding.shape[1]
-        )
+        assert words.dtype == patches.dtype and text_begins.dtype == torch.int32
         image_mask = image_mask.contiguous().view(torch.uint8)
-        padding = torch.cat([caption_padding.flatten(), text_padding.flatten()]).view(torch.uint8)
         num_image_rows = len(patches) * len(image_positions)
         out = patches.new_empty(num_image_rows + len(words), patches.shape[-1])
         images, texts = out.split([num_image_rows, len(words)])
-        sizes = _text_sizes(caption_padding, text_padding)
         _launch(
             _image_tokens_forward, len(image_positions), out.shape[1],
             patches.contiguous(), image_mask, cls_token.contiguous(), mask_token.contiguous(),
@@ -217,42 +193,37 @@ class _TokenAssembly(torch.autograd.Function):
         )  # fmt: skip
         _launch(
             _text_tokens_forward, len(text_positions), out.shape[1],
-            words.contiguous(), padding, text_positions.contiguous(), texts, *sizes,
+            words.contiguous(), text_begins, text_positions.contiguous(), texts, len(text_begins) - 1,
         )  # fmt: skip
-        ctx.save_for_backward(image_mask, padding)
-        ctx.sizes = sizes
+        ctx.save_for_backward(image_mask, text_begins)
+        ctx.num_text_positions = len(text_positions)
         ctx.dtypes = [piece.dtype for piece in (cls_token, mask_token, image_positions, text_positions)]
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        image_mask, padding = ctx.saved_tensors
+        image_mask, text_begins = ctx.saved_tensors
         dy = grads[0].contiguous()
         dim = dy.shape[1]
         num_images, num_patches = image_mask.shape
-        num_positions = num_patches + 1
-        image_dy, text_dy = dy.split([num_images * num_positions, len(padding)])
+        num_positions, num_image_rows = num_patches + 1, num_images * (num_patches + 1)
+        dwords = dy[num_image_rows:]
         dpatches = dy.new_empty(num_images, num_patches, dim)
         dtokens = dy.new_empty(num_positions, dim, dtype=torch.float32)  # the class token's, then the mask token's
         cls_type, mask_type, image_type, text_type = ctx.dtypes
         dimage_positions = dy.new_empty(num_positions, dim, dtype=image_type)
+        dtext_positions = dy.new_empty(ctx.num_text_positions, dim, dtype=text_type)
         _launch(
             _image_tokens_backward, num_positions, dim,
-            image_dy, image_mask, dpatches, dimage_positions, dtokens, num_images, num_positions,
+            dy, image_mask, dpatches, dimage_positions, dtokens, num_images, num_positions,
         )  # fmt: skip
-        _, _, *lengths = ctx.sizes
-        dwords = torch.empty_like(text_dy)
-        dtext_positions = dy.new_empty(max(lengths), dim, dtype=text_type)
-        _launch(_text_tokens_backward, max(lengths), dim, text_dy, padding, dwords, dtext_positions, *ctx.sizes)
+        _launch(
+            _text_positions_backward, ctx.num_text_positions, dim,
+            dwords, text_begins, dtext_positions, len(text_begins) - 1,
+        )  # fmt: skip
         dcls, dmask = dtokens[0].to(cls_type), dtokens[1:].sum(0).to(mask_type)
-        return dpatches, dcls, dmask, dimage_positions, dwords, dtext_positions, None, None, None
-
-
-def _text_sizes(caption_padding: Tensor, text_padding: Tensor) -> tuple[int, int, int, int]:
-    """Captions, samples in all, tokens of a caption and of a text."""
-    (num_captions, caption_length), (num_texts, text_length) = caption_padding.shape, text_padding.shape
-    return num_captions, num_captions + num_texts, caption_length, text_length
+        return dpatches, dcls, dmask, dimage_positions, dwords, dtext_positions, None, None
 
 
 def _launch(kernel: Any, num_positions: int, dim: int, *args: Any) -> None:
@@ -265,16 +236,17 @@ def assemble_tokens(
     images: ImagePieces,
     texts: TextPieces,
     image_mask: Tensor,
-    caption_padding: Tensor,
-    text_padding: Tensor,
+    word_places: Tensor,
+    text_begins: Tensor,
     backend: Backend,
 ) -> Tensor:
-    """image_mask: (I + P, V - 1) bool, True = hidden; caption_padding: (P, C), text_padding: (T, L), True = padding.
+    """image_mask: (B, V - 1) bool, True = hidden; word_places: (R,) int64 place of each word in its text; text_begins:
+    (T + 1,) int32 the word at which each text begins, and their number: two ways to say the same.
 
-    Returns (N, D): images, captions, texts. Padded positions are zero and give no gradient.
+    Returns (N, D): images, then words.
     """
     if backend == "triton":
-        return _TokenAssembly.apply(*images, *texts, image_mask, caption_padding, text_padding)
+        return _TokenAssembly.apply(*images, *texts, image_mask, text_begins)
     if backend == "compile":
-        return compiled(token_assembly_reference)(images, texts, image_mask, caption_padding, text_padding)
-    return token_assembly_reference(images, texts, image_mask, caption_padding, text_padding)
+        return compiled(token_assembly_reference)(images, texts, image_mask, word_places)
+    return token_assembly_reference(images, texts, image_mask, word_places)

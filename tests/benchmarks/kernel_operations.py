@@ -18,7 +18,7 @@ from model.kernels.expert_rows import ExpertRows
 from model.kernels.masked_cross_entropy import masked_cross_entropy
 from model.kernels.residual_norm import Branch, residual_norm, residual_norm_reference
 from model.kernels.token_assembly import ImagePieces, TextPieces, assemble_tokens, token_assembly_reference
-from model.layout import PackedLayout
+from model.layout import PackedLayout, pack, tokens_of
 
 NAMES = ("norm", "residual", "residual_drop_path", "activation", "assembly", "ffn")
 
@@ -37,14 +37,11 @@ class Size:
     vocab_size: int = 64010
 
     def layout(self) -> PackedLayout:
-        return PackedLayout(
-            num_images=self.num_samples,
-            num_pairs=self.num_samples,
-            num_texts=self.num_samples,
-            image_tokens=self.image_tokens,
-            caption_tokens=self.caption_tokens,
-            text_tokens=self.text_tokens,
+        captions, texts = (
+            tokens_of(torch.zeros(self.num_samples, length, dtype=torch.bool), (length,) * self.num_samples)
+            for length in (self.caption_tokens, self.text_tokens)
         )
+        return pack(self.num_samples, self.image_tokens, captions, texts)
 
 
 def sizes(num_samples: int) -> list[Size]:
@@ -172,24 +169,20 @@ def _our_ffn(x: Tensor, output: Tensor, bias: Tensor, *vectors: Tensor, rows: Ex
 
 
 def _assembly(size: Size, layout: PackedLayout, random: Callable[..., Tensor], device: torch.device) -> Operation:
-    """40 % of the patches hidden; no padding."""
+    """40 % of the patches hidden."""
     num_images, num_patches, dim = 2 * size.num_samples, size.image_tokens - 1, size.dim
     image_mask = torch.rand(num_images, num_patches, device=device) < 0.4
-    caption_padding, text_padding = (
-        torch.zeros(size.num_samples, length, dtype=torch.bool, device=device)
-        for length in (size.caption_tokens, size.text_tokens)
-    )
+    word_places, text_begins = (tensor.to(device) for tensor in layout.words())
     num_words = size.num_samples * (size.caption_tokens + size.text_tokens)
     vectors = [random(dim), random(dim), random(size.image_tokens, dim)]
     inputs = [random(num_images, num_patches, dim), *vectors, random(num_words, dim), random(size.text_tokens, dim)]
 
-    masks = {"image_mask": image_mask, "caption_padding": caption_padding, "text_padding": text_padding}
-
     def plain(*pieces: Tensor) -> Tensor:
-        return token_assembly_reference(ImagePieces(*pieces[:4]), TextPieces(*pieces[4:]), **masks)
+        return token_assembly_reference(ImagePieces(*pieces[:4]), TextPieces(*pieces[4:]), image_mask, word_places)
 
     def ours(*pieces: Tensor, backend: Backend) -> Tensor:
-        return assemble_tokens(ImagePieces(*pieces[:4]), TextPieces(*pieces[4:]), **masks, backend=backend)
+        images, texts = ImagePieces(*pieces[:4]), TextPieces(*pieces[4:])
+        return assemble_tokens(images, texts, image_mask, word_places, text_begins, backend)
 
     stream = layout.num_rows * dim
     return Operation(

@@ -1,7 +1,8 @@
 """What the benchmarks of a step train: sizes of networks, and one batch of random samples for all who compete.
 
 A batch has the proportions and lengths of the recipes: as many images, pairs and texts, texts of 512 tokens, captions
-of 64, of which a random part is padding. Masks and codes are made beforehand, so loader and tokenizer are left out.
+of 8 to 32 with padding to 64. Their mean is 20: the captions of CC12M, half of BEiT-3's pairs, have 20 words, those of
+CC3M 10 (arXiv 2102.08981). Masks and codes are made beforehand, so loader and tokenizer are left out.
 
 Shapes: I images, P pairs, T texts; V image tokens, C caption tokens, L text tokens.
 """
@@ -16,7 +17,7 @@ from model.checkpointing import KEEP_EVERYTHING
 from model.config import MultiwayConfig
 from model.flops import StepSize, training_flops
 from model.kernels.block_masks import block_image_masks
-from model.kernels.text_masks import mask_texts
+from model.kernels.text_masks import mask_texts, num_masked
 from model.masked_data_model import MaskedTargets
 from model.multiway import MultiwayInputs
 from pretrain.config import PretrainConfig
@@ -26,8 +27,8 @@ from tests.launch import ROOT
 
 FIRST_WORD = 4
 """Ids before it are special."""
-SHORTEST_CAPTION = 8
-"""Tokens, with <s> and </s>; the longest fills the caption's length."""
+CAPTION_LENGTHS = (8, 32)
+"""Shortest and longest, in tokens, with <s> and </s>."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Case:
     @property
     def size(self) -> StepSize:
         """Of a step, as model/flops.py counts it."""
-        return self.config.step_size
+        config = self.config
+        texts = (config.data.text_length,) * config.texts_per_step
+        return config.step_size(config.images_per_step, caption_lengths(config.pairs_per_step), texts)
 
     @property
     def num_tokens(self) -> int:
@@ -57,6 +60,12 @@ class Case:
     @property
     def flops(self) -> int:
         return training_flops(self.model, self.size)
+
+
+def caption_lengths(num_pairs: int) -> tuple[int, ...]:
+    """Evenly from the shortest to the longest."""
+    shortest, longest = CAPTION_LENGTHS
+    return tuple(shortest + (longest - shortest) * (2 * i + 1) // (2 * num_pairs) for i in range(num_pairs))
 
 
 def make_case(
@@ -119,6 +128,9 @@ class Batch:
             inputs.caption_padding.chunk(num_parts),
             inputs.text_ids.chunk(num_parts),
             inputs.text_padding.chunk(num_parts),
+            [False] * num_parts,
+            chunks(inputs.caption_lengths, num_parts),
+            chunks(inputs.text_lengths, num_parts),
             strict=True,
         )
         answers = zip(
@@ -128,11 +140,20 @@ class Batch:
             targets.caption_labels.chunk(num_parts),
             targets.text_positions.chunk(num_parts),
             targets.text_labels.chunk(num_parts),
+            chunks(targets.caption_counts, num_parts),
+            chunks(targets.text_counts, num_parts),
             strict=True,
         )
         return [
             Batch(MultiwayInputs(*part), MaskedTargets(*answer)) for part, answer in zip(fields, answers, strict=True)
         ]
+
+
+def chunks(numbers: tuple[int, ...] | None, num_parts: int) -> list[tuple[int, ...]]:
+    """Of known lengths, as Tensor.chunk cuts."""
+    assert numbers is not None
+    size = len(numbers) // num_parts
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
 def random_batch(config: PretrainConfig, device: torch.device, seed: int = 0) -> Batch:
@@ -152,8 +173,8 @@ def random_batch(config: PretrainConfig, device: torch.device, seed: int = 0) ->
         return torch.randint(*word_ids, (count, length), generator=generator)
 
     longest = data.caption_length
-    lengths = torch.randint(SHORTEST_CAPTION, longest + 1, (num_pairs, 1), generator=generator)
-    caption_padding = torch.arange(longest) >= lengths
+    lengths, text_lengths = caption_lengths(num_pairs), (data.text_length,) * num_texts
+    caption_padding = torch.arange(longest) >= torch.tensor(lengths)[:, None]
     text_padding = torch.zeros(num_texts, data.text_length, dtype=torch.bool)
     captions = mask_texts(
         seed, pair_ids, words(num_pairs, longest), caption_padding, objective.caption_mask_ratio, mask_id, word_ids,
@@ -173,6 +194,8 @@ def random_batch(config: PretrainConfig, device: torch.device, seed: int = 0) ->
         caption_padding=caption_padding.to(device),
         text_ids=texts.ids.to(device),
         text_padding=text_padding.to(device),
+        caption_lengths=lengths,
+        text_lengths=text_lengths,
     )
     targets = MaskedTargets(
         image_positions=masks.positions.to(device),
@@ -181,5 +204,7 @@ def random_batch(config: PretrainConfig, device: torch.device, seed: int = 0) ->
         caption_labels=captions.labels.to(device),
         text_positions=texts.positions.to(device),
         text_labels=texts.labels.to(device),
+        caption_counts=num_masked(lengths, objective.caption_mask_ratio),
+        text_counts=num_masked(text_lengths, objective.text_mask_ratio),
     )
     return Batch(inputs, targets)

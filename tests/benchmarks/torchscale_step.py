@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from model.config import MultiwayConfig
+from model.layout import tokens_of
 from model.masking import IGNORED
 from pretrain.formats.beit3 import beit3_entries
 from tests.benchmarks.step_cases import Batch
@@ -49,7 +50,8 @@ class TorchscalePretraining(nn.Module):
         sums: dict[str, Tensor] = {}
         if use == "text":
             states = self._encode(textual_tokens=inputs.text_ids, text_padding_position=inputs.text_padding)
-            sums["mlm"] = _loss_sum(self.mlm_head, states, targets.text_positions, targets.text_labels)
+            asked = (targets.text_positions, targets.text_labels, targets.text_counts)
+            sums["mlm"] = _loss_sum(self.mlm_head, states, *asked)
         else:
             images = {"visual_tokens": inputs.images[mine], "vision_masked_position": inputs.image_mask[mine]}
             captions = {"textual_tokens": inputs.caption_ids, "text_padding_position": inputs.caption_padding}
@@ -59,7 +61,7 @@ class TorchscalePretraining(nn.Module):
             sums[name] = _loss_sum(self.mim_head, states, places, targets.visual_token_ids[mine])
         if use == "pair":
             places = targets.caption_positions + inputs.image_mask.shape[1] + 1
-            sums["mvlm_text"] = _loss_sum(self.mlm_head, states, places, targets.caption_labels)
+            sums["mvlm_text"] = _loss_sum(self.mlm_head, states, places, targets.caption_labels, targets.caption_counts)
         nothing = states.new_zeros((), dtype=torch.float32)
         return torch.stack([sums.get(name, nothing) for name in ("mim", "mlm", "mvlm_image", "mvlm_text")])
 
@@ -67,11 +69,14 @@ class TorchscalePretraining(nn.Module):
         return self.beit3(**inputs)["encoder_out"]
 
 
-def _loss_sum(head: nn.Module, states: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
-    """Of states (B, S, D) at positions (B, K)."""
-    hidden = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
-    logits = head(hidden.flatten(0, 1))
-    return cross_entropy(logits.float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+def _loss_sum(
+    head: nn.Module, states: Tensor, positions: Tensor, labels: Tensor, counts: tuple[int, ...] | None = None
+) -> Tensor:
+    """Of states (B, S, D) at positions (B, K), of which counts are in use, None = all."""
+    used = tokens_of(labels == IGNORED, counts or (labels.shape[1],) * len(labels))
+    places = used.samples * states.shape[1] + used.take(positions)
+    logits = head(states.flatten(0, 1).index_select(0, places))
+    return cross_entropy(logits.float(), used.take(labels), reduction="sum")
 
 
 def with_our_weights(weights: Mapping[str, Tensor], config: MultiwayConfig) -> TorchscalePretraining:

@@ -1,4 +1,4 @@
-"""Attention of texts and pairs with their padding as a mask and as sequences."""
+"""Attention within sequences of different lengths, at once and one after the other, beside a mask's."""
 
 import inspect
 from dataclasses import replace
@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import model.attention
 from model.attention import _import_sequence_attention, attend, find_sequence_attention
 from model.captioner import prefill
-from model.layout import split_at_padding
+from model.layout import tokens_of
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
 from tests.kernels import DEVICE
@@ -43,13 +43,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return seen
 
 
-def test_a_sample_is_its_tokens_and_its_padding() -> None:
-    lengths = torch.tensor([3, 5, 0, 1])
-    assert split_at_padding(lengths, 5).tolist() == [0, 3, 5, 10, 10, 10, 15, 16, 20]
-    assert split_at_padding(lengths[:0], 5).tolist() == [0]
-    assert split_at_padding(torch.zeros(2, dtype=torch.int64), 0).tolist() == [0, 0, 0, 0, 0]
-
-
 def results(network: MaskedDataModel, inputs: MultiwayInputs, targets: MaskedTargets) -> list[Tensor]:
     """Hidden states of all that is no padding, losses, and the gradients of all parameters."""
     states = network.encode(inputs)
@@ -59,20 +52,20 @@ def results(network: MaskedDataModel, inputs: MultiwayInputs, targets: MaskedTar
 
 
 @pytest.mark.parametrize("counts", [(1, 2, 2), (0, 2, 0), (1, 0, 2), (0, 0, 0)], ids=str)
-def test_a_network_computes_with_sequences_what_it_does_with_masks(
-    counts: tuple[int, int, int], calls: list[Tensor]
+def test_a_network_computes_sequences_at_once_as_one_after_the_other(
+    counts: tuple[int, int, int], calls: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = tiny_inputs(*counts)
     targets = on_device(tiny_targets(inputs))
     inputs = on_device(inputs)
-    by_mask = results(tiny_model(kernels="reference", depth=1).to(DEVICE), inputs, targets)
-    assert calls == []
-    by_sequences = results(tiny_model(kernels="triton", depth=1).to(DEVICE), inputs, targets)
+    network = tiny_model(depth=1).to(DEVICE)
+    at_once = results(network, inputs, targets)
     assert len(calls) == 2 * ((counts[1] > 0) + (counts[2] > 0))
-    torch.testing.assert_close(by_sequences, by_mask, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(model.attention, "find_sequence_attention", lambda qkv: None)
+    torch.testing.assert_close(results(network, inputs, targets), at_once, rtol=1e-4, atol=1e-5)
 
 
-def test_sequences_give_what_the_mask_gives_also_where_all_or_nothing_is_padding(calls: list[Tensor]) -> None:
+def test_sequences_of_any_length_give_what_a_mask_gives(calls: list[Tensor]) -> None:
     by_mask, by_sequences = attend_both_ways(torch.float32)
     assert len(calls) == 1
     torch.testing.assert_close(by_sequences, by_mask, rtol=1e-4, atol=1e-5)
@@ -96,25 +89,31 @@ def test_torchs_attention_over_sequences_gives_what_the_mask_gives() -> None:
 
 
 def attend_both_ways(dtype: torch.dtype) -> list[list[Tensor]]:
-    """Outputs at all that is no padding, and gradients."""
-    lengths, num_tokens = torch.tensor([7, 64, 1, 0, 33], device=DEVICE), 64
+    """Outputs and gradients: of padded samples with a mask, and of their tokens as sequences."""
+    lengths, num_tokens = (7, 64, 1, 0, 33), 64
     generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(5, num_tokens, 3, 4, 64, generator=generator).to(DEVICE, dtype).requires_grad_()
-    seen = torch.arange(num_tokens, device=DEVICE) < lengths[:, None]
-    mask = seen[:, None, None] | ~seen[:, None, :, None]  # a row that sees nothing would be NaN
-    dy = torch.randn(5, num_tokens, 256, generator=generator).to(DEVICE, dtype) * seen[..., None]
-    both = []
-    for sequences in (None, split_at_padding(lengths, num_tokens)):
-        output = attend(qkv, mask, sequences)
-        both.append([output[seen], torch.autograd.grad(output, qkv, dy)[0]])
-    return both
+    padding = torch.arange(num_tokens, device=DEVICE) >= torch.tensor(lengths, device=DEVICE)[:, None]
+    tokens = tokens_of(padding, lengths)
+    qkv = torch.randn(tokens.num_rows, 3, 4, 64, generator=generator).to(DEVICE, dtype).requires_grad_()
+    dy = torch.randn(tokens.num_rows, 256, generator=generator).to(DEVICE, dtype)
+    q, k, v = (x.transpose(1, 2) for x in tokens.put(qkv, num_tokens).unbind(2))
+    mask = ~padding[:, None, None] | padding[:, None, :, None]  # a row that sees nothing would be NaN
+    padded = scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    outputs = (tokens.take(padded), attend(qkv, tokens))
+    return [[output, torch.autograd.grad(output, qkv, dy, retain_graph=True)[0]] for output in outputs]
 
 
-def test_causal_captions_and_the_reference_have_their_mask_alone() -> None:
-    inputs = tiny_inputs(1, 3, 2)
-    causal, by_mask = replace(inputs, causal_captions=True).layout("triton"), inputs.layout("reference")
-    assert causal.pair_sequences is None and causal.text_sequences is not None
-    assert by_mask.pair_sequences is None and by_mask.text_sequences is None
+def test_a_causal_mask_is_cut_to_each_pairs_length(calls: list[Tensor]) -> None:
+    network, inputs = tiny_model(), replace(tiny_inputs(0, 3, 0), causal_captions=True)
+    lengths = (~inputs.caption_padding).sum(1).tolist()
+    assert len(set(lengths)) > 1
+    with torch.no_grad():
+        states = network.encode(inputs)
+        for pair in range(3):  # alone they are equally long, but for padding that the others lack
+            names = ("images", "image_mask", "caption_ids", "caption_padding")
+            alone = replace(inputs, **{name: getattr(inputs, name)[pair : pair + 1] for name in names})
+            torch.testing.assert_close(network.encode(alone).captions[0], states.captions[pair])
+    assert calls == []
 
 
 def test_a_captioner_that_keeps_keys_and_values_keeps_its_mask(calls: list[Tensor]) -> None:

@@ -1,7 +1,7 @@
 """The pieces of the packed rows; images of another size than the network was trained at. CPU, seconds."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from model.embeddings import PatchProjection, interpolate_positions
+from model.kernels.backend import Backend
 from tests.kernels import DEVICE
 from tests.tiny import CONFIG, tiny_inputs, tiny_model
 
@@ -74,9 +75,9 @@ def test_the_kernels_pack_like_the_reference(counts: tuple[int, int, int]) -> No
     moved: dict[str, Any] = {name: x.to(DEVICE) for name, x in vars(inputs).items() if isinstance(x, Tensor)}
     inputs = replace(inputs, **moved)
     found: list[list[Tensor]] = []
-    for kernels in ("reference", "triton"):
-        encoder = tiny_model(kernels=kernels).encoder.to(DEVICE)
-        packed = encoder.pack(inputs)
+    encoder, backends = tiny_model().encoder.to(DEVICE), ("reference", "triton")
+    for backend in cast(tuple[Backend, ...], backends):
+        packed = encoder.pack(inputs, inputs.layout(), backend)
         embeddings = [*encoder.vision_embed.parameters(), *encoder.text_embed.parameters()]
         dy = torch.randn(packed.shape, generator=torch.Generator().manual_seed(5)).to(DEVICE)
         found.append([packed.detach(), *torch.autograd.grad(packed, embeddings, dy)])
@@ -87,7 +88,7 @@ def test_a_piece_is_no_view_of_a_parameter() -> None:
     encoder, inputs = tiny_model().encoder, tiny_inputs(1, 1, 1)
     pieces = (
         *encoder.vision_embed(inputs.images, inputs.image_mask),
-        *encoder.text_embed(inputs.caption_ids, inputs.text_ids),
+        *encoder.text_embed(inputs.text_ids.flatten(), inputs.text_ids.shape[1]),
     )
     parameters = {parameter.untyped_storage().data_ptr() for parameter in encoder.parameters()}
     assert parameters.isdisjoint(piece.untyped_storage().data_ptr() for piece in pieces)

@@ -101,10 +101,28 @@ def test_what_stands_in_padding_changes_nothing() -> None:
     with torch.no_grad():
         before, after = model.encode(inputs), model.encode(other)
     torch.testing.assert_close(before.images, after.images, atol=0, rtol=0)
-    kept = ~inputs.caption_padding
-    torch.testing.assert_close(before.captions[kept], after.captions[kept], atol=0, rtol=0)
-    kept = ~inputs.text_padding
-    torch.testing.assert_close(before.texts[kept], after.texts[kept], atol=0, rtol=0)
+    for ours, others, padding in (
+        (before.captions, after.captions, inputs.caption_padding),
+        (before.texts, after.texts, inputs.text_padding),
+    ):
+        torch.testing.assert_close(ours, others, atol=0, rtol=0)
+        assert padding.any() and not ours[padding].any() and ours[~padding].any(dim=1).all()
+
+
+def test_what_the_host_knows_of_lengths_is_what_the_device_would_say() -> None:
+    model, inputs = tiny_model(), tiny_inputs(1, 3, 4)
+    targets = tiny_targets(inputs)
+    known = replace(
+        inputs,
+        caption_lengths=tuple((~inputs.caption_padding).sum(1).tolist()),
+        text_lengths=tuple((~inputs.text_padding).sum(1).tolist()),
+    )
+    asked = replace(targets, caption_counts=(2, 3, 2), text_counts=(1, 2, 1, 2))
+    assert inputs.layout().pairs.lengths == known.layout().pairs.lengths
+    with torch.no_grad():
+        torch.testing.assert_close(model(known, asked), model(inputs, targets), atol=0, rtol=0)
+        with pytest.raises(RuntimeError, match="size"):
+            model(replace(known, text_lengths=(10, 10, 10, 10)), asked)
 
 
 def test_a_dropped_sample_passes_unchanged_and_the_others_are_untouched() -> None:
@@ -113,8 +131,8 @@ def test_a_dropped_sample_passes_unchanged_and_the_others_are_untouched() -> Non
     scales[:, :, 1] = 0  # all branches of the second image
     with torch.no_grad():
         layout = inputs.layout()
-        _, normed = model.encoder.norm(model.encoder.pack(inputs), None, layout, "reference")
-        embedded = model.encoder.unpack(normed, layout)
+        _, normed = model.encoder.norm(model.encoder.pack(inputs, layout), None, layout, "reference")
+        embedded = model.encoder.unpack(normed, inputs, layout)
         dropped, full = model.encoder(inputs, scales), model.encoder(inputs)
     torch.testing.assert_close(dropped.images[1], embedded.images[1])
     torch.testing.assert_close(dropped.images[[0, 2]], full.images[[0, 2]])

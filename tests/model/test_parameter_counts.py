@@ -6,6 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.flops import StepSize, forward_flops, training_flops
+from model.masking import IGNORED
 from model.multiway import MultiwayInputs, MultiwayTransformer
 from model.parameter_counts import USES, Use, count_activated, count_by_part
 from pretrain.recipes import RECIPES
@@ -64,6 +65,8 @@ def test_operations_are_those_that_torch_counts(use: Use) -> None:
         caption_padding=torch.zeros(counts[1], num_text_tokens, dtype=torch.bool, device="meta"),
         text_ids=torch.zeros(counts[2], num_text_tokens, dtype=torch.int64, device="meta"),
         text_padding=torch.zeros(counts[2], num_text_tokens, dtype=torch.bool, device="meta"),
+        caption_lengths=(num_text_tokens,) * counts[1],
+        text_lengths=(num_text_tokens,) * counts[2],
     )
     with torch.device("meta"), torch.no_grad():
         model = MultiwayTransformer(CONFIG)
@@ -73,12 +76,17 @@ def test_operations_are_those_that_torch_counts(use: Use) -> None:
 
 
 def test_operations_of_a_training_step_are_those_that_torch_counts() -> None:
-    step = StepSize(
-        num_images=2, num_pairs=3, num_texts=4, caption_tokens=7, text_tokens=10, masked_patches=5,
-        masked_caption_places=3, masked_text_places=2,
-    )  # fmt: skip
     model, inputs = tiny_model(attention="decoupled"), tiny_inputs(2, 3, 4)
+    targets = tiny_targets(inputs)
+    step = StepSize(
+        num_images=2,
+        caption_lengths=(~inputs.caption_padding).sum(1).tolist(),
+        text_lengths=(~inputs.text_padding).sum(1).tolist(),
+        masked_patches=5,
+        masked_words=int((targets.caption_labels != IGNORED).sum() + (targets.text_labels != IGNORED).sum()),
+    )
+    assert len(set(step.caption_lengths)) > 1 and step.masked_words < 3 * 3 + 4 * 2
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(inputs, tiny_targets(inputs)).sum().backward()
+        model(inputs, targets).sum().backward()
     assert counter.get_total_flops() == training_flops(model.encoder.config, step)
     assert step.num_tokens(model.encoder.config) == inputs.layout().num_rows

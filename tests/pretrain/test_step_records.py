@@ -15,11 +15,11 @@ class CountingMeter(SpeedMeter):
     """Tells how many lines were logged when a step was measured."""
 
     def __init__(self, run_dir: Path):
-        super().__init__(StepWork(num_tokens=10, flops=10), 1, torch.device("cpu"))
+        super().__init__(1, torch.device("cpu"))
         self.run_dir = run_dir
 
-    def step_ended(self, step_seconds: float) -> dict[str, float]:
-        assert super().step_ended(step_seconds).keys() == {"tokens_per_second", "tflops_per_rank"}
+    def step_ended(self, work: StepWork, step_seconds: float) -> dict[str, float]:
+        assert super().step_ended(work, step_seconds).keys() == {"tokens_per_second", "tflops_per_rank"}
         return {"tokens_per_second": float(len(read_log(self.run_dir)))}
 
 
@@ -33,7 +33,7 @@ def test_a_step_is_measured_when_launched_and_logged_when_the_next_one_is(tmp_pa
     guard = StepGuard(0, 3)
     records = StepRecords(RunLog(tmp_path, 0, 4), guard, CountingMeter(tmp_path))
     for step in range(3):
-        records.add(record(step, skipped=step == 1))
+        records.add(record(step, skipped=step == 1), StepWork(num_tokens=10, flops=10))
         assert [line["step"] for line in read_log(tmp_path)] == list(range(step))
     records.finish(is_kept=True)  # as before a checkpoint
     records.finish()

@@ -9,46 +9,43 @@ from model.kernels.backend import Backend
 from model.kernels.token_assembly import ImagePieces, TextPieces, assemble_tokens
 from tests.kernels import DEVICE, assert_same, outputs_and_gradients, random_tensors
 
-Sizes = tuple[int, int, int, int, int, int]
+Sizes = tuple[int, int, int, tuple[int, ...]]
 SIZES: list[Sizes] = [
-    (1, 2, 1, 1, 1, 1),
-    (9, 3, 2, 5, 3, 4),
-    (17, 5, 7, 3, 11, 2),
-    (8, 1, 0, 1, 8, 7),
-    (2, 5, 2, 0, 0, 1),
-    (0, 5, 0, 3, 3, 5),
-    (3, 2, 0, 0, 0, 0),
-    (0, 1, 0, 0, 0, 0),
+    (1, 2, 1, (1, 1)),
+    (9, 3, 5, (5, 2, 4, 0, 1)),
+    (17, 5, 4, (3,) * 7 + (2, 1, 4, 0, 2, 2, 1, 3, 3, 4, 2)),
+    (8, 1, 7, (7, 6, 7, 7, 1, 7, 7, 7)),
+    (2, 5, 1, (0, 0)),
+    (0, 5, 5, (5, 4, 5)),
+    (3, 2, 0, ()),
+    (0, 1, 0, ()),
 ]
-"""Images, image tokens; captions, their tokens; texts, their tokens."""
+"""Images, image tokens; the most words of a text, words of each text."""
 
 
 def assembly(sizes: Sizes, backend: Backend, hidden: float = 0.4) -> Callable[..., Tensor]:
-    """The operation as a function of the tensors of `pieces`, its masks random."""
-    num_images, image_tokens, num_captions, caption_tokens, num_texts, text_tokens = sizes
+    """The operation as a function of the tensors of `pieces`, its mask random."""
+    num_images, image_tokens, _, lengths = sizes
     generator = torch.Generator().manual_seed(3)
-
-    def random_mask(*shape: int, share: float) -> Tensor:
-        return (torch.rand(shape, generator=generator) < share).to(DEVICE)
-
-    masks = (
-        random_mask(num_images, image_tokens - 1, share=hidden),
-        random_mask(num_captions, caption_tokens, share=0.3),
-        random_mask(num_texts, text_tokens, share=0.3),
+    image_mask = (torch.rand((num_images, image_tokens - 1), generator=generator) < hidden).to(DEVICE)
+    begins = torch.tensor([sum(lengths[:text]) for text in range(len(lengths) + 1)], dtype=torch.int32, device=DEVICE)
+    places = [place for length in lengths for place in range(length)]
+    words = (torch.tensor(places, dtype=torch.int64, device=DEVICE), begins)
+    return lambda *tensors: assemble_tokens(
+        ImagePieces(*tensors[:4]), TextPieces(*tensors[4:]), image_mask, *words, backend
     )
-    return lambda *tensors: assemble_tokens(ImagePieces(*tensors[:4]), TextPieces(*tensors[4:]), *masks, backend)
 
 
 def pieces(sizes: Sizes, dim: int) -> list[Tensor]:
-    num_images, image_tokens, num_captions, caption_tokens, num_texts, text_tokens = sizes
+    num_images, image_tokens, text_tokens, lengths = sizes
     return random_tensors(
         0,
         (num_images, image_tokens - 1, dim),
         (dim,),
         (dim,),
         (image_tokens, dim),
-        (num_captions * caption_tokens + num_texts * text_tokens, dim),
-        (max(caption_tokens, text_tokens), dim),
+        (sum(lengths), dim),
+        (text_tokens, dim),
     )
 
 
@@ -92,6 +89,6 @@ def test_a_row_is_its_piece_and_its_position() -> None:
         positions=torch.tensor([[10.0], [20.0], [30.0]]),
     )
     texts = TextPieces(words=torch.tensor([[5.0], [6.0], [7.0]]), positions=torch.tensor([[100.0], [200.0]]))
-    no, yes = torch.tensor([[False]]), torch.tensor([[False, True]])
-    packed = assemble_tokens(images, texts, yes, yes, no, "reference")
-    assert packed.flatten().tolist() == [13, 21, 34, 105, 0, 107]
+    places, begins = torch.tensor([0, 1, 0]), torch.tensor([0, 2, 3], dtype=torch.int32)
+    packed = assemble_tokens(images, texts, torch.tensor([[False, True]]), places, begins, "reference")
+    assert packed.flatten().tolist() == [13, 21, 34, 105, 206, 107]
