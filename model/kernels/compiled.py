@@ -13,14 +13,15 @@ import torch
 
 P = ParamSpec("P")
 T = TypeVar("T")
-MOST_SIZES = 64
+MOST_GRAPHS = 64
 
 
 @functools.cache
 def compiled(function: Callable[P, T]) -> Callable[P, T]:
-    """The function as one graph, compiled anew for each size. A run has few, but more than torch expects; where batches
-    come in more than MOST_SIZES sizes, torch raises."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SIZES)
+    """The function as one graph: compiled for the sizes of the first batch, then for numbers of rows that change, as
+    those of captions do. Widths stay fixed. Each width and kind of call counts towards torch's limit, after which it
+    raises."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
     return torch.compile(function, fullgraph=True)
 
 
