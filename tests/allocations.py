@@ -37,12 +37,15 @@ def peak_bytes(events: list[Any]) -> int:
     measured = measured_events(events)
     first = min(event.start_time_ns for event in measured)
     last = max(event.start_time_ns for event in measured)
-    changes = sorted(
-        (event.start_time_ns, event.extra_fields.alloc_size) for event in events if event.tag == _EventType.Allocation
-    )
+    changes = [event for event in events if event.tag == _EventType.Allocation]
+    sizes: dict[int, int] = {}
     live = peak = 0
-    for moment, size in changes:
-        live += size
-        if first <= moment <= last:
+    for change in sorted(changes, key=lambda event: event.start_time_ns):
+        # what stood at an address before is gone, though nothing told of it: gloo frees in threads of its own
+        live -= sizes.pop(change.extra_fields.ptr, 0)
+        if change.extra_fields.alloc_size > 0:
+            sizes[change.extra_fields.ptr] = change.extra_fields.alloc_size
+            live += change.extra_fields.alloc_size
+        if first <= change.start_time_ns <= last:
             peak = max(peak, live)
     return peak

@@ -24,7 +24,7 @@ from pretrain.engine import init_distributed
 from pretrain.speed import peak_flops
 from tests.benchmarks.results import append_results
 from tests.benchmarks.step_cases import Batch, Case, make_case, random_batch
-from tests.benchmarks.step_engines import PEERS, Competitor, Variant, build, free_memory
+from tests.benchmarks.step_engines import PADDED, PEERS, Competitor, Variant, build, free_memory
 
 OURS: dict[str, tuple[Variant, ...]] = {
     "cpu": ("reference", "compile"),
@@ -53,6 +53,8 @@ class BenchOptions:
     """torchscale under torch.compile too, in cases of base."""
     seconds: float = float("inf")
     """No case is begun after so many."""
+    padded: bool = False
+    """Ours with rows for padding, too: what it saves to have none."""
     quick: bool = False
     """Less than a minute: one small case, two rounds, nothing compiled."""
     append: bool = False
@@ -82,6 +84,8 @@ def main() -> None:
         variants = [*OURS[device.type], *(PEERS if case.has_peer else ())]
         if options.quick or not options.compile_peer or not case.name.startswith("base"):
             variants = [variant for variant in variants if variant != "torchscale_compile"]
+        if options.padded:
+            variants.append(PADDED)
         rounds = options.rounds or (2 if options.quick else {"cpu": 5, "cuda": 8}[device.type])
         measured = measure(case, variants, rounds, device)
         check_agreement(measured)
@@ -198,6 +202,8 @@ def check_agreement(measured: dict[Variant, Measured]) -> None:
     """A comparison of different functions would be worth nothing."""
     (first, expected), *others = measured.items()
     for variant, found in others:
+        if variant == PADDED:  # its words see padding
+            continue
         differences = [abs(a - b) for a, b in zip(found.losses, expected.losses, strict=True)]
         assert max(differences) < TOLERANCE, f"{variant} lost {found.losses}, {first} {expected.losses}"
 
@@ -216,7 +222,7 @@ def figures_of(case: Case, measured: dict[Variant, Measured], device: torch.devi
             figures[f"{name}_parts"] = found.num_parts
     for ours in measured.keys() - set(PEERS):
         for other in measured:
-            if other in PEERS or (other == "reference" and ours != "reference"):
+            if other in (*PEERS, PADDED) and ours != PADDED or (other == "reference" and ours != "reference"):
                 ratios = [b / a for a, b in zip(measured[ours].seconds, measured[other].seconds, strict=True)]
                 figures[f"{case.name}_{ours}_vs_{other}"] = median(ratios)
     return figures

@@ -110,6 +110,14 @@ class Batch:
     inputs: MultiwayInputs
     targets: MaskedTargets
 
+    def with_rows_for_padding(self) -> "Batch":
+        """The same samples, as if captions were as long as they can be."""
+        padding = self.inputs.caption_padding
+        lengths = (padding.shape[1],) * len(padding)
+        return replace(
+            self, inputs=replace(self.inputs, caption_padding=torch.zeros_like(padding), caption_lengths=lengths)
+        )
+
     def parts(self, num_parts: int) -> list["Batch"]:
         """The same samples as so many micro-steps, each with its part of every kind."""
         inputs, targets = self.inputs, self.targets

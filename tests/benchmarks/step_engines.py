@@ -19,8 +19,9 @@ from tests.benchmarks.step_cases import Batch, Case
 from tests.benchmarks.torchscale_step import USES, passes, with_our_weights
 
 PEERS = ("torchscale", "torchscale_compile")
-Variant = KernelChoice | Literal["torchscale", "torchscale_compile"]
-"""Ours, by its kernels, or a peer."""
+PADDED = "padded"
+Variant = KernelChoice | Literal["torchscale", "torchscale_compile", "padded"]
+"""Ours, by its kernels, or a peer; padded: ours with kernels auto and, as a peer has them, rows for padding."""
 
 
 @dataclass
@@ -65,7 +66,7 @@ def free_memory() -> None:
 
 def build(variant: Variant, case: Case, batch: Batch, num_parts: int = 1) -> Competitor:
     """num_parts: pieces that the batch is cut into, each of which fits into memory."""
-    parts = batch.parts(num_parts)
+    parts = (batch.with_rows_for_padding() if variant == PADDED else batch).parts(num_parts)
     is_peer = variant in PEERS
     num_micro_steps = num_parts * (len(USES) if is_peer else 1)
     model = build_model(variant, case, batch.inputs.images.device)
@@ -124,4 +125,6 @@ def build_model(variant: Variant, case: Case, device: torch.device) -> nn.Module
 
 def kernels_of(variant: Variant) -> KernelChoice:
     """Those of whose weights the competitor gets."""
+    if variant == "padded":
+        return "auto"
     return "reference" if variant == "torchscale" or variant == "torchscale_compile" else variant

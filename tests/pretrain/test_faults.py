@@ -393,7 +393,7 @@ def test_a_disk_that_is_full_when_a_step_is_logged(tiny_data: TinyData, small_di
     assert whole.exit_codes == [0, 0] and lines(run_dir) == lines(small_disk / "whole")
 
 
-@pytest.mark.parametrize("name", ["*optim_states.pt", "*model_states.pt", "config.json", "manifest.json"])
+@pytest.mark.parametrize("name", few_now(["*optim_states.pt", "manifest.json"], ["*model_states.pt", "config.json"]))
 @pytest.mark.parametrize("how", few_now(["truncated"], ["gone"]))
 def test_a_checkpoint_file_is_damaged(
     name: str, how: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path, saved_twice: Path

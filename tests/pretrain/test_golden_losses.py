@@ -17,7 +17,9 @@ lost, by more than 1e-2."""
     "extra",
     [
         ["--activation-checkpointing.mode", "selective"],
-        ["--activation-checkpointing.mode", "full", "--activation-checkpointing.every", "2"],
+        pytest.param(
+            ["--activation-checkpointing.mode", "full", "--activation-checkpointing.every", "2"], marks=pytest.mark.slow
+        ),
         pytest.param(["--activation-checkpointing.mode", "none"], marks=pytest.mark.slow),
         pytest.param(["--kernels", "compile"], marks=pytest.mark.slow),
         pytest.param(["--gradient-accumulation-steps", "2"], marks=pytest.mark.slow),

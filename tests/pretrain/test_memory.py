@@ -99,8 +99,7 @@ def test_a_step_under_deepspeed_allocates_what_was_planned(num_ranks: int, stage
     measured = max(rank["peak"] for rank in found)
     without_tokenizer = planned.total - planned.tokenizer  # nothing tokenizes in that process
     print(f"planned / measured: {without_tokenizer / measured:.3f}", found[0])
-    # on several ranks it depends on which of the gradients, early or late ones, are a rank's own
-    assert without_tokenizer == pytest.approx(measured, rel=TOLERANCE if num_ranks == 1 else 0.15)
+    assert without_tokenizer == pytest.approx(measured, rel=TOLERANCE)
     if num_ranks > 1:
         reduces_whole_buckets = found[0]["collectives"].get("c10d::_reduce_scatter_base_", 0) == 0
         assert reduces_whole_buckets == (stage < 3)

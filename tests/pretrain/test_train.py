@@ -62,7 +62,11 @@ def test_another_topology_sees_the_same_samples_and_losses(
 
 
 @pytest.mark.parametrize(
-    ("number", "workers"), [(signal.SIGINT, []), (signal.SIGTERM, ["--data.num-workers", "1"])], ids=["INT", "TERM"]
+    ("number", "workers"),
+    [
+        pytest.param(signal.SIGINT, [], marks=pytest.mark.slow, id="INT"),
+        pytest.param(signal.SIGTERM, ["--data.num-workers", "1"], id="TERM"),
+    ],
 )
 def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
     number: signal.Signals, workers: list[str], two_ranks: Path, tiny_data: TinyData, tmp_path: Path
@@ -146,10 +150,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 @pytest.mark.parametrize(
     "starts",
     [
-        [(2, 3, 1), (1, 3, 1), (4, 3, 1), (2, 3, 1)],
-        [(2, 3, 1), (2, 2, 1), (1, 1, 2), (2, 3, 2)],
+        pytest.param([(2, 3, 1), (1, 2, 2), (4, 3, 1)], id="all"),
+        pytest.param([(2, 3, 1), (1, 3, 1), (4, 3, 1), (2, 3, 1)], marks=pytest.mark.slow, id="ranks"),
+        pytest.param([(2, 3, 1), (2, 2, 1), (1, 1, 2), (2, 3, 2)], marks=pytest.mark.slow, id="stages"),
     ],
-    ids=["ranks", "stages_and_micro_batches"],
 )
 def test_a_run_goes_on_with_another_topology(
     starts: list[tuple[int, int, int]], two_ranks: Path, tiny_data: TinyData, tmp_path: Path

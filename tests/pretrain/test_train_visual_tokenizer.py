@@ -87,7 +87,7 @@ def at_published_pace(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFact
     return run_dir
 
 
-@pytest.mark.parametrize(("num_ranks", "micro_steps"), [(1, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize(("num_ranks", "micro_steps"), [pytest.param(1, 1, marks=pytest.mark.slow), (1, 2), (2, 2)])
 def test_another_topology_gives_the_same_codebook(
     num_ranks: int, micro_steps: int, at_published_pace: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
