@@ -105,7 +105,7 @@ class PackedLayout:
     pair_places: Tensor
     """The inverse: where in `pairs` each packed row stands."""
     pair_mask: Tensor | None = None
-    """(V + C, V + C) bool or less rows, True where a query of a pair may see a key; cut to each pair's length. None:
+    """(queries, keys) bool of the longest pair, True where a query may see a key; see `model.attention.attend`. None:
     all is visible."""
 
     @property
@@ -147,12 +147,12 @@ def pack(
     """The layout of so many image-only samples, a pair for each of `captions`, and `texts`."""
     device = captions.begins.device
     num_pairs = len(captions.lengths)
-    image_begins = image_tokens * torch.arange(max(num_images, num_pairs) + 1, device=device)
-    begins = image_begins[: num_pairs + 1] + captions.begins
+    begins = captions.begins + image_tokens * torch.arange(num_pairs + 1, device=device)  # of pairs
     image_places = begins[:-1, None] + torch.arange(image_tokens, device=device)  # (P, V)
     caption_places = begins[captions.samples] + image_tokens + captions.positions
     places = torch.cat([image_places.flatten(), caption_places])
     order = torch.empty_like(places).scatter_(0, places, torch.arange(len(places), device=device))
-    images = Sequences((image_tokens,) * num_images, image_begins[: num_images + 1].int())
+    image_begins = image_tokens * torch.arange(num_images + 1, dtype=torch.int32, device=device)
+    images = Sequences((image_tokens,) * num_images, image_begins)
     pairs = Sequences(tuple(image_tokens + length for length in captions.lengths), begins.int())
     return PackedLayout(image_tokens, images, captions, texts, pairs, order, places, pair_mask)

@@ -154,7 +154,8 @@ def tokenizer_memory(visual: VisualTokenizerConfig, view: tuple[int, ...], dtype
 
 
 def meta_micro_step(config: PretrainConfig, batch: MicroBatch) -> MicroStep:
-    """What pretrain/micro_step.py makes, as tensors without content; captions and texts as long as they can be."""
+    """What pretrain/micro_step.py makes, as tensors without content; captions and texts as long as they can be.
+    Where one is shorter there are fewer rows, and a padded copy of the words' last states."""
     network, objective, data = config.model, config.objective, config.data
     caption_lengths, text_lengths = (data.caption_length,) * batch.pairs, (data.text_length,) * batch.texts
     (caption_places,) = num_masked([data.caption_length], objective.caption_mask_ratio)

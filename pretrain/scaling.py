@@ -101,7 +101,7 @@ def scaling(config: PretrainConfig, machine: Machine) -> str:
 def assumptions(config: PretrainConfig, machine: Machine) -> list[str]:
     network, num_flops = machine.network, training_flops(config.model, config.largest_step)
     return [
-        f"{config.samples_per_step.total} samples a step, {num_flops / 1e15:.2f} PFLOP; GPUs of "
+        f"{config.samples_per_step.total} samples a step, the longest, {num_flops / 1e15:.2f} PFLOP; GPUs of "
         f"{machine.peak_tflops:g} TFLOP/s and {machine.gpu_gb:g} GB, {network.gpus_per_node} a node.",
         f"Assumed, not measured: MFU {machine.mfu:g} (published for 2.7B on 8 H100: {PUBLISHED_MFU}); "
         f"{network.within_gb_per_second:g} GB/s a GPU within a node, {network.between_gb_per_second:g} GB/s a GPU "

@@ -35,6 +35,7 @@ class SpeedMeter:
         self._last_step_ended = now
         flops_per_second = work.flops / seconds / self.num_ranks
         figures = {
+            "num_tokens": work.num_tokens,
             "tokens_per_second": work.num_tokens / seconds,
             "tflops_per_rank": flops_per_second / 1e12,
         }

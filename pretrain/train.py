@@ -16,7 +16,7 @@ from data_pipeline.text_tokenizer import TextTokenizer
 from model.experts import ExpertNorm
 from model.flops import training_flops
 from model.initialization import init_weights
-from model.kernels.backend import choose_backend, describe_backend
+from model.kernels.backend import choose_backend
 from model.masked_data_model import OBJECTIVES, MaskedDataModel
 from model.multiway import MultiwayBlock
 from model.pretrained import WEIGHTS_NAME, load_weights, read_config
@@ -75,7 +75,7 @@ class Pretraining(Job[PretrainConfig]):
         return dataset
 
     def describe(self) -> list[str]:
-        return [describe_backend(choose_backend(self.config.kernels, self.device))]
+        return [f"kernels: {choose_backend(self.config.kernels, self.device)}"]
 
     def work(self, batch: StepBatch) -> StepWork:
         config, num_pairs = self.config, len(batch.caption_lengths)

@@ -27,6 +27,3 @@ export IMGLISH_RUNTIME="venv:.venv"
 # export NCCL_IB_HCA==mlx5_0,mlx5_1
 # VERSION, WARN, INFO or TRACE; INFO prints which interfaces and adapters NCCL took
 # export NCCL_DEBUG=WARN
-
-# Captions have no rows for padding, so each step asks for memory of other sizes, which fixed segments would fragment
-export PYTORCH_ALLOC_CONF=expandable_segments:True

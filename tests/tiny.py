@@ -67,7 +67,7 @@ def tiny_inputs(num_images: int, num_pairs: int, num_texts: int, seed: int = 0) 
 
 
 def tiny_targets(inputs: MultiwayInputs, seed: int = 0) -> MaskedTargets:
-    """Random answers: five patches an image, three places a caption and two a text, of every other one unused."""
+    """Answers: five patches an image, three places a caption and two a text, of every other one the last unused."""
     generator = torch.Generator().manual_seed(seed)
 
     def positions(count: int, total: int, asked: int) -> torch.Tensor:

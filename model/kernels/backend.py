@@ -1,6 +1,5 @@
 """Who computes the operations of this folder: plain torch, also compiled, our Triton kernels, or NVIDIA apex."""
 
-import importlib.util
 from typing import Literal
 
 import torch
@@ -27,14 +26,6 @@ def choose_backend(choice: KernelChoice, device: torch.device) -> Backend:
     if choice == "apex":
         require_apex(device)
     return choice
-
-
-def describe_backend(backend: Backend) -> str:
-    """For the log: with Triton comes attention without masks, where torch has it."""
-    if backend != "triton":
-        return f"kernels: {backend}"
-    has_sequences = importlib.util.find_spec("torch.nn.attention.varlen") is not None
-    return "kernels: triton, " + ("FlashAttention over sequences" if has_sequences else "attention with masks")
 
 
 def _require_triton(device: torch.device) -> None:

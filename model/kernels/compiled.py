@@ -18,9 +18,8 @@ MOST_GRAPHS = 64
 
 @functools.cache
 def compiled(function: Callable[P, T]) -> Callable[P, T]:
-    """The function as one graph: compiled for the sizes of the first batch, then for numbers of rows that change, as
-    those of captions do. Widths stay fixed. Each width and kind of call counts towards torch's limit, after which it
-    raises."""
+    """The function as one graph: compiled for the sizes of the first batch, and once more where they change, as numbers
+    of captions' rows do, for any. Each width and kind of call counts towards torch's limit, after which it raises."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
     return torch.compile(function, fullgraph=True)
 

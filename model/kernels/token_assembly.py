@@ -10,13 +10,13 @@ does not read, are not taken off):
 
 | | forward | backward |
 | --- | --- | --- |
-| the fewest, and ours | 4 N D: read patches and words, write the rows | 4 N D: read dy, write dpatches and dwords |
+| the fewest, and ours | 4 N D: read patches and words, write the rows | 4 N D - 2 R D: read dy, write dpatches |
 | eager | 14 N D | 13 N D |
 | torch.compile | 6 N D | 8 N D |
 
-Counted by tests/benchmarks/bench_kernels.py for two experts, operation by operation, and for torch.compile as Inductor
-counts its own kernels on a CPU. Eager hides patches, puts the class token before them, adds positions and joins the
-kinds, each with a read and a write of all.
+The gradient of words is dy itself. Counted by tests/benchmarks/bench_kernels.py for two experts, operation by operation,
+and for torch.compile as Inductor counts its own kernels on a CPU. Eager hides patches, puts the class token before them,
+adds positions and joins the kinds, each with a read and a write of all.
 Every piece has a gradient in every step, zeros where nothing used it.
 
 A program owns one position and some columns, and goes through the samples: it reads the position once, and sums its
@@ -63,11 +63,20 @@ class TextPieces(NamedTuple):
 
 def token_assembly_reference(images: ImagePieces, texts: TextPieces, image_mask: Tensor, word_places: Tensor) -> Tensor:
     """The definition. Shapes as in `assemble_tokens`."""
+    return _joined(images, texts.words, _word_positions(texts, word_places), image_mask)
+
+
+def _word_positions(texts: TextPieces, word_places: Tensor) -> Tensor:
+    """(R, D) position of each word. Those of a place are many, so their gradients are added up in float32."""
+    positions = texts.positions.to(torch.promote_types(texts.positions.dtype, torch.float32))
+    return torch.nn.functional.embedding(word_places, positions).to(texts.words.dtype)
+
+
+def _joined(images: ImagePieces, words: Tensor, word_positions: Tensor, image_mask: Tensor) -> Tensor:
     # torch.where keeps the mask token in the graph of every step, also when nothing is masked (ZeRO-3 needs it)
     patches = torch.where(image_mask[..., None], images.mask_token, images.patches)
     tokens = torch.cat([images.cls_token.expand(len(patches), 1, -1), patches], dim=1) + images.positions
-    words = texts.words + torch.nn.functional.embedding(word_places, texts.positions)
-    return torch.cat([tokens.flatten(0, 1), words])
+    return torch.cat([tokens.flatten(0, 1), words + word_positions])
 
 
 @jit
@@ -248,5 +257,6 @@ def assemble_tokens(
     if backend == "triton":
         return _TokenAssembly.apply(*images, *texts, image_mask, text_begins)
     if backend == "compile":
-        return compiled(token_assembly_reference)(images, texts, image_mask, word_places)
+        # compiled, the sum of positions' gradients would take atomics: other bits in every run
+        return compiled(_joined)(images, texts.words, _word_positions(texts, word_places), image_mask)
     return token_assembly_reference(images, texts, image_mask, word_places)

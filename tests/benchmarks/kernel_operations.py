@@ -184,7 +184,6 @@ def _assembly(size: Size, layout: PackedLayout, random: Callable[..., Tensor], d
         images, texts = ImagePieces(*pieces[:4]), TextPieces(*pieces[4:])
         return assemble_tokens(images, texts, image_mask, word_places, text_begins, backend)
 
-    stream = layout.num_rows * dim
-    return Operation(
-        "assembly", inputs, plain, lambda backend: partial(ours, backend=backend), (4 * stream, 4 * stream), stream
-    )
+    stream, words = layout.num_rows * dim, num_words * dim
+    fewest = (4 * stream, 4 * stream - 2 * words)
+    return Operation("assembly", inputs, plain, lambda backend: partial(ours, backend=backend), fewest, stream)

@@ -93,6 +93,10 @@ def test_micro_batches_hold_each_sample_once(tiny_data: TinyData) -> None:
         assert sorted(joined.tolist()) == sorted(getattr(batch, field).tolist())
     assert torch.equal(torch.cat([micro.caption_ids for micro in micro_batches]), batch.caption_ids)
     assert torch.equal(torch.cat([micro.images[2:] for micro in micro_batches]), batch.images[4:])
+    for micro in (batch, *micro_batches):
+        assert list(micro.caption_lengths) == (~micro.caption_padding).sum(1).tolist()
+        assert list(micro.text_lengths) == (~micro.text_padding).sum(1).tolist()
+    assert len(set(batch.caption_lengths)) > 1
 
 
 def test_shapes_types_and_specials(tiny_data: TinyData) -> None:

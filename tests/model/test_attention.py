@@ -109,10 +109,16 @@ def test_a_causal_mask_is_cut_to_each_pairs_length(calls: list[Tensor]) -> None:
     assert len(set(lengths)) > 1
     with torch.no_grad():
         states = network.encode(inputs)
-        for pair in range(3):  # alone they are equally long, but for padding that the others lack
-            names = ("images", "image_mask", "caption_ids", "caption_padding")
-            alone = replace(inputs, **{name: getattr(inputs, name)[pair : pair + 1] for name in names})
-            torch.testing.assert_close(network.encode(alone).captions[0], states.captions[pair])
+        for pair, length in enumerate(lengths):
+            for kept in (length, 7):  # with the mask that fits, and with one to cut
+                alone = replace(
+                    inputs,
+                    **{name: getattr(inputs, name)[pair : pair + 1] for name in ("images", "image_mask")},
+                    caption_ids=inputs.caption_ids[pair : pair + 1, :kept],
+                    caption_padding=inputs.caption_padding[pair : pair + 1, :kept],
+                )
+                found = network.encode(alone).captions[0, :length]
+                torch.testing.assert_close(found, states.captions[pair, :length])
     assert calls == []
 
 

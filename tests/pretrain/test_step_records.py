@@ -19,7 +19,7 @@ class CountingMeter(SpeedMeter):
         self.run_dir = run_dir
 
     def step_ended(self, work: StepWork, step_seconds: float) -> dict[str, float]:
-        assert super().step_ended(work, step_seconds).keys() == {"tokens_per_second", "tflops_per_rank"}
+        assert super().step_ended(work, step_seconds).keys() == {"num_tokens", "tokens_per_second", "tflops_per_rank"}
         return {"tokens_per_second": float(len(read_log(self.run_dir)))}
 
 

@@ -55,6 +55,8 @@ def test_another_topology_sees_the_same_samples_and_losses(
     ended = train(num_ranks, tiny_data, run_dir, "--gradient-accumulation-steps", micro_steps)
     assert set(ended.exit_codes) == {0}, ended.stderr
     assert sample_keys(run_dir) == sample_keys(two_ranks)
+    num_tokens = [record["num_tokens"] for record in read_log(run_dir)]
+    assert num_tokens == [record["num_tokens"] for record in read_log(two_ranks)] and len(set(num_tokens)) > 1
     for here, there in zip(losses(run_dir), losses(two_ranks), strict=True):
         assert here["loss"] == pytest.approx(there["loss"], abs=1e-4)
         assert here["losses"] == pytest.approx(there["losses"], abs=1e-4)

@@ -1,12 +1,15 @@
 """What torch.compile makes of the definitions computes what they do. CPU, seconds to compile."""
 
 import shutil
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.kernels.backend import choose_backend
+from model.kernels.compiled import compiled
 from model.masking import drop_path_scales
 from tests.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
@@ -25,6 +28,25 @@ def test_a_compiled_network_has_the_losses_and_gradients_of_its_definition(count
         found = compute(tiny_model(kernels="compile", checkpointing=checkpointing).train())
         for here, there in zip(found, expected, strict=True):
             torch.testing.assert_close(here, there, atol=1e-4, rtol=1e-4)
+
+
+def test_batches_of_ever_other_sizes_need_no_graphs_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[object] = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    compiled.cache_clear()
+    model, seen = tiny_model(kernels="compile"), []
+    for seed, counts in enumerate([(2, 3, 4), (3, 2, 4), (2, 5, 3), (4, 3, 2), (5, 5, 5), (2, 7, 3), (6, 2, 2)]):
+        inputs = tiny_inputs(*counts, seed=seed)
+        model(inputs, tiny_targets(inputs)).sum().backward()
+        seen.append(len(graphs))
+    compiled.cache_clear()
+    torch._dynamo.reset()
+    assert 0 < seen[0] and seen[2] == seen[-1]
 
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
