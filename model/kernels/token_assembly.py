@@ -14,9 +14,9 @@ does not read, are not taken off):
 | eager | 14 N D | 13 N D |
 | torch.compile | 6 N D | 8 N D |
 
-The gradient of words is dy itself. Counted by tests/benchmarks/bench_kernels.py for two experts, operation by operation,
-and for torch.compile as Inductor counts its own kernels on a CPU. Eager hides patches, puts the class token before them,
-adds positions and joins the kinds, each with a read and a write of all.
+The gradient of words is dy itself. Counted by tests/benchmarks/bench_kernels.py for two experts, operation by
+operation, and for torch.compile as Inductor counts its own kernels on a CPU. Eager hides patches, puts the class token
+before them, adds positions and joins the kinds, each with a read and a write of all.
 Every piece has a gradient in every step, zeros where nothing used it.
 
 A program owns one position and some columns, and goes through the samples: it reads the position once, and sums its
