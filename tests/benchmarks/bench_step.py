@@ -220,9 +220,9 @@ def figures_of(case: Case, measured: dict[Variant, Measured], device: torch.devi
         if device.type == "cuda":
             figures[f"{name}_peak_gb"] = found.peak_bytes / 1e9
             figures[f"{name}_parts"] = found.num_parts
-    for ours in measured.keys() - set(PEERS):
+    for ours in measured.keys() - {*PEERS, PADDED}:
         for other in measured:
-            if (other in (*PEERS, PADDED) and ours != PADDED) or (other == "reference" and ours != "reference"):
+            if other in (*PEERS, PADDED) or (other == "reference" and ours != "reference"):
                 ratios = [b / a for a, b in zip(measured[ours].seconds, measured[other].seconds, strict=True)]
                 figures[f"{case.name}_{ours}_vs_{other}"] = median(ratios)
     return figures
