@@ -11,12 +11,13 @@ does not read, are not taken off):
 | | forward | backward |
 | --- | --- | --- |
 | the fewest, and ours | 4 N D: read patches and words, write the rows | 4 N D - 2 R D: read dy, write dpatches |
-| eager | 14 N D | 13 N D |
-| torch.compile | 6 N D | 8 N D |
+| eager | 14 N D | 6 N D |
+| torch.compile | 7 N D | 14 N D |
 
 The gradient of words is dy itself. Counted by tests/benchmarks/bench_kernels.py for two experts, operation by
 operation, and for torch.compile as Inductor counts its own kernels on a CPU. Eager hides patches, puts the class token
-before them, adds positions and joins the kinds, each with a read and a write of all.
+before them, adds positions and joins the kinds, each with a read and a write of all; torch.compile sums up the gradients of words'
+positions in float32 by atomics, which `kernels` compile leaves to eager torch: other bits in every run.
 Every piece has a gradient in every step, zeros where nothing used it.
 
 A program owns one position and some columns, and goes through the samples: it reads the position once, and sums its
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding
 
 from model.kernels.backend import Backend
 from model.kernels.compiled import compiled
@@ -63,13 +65,7 @@ class TextPieces(NamedTuple):
 
 def token_assembly_reference(images: ImagePieces, texts: TextPieces, image_mask: Tensor, word_places: Tensor) -> Tensor:
     """The definition. Shapes as in `assemble_tokens`."""
-    return _joined(images, texts.words, _word_positions(texts, word_places), image_mask)
-
-
-def _word_positions(texts: TextPieces, word_places: Tensor) -> Tensor:
-    """(R, D) position of each word. Those of a place are many, so their gradients are added up in float32."""
-    positions = texts.positions.to(torch.promote_types(texts.positions.dtype, torch.float32))
-    return torch.nn.functional.embedding(word_places, positions).to(texts.words.dtype)
+    return _joined(images, texts.words, embedding(word_places, texts.positions), image_mask)
 
 
 def _joined(images: ImagePieces, words: Tensor, word_positions: Tensor, image_mask: Tensor) -> Tensor:
@@ -257,6 +253,6 @@ def assemble_tokens(
     if backend == "triton":
         return _TokenAssembly.apply(*images, *texts, image_mask, text_begins)
     if backend == "compile":
-        # compiled, the sum of positions' gradients would take atomics: other bits in every run
-        return compiled(_joined)(images, texts.words, _word_positions(texts, word_places), image_mask)
+        # words' positions are looked up outside, see above
+        return compiled(_joined)(images, texts.words, embedding(word_places, texts.positions), image_mask)
     return token_assembly_reference(images, texts, image_mask, word_places)
