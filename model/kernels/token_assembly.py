@@ -16,8 +16,8 @@ does not read, are not taken off):
 
 The gradient of words is dy itself. Counted by tests/benchmarks/bench_kernels.py for two experts, operation by
 operation, and for torch.compile as Inductor counts its own kernels on a CPU. Eager hides patches, puts the class token
-before them, adds positions and joins the kinds, each with a read and a write of all; torch.compile sums up the gradients of words'
-positions in float32 by atomics, which `kernels` compile leaves to eager torch: other bits in every run.
+before them, adds positions and joins the kinds, each with a read and a write of all. torch.compile adds up gradients of
+words' positions by atomics, other bits in every run; so `kernels` compile leaves those to eager torch.
 Every piece has a gradient in every step, zeros where nothing used it.
 
 A program owns one position and some columns, and goes through the samples: it reads the position once, and sums its

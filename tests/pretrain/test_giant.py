@@ -70,7 +70,7 @@ def test_four_layers_of_the_giant_are_stepped_under_zero3_and_exported(tiny_data
         "texts-per-step": 1,
         "num-steps": 2,
         "optimizer.warmup-steps": 1,
-        "optimizer.peak-lr": 1e-5,  # other samples in the second step: ten times as much fits the first ones' codes alone
+        "optimizer.peak-lr": 1e-5,  # the second step has other samples: more would fit the codes of the first alone
         "precision": "float32",
         "deepspeed-config": ROOT / "ds_configs" / "zero3_cpu.json",
     }
