@@ -54,7 +54,8 @@ def form_defect(tensor: object, shape: torch.Size, dtypes: Collection[torch.dtyp
         return _names([tensor.dtype]), _names(dtypes)
     if tensor.shape != shape:
         return str(tuple(tensor.shape)), str(tuple(shape))
-    if tensor.untyped_storage().nbytes() < tensor.nbytes:  # a stride of 0: small in the file, huge once copied
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    if extent < tensor.numel():  # as with a stride of 0: small in the file, huge once copied
         return "one value many times", "as many values as the shape says"
     return None
 

@@ -1,7 +1,8 @@
-"""Files that attack, with a payload that does no harm: it makes a file, whose presence shows that code ran."""
+"""Files that attack, with a payload that does no harm: it makes a folder, whose presence shows that code ran."""
 
 import io
 import json
+import os
 import pickle
 import shutil
 import tarfile
@@ -17,13 +18,13 @@ from pretrain.manifest import MANIFEST_NAME, write_manifest
 
 
 class Payload:
-    """Makes a file when it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, marker: Path):
         self.marker = marker
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.marker,)
+        return os.mkdir, (str(self.marker),)
 
 
 def _archive(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
@@ -88,12 +89,12 @@ def _script(path: Path, marker: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
 
 
-ATTACKS: dict[str, Callable[[Path, Path], None]] = {
+ATTACKS: dict[str, Callable[[Path, Path], object]] = {
     "archive": lambda path, marker: torch.save({"weight": Payload(marker)}, path),
     "archive, nested": lambda path, marker: torch.save({"module": [{"a": (torch.zeros(2), Payload(marker))}]}, path),
     "before torch 1.6": lambda path, marker: torch.save([Payload(marker)], path, _use_new_zipfile_serialization=False),
-    "bare pickle": lambda path, marker: path.write_bytes(pickle.dumps(Payload(marker))) and None,
-    "pickle of the first protocol": lambda path, marker: path.write_bytes(pickle.dumps(Payload(marker), 0)) and None,
+    "bare pickle": lambda path, marker: path.write_bytes(pickle.dumps(Payload(marker))),
+    "pickle of the first protocol": lambda path, marker: path.write_bytes(pickle.dumps(Payload(marker), 0)),
     "newer protocol": _newer_protocol,
     "tar": _renamed_tar,
     "two pickles": _two_pickles,

@@ -12,7 +12,7 @@ Source: unilm/beit2/modeling_vqkd.py and norm_ema_quantizer.py.
 
 import argparse
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,8 @@ def _config(path: Path, content: dict[str, Any], entries: dict[str, Any]) -> Vis
     """The sizes of a network that is no larger than its file. Raises ValueError."""
     try:
         if "config" in content:
+            if unknown := set(content["config"]) - {field.name for field in fields(VisualTokenizerConfig)}:
+                raise ValueError(f"config has {', '.join(map(str, unknown))}")
             config = pydantic.TypeAdapter(VisualTokenizerConfig).validate_python(content["config"])
         else:
             config = config_of(entries)

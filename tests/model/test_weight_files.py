@@ -4,8 +4,7 @@ import os
 import struct
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,29 +15,7 @@ from safetensors.torch import save_file
 from model.weight_checks import check_weights
 from model.weight_files import MAX_JSON_BYTES, read_json_object, read_safetensors, read_torch_file
 from tests.crafted import ATTACKS
-
-NOBODY = 65534
-
-
-@contextmanager
-def forbidden(path: Path) -> Iterator[None]:
-    """A file or folder that may not be read, by root neither."""
-    is_root, mode = os.geteuid() == 0, path.stat().st_mode
-    parents = [parent for parent in path.parents if len(parent.parts) > 2] if is_root else []
-    modes = [parent.stat().st_mode for parent in parents]
-    for parent in parents:
-        parent.chmod(0o755)
-    path.chmod(0)
-    if is_root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
-        path.chmod(mode)
-        for parent, before in zip(parents, modes, strict=True):
-            parent.chmod(before)
+from tests.unreadable import forbidden
 
 
 @pytest.mark.parametrize("name", ATTACKS)
