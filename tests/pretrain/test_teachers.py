@@ -1,6 +1,5 @@
 """Teachers of the visual tokenizer, with random weights where they come from timm and open_clip. CPU, seconds."""
 
-import copy
 import importlib
 import json
 import sys
@@ -16,6 +15,7 @@ from torch.nn.functional import conv2d, gelu, layer_norm, linear
 
 from pretrain.teachers import Teacher, TeacherConfig, check_teacher, load_teacher
 from tests.beside_cpu_torch import import_beside_cpu_torch
+from tests.crafted import ATTACKS
 
 timm = import_beside_cpu_torch("timm")
 open_clip = import_beside_cpu_torch("open_clip")
@@ -217,13 +217,26 @@ def test_the_activation_that_open_clips_name_carries_matters(tiny_clip: Any) -> 
     assert not torch.allclose(clip_features(state, images(), True), clip_features(state, images(), False), atol=1e-3)
 
 
-def test_openais_archive_of_half_precision_torchscript_is_read(tiny_clip: Any, tmp_path: Path) -> None:
-    ids = torch.zeros(1, 7, dtype=torch.int64)
-    with torch.no_grad():
-        script = torch.jit.trace(copy.deepcopy(tiny_clip), (images(1), ids)).half()
-    script.save(str(tmp_path / "ViT.pt"))
+@pytest.mark.parametrize("name", ["open_clip:tiny-clip-quickgelu", "timm:test_vit"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_torchscript_archive_is_not_loaded_where_weights_are_asked_for(
+    name: str, suffix: str, tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenAI's own files are: to load one runs what it holds."""
+    path, loaded = tmp_path / f"ViT{suffix}", []
+    torch.jit.save(torch.jit.script(Strided(as_map=True)), str(path))
+    monkeypatch.setattr(torch.jit, "load", lambda *arguments, **named: loaded.append(arguments))
+    with pytest.raises(ValueError, match=f"{path} is a TorchScript archive, which runs code when it is loaded; give"):
+        load(name, path)
+    assert not loaded
+
+
+def test_a_state_dict_in_half_precision_that_was_taken_from_openais_archive_is_read(
+    tiny_clip: Any, tmp_path: Path
+) -> None:
+    path = saved({name: tensor.half() for name, tensor in tiny_clip.state_dict().items()}, tmp_path / "ViT.pth")
     halved = {name: tensor.half().float() for name, tensor in tiny_clip.state_dict().items()}
-    features = load("open_clip:tiny-clip-quickgelu", tmp_path / "ViT.pt")(images())
+    features = load("open_clip:tiny-clip-quickgelu", path)(images())
     torch.testing.assert_close(features, clip_features(halved, images(), quick=True), atol=1e-5, rtol=1e-4)
 
 
@@ -336,10 +349,10 @@ def test_the_real_teacher_tells_patches_of_real_images_apart() -> None:
         ),
         (TeacherConfig("timm:vit_tniy", Path(__file__)), "timm .* has no model 'vit_tniy'; timm.list_models"),
         (TeacherConfig("timm:hf-hub:a/b", Path(__file__)), "timm .* has no model 'hf-hub:a/b'"),
-        (TeacherConfig("timm:test_vit.none", Path(__file__)), "holds no weights|Invalid pretrained tag"),
+        (TeacherConfig("timm:test_vit.none", Path(__file__)), "is text, not weights|Invalid pretrained tag"),
         (TeacherConfig("open_clip:ViT", Path(__file__)), "open_clip has no model 'ViT'; open_clip.list_models"),
         (TeacherConfig("torchscript", Path(__file__)), "test_teachers.py is no TorchScript .*; save it with torch.jit"),
-        (TeacherConfig("timm:test_vit", Path(__file__)), "test_teachers.py holds no weights .*; give .safetensors or"),
+        (TeacherConfig("timm:test_vit", Path(__file__)), "test_teachers.py is text, not weights; give the file itself"),
         (TeacherConfig("nopackage.teacher"), "there is no teacher 'nopackage.teacher' .*; check teacher.name"),
         (TeacherConfig("math.teacher"), "there is no teacher 'math.teacher' .*; check teacher.name"),
         (TeacherConfig("builtins.repr"), "builtins.repr gives str; builtins.repr must take teacher.weights"),
@@ -372,16 +385,31 @@ def test_weights_of_another_model_are_refused(tiny_clip: Any, tmp_path: Path) ->
         load("open_clip:tiny-clip", path)
 
 
-def test_pickles_are_not_executed(tmp_path: Path) -> None:
-    class Executed:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (tmp_path / "executed",)
-
-    torch.save({"weight": Executed()}, tmp_path / "evil.pth")
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_nothing_in_a_file_of_weights_is_executed(attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, marker = tmp_path / "evil.pth", tmp_path / "executed"
+    ATTACKS[attack](path, marker)
+    monkeypatch.setattr(torch.jit, "load", lambda *arguments, **named: marker.touch())
     for name in ("timm:test_vit", "open_clip:ViT-B-16-quickgelu"):
-        with pytest.raises(ValueError, match="evil.pth holds no weights .*; give .safetensors or a state dict"):
-            load(name, tmp_path / "evil.pth")
-    assert not (tmp_path / "executed").exists()
+        with pytest.raises(ValueError, match="evil.pth "):
+            load(name, path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(1).expand(1, 1, 10**12), "one value many times for cls_token"),
+        (torch.zeros(1, 1, 64, dtype=torch.complex64), "complex64 for cls_token, expected float32 or"),
+        (torch.zeros(1, 1, 64).to_sparse(), "a sparse_coo tensor for cls_token"),
+        (torch.zeros(1, 1, 64, device="meta"), "a tensor without values"),
+    ],
+)
+def test_tensors_that_are_no_numbers_in_a_row_are_refused(value: Tensor, message: str, tmp_path: Path) -> None:
+    torch.save({"cls_token": value}, tmp_path / "vit.pth")
+    with pytest.raises(ValueError, match=f"vit.pth has {message}"):
+        load("timm:test_vit", tmp_path / "vit.pth")
 
 
 @pytest.mark.parametrize(("package", "name"), [("timm", "timm:test_vit"), ("open_clip", "open_clip:ViT-B-16")])

@@ -1,6 +1,7 @@
 """BEiT v2's tokenizer files: layout, strict loading, and codes against the formulas written out. CPU, seconds."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig, init_visual_tokenizer
-from pretrain.formats.vqkd import load_vqkd, save_vqkd, vqkd_entries
+from pretrain.formats.vqkd import save_vqkd, vqkd_entries
 from pretrain.visual_tokens import load_visual_tokenizer
+from tests.crafted import ATTACKS
+from tests.unreadable import forbidden
 
 SMALL = VisualTokenizerConfig(
     image_size=32, patch_size=8, dim=64, num_heads=1, encoder_depth=2, decoder_depth=1, num_codes=30, code_dim=8,
@@ -197,15 +200,80 @@ def test_a_file_that_is_not_exactly_a_tokenizer_is_refused(change, message: str,
         load_visual_tokenizer(path)
 
 
-def test_code_in_a_file_is_not_executed(tmp_path: Path) -> None:
-    class Harmful:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return print, ("executed",)
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_nothing_in_a_file_is_executed(attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, marker = tmp_path / "file.pth", tmp_path / "executed"
+    ATTACKS[attack](path, marker)
+    monkeypatch.setattr(torch.jit, "load", lambda *arguments, **named: marker.touch())
+    with pytest.raises(ValueError, match="file.pth "):
+        load_visual_tokenizer(path)
+    assert not marker.exists()
 
+
+NAME = "encoder.blocks.0.mlp.fc1.weight"
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value * torch.nan, "NaN or infinity for {name}, in 16384 of 16384 places; give a sound file"),
+        (lambda value: value.index_fill(0, torch.tensor(0), torch.inf), "NaN or infinity for {name}, in 64 of"),
+        (lambda value: value.long(), "int64 for {name}, expected float32"),
+        (lambda value: value.half(), "float16 for {name}, expected float32"),
+        (lambda value: value.double(), "float64 for {name}, expected float32"),
+        (lambda value: value.to(torch.complex64), "complex64 for {name}, expected float32"),
+        (lambda value: value.to_sparse(), "a sparse_coo tensor for {name}, expected a dense one"),
+        (lambda value: value.to("meta"), "a tensor without values .meta. for {name}"),
+        (lambda value: value[:1, :1].expand(value.shape), "one value many times for {name}"),
+        (lambda value: value.T, r".64, 256. for {name}, expected .256, 64."),
+        (lambda value: value.tolist(), "no tensor but list for {name}, expected a tensor"),
+    ],
+)
+def test_a_visual_tokenizer_with_unsound_weights_is_refused_with_what_is_wrong(
+    change: Callable[[Tensor], object], message: str, with_config: bool, tmp_path: Path
+) -> None:
+    tokenizer, path = small_tokenizer(), tmp_path / "file.pth"
+    entries: dict[str, object] = dict(vqkd_entries(tokenizer))
+    entries[NAME] = change(vqkd_entries(tokenizer)[NAME])
+    content = {"model": entries} | ({"config": asdict(SMALL)} if with_config else {})
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=f"^{path} has {message.format(name=NAME)}"):
+        load_visual_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder_depth": 10**9},
+        {"dim": 10**6, "num_heads": 1},
+        {"dim": "wide"},
+        {"dim": -1},
+        {"num_codes": 10**12},
+        {"unknown": 1},
+        {"patch_size": 0},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_sizes_that_are_not_those_of_the_weights_are_refused_before_a_network_is_built(
+    changes: dict[str, object], tmp_path: Path
+) -> None:
     path = tmp_path / "file.pth"
-    torch.save({"model": Harmful()}, path)
-    with pytest.raises(ValueError, match="is no file of tensors alone"):
-        load_vqkd(path)
-    path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="is no file of tensors alone"):
-        load_vqkd(path)
+    torch.save({"config": {**asdict(SMALL), **changes}, "model": vqkd_entries(small_tokenizer())}, path)
+    with pytest.raises(ValueError, match=f"^{path} ") as error:
+        load_visual_tokenizer(path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_tokenizer_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "file.pth"
+    save_vqkd(small_tokenizer(), path)
+    with forbidden(path), pytest.raises(PermissionError):
+        load_visual_tokenizer(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="file.pth is cut off or damaged"):
+        load_visual_tokenizer(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="file.pth is a git-LFS pointer, not the file itself; run git lfs pull"):
+        load_visual_tokenizer(path)
