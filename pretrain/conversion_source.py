@@ -182,6 +182,6 @@ def _agreed_heads(card: Path, found: int | None, given: int | None) -> int | Non
 
 def _no_tokenizer(folder: Path) -> str:
     return (
-        f"no text tokenizer ({EXPORTED_NAME} or Microsoft's {MICROSOFTS_NAME}) lies in {folder}, so none is beside the result: "
+        f"no text tokenizer ({EXPORTED_NAME} or Microsoft's {MICROSOFTS_NAME}) lies in {folder}, so none is written: "
         "put the one that the weights were trained with there"
     )

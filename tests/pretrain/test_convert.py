@@ -170,6 +170,7 @@ def test_training_goes_on_from_converted_weights(run_dir: Path, tiny_data: TinyD
     arguments += ["--model.attention", "decoupled", "--model.num-vl-layers", 0]
     ended = run_ranks(2, "pretrain.train", arguments)
     assert ended.exit_codes == [0, 0], ended.stderr
+    assert "rows of words: 42" in ended.stdout[0] and "set --model.vocab-size 102, or" in ended.stdout[0]
     weights = dict(checkpoint_weights(find_checkpoint(tmp_path / "run").folder))
     begin = load_pretrained(tmp_path / "ours")
     for name, parameter in begin.named_parameters():
@@ -188,7 +189,9 @@ def test_weights_that_are_not_for_a_run_are_refused(run_dir: Path, tmp_path: Pat
         check_initial_weights(larger)
     (tmp_path / "text_tokenizer.spm").unlink()
     other = replace(config, data=replace(config.data, text_tokenizer=tmp_path / "config.json"))
-    with pytest.raises(ValueError, match="its words are those of a text tokenizer with SHA-256 .*, not of .*config.json"):
+    with pytest.raises(
+        ValueError, match="its words are those of a text tokenizer with SHA-256 .*, not of .*config.json"
+    ):
         check_initial_weights(other)
     with pytest.raises(ValueError, match="model.safetensors is a file; convert it with .* FOLDER --from beit3"):
         check_initial_weights(replace(config, initial_weights=tmp_path / "model.safetensors"))
