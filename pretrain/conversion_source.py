@@ -100,6 +100,7 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
         heads,
         _number(card, written_as, "max_text_length"),
         num_visual_tokens or MultiwayConfig.num_visual_tokens,
+        path,
     )
     fingerprint = tokenizer_sha256(path)
     tokenizer = tokenizer_beside(path.parent, fingerprint, is_microsofts=fingerprint is None and not written_as)
@@ -111,7 +112,7 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
     return Source(
         origin=str(path),
         config=config,
-        weights=lambda: decoupled_weights(load_beit3(path), config, new_heads),
+        weights=lambda: decoupled_weights(load_beit3(path), config, new_heads, path),
         vocabulary=None if tokenizer is None else read_vocabulary(tokenizer),
         provenance={"source": path.name, "new_heads": list(absent), "left_out": left_out},
         notes=tuple(note for note in notes if note),

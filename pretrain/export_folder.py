@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, save_pretrained
-from pretrain.checkpoint import MANIFEST_NAME
 from pretrain.conversion_source import Source
 from pretrain.formats.beit3 import Role
 from pretrain.formats.beit3_file import save_beit3
 from pretrain.formats.timm import save_timm
+from pretrain.manifest import MANIFEST_NAME
 from pretrain.model_card import CARD_NAME, MADE_BY, README_NAME, README_TITLE, make_card, read_card, render_readme
 from pretrain.verify import TOLERANCE, largest_difference
 from pretrain.vocabulary import EXPORTED_NAME, FINGERPRINT_KEY, Vocabulary, sha256_of

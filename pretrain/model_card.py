@@ -1,11 +1,11 @@
 """The cards beside converted weights: one JSON file for each, and a README.md that is written from all of them."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from model.config import MultiwayConfig
+from model.weight_files import read_json_object
 from pretrain.formats.beit3 import Role, decoupled
 from pretrain.formats.beit3_loaders import exact_tasks, finetuning_command, torchscale_arguments, why_not_finetuned
 from pretrain.vocabulary import EXPORTED_NAME, Vocabulary, unused_rows
@@ -76,12 +76,10 @@ def make_card(
 def read_card(path: Path) -> dict[str, Any]:
     """Raises ValueError if the file is not a card."""
     try:
-        card = json.loads(path.read_text())
+        card = read_json_object(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON; remove it, or give another folder") from error
-    if not isinstance(card, dict) or not isinstance(card.get("model", {}), dict):
+    if not isinstance(card.get("model", {}), dict):
         raise ValueError(f"{path} is not a card of pretrain.convert; remove it, or give another folder")
     return card
 

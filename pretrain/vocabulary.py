@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from data_pipeline.text_tokenizer import TextTokenizer
 from model.config import MultiwayConfig
 from model.parameter_counts import parameter_shapes
+from model.weight_files import is_safetensors
 
 EXPORTED_NAME = "text_tokenizer.spm"
 """In folders that pretrain.convert writes."""
@@ -60,11 +61,13 @@ def fingerprint_in(weights: Path) -> str | None:
 
     Raises ValueError if the file cannot be read.
     """
+    if not weights.exists():
+        raise ValueError(f"{weights} does not exist; write it with pretrain.convert --to safetensors")
     try:
+        if not is_safetensors(weights):
+            return None  # what it is instead is said when its weights are read
         with safe_open(weights, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-    except FileNotFoundError as error:
-        raise ValueError(f"{weights} does not exist; write it with pretrain.convert --to safetensors") from error
     except OSError as error:
         raise ValueError(f"{weights} cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:

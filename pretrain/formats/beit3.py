@@ -24,10 +24,13 @@ from torch import Tensor
 from model.config import MultiwayConfig
 from model.embeddings import POSITION_OFFSET
 from model.parameter_counts import parameter_shapes
+from model.weight_checks import check_weight
 from pretrain.formats.beit3_contents import TEXT_POSITIONS, kind_of, missing_parts, task_heads
 
 Role = Literal["fusion", "dual", "vision", "text"]
 BRANCHES = {"A": "vision", "B": "language"}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""Types of numbers that are read; float32 is written."""
 NUM_TEXT_ROWS = 1024
 """Rows of the text position table that their code builds."""
 
@@ -63,18 +66,19 @@ def file_entries(
 
 
 def decoupled_weights(
-    entries: dict[str, Tensor], config: MultiwayConfig, new_heads: bool = False
+    entries: dict[str, Tensor], config: MultiwayConfig, new_heads: bool = False, owner: object = "the file"
 ) -> Iterator[tuple[str, Tensor]]:
     """Their parameters as ours, bit for bit, taken out of `entries` one by one; config: as `config_of` gives it.
 
-    new_heads: start anew what their finetuned files lack. Heads of their tasks are left out. Raises ValueError, naming
-    them, if parameters are missing, left over or of another shape.
+    new_heads: start anew what their finetuned files lack. Heads of their tasks are left out. owner: the file, for
+    messages. Raises ValueError, naming the parameter, if one is missing, left over, of another shape or type, or not
+    finite.
     """
     shapes = parameter_shapes(config)
     absent = missing_parts(entries)
     if absent and not new_heads:
         reason = kind_of(entries)
-        raise ValueError(f"the file has no {' and no '.join(absent)}: {reason}; pass --new-heads to start them anew")
+        raise ValueError(f"{owner} has no {' and no '.join(absent)}: {reason}; pass --new-heads to start them anew")
     for name, shape in shapes.items():
         parts = places(name, "dual", shapes)
         if parts[0].name.startswith(tuple(absent.values())):
@@ -82,22 +86,23 @@ def decoupled_weights(
             continue
         missing = [place.name for place in parts if place.name not in entries]
         if missing:
-            raise ValueError(f"the file has no {', '.join(missing)}: it is not a whole BEiT-3")
+            raise ValueError(f"{owner} has no {', '.join(missing)}: it is not a whole BEiT-3")
+        part_shape = torch.Size([shape[0] // len(parts), *shape[1:]])
         tensors = [_without_padding(place.name, entries.pop(place.name), config) for place in parts]
+        for place, tensor in zip(parts, tensors, strict=True):
+            check_weight(owner, place.name, tensor, part_shape, DTYPES)
         tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        if tensor.shape != shape:
-            raise ValueError(f"{parts[0].name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
         yield name, tensor.to(torch.float32)
         del tensor, tensors
     unknown = set(entries) - set(task_heads(entries))
     if unknown:
-        raise ValueError(f"the file has parameters without a place here: {', '.join(sorted(unknown))}")
+        raise ValueError(f"{owner} has parameters without a place here: {', '.join(sorted(unknown))}")
 
 
 def _without_padding(name: str, tensor: Tensor, config: MultiwayConfig) -> Tensor:
     """The positions without the rows that `file_entries` adds. Raises ValueError if these hold anything."""
     num_rows = config.max_text_length + POSITION_OFFSET
-    if name != TEXT_POSITIONS or len(tensor) <= num_rows:
+    if name != TEXT_POSITIONS or tensor.layout != torch.strided or len(tensor) <= num_rows:
         return tensor
     if tensor[num_rows:].any():
         raise ValueError(f"{name} has {len(tensor)} rows of positions, its card says {num_rows}; remove the card")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.config import MultiwayConfig
 from model.embeddings import POSITION_OFFSET
+from model.pretrained import MAX_DEPTH
 
 TEXT_POSITIONS = "beit3.encoder.embed_positions.B.weight"
 TASK_HEADS = ("fc_norm", "head", "pooler", "vision_head", "language_head", "logit_scale")
@@ -33,20 +34,23 @@ def config_of(
     num_heads: int | None,
     max_text_length: int | None = None,
     num_visual_tokens: int = MultiwayConfig.num_visual_tokens,
+    owner: object = "the file",
 ) -> MultiwayConfig:
     """The sizes of the network in a file.
 
-    num_heads, max_text_length: from the card, if one lies beside it; num_visual_tokens: for a file without a mim_head.
-    Raises ValueError if they cannot be found out.
+    num_heads, max_text_length: from the card, if one lies beside it; num_visual_tokens: for a file without a mim_head;
+    owner: the file, for messages. Raises ValueError if they cannot be found out.
     """
-    vocab_size, dim = _shape(entries, "beit3.text_embed.weight", 2)
-    _, _, patch_size, _ = _shape(entries, "beit3.vision_embed.proj.weight", 4)
-    num_rows, _ = _shape(entries, "beit3.encoder.embed_positions.A.weight", 2)
-    num_text_rows, _ = _shape(entries, TEXT_POSITIONS, 2)
-    ffn_dim, _ = _shape(entries, "beit3.encoder.layers.0.ffn.A.fc1.weight", 2)
+    vocab_size, dim = _shape(owner, entries, "beit3.text_embed.weight", 2)
+    _, _, patch_size, _ = _shape(owner, entries, "beit3.vision_embed.proj.weight", 4)
+    num_rows, _ = _shape(owner, entries, "beit3.encoder.embed_positions.A.weight", 2)
+    num_text_rows, _ = _shape(owner, entries, TEXT_POSITIONS, 2)
+    ffn_dim, _ = _shape(owner, entries, "beit3.encoder.layers.0.ffn.A.fc1.weight", 2)
     if "mim_head.weight" in entries:
-        num_visual_tokens, _ = _shape(entries, "mim_head.weight", 2)
+        num_visual_tokens, _ = _shape(owner, entries, "mim_head.weight", 2)
     layers = {int(match[1]) for name in entries if (match := re.match(r"beit3\.encoder\.layers\.(\d+)\.", name))}
+    if len(layers) > MAX_DEPTH:
+        raise ValueError(f"{owner} describes {len(layers)} layers, more than {MAX_DEPTH}; give another file")
     sizes = (dim, len(layers), ffn_dim)
     published = NUM_HEADS.get(sizes)
     if num_heads is None and published is None:
@@ -68,14 +72,14 @@ def config_of(
     )
 
 
-def _shape(entries: Mapping[str, Tensor], name: str, num_dimensions: int) -> tuple[int, ...]:
+def _shape(owner: object, entries: Mapping[str, Tensor], name: str, num_dimensions: int) -> tuple[int, ...]:
     """Raises ValueError if there is no such tensor with that number of dimensions."""
     if name not in entries:
-        raise ValueError(f"the file has no {name}: it is not a BEiT-3 checkpoint")
+        raise ValueError(f"{owner} has no {name}: it is not a BEiT-3 checkpoint")
     shape = tuple(entries[name].shape)
     if len(shape) != num_dimensions or 0 in shape:
         raise ValueError(
-            f"{name} has shape {shape}, expected {num_dimensions} dimensions: it is not a BEiT-3 checkpoint"
+            f"{owner} has {shape} for {name}, expected {num_dimensions} dimensions: it is not a BEiT-3 checkpoint"
         )
     return shape
 

@@ -3,7 +3,7 @@
 Ours have one entry more, the fingerprint of their text tokenizer. Reading executes nothing.
 """
 
-import pickle
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.config import MultiwayConfig
+from model.weight_files import HoldsCodeError, read_torch_file
 from pretrain.formats.beit3 import Role, file_entries
 from pretrain.vocabulary import FINGERPRINT_KEY
 
@@ -39,7 +40,9 @@ def load_beit3(path: Path, is_mapped: bool = False) -> dict[str, Tensor]:
     content = _load(path, is_mapped)
     if isinstance(content, dict):
         content = content.get("model", content.get("module", content))
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise ValueError(f"{path} is not a BEiT-3 checkpoint: it has no 'model' that maps names to tensors")
     return content
 
@@ -55,27 +58,15 @@ def _load(path: Path, is_mapped: bool) -> Any:
     """Nothing in the file is executed. Raises ValueError if it holds more than tensors and plain values."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a BEiT-3 checkpoint file, or leave out --from beit3 for a run")
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{path} does not exist; give a BEiT-3 checkpoint file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+        return read_torch_file(path, [argparse.Namespace], is_mapped=is_mapped)  # the options of their training
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
-    except pickle.UnpicklingError as error:
-        raise ValueError(_not_tensors_alone(path)) from error
-    except Exception as error:  # a file of another kind can raise anything
-        raise ValueError(f"{path} is damaged or was not written by torch.save") from error
-
-
-def _not_tensors_alone(path: Path) -> str:
-    """Why a file is refused that holds objects, such as those of their save_model, and the remedy."""
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)  # reads names, executes nothing
-    except Exception:  # not a file of torch.save's present format
-        return f"{path} is not a file of tensors alone: it is damaged, or holds code, which is not executed"
-    load, save = f'f = torch.load("{path}", weights_only=False)', 'torch.save({"model": f["model"]}, "model.pth")'
-    return (
-        f"{path} is not a file of tensors alone, so it is not opened here: it holds {', '.join(sorted(names))}; if you "
-        f"trust it (Microsoft's save_model adds its options and optimizer), write its weights alone with "
-        f"python -c 'import torch; {load}; {save}' and convert model.pth"
-    )
+    except HoldsCodeError as error:
+        load, save = f'f = torch.load("{path}", weights_only=False)', 'torch.save({"model": f["model"]}, "model.pth")'
+        raise ValueError(
+            f"{error}. If you trust it (Microsoft's save_model adds its optimizer): "
+            f"python -c 'import torch; {load}; {save}' writes model.pth, which can be converted"
+        ) from error
