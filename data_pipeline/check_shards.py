@@ -25,6 +25,7 @@ from data_pipeline.samples import BadSampleError
 from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import ShardIndex, file_sha256, read_index
 from data_pipeline.shard_scan import SampleReport
+from data_pipeline.text_tokenizer import NO_TOKEN, TextTokenizer, UnknownShare, unknown_share
 
 TILE = 208
 """Pixels of a tile of the contact sheet, margins included."""
@@ -55,6 +56,8 @@ class CheckOptions:
     """Where remote shards are kept."""
     cache_bytes: int = DataConfig.cache_bytes
     """Most that the cache may hold."""
+    text_tokenizer: Path | None = None
+    """The run's SentencePiece model: the share of <unk> is reported, and texts without a token are named."""
     num_workers: int = num_cores()
     """Processes that read."""
 
@@ -69,11 +72,14 @@ class CheckResult:
     """Shards that are not those of the index."""
     num_characters: int = 0
     """Of all texts."""
+    unknown: UnknownShare = field(default_factory=UnknownShare)
+    """Of all texts, if a text tokenizer was given."""
 
     def add(self, other: "CheckResult") -> None:
         self.report.add(other.report)
         self.damaged += other.damaged
         self.num_characters += other.num_characters
+        self.unknown += other.unknown
 
 
 def main() -> None:
@@ -92,7 +98,9 @@ def _check(options: CheckOptions) -> str:
     lines = result.report.lines()
     lines.append(f"{options.folder}: {index.kind}, {index}; a run can use {result.report.num_kept}{shown}")
     if index.kind != "image" and result.report.num_kept:
-        lines.append(f"  {result.num_characters / result.report.num_kept:.0f} characters a text on average")
+        lines.append(f"  {result.num_characters / result.report.num_kept:.0f} characters per text on average")
+        if options.text_tokenizer is not None:
+            lines.append(f"  warning: {result.unknown.warning}" if result.unknown.warning else f"  {result.unknown}")
     if result.damaged:
         raise ValueError("\n".join([*lines, *result.damaged]))
     return "\n".join(lines)
@@ -101,6 +109,8 @@ def _check(options: CheckOptions) -> str:
 def check_shards(options: CheckOptions) -> CheckResult:
     """Read every shard, each in one of the worker processes."""
     result = CheckResult()
+    if options.text_tokenizer is not None:
+        open_tokenizer(options.text_tokenizer)  # what is wrong with it shows before hours of reading
     index = open_reader(options).index
     num_shards = len(index.shards)
     if not is_remote(options.folder):  # a remote one was compared when it was fetched
@@ -149,12 +159,30 @@ def check_shard(options: CheckOptions, number: int) -> CheckResult:
             if reader.index.kind != "text":
                 transform.center(reader.image_bytes(sample))
             if reader.index.kind != "image":
-                result.num_characters += len(reader.text(sample))
+                text = reader.text(sample)
+                result.unknown += checked_share(text, options.text_tokenizer)
+                result.num_characters += len(text)
         except BadSampleError as error:
             result.report.skip(f"{shard.name}:{reader.key(sample)}", error.reason)
         else:
             result.report.num_kept += 1
     return result
+
+
+def checked_share(text: str, text_tokenizer: Path | None) -> UnknownShare:
+    """What a tokenizer does not know of a text. Raises BadSampleError if it makes no token of it."""
+    if text_tokenizer is None:
+        return UnknownShare()
+    share = unknown_share(open_tokenizer(text_tokenizer).encode(text))
+    if not share.num_tokens:
+        raise BadSampleError(NO_TOKEN)
+    return share
+
+
+@lru_cache(maxsize=1)
+def open_tokenizer(path: Path) -> TextTokenizer:
+    """Read once per process."""
+    return TextTokenizer(path)
 
 
 def checking_transform(options: CheckOptions) -> ImageTransform:

@@ -1,26 +1,28 @@
 """Documents to passages of about text_length tokens, so that almost nothing of a text batch is padding."""
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+from data_pipeline.sentence_sample import SENTENCE_END
 from data_pipeline.sources.records import Record
 from data_pipeline.text_tokenizer import TextTokenizer
 
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\s*\n\s*")
 
-
-def pack_passages(documents: Iterable[Record], tokenizer: TextTokenizer, text_length: int) -> Iterator[Record]:
+def pack_passages(
+    documents: Iterable[Record], tokenizer: TextTokenizer, text_length: int, without_tokens: Callable[[Record], None]
+) -> Iterator[Record]:
     """Whole sentences of consecutive documents, joined to passages of at most text_length ids with <s> and </s>.
 
     A sentence longer than that is cut where its words end. A passage is named for the document that it begins with and
-    its number among those passed.
+    its number among those passed. without_tokens: called with each document of which the tokenizer makes no id.
     """
     room = text_length - 2
     passage: list[str] = []
     used, number, name = 0, 0, ""
     for document in documents:
         assert document.text is not None
+        is_empty = True
         for sentence, length in _sentences(document.text, tokenizer, room):
+            is_empty = False
             if passage and used + length > room:
                 yield Record(f"{name}_{number:06d}", text=" ".join(passage))
                 passage, used, number = [], 0, number + 1
@@ -28,6 +30,8 @@ def pack_passages(documents: Iterable[Record], tokenizer: TextTokenizer, text_le
                 name = document.name
             passage.append(sentence)
             used += length
+        if is_empty:
+            without_tokens(document)
     if passage:
         yield Record(f"{name}_{number:06d}", text=" ".join(passage))
 

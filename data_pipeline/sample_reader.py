@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from data_pipeline.remote_files import is_remote
 from data_pipeline.retries import HOPELESS, with_retries
-from data_pipeline.samples import BadSampleError
+from data_pipeline.samples import BadSampleError, is_blank
 from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import ShardIndex
 
@@ -50,7 +50,7 @@ class SampleReader:
             text = self._read(sample, "text").decode()
         except UnicodeDecodeError as error:
             raise BadSampleError("text is not UTF-8") from error
-        if not text.strip():
+        if is_blank(text):
             raise BadSampleError("text is blank")
         return text
 

@@ -1,11 +1,20 @@
 """One sample, from any source, on its way into a shard."""
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["image", "pair", "text"]
 
+_INVISIBLE = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
+"""Unicode's categories of characters that show nothing: controls, format (zero-width) characters, spaces."""
+
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has no visible character."""
+    return all(unicodedata.category(character) in _INVISIBLE for character in text)
 
 
 class BadSampleError(Exception):

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.image_transform import open_image, to_rgb, upright
-from data_pipeline.samples import BadSampleError, Kind
+from data_pipeline.samples import BadSampleError, Kind, is_blank
 from data_pipeline.scenes import Split
 from data_pipeline.shard_scan import (
     SampleReport,
@@ -173,6 +173,8 @@ def checked_text(record: Record) -> str:
     text = (record.text or "").strip()
     if not text:
         raise BadSampleError("text is missing or empty")
+    if is_blank(text):
+        raise BadSampleError("text has no visible character")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -28,7 +28,8 @@ from data_pipeline.sample_reader import SampleReader, ShardMismatchError
 from data_pipeline.samples import BadSample, BadSampleError, Kind
 from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import read_index
-from data_pipeline.text_tokenizer import PAD_ID, TextTokenizer
+from data_pipeline.text_tokenizer import EOS_ID, NO_TOKEN, PAD_ID, TextTokenizer
+from data_pipeline.token_coverage import covered_share
 
 MAX_NEIGHBORS = 100
 LONGEST_PIECE = 64
@@ -199,12 +200,22 @@ class StepDataset(Dataset[StepBatch]):
         return {kind: data.fingerprint for kind, data in self.kinds.items()}
 
     def describe(self) -> list[str]:
-        """A line a kind: its sources, their samples and shares."""
+        """A line per kind: its sources, their samples and shares; and what the text tokenizer does not know of them."""
         lines = []
         for kind, data in self.kinds.items():
             sizes = [reader.index.num_samples for reader in data.readers]
             parts = zip(data.names, sizes, data.mixture.shares, strict=True)
             lines.append(f"{kind}: " + ", ".join(f"{name} {size} samples {share:.0%}" for name, size, share in parts))
+            if kind != "image":
+                lines += self._coverage_lines(data)
+        return lines
+
+    def _coverage_lines(self, data: "_KindOfData") -> list[str]:
+        assert self.tokenizer is not None
+        lines = []
+        for name, reader in zip(data.names, data.readers, strict=True):
+            share = covered_share(reader, self.tokenizer)
+            lines.append(f"warning: {name}: {share.warning}" if share.warning else f"  {name}: {share}")
         return lines
 
     def seen(self, step: int) -> dict[str, dict[str, float]]:
@@ -308,7 +319,10 @@ class StepDataset(Dataset[StepBatch]):
 
     def _ids(self, reader: SampleReader, sample: int, length: int) -> list[int]:
         assert self.tokenizer is not None
-        return self.tokenizer.encode_to_length(reader.text(sample)[: length * LONGEST_PIECE], length)
+        ids = self.tokenizer.encode_to_length(reader.text(sample)[: length * LONGEST_PIECE], length)
+        if ids[1] == EOS_ID:
+            raise BadSampleError(NO_TOKEN)
+        return ids
 
 
 def num_tokens(ids: Tensor) -> tuple[int, ...]:

@@ -8,35 +8,42 @@ A piece has its SentencePiece id + 1, `<mask>` the number of pieces + 1: 64001 f
 pieces include SentencePiece's own `<unk>`, `<s>`, `</s>`.
 """
 
-import io
-import re
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import sentencepiece
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 FIRST_PIECE_ID = 4
 _SPM_TO_ID = {0: UNK_ID, 1: BOS_ID, 2: EOS_ID}
+_SPECIALS = ("<unk>", "<s>", "</s>")
+"""SentencePiece's own first pieces, by its ids; BEiT-3's ids hold for no other order."""
+NO_TOKEN = "text has no token of the text tokenizer"
+"""Why a text of characters that normalisation removes, such as zero-width ones, cannot be used."""
+_LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
 class TextTokenizer:
-    """Text to ids and back. Cheap to make and to send to another process: the model is read on first use."""
+    """Text to ids and back. Cheap to send to another process, which reads the model on first use."""
 
     def __init__(self, path: Path):
-        """path: a SentencePiece model, such as beit3.spm. Raises ValueError where there is none."""
+        """Read a SentencePiece model, such as beit3.spm.
+
+        Raises ValueError, saying what is wrong, if the file is missing, damaged or of another layout, and OSError if
+        it cannot be read.
+        """
         self.path = Path(path)
-        if not self.path.is_file():
-            raise ValueError(f"text tokenizer {path} does not exist; train one with data_pipeline.train_text_tokenizer")
+        _ = self._model  # what is wrong with it shows now, not in a loader process
 
     def __getstate__(self) -> dict[str, Path]:
         return {"path": self.path}
 
     @cached_property
     def _model(self) -> sentencepiece.SentencePieceProcessor:
-        return sentencepiece.SentencePieceProcessor(model_file=str(self.path))
+        return _read_model(self.path)
 
     @property
     def mask_id(self) -> int:
@@ -66,31 +73,70 @@ class TextTokenizer:
         return str(self._model.decode([i - 1 for i in ids if FIRST_PIECE_ID <= i < self.mask_id]))
 
 
-ModelType = Literal["unigram", "bpe"]
-SHORT_PART = re.compile(r".{1,1000}(?!\S)|\S{1,1000}")
-"""Whole words of a line, up to 1000 characters: SentencePiece silently leaves out what has more than 4192 bytes."""
+@dataclass(frozen=True)
+class UnknownShare:
+    """How much of some texts a tokenizer does not know."""
 
+    num_tokens: int = 0
+    num_unknown: int = 0
+    """Tokens that are `<unk>`. SentencePiece makes one of a whole run of unknown characters."""
 
-def train_text_tokenizer(
-    texts: Iterable[str], path: Path, vocab_size: int, model_type: ModelType = "unigram"
-) -> TextTokenizer:
-    """Train a model with BEiT-3's specials (SentencePiece's own, no pad or mask piece) and write it to `path`.
+    WARNED = 0.01
+    """A larger share is worth a warning: a tokenizer trained on the data leaves out about one character in 2,000."""
 
-    vocab_size: SentencePiece pieces, its three specials included. Raises ValueError where the texts do not give them.
-    """
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(part for text in texts for part in SHORT_PART.findall(text)),
-            model_writer=model,
-            model_type=model_type,
-            vocab_size=vocab_size,
-            num_threads=1,  # the result must not depend on the machine
-            minloglevel=2,
+    @property
+    def share(self) -> float:
+        return self.num_unknown / max(1, self.num_tokens)
+
+    def __add__(self, other: "UnknownShare") -> "UnknownShare":
+        return UnknownShare(self.num_tokens + other.num_tokens, self.num_unknown + other.num_unknown)
+
+    def __str__(self) -> str:
+        return f"{self.share:.2%} of {self.num_tokens} tokens are <unk>"
+
+    @property
+    def warning(self) -> str:
+        """A sentence if the share is worth a warning, else nothing."""
+        if self.share <= self.WARNED:
+            return ""
+        return (
+            f"{self}, more than {self.WARNED:.0%}: the text tokenizer does not cover these texts; "
+            "train one on them with python -m data_pipeline.train_text_tokenizer"
         )
-    except RuntimeError as error:
-        largest = re.search(r"value <= (\d+)", str(error))
-        reason = f"they give at most {largest[1]}" if largest else str(error)
-        raise ValueError(f"vocab_size {vocab_size} does not fit the texts: {reason}; choose another") from error
-    path.write_bytes(model.getvalue())
-    return TextTokenizer(path)
+
+
+def unknown_share(ids: Iterable[int]) -> UnknownShare:
+    """Count the ids of a text, without those of <s>, </s> and padding."""
+    counts = Counter(ids)
+    num_tokens = counts.total() - counts[BOS_ID] - counts[PAD_ID] - counts[EOS_ID]
+    return UnknownShare(num_tokens, counts[UNK_ID])
+
+
+def _read_model(path: Path) -> sentencepiece.SentencePieceProcessor:
+    """Raises ValueError or OSError with a sentence that names the file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(
+            f"text tokenizer {path} does not exist; train one with python -m data_pipeline.train_text_tokenizer"
+        ) from None
+    except OSError as error:
+        unreadable = OSError(f"text tokenizer {path} cannot be read ({error.strerror})")
+        unreadable.errno = error.errno
+        raise unreadable from error
+    if content.startswith(_LFS_POINTER):
+        raise ValueError(f"text tokenizer {path} is a git-LFS pointer, not the file itself; fetch it with git lfs pull")
+    try:
+        model = sentencepiece.SentencePieceProcessor(model_proto=content) if content else None
+    except RuntimeError:
+        model = None
+    if model is None:
+        raise ValueError(f"text tokenizer {path} is damaged or not a SentencePiece model; restore it or give another")
+    ids = (model.unk_id(), model.bos_id(), model.eos_id())
+    if ids != (0, 1, 2):
+        named = ", ".join(f"{name} {number}" for name, number in zip(_SPECIALS, ids, strict=True))
+        raise ValueError(
+            f"text tokenizer {path} has the ids {named}, not 0, 1, 2 as BEiT-3's does; give one of its layout, "
+            "such as python -m data_pipeline.train_text_tokenizer makes"
+        )
+    return model

@@ -10,9 +10,14 @@ import tyro
 
 from data_pipeline.command_line import run_command
 from data_pipeline.samples import BadSampleError, Kind
+from data_pipeline.sentence_sample import draw_sentences
+from data_pipeline.sentencepiece_training import MAX_SENTENCES, ModelType, train_on_sentences
 from data_pipeline.shard_writer import SampleFilter, checked_text, is_in_split
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
-from data_pipeline.text_tokenizer import ModelType, train_text_tokenizer
+from data_pipeline.text_tokenizer import UnknownShare, unknown_share
+
+NUM_CHECKED = 10_000
+"""Sentences whose share of <unk> is reported."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +25,16 @@ class TextTokenizerOptions:
     """Train a SentencePiece model with BEiT-3's ids."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """The model file to write, such as tokenizer.spm."""
+    """The model file to write, such as tokenizer.spm. An existing file is never replaced: shards were made with it."""
     sources: tyro.conf.Positional[tuple[str, ...]]
     """KIND=SOURCE with kind pair (captions) or text; sources as in write_shards. Only their training split is read."""
     vocab_size: int = 64000
     """Pieces, SentencePiece's three specials included."""
     model_type: ModelType = "unigram"
     """BEiT-3's is unigram. bpe keeps whole words also where there are only a few dozen different ones."""
+    max_sentences: int = MAX_SENTENCES
+    """Most sentences to train on, drawn evenly from all sources. SentencePiece takes about twenty bytes of memory for
+    each byte of them."""
     held_out_fraction: float = SampleFilter.held_out_fraction
     """Part of each source that is not read; give write_shards the same."""
     columns: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
@@ -40,9 +48,21 @@ def main() -> None:
 def _train(options: TextTokenizerOptions) -> str:
     if not options.sources:
         raise ValueError("there is no source; give pair=SOURCE or text=SOURCE after the model file")
+    if options.max_sentences < 1:
+        raise ValueError(f"max_sentences {options.max_sentences} must be at least 1")
+    if options.out.exists():
+        raise ValueError(
+            f"{options.out} exists, and shards may have been written with it; give another name, or remove it first"
+        )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_text_tokenizer(_texts(options), options.out, options.vocab_size, options.model_type)
-    return f"{options.out}: {tokenizer.vocab_size} ids, <mask> is {tokenizer.mask_id}"
+    sample = draw_sentences(_texts(options), options.max_sentences)
+    drawn = f"{len(sample.sentences)} sentences"
+    if sample.num_found > len(sample.sentences):
+        drawn += f", drawn evenly from {sample.num_found} (--max-sentences)"
+    tokenizer = train_on_sentences(sample.sentences, options.out, options.vocab_size, options.model_type)
+    first = (unknown_share(tokenizer.encode(sentence)) for sentence in sample.sentences[:NUM_CHECKED])
+    unknown = sum(first, start=UnknownShare())
+    return f"{options.out}: {tokenizer.vocab_size} ids, <mask> is {tokenizer.mask_id}; trained on {drawn}; {unknown}"
 
 
 def _texts(options: TextTokenizerOptions) -> Iterator[str]:

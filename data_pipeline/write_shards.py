@@ -18,14 +18,24 @@ import tyro
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
 from data_pipeline.passages import pack_passages
+from data_pipeline.sample_reader import SampleReader
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
-from data_pipeline.shard_index import INDEX_NAME, merge_scans, read_index
-from data_pipeline.shard_scan import SCANS_NAME, SampleReport, file_origin, load_scan, own_partial, scan_path
+from data_pipeline.shard_index import INDEX_NAME, ShardIndex, merge_scans, read_index
+from data_pipeline.shard_scan import (
+    MAX_MEMBER_BYTES,
+    SCANS_NAME,
+    SampleReport,
+    file_origin,
+    load_scan,
+    own_partial,
+    scan_path,
+)
 from data_pipeline.shard_writer import OTHER_SIDE, SampleFilter, checked_text, is_in_split, write_shard
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.sources.records import Record
-from data_pipeline.text_tokenizer import TextTokenizer
+from data_pipeline.text_tokenizer import NO_TOKEN, TextTokenizer
+from data_pipeline.token_coverage import covered_share
 
 PLAN_NAME = "plan.txt"
 BLOCKS_AHEAD = 2
@@ -53,7 +63,7 @@ class ShardOptions:
     columns: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
     """How the source is read."""
     text_tokenizer: Path | None = None
-    """Kind text: the SentencePiece model that counts tokens."""
+    """The SentencePiece model of the run. Kind text: it counts tokens. Its share of <unk> is reported."""
     text_length: int = 512
     """Kind text: pack whole sentences to passages of up to so many tokens, <s> and </s> included."""
     deduplicate: bool = False
@@ -82,11 +92,22 @@ def main() -> None:
 
 def _write(options: ShardOptions) -> str:
     report = write_shards(options)
+    lines = report.lines()
     if (options.out / INDEX_NAME).is_file():
-        result = str(read_index(options.out))
+        index = read_index(options.out)
+        result = str(index)
+        if options.text_tokenizer is not None and options.kind != "image":
+            lines.append(coverage_line(options, index))
     else:
         result = f"part {options.part} of {options.num_parts} with {report.num_kept} samples; others are to be written"
-    return "\n".join([*report.lines(), f"{options.out}: {result}"])
+    return "\n".join([*lines, f"{options.out}: {result}"])
+
+
+def coverage_line(options: ShardOptions, index: ShardIndex) -> str:
+    """What the tokenizer does not know of the texts that were written."""
+    assert options.text_tokenizer is not None
+    share = covered_share(SampleReader(index, MAX_MEMBER_BYTES), TextTokenizer(options.text_tokenizer))
+    return f"  warning: {share.warning}" if share.warning else f"  {share}"
 
 
 def write_shards(options: ShardOptions) -> SampleReport:
@@ -166,7 +187,14 @@ def write_block(shard: str, block: list[Record], digest: str, options: ShardOpti
                     report.skip(f"{shard}:{record.key}", OTHER_SIDE[split])
             except BadSampleError as error:
                 report.skip(f"{shard}:{record.key}", error.reason)
-        records, split = pack_passages(documents, TextTokenizer(options.text_tokenizer), options.text_length), None
+        tokenizer = TextTokenizer(options.text_tokenizer)
+        records = pack_passages(
+            documents,
+            tokenizer,
+            options.text_length,
+            without_tokens=lambda record: report.skip(f"{shard}:{record.key}", NO_TOKEN),
+        )
+        split = None
     scan = scan_path(options.out, shard)
     write_shard(options.out / shard, options.kind, records, options.keep, split, scan, digest, report)
 
@@ -240,7 +268,9 @@ def check_plan(options: ShardOptions) -> None:
     free = ("out", "num_workers", "part", "deduplicate")
     entries = {name: value for name, value in vars(options).items() if name not in (*free, "keep", "columns")}
     entries |= {**vars(options.keep), **vars(options.columns)}
-    if options.text_tokenizer is not None:
+    if options.kind != "text":
+        entries["text_tokenizer"] = None  # counts, and changes no shard
+    elif options.text_tokenizer is not None:
         model = TextTokenizer(options.text_tokenizer).path.read_bytes()
         entries["text_tokenizer_sha256"] = hashlib.sha256(model).hexdigest()
     plan = "".join(f"{name} = {value!r}\n" for name, value in entries.items())

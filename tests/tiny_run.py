@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from data_pipeline.scenes import draw_samples
-from data_pipeline.text_tokenizer import train_text_tokenizer
+from data_pipeline.sentencepiece_training import train_text_tokenizer
 from data_pipeline.write_shards import ShardOptions, write_shards
 from model.visual_tokenizer import VisualTokenizer, init_visual_tokenizer
 from pretrain.formats.vqkd import save_vqkd

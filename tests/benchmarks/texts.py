@@ -8,7 +8,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.text_tokenizer import TextTokenizer, train_text_tokenizer
+from data_pipeline.sentencepiece_training import train_text_tokenizer
+from data_pipeline.text_tokenizer import TextTokenizer
 
 MAX_VOCAB_SIZE = 16_000
 PASSAGE_TOKENS = 510

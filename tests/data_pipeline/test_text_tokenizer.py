@@ -1,22 +1,23 @@
 """BEiT-3's ids around a SentencePiece model (FORMATS of XLMRobertaTokenizer)."""
 
-import itertools
+import io
 import pickle
+import re
 from pathlib import Path
 
 import pytest
 import sentencepiece
-from transformers import XLMRobertaTokenizer
 
 from data_pipeline.scenes import draw_samples
+from data_pipeline.sentencepiece_training import train_text_tokenizer
 from data_pipeline.text_tokenizer import (
     BOS_ID,
     EOS_ID,
     PAD_ID,
-    SHORT_PART,
     UNK_ID,
     TextTokenizer,
-    train_text_tokenizer,
+    UnknownShare,
+    unknown_share,
 )
 
 
@@ -53,31 +54,60 @@ def test_it_travels_to_another_process(tokenizer: TextTokenizer) -> None:
     assert copy.encode("a red star") == tokenizer.encode("a red star")
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not exist"):
+def test_what_is_wrong_with_a_file_is_said_in_one_sentence(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.spm does not exist; train one"):
         TextTokenizer(tmp_path / "none.spm")
-    with pytest.raises(ValueError, match="vocab_size 5000 does not fit"):
-        train_text_tokenizer(["a few words"], tmp_path / "t.spm", 5000)
+    with pytest.raises(OSError, match=r"cannot be read \(Is a directory\)"):
+        TextTokenizer(tmp_path)
+    sound = tokenizer.path.read_bytes()
+    contents = {
+        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 1356293\n",
+        "empty": b"",
+        "cut": sound[: len(sound) // 2],
+        "page": b"<!DOCTYPE html><html>404</html>",
+        "flipped": bytes([sound[0] ^ 1]) + sound[1:],
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        expected = "git-LFS pointer" if name == "pointer" else "damaged or not a SentencePiece model"
+        with pytest.raises(ValueError, match=expected) as raised:
+            TextTokenizer(tmp_path / name)
+        assert "\n" not in str(raised.value) and ".cc" not in str(raised.value)
 
 
-def test_ids_are_those_of_the_tokenizer_that_microsofts_code_uses(tokenizer: TextTokenizer) -> None:
-    theirs = XLMRobertaTokenizer(str(tokenizer.path))
-    assert (theirs.bos_token_id, theirs.pad_token_id, theirs.eos_token_id) == (BOS_ID, PAD_ID, EOS_ID)
-    assert (theirs.unk_token_id, theirs.mask_token_id) == (UNK_ID, tokenizer.mask_id)
-    assert len(theirs) == tokenizer.vocab_size
-    texts = [sample.text or "" for sample in draw_samples("text", 50)]
-    for text in [*texts, "A Circle,  at\tthe\u00a0top!", "a \u96ea circle", "", " ", "<mask"]:
-        assert tokenizer.encode(text) == theirs.convert_tokens_to_ids(theirs.tokenize(text))
+@pytest.mark.parametrize(
+    ("pad_id", "unk_id", "bos_id", "eos_id", "message"),
+    [
+        (0, 2, -1, 1, "<unk> 2, <s> -1, </s> 1"),  # T5
+        (0, 3, 2, 1, "<unk> 3, <s> 2, </s> 1"),  # Gemma
+        (-1, 0, -1, 1, "<unk> 0, <s> -1, </s> 1"),
+    ],
+)
+def test_models_with_other_specials_are_refused(
+    pad_id: int, unk_id: int, bos_id: int, eos_id: int, message: str, tmp_path: Path
+) -> None:
+    model = io.BytesIO()
+    texts = iter([s.text for s in draw_samples("text", 100)])
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=texts,
+        model_writer=model,
+        vocab_size=60,
+        model_type="bpe",
+        minloglevel=2,
+        pad_id=pad_id,
+        unk_id=unk_id,
+        bos_id=bos_id,
+        eos_id=eos_id,
+    )
+    (tmp_path / "foreign.spm").write_bytes(model.getvalue())
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TextTokenizer(tmp_path / "foreign.spm")
 
 
-def test_long_documents_are_learned_from_too(tmp_path: Path) -> None:
-    words = ["".join(letters) for letters in itertools.product("bcdfg", "aeiou", "klmnp", "aeiou")]
-    document = " ".join(words * 5)  # one line of more bytes than SentencePiece takes
-    assert len(document) > 10_000
-    tokenizer = train_text_tokenizer([document, "short"], tmp_path / "t.spm", 400, "bpe")
-    known = [word for word in words if len(tokenizer.encode(word)) <= 2]
-    assert len(known) > len(words) / 2
-    parts = SHORT_PART.findall(document + "\n" + "x" * 2500 + " end")
-    assert "".join(parts).replace(" ", "") == (document + "x" * 2500 + "end").replace(" ", "")
-    assert max(map(len, parts)) <= 1000
-    assert all(set(part.split()) <= set(words) for part in parts[:-4])  # no word was cut
+def test_the_share_of_unknown_tokens_is_counted_and_warned_of(tokenizer: TextTokenizer) -> None:
+    share = unknown_share(tokenizer.encode_to_length("a \u96ea circle", 30))
+    assert share.num_unknown == 1 and share.num_tokens == len(tokenizer.encode("a \u96ea circle"))
+    assert "more than 1%" in share.warning and "does not cover" in share.warning
+    both = share + UnknownShare(1000, 0)
+    assert both.num_unknown == 1 and both.warning == "" and str(both) == f"0.10% of {both.num_tokens} tokens are <unk>"
+    assert UnknownShare().share == 0

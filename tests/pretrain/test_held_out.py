@@ -1,11 +1,14 @@
 """Evaluation on held-out samples, against counts made by hand. CPU, seconds."""
 
 import dataclasses
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from data_pipeline.index_shards import IndexOptions, index_shards
 from model.kernels.block_masks import block_image_masks
 from pretrain.formats.vqkd import save_vqkd
 from pretrain.held_out import read_held_out
@@ -13,6 +16,7 @@ from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patche
 from pretrain.masked_words import MaskedWordsOptions, evaluate_masked_words
 from pretrain.visual_tokens import load_visual_tokenizer
 from pretrain.weights import find_checkpoint
+from tests.data_pipeline.test_bad_input import GOOD
 from tests.launch import run_ranks
 from tests.tiny_run import TinyData
 
@@ -61,3 +65,25 @@ def test_words_and_patches_of_pairs_are_evaluated_by_command(two_ranks: Path, ti
     assert ended.exit_codes == [0] and ended.stdout[0].startswith("images=40 patches=560 acc=")
     ended = run_ranks(1, "pretrain.masked_patches", [two_ranks, tiny_data.folder / "texts"])
     assert ended.exit_codes == [2] and "holds texts; give shards of images or pairs" in ended.stderr[0]
+
+
+def test_words_that_the_tokenizer_does_not_know_are_no_questions(
+    two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    def write_pairs(folder: Path, captions: list[str]) -> Path:
+        folder.mkdir()
+        with tarfile.open(folder / "0.tar", "w") as tar:
+            for number, caption in enumerate(captions):
+                for extension, content in (("png", GOOD), ("txt", caption.encode())):
+                    member = tarfile.TarInfo(f"{number}.{extension}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        index_shards(IndexOptions("pair", str(folder), num_workers=1))
+        return folder
+
+    foreign = "\u96ea\u306e \u4e2d\u306b"
+    mixed = write_pairs(tmp_path / "mixed", ["a red star", f"{foreign} blue circle"])
+    result = evaluate_masked_words(MaskedWordsOptions(two_ranks, mixed))
+    assert (result.num_words, result.num_unknown_words) == (4, 2)
+    with pytest.raises(ValueError, match="4 words hold characters that its text tokenizer does not know"):
+        evaluate_masked_words(MaskedWordsOptions(two_ranks, write_pairs(tmp_path / "foreign", [foreign, foreign])))
