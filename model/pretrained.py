@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pydantic
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -46,10 +47,23 @@ def load_weights(model: MaskedDataModel, folder: Path, assign: bool = False) -> 
     model.requires_grad_(True)
 
 
-def save_pretrained(weights: dict[str, Tensor], config: MultiwayConfig, folder: Path) -> None:
-    """Write the weights of a MaskedDataModel into a folder."""
-    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+def save_pretrained(
+    weights: dict[str, Tensor], config: MultiwayConfig, folder: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write the weights of a MaskedDataModel into a folder. Raises OSError if they cannot be written."""
+    save_safetensors(weights, folder / WEIGHTS_NAME, metadata)
     (folder / CONFIG_NAME).write_text(json.dumps({"model_type": MODEL_TYPE, **asdict(config)}, indent=2) + "\n")
+
+
+def save_safetensors(weights: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a file with the permissions that the umask asks for. Raises OSError if it cannot be written."""
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(weights, path, metadata={"format": "pt", **(metadata or {})})
+    except SafetensorError as error:
+        raise OSError(str(error).removeprefix("Error while serializing: ")) from error
+    path.chmod(mode)  # safetensors' own are 0600
 
 
 def read_config(folder: Path) -> MultiwayConfig:

@@ -40,6 +40,10 @@ _HARMLESS_GLOBALS = re.compile(
 _FORBIDDEN_OPCODES = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
 
 
+class HoldsCodeError(ValueError):
+    """A file of torch.save names more than tensors and containers."""
+
+
 def read_torch_file(path: Path, types: Iterable[type] = (), map_location: Any = "cpu", is_mapped: bool = False) -> Any:
     """Return what torch.save wrote, if it is data alone. is_mapped: tensors are read when they are used.
 
@@ -194,4 +198,4 @@ def _check_pickle(path: Path, file: IO[bytes], num_pickles: int, allowed: set[st
             is_harmless = not name or name in allowed or _HARMLESS_GLOBALS.fullmatch(name)
             if opcode.name in _FORBIDDEN_OPCODES or not is_harmless:
                 named = name.replace(" ", ".") or opcode.name
-                raise ValueError(f"{path} holds code ({named}), which is not executed; save its tensors alone")
+                raise HoldsCodeError(f"{path} holds code ({named}), which is not executed; save its tensors alone")

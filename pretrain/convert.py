@@ -1,39 +1,41 @@
 """Convert weights between our checkpoints and the formats of others.
 
     python -m pretrain.convert RUN OUT                   Microsoft's file, role fusion
-    python -m pretrain.convert RUN OUT --role dual       see pretrain/formats/beit3.py for roles
+    python -m pretrain.convert RUN OUT --role dual       see pretrain/formats/beit3_loaders.py for roles and tasks
     python -m pretrain.convert RUN OUT --to timm         timm.create_model("local-dir:OUT", pretrained=True)
     python -m pretrain.convert RUN OUT --to safetensors  model.load_pretrained("OUT")
     python -m pretrain.convert beit3_base_patch16_224.pth OUT --from beit3
 
 A folder of safetensors is a source as well (--from safetensors), and what `initial_weights` of a recipe takes. Beside
-the weights lie the text tokenizer, where the source has one, and a card that says where they come from. What was
-written is loaded again and compared with the source, every tensor and the outputs on random inputs.
+the weights lie the text tokenizer, if the source has one, a card in JSON, and a README.md that says what loads them.
+What was written is loaded again and compared with the source, every tensor and the outputs on random inputs.
 """
 
-import json
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from torch import Tensor
 
 from data_pipeline.command_line import run_command
-from model.config import MultiwayConfig
-from model.embeddings import interpolate_positions
-from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_pretrained, read_config, save_pretrained
-from pretrain.checkpoint import TEXT_TOKENIZER_NAME
-from pretrain.formats.beit3 import Role, config_of, decoupled_weights, load_beit3, save_beit3
-from pretrain.formats.timm import import_timm, save_timm
-from pretrain.manifest import MANIFEST_NAME
-from pretrain.run_config import config_to_json
-from pretrain.verify import TOLERANCE, largest_difference
-from pretrain.weights import checkpoint_weights, find_checkpoint
+from pretrain.conversion_source import (
+    Source,
+    beit3_source,
+    checkpoint_source,
+    readable,
+    resized,
+    safetensors_source,
+    trimmed,
+)
+from pretrain.export_folder import ExportFolder
+from pretrain.formats.beit3 import Role, decoupled
+from pretrain.formats.beit3_loaders import TASKS, exact_tasks, finetuning_command
+from pretrain.formats.timm import import_timm
+from pretrain.model_card import README_NAME
+from pretrain.vocabulary import EXPORTED_NAME, unused_rows
 
-CARD_NAME = "card.json"
+LARGEST_IMAGE = 4096
+"""Pixels; attention over the patches of larger images needs more memory than a machine has."""
 
 
 @dataclass(frozen=True)
@@ -49,100 +51,62 @@ class ConvertOptions:
     from_: Annotated[Literal["checkpoint", "beit3", "safetensors"], tyro.conf.arg(name="from")] = "checkpoint"
     """What the source is: our checkpoint, Microsoft's file, or a folder that --to safetensors wrote."""
     role: Role | None = None
-    """The use that the file must be exact for: image-text pairs (fusion), images alone and texts alone (dual), one of
-    them (vision, text). None: fusion for --to beit3, vision for --to timm."""
+    """The use that a file must be exact for. fusion: image-text pairs, for Microsoft's tasks vqav2, nlvr2,
+    coco_captioning and nocaps. dual: images alone and texts alone, for imagenet, flickr30k and coco_retrieval. vision,
+    text: the same file as dual, verified for one of them. Networks without vision-language experts give one file that
+    is exact for all. None: fusion for --to beit3, vision for --to timm."""
     image_size: int | None = None
     """Interpolate the image positions for this size in pixels."""
+    trim_vocab: bool = False
+    """Leave out the rows of the word embedding and of the masked-word head that no id of the text tokenizer reaches."""
     num_heads: int | None = None
-    """Attention heads, for --from beit3 where sizes are not published ones and no card lies beside the file."""
+    """Attention heads, for --from beit3 if the sizes are not published ones and no card lies beside the file."""
+    new_heads: bool = False
+    """For --from beit3 and a file that was tuned for a task: start anew the masked-image head, the masked-word head
+    and the final norm, if it lacks them."""
+    num_visual_tokens: int | None = None
+    """Codes of your visual tokenizer, for a masked-image head that --new-heads starts. None: 8192."""
     verify: bool = True
     """Load what was written and compare it with the source."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Weights to convert."""
+class Converted:
+    """What was written."""
 
-    config: MultiwayConfig
-    weights: Callable[[], Iterator[tuple[str, Tensor]]]
-    """Each parameter of a MaskedDataModel; can be asked for again."""
-    text_tokenizer: Path
-    """May be missing."""
-    provenance: dict[str, Any]
+    path: Path
+    """The weights."""
+    largest_difference: float | None
+    """Between outputs of the source and of what was written; None: not verified."""
+    source: Source
+    card: dict[str, Any]
 
 
 def main() -> None:
-    run_command(ConvertOptions, "pretrain.convert", _convert)
+    run_command(ConvertOptions, "pretrain.convert", lambda options: report(convert(options)))
 
 
-def _convert(options: ConvertOptions) -> str:
-    path, difference = convert(options)
-    verified = "not verified" if difference is None else f"largest difference {difference:.1e}"
-    return f"{path}: {path.stat().st_size / 1e6:.1f} MB, {verified}"
+def convert(options: ConvertOptions) -> Converted:
+    """Write weights, tokenizer and cards.
 
-
-def convert(options: ConvertOptions) -> tuple[Path, float | None]:
-    """Write weights, tokenizer and card. Returns the path of the weights and the largest difference found.
-
-    Raises ValueError, leaving OUT as it was, where the source is unsound, or the result cannot be or is not exact.
+    Raises ValueError or OSError, leaving OUT as it was, if the source is unsound, or the result cannot be written, or
+    is not exact.
     """
     to = options.to or ("safetensors" if options.from_ == "beit3" else "beit3")
     role = check_role(to, options.role)
-    check_out(to, options.out)
+    check_numbers(options, to)
+    folder = ExportFolder(options.out, to, role)
+    folder.check_is_free(options.source)
     source = open_source(options)
+    if options.trim_vocab:
+        source = trimmed(source)
     if options.image_size is not None:
         source = resized(source, options.image_size)
+    folder.check_tokenizer(source.vocabulary)
     if options.verify and to == "timm":
-        import_timm()  # tells at once where it is missing
-    partial = options.out / f".partial-{to}-{role}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        difference = write(options, to, role, source, partial)
-        for file in sorted(partial.iterdir(), key=lambda file: file.name == CONFIG_NAME):  # config.json last
-            file.replace(options.out / file.name)
-    finally:
-        shutil.rmtree(partial)
-        if not any(options.out.iterdir()):
-            options.out.rmdir()
-    return options.out / weights_name(to, role), difference
-
-
-def write(options: ConvertOptions, to: str, role: Role | None, source: Source, folder: Path) -> float | None:
-    """Fill a new folder; returns the largest difference, None where it is not to be verified."""
-    path = folder / weights_name(to, role)
-    if to == "beit3":
-        save_beit3(source.weights(), source.config, role or "fusion", path)
-    elif to == "timm":
-        save_timm(source.weights(), source.config, folder)
-    else:
-        save_pretrained(dict(source.weights()), source.config, folder)
-    difference = None
-    if options.verify:
-        difference = largest_difference(to, role, path, source.config, source.weights)
-        if not difference <= TOLERANCE:
-            raise ValueError(f"{path.name} differs from its source by {difference:.1e}, more than {TOLERANCE}")
-    if source.text_tokenizer.is_file():
-        shutil.copy(source.text_tokenizer, folder / TEXT_TOKENIZER_NAME)
-    card = {"format": to, "role": role, "largest_difference": difference, "model": asdict(source.config)}
-    card_name = path.with_suffix(".json").name if to == "beit3" else CARD_NAME
-    (folder / card_name).write_text(json.dumps({**card, **source.provenance}, indent=2) + "\n")
-    return difference
-
-
-def weights_name(to: str, role: Role | None) -> str:
-    """The file that holds the weights."""
-    return f"beit3_{role}.pth" if to == "beit3" else WEIGHTS_NAME
-
-
-def check_out(to: str, out: Path) -> None:
-    """Raises ValueError where writing there would put one thing in the place of another."""
-    if (out / "checkpoints").is_dir() or (out / MANIFEST_NAME).is_file():
-        raise ValueError(f"{out} is a run or a checkpoint; give another folder to write into")
-    card = out / CARD_NAME
-    held = json.loads(card.read_text()).get("format") if card.is_file() else None
-    if to != "beit3" and (out / CONFIG_NAME).exists() and held != to:
-        raise ValueError(f"{out} holds {held or 'something else'} already; give another folder to write into")
+        import_timm()  # fails at once if it is missing
+    card = folder.write(source, options.verify)
+    return Converted(folder.path, card["largest_difference"], source, card)
 
 
 def check_role(to: str, role: Role | None) -> Role | None:
@@ -158,68 +122,71 @@ def check_role(to: str, role: Role | None) -> Role | None:
     return role or "fusion"
 
 
+def check_numbers(options: ConvertOptions, to: str) -> None:
+    """Raises ValueError for an option that is out of range or that the other options leave no use for."""
+    if options.image_size is not None and not 1 <= options.image_size <= LARGEST_IMAGE:
+        raise ValueError(f"--image-size {options.image_size} must lie in 1..{LARGEST_IMAGE}")
+    for name, value in (("--num-heads", options.num_heads), ("--num-visual-tokens", options.num_visual_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value} must be at least 1")
+    if options.from_ != "beit3":
+        for name, is_given in (("--num-heads", options.num_heads is not None), ("--new-heads", options.new_heads)):
+            if is_given:
+                raise ValueError(f"{name} is for --from beit3; other sources have all that it is about")
+    if options.num_visual_tokens is not None and not options.new_heads:
+        raise ValueError("--num-visual-tokens is for --new-heads; other files say how many they have")
+    if options.trim_vocab and to == "timm":
+        raise ValueError("timm's image towers have no words; leave out --trim-vocab")
+
+
 def open_source(options: ConvertOptions) -> Source:
-    """Raises ValueError where it is not what --from says."""
-    path = options.source
-    if options.num_heads is not None and options.from_ != "beit3":
-        raise ValueError("--num-heads is for --from beit3; the others say how many they have")
+    """Raises ValueError if it is not what --from says."""
     if options.from_ == "checkpoint":
-        if path.is_file():
-            raise ValueError(f"{path} is a file, no run or checkpoint folder; Microsoft's files need --from beit3")
-        checkpoint = find_checkpoint(path)
-        provenance = {
-            "checkpoint": checkpoint.folder.name,
-            "step": checkpoint.step,
-            "data_fingerprints": checkpoint.data_fingerprints,
-            "config": json.loads(config_to_json(checkpoint.config)),
-        }
-        return Source(
-            checkpoint.config.model,
-            lambda: checkpoint_weights(checkpoint.folder),
-            checkpoint.text_tokenizer,
-            provenance,
-        )
+        return readable(checkpoint_source(options.source))
     if options.from_ == "safetensors":
-        card = path / CARD_NAME
-        provenance = json.loads(card.read_text()) if card.is_file() else {}
-        config = read_config(path)
-        return Source(
-            config,
-            lambda: ((name, p.detach()) for name, p in load_pretrained(path).named_parameters()),
-            path / TEXT_TOKENIZER_NAME,
-            {"source": path.name, "source_card": provenance},
-        )
-    config = config_of(load_beit3(path, is_mapped=True), num_heads_of(options))
-    return Source(
-        config,
-        lambda: decoupled_weights(load_beit3(path), config),
-        path.with_name(TEXT_TOKENIZER_NAME),
-        {"source": path.name},
-    )
+        return readable(safetensors_source(options.source))
+    return readable(beit3_source(options.source, options.num_heads, options.new_heads, options.num_visual_tokens))
 
 
-def num_heads_of(options: ConvertOptions) -> int | None:
-    """From the option or the card that our converter put beside the file. Raises ValueError where they differ."""
-    card = options.source.with_suffix(".json")
-    if not card.is_file():
-        return options.num_heads
-    num_heads: int | None = json.loads(card.read_text()).get("model", {}).get("num_heads")
-    if None not in (num_heads, options.num_heads) and num_heads != options.num_heads:
-        raise ValueError(f"{card} says {num_heads} heads, --num-heads {options.num_heads}; leave it out")
-    return num_heads or options.num_heads
+def report(converted: Converted) -> str:
+    """What was written, from what, and what can load it."""
+    path, card, difference = converted.path, converted.card, converted.largest_difference
+    verified = "not verified" if difference is None else f"largest difference {difference:.1e}"
+    lines = [f"{path}: {path.stat().st_size / 1e6:.1f} MB, from {converted.source.origin}, {verified}"]
+    if card["format"] == "timm":
+        lines.append(f'timm loads it: timm.create_model("local-dir:{path.parent}", pretrained=True)')
+    elif card["format"] == "safetensors":
+        lines.append(f'loaded by model.load_pretrained("{path.parent}"), and as --initial-weights {path.parent}')
+    else:
+        lines += _loaders(converted)
+    tokenizer = card["text_tokenizer"]
+    if card["format"] != "timm" and tokenizer is not None:
+        lines.append(f"text tokenizer: {path.with_name(tokenizer['file'])}, {tokenizer['num_ids']} ids")
+        unused = unused_rows(tokenizer["num_ids"], converted.source.config, "--trim-vocab leaves them out")
+        lines += [f"note: {unused}"] if unused else []
+    lines += [f"note: {note}" for note in converted.source.notes]
+    return "\n  ".join(lines)
 
 
-def resized(source: Source, image_size: int) -> Source:
-    """The same weights for images of another size. Raises ValueError where patches do not divide it."""
-    config = replace(source.config, image_size=image_size)
-
-    def weights() -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in source.weights():
-            if name == "encoder.vision_embed.pos_embed":
-                tensor = interpolate_positions(tensor, (config.grid_size, config.grid_size))
-            yield name, tensor
-
-    return replace(source, config=config, weights=weights, provenance={**source.provenance, "image_size": image_size})
+def _loaders(converted: Converted) -> list[str]:
+    """What loads a file of Microsoft's format, and which of their tasks its role is wrong for."""
+    card, path, config = converted.card, converted.path, converted.source.config
+    readme = path.with_name(README_NAME)
+    lines = [f"torchscale loads it: BEiT3 with the arguments in {path.with_suffix('.json')}; {readme} has the lines"]
+    tasks = exact_tasks(config, card["role"])
+    exact = ", ".join(task.name for task in tasks)
+    if card["not_finetuned"]:
+        lines.append(f"Microsoft's finetuning code cannot load it: {card['not_finetuned']}")
+    else:
+        tokenizer = None if card["text_tokenizer"] is None else path.with_name(EXPORTED_NAME)
+        command = finetuning_command(tasks[0], decoupled(config), path, tokenizer)
+        lines.append(f"Microsoft's finetuning code loads it, here for {tasks[0].name}: {command}")
+        lines.append(f"{readme} has the command lines of {exact}")
+    wrong = [task for task in TASKS if task not in tasks]
+    if wrong:
+        names = ", ".join(task.name for task in wrong)
+        lines.append(f"role {card['role']} is exact for {exact}, wrong for {names}: for those, --role {wrong[0].role}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from model.multiway import MultiwayBlock
 from model.pretrained import WEIGHTS_NAME, load_weights, read_config
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.agreement import summed_over_ranks
-from pretrain.checkpoint import TEXT_TOKENIZER_NAME
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig
 from pretrain.loop import Job, file_fingerprint, open_dataset, run_job
@@ -30,6 +29,7 @@ from pretrain.micro_step import make_micro_step
 from pretrain.recipes import RECIPES
 from pretrain.speed import StepWork
 from pretrain.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
+from pretrain.vocabulary import fingerprint_in, sha256_of, tokenizer_beside, unused_rows
 
 
 def main() -> None:
@@ -75,7 +75,10 @@ class Pretraining(Job[PretrainConfig]):
         return dataset
 
     def describe(self) -> list[str]:
-        return [f"kernels: {choose_backend(self.config.kernels, self.device)}"]
+        num_ids = self.text_tokenizer.vocab_size
+        remedy = f"set --model.vocab-size {num_ids}, or leave them out later with pretrain.convert --trim-vocab"
+        unused = unused_rows(num_ids, self.config.model, remedy)
+        return [f"kernels: {choose_backend(self.config.kernels, self.device)}", *([unused] if unused else [])]
 
     def work(self, batch: StepBatch) -> StepWork:
         config, num_pairs = self.config, len(batch.caption_lengths)
@@ -134,6 +137,11 @@ def check_initial_weights(config: PretrainConfig) -> None:
     """Raises ValueError, listing the differences, where the weights to begin from are not for this run."""
     folder = config.initial_weights
     assert folder is not None and config.data.text_tokenizer is not None
+    if folder.is_file():
+        raise ValueError(
+            f"initial_weights {folder} is a file; convert it with python -m pretrain.convert {folder} FOLDER --from "
+            "beit3, and give FOLDER"
+        )
     free = {"drop_path_rate", "init_std", "embed_init_std"}
     found, expected = asdict(read_config(folder)), asdict(config.model)
     differences = [
@@ -141,9 +149,14 @@ def check_initial_weights(config: PretrainConfig) -> None:
         for name in expected
         if name not in free and found[name] != expected[name]
     ]
-    text_tokenizer = folder / TEXT_TOKENIZER_NAME
-    if text_tokenizer.is_file() and file_fingerprint(text_tokenizer) != file_fingerprint(config.data.text_tokenizer):
-        differences.append(f"its words are those of {text_tokenizer}, not of {config.data.text_tokenizer}")
+    beside, fingerprint = tokenizer_beside(folder), fingerprint_in(folder / WEIGHTS_NAME)
+    if fingerprint is None and beside is not None:
+        fingerprint = sha256_of(beside)
+    if fingerprint not in (None, sha256_of(config.data.text_tokenizer)):
+        differences.append(
+            f"its words are those of {beside or f'a text tokenizer with SHA-256 {fingerprint}'}, "
+            f"not of {config.data.text_tokenizer}"
+        )
     if differences:
         raise ValueError(f"initial_weights {folder} do not fit: {'; '.join(differences)}")
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from model.config import MultiwayConfig
 from model.multiway import MultiwayInputs
 from model.pretrained import load_pretrained
-from pretrain.formats.beit3 import Role, beit3_entries, decoupled, decoupled_weights, load_beit3
+from pretrain.formats.beit3 import Role, decoupled, decoupled_weights, file_entries
+from pretrain.formats.beit3_file import load_beit3
 from pretrain.formats.timm import timm_entries, timm_features
 from pretrain.weights import model_of
 
@@ -59,7 +60,7 @@ def compare_tensors(
     """Raises ValueError, naming it, for the first tensor of the file that is not that of the source."""
     if to == "beit3":
         assert role is not None
-        written, expected = load_beit3(path), beit3_entries(weights, config, role)
+        written, expected = load_beit3(path), file_entries(weights, config, role)
     else:
         written, expected = load_file(path), timm_entries(weights) if to == "timm" else weights
     for name, tensor in expected:

@@ -24,7 +24,7 @@ OPTIONS = {
     "pretrain.masked_patches": MaskedPatchesOptions,
     "pretrain.masked_words": MaskedWordsOptions,
 }
-DOCUMENTS = ("README.md", "data_pipeline/README.md")
+DOCUMENTS = ("README.md", "data_pipeline/README.md", "docs/exports.md")
 
 
 def commands() -> list[list[str]]:

@@ -8,13 +8,14 @@ role says what stands in the top layers, each exact for its use:
     dual           the vision and the language expert: images alone, texts alone
     vision, text   the same weights as dual, verified for images alone, for texts alone
 
+Their code builds a text position table of 1,024 rows, so a shorter one is padded with zeros, which no text reaches.
+
 Source: torchscale 0.3.0; unilm/beit3 utils.load_model_and_may_interpolate.
 """
 
-import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -23,11 +24,15 @@ from torch import Tensor
 from model.config import MultiwayConfig
 from model.embeddings import POSITION_OFFSET
 from model.parameter_counts import parameter_shapes
+from model.weight_checks import check_weight
+from pretrain.formats.beit3_contents import TEXT_POSITIONS, kind_of, missing_parts, task_heads
 
 Role = Literal["fusion", "dual", "vision", "text"]
 BRANCHES = {"A": "vision", "B": "language"}
-NUM_HEADS = {(768, 12, 3072): 12, (1024, 24, 4096): 16, (1408, 40, 6144): 16}
-"""Attention heads of the published dim, depth and ffn_dim: the files do not say."""
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""Types of numbers that are read; float32 is written."""
+NUM_TEXT_ROWS = 1024
+"""Rows of the text position table that their code builds."""
 
 
 @dataclass(frozen=True)
@@ -37,27 +42,6 @@ class Place:
     name: str
     third: int | None = None
     """0, 1, 2 for the q, k, v rows of our qkv."""
-
-
-def save_beit3(weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role, path: Path) -> None:
-    """Write a file that is exact for a role."""
-    torch.save({"model": dict(beit3_entries(weights, config, role))}, path)
-
-
-def load_beit3(path: Path, is_mapped: bool = False) -> dict[str, Tensor]:
-    """The tensors of a file, or is_mapped: a view of it. Raises ValueError where it is none of theirs."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; give a BEiT-3 checkpoint file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
-    except Exception as error:  # what is no such file can raise anything
-        reason = "it is damaged, was not written by torch.save, or holds code, which is not executed"
-        raise ValueError(f"{path} is no file of tensors alone: {reason}") from error
-    if isinstance(content, dict):
-        content = content.get("model", content.get("module", content))
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is no BEiT-3 checkpoint: it has no 'model' that maps names to tensors")
-    return content
 
 
 def beit3_entries(
@@ -71,63 +55,68 @@ def beit3_entries(
             yield place.name, part.detach().to(torch.float32, copy=True).contiguous()
 
 
-def decoupled_weights(entries: dict[str, Tensor], config: MultiwayConfig) -> Iterator[tuple[str, Tensor]]:
+def file_entries(
+    weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role
+) -> Iterator[tuple[str, Tensor]]:
+    """`beit3_entries` with as many text positions as their code builds."""
+    for name, tensor in beit3_entries(weights, config, role):
+        if name == TEXT_POSITIONS and len(tensor) < NUM_TEXT_ROWS:
+            tensor = torch.cat([tensor, tensor.new_zeros(NUM_TEXT_ROWS - len(tensor), tensor.shape[1])])
+        yield name, tensor
+
+
+def decoupled_weights(
+    entries: dict[str, Tensor], config: MultiwayConfig, new_heads: bool = False, owner: object = "the file"
+) -> Iterator[tuple[str, Tensor]]:
     """Their parameters as ours, bit for bit, taken out of `entries` one by one; config: as `config_of` gives it.
 
-    Raises ValueError, naming them, where parameters are missing, left over or of another shape.
+    new_heads: start anew what their finetuned files lack. Heads of their tasks are left out. owner: the file, for
+    messages. Raises ValueError, naming the parameter, if one is missing, left over, of another shape or type, or not
+    finite.
     """
     shapes = parameter_shapes(config)
+    absent = missing_parts(entries)
+    if absent and not new_heads:
+        reason = kind_of(entries)
+        raise ValueError(f"{owner} has no {' and no '.join(absent)}: {reason}; pass --new-heads to start them anew")
     for name, shape in shapes.items():
         parts = places(name, "dual", shapes)
+        if parts[0].name.startswith(tuple(absent.values())):
+            yield name, new_parameter(name, shape, config)
+            continue
         missing = [place.name for place in parts if place.name not in entries]
         if missing:
-            raise ValueError(
-                f"the file has no {', '.join(missing)}: it is no pretraining checkpoint, which has both heads"
-            )
-        tensors = [entries.pop(place.name) for place in parts]
+            raise ValueError(f"{owner} has no {', '.join(missing)}: it is not a whole BEiT-3")
+        part_shape = torch.Size([shape[0] // len(parts), *shape[1:]])
+        tensors = [_without_padding(place.name, entries.pop(place.name), config) for place in parts]
+        for place, tensor in zip(parts, tensors, strict=True):
+            check_weight(owner, place.name, tensor, part_shape, DTYPES)
         tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        if tensor.shape != shape:
-            raise ValueError(f"{parts[0].name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
         yield name, tensor.to(torch.float32)
         del tensor, tensors
-    if entries:
-        raise ValueError(f"the file has parameters without a place here: {', '.join(sorted(entries))}")
+    unknown = set(entries) - set(task_heads(entries))
+    if unknown:
+        raise ValueError(f"{owner} has parameters without a place here: {', '.join(sorted(unknown))}")
 
 
-def config_of(entries: Mapping[str, Tensor], num_heads: int | None) -> MultiwayConfig:
-    """The sizes of the network in a file. num_heads: needed where the sizes are not published ones.
+def _without_padding(name: str, tensor: Tensor, config: MultiwayConfig) -> Tensor:
+    """The positions without the rows that `file_entries` adds. Raises ValueError if these hold anything."""
+    num_rows = config.max_text_length + POSITION_OFFSET
+    if name != TEXT_POSITIONS or tensor.layout != torch.strided or len(tensor) <= num_rows:
+        return tensor
+    if tensor[num_rows:].any():
+        raise ValueError(f"{name} has {len(tensor)} rows of positions, its card says {num_rows}; remove the card")
+    return tensor[:num_rows].clone()
 
-    Raises ValueError where they cannot be told.
-    """
-    try:
-        vocab_size, dim = entries["beit3.text_embed.weight"].shape
-        patch_size = entries["beit3.vision_embed.proj.weight"].shape[-1]
-        num_rows = len(entries["beit3.encoder.embed_positions.A.weight"])
-        num_text_rows = len(entries["beit3.encoder.embed_positions.B.weight"])
-        ffn_dim = len(entries["beit3.encoder.layers.0.ffn.A.fc1.weight"])
-        num_visual_tokens = len(entries["mim_head.weight"])
-    except KeyError as error:
-        raise ValueError(f"the file has no {error.args[0]}: it is no BEiT-3 pretraining checkpoint") from error
-    layers = {int(match[1]) for name in entries if (match := re.match(r"beit3\.encoder\.layers\.(\d+)\.", name))}
-    sizes = (dim, max(layers) + 1, ffn_dim)
-    published = NUM_HEADS.get(sizes)
-    if num_heads is None and published is None:
-        raise ValueError(f"dim, depth, ffn_dim {sizes} are not published and files do not say heads; give --num-heads")
-    if None not in (num_heads, published) and num_heads != published:
-        raise ValueError(f"the published network of dim, depth, ffn_dim {sizes} has {published} heads, not {num_heads}")
-    side = round((num_rows - POSITION_OFFSET - 1) ** 0.5)
-    return MultiwayConfig(
-        dim=dim,
-        depth=max(layers) + 1,
-        num_heads=num_heads or published or 0,
-        ffn_dim=ffn_dim,
-        attention="decoupled",
-        image_size=side * patch_size,
-        patch_size=patch_size,
-        vocab_size=vocab_size,
-        num_visual_tokens=num_visual_tokens,
-        max_text_length=num_text_rows - POSITION_OFFSET,
-    )
+
+def new_parameter(name: str, shape: torch.Size, config: MultiwayConfig) -> Tensor:
+    """As model.initialization fills it, from its name alone."""
+    if name.endswith(".bias"):
+        return torch.zeros(shape)
+    if name.startswith("encoder.norm."):
+        return torch.ones(shape)
+    generator, std = torch.Generator().manual_seed(zlib.crc32(name.encode())), config.init_std
+    return torch.nn.init.trunc_normal_(torch.empty(shape), std=std, a=-std, b=std, generator=generator)
 
 
 def decoupled(config: MultiwayConfig) -> MultiwayConfig:
@@ -142,7 +131,7 @@ _OUTSIDE_BLOCKS = {
     "encoder.vision_embed.patch_embed.bias": "beit3.vision_embed.proj.bias",
     "encoder.vision_embed.pos_embed": "beit3.encoder.embed_positions.A.weight",
     "encoder.text_embed.word_embed.weight": "beit3.text_embed.weight",
-    "encoder.text_embed.pos_embed": "beit3.encoder.embed_positions.B.weight",
+    "encoder.text_embed.pos_embed": TEXT_POSITIONS,
     "mim_head.weight": "mim_head.weight",
     "mim_head.bias": "mim_head.bias",
     "mlm_head.weight": "mlm_head.weight",

@@ -13,13 +13,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import MultiwayConfig
 from model.embeddings import POSITION_OFFSET
-from model.pretrained import CONFIG_NAME, WEIGHTS_NAME
+from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, save_safetensors
 
 ARCHITECTURES = {(768, 16): "beit3_base_patch16_224", (1024, 16): "beit3_large_patch16_224",
                  (1408, 14): "beit3_giant_patch14_224"}  # fmt: skip
@@ -33,8 +31,8 @@ _OUTSIDE_BLOCKS = {
 
 
 def save_timm(weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, out: Path) -> None:
-    """Write OUT/model.safetensors and OUT/config.json."""
-    save_file(dict(timm_entries(weights)), out / WEIGHTS_NAME, metadata={"format": "pt"})
+    """Write OUT/model.safetensors and OUT/config.json. Raises OSError if they cannot be written."""
+    save_safetensors(dict(timm_entries(weights)), out / WEIGHTS_NAME)
     (out / CONFIG_NAME).write_text(json.dumps(timm_config(config), indent=2) + "\n")
 
 
@@ -46,13 +44,8 @@ def timm_features(out: Path, images: Tensor) -> Tensor:
 
 
 def import_timm(remedy: str = "install it, or pass --no-verify") -> ModuleType:
-    """timm is optional. Raises ValueError where it cannot be imported."""
-    if torch.version.cuda is None:
-        # torchvision, which timm needs, has no build for a CPU's torch: its CUDA build misses two operators
-        for name in ("nms", "qnms"):
-            if hasattr(torch.ops.torchvision, name):
-                continue
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    """timm is optional. Raises ValueError if it cannot be imported."""
+    importlib.import_module("pretrain.cpu_torchvision")
     try:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:

@@ -1,5 +1,6 @@
 """From a run to files of every format, verified, and on from them. CPU, half a minute."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -48,14 +49,17 @@ def test_weights_are_read_piece_by_piece(run_dir: Path, chunk_bytes: int) -> Non
 )
 def test_every_format_is_written_and_verified(run_dir: Path, tmp_path: Path, to: str, role: str, name: str) -> None:
     options = ConvertOptions(run_dir, tmp_path, to=to, role=role, image_size=64)  # type: ignore[arg-type]
-    path, difference = convert(options)
+    converted = convert(options)
+    path, difference = converted.path, converted.largest_difference
     assert path == tmp_path / name
     assert difference is not None and difference <= TOLERANCE
     card_name = name.replace(".pth", ".json") if to == "beit3" else "card.json"
     card = json.loads((tmp_path / card_name).read_text())
     assert (card["format"], card["role"], card["step"], card["image_size"]) == (to, role, 8, 64)
-    assert (tmp_path / "beit3.spm").is_file()
-    assert not list(tmp_path.glob("*.partial"))
+    tokenizer = find_checkpoint(run_dir).text_tokenizer.read_bytes()
+    assert (tmp_path / "text_tokenizer.spm").read_bytes() == tokenizer and not (tmp_path / "beit3.spm").exists()
+    assert card["text_tokenizer"]["sha256"] == hashlib.sha256(tokenizer).hexdigest()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_one_call_loads_our_own_format(run_dir: Path, tmp_path: Path) -> None:
@@ -82,17 +86,17 @@ def test_another_image_size_interpolates_the_positions(run_dir: Path, tmp_path: 
 
 
 def test_a_round_trip_through_microsofts_format_changes_no_bit(run_dir: Path, tmp_path: Path) -> None:
-    first, _ = convert(ConvertOptions(run_dir, tmp_path / "first", role="dual"))
+    first = convert(ConvertOptions(run_dir, tmp_path / "first", role="dual")).path
     options = ConvertOptions(first, tmp_path / "ours", from_="beit3", num_heads=6)
     convert(options)
-    again, _ = convert(ConvertOptions(tmp_path / "ours", tmp_path / "again", "beit3", "safetensors", role="dual"))
+    again = convert(ConvertOptions(tmp_path / "ours", tmp_path / "again", "beit3", "safetensors", role="dual")).path
     one, other = (torch.load(path, weights_only=True)["model"] for path in (first, again))
     assert set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("name", ["beit3.encoder.layers.2.ffn.B.fc1.bias", "mlm_head.weight"])
 def test_a_file_that_differs_is_found_out(run_dir: Path, tmp_path: Path, name: str) -> None:
-    path, _ = convert(ConvertOptions(run_dir, tmp_path))
+    path = convert(ConvertOptions(run_dir, tmp_path)).path
     checkpoint = find_checkpoint(run_dir)
     content = torch.load(path, weights_only=True)
     content["model"][name][0] += 1e-4
@@ -106,7 +110,7 @@ def test_a_file_that_differs_is_found_out(run_dir: Path, tmp_path: Path, name: s
 def test_a_verification_that_fails_leaves_nothing(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pretrain.convert.TOLERANCE", -1.0)
+    monkeypatch.setattr("pretrain.export_folder.TOLERANCE", -1.0)
     with pytest.raises(ValueError, match="differs from its source by"):
         convert(ConvertOptions(run_dir, tmp_path / "out", to="timm"))
     assert not (tmp_path / "out").exists()
@@ -121,12 +125,12 @@ def test_one_thing_is_not_written_over_another(run_dir: Path, tmp_path: Path) ->
         with pytest.raises(ValueError, match="give another folder"):
             convert(options)
     load_pretrained(tmp_path)
-    path, _ = convert(ConvertOptions(tmp_path, tmp_path, from_="safetensors"))  # Microsoft's file beside ours
-    assert path.is_file() and (tmp_path / "beit3.spm").is_file()
+    path = convert(ConvertOptions(tmp_path, tmp_path, from_="safetensors")).path  # Microsoft's file beside ours
+    assert path.is_file() and (tmp_path / "text_tokenizer.spm").is_file()
 
 
 def test_the_card_says_how_many_heads_a_file_has(run_dir: Path, tmp_path: Path) -> None:
-    path, _ = convert(ConvertOptions(run_dir, tmp_path))
+    path = convert(ConvertOptions(run_dir, tmp_path)).path
     convert(ConvertOptions(path, tmp_path / "ours", from_="beit3"))
     assert load_pretrained(tmp_path / "ours").encoder.config.num_heads == 6
     with pytest.raises(ValueError, match="says 6 heads, --num-heads 12"):
@@ -142,6 +146,12 @@ def test_the_card_says_how_many_heads_a_file_has(run_dir: Path, tmp_path: Path) 
         ({"source": Path("nowhere")}, "nowhere does not exist; give a run folder"),
         ({"from_": "beit3", "source": Path("nowhere.pth")}, "nowhere.pth does not exist"),
         ({"num_heads": 6}, "--num-heads is for --from beit3"),
+        ({"new_heads": True}, "--new-heads is for --from beit3"),
+        ({"num_visual_tokens": 8}, "--num-visual-tokens is for --new-heads"),
+        ({"num_heads": 0, "from_": "beit3"}, "--num-heads 0 must be at least 1"),
+        ({"image_size": 0}, "--image-size 0 must lie in 1..4096"),
+        ({"image_size": 1 << 40}, "must lie in 1..4096"),
+        ({"to": "timm", "trim_vocab": True}, "leave out --trim-vocab"),
         ({"from_": "safetensors"}, "config.json does not exist|describes no network of ours"),
     ],
 )
@@ -153,19 +163,20 @@ def test_what_cannot_be_is_refused(run_dir: Path, tmp_path: Path, options: dict[
 
 def test_training_goes_on_from_converted_weights(run_dir: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     """Microsoft's file -> ours -> a run that begins from those weights -> Microsoft's file."""
-    path, _ = convert(ConvertOptions(run_dir, tmp_path / "theirs", role="dual"))
+    path = convert(ConvertOptions(run_dir, tmp_path / "theirs", role="dual")).path
     convert(ConvertOptions(path, tmp_path / "ours", from_="beit3", num_heads=6))
     arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--initial-weights", tmp_path / "ours"]
     arguments += ["--num-steps", 1, "--optimizer.peak-lr", 1e-12, "--optimizer.min-lr", 0, "--precision", "bfloat16"]
     arguments += ["--model.attention", "decoupled", "--model.num-vl-layers", 0]
     ended = run_ranks(2, "pretrain.train", arguments)
     assert ended.exit_codes == [0, 0], ended.stderr
+    assert "rows of words: 42" in ended.stdout[0] and "set --model.vocab-size 102, or" in ended.stdout[0]
     weights = dict(checkpoint_weights(find_checkpoint(tmp_path / "run").folder))
     begin = load_pretrained(tmp_path / "ours")
     for name, parameter in begin.named_parameters():
         torch.testing.assert_close(weights[name], parameter.detach(), atol=1e-9, rtol=0)
     assert read_log(tmp_path / "run")[0]["loss"] > 0
-    path, difference = convert(ConvertOptions(tmp_path / "run", tmp_path / "exported"))
+    difference = convert(ConvertOptions(tmp_path / "run", tmp_path / "exported")).largest_difference
     assert difference is not None and difference <= TOLERANCE
 
 
@@ -176,9 +187,14 @@ def test_weights_that_are_not_for_a_run_are_refused(run_dir: Path, tmp_path: Pat
     larger = replace(config, model=replace(config.model, depth=4, attention="decoupled"))
     with pytest.raises(ValueError, match="model.depth is 3 there, 4 here; model.attention is shared there, decoupled"):
         check_initial_weights(larger)
-    (tmp_path / "beit3.spm").write_bytes(b"another tokenizer")
-    with pytest.raises(ValueError, match="its words are those of"):
-        check_initial_weights(config)
+    (tmp_path / "text_tokenizer.spm").unlink()
+    other = replace(config, data=replace(config.data, text_tokenizer=tmp_path / "config.json"))
+    with pytest.raises(
+        ValueError, match="its words are those of a text tokenizer with SHA-256 .*, not of .*config.json"
+    ):
+        check_initial_weights(other)
+    with pytest.raises(ValueError, match="model.safetensors is a file; convert it with .* FOLDER --from beit3"):
+        check_initial_weights(replace(config, initial_weights=tmp_path / "model.safetensors"))
 
 
 def test_no_weight_of_the_run_is_zero(run_dir: Path) -> None:

@@ -1,0 +1,80 @@
+"""The lines of docs/exports.md and of a card that load an export, as a user types them. CPU, half a minute."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.pretrained import save_pretrained
+from pretrain.convert import ConvertOptions, convert
+from tests.beside_cpu_torch import import_beside_cpu_torch
+from tests.launch import ON_CPU, ROOT
+from tests.tiny import CONFIG, tiny_model
+from tests.tiny_run import TinyData
+
+
+@pytest.fixture(scope="module")
+def exports(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the exports that the documentation speaks of: out, out_timm, ours."""
+    folder: Path = tmp_path_factory.mktemp("exports")
+    ours = folder / "ours"
+    ours.mkdir()
+    weights = dict(tiny_model(vocab_size=120).state_dict())
+    save_pretrained(weights, tiny_model(vocab_size=120).encoder.config, ours)
+    (ours / "text_tokenizer.spm").write_bytes((tiny_data.folder / "text_tokenizer.spm").read_bytes())
+    convert(ConvertOptions(ours, folder / "out", "beit3", "safetensors"))
+    convert(ConvertOptions(ours, folder / "out_timm", "timm", "safetensors"))
+    return folder
+
+
+def python_blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def typed(lines: str, folder: Path) -> str:
+    """What a user gets who types the lines there."""
+    environment = {**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", lines],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+TORCHSCALE, TIMM, HERE = python_blocks((ROOT / "docs" / "exports.md").read_text())
+
+
+@pytest.mark.parametrize(("lines", "name"), [(TORCHSCALE, "model"), (TIMM, "tower")], ids=["torchscale", "timm"])
+def test_documented_lines_load_the_export_of_the_documented_command(lines: str, name: str, exports: Path) -> None:
+    printed = typed(f"{lines}\nprint(sum(parameter.numel() for parameter in {name}.parameters()))", exports)
+    assert int(printed) > 10_000
+
+
+def test_documented_lines_load_our_own_format(exports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(exports)
+    names: dict[str, Any] = {}
+    exec(HERE, names)
+    assert names["model"].encoder.config.depth == CONFIG.depth
+
+
+@pytest.mark.parametrize(("folder", "name"), [("out", "model"), ("out_timm", "tower"), ("again", "model")])
+def test_the_lines_of_a_card_load_the_file_beside_it(
+    folder: str, name: str, exports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_beside_cpu_torch("timm")  # as the first documented line does
+    if folder == "again":
+        convert(ConvertOptions(exports / "ours", exports / "again", "safetensors", "safetensors", verify=False))
+    (lines,) = python_blocks((exports / folder / "README.md").read_text())
+    monkeypatch.chdir(exports / folder)
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    assert sum(parameter.numel() for parameter in names[name].parameters()) > 10_000
