@@ -34,8 +34,8 @@ from pretrain.engine import (
     init_distributed,
     learning_rate,
     merged_deepspeed_config,
-    read_memory_config,
 )
+from pretrain.memory_config import read_memory_config
 from pretrain.run_config import C, changed_fields, config_to_json
 from pretrain.run_lock import lock_run
 from pretrain.run_log import RunLog
