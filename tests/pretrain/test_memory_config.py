@@ -24,25 +24,52 @@ ZERO = '{"zero_optimization": {"stage": 3%s}%s}'
         ("[" * 100_000, "is not valid JSON"),
         ("\xff\xfe", "is not valid JSON"),
         ("{}", "has no block zero_optimization"),
-        (ZERO % ("", ', "zero_optimisation": {}'), "sets zero_optimisation, which is not used here; did you mean zero_"),
+        (
+            ZERO % ("", ', "zero_optimisation": {}'),
+            "sets zero_optimisation, which is not used here; did you mean zero_",
+        ),
         (ZERO % ("", ', "optimzer": {}'), "sets optimzer, which is not used here"),
-        (ZERO % ("", ', "gradient_allreduce_op": "sum"'), "sets gradient_allreduce_op, which is not used here; keys are"),
+        (
+            ZERO % ("", ', "gradient_allreduce_op": "sum"'),
+            "sets gradient_allreduce_op, which is not used here; keys are",
+        ),
         (ZERO % ("", ', "checkpoint": {"use_node_local_storage": true}'), "sets checkpoint, which is not used here"),
         (ZERO % ("", ', "steps_per_print": 1'), "sets steps_per_print, which is not used here"),
         (ZERO % ("", ', "train_batch_size": 1'), "sets train_batch_size, which the recipe owns"),
-        (ZERO % (', "overlap_com": true', ""), "sets zero_optimization.overlap_com, which is not used here; did you mean o"),
-        (ZERO % (', "offload_optimizer": {"devise": "cpu"}', ""), "zero_optimization.offload_optimizer.devise, which is n"),
-        (ZERO % (', "offload_optimizer": {"device": "gpu"}', ""), "offload_optimizer.device to \"gpu\"; it must be one of none, cpu, nvme"),
+        (
+            ZERO % (', "overlap_com": true', ""),
+            "sets zero_optimization.overlap_com, which is not used here; did you mean o",
+        ),
+        (
+            ZERO % (', "offload_optimizer": {"devise": "cpu"}', ""),
+            "zero_optimization.offload_optimizer.devise, which is n",
+        ),
+        (
+            ZERO % (', "offload_optimizer": {"device": "gpu"}', ""),
+            'offload_optimizer.device to "gpu"; it must be one of none, cpu, nvme',
+        ),
         (ZERO % (', "offload_optimizer": "cpu"', ""), 'offload_optimizer to "cpu"; it must be an object, {...}'),
-        (ZERO % (', "cpu_offload": true', ""), "sets zero_optimization.cpu_offload, which DeepSpeed has replaced; set off"),
+        (
+            ZERO % (', "cpu_offload": true', ""),
+            "sets zero_optimization.cpu_offload, which DeepSpeed has replaced; set off",
+        ),
         (ZERO % (', "mics_shard_size": 2', ""), "sets zero_optimization.mics_shard_size, which is not used here"),
         (ZERO % (', "overlap_comm": "yes"', ""), 'zero_optimization.overlap_comm to "yes"; it must be true or false'),
         (ZERO % (', "overlap_comm": 1', ""), "zero_optimization.overlap_comm to 1; it must be true or false"),
-        (ZERO % (', "reduce_bucket_size": true', ""), "reduce_bucket_size to true; it must be an integer of at most 64 b"),
+        (
+            ZERO % (', "reduce_bucket_size": true', ""),
+            "reduce_bucket_size to true; it must be an integer of at most 64 b",
+        ),
         (ZERO % (', "reduce_bucket_size": "auto"', ""), 'reduce_bucket_size to "auto"; it must be an integer'),
-        (ZERO % (', "reduce_bucket_size": 1e30', ""), "reduce_bucket_size to 1e+30; it must be an integer of at most 64"),
+        (
+            ZERO % (', "reduce_bucket_size": 1e30', ""),
+            "reduce_bucket_size to 1e+30; it must be an integer of at most 64",
+        ),
         (ZERO % (', "reduce_bucket_size": 1.5', ""), "reduce_bucket_size to 1.5; it must be an integer of at most 64"),
-        (ZERO % (', "reduce_bucket_size": -1', ""), "zero_optimization.reduce_bucket_size -1: Input should be greater th"),
+        (
+            ZERO % (', "reduce_bucket_size": -1', ""),
+            "zero_optimization.reduce_bucket_size -1: Input should be greater th",
+        ),
         ('{"zero_optimization": {"stage": 7}}', "sets zero_optimization.stage to 7; it must be one of 0, 1, 2, 3"),
         ('{"zero_optimization": {"stage": "3"}}', 'zero_optimization.stage to "3"; it must be one of 0, 1, 2, 3'),
         ('{"zero_optimization": {"stage": true}}', "zero_optimization.stage to true; it must be one of 0, 1, 2, 3"),
@@ -51,7 +78,7 @@ ZERO = '{"zero_optimization": {"stage": 3%s}%s}'
         (ZERO % ("", ', "data_types": {"grad_accum_dtype": "fp8"}'), "data_types.grad_accum_dtype"),
         (ZERO % ("", ', "communication_data_type": 16'), "communication_data_type 16: Input should be 'fp32', 'fp16'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_file_is_said_in_one_sentence(content: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_bytes(content.encode("latin-1"))
