@@ -5,7 +5,7 @@ not changed are not read again.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,7 @@ from data_pipeline.shard_index import check_name, merge_scans, read_index
 from data_pipeline.shard_scan import SampleReport, file_origin, load_scan, save_scan, scan_path, scan_shard
 from data_pipeline.sources.files import walk
 from data_pipeline.write_shards import unfinished_parts
+from settings.ranges import Workers, check_ranges
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class IndexOptions:
     """Of exact copies only the first is kept in the index."""
     leave_out_damaged: bool = False
     """Index what can be read. Otherwise a damaged shard is an error, which names all of them."""
-    num_workers: int = num_cores()
+    num_workers: Workers = field(default_factory=num_cores)
     """Processes that read."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def main() -> None:
