@@ -24,7 +24,7 @@ from data_pipeline.remote_files import is_remote
 from data_pipeline.sample_reader import SampleReader, ShardMismatchError
 from data_pipeline.samples import BadSampleError
 from data_pipeline.shard_cache import ShardCache
-from data_pipeline.shard_index import ShardIndex, file_sha256, read_index
+from data_pipeline.shard_index import damaged_records, read_index, records_name
 from data_pipeline.shard_scan import SampleReport
 from settings.ranges import ByteCount, Seed, Workers, check_ranges
 
@@ -108,22 +108,14 @@ def check_shards(options: CheckOptions) -> CheckResult:
     result = CheckResult()
     index = open_reader(options).index
     num_shards = len(index.shards)
-    if not is_remote(options.folder):  # a remote one was compared when it was fetched
-        result.damaged += damaged_records(index, Path(options.folder))
+    path = None if is_remote(options.folder) else Path(options.folder) / records_name(index.records_sha256)
+    if problem := damaged_records(index, path):
+        result.damaged.append(f"the index of {options.folder} is damaged ({problem}); index the folder again")
     with worker_pool(options.num_workers) as workers, progress_bar("shards", num_shards) as progress:
         for part in workers.map(partial(check_shard, options), range(num_shards)):
             result.add(part)
             progress.update()
     return result
-
-
-def damaged_records(index: ShardIndex, folder: Path) -> list[str]:
-    """What is wrong with the records of an index themselves."""
-    (path,) = folder.glob(f"samples-{index.records_sha256[:16]}.npy")
-    if file_sha256(path) != index.records_sha256:
-        return [f"{path} differs from its checksum; index the folder again"]
-    grouped = np.array_equal(index.records["shard"], np.repeat(range(len(index.shards)), np.diff(index.shard_starts)))
-    return [] if grouped else [f"{path} is not grouped by shard; index the folder again"]
 
 
 @lru_cache(maxsize=1)

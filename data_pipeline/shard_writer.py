@@ -22,12 +22,12 @@ from PIL import Image
 from data_pipeline.image_transform import open_image, to_rgb, upright
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
+from data_pipeline.shard_samples import record_dtype
 from data_pipeline.shard_scan import (
     SampleReport,
     ShardScan,
     file_origin,
     own_partial,
-    record_dtype,
     save_scan,
     scan_shard,
 )

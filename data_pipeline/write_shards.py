@@ -17,10 +17,11 @@ from typing import Annotated
 import tyro
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
+from data_pipeline.index_writer import merge_scans
 from data_pipeline.passages import pack_passages
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
-from data_pipeline.shard_index import INDEX_NAME, merge_scans, read_index
+from data_pipeline.shard_index import INDEX_NAME, read_index
 from data_pipeline.shard_scan import SCANS_NAME, SampleReport, file_origin, load_scan, own_partial, scan_path
 from data_pipeline.shard_writer import OTHER_SIDE, SampleFilter, checked_text, is_in_split, write_shard
 from data_pipeline.sources import DRAWN, SourceOptions, read_records

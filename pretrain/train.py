@@ -4,6 +4,7 @@ The loop around `train_step`, and the exit codes, are in pretrain/loop.py.
 """
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -25,10 +26,11 @@ from pretrain.agreement import summed_over_ranks
 from pretrain.checkpoint import TEXT_TOKENIZER_NAME
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig
-from pretrain.loop import Job, file_fingerprint, open_dataset, run_job
+from pretrain.loop import Job, open_dataset, run_job
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes import RECIPES
 from pretrain.speed import StepWork
+from pretrain.unchanged import file_fingerprint
 from pretrain.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
 
 
@@ -82,15 +84,10 @@ class Pretraining(Job[PretrainConfig]):
         step = config.step_size(len(batch.images) - num_pairs, batch.caption_lengths, batch.text_lengths)
         return StepWork(step.num_tokens(config.model), training_flops(config.model, step))
 
-    def fingerprints(self) -> dict[str, str]:
-        config = self.config
-        assert config.data.text_tokenizer is not None
-        found = {
-            "visual tokenizer": file_fingerprint(config.visual_tokenizer),
-            "text tokenizer": file_fingerprint(config.data.text_tokenizer),
-        }
+    def files(self, config: PretrainConfig) -> dict[str, Path | None]:
+        found = {"visual tokenizer": config.visual_tokenizer, "text tokenizer": config.data.text_tokenizer}
         if config.initial_weights is not None:
-            found["initial weights"] = file_fingerprint(config.initial_weights / WEIGHTS_NAME)
+            found["initial weights"] = config.initial_weights / WEIGHTS_NAME
         return found
 
     def build_model(self, is_new: bool) -> nn.Module:
