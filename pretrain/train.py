@@ -77,7 +77,12 @@ class Pretraining(Job[PretrainConfig]):
         return dataset
 
     def describe(self) -> list[str]:
-        return [f"kernels: {choose_backend(self.config.kernels, self.device)}"]
+        config = self.config
+        return [
+            f"kernels: {choose_backend(config.kernels, self.device)}",
+            f"hidden: {config.num_masked_patches} of {config.model.num_patches} patches of an image, "
+            f"{config.objective.caption_mask_ratio:.0%} of a caption, {config.objective.text_mask_ratio:.0%} of a text",
+        ]
 
     def work(self, batch: StepBatch) -> StepWork:
         config, num_pairs = self.config, len(batch.caption_lengths)
