@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Interval
 
 from data_pipeline.step_dataset import SamplesPerStep
 from model.checkpointing import KEEP_EVERYTHING, Checkpointing
@@ -13,7 +15,10 @@ from model.kernels.backend import KernelChoice
 from model.kernels.text_masks import num_masked
 from model.masked_data_model import OBJECTIVES
 from pretrain.run_config import RunConfig
-from settings.ranges import CountOrZero, Part, PartBetween, Size, SizeOrZero, Weight, check_ranges
+from settings.ranges import CountOrZero, Part, PartBetween, SizeOrZero, Weight, check_ranges
+
+BlockSize = Annotated[int, Interval(ge=1, le=65_536)]
+"""The kernel multiplies it by 4096, in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class ObjectiveConfig:
     """Part of an image's patches that is hidden (BEiT: 75 of 196, which it calls 40 %), rounded to whole patches."""
     num_masked_patches: SizeOrZero | None = None
     """The number of hidden patches, for all sizes of images. None: as image_mask_ratio gives it."""
-    min_block_patches: Size = 16
+    min_block_patches: BlockSize = 16
     """Smallest block of the block-wise image masks (BEiT: 16)."""
     text_mask_ratio: PartBetween = 0.15
     """Part of a text's tokens that is hidden (BEiT-3: 15 %)."""
@@ -116,6 +121,19 @@ class PretrainConfig(RunConfig):
             self,
             objective=replace(self.objective, num_masked_patches=self.num_masked_patches, image_mask_ratio=ratio),
         )
+
+    def warnings(self) -> list[str]:
+        found, objective, hidden = super().warnings(), self.objective, self.num_masked_patches
+        if not self.images_per_step + self.pairs_per_step:
+            return found
+        if hidden in (0, self.model.num_patches):
+            found.append(f"{hidden} of the {self.model.num_patches} patches of an image are hidden; see objective")
+        elif objective.min_block_patches > hidden:
+            found.append(
+                f"objective.min_block_patches {objective.min_block_patches} exceeds the {hidden} hidden patches of an "
+                "image: hardly a block fits, and patches are hidden one by one; lower it"
+            )
+        return found
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param, set_z3_leaf_modules
 from torch import nn
 
@@ -76,6 +77,14 @@ def merged_deepspeed_config(
         "steps_per_print": 10**9,  # we print
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice a micro-step
     }
+
+
+def check_accepted(deepspeed_config: dict[str, Any]) -> None:
+    """Raise ValueError if DeepSpeed refuses a configuration, before anything is built."""
+    try:
+        DeepSpeedConfig(deepspeed_config)
+    except Exception as error:  # assertions, its own errors, pydantic's
+        raise ValueError(f"DeepSpeed refuses the configuration: {' '.join(str(error).split())}") from error
 
 
 def _free_port() -> int:

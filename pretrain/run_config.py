@@ -106,6 +106,21 @@ class RunConfig(ABC):
         """The same run, with what follows from other fields filled in: what is saved, shown and compared."""
         return self
 
+    def warnings(self) -> list[str]:
+        """What is allowed and hardly meant; a line each."""
+        optimizer, found = self.optimizer, []
+        if optimizer.warmup_steps >= self.num_steps:
+            found.append(
+                f"optimizer.warmup_steps {optimizer.warmup_steps} is not below num_steps {self.num_steps}: the "
+                "learning rate does not reach its peak; lower it"
+            )
+        if optimizer.min_lr > optimizer.peak_lr:
+            found.append(
+                f"optimizer.min_lr {optimizer.min_lr:g} is above optimizer.peak_lr {optimizer.peak_lr:g}: the learning "
+                "rate rises after warmup; lower it"
+            )
+        return found
+
     @property
     def dtype(self) -> torch.dtype:
         """Of matrix products."""
