@@ -16,6 +16,8 @@ PASSING = (
 )
 """Errors of file systems and networks that a later start may not meet."""
 
+MEETING_SECONDS = 60
+
 T = TypeVar("T")
 _hosts: dist.ProcessGroup | None = None
 
@@ -60,6 +62,15 @@ def end_together(message: str, is_mistake: bool) -> None:
     if told:
         said, is_mistake = told[0]
         raise AgreedError(said) if is_mistake else AgreedFailure(said)
+
+
+def met_by_all() -> bool:
+    """Whether every rank comes here within seconds: for an error amid collectives, which all meet or one alone."""
+    try:
+        dist.monitored_barrier(_hosts, timeout=timedelta(seconds=MEETING_SECONDS))
+    except RuntimeError:
+        return False
+    return True
 
 
 def summed_over_ranks(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:

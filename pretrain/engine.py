@@ -10,16 +10,18 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.config import DeepSpeedConfig
+from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param, set_z3_leaf_modules
 from torch import nn
 
-from pretrain.agreement import AgreedError, join_hosts
+from pretrain.agreement import AgreedError, join_hosts, met_by_all
 from pretrain.console import say
 from pretrain.memory_config import check_memory_config
 from pretrain.optimizer import build_optimizer, choose_implementation, describe_optimizer
 from pretrain.run_config import OptimizerConfig, RunConfig
 
+REFUSALS = (AssertionError, DeepSpeedConfigError, KeyError, NotImplementedError, TypeError, ValueError)
+"""What DeepSpeed raises for a configuration that it cannot work with."""
 COLLECTIVE_MARGIN_SECONDS = 300
 """A collective waits so much longer than the watchdog, whose sentence says more."""
 
@@ -115,9 +117,15 @@ def build_engine(
     optimizer = build_optimizer(groups, config.optimizer, implementation, device)
     if dist.get_rank() == 0:
         say(describe_optimizer(implementation, device))
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
-    )
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
+        )
+    except REFUSALS as error:
+        if met_by_all():
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise AgreedError(f"DeepSpeed cannot work with {config.deepspeed_config}: {reason}") from error
+        raise
     if is_rounded:
         for name, parameter in engine.module.named_parameters():
             full = given.pop(name)

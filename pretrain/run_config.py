@@ -112,7 +112,7 @@ class RunConfig(ABC):
         if optimizer.warmup_steps >= self.num_steps:
             found.append(
                 f"optimizer.warmup_steps {optimizer.warmup_steps} is not below num_steps {self.num_steps}: the "
-                "learning rate does not reach its peak; lower it"
+                "whole run is warmup; lower it"
             )
         if optimizer.min_lr > optimizer.peak_lr:
             found.append(

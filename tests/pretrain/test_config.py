@@ -54,3 +54,28 @@ def test_a_damaged_config_is_told_in_one_sentence(field: str, value: object, exp
 
 def test_a_config_survives_being_written() -> None:
     assert config_from_json(PretrainConfig, config_to_json(demo())) == demo().resolved()
+
+
+def test_what_is_allowed_and_hardly_meant_is_told() -> None:
+    assert demo().warnings() == [] and laptop().warnings() == []
+    tiny = demo()
+    for config, sentence in (
+        (
+            replace(tiny, optimizer=replace(tiny.optimizer, warmup_steps=700)),
+            "optimizer.warmup_steps 700 is not below",
+        ),
+        (
+            replace(tiny, objective=replace(tiny.objective, image_mask_ratio=0.0)),
+            "0 of the 36 patches of an image are",
+        ),
+        (
+            replace(tiny, model=replace(tiny.model, image_size=16)),
+            "objective.min_block_patches 3 exceeds the 2 hidden pa",
+        ),
+    ):
+        (warning,) = config.warnings()
+        assert warning.startswith(sentence)
+    rising = replace(demo(), optimizer=replace(demo().optimizer, min_lr=1.0))
+    assert rising.warnings() == [
+        "optimizer.min_lr 1 is above optimizer.peak_lr 0.001: the learning rate rises after warmup; lower it"
+    ]
