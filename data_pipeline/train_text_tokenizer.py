@@ -15,6 +15,7 @@ from data_pipeline.sentencepiece_training import MAX_SENTENCES, ModelType, train
 from data_pipeline.shard_writer import SampleFilter, checked_text, is_in_split
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.text_tokenizer import UnknownShare, unknown_share
+from settings.ranges import Count, Part, Size, check_ranges
 
 NUM_CHECKED = 10_000
 """Sentences whose share of <unk> is reported."""
@@ -28,17 +29,20 @@ class TextTokenizerOptions:
     """The model file to write, such as tokenizer.spm. An existing file is never replaced: shards were made with it."""
     sources: tyro.conf.Positional[tuple[str, ...]]
     """KIND=SOURCE with kind pair (captions) or text; sources as in write_shards. Only their training split is read."""
-    vocab_size: int = 64000
+    vocab_size: Size = 64000
     """Pieces, SentencePiece's three specials included."""
     model_type: ModelType = "unigram"
     """BEiT-3's is unigram. bpe keeps whole words also where there are only a few dozen different ones."""
-    max_sentences: int = MAX_SENTENCES
+    max_sentences: Count = MAX_SENTENCES
     """Most sentences to train on, drawn evenly from all sources. SentencePiece takes about twenty bytes of memory for
     each byte of them."""
-    held_out_fraction: float = SampleFilter.held_out_fraction
+    held_out_fraction: Part = SampleFilter.held_out_fraction
     """Part of each source that is not read; give write_shards the same."""
     columns: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
     """How the sources are read."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from pretrain.formats.beit3_loaders import TASKS, exact_tasks, finetuning_comman
 from pretrain.formats.timm import import_timm
 from pretrain.model_card import README_NAME
 from pretrain.vocabulary import EXPORTED_NAME, unused_rows
+from settings.ranges import Side, Size, check_ranges
 
 LARGEST_IMAGE = 4096
 """Pixels; attention over the patches of larger images needs more memory than a machine has."""
@@ -55,19 +56,22 @@ class ConvertOptions:
     coco_captioning and nocaps. dual: images alone and texts alone, for imagenet, flickr30k and coco_retrieval. vision,
     text: the same file as dual, verified for one of them. Networks without vision-language experts give one file that
     is exact for all. None: fusion for --to beit3, vision for --to timm."""
-    image_size: int | None = None
+    image_size: Side | None = None
     """Interpolate the image positions for this size in pixels."""
     trim_vocab: bool = False
     """Leave out the rows of the word embedding and of the masked-word head that no id of the text tokenizer reaches."""
-    num_heads: int | None = None
+    num_heads: Size | None = None
     """Attention heads, for --from beit3 if the sizes are not published ones and no card lies beside the file."""
     new_heads: bool = False
     """For --from beit3 and a file that was tuned for a task: start anew the masked-image head, the masked-word head
     and the final norm, if it lacks them."""
-    num_visual_tokens: int | None = None
+    num_visual_tokens: Size | None = None
     """Codes of your visual tokenizer, for a masked-image head that --new-heads starts. None: 8192."""
     verify: bool = True
     """Load what was written and compare it with the source."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
