@@ -8,6 +8,26 @@ Kind = Literal["image", "pair", "text"]
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 
+MAX_PRINTED = 300
+"""Characters of a name in a message."""
+
+
+def printable(name: str) -> str:
+    """Return a name from a source as messages show it: control characters and what is not UTF-8 escaped, cut if long.
+
+    Whoever makes a file chooses its keys: they must not be able to move a terminal's cursor or fill a screen.
+    """
+    if len(name) > MAX_PRINTED:
+        name = f"{name[: MAX_PRINTED // 2]}...{name[-MAX_PRINTED // 2 :]}"
+    return name if name.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def _escaped(character: str) -> str:
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
 class BadSampleError(Exception):
     """This sample cannot be used; the message says why. It is skipped and counted, never fatal by itself."""
 
