@@ -136,8 +136,8 @@ def _write_tar(
                 num_unreadable = num_unreadable + 1 if isinstance(error, UnreadableImageError) else 0
                 if num_unreadable == MAX_UNREADABLE:
                     raise ValueError(
-                        f"{MAX_UNREADABLE} images in a row cannot be read, the last {name}{error.details}; see to their "
-                        "file system, and the same command goes on"
+                        f"{MAX_UNREADABLE} images in a row cannot be read, the last {name}{error.details}; see to "
+                        "their file system, and the same command goes on"
                     ) from error
                 report.skip(name + error.details, error.reason)
                 continue
