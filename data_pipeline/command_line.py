@@ -1,6 +1,7 @@
 """What every command that takes options has in common."""
 
 import ctypes
+import io
 import multiprocessing
 import os
 import signal
@@ -29,6 +30,8 @@ Options = TypeVar("Options")
 
 def run_command(options_type: type[Options], module: str, action: Callable[[Options], str]) -> None:
     """Parse the command line, act, print the sentence that comes back; end with one sentence where it fails."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
     try:
         print(action(parse_options(options_type, sys.argv[1:], f"python -m {module}")))
     except HelpRequest as help:
