@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from data_pipeline.sources.files import form, open_text, walk
+from data_pipeline.sources.files import form, walk
+from data_pipeline.sources.text_lines import open_text
 
 
 def write(folder: Path, *names: str) -> None:
