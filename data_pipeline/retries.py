@@ -34,7 +34,12 @@ def written_with_retries(action: Callable[[], T], path: object) -> T:
     try:
         return with_retries(action)
     except OSError as error:
-        remedy = "free space and start again" if error.errno in FULL else "see to the file system and start again"
-        told = OSError(f"{path} cannot be written ({error.strerror}); {remedy}")
-        told.errno = error.errno
-        raise told from error
+        raise cannot_be_written(path, error) from error
+
+
+def cannot_be_written(path: object, error: OSError) -> OSError:
+    """A sentence in place of an errno, which it keeps."""
+    remedy = "free space and start again" if error.errno in FULL else "see to the file system and start again"
+    told = OSError(f"{path} cannot be written ({error.strerror or error}); {remedy}")
+    told.errno = error.errno
+    return told

@@ -9,7 +9,6 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -118,9 +117,11 @@ def write_shards(options: ShardOptions) -> SampleReport:
             (options.out / INDEX_NAME).unlink(missing_ok=True)
             if len(under_way) >= BLOCKS_AHEAD * options.num_workers:
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                raise_failures(done)
+                for future in done:
+                    future.result()
             under_way.add(workers.submit(write_block, shards[-1], block, digest, options))
-        raise_failures(wait(under_way).done)
+        for future in under_way:
+            future.result()
     write_atomically(finished_part(options.out, options.part), f"{num_blocks} {listing.hexdigest()}\n")
     if not unfinished_parts(options.out):
         return merge_parts(options)
@@ -205,14 +206,6 @@ def is_written(out: Path, shard: str, digest: str) -> bool:
         return scan.block == digest and (scan.num_bytes == 0 or scan.origin == file_origin(out / shard))
     except FileNotFoundError:
         return False
-
-
-def raise_failures(done: "set[Future[None]]") -> None:
-    for future in done:
-        try:
-            future.result()
-        except BrokenProcessPool as error:
-            raise ValueError("a writing process was killed, perhaps for memory; the same command goes on") from error
 
 
 def finished_part(out: Path, part: int) -> Path:
