@@ -45,7 +45,10 @@ class FolderLock:
 
     def is_alone(self) -> bool:
         """Whether no other part is being written."""
-        for start, length in ((SLOT_BYTES, (self._part_slot - 1) * SLOT_BYTES), ((self._part_slot + 1) * SLOT_BYTES, 0)):
+        for start, length in (
+            (SLOT_BYTES, (self._part_slot - 1) * SLOT_BYTES),
+            ((self._part_slot + 1) * SLOT_BYTES, 0),
+        ):
             if start == self._part_slot * SLOT_BYTES:  # of part 0: there is none before it
                 continue
             if not self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB, start, length):

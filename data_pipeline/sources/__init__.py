@@ -67,6 +67,8 @@ def read_records(kind: Kind, source: str, options: SourceOptions, split: Split =
         raise ValueError(f"source {source} does not exist; give a folder, a file, or scenes:COUNT")
     elif Path(source).is_dir():
         found = records_of_folder(kind, Path(source), _columns(kind, options))
+    elif not Path(source).is_file():
+        raise ValueError(f"source {source} is neither a file nor a folder; write what a pipe gives to a file first")
     else:
         found = _records_of_file(kind, Path(source), options)
     if found is None:

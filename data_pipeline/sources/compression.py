@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from data_pipeline.sources.entries import RefusedFileError
 from data_pipeline.sources.files import COMPRESSIONS, require
-from data_pipeline.sources.records import named
+from data_pipeline.sources.records import cannot_be_read
 
 LONGEST_ZSTD_WINDOW_BYTES = 1 << 31
 """What zstd --long=31 --ultra writes at most."""
@@ -39,7 +39,13 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
     """
     if path.exists() and not path.is_dir() and not stat.S_ISREG(path.stat().st_mode):
         raise RefusedFileError(path, "is no regular file", remedy="a pipe would be waited for without an end")
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise RefusedFileError(path, "is a link to nothing") from error
+    except OSError as error:
+        raise cannot_be_read(path, error) from error
+    with file:
         yield decompressed(file, path.name, path)
 
 
@@ -86,7 +92,7 @@ class _CheckedStream(io.RawIOBase):
             content = self.stream.read(len(buffer))
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the disk; decompressors give no number
-                raise named(error, self.place) from error
+                raise cannot_be_read(self.place, error) from error
             raise RefusedFileError(
                 self.place, "breaks off or is corrupt", str(error), remedy="download it again"
             ) from error

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from data_pipeline.sources.records import cannot_be_read
+
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _SHORT_FORMS = {".tgz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar"}
 
@@ -20,12 +22,15 @@ def walk(folder: Path, with_special: bool = False) -> Iterator[str]:
 
 
 def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]], with_special: bool) -> Iterator[str]:
-    status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:  # names alone: the entries of a folder of 14 million files fill gigabytes
-        names = sorted(name for entry in entries if (name := _name(entry, with_special)))
+    try:
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        with os.scandir(folder) as entries:  # names alone: the entries of a folder of 14 million files fill gigabytes
+            names = sorted(name for entry in entries if (name := _name(entry, with_special)))
+    except OSError as error:
+        raise cannot_be_read(folder, error) from error
     for name in names:
         if name.endswith("/"):
             yield from _walk(os.path.join(folder, name), prefix + name, above | {here}, with_special)

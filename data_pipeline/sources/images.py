@@ -14,9 +14,12 @@ from data_pipeline.sources.pairs import image_path_of, json_refusal
 from data_pipeline.sources.records import Record, TarMember
 from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, json_lines, open_text
 
+READ_EXTENSIONS = (*IMAGE_EXTENSIONS, "jfif", "jpe", "gif", "bmp", "tif", "tiff", "avif")
+"""Of files that write_shards stores as they are or converts."""
+
 
 def is_image_name(name: str) -> bool:
-    return posixpath.splitext(name)[1].lower().lstrip(".") in IMAGE_EXTENSIONS
+    return posixpath.splitext(name)[1].lower().lstrip(".") in READ_EXTENSIONS
 
 
 def is_image_file(name: str) -> bool:

@@ -96,6 +96,15 @@ def named(error: OSError, path: object) -> OSError:
     return OSError(error.errno, error.strerror, str(path))
 
 
+def cannot_be_read(path: object, error: OSError) -> OSError:
+    """A sentence with the path in place of an errno, which it keeps."""
+    if error.strerror is None:  # it is such a sentence
+        return error
+    told = type(error)(f"{path} cannot be read ({error.strerror}); repair or remove it and run the same command again")
+    told.errno = error.errno
+    return told
+
+
 def _read_cell(cell: ParquetCell) -> bytes:
     from pyarrow import ArrowException  # optional
 

@@ -10,7 +10,7 @@ from data_pipeline.sources.delimited import rows_of
 from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, records_of_entries
 from data_pipeline.sources.files import form, require
 from data_pipeline.sources.pairs import URL_PROBLEM, is_url
-from data_pipeline.sources.records import ImageLocation, ParquetCell, Record, named
+from data_pipeline.sources.records import ImageLocation, ParquetCell, Record, cannot_be_read
 
 TABLE_FORMS = (".csv", ".tsv", ".parquet")
 ROWS_AT_ONCE = 256
@@ -196,7 +196,7 @@ def _arrow_errors() -> tuple[type[Exception], ...]:
 
 def _raise_if_of_disk(path: Path, error: Exception) -> None:
     if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have no number
-        raise named(error, path) from error
+        raise cannot_be_read(path, error) from error
 
 
 def _embedded(table: Any, group: int, column: str) -> str | None:

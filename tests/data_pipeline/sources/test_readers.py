@@ -37,11 +37,12 @@ def test_imagenet_class_folders(tmp_path: Path) -> None:
         (tmp_path / wnid).mkdir()
         (tmp_path / wnid / f"{wnid}_{number}.JPEG").write_bytes(picture(number))
     (tmp_path / "readme.md").write_text("no image")
-    found = records("image", tmp_path)
+    *found, readme = records("image", tmp_path)
     assert contents(found) == [
         ("n00004475_n00004475_0", picture(0), None),
         ("n00005787_n00005787_1", picture(1), None),
     ]
+    assert (readme.name, readme.problem) == ("readme.md", "file is no image by its name")
     assert [r.metadata for r in found] == [{"class": "n00004475"}, {"class": "n00005787"}]
 
 
@@ -229,8 +230,8 @@ def test_plain_text_with_a_document_a_line_or_a_paragraph(tmp_path: Path) -> Non
     [
         ("pair", "a.json", "{", "is no JSON"),
         ("pair", "a.json", '{"images": []}', "neither COCO captions"),
-        ("pair", "a.jsonl", '{"image": "a.png", "caption": "a"}\n[1]', "line 2 of .* is no JSON object"),
-        ("text", "a.jsonl", '{"text": 5}', "line 1 of .* has no text in field 'text'"),
+        ("pair", "a.jsonl", "[1]", r"a.jsonl has no JSON lines with .*\(line 1: line is no JSON object\)"),
+        ("text", "a.jsonl", '{"text": 5}', r"a.jsonl has no JSON with text in field 'text' \(line 1: .* \(5\)\); name"),
         ("image", "a.tar", "no tar", "is no readable uncompressed tar"),
         ("image", "a.xyz", "", "gives no samples of kind 'image'"),
         ("pair", "captions.txt", "a", "has no list of URLs beside it"),
