@@ -88,7 +88,7 @@ def records_of_files(names: Iterable[str], folder: Path, read: Callable[[str], I
     for name in names:
         try:
             for record in read(name):
-                if not some_fit:
+                if not some_fit and record.problem is None:
                     some_fit = True
                     yield from refused
                 yield record

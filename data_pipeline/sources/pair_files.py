@@ -38,9 +38,12 @@ def pairs_of_folder(folder: Path) -> Iterator[Record]:
             if caption_name is None:
                 problem = NO_CAPTION
         elif name.lower().endswith(".txt"):
-            if _stem(name) in _beside(path.parent).images:
+            if _stem(name) not in _beside(path.parent).images:
+                problem = NO_IMAGE
+            elif caption_name == path.name:
                 continue  # read with its image
-            problem = NO_IMAGE
+            else:
+                problem = f"image has another caption ({caption_name})"
         else:
             problem = "file is neither an image nor a caption by its name"
         if problem or caption_name is None:
