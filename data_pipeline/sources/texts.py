@@ -67,7 +67,7 @@ def texts_of_stream(stream: io.BufferedReader, name: str, place: str, column: st
         return
     text = TextLines(stream, place)
     if form(name) == ".json" and text.first_character == "[":
-        yield from _texts_of_json_list(text.read(), place, column)
+        yield from _texts_of_json_list(text.read(), name, place, column)
         return
     lines = iter(text)
     beginning = _beginning(lines)
@@ -78,7 +78,7 @@ def texts_of_stream(stream: io.BufferedReader, name: str, place: str, column: st
     elif is_wiki_begin(first):
         yield from texts_of_wiki_extractor(lines, place)
     elif form(name) in (".jsonl", ".json") or (form(name) == "" and first.startswith("{")):
-        yield from _texts_of_json_lines(lines, place, column)
+        yield from _texts_of_json_lines(lines, name, place, column)
     else:
         yield from _texts_of_plain_text(beginning, lines, place)
 
@@ -116,19 +116,19 @@ def _texts_of_tar(stream: io.BufferedReader, place: str, column: str, depth: int
         raise RefusedFileError(place, "is a damaged tar", str(error), remedy="download it again") from error
 
 
-def _texts_of_json_lines(lines: Iterable[str], place: str, column: str) -> Iterator[Record]:
+def _texts_of_json_lines(lines: Iterable[str], name: str, place: str, column: str) -> Iterator[Record]:
     entries = json_entries(lines, place)
-    return records_of_entries(entries, lambda line: [_document(line, column)], _refusal(place, column))
+    return records_of_entries(entries, lambda line: [_document(line, name, column)], _refusal(place, column))
 
 
-def _texts_of_json_list(text: str, place: str, column: str) -> Iterator[Record]:
+def _texts_of_json_list(text: str, name: str, place: str, column: str) -> Iterator[Record]:
     """A list of objects, or of texts, in one JSON file."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RefusedFileError(place, "is no JSON", str(error), remedy="JSON lines are named .jsonl") from error
     entries = (Entry(f"{number:08d}", f"{place}: [{number}]", entry) for number, entry in enumerate(content))
-    return records_of_entries(entries, lambda entry: [_document(entry, column)], _refusal(place, column))
+    return records_of_entries(entries, lambda entry: [_document(entry, name, column)], _refusal(place, column))
 
 
 def _refusal(place: str, column: str) -> Callable[[str], Exception]:
@@ -136,13 +136,13 @@ def _refusal(place: str, column: str) -> Callable[[str], Exception]:
     return lambda first: RefusedFileError(place, f"has no JSON with text in field {column!r}", first, remedy)
 
 
-def _document(entry: Any, column: str) -> Record:
+def _document(entry: Any, file: str, column: str) -> Record:
     if isinstance(entry, str):
         return Record("", text=entry)
     if not isinstance(entry, dict):
         raise EntryError("entry is neither a JSON object nor a text")
     text = text_of(entry, column)
-    return wiki_article("", entry, text) if is_wiki_json(entry) else Record("", text=text)
+    return wiki_article("", entry, text) if is_wiki_json(entry, file) else Record("", text=text)
 
 
 def _texts_of_plain_text(beginning: list[str], lines: Iterable[str], place: str) -> Iterator[Record]:

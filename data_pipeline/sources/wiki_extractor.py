@@ -16,6 +16,7 @@ from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine
 LONGEST_BEGIN = 10_000
 """Characters of a line that can be the beginning of a <doc>."""
 OUTSIDE_PROBLEM = "text outside of a <doc> element"
+_FILE = re.compile(r"(.*/)?wiki_\d+(\.|$)")
 _BEGIN = re.compile(r"<doc(\s.*)?>\s*$")
 _ATTRIBUTE = re.compile(r"\s(\w+)=([\"'])(.*?)\2(?=\s+\w+=[\"']|\s*>\s*$)")
 """An attribute ends where the next begins: quotes inside of a title are not always escaped."""
@@ -25,9 +26,11 @@ def is_wiki_begin(line: str) -> bool:
     return len(line) <= LONGEST_BEGIN and _BEGIN.match(line) is not None
 
 
-def is_wiki_json(entry: Mapping[str, Any]) -> bool:
-    """Is it of WikiExtractor --json? The URL that it makes of the id tells, which other dumps of Wikipedia lack."""
-    return {"id", "url", "title", "text"} <= set(entry) and str(entry["url"]).endswith(f"?curid={entry['id']}")
+def is_wiki_json(entry: Mapping[str, Any], file: str) -> bool:
+    """Is it of WikiExtractor --json? The name of its file or its form of URL tells, which other dumps do not have."""
+    if not {"id", "url", "title", "text"} <= set(entry):
+        return False
+    return _FILE.match(file) is not None or str(entry["url"]).endswith(f"?curid={entry['id']}")
 
 
 def texts_of_wiki_extractor(lines: Iterable[str], place: str) -> Iterator[Record]:
