@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
 from data_pipeline.config import DataConfig
 from data_pipeline.image_transform import ImageTransform, open_image, to_rgb, upright
-from data_pipeline.remote_files import is_remote
+from data_pipeline.remote_files import is_remote, public_url
 from data_pipeline.sample_reader import SampleReader, ShardMismatchError
 from data_pipeline.samples import BadSampleError
 from data_pipeline.shard_cache import ShardCache
@@ -55,6 +55,8 @@ class CheckOptions:
     """Where remote shards are kept."""
     cache_bytes: int = DataConfig.cache_bytes
     """Most that the cache may hold."""
+    cache_for_group: bool = False
+    """Let the members of the cache folder's group share it."""
     num_workers: int = num_cores()
     """Processes that read."""
 
@@ -90,7 +92,7 @@ def _check(options: CheckOptions) -> str:
     result = check_shards(options)
     index = open_reader(options).index
     lines = result.report.lines()
-    lines.append(f"{options.folder}: {index.kind}, {index}; a run can use {result.report.num_kept}{shown}")
+    lines.append(f"{public_url(options.folder)}: {index.kind}, {index}; a run can use {result.report.num_kept}{shown}")
     if index.kind != "image" and result.report.num_kept:
         lines.append(f"  {result.num_characters / result.report.num_kept:.0f} characters a text on average")
     if result.damaged:
@@ -124,7 +126,7 @@ def damaged_records(index: ShardIndex, folder: Path) -> list[str]:
 @lru_cache(maxsize=1)
 def open_reader(options: CheckOptions) -> SampleReader:
     """Opened once a process."""
-    cache = ShardCache(options.cache_folder, options.cache_bytes)
+    cache = ShardCache(options.cache_folder, options.cache_bytes, options.cache_for_group)
     return SampleReader(read_index(options.folder, cache, check_shards=False), options.max_member_bytes, cache)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
-from data_pipeline.remote_files import is_remote, list_remote_shards, local_copy, remote_origin
+from data_pipeline.remote_files import is_remote, list_remote_shards, local_copy, public_url, remote_origin
 from data_pipeline.samples import Kind
 from data_pipeline.shard_index import check_name, merge_scans, read_index
 from data_pipeline.shard_scan import SampleReport, file_origin, load_scan, save_scan, scan_path, scan_shard
@@ -53,12 +53,14 @@ def index_shards(options: IndexOptions) -> SampleReport:
     """Scan what is new, write the index. Raises ValueError for damaged shards and where there is no sample."""
     remote = is_remote(options.folder)
     if remote and options.out is None:
-        raise ValueError(f"{options.folder} is remote; give --out, a local folder for its index")
+        raise ValueError(f"{public_url(options.folder)} is remote; give --out, a local folder for its index")
     folder = options.folder if remote or options.out is None else str(Path(options.folder).resolve())
     out = options.out or Path(folder)
     shards = list_remote_shards(folder) if remote else list_shards(Path(folder))
     if not shards:
-        raise ValueError(f"{folder} holds no .tar shard; write some with python -m data_pipeline.write_shards")
+        raise ValueError(
+            f"{public_url(folder)} holds no .tar shard; write some with python -m data_pipeline.write_shards"
+        )
     for shard in shards:
         check_name(shard)
     out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +107,7 @@ def scan_one(folder: str, out: Path, kind: Kind, shard: str) -> str:
     except ValueError as error:
         return str(error)
     except OSError as error:
-        return f"shard {location} cannot be read ({error})"
+        return f"shard {public_url(location)} cannot be read ({error})"
     return ""
 
 

@@ -16,13 +16,15 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from data_pipeline.remote_files import is_remote, read_remote_file
+from data_pipeline.remote_files import is_remote, public_url, read_remote_file
 from data_pipeline.samples import Kind
 from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_scan import SampleReport, load_scan, own_partial, record_dtype
 
 INDEX_VERSION = 2
 INDEX_NAME = "index.json"
+MAX_COUNT = 1 << 50
+"""Of bytes and samples: what is larger is no count but an attack on sums of 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def read_index(folder: str | Path, cache: ShardCache | None = None, check_shards
     expected = record_dtype(records.dtype["key"].itemsize if "key" in (records.dtype.names or ()) else 1)
     counted = sum(shard.num_samples for shard in header.shards)
     if records.dtype != expected or records.shape != (header.num_samples,) or counted != header.num_samples:
-        raise ValueError(f"the index of {folder} is damaged; index the folder again")
+        raise ValueError(f"the index of {public_url(str(folder))} is damaged; index the folder again")
     for shard in header.shards:
         check_name(shard.name)
     shard_folder = header.shard_folder or str(folder)
@@ -210,17 +212,31 @@ def _read_local(folder: Path) -> tuple[IndexHeader, NDArray[np.void]]:
 
 
 def _read_remote(url: str, cache: ShardCache | None) -> tuple[IndexHeader, NDArray[np.void]]:
+    """Raises ValueError for an index that is damaged, or names shards that are not its own."""
+    url, shown = url.rstrip("/"), public_url(url).rstrip("/")
     if cache is None:
-        raise ValueError(f"{url} is remote; give a cache folder, where shards are kept on local disk")
-    url = url.rstrip("/")
-    header = _parse_header(read_remote_file(f"{url}/{INDEX_NAME}"), url)
+        raise ValueError(f"{shown} is remote; give a cache folder, where shards are kept on local disk")
+    try:
+        header = _parse_header(read_remote_file(f"{url}/{INDEX_NAME}"), url)
+    except ValueError as error:
+        raise ValueError(f"the index of {shown} is damaged ({error}); index the folder again") from None
+    if header.shard_folder and not f"{header.shard_folder.rstrip('/')}/".startswith(f"{url}/"):
+        raise ValueError(
+            f"the index of {shown} names shards elsewhere, in {public_url(header.shard_folder)}; if you trust them, "
+            f"index that location yourself: python -m data_pipeline.index_shards {header.kind} LOCATION --out FOLDER"
+        )
     descriptor = cache.open(f"{url}/{header.records}", header.records_bytes, header.records_sha256)
     with os.fdopen(descriptor, "rb") as file:
-        version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
-        if version != (1, 0):
-            raise ValueError(f"the index of {url} is damaged; index the folder again")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
-        records = np.memmap(file, dtype, "r", file.tell(), shape)
+        try:
+            version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+            if version != (1, 0):
+                raise ValueError(f"version {version} of NumPy's format")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+            if dtype.hasobject:
+                raise ValueError("its records hold Python objects")
+            records = np.memmap(file, dtype, "r", file.tell(), shape)
+        except Exception as error:  # whatever NumPy meets in a header that is none
+            raise ValueError(f"the index of {shown} is damaged ({error}); index the folder again") from None
     return header, records
 
 
@@ -236,6 +252,13 @@ def _parse_header(content: bytes, folder: str) -> IndexHeader:
         raise ValueError(f"{INDEX_NAME} is of version {header.version}, not {INDEX_VERSION}")
     if not re.fullmatch(r"samples-[0-9a-f]{16}\.npy", header.records):
         raise ValueError(f"{INDEX_NAME} names {header.records!r} as its records")
+    checksums = (header.records_sha256, *(shard.sha256 for shard in header.shards))
+    if not all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in checksums):
+        raise ValueError(f"{INDEX_NAME} holds something else than SHA-256 where it should")
+    counts = [header.num_samples, header.records_bytes, header.text_length, *header.skipped.values()]
+    counts += [number for shard in header.shards for number in (shard.num_samples, shard.num_bytes)]
+    if not all(0 <= count <= MAX_COUNT for count in counts):
+        raise ValueError(f"{INDEX_NAME} holds a count outside of 0 .. {MAX_COUNT}")
     return header
 
 

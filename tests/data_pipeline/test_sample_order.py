@@ -26,9 +26,7 @@ def orders(draw: st.DrawFn) -> SampleOrder:
 
 
 @settings(max_examples=60)
-@given(
-    st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 32), st.integers(1, 3), st.integers(1, 90)
-)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 32), st.integers(1, 3), st.integers(1, 90))
 def test_no_sample_recurs_before_all_are_visited_but_for_a_sixteenth_with_many_samples_per_lane(
     sizes: list[int], num_lanes: int, window_shards: int, num_draws: int
 ) -> None:
