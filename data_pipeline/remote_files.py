@@ -28,6 +28,8 @@ MAX_UNSIZED_BYTES = 64 << 30
 """Of a shard that is copied from a store that does not tell its size."""
 MAX_FOLDERS, MAX_DEPTH = 10_000, 32
 """Of a listing over HTTP, where a server can make up links for ever."""
+MAX_TOLD = 500
+"""Characters of another's message: some repeat what a server sent."""
 _CHUNK_BYTES = 1 << 23
 
 T = TypeVar("T")
@@ -54,20 +56,22 @@ def public_url(location: str) -> str:
         return location
     place, query, _ = re.match(r"([^?#]*)([?#]?)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
     authority, slash, path = place.partition("/")
-    is_host = re.fullmatch(r"([^:@]*|\[[^]@]*\])(:[0-9]*)?", authority)
-    if not is_host and "@" not in authority:  # a password with a slash in it
-        authority, slash, path = (
-            (place, "", "") if "@" in place else (authority.partition(":")[0] + ":***", slash, path)
-        )
+    is_http = protocol.endswith(("http", "https"))
+    if is_http and ":" in authority and "@" in path:  # a password with a slash in it: rather too little is shown
+        authority, slash, path = place, "", ""
     user, at, host = authority.rpartition("@")
-    if at and (":" in user or protocol.endswith(("http", "https"))):
+    if at and (":" in user or is_http):
         authority = f"***@{host}"
+    elif not re.fullmatch(r"([^:]*|\[[^]]*\])(:[0-9]+)?", host):  # half a password
+        authority = f"{host.partition(':')[0]}:***"
     return f"{protocol}://{authority}{slash}{path}{query and query + '***'}"
 
 
 def without_secrets(text: object) -> str:
-    """Some library's message, with its URLs as `public_url` shows them."""
-    return re.sub(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+", lambda found: public_url(found[0]), str(text))
+    """Some library's message in one short line, with its URLs as `public_url` shows them."""
+    shown = re.sub(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+", lambda found: public_url(found[0]), str(text))
+    shown = "".join(character if character.isprintable() else " " for character in shown)
+    return shown if len(shown) <= MAX_TOLD else f"{shown[:MAX_TOLD]}..."
 
 
 def read_remote_file(url: str) -> bytes:
@@ -99,7 +103,7 @@ def list_remote_shards(url: str) -> list[str]:
 
 def _walk(filesystem: Any, root: str) -> list[str]:
     found: list[str] = []
-    for number, (_, _, files) in enumerate(filesystem.walk(root, maxdepth=MAX_DEPTH, detail=True)):
+    for number, (_, _, files) in enumerate(filesystem.walk(root, MAX_DEPTH, on_error="raise", detail=True)):
         if number >= MAX_FOLDERS:
             raise RefusedError(f"the server lists more than {MAX_FOLDERS} folders")
         found += [info["name"] for info in files.values()]
@@ -147,7 +151,8 @@ def remote_chunks(url: str, size: int | None) -> Iterator[bytes]:
         from aiohttp import ClientTimeout
 
         silence = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)  # not 5 min in all
-        options = {"block_size": 0, "size": size, "timeout": silence}
+        # without any size fsspec would ask for it once more
+        options = {"block_size": 0, "size": size or MAX_UNSIZED_BYTES, "timeout": silence}
     remote: IO[bytes]
     with filesystem.open(path, "rb", **options) as remote:
         while chunk := remote.read(_CHUNK_BYTES):
