@@ -1,5 +1,6 @@
 """Servers and indexes that nobody vouches for, against a real HTTP server; and secrets that no message may repeat."""
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -158,11 +159,9 @@ def test_a_listing_without_end_is_refused(hostile: Hostile, monkeypatch: pytest.
 def test_a_copy_is_never_longer_than_announced(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_files, "MAX_UNSIZED_BYTES", 1 << 20)
     hostile.answers = {"/told": (200, {"Content-Length": "1000"}, None), "/untold": (200, {}, None)}
-    try:  # it depends on the moment if the client sees that more was sent
-        with local_copy(f"{hostile.url}/told") as path:
-            assert path.stat().st_size == 1000
-    except OSError as error:
-        assert "failed 5 times" in str(error) and len(str(error)) < 1000
+    # it depends on the moment if the client sees that more was sent
+    with contextlib.suppress(OSError), local_copy(f"{hostile.url}/told") as path:
+        assert path.stat().st_size == 1000
     with pytest.raises(OSError, match="is refused: the server sends more than the 1048576 bytes expected"):
         local_copy(f"{hostile.url}/untold").__enter__()
 
