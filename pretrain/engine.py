@@ -54,9 +54,7 @@ def init_distributed(hang_seconds: float) -> torch.device:
     store = meet(rank, world_size, timeout)
     backend = get_accelerator().communication_backend_name()
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    deepspeed.init_distributed(
-        timeout=timeout, auto_mpi_discovery=False, verbose=False
-    )  # takes the group that is there
+    deepspeed.init_distributed(timeout=timeout, auto_mpi_discovery=False, verbose=False)  # it takes this group
     join_hosts(timeout)
     if torch.cuda.is_available():
         local_rank = int(os.environ["LOCAL_RANK"])

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -98,13 +97,14 @@ def test_a_stranger_is_dropped_whatever_he_sends_and_the_ranks_come_in(line: byt
         link.close()
 
 
-def test_strangers_are_told_of_once(judge: Judge, capsys: pytest.CaptureFixture[str]) -> None:
+def test_strangers_are_told_of_once(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(rank_links, "warn", warned.append)
     for _ in range(3):
         with stranger(judge) as connection:
             connection.sendall(b"hello\n")
             assert is_dropped(connection)
-    said = sys.__stderr__, capsys.readouterr()
-    assert said and judge.reception._has_warned
+    assert warned == ["warning: the watchdog dropped a connection from 127.0.0.1 that is none of this run's ranks"]
 
 
 def test_a_thousand_silent_connections_keep_no_rank_out(judge: Judge) -> None:
@@ -162,9 +162,7 @@ def own_address() -> str | None:
     return None
 
 
-def test_the_main_rank_listens_where_its_ranks_look_for_it_and_nowhere_else(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_main_rank_listens_where_its_ranks_look_for_it_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     warned: list[str] = []
     monkeypatch.setattr(rank_links, "warn", warned.append)
     monkeypatch.setenv("MASTER_ADDR", "main")
@@ -220,7 +218,7 @@ def test_a_run_under_attack_from_its_start_to_its_end_gives_the_same_losses(
                     if connection.status == psutil.CONN_LISTEN and connection.laddr.port != master_port(main_rank):
                         hit(connection.laddr.port)
                         num_attacks[0] += 1
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def hit(port: int) -> None:
         for line in (b'{"rank": 1, "failed": "evil"}\n', b"x" * 5000, b""):
@@ -229,7 +227,7 @@ def test_a_run_under_attack_from_its_start_to_its_end_gives_the_same_losses(
 
     arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--save-every-steps", 2, "--keep-checkpoints", 2]
     ended = run_ranks(2, "pretrain.train", arguments, while_running=attack)
-    assert ended.exit_codes == [0, 0], ended.stderr
+    assert ended.exit_codes == [0, 0] and num_attacks[0] > 0, ended.stderr
     losses = [[record["loss"] for record in read_log(run_dir)] for run_dir in (tmp_path / "run", two_ranks)]
     assert losses[0] == losses[1]
     assert "evil" not in json.dumps(ended.stderr)
