@@ -21,7 +21,7 @@ from data_pipeline.command_line import num_cores, progress_bar, run_command, wor
 from data_pipeline.config import DataConfig
 from data_pipeline.contact_sheet import draw_sheet
 from data_pipeline.image_transform import ImageTransform
-from data_pipeline.remote_files import is_remote
+from data_pipeline.remote_files import is_remote, public_url
 from data_pipeline.sample_reader import SampleReader, ShardMismatchError
 from data_pipeline.samples import BadSampleError, printable
 from data_pipeline.shard_cache import ShardCache
@@ -62,6 +62,8 @@ class CheckOptions:
     """Where remote shards are kept."""
     cache_bytes: ByteCount = DataConfig.cache_bytes
     """Most that the cache may hold."""
+    cache_for_group: bool = False
+    """Let the members of the cache folder's group share it."""
     text_tokenizer: Path | None = None
     """The run's SentencePiece model: the share of <unk> is reported, and texts without a token are named."""
     num_workers: Workers = field(default_factory=num_cores)
@@ -122,7 +124,7 @@ def _check(options: CheckOptions) -> str:
         shown = f", see {sheet}" + (f" ({problem})" if problem else "")
     result = check_shards(options)
     lines = result.report.lines()
-    lines.append(f"{options.folder}: {index.kind}, {index}; a run can use {result.report.num_kept}{shown}")
+    lines.append(f"{public_url(options.folder)}: {index.kind}, {index}; a run can use {result.report.num_kept}{shown}")
     if index.kind != "image" and result.report.num_kept:
         lines.append(f"  {result.num_characters / result.report.num_kept:.0f} characters per text on average")
         if options.text_tokenizer is not None:
@@ -166,7 +168,7 @@ def index_problem(options: CheckOptions) -> str:
 @lru_cache(maxsize=1)
 def open_reader(options: CheckOptions) -> SampleReader:
     """Opened once a process."""
-    cache = ShardCache(options.cache_folder, options.cache_bytes)
+    cache = ShardCache(options.cache_folder, options.cache_bytes, options.cache_for_group)
     return SampleReader(read_index(options.folder, cache, check_shards=False), options.max_member_bytes, cache)
 
 

@@ -1,5 +1,7 @@
 """What a run reads, and how samples become batches."""
 
+import os
+import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from data_pipeline.remote_files import is_remote
+from data_pipeline.remote_files import is_remote, public_url
 from settings.ranges import ByteCount, Count, CountOrZero, PartBelowOne, TextLength, WorkersOrZero, check_ranges
 
 
@@ -26,7 +28,7 @@ def parse_source(entry: str) -> tuple[str, Fraction]:
     if not folder.strip() or "\0" in folder:
         raise ValueError(f"source {entry!r} names no folder; give the path or URL of shards")
     if weight <= 0:
-        raise ValueError(f"weight of source {entry!r} must be positive; leave the source out instead")
+        raise ValueError(f"weight of source {public_url(entry)!r} must be positive; leave the source out instead")
     is_remote(folder)
     return folder, weight
 
@@ -62,8 +64,10 @@ class DataConfig:
     """Loader processes per rank; 0 reads in the training process. Does not change the batches."""
     max_bad_samples: CountOrZero = 1000
     """The run stops, with a report, when more different samples than this had to be skipped."""
-    cache_folder: Path = Path("/tmp/imglish_shards")
-    """Where remote shards are kept, on the local disk of each node; shared by its ranks."""
+    cache_folder: Path = Path(tempfile.gettempdir()) / f"imglish_shards-{os.getuid()}"
+    """Where remote shards are kept, on the local disk of each node; shared by its ranks. It must be yours alone."""
+    cache_for_group: bool = False
+    """Let the members of the cache folder's group share it; what another member fetched is verified when opened."""
     cache_bytes: ByteCount = 200_000_000_000
     """Most that the cache may hold; the shards least recently used go first."""
     max_image_pixels: ByteCount = 64_000_000

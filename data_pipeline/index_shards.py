@@ -17,7 +17,7 @@ import tyro
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
 from data_pipeline.index_writer import merge_scans
-from data_pipeline.remote_files import is_remote, list_remote_files, local_copy, remote_origin
+from data_pipeline.remote_files import is_remote, list_remote_files, local_copy, public_url, remote_origin
 from data_pipeline.samples import Kind, is_utf8, printable
 from data_pipeline.shard_index import check_name, read_index
 from data_pipeline.shard_scan import (
@@ -195,11 +195,11 @@ def scan_one(folder: str, out: Path, kind: Kind, caption_key: str, shard: str) -
             return None
         source: AbstractContextManager[Path] = local_copy(location) if remote else nullcontext(Path(location))
         with source as local:
-            scan = scan_shard(local, kind, origin, caption_key=caption_key, location=location)
+            scan = scan_shard(local, kind, origin, caption_key=caption_key, location=public_url(location))
     except ValueError as error:
         return Problem(str(error), is_damage=True)
     except OSError as error:
-        told = f"shard {printable(location)} cannot be read ({error.strerror or error})"
+        told = f"shard {printable(public_url(location))} cannot be read ({error.strerror or error})"
         return Problem(told, is_damage=error.errno == errno.EIO)
     save_scan(scan, path)
     return None

@@ -4,12 +4,20 @@ Samples are dealt to a fixed number of lanes, each a contiguous range of the ind
 batch takes the same number from each lane, and a rank that owns whole lanes reads only their shards, each nearly in
 sequence. Within a lane the shards are permuted every pass, and the samples within a window of consecutive shards; a
 pass of a lane visits each of its samples once. Nothing here depends on rank, world size or number of workers.
+
+If the lanes do not divide the samples, some ranges are one sample shorter, and since all lanes advance together their
+samples recur more often: k + 1 times for k, with ranges of k and k + 1. That is small for a large k. Lanes with fewer
+samples than MIN_SAMPLES_PER_LANE take turns along one sequence of all samples instead, so that no sample recurs before
+all of them have been visited.
 """
 
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+MIN_SAMPLES_PER_LANE = 16
+"""From here on lanes have ranges of their own: visits of two samples then differ by at most one in sixteen, and two."""
 
 
 class SampleOrder:
@@ -23,9 +31,13 @@ class SampleOrder:
         num_samples = sum(shard_sizes)
         if num_samples < num_lanes:
             raise ValueError(f"{num_samples} samples cannot fill {num_lanes} lanes; use fewer lanes or more samples")
-        self.window_shards = window_shards
         self.seed = seed
-        self.lane_starts = [lane * num_samples // num_lanes for lane in range(num_lanes + 1)]
+        self.takes_turns = num_samples % num_lanes != 0 and num_samples // num_lanes < MIN_SAMPLES_PER_LANE
+        """Whether the lanes share one sequence."""
+        num_ranges = 1 if self.takes_turns else num_lanes
+        self.lane_stride = num_lanes // num_ranges
+        self.window_shards = window_shards * self.lane_stride
+        self.lane_starts = [lane * num_samples // num_ranges for lane in range(num_ranges + 1)]
         self.shard_starts = np.cumsum([0, *shard_sizes])
         self._window = lru_cache(maxsize=2 * num_lanes)(self._permuted_window)
         self._pass = lru_cache(maxsize=2 * num_lanes)(self._permuted_shards)
@@ -40,19 +52,25 @@ class SampleOrder:
 
     def sample(self, lane: int, position: int) -> int:
         """Number in the index of the sample at `position` of the lane's sequence, which goes on for ever."""
+        lane, position = self._in_range(lane, position)
         pass_number, window, offset = self._locate(lane, position)
         return int(self._window(lane, pass_number, window)[offset])
 
     def window(self, lane: int, position: int) -> tuple[int, int]:
         """Pass and window that a position lies in."""
-        return self._locate(lane, position)[:2]
+        return self._locate(*self._in_range(lane, position))[:2]
 
     def shards_after(self, lane: int, position: int) -> list[int]:
         """Numbers of the shards in the window that follows the one of `position`."""
+        lane, position = self._in_range(lane, position)
         pass_number, window, _ = self._locate(lane, position)
         windows = self._pass(lane, pass_number)[1]
         following = windows[window + 1] if window + 1 < len(windows) else self._pass(lane, pass_number + 1)[1][0]
         return [int(np.searchsorted(self.shard_starts, start, side="right")) - 1 for start, _ in following]
+
+    def _in_range(self, lane: int, position: int) -> tuple[int, int]:
+        """The range of samples that a lane reads, and the position in its sequence."""
+        return (0, position * self.lane_stride + lane) if self.takes_turns else (lane, position)
 
     def _locate(self, lane: int, position: int) -> tuple[int, int, int]:
         """Pass, window, and offset in it."""

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from data_pipeline.remote_files import is_remote
+from data_pipeline.remote_files import is_remote, public_url
 from data_pipeline.retries import HOPELESS, with_retries
 from data_pipeline.samples import BadSampleError, is_blank, key_text
 from data_pipeline.shard_cache import ShardCache
@@ -34,6 +34,8 @@ class SampleReader:
         self.index = index
         self.max_member_bytes = max_member_bytes
         self.cache = cache if is_remote(index.folder) else None
+        if self.cache is not None:
+            self.cache.check_folder()
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._wanted: queue.SimpleQueue[int] | None = None
 
@@ -42,7 +44,7 @@ class SampleReader:
 
     def shard_name(self, sample: int) -> str:
         """Path or URL, for reports."""
-        return f"{self.index.folder}/{self.index.shards[self._shard(sample)].name}"
+        return f"{public_url(self.index.folder)}/{self.index.shards[self._shard(sample)].name}"
 
     def image_bytes(self, sample: int) -> bytes:
         return self._read(sample, "image")

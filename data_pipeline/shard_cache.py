@@ -1,6 +1,7 @@
 """Remote shards, fetched whole into a bounded folder on the node's disk that all its ranks and loader workers share.
 
-<sha256>.shard    complete and verified; its mtime is its last use, the least recently used is evicted first
+<sha256>.shard    complete and verified; its atime is its last use, the least recently used is evicted first
+<sha256>.seal     checksum, inode, size and mtime of the shard when it was verified: one that differs is fetched again
 <sha256>.partial  a download, as long as the shard from the start; locked by its process, who alone may rename or
                   remove it; without a lock it is what a dead process left
 lock              held for the moment in which room is made; its holder waits for no other lock, so none deadlock
@@ -13,16 +14,13 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from data_pipeline.remote_files import open_filesystem, with_retries
+from data_pipeline.cache_folder import CacheFolder, opened_folder
+from data_pipeline.remote_files import public_url, remote_chunks, with_retries
 
-STALL_SECONDS = 60.0
-"""An HTTP connection that is silent for so long has failed; other protocols have limits of their own."""
 _POLL_SECONDS = 0.1
-_CHUNK_BYTES = 1 << 23
+_NAME = re.compile(r"[0-9a-f]{64}\.(shard|partial)")
 
 
 class ShardCache:
@@ -31,50 +29,76 @@ class ShardCache:
     A copy that is evicted while somebody has it open stays readable, and on the disk, until that descriptor is closed.
     """
 
-    def __init__(self, folder: Path, max_bytes: int):
-        self.folder = folder
+    def __init__(self, path: Path, max_bytes: int, for_group: bool = False):
+        """for_group: the members of the folder's group share it. Copies of another member are verified whenever they
+        are opened; he could still change them afterwards, so the members have to trust each other that far."""
+        self.path = path
         self.max_bytes = max_bytes
+        self.for_group = for_group
+
+    def check_folder(self) -> None:
+        """Make the folder. Raises OSError for one in which others could plant files."""
+        with self._opened():
+            pass
 
     def fetch(self, url: str, num_bytes: int, sha256: str) -> None:
         """Have the shard here. A thread that looks ahead starts after any fork: a child inherits locks it may hold."""
         os.close(self.open(url, num_bytes, sha256))
 
     def open(self, url: str, num_bytes: int, sha256: str) -> int:
-        """A read-only descriptor of the local copy, fetched first where there is none, by one process for all.
+        """A read-only descriptor of the local copy, fetched first if there is none, by one process for all.
 
-        Raises ValueError for a shard that cannot be cached, OSError where fetching fails or the disk is full.
+        Raises ValueError for a shard that cannot be cached, OSError if fetching fails or the disk is full.
         """
         if num_bytes > self.max_bytes:
-            raise ValueError(f"shard {url} of {num_bytes} bytes exceeds data.cache_bytes {self.max_bytes}; raise it")
+            raise ValueError(
+                f"shard {public_url(url)} of {num_bytes} bytes exceeds data.cache_bytes {self.max_bytes}; raise it"
+            )
         if num_bytes < 1 or not re.fullmatch("[0-9a-f]{64}", sha256):
-            raise ValueError(f"the index gives {url} {num_bytes} bytes with SHA-256 {sha256!r}; index its folder again")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        complete, partial = self.folder / f"{sha256}.shard", self.folder / f"{sha256}.partial"
-        while True:
-            with contextlib.suppress(FileNotFoundError):
-                return _used_now(os.open(complete, os.O_RDONLY))
-            with _locked(partial) as writer:
-                if complete.exists():  # by the process that this one waited for; open it, unless it is evicted first
-                    partial.unlink(missing_ok=True)
-                    continue
-                try:
-                    while not self._reserve(writer, num_bytes):
-                        time.sleep(_POLL_SECONDS)
-                    with_retries(url, lambda: _download(url, num_bytes, sha256, writer))
-                except BaseException:
-                    partial.unlink(missing_ok=True)
-                    raise
-                descriptor = _used_now(os.open(partial, os.O_RDONLY))
-                partial.rename(complete)  # from here on it may be evicted
-                return descriptor
+            raise ValueError(
+                f"the index gives {public_url(url)} {num_bytes} bytes with SHA-256 {sha256!r}; index its folder again"
+            )
+        with self._opened() as folder:
+            while True:
+                descriptor = _verified(folder, num_bytes, sha256)
+                if descriptor is not None:
+                    return descriptor
+                with folder.locked(f"{sha256}.partial") as writer:
+                    descriptor = _verified(folder, num_bytes, sha256)
+                    if descriptor is not None:  # fetched by the process that this one waited for
+                        folder.remove(f"{sha256}.partial")
+                        return descriptor
+                    folder.remove(f"{sha256}.shard")  # none, or not the one that was verified
+                    return self._fetch(folder, url, num_bytes, sha256, writer)
 
-    def _reserve(self, writer: int, num_bytes: int) -> bool:
+    def _opened(self) -> contextlib.AbstractContextManager[CacheFolder]:
+        return opened_folder(self.path, self.for_group)
+
+    def _fetch(self, folder: CacheFolder, url: str, num_bytes: int, sha256: str, writer: int) -> int:
+        """Download into the partial file, whose lock this process has, and make it a shard."""
+        partial, complete = f"{sha256}.partial", f"{sha256}.shard"
+        try:
+            while not self._reserve(folder, writer, num_bytes):
+                time.sleep(_POLL_SECONDS)
+            with_retries(url, lambda: _download(url, num_bytes, sha256, writer))
+        except BaseException:
+            folder.remove(partial)
+            raise
+        now = time.time_ns()
+        os.utime(writer, ns=(now, now))
+        folder.write(f"{sha256}.seal", _seal(os.fstat(writer), sha256))
+        descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.descriptor)
+        folder.rename(partial, complete)  # from here on it may be evicted
+        return descriptor
+
+    def _reserve(self, folder: CacheFolder, writer: int, num_bytes: int) -> bool:
         """Whether the partial file has its space now. False: other downloads fill the bound; one of them will end."""
-        with _locked(self.folder / "lock"):
+        with folder.locked("lock"):
             os.ftruncate(writer, 0)  # what a dead download left
             # Partial files first: one that is completed in between is counted twice rather than not at all.
-            downloading = sum(size for _, size, path in self._files("partial") if not _removed_as_dead(path))
-            shards = self._files("shard")
+            partials = _files(folder, "partial")
+            downloading = sum(size for _, size, name in partials if not _removed_as_dead(folder, name))
+            shards = _files(folder, "shard")
             used = downloading + sum(size for _, size, _ in shards)
             while downloading + num_bytes <= self.max_bytes:
                 if used + num_bytes <= self.max_bytes and _allocate(writer, num_bytes):
@@ -82,50 +106,66 @@ class ShardCache:
                 if not shards:
                     break
                 _, size, oldest = shards.pop(0)
-                oldest.unlink(missing_ok=True)
+                folder.remove(oldest)
+                folder.remove(oldest.replace("shard", "seal"))
                 used -= size
             if downloading == 0:
                 problem = f"the disk lacks {num_bytes} bytes though no shard is cached any more; free some of it"
-                raise OSError(errno.ENOSPC, problem, str(self.folder))
+                raise OSError(errno.ENOSPC, problem, str(folder.path))
             return False
 
-    def _files(self, suffix: str) -> list[tuple[int, int, Path]]:
-        """Last use, size and path of our files, least recently used first; of nothing else that lies in the folder."""
-        files = []
-        for path in self.folder.glob("[0-9a-f]" * 64 + f".{suffix}"):
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                files.append((status.st_mtime_ns, status.st_size, path))
-        return sorted(files)
+
+def _files(folder: CacheFolder, suffix: str) -> list[tuple[int, int, str]]:
+    """Last use, size and name of our files, least recently used first; of nothing else that lies in the folder."""
+    files = [(status.st_atime_ns, status.st_size, name) for name, status in folder.files() if _NAME.fullmatch(name)]
+    return sorted(file for file in files if file[2].endswith(suffix))
 
 
-@contextlib.contextmanager
-def _locked(path: Path, flags: int = 0) -> Iterator[int]:
-    """A descriptor of the file, made if need be, under its exclusive lock, which the kernel ends with the process."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
-            if _is_at(path, descriptor):  # else the holder that this one waited for renamed or removed it
-                yield descriptor
-                return
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a forked child has the descriptor too
-            os.close(descriptor)
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def _removed_as_dead(partial: Path) -> bool:
-    with contextlib.suppress(BlockingIOError), _locked(partial, fcntl.LOCK_NB):
-        partial.unlink()
+def _removed_as_dead(folder: CacheFolder, partial: str) -> bool:
+    with contextlib.suppress(BlockingIOError), folder.locked(partial, fcntl.LOCK_NB):
+        folder.remove(partial)
         return True
     return False
+
+
+def _verified(folder: CacheFolder, num_bytes: int, sha256: str) -> int | None:
+    """A descriptor of the copy if it is the one that was verified, or another user's that is sound; else None."""
+    descriptor = folder.open(f"{sha256}.shard")
+    if descriptor is None:
+        return None
+    status = os.fstat(descriptor)
+    if status.st_uid == os.geteuid():
+        is_sound = status.st_size == num_bytes and _read_seal(folder, sha256) == _seal(status, sha256)
+    else:
+        is_sound = folder.for_group and status.st_size == num_bytes and _content_sha256(descriptor) == sha256
+        is_sound = is_sound and _seal(os.fstat(descriptor), sha256) == _seal(status, sha256)
+    if not is_sound:
+        os.close(descriptor)
+        return None
+    with contextlib.suppress(PermissionError):  # another user's
+        _used_now(descriptor)
+    return descriptor
+
+
+def _seal(status: os.stat_result, sha256: str) -> bytes:
+    return f"{sha256} {status.st_ino} {status.st_size} {status.st_mtime_ns}\n".encode()
+
+
+def _read_seal(folder: CacheFolder, sha256: str) -> bytes | None:
+    """Of an own copy; None if there is none by this user."""
+    descriptor = folder.open(f"{sha256}.seal")
+    if descriptor is None:
+        return None
+    try:
+        return os.pread(descriptor, 1000, 0) if os.fstat(descriptor).st_uid == os.geteuid() else None
+    finally:
+        os.close(descriptor)
+
+
+def _content_sha256(descriptor: int) -> str:
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _allocate(writer: int, num_bytes: int) -> bool:
@@ -140,28 +180,22 @@ def _allocate(writer: int, num_bytes: int) -> bool:
     return True
 
 
-def _used_now(descriptor: int) -> int:
+def _used_now(descriptor: int) -> None:
     now = time.time_ns()  # the kernel's own time stamps are milliseconds apart
-    os.utime(descriptor, ns=(now, now))
-    return descriptor
+    os.utime(descriptor, ns=(now, os.fstat(descriptor).st_mtime_ns))
 
 
 def _download(url: str, num_bytes: int, sha256: str, writer: int) -> None:
-    """Stream the shard into the reserved file. Raises OSError where it is not the one of the index."""
-    filesystem, path = open_filesystem(url)
-    options: dict[str, Any] = {"cache_type": "none"}  # one request a chunk, nothing read ahead
-    if "http" in filesystem.protocol:  # one request in all: not every server knows ranges
-        from aiohttp import ClientTimeout
-
-        silence = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)  # not 5 min in all
-        options = {"block_size": 0, "size": num_bytes, "timeout": silence}
+    """Stream the shard into the reserved file. Raises OSError if it is not the one of the index."""
     digest, size = hashlib.sha256(), 0
     os.lseek(writer, 0, os.SEEK_SET)
-    with filesystem.open(path, "rb", **options) as remote, open(writer, "wb", closefd=False) as local:
-        while size <= num_bytes and (chunk := remote.read(_CHUNK_BYTES)):
+    with open(writer, "wb", closefd=False) as local:
+        for chunk in remote_chunks(url, num_bytes):
             size += len(chunk)
             digest.update(chunk)
-            local.write(chunk if size <= num_bytes else b"")  # never more than was reserved
+            if size > num_bytes:
+                break  # never more than was reserved
+            local.write(chunk)
     if (size, digest.hexdigest()) != (num_bytes, sha256):
         raise OSError(
             f"it differs from its index, which says {num_bytes} bytes with SHA-256 {sha256}, not "

@@ -17,7 +17,7 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from data_pipeline.remote_files import is_remote, read_remote_file
+from data_pipeline.remote_files import is_remote, public_url, read_remote_file
 from data_pipeline.samples import Kind, printable
 from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_samples import record_dtype
@@ -28,6 +28,8 @@ CAPTION_KEY_VERSION = 3
 INDEX_NAME = "index.json"
 MAX_INDEX_BYTES = 1 << 28
 """Of index.json, which has about 150 bytes per shard."""
+MAX_COUNT = 1 << 50
+"""Of bytes and samples: what is larger is no count but an attack on sums of 64 bits."""
 _SHARDS_COMPARED = 256
 """Shards whose records are compared at once."""
 
@@ -111,7 +113,7 @@ def read_index(folder: str | Path, cache: ShardCache | None = None, check_shards
     expected = record_dtype(records.dtype["key"].itemsize if "key" in (records.dtype.names or ()) else 1)
     counted = sum(shard.num_samples for shard in header.shards)
     if records.dtype != expected or records.shape != (header.num_samples,) or counted != header.num_samples:
-        raise ValueError(f"the index of {folder} is damaged; index the folder again")
+        raise ValueError(f"the index of {public_url(str(folder))} is damaged; index the folder again")
     for shard in header.shards:
         check_name(shard.name)
     shard_folder = header.shard_folder or str(folder)
@@ -206,13 +208,19 @@ def _open_regular(path: Path) -> IO[bytes]:
 
 
 def _read_remote(url: str, cache: ShardCache | None) -> tuple[IndexHeader, NDArray[np.void]]:
+    """Raises ValueError for an index that is damaged, or names shards that are not its own."""
+    url, shown = url.rstrip("/"), public_url(url).rstrip("/")
     if cache is None:
-        raise ValueError(f"{url} is remote; give a cache folder, where shards are kept on local disk")
-    url = url.rstrip("/")
+        raise ValueError(f"{shown} is remote; give a cache folder, where shards are kept on local disk")
     header = _parse_header(read_remote_file(f"{url}/{INDEX_NAME}"), url)
+    if header.shard_folder and not f"{header.shard_folder.rstrip('/')}/".startswith(f"{url}/"):
+        raise ValueError(
+            f"the index of {shown} names shards elsewhere, in {public_url(header.shard_folder)}; if you trust them, "
+            f"index that location yourself: python -m data_pipeline.index_shards {header.kind} LOCATION --out FOLDER"
+        )
     descriptor = cache.open(f"{url}/{header.records}", header.records_bytes, header.records_sha256)
     with os.fdopen(descriptor, "rb") as file:
-        return header, _mapped_records(file, url)
+        return header, _mapped_records(file, shown)
 
 
 def _mapped_records(file: IO[bytes], folder: str) -> NDArray[np.void]:
@@ -241,10 +249,25 @@ def _parse_header(content: bytes, folder: str) -> IndexHeader:
         place = ".".join(str(part) for part in first["loc"]) or INDEX_NAME
         problem = f"{place}: {first['msg']}"
     else:
-        if header.version != (CAPTION_KEY_VERSION if header.caption_key else INDEX_VERSION):
-            problem = f"it is of version {header.version}, not {INDEX_VERSION}"
-        elif header.records != records_name(header.records_sha256):
-            problem = f"it names {header.records!r} as its records"
-        else:
+        problem = _header_problem(header)
+        if not problem:
             return header
-    raise ValueError(f"the index of {folder} is damaged ({INDEX_NAME}: {printable(problem)}); index the folder again")
+    raise ValueError(
+        f"the index of {public_url(folder)} is damaged ({INDEX_NAME}: {printable(problem)}); index the folder again"
+    )
+
+
+def _header_problem(header: IndexHeader) -> str:
+    """What types alone do not show to be wrong with a header; nothing if it is sound."""
+    if header.version != (CAPTION_KEY_VERSION if header.caption_key else INDEX_VERSION):
+        return f"it is of version {header.version}, not {INDEX_VERSION}"
+    checksums = (header.records_sha256, *(shard.sha256 for shard in header.shards))
+    if not all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in checksums):
+        return "it holds something else than SHA-256 where it should"
+    if header.records != records_name(header.records_sha256):
+        return f"it names {header.records!r} as its records"
+    counts = [header.num_samples, header.records_bytes, header.text_length, *header.skipped.values()]
+    counts += [number for shard in header.shards for number in (shard.num_samples, shard.num_bytes)]
+    if not all(0 <= count <= MAX_COUNT for count in counts):
+        return f"it holds a count outside of 0 .. {MAX_COUNT}"
+    return ""

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from data_pipeline.config import DataConfig, parse_source
 from data_pipeline.image_transform import ImageTransform
 from data_pipeline.mixture import Mixture
-from data_pipeline.remote_files import is_remote
+from data_pipeline.remote_files import is_remote, public_url
 from data_pipeline.sample_order import SampleOrder
 from data_pipeline.sample_reader import SampleReader, ShardMismatchError
 from data_pipeline.samples import BadSample, BadSampleError, Kind
@@ -386,19 +386,20 @@ def _open_kind(
             f"{per_step} {kind}s per step must be a multiple of data.num_lanes {config.num_lanes}; change one"
         )
     names, readers, orders, weights = [], [], [], []
-    cache = ShardCache(config.cache_folder, config.cache_bytes)
+    cache = ShardCache(config.cache_folder, config.cache_bytes, config.cache_for_group)
     for entry in sources:
         folder, weight = parse_source(entry)
+        shown = public_url(folder)
         index = read_index(folder, cache, check_shards)
         if index.kind != kind:
-            raise ValueError(f"{folder} holds shards of kind {index.kind!r}, not {kind!r}; give the right folder")
+            raise ValueError(f"{shown} holds shards of kind {index.kind!r}, not {kind!r}; give the right folder")
         if index.text_length > config.text_length:
             raise ValueError(
-                f"{folder} holds passages of up to {index.text_length} ids, of which data.text_length "
+                f"{shown} holds passages of up to {index.text_length} ids, of which data.text_length "
                 f"{config.text_length} would cut the rest; raise it, or write shards with --text-length "
                 f"{config.text_length}"
             )
-        names.append(folder)
+        names.append(shown)
         weights.append(weight)
         readers.append(SampleReader(index, config.max_member_bytes, cache))
         sizes = [shard.num_samples for shard in index.shards]

@@ -10,12 +10,14 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param, set_z3_leaf_modules
 from torch import nn
 
 from pretrain.agreement import AgreedError, join_hosts, met_by_all
 from pretrain.console import say
+from pretrain.meeting import meet
 from pretrain.memory_config import check_memory_config
 from pretrain.optimizer import build_optimizer, choose_implementation, describe_optimizer
 from pretrain.run_config import OptimizerConfig, RunConfig
@@ -27,7 +29,10 @@ COLLECTIVE_MARGIN_SECONDS = 300
 
 
 def init_distributed(hang_seconds: float) -> torch.device:
-    """Join the process group that the launcher's environment describes, alone where there is none; give the device."""
+    """Join the process group that the launcher's environment describes, alone if there is none; give the device.
+
+    Ends the process with a sentence if the ranks cannot meet.
+    """
     for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, alone)
     if "MASTER_PORT" not in os.environ:
@@ -37,7 +42,11 @@ def init_distributed(hang_seconds: float) -> torch.device:
     # DeepSpeed would compile its shared-memory all-reduce here, for minutes; only its inference code uses it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     timeout = timedelta(seconds=hang_seconds + COLLECTIVE_MARGIN_SECONDS)
-    deepspeed.init_distributed(timeout=timeout, auto_mpi_discovery=False, verbose=False)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = meet(rank, world_size, timeout)
+    backend = get_accelerator().communication_backend_name()
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    deepspeed.init_distributed(timeout=timeout, auto_mpi_discovery=False, verbose=False)  # it takes this group
     join_hosts(timeout)
     if torch.cuda.is_available():
         local_rank = int(os.environ["LOCAL_RANK"])

@@ -90,7 +90,7 @@ class RunConfig(ABC):
         """run_dir gradient_accumulation_steps deepspeed_config save_every_steps keep_checkpoints keep_every_steps
         max_consecutive_skips spike_deviations silent_rank_seconds hang_seconds allow_data_change log_sample_keys
         data.images data.pairs data.texts data.text_tokenizer data.num_workers data.max_bad_samples data.cache_folder
-        data.cache_bytes optimizer.implementation""".split()
+        data.cache_bytes data.cache_for_group optimizer.implementation""".split()
     )
     """Fields that a resumed run may change: what does not touch the batches, and paths, whose contents are compared."""
 

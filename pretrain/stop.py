@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Literal, NoReturn
 
 from data_pipeline.command_line import EXIT_USER_ERROR, PR_SET_PDEATHSIG
+from pretrain.console import warn
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 STOP_FILE_NAME = "stop"
@@ -100,6 +101,13 @@ class JobStatus:
         except OSError:
             return False
         return bool(self.path)
+
+
+def end_as_mistake(message: str) -> NoReturn:
+    """End this rank for what another start would not mend, before there is a run to end; the main rank says why."""
+    if message and os.environ.get("RANK", "0") == "0":
+        warn(f"error: {message}")
+    end_process(0 if JobStatus().told("mistake") else EXIT_USER_ERROR)
 
 
 def end_process(exit_code: int) -> NoReturn:

@@ -5,12 +5,14 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.mixture import Mixture
-from data_pipeline.sample_order import SampleOrder
+from data_pipeline.sample_order import MIN_SAMPLES_PER_LANE, SampleOrder
 
+GOLDEN_ORDER = [12, 25, 60, 84, 14, 31, 55, 77, 16, 36, 57, 67, 20, 39, 52, 79, 8, 41, 51, 72]
+GOLDEN_DIVIDED_ORDER = [5, 18, 24, 37, 7, 11, 23, 35, 8, 11, 23, 31]
 SHARD_SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=12)
 
 
@@ -18,7 +20,51 @@ SHARD_SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=12)
 def orders(draw: st.DrawFn) -> SampleOrder:
     sizes = draw(SHARD_SIZES)
     num_lanes = draw(st.integers(1, min(8, sum(sizes))))
-    return SampleOrder(sizes, num_lanes, draw(st.integers(1, 5)), draw(st.integers(0, 1000)))
+    order = SampleOrder(sizes, num_lanes, draw(st.integers(1, 5)), draw(st.integers(0, 1000)))
+    assume(not order.takes_turns)
+    return order
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 32), st.integers(1, 3), st.integers(1, 90))
+def test_no_sample_recurs_before_all_are_visited_but_for_a_sixteenth_with_many_samples_per_lane(
+    sizes: list[int], num_lanes: int, window_shards: int, num_draws: int
+) -> None:
+    """After any number of draws per lane."""
+    num_lanes = min(num_lanes, sum(sizes))
+    order = SampleOrder(sizes, num_lanes, window_shards, seed=len(sizes))
+    visits = Counter(order.sample(lane, position) for position in range(num_draws) for lane in range(num_lanes))
+    most, fewest = max(visits.values()), min(visits[sample] for sample in range(sum(sizes)))
+    if sum(sizes) % num_lanes == 0 or sum(sizes) // num_lanes < MIN_SAMPLES_PER_LANE:
+        assert most - fewest <= 1
+    else:
+        assert most - fewest < 2 + most / MIN_SAMPLES_PER_LANE
+
+
+def test_a_hundred_samples_in_sixty_four_lanes_are_all_visited_64_times_in_64_passes() -> None:
+    order = SampleOrder([30, 30, 40], 64, 4, seed=0)
+    visits = Counter(order.sample(lane, position) for position in range(100) for lane in range(64))
+    assert set(visits.values()) == {64} and len(visits) == 100
+
+
+def test_the_order_with_enough_samples_per_lane_is_that_of_earlier_versions() -> None:
+    order = SampleOrder([19, 19, 19, 20, 10], 4, 4, seed=2)
+    assert [order.sample(lane, position) for position in (0, 1, 20, 21, 50) for lane in range(4)] == GOLDEN_ORDER
+    divided = SampleOrder([9, 9, 9, 9, 4], 4, 4, seed=1)
+    assert [divided.sample(lane, position) for position in (0, 9, 10) for lane in range(4)] == GOLDEN_DIVIDED_ORDER
+
+
+def test_lanes_that_take_turns_announce_the_shards_of_their_next_window() -> None:
+    order = SampleOrder([1] * 50, 32, 1, seed=0)
+    assert order.takes_turns
+    for lane in range(32):
+        windows = [order.window(lane, position) for position in range(100)]
+        for position in range(50):
+            pass_number, window = windows[position]
+            following = (pass_number, 1) if window == 0 else (pass_number + 1, 0)
+            if following in windows:
+                announced = order.shards_after(lane, position)
+                assert order.sample(lane, windows.index(following)) in announced
 
 
 @given(orders())
