@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,15 +61,20 @@ def launched(request: pytest.FixtureRequest, tiny_data: TinyData, tmp_path: Path
     environment = {**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT), "FAULT": json.dumps(fault), "OUTPUT": ""}
     with output.open("w") as file:
         runner = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True)
-    found = Launched(runner, run_dir, output)
     try:
         wait_for(lambda: (run_dir / LOG_NAME).exists() and len(read_log(run_dir)) >= 2)
-        processes = psutil.Process(runner.pid).children(recursive=True)
-        yield found
+        yield Launched(runner, run_dir, output)
     finally:
-        for process in [*processes, psutil.Process(runner.pid)] if runner.poll() is None else processes:
-            if process.is_running():
+        end_session(runner)
+
+
+def end_session(runner: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a command and of what it has started, which is in its session."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == runner.pid:
                 process.kill()
+    runner.wait()
 
 
 def wait_for_the_end_of(ranks: list[psutil.Process]) -> None:
