@@ -4,17 +4,21 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import pydantic
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import MultiwayConfig
 from model.masked_data_model import MaskedDataModel
+from model.weight_checks import check_weights
+from model.weight_files import read_json_object, read_safetensors
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 MODEL_TYPE = "imglish"
+MAX_DEPTH = 1000
+"""Blocks of a network that a file may describe: its modules are made before its weights are read."""
 
 
 def load_pretrained(folder: Path | str) -> MaskedDataModel:
@@ -32,22 +36,12 @@ def load_pretrained(folder: Path | str) -> MaskedDataModel:
 def load_weights(model: MaskedDataModel, folder: Path, assign: bool = False) -> None:
     """Fill a network with the weights in a folder; assign: put them in the place of its parameters.
 
-    Raises ValueError, naming the first difference, where they are missing or not exactly its parameters.
+    Raises ValueError, naming the first difference, where they are missing, not exactly its parameters in float32, or
+    not finite; OSError where they cannot be read.
     """
     path = folder / WEIGHTS_NAME
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; write it with pretrain.convert --to safetensors")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    for name, parameter in model.named_parameters():
-        if name not in weights or weights[name].shape != parameter.shape:
-            found = tuple(weights[name].shape) if name in weights else "nothing"
-            raise ValueError(f"{path} has {found} for {name}, expected {tuple(parameter.shape)}")
-    unknown = set(weights) - {name for name, _ in model.named_parameters()}
-    if unknown:
-        raise ValueError(f"{path} has parameters that the network has not: {', '.join(sorted(unknown))}")
+    weights = read_safetensors(_existing(path))
+    check_weights(path, weights, dict(model.named_parameters()))
     model.load_state_dict(weights, assign=assign)
     model.requires_grad_(True)
 
@@ -61,15 +55,24 @@ def save_pretrained(weights: dict[str, Tensor], config: MultiwayConfig, folder: 
 def read_config(folder: Path) -> MultiwayConfig:
     """The sizes of the network in a folder. Raises ValueError where there is no such network."""
     path = folder / CONFIG_NAME
-    try:
-        values = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"{path} does not exist; write it with pretrain.convert --to safetensors") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(values, dict) or values.pop("model_type", None) != MODEL_TYPE:
+    values = read_json_object(_existing(path))
+    if values.pop("model_type", None) != MODEL_TYPE:
         raise ValueError(f"{path} describes no network of ours (model_type {MODEL_TYPE!r}); convert it first")
     expected = {field.name for field in fields(MultiwayConfig)}
     if set(values) != expected:
         raise ValueError(f"{path} has other fields than MultiwayConfig: {', '.join(sorted(set(values) ^ expected))}")
-    return MultiwayConfig(**values)
+    try:
+        config = pydantic.TypeAdapter(MultiwayConfig).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        said = f"{'.'.join(map(str, first['loc']))} {' '.join(first['msg'].split())}"
+        raise ValueError(f"{path} describes no network: {said}; convert it again") from error
+    if config.depth > MAX_DEPTH:
+        raise ValueError(f"{path} describes {config.depth} blocks, more than {MAX_DEPTH}; convert it again")
+    return config
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; write it with pretrain.convert --to safetensors")
+    return path

@@ -4,12 +4,11 @@
     RUN/checkpoints/step_00000300/manifest.json   size and SHA-256 of each of them, versions, what data it was
 
 All ranks write into `step_N.partial`; when the manifest is on disk the folder gets its name. What has no manifest does
-not exist for a resume. Files are verified against it before DeepSpeed, which unpickles, opens any of them.
+not exist for a resume. Folders are compared with it before any of their files is opened (pretrain/manifest.py), and
+what is opened is read as data: a checkpoint that someone crafted executes nothing (pretrain/rank_files.py).
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,20 +21,32 @@ from pathlib import Path
 from typing import Any, Generic
 
 import deepspeed
+import pydantic
 import torch.distributed as dist
 
-from data_pipeline.retries import with_retries, written_with_retries
-from pretrain.agreement import AgreedError, in_words, on_every_rank
+from data_pipeline.retries import written_with_retries
+from model.weight_files import read_json_object
+from pretrain.agreement import PASSING, AgreedError, AgreedFailure, in_words, on_every_rank
 from pretrain.console import warn
+from pretrain.manifest import (
+    MANIFEST_NAME,
+    Defect,
+    find_defect,
+    first_problem,
+    gravest,
+    has_manifest,
+    read_manifest,
+    sync,
+    write_manifest,
+)
 from pretrain.optimizer import adopt_state, group_settings
+from pretrain.partitions import check_own_files
 from pretrain.rank_files import FileDescription, RankFiles
 from pretrain.run_config import C, RunConfig, config_from_json, config_to_json
 
-MANIFEST_NAME = "manifest.json"
 CONFIG_NAME = "config.json"
 TEXT_TOKENIZER_NAME = "beit3.spm"
 _COMPLETE = re.compile(r"step_\d{8}$")
-_CHUNK_BYTES = 1 << 22
 _PUT_BACK = "put the run folder back as it was and start again, or give a new run_dir"
 
 
@@ -156,13 +167,13 @@ class CheckpointSaver:
                 "data_fingerprints": self.data_fingerprints,
                 "guard_state": self.guard_state,
             }
-            _write_manifest(folder, header, described)
+            write_manifest(folder, header, described)
 
         written_with_retries(write, folder)
         if final.exists():
             self._delete(final)
         folder.rename(final)
-        _sync(self.folder)
+        sync(self.folder)
         self._num_updates[final] = step - int(self.guard_state["num_skipped_steps"])
         # later ones were passed over as damaged when the run started: they must not count as the newest
         folders = [other for other in _complete_folders(self.folder) if other.name <= final.name]
@@ -173,8 +184,8 @@ class CheckpointSaver:
         """Steps that were applied before a checkpoint; None if its manifest cannot be read."""
         if folder not in self._num_updates:
             with suppress(OSError, ValueError, LookupError):
-                manifest = _read_manifest(folder)
-                self._num_updates[folder] = manifest["step"] - int(manifest["guard_state"]["num_skipped_steps"])
+                manifest = read_manifest(folder)
+                self._num_updates[folder] = manifest.step - int(manifest.guard_state["num_skipped_steps"])
         return self._num_updates.get(folder)
 
     def _delete(self, folder: Path) -> None:
@@ -214,7 +225,7 @@ def outdated(num_updates: Mapping[Path, int | None], config: RunConfig) -> list[
 def check_there(folder: Path) -> None:
     """Raise OSError if a checkpoint that was completed lacks a file or a part of one. Reads no contents."""
     try:
-        files = _read_manifest(folder)["files"]
+        files = read_manifest(folder).files
         lacking = next((name for name in files if (folder / name).stat().st_size != files[name]["num_bytes"]), None)
     except (OSError, ValueError) as error:
         said = f"{folder} was moved, deleted or damaged after it was saved ({error}); {_PUT_BACK}"
@@ -224,60 +235,70 @@ def check_there(folder: Path) -> None:
 
 
 def latest_checkpoint(run_dir: Path, kind: type[C]) -> Checkpoint[C] | None:
-    """The newest complete checkpoint of a run of that kind that is not damaged; None where there is none.
+    """The newest complete checkpoint of a run of that kind that is sound; None where there is none.
 
-    Damaged ones are named on standard error. Raises ValueError where all are damaged.
+    Those that are damaged or cannot be read are named on standard error. Raises ValueError where no other is left, and
+    where one holds files that are not its own.
     """
-    folders = _complete_folders(run_dir / "checkpoints")[::-1]
-    for folder in folders:
-        damaged = _damaged_file(folder)
-        if damaged is None:
+    defects: list[Defect] = []
+    for folder in _complete_folders(run_dir / "checkpoints")[::-1]:
+        defect = find_defect(folder)
+        if defect is None:
             return _open(folder, kind)
-        _tell_of(damaged)
-    if folders:
-        raise ValueError(f"every checkpoint of {run_dir} is damaged; give a new run_dir")
+        _pass_over(defect)
+        defects.append(defect)
+    if defects:
+        raise ValueError(_none_is_left(run_dir, defects))
     return None
 
 
 def agreed_latest_checkpoint(config: C) -> Checkpoint[C] | None:
-    """`latest_checkpoint` of a run, verified by all ranks together. Raises AgreedError where it raises ValueError."""
+    """`latest_checkpoint` of a run, verified by all ranks together. Raises AgreedError where it raises ValueError,
+    AgreedFailure where another start may be able to read one."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     for folder in (config.run_dir / "checkpoints").glob("step_*") if rank == 0 else ():
-        if _COMPLETE.match(folder.name) and not (folder / MANIFEST_NAME).is_file():
+        if _COMPLETE.match(folder.name) and not has_manifest(folder):
             warn(f"warning: {folder} has no {MANIFEST_NAME} and is passed over")
     names: list[Any] = [[folder.name for folder in _complete_folders(config.run_dir / "checkpoints")[::-1]]]
     dist.broadcast_object_list(names)  # as the main rank sees them
+    defects: list[Defect] = []
     for name in names[0]:
         folder = config.run_dir / "checkpoints" / name
-        damaged: list[Path | None] = [None] * world_size
-        dist.all_gather_object(damaged, _damaged_file(folder, rank, world_size))
-        first = next((path for path in damaged if path is not None), None)
+        found: list[Defect | None] = [None] * world_size
+        dist.all_gather_object(found, find_defect(folder, rank, world_size))
+        first = gravest(found)
         if first is None:
             return on_every_rank(partial(_open, folder, type(config)))
-        if rank == 0:
-            _tell_of(first)
-    if names[0]:
-        raise AgreedError(f"every checkpoint of {config.run_dir} is damaged; give a new run_dir")
+        on_every_rank(partial(_pass_over, first, is_told=rank == 0))
+        defects.append(first)
+    if defects:
+        is_passing = any(defect.errno in PASSING for defect in defects)
+        raise (AgreedFailure if is_passing else AgreedError)(_none_is_left(config.run_dir, defects))
     return None
 
 
 def read_checkpoint(folder: Path, kind: type[C]) -> Checkpoint[C]:
     """Verify a checkpoint and say what it holds.
 
-    Raises ValueError, naming the file, where it is damaged or of a run that is not of that kind.
+    Raises ValueError, naming the file, where it is damaged or of a run that is not of that kind, and where a file is
+    not its own; OSError where it cannot be read.
     """
-    if not (folder / MANIFEST_NAME).is_file():
+    if not has_manifest(folder):
         raise ValueError(f"{folder} is no complete checkpoint: it has no {MANIFEST_NAME}")
-    damaged = _damaged_file(folder)
-    if damaged is not None:
-        raise ValueError(f"checkpoint file {damaged} is damaged; give another checkpoint")
+    defect = find_defect(folder)
+    if defect is not None:
+        remedy = "move that away" if defect.kind == "foreign" else "give another checkpoint"
+        raise ValueError(f"{defect}; {remedy}")
     return _open(folder, kind)
 
 
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
-    """Put a verified checkpoint of the same topology into the engine. All ranks call it."""
+    """Put a verified checkpoint of the same topology into the engine. All ranks call it. Raises AgreedError where its
+    files do not hold the state of such an engine."""
     optimizer = engine.optimizer.optimizer
     settings = group_settings(optimizer)
+    on_every_rank(lambda: check_own_files(engine, checkpoint.folder))
+    engine.checkpoint_engine = RankFiles()  # DeepSpeed's own would unpickle
     loaded, _ = engine.load_checkpoint(checkpoint.folder.parent, tag=checkpoint.folder.name)
     assert loaded is not None
     adopt_state(optimizer, settings, checkpoint.num_updates)
@@ -285,84 +306,43 @@ def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[An
 
 def _complete_folders(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("step_*") if _COMPLETE.match(p.name) and (p / MANIFEST_NAME).is_file())
+    return sorted(path for path in folder.glob("step_*") if _COMPLETE.match(path.name) and has_manifest(path))
 
 
 def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:
     """What a verified checkpoint holds. Raises ValueError where it is of another kind of run."""
-    manifest = _read_manifest(folder)
-    if manifest["kind"] != kind.KIND:
-        raise ValueError(f"{folder} is a checkpoint of {manifest['kind']}, not of {kind.KIND}; give another folder")
+    manifest = read_manifest(folder)
+    if manifest.kind != kind.KIND:
+        raise ValueError(f"{folder} is a checkpoint of {manifest.kind}, not of {kind.KIND}; give another folder")
     return Checkpoint(
         folder=folder,
-        step=manifest["step"],
-        world_size=manifest["world_size"],
-        memory_config=manifest["memory_config"],
-        data_fingerprints=manifest["data_fingerprints"],
-        guard_state=manifest["guard_state"],
-        config=config_from_json(kind, (folder / CONFIG_NAME).read_text()),
+        step=manifest.step,
+        world_size=manifest.world_size,
+        memory_config=manifest.memory_config,
+        data_fingerprints=manifest.data_fingerprints,
+        guard_state=manifest.guard_state,
+        config=_read_config(folder / CONFIG_NAME, kind),
     )
 
 
-def _damaged_file(folder: Path, part: int = 0, num_parts: int = 1) -> Path | None:
-    """The first file of a part of a checkpoint that is not what its manifest says."""
+def _read_config(path: Path, kind: type[C]) -> C:
+    """Raises ValueError, naming the first problem, where it is no config of that kind."""
     try:
-        files = with_retries(lambda: _read_manifest(folder))["files"]
-    except (OSError, ValueError):
-        return folder / MANIFEST_NAME
-    for name in sorted(files)[part::num_parts]:
-        try:
-            is_sound = with_retries(partial(_describe, folder / name)) == files[name]
-        except OSError:  # gone, or cannot be read
-            is_sound = False
-        if not is_sound:
-            return folder / name
-    return None
+        return config_from_json(kind, json.dumps(read_json_object(path)))
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{path} is no config of {kind.KIND}: {first_problem(error)}; give another folder") from error
 
 
-def _tell_of(damaged: Path) -> None:
-    warn(f"warning: checkpoint file {damaged} is damaged; the checkpoint before it is used")
+def _pass_over(defect: Defect, is_told: bool = True) -> None:
+    """Say that an older checkpoint is used. Raises ValueError where that would hide what somebody put there."""
+    if defect.kind == "foreign":
+        raise ValueError(f"{defect}; move it away")
+    if is_told:
+        warn(f"warning: {defect}; the checkpoint before it is used")
 
 
-def _write_manifest(folder: Path, header: dict[str, Any], described: dict[str, FileDescription]) -> None:
-    """described: files whose checksum is known and that are on disk; the others are read."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
-    for path in files:
-        name = str(path.relative_to(folder))
-        if name not in described:
-            _sync(path)
-            described[name] = _describe(path)
-    content = {**header, "files": dict(sorted(described.items()))}
-    content["sha256_of_the_rest"] = _digest(content)
-    (folder / MANIFEST_NAME).write_text(json.dumps(content, indent=1) + "\n")
-    _sync(folder / MANIFEST_NAME)
-    _sync(folder)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises ValueError where it is not as it was written, OSError where it cannot be read."""
-    content = json.loads((folder / MANIFEST_NAME).read_text())
-    if not isinstance(content, dict) or content.pop("sha256_of_the_rest", None) != _digest(content):
-        raise ValueError(f"{folder / MANIFEST_NAME} is damaged")
-    return content
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _describe(path: Path) -> FileDescription:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return {"num_bytes": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's or folder's content is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _none_is_left(run_dir: Path, defects: list[Defect]) -> str:
+    unreadable = next((defect for defect in defects if defect.kind == "unreadable"), None)
+    if unreadable is None:
+        return f"every checkpoint of {run_dir} is damaged; give a new run_dir"
+    return f"no checkpoint of {run_dir} can be used: {unreadable}; make it readable, or give a new run_dir"

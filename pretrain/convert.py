@@ -25,9 +25,10 @@ from data_pipeline.command_line import run_command
 from model.config import MultiwayConfig
 from model.embeddings import interpolate_positions
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_pretrained, read_config, save_pretrained
-from pretrain.checkpoint import MANIFEST_NAME, TEXT_TOKENIZER_NAME
+from pretrain.checkpoint import TEXT_TOKENIZER_NAME
 from pretrain.formats.beit3 import Role, config_of, decoupled_weights, load_beit3, save_beit3
 from pretrain.formats.timm import import_timm, save_timm
+from pretrain.manifest import MANIFEST_NAME
 from pretrain.run_config import config_to_json
 from pretrain.verify import TOLERANCE, largest_difference
 from pretrain.weights import checkpoint_weights, find_checkpoint

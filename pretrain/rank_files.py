@@ -1,7 +1,8 @@
 """What one rank writes of a checkpoint: a snapshot in memory first, then files in the background.
 
 DeepSpeed hands its state over through a checkpoint engine. This one copies it into host memory, so that training goes
-on while a thread writes; keeps what fails instead of raising it on one rank alone; and adds up a checksum as it writes.
+on while a thread writes; keeps what fails instead of raising it on one rank alone; adds up a checksum as it writes; and
+reads files as data, without executing what a pickle may hold.
 """
 
 import hashlib
@@ -13,10 +14,16 @@ from typing import Any
 
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 from torch.utils._pytree import tree_map_only
 
 from data_pipeline.retries import written_with_retries
+from model.weight_files import read_torch_file
 
+STATE_TYPES = (LossScaler, ZeroStageEnum, fragment_address)
+"""Of DeepSpeed, in its state: numbers under names, beside tensors and containers."""
 FileDescription = dict[str, Any]
 """num_bytes and sha256 of a file."""
 
@@ -57,8 +64,7 @@ class RankFiles(CheckpointEngine):  # type: ignore[misc]
         self._files[Path(path)] = self._writer.submit(write_file, Path(path), state)
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        # a manifest's checksum was compared before: see pretrain/checkpoint.py
-        return torch.load(path, map_location=map_location, weights_only=False)
+        return read_state(Path(path), map_location)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         try:
@@ -72,6 +78,11 @@ class RankFiles(CheckpointEngine):  # type: ignore[misc]
     def commit(self, info: CheckpointCommitInfo) -> bool:
         """DeepSpeed asks for it; a checkpoint is complete when its manifest is."""
         return True
+
+
+def read_state(path: Path, map_location: Any = "cpu", is_mapped: bool = False) -> Any:
+    """Read a file of DeepSpeed's state as data. Raises ValueError, naming what, where it holds more; OSError."""
+    return read_torch_file(path, STATE_TYPES, map_location, is_mapped)
 
 
 def write_file(path: Path, state: Any) -> FileDescription:

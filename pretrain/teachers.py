@@ -1,6 +1,8 @@
 """Teachers of the visual tokenizer: frozen networks whose features of the patches it learns to reconstruct.
 
-Nothing is downloaded: weights come from local files, read without executing them, TorchScript and dotted paths apart.
+Nothing is downloaded: weights come from local files. `torchscript` and dotted paths are code, which runs when they are
+loaded, as whoever starts the run; the files of `timm:` and `open_clip:` are data, and TorchScript archives are refused
+there.
 
 Source: BEiT v2 (arXiv 2208.06366), section 3.1: CLIP's ViT-B/16 (512) or DINO's (768), 14 x 14 patches of 224 px.
 Shapes: B images, S side in pixels, G patches along a side, E teacher dim.
@@ -8,27 +10,27 @@ Shapes: B images, S side in pixels, G patches along a side, E teacher dim.
 
 import importlib
 import math
-import pickle
 import textwrap
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.visual_tokenizer import patch_pixels
+from model.weight_checks import form_defect
+from model.weight_files import is_safetensors, is_torchscript, read_safetensors, read_torch_file
 from pretrain.formats.timm import import_timm
 from settings.ranges import Side, check_ranges
 
 Teacher = Callable[[Tensor], Tensor]
 """(B, 3, S, S) pixels in [0, 1], float32 -> (B, G * G, E) features of the patches, row-major, float32."""
 
+_NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.bool)
+"""Types in a teacher's file; all become float32."""
 NAMES = "pixels, timm:MODEL, open_clip:MODEL, torchscript or package.module.function"
 
 
@@ -40,11 +42,11 @@ class TeacherConfig:
     """pixels: those of each patch; needs nothing. timm:MODEL, such as timm:vit_base_patch16_224.dino: patch tokens
     after the final norm, or a convnet's last map. open_clip:MODEL, such as open_clip:ViT-B-16-quickgelu: projected
     patch tokens; OpenAI's weights need a model with -quickgelu. torchscript: a saved module, pixels in [0, 1] to
-    (B, G * G, E) or a map (B, E, G, G); loading it executes its code. package.module.function: called with `weights`,
-    gives such a function or module."""
+    (B, G * G, E) or a map (B, E, G, G); it is code, which runs when it is loaded: take it from those whom you trust.
+    package.module.function, which is code too: called with `weights`, gives such a function or module."""
     weights: Path | None = None
-    """Local file of the teacher: .safetensors or a state dict of torch.save; for open_clip also OpenAI's own archives,
-    which are TorchScript. Nothing is downloaded."""
+    """Local file of the teacher: safetensors or a state dict of torch.save, read as data. OpenAI's own CLIP archives
+    are TorchScript, which is code: take open_clip's safetensors, or save their state dict. Nothing is downloaded."""
     image_size: Side | None = None
     """Side of the teacher's view in pixels, where its patches differ from the tokenizer's; None: the tokenizer's."""
 
@@ -239,28 +241,21 @@ def _existing(config: TeacherConfig) -> Path:
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
     """Float32 by name, out of "state_dict" or "model" where training wrapped them, without DDP's "module."."""
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        elif _is_torchscript(path):
-            state = _load_script(path).state_dict()
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} holds no weights ({_reason(error)}); give .safetensors or a state dict") from error
+    if is_torchscript(path):
+        raise ValueError(
+            f"{path} is a TorchScript archive, which runs code when it is loaded; give safetensors, or, if you trust "
+            "it, save torch.jit.load(...).state_dict() with torch.save and give that"
+        )
+    state: Any = read_safetensors(path) if is_safetensors(path) else read_torch_file(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no tensors by name; give .safetensors or a state dict")
+    for name, value in state.items():
+        if (defect := form_defect(value, value.shape, _NUMBERS)) is not None:
+            raise ValueError(f"{path} has {defect[0]} for {name}, expected {defect[1]}; give other weights")
     return {str(key).removeprefix("module."): value.float() for key, value in state.items()}
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _load_script(path: Path) -> Any:

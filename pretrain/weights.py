@@ -1,27 +1,23 @@
 """A checkpoint's float32 weights, whatever its world size, without a GPU and without holding them all."""
 
-import contextlib
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from torch import Tensor
 
 from model.config import MultiwayConfig
 from model.masked_data_model import MaskedDataModel
+from model.parameter_counts import parameter_shapes
 from pretrain.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
 from pretrain.config import PretrainConfig
-
-CHUNK_BYTES = 1 << 28
+from pretrain.partitions import CHUNK_BYTES, WEIGHT, Partitions, saved_parameters
 
 
 def find_checkpoint(source: Path) -> Checkpoint[PretrainConfig]:
     """The newest checkpoint of a pretraining run's folder, or the checkpoint folder itself.
 
-    Raises ValueError where it is neither.
+    Raises ValueError where it is neither, or does not hold the network that its config describes.
     """
     if not source.is_dir():
         raise ValueError(f"{source} does not exist; give a run folder or a checkpoint folder")
@@ -29,27 +25,21 @@ def find_checkpoint(source: Path) -> Checkpoint[PretrainConfig]:
         checkpoint = latest_checkpoint(source, PretrainConfig)
         if checkpoint is None:
             raise ValueError(f"run {source} has no complete checkpoint yet")
-        return checkpoint
-    return read_checkpoint(source, PretrainConfig)
+    else:
+        checkpoint = read_checkpoint(source, PretrainConfig)
+    _check_network(checkpoint)
+    return checkpoint
 
 
 def checkpoint_weights(folder: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[str, Tensor]]:
-    """The weights and buffers of a verified checkpoint, one after the other, by their names in the model.
+    """The buffers and weights of a verified checkpoint, one after the other, by their names in the model.
 
-    The files are mapped anew after every `chunk_bytes`, so that pages already read do not add up.
+    Raises ValueError where its files do not hold them.
     """
-    num_done, num_all = 0, 1
-    while num_done < num_all:
-        lazy = list(_map_weights(folder).items())
-        num_all, num_bytes = len(lazy), 0
-        while num_done < num_all and num_bytes < chunk_bytes:
-            name, partitions = lazy[num_done]
-            tensor = partitions.contiguous()  # a copy, gathered from all ranks
-            num_done += 1
-            num_bytes += tensor.nbytes
-            yield name, tensor
-            del tensor
-        del lazy, partitions  # before the next mapping, not after it
+    for name, buffer in Partitions(folder).buffers.items():
+        yield name, buffer.clone()
+    for name, (weight,) in saved_parameters(folder, (WEIGHT,), chunk_bytes):
+        yield name, weight
 
 
 def model_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MaskedDataModel:
@@ -65,9 +55,9 @@ def load_model(checkpoint: Checkpoint[PretrainConfig]) -> MaskedDataModel:
     return model_of(checkpoint.config.model, checkpoint_weights(checkpoint.folder))
 
 
-def _map_weights(folder: Path) -> Mapping[str, Any]:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it tells its progress
-        lazy: Mapping[str, Any] = get_fp32_state_dict_from_zero_checkpoint(
-            str(folder.parent), tag=folder.name, lazy_mode=True
-        )
-    return lazy
+def _check_network(checkpoint: Checkpoint[PretrainConfig]) -> None:
+    """Raises ValueError where the files hold other parameters than the config says, before a network is built by it."""
+    config, places = checkpoint.config.model, Partitions(checkpoint.folder).places
+    found = {name: place.shape for name, place in places.items()}
+    if config.depth > len(found) or found != parameter_shapes(config):
+        raise ValueError(f"{checkpoint.folder} does not hold the network of its config.json; give another checkpoint")

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from model.kernels.residual_norm import Branch
 from model.multiway import MultiwayBlock
-from pretrain import agreement, checkpoint, rank_files, train
+from pretrain import agreement, checkpoint, manifest, rank_files, train
 from pretrain.stop import end_process
 from pretrain.watchdog import Watchdog
 
@@ -116,7 +116,7 @@ def install(fault: Fault) -> None:
 
     around(rank_files.RankFiles, "save", fault, "snapshot")
     around(rank_files, "write_file", fault, "file")
-    around(checkpoint, "_write_manifest", fault, "manifest")
+    around(checkpoint, "write_manifest", fault, "manifest")
     around(Path, "rename", fault, "rename", lambda path, *_: path.name.endswith(".partial") and path.is_dir())
 
     known_write = rank_files._HashingFile.write
@@ -133,7 +133,7 @@ def install(fault: Fault) -> None:
     known_text = Path.write_text
 
     def write_text(self: Path, text: str, *others: Any) -> int:
-        if self.name == checkpoint.MANIFEST_NAME:
+        if self.name == manifest.MANIFEST_NAME:
             known_text(self, text[: len(text) // 2])
             fault.strike("inside manifest")
         return known_text(self, text, *others)

@@ -16,10 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
 from torch import Tensor
 
 from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
+from model.weight_checks import check_weights
+from model.weight_files import read_torch_file
 
 NOT_OF_THE_TOKENIZER = ("loss", "teacher", "scaling")
 """Beginnings of names that only their training needs."""
@@ -38,22 +41,18 @@ def save_vqkd(tokenizer: VisualTokenizer, path: Path) -> None:
 
 
 def load_vqkd(path: Path) -> VisualTokenizer:
-    """The tokenizer of one of their files or ours. Raises ValueError where the file is none or has other parameters."""
-    content = _read(path)
-    entries = content.get("model", content.get("state_dict"))
+    """The tokenizer of one of their files or ours.
+
+    Raises ValueError, saying what is wrong, where the file is none, is damaged, or has other parameters, types of
+    numbers or values that are not finite; OSError where it cannot be read.
+    """
+    content = read_torch_file(path, [argparse.Namespace])  # which their files may hold: the options of a run
+    entries = content.get("model", content.get("state_dict")) if isinstance(content, dict) else None
     if not isinstance(entries, dict) or "encoder.pos_embed" not in entries:
         raise ValueError(f"{path} is no visual tokenizer: it has no 'model' with the parameters of one")
-    entries = {name: value for name, value in entries.items() if not name.startswith(NOT_OF_THE_TOKENIZER)}
-    try:
-        config = VisualTokenizerConfig(**content["config"]) if "config" in content else config_of(entries)
-        tokenizer = VisualTokenizer(config)
-    except (TypeError, KeyError, IndexError) as error:
-        raise ValueError(f"{path} is no visual tokenizer that is understood here ({error})") from error
-    expected = vqkd_entries(tokenizer)
-    for name in sorted(set(expected) | set(entries)):
-        shapes = [tuple(part[name].shape) if name in part else "nothing" for part in (entries, expected)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"{path} has {shapes[0]} for {name}, expected {shapes[1]}")
+    entries = {name: value for name, value in entries.items() if not str(name).startswith(NOT_OF_THE_TOKENIZER)}
+    check_weights(path, entries, _expected_entries(path, content, entries))
+    tokenizer = VisualTokenizer(_config(path, content, entries))
     weights = {name: value for name, value in entries.items() if not name.startswith("quantize.")}
     weights["codebook.codes"] = entries["quantize.embedding.weight"]
     weights["codebook.cluster_sizes"] = entries["quantize.cluster_size"]
@@ -97,14 +96,22 @@ def config_of(entries: dict[str, Tensor]) -> VisualTokenizerConfig:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Nothing in the file is executed; the options of a training run, which their files may hold, are let through."""
+def _config(path: Path, content: dict[str, Any], entries: dict[str, Any]) -> VisualTokenizerConfig:
+    """The sizes of a network that is no larger than its file. Raises ValueError."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what is no such file can raise anything
-        reason = "it is damaged, was not written by torch.save, or holds code, which is not executed"
-        raise ValueError(f"{path} is no file of tensors alone: {reason}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is no visual tokenizer: it holds no dictionary")
-    return content
+        if "config" in content:
+            config = pydantic.TypeAdapter(VisualTokenizerConfig).validate_python(content["config"])
+        else:
+            config = config_of(entries)
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"{path} is no visual tokenizer that is understood here ({reason}); give another") from error
+    if config.encoder_depth + config.decoder_depth > len(entries):
+        raise ValueError(f"{path} has {len(entries)} tensors for {config.encoder_depth} blocks; give another file")
+    return config
+
+
+def _expected_entries(path: Path, content: dict[str, Any], entries: dict[str, Any]) -> dict[str, Tensor]:
+    """Tensors of the right names and shapes, without values."""
+    with torch.device("meta"):
+        return vqkd_entries(VisualTokenizer(_config(path, content, entries)))

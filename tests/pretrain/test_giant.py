@@ -12,11 +12,12 @@ import torch
 
 from model.parameter_counts import parameter_shapes
 from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
-from pretrain.checkpoint import _write_manifest
 from pretrain.formats.vqkd import save_vqkd
+from pretrain.manifest import write_manifest
 from pretrain.recipes import RECIPES
 from pretrain.run_config import config_to_json
 from pretrain.run_log import read_log
+from pretrain.step_guard import StepGuard
 from pretrain.verify import TOLERANCE
 from tests.launch import ROOT, run_ranks
 from tests.tiny_run import TinyData
@@ -107,8 +108,8 @@ def write_giant_checkpoint(run_dir: Path, num_ranks: int) -> int:
     (partial / "config.json").write_text(config_to_json(config))
     (partial / "beit3.spm").write_bytes(b"stands for a tokenizer")
     header = {"kind": "pretraining", "memory_config": {}, "step": 1, "world_size": num_ranks}
-    header |= {"data_fingerprints": {}, "guard_state": {}}
-    _write_manifest(partial, header, {})
+    header |= {"data_fingerprints": {}, "guard_state": StepGuard(0, 1).state()}
+    write_manifest(partial, header, {})
     partial.rename(partial.with_suffix(""))
     return 4 * sum(shape.numel() for shape in shapes.values())
 

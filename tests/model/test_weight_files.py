@@ -1,0 +1,209 @@
+"""Files of weights are data: attacks, damage and what else a file may be. CPU, seconds."""
+
+import os
+import struct
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from model.weight_checks import check_weights
+from model.weight_files import MAX_JSON_BYTES, read_json_object, read_safetensors, read_torch_file
+from tests.crafted import ATTACKS
+
+NOBODY = 65534
+
+
+@contextmanager
+def forbidden(path: Path) -> Iterator[None]:
+    """A file or folder that may not be read, by root neither."""
+    is_root, mode = os.geteuid() == 0, path.stat().st_mode
+    parents = [parent for parent in path.parents if len(parent.parts) > 2] if is_root else []
+    modes = [parent.stat().st_mode for parent in parents]
+    for parent in parents:
+        parent.chmod(0o755)
+    path.chmod(0)
+    if is_root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        path.chmod(mode)
+        for parent, before in zip(parents, modes, strict=True):
+            parent.chmod(before)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("is_mapped", [False, True])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_no_file_executes_anything_or_takes_all_memory(
+    name: str, suffix: str, is_mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, marker = tmp_path / f"file{suffix}", tmp_path / "executed"
+    ATTACKS[name](path, marker)
+    monkeypatch.setattr(torch.jit, "load", lambda *arguments, **named: marker.touch())
+    before, start = psutil.Process().memory_info().vms, time.monotonic()
+    with pytest.raises(ValueError, match=str(path)) as error:
+        read_torch_file(path, is_mapped=is_mapped)
+    assert not marker.exists()
+    assert len(str(error.value).splitlines()) == 1
+    assert psutil.Process().memory_info().vms - before < 1 << 30 and time.monotonic() - start < 60
+    with pytest.raises(ValueError, match=str(path)):
+        read_safetensors(path)
+    assert not marker.exists()
+
+
+def lfs(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+
+
+def cut(path: Path) -> None:
+    torch.save({"weight": torch.zeros(10_000)}, path)
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+WRONG_FILES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda path: path.touch(), "is empty; copy it again"),
+    (lfs, "is a git-LFS pointer, not the file itself; run git lfs pull"),
+    (lambda path: path.write_text("\n<!DOCTYPE html><html>404"), r"is a web page \(HTML\), not weights; download"),
+    (lambda path: path.write_text("Not found\n"), "is text, not weights; give the file itself"),
+    (lambda path: path.write_bytes(b"\x1f\x8b\x08" + bytes(50)), "is compressed; unpack it"),
+    (lambda path: path.write_bytes(os.urandom(7) + bytes(600)), "is cut off, damaged or no file of weights"),
+    (cut, "is cut off or damaged"),
+    (lambda path: path.mkdir(), "is a folder; give a file"),
+    (lambda path: os.mkfifo(path), "is no regular file; give a file"),
+    (lambda path: path.symlink_to("/dev/zero"), "is no regular file; give a file"),
+]
+
+
+@pytest.mark.parametrize(("write", "message"), WRONG_FILES, ids=[message[:20] for _, message in WRONG_FILES])
+def test_what_a_file_is_instead_is_said(write: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    write(path)
+    with pytest.raises(ValueError, match=f"^{path} {message}"):
+        read_torch_file(path)
+    with pytest.raises(ValueError, match=f"^{path} "):
+        read_safetensors(path)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.zeros(3)}, path)
+    for read in (read_torch_file, read_safetensors, read_json_object):
+        with forbidden(path), pytest.raises(PermissionError, match=str(path)):
+            read(path)
+
+
+def test_tensors_come_back_mapped_or_not_and_from_before_torch_1_6(tmp_path: Path) -> None:
+    state = {"a": torch.randn(5, 3), "b": {"c": [torch.arange(4), torch.nn.Parameter(torch.ones(2)), torch.Size([3])]}}
+    for is_new in (True, False):
+        path = tmp_path / f"{is_new}.pt"
+        torch.save(state, path, _use_new_zipfile_serialization=is_new)
+        for is_mapped in (False, True):
+            read = read_torch_file(path, is_mapped=is_mapped)
+            assert torch.equal(read["a"], state["a"])  # type: ignore[arg-type]
+            assert torch.equal(read["b"]["c"][0], torch.arange(4)) and read["b"]["c"][2] == torch.Size([3])
+
+
+def safetensors(header: bytes, size: int | None = None, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header) if size is None else size) + header + data
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (safetensors(b"{", 1 << 62), "its header has 4611686018427387904 bytes, more than"),
+        (safetensors(b"{" + b" " * 100, 90), "is cut off or damaged"),
+        (safetensors(b'{"a":' * 3000), "is cut off or damaged"),
+        (safetensors(b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}', None, bytes(8)), "is cut off or dam"),
+        (safetensors(b'{"a":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,8]}}', None, bytes(8)), "is cut"),
+        (safetensors(b'{"a":{"dtype":"F99","shape":[2],"data_offsets":[0,8]}}', None, bytes(8)), "is cut off or dama"),
+    ],
+    ids=["size", "cut header", "nested", "cut data", "large shape", "dtype"],
+)
+def test_headers_of_safetensors_that_lie_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_safetensors(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 200_000, "is not valid JSON"),
+        (b'{"a":' * 200_000, r"is not valid JSON \(it is nested too deeply\)|is not valid JSON"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "is not valid JSON"),
+        (b"\xff\xfe{", "is not valid JSON"),
+        (b"5", "holds no JSON object"),
+        (b"{}" + b" " * MAX_JSON_BYTES, "is larger than"),
+    ],
+    ids=["list", "object", "number", "encoding", "scalar", "size"],
+)
+def test_json_bombs_are_one_sentence(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"config.json {message}"):
+        read_json_object(tmp_path / "config.json")
+
+
+def meta() -> torch.Tensor:
+    return torch.zeros(3, 2, device="meta")
+
+
+def quantized() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.quantize_per_tensor(torch.zeros(3, 2), 0.1, 0, torch.qint8)
+
+
+DEFECTS: list[tuple[object, str]] = [
+    (torch.zeros(3, 2, dtype=torch.int64), "int64 for w, expected float32"),
+    (torch.zeros(3, 2, dtype=torch.complex64), "complex64 for w, expected float32"),
+    (torch.zeros(3, 2, dtype=torch.float64), "float64 for w, expected float32"),
+    (torch.zeros(3, 2, dtype=torch.float16), "float16 for w, expected float32"),
+    (torch.zeros(3, 2, dtype=torch.bfloat16), "bfloat16 for w, expected float32"),
+    (torch.zeros(3, 2).to_sparse(), "a sparse_coo tensor for w, expected a dense one"),
+    (quantized(), "a quantized tensor for w, expected float32"),
+    (meta(), r"a tensor without values \(meta\) for w"),
+    (torch.zeros(1, 1).expand(3, 2), "one value many times for w"),
+    (torch.zeros(2, 3), r"\(2, 3\) for w, expected \(3, 2\)"),
+    (torch.full((3, 2), torch.nan), "NaN or infinity for w, in 6 of 6 places; give a sound file"),
+    (torch.tensor([[1.0, 2.0], [-torch.inf, 0.0], [0.0, 0.0]]), "NaN or infinity for w, in 1 of 6 places"),
+    ([1.0, 2.0], "no tensor but list for w, expected a tensor"),
+    ("weights", "no tensor but str for w, expected a tensor"),
+]
+
+
+@pytest.mark.parametrize(("value", "message"), DEFECTS, ids=[message[:24] for _, message in DEFECTS])
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")
+def test_what_is_wrong_with_a_weight_is_said(value: object, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.pt"
+    torch.save({"w": value}, path)
+    with pytest.raises(ValueError, match=f"{path} has {message}"):
+        check_weights(path, read_torch_file(path), {"w": meta()})
+
+
+def test_weights_that_are_missing_or_not_expected_are_named() -> None:
+    w = torch.zeros(3, 2)
+    check_weights("file", {"w": w}, {"w": meta()})
+    with pytest.raises(ValueError, match=r"file has nothing for v, expected \(3, 2\)"):
+        check_weights("file", {"w": w}, {"w": meta(), "v": meta()})
+    with pytest.raises(ValueError, match=r"file has \(3, 2\) for v, expected nothing"):
+        check_weights("file", {"w": w, "v": w}, {"w": meta()})
+    with pytest.raises(ValueError, match="file has no tensor for 7, expected nothing"):
+        check_weights("file", {"w": w, 7: "x"}, {"w": meta()})  # type: ignore[dict-item]
+
+
+def test_safetensors_of_another_type_of_numbers_are_refused(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(3, 2).half()}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="has float16 for w, expected float32"):
+        check_weights("model.safetensors", read_safetensors(tmp_path / "model.safetensors"), {"w": meta()})
