@@ -24,6 +24,11 @@ def printable(name: str) -> str:
     return name if name.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in name)
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name of the file system, in which other bytes are lone surrogates, is UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def key_text(key: bytes) -> str:
     """Return a key of an index as messages show it."""
     return printable(bytes(key).decode(errors="surrogateescape"))

@@ -161,11 +161,11 @@ def damaged_records(index: ShardIndex, path: Path | None) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError for the name of a shard that does not lie in its folder or cannot be written into an index."""
+    """Raises ValueError for the name of a shard that does not lie in its folder."""
     if name.startswith("/") or ".." in PurePosixPath(name).parts or ":" in name or "\\" in name:
         raise ValueError(f"shard '{printable(name)}' lies outside of its folder; do not trust where this comes from")
-    if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
-        raise ValueError(f"the name of shard '{printable(name)}' is not UTF-8; rename the file")
+    if "\0" in name:
+        raise ValueError(f"shard '{printable(name)}' has a NUL in its name; do not trust where this comes from")
 
 
 def records_name(sha256: str) -> str:

@@ -90,13 +90,16 @@ def file_origin(path: Path, place: str = "") -> str:
     return f"{place} {status.st_size} {status.st_mtime_ns}"
 
 
-def scan_shard(path: Path, kind: Kind, origin: str, block: str = "", caption_key: str = "") -> ShardScan:
+def scan_shard(
+    path: Path, kind: Kind, origin: str, block: str = "", caption_key: str = "", location: str = ""
+) -> ShardScan:
     """Read a tar through. Samples that lack what `kind` needs are left out, counted in the report.
 
-    Raises ValueError if it is not a complete tar.
+    caption_key: the field of the .json members that holds the texts; empty: the .txt members are the texts. location:
+    of the shard, for messages, if the path is that of a copy. Raises ValueError if it is not a complete tar.
     """
     report = SampleReport()
-    samples = _samples_in(path, caption_key, report)
+    samples = _samples_in(path, caption_key, report, location or str(path))
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     needed = {"image": ["image"], "text": ["text"], "pair": ["image", "text"]}[kind]
@@ -129,12 +132,12 @@ def scan_shard(path: Path, kind: Kind, origin: str, block: str = "", caption_key
     )
 
 
-def _samples_in(path: Path, caption_key: str, report: SampleReport) -> dict[str, dict[str, Part]]:
+def _samples_in(path: Path, caption_key: str, report: SampleReport, location: str) -> dict[str, dict[str, Part]]:
     """The parts of each sample by key; members that are part of none are counted in the report."""
     samples: dict[str, dict[str, Part]] = {}
     reader = MemberReader(caption_key)
     try:
-        with open_tar(path) as tar:
+        with open_tar(path, location) as tar:
             for entry in tar:
                 num_members = 0 if entry.kind == "gap" else 1
                 report.num_members += num_members

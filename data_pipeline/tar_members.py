@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
+from data_pipeline.samples import printable
+
 BLOCK_BYTES = 512
 RECORD_BYTES = 20 * BLOCK_BYTES
 """Archives are padded with zeros to a multiple of this, by tar and by tarfile."""
@@ -260,7 +262,7 @@ class TarReader:
         return self._error(f"it breaks off at byte {self._position}")
 
     def _error(self, what: str) -> TarError:
-        return TarError(f"{self.name} is no readable tar ({what})")
+        return TarError(f"{printable(self.name)} is no readable tar ({what})")
 
 
 class _Content(io.RawIOBase):
@@ -277,9 +279,10 @@ class _Content(io.RawIOBase):
 
 
 @contextmanager
-def open_tar(path: Path) -> Iterator[TarReader]:
+def open_tar(path: Path, name: str = "") -> Iterator[TarReader]:
+    """Read a file. name: for messages, if not its path."""
     with path.open("rb") as stream:
-        yield TarReader(stream, str(path))
+        yield TarReader(stream, name or str(path))
 
 
 def _octal(field: bytes) -> int | None:

@@ -7,6 +7,7 @@ one that finishes last writes the index of all.
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -225,8 +226,10 @@ def unfinished_parts(out: Path) -> list[int]:
     """Parts that are still to be written in a folder that write_shards has begun."""
     if not (out / PLAN_NAME).is_file():
         return []
-    plan = dict(line.split(" = ", 1) for line in (out / PLAN_NAME).read_text().splitlines())
-    return [part for part in range(int(plan["num_parts"])) if not finished_part(out, part).exists()]
+    num_parts = re.search(r"^num_parts = (\d{1,6})$", (out / PLAN_NAME).read_text(errors="replace"), re.MULTILINE)
+    if num_parts is None:
+        raise ValueError(f"{out / PLAN_NAME} is no plan of write_shards; move it away or restore it")
+    return [part for part in range(int(num_parts[1])) if not finished_part(out, part).exists()]
 
 
 def write_atomically(path: Path, text: str) -> None:

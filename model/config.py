@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from settings.ranges import Deviation, PartBelowOne, Side, Size, SizeOrZero, check_ranges
+from settings.ranges import Depth, Deviation, PartBelowOne, Side, Size, SizeOrZero, check_ranges
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class MultiwayConfig:
 
     dim: Size = 768
     """Width of a token."""
-    depth: Size = 12
+    depth: Depth = 12
     """Number of blocks."""
     num_heads: Size = 12
     """Attention heads; must divide dim."""

@@ -36,11 +36,12 @@ from pretrain.device_copies import batches_ahead
 from pretrain.elastic import is_of_another_layout, load_moments, load_weights_into
 from pretrain.engine import (
     build_engine,
+    check_accepted,
     init_distributed,
     learning_rate,
     merged_deepspeed_config,
-    read_memory_config,
 )
+from pretrain.memory_config import read_memory_config
 from pretrain.run_config import C, config_to_json
 from pretrain.run_lock import lock_run
 from pretrain.run_log import RunLog
@@ -327,7 +328,7 @@ def prepare(job: Job[C]) -> tuple[StepDataset, dict[str, Any]]:
     config, rank, world_size = job.config, dist.get_rank(), dist.get_world_size()
     dataset = job.prepare(rank, world_size)
     memory_config = read_memory_config(config.deepspeed_config)
-    merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights)  # finds mistakes
+    check_accepted(merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights))
     prepare_run_dir(config.run_dir, rank)
     return dataset, memory_config
 
@@ -374,6 +375,8 @@ def start_log(job: Job[C], dataset: StepDataset, first_step: int) -> RunLog:
     num_ranks = dist.get_world_size()
     ranks = f"{num_ranks} rank{'s' * (num_ranks > 1)} on {job.device.type}, {config.precision}"
     say("\n".join([f"{config.run_dir} {beginning}: {ranks}", *job.describe(), *dataset.describe()]))
+    for warning in [*config.warnings(), *dataset.warnings()]:
+        warn(f"warning: {warning}")
     return RunLog(config.run_dir, first_step, config.num_steps)
 
 

@@ -92,7 +92,7 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
         config.seed,
         torch.arange(len(images)),
         config.model.grid_size,
-        objective.num_masked_patches,
+        config.num_masked_patches,
         objective.min_block_patches,
         "reference",
     ).mask

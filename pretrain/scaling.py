@@ -15,8 +15,8 @@ from data_pipeline.command_line import EXIT_USER_ERROR
 from model.flops import training_flops
 from pretrain.command_line import parse_recipe_and_options
 from pretrain.config import PretrainConfig
-from pretrain.engine import check_memory_config, read_memory_config
 from pretrain.memory import count_pieces
+from pretrain.memory_config import check_memory_config, read_memory_config
 from pretrain.plan import GPUS_PER_NODE, fewest_micro_steps, with_stage
 from pretrain.recipes import RECIPES
 from pretrain.speed import PEAK_TFLOPS

@@ -20,6 +20,7 @@ from pretrain.codebook_step import LIVE_STEPS, CodebookUse, start_codebook, upda
 from pretrain.command_line import parse_recipe
 from pretrain.formats.vqkd import save_vqkd
 from pretrain.loop import Job, open_dataset, run_job
+from pretrain.machine_memory import check_batch_fits, check_network_fits
 from pretrain.recipes import VISUAL_TOKENIZER_RECIPES
 from pretrain.teachers import Teacher, check_teacher, load_teacher
 from pretrain.visual_tokenizer_config import VisualTokenizerRun
@@ -46,6 +47,8 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
 
     def prepare(self, rank: int, world_size: int) -> StepDataset:
         config, model = self.config, self.config.model
+        check_network_fits(lambda: VisualTokenizer(model))
+        check_batch_fits(config.samples_per_step, max(model.image_size, self.teacher_size), 0, world_size)
         self.teacher = load_teacher(config.teacher, model.patch_size, self.device)
         check_teacher(self.teacher, self.teacher_size, model.grid_size, model.teacher_dim, self.device)
         num_features = config.images_per_step * model.grid_size**2

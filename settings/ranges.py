@@ -33,7 +33,10 @@ Workers = Annotated[int, Interval(ge=1, le=4096)]
 WorkersOrZero = Annotated[int, Interval(ge=0, le=4096)]
 ByteCount = Annotated[int, Interval(ge=1, le=10**18)]
 """Bytes or pixels."""
-Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
+Seed = Annotated[int, Interval(ge=0, le=2**63 - 3)]
+"""The seeds of pairs and texts are the two that follow, and numpy rounds keys beyond 63 bits."""
+Depth = Annotated[int, Interval(ge=1, le=10_000)]
+"""Blocks of a network."""
 Part = Annotated[float, Interval(ge=0, le=1)]
 PartBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 PartBetween = Annotated[float, Interval(gt=0, lt=1)]

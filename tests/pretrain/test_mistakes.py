@@ -44,7 +44,7 @@ def test_a_wrong_recipe_name() -> None:
         (["--num-steps", "many"], "--num-steps many must be an integer from 1 to 1,000,000,000"),
         (["--optimizer.peak-lr", "nan"], "--optimizer.peak-lr nan must be a number from 0 to 1,000"),
         (["--hang-seconds", "inf"], "--hang-seconds inf must be a number in (0, 1,000,000]"),
-        (["--seed", str(2**64)], f"--seed {2**64} must be an integer from 0 to 9,223,372,036,854,775,807"),
+        (["--seed", str(2**64)], f"--seed {2**64} must be an integer from 0 to 9,223,372,036,854,775,805"),
         (["--visual-tokenizer", ""], "--visual-tokenizer '' must be a path"),
         (["--model.dim", "32"], "num_heads 6 must divide dim 32"),
         (["--precision", "float16"], "--precision float16 must be one of 'float32', 'bfloat16'"),
