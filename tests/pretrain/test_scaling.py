@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pretrain.engine import read_memory_config
+from pretrain.memory_config import read_memory_config
 from pretrain.recipes.beit3 import beit3_giant
 from pretrain.scaling import Machine, ScalingOptions, compute_seconds, fitting_settings, row
 from pretrain.traffic import Network
