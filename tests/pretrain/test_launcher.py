@@ -20,6 +20,7 @@ import pytest
 
 from pretrain.demo import free_port, ranks_of
 from pretrain.run_log import LOG_NAME, read_log
+from pretrain.stop import EXIT_RANK_LOST
 from tests.launch import ON_CPU, ROOT, TIMEOUT_SECONDS
 from tests.pretrain.test_faults import arguments_of, newest_step, wait_for
 from tests.tiny_run import TinyData
@@ -150,3 +151,23 @@ def test_a_stop_by_a_signal_to_one_rank_gives_the_code_of_the_ranks(launched: La
     launched.ranks[1].send_signal(signal.SIGUSR1)
     assert launched.code() == code_in_readme("SIGUSR1 or SIGTERM to a rank") == 75
     check_saved(launched)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_gives_247_or_71_whichever_the_launcher_sees_first(launched: Launched) -> None:
+    launched.ranks[1].kill()
+    assert launched.code() in (247, EXIT_RANK_LOST)
+    assert "error: rank 1" in launched.said
+    assert "`deepspeed` gives 247, or 71" in " ".join((ROOT / "README.md").read_text().split())
+
+
+@pytest.mark.slow
+def test_a_launcher_that_is_killed_leaves_ranks_that_save_and_deepspeed_gives_0(launched: Launched) -> None:
+    ranks = launched.ranks
+    launcher = ranks[0].parent()
+    assert launcher is not None
+    launcher.kill()
+    assert launched.code() == 0
+    wait_for_the_end_of(ranks)
+    check_saved(launched)
+    assert "is complete" not in launched.said
