@@ -25,6 +25,7 @@ from tests.launch import ON_CPU, ROOT, TIMEOUT_SECONDS
 from tests.pretrain.test_faults import arguments_of, newest_step, wait_for
 from tests.tiny_run import TinyData
 
+pytestmark = pytest.mark.slow  # each starts four interpreters
 GRACE_SECONDS = 30
 """After which the launcher of a node kills what it has sent SIGTERM."""
 
@@ -105,7 +106,6 @@ def test_ctrl_c_ends_deepspeed_at_once_and_the_ranks_save_behind_it(launched: La
     check_saved(launched)
 
 
-@pytest.mark.slow
 def test_sigterm_to_deepspeed_leaves_the_ranks_which_end_by_the_process_that_the_lock_names(launched: Launched) -> None:
     ranks = launched.ranks
     launched.runner.terminate()
@@ -119,7 +119,6 @@ def test_sigterm_to_deepspeed_leaves_the_ranks_which_end_by_the_process_that_the
     check_saved(launched)
 
 
-@pytest.mark.slow
 def test_sigterm_to_the_launcher_of_a_node_lets_the_ranks_save(launched: Launched) -> None:
     ranks = launched.ranks
     launcher = ranks[0].parent()
@@ -130,7 +129,6 @@ def test_sigterm_to_the_launcher_of_a_node_lets_the_ranks_save(launched: Launche
     check_saved(launched)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launched", [{"point": "forward", "rank": None, "step": 4, "action": "hang"}], indirect=True)
 def test_the_launcher_kills_ranks_whose_step_takes_longer_than_30_seconds(launched: Launched) -> None:
     ranks = launched.ranks
@@ -146,14 +144,12 @@ def test_the_launcher_kills_ranks_whose_step_takes_longer_than_30_seconds(launch
     assert f"kills them after {GRACE_SECONDS} seconds" in " ".join((ROOT / "README.md").read_text().split())
 
 
-@pytest.mark.slow
 def test_a_stop_by_a_signal_to_one_rank_gives_the_code_of_the_ranks(launched: Launched) -> None:
     launched.ranks[1].send_signal(signal.SIGUSR1)
     assert launched.code() == code_in_readme("SIGUSR1 or SIGTERM to a rank") == 75
     check_saved(launched)
 
 
-@pytest.mark.slow
 def test_a_rank_that_is_killed_gives_247_or_71_whichever_the_launcher_sees_first(launched: Launched) -> None:
     launched.ranks[1].kill()
     assert launched.code() in (247, EXIT_RANK_LOST)
@@ -161,7 +157,6 @@ def test_a_rank_that_is_killed_gives_247_or_71_whichever_the_launcher_sees_first
     assert "`deepspeed` gives 247, or 71" in " ".join((ROOT / "README.md").read_text().split())
 
 
-@pytest.mark.slow
 def test_a_launcher_that_is_killed_leaves_ranks_that_save_and_deepspeed_gives_0(launched: Launched) -> None:
     ranks = launched.ranks
     launcher = ranks[0].parent()
