@@ -72,7 +72,7 @@ class BadSample:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.shard}:{self.key}: {self.reason}"
+        return f"{printable(self.shard)}:{printable(self.key)}: {printable(self.reason)}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from data_pipeline.samples import BadSample
+from data_pipeline.samples import BadSample, printable
 from pretrain.agreement import AgreedError
 from pretrain.console import warn
 from pretrain.json_lines import append_whole, read_records, restore_lines
@@ -54,7 +54,7 @@ class BadSampleBudget:
                 self.samples[sample.shard, sample.key] = lines[-1]
         if dist.get_rank() == 0 and lines:
             for line in lines:
-                warn(f"skipped {line['shard']}:{line['key']}: {line['reason']}")
+                warn(f"skipped {BadSample(line['shard'], line['key'], line['reason'])}")
             try:
                 with self.path.open("ab", buffering=0) as file:
                     append_whole(file, "".join(json.dumps(line) + "\n" for line in lines).encode())
@@ -69,8 +69,8 @@ class BadSampleBudget:
         shards = Counter(line["shard"] for line in self.samples.values()).most_common(NUM_SHOWN)
         return (
             f"{len(self.samples)} bad samples exceed data.max_bad_samples {self.max_bad_samples}: "
-            f"{', '.join(f'{count} x {reason}' for reason, count in reasons)}; "
-            f"most in {', '.join(f'{shard} ({count})' for shard, count in shards)}; all are in {self.path}"
+            f"{', '.join(f'{count} x {printable(reason)}' for reason, count in reasons)}; "
+            f"most in {', '.join(f'{printable(shard)} ({count})' for shard, count in shards)}; all are in {self.path}"
         )
 
 

@@ -4,7 +4,6 @@ The encoder and the decoder learn by gradients to reconstruct a teacher's featur
 averages. The loop around `train_step`, and the exit codes, are in pretrain/loop.py.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from model.visual_tokenizer import Block, VisualTokenizer, init_visual_tokenizer
 from pretrain.agreement import mean_over_ranks
 from pretrain.codebook_step import LIVE_STEPS, CodebookUse, start_codebook, update_codebook
 from pretrain.command_line import parse_recipe
+from pretrain.console import say, warn
 from pretrain.formats.vqkd import save_vqkd
 from pretrain.loop import Job, open_dataset, run_job
 from pretrain.machine_memory import check_batch_fits, check_network_fits
@@ -132,11 +132,9 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
             settings = self.config.codebook
             is_on = settings.kmeans_start and settings.revival_threshold > 0
             remedy = "a smaller codebook.decay or model.num_codes" if is_on else "kmeans_start and revival_threshold"
-            print(
+            warn(
                 f"warning: the codebook has collapsed: {use.live_share:.1%} of {self.config.model.num_codes} codes "
-                f"were used in the last {LIVE_STEPS} steps, perplexity {use.perplexity:.1f}; try {remedy}",
-                file=sys.stderr,
-                flush=True,
+                f"were used in the last {LIVE_STEPS} steps, perplexity {use.perplexity:.1f}; try {remedy}"
             )
         self.has_warned = has_collapsed
 
@@ -144,7 +142,7 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
         tokenizer = VisualTokenizer(self.config.model)
         tokenizer.load_state_dict(dict(checkpoint_weights(checkpoint)))
         save_vqkd(tokenizer, self.config.out)
-        print(f"{self.config.out}: {checkpoint.name}", flush=True)
+        say(f"{self.config.out}: {checkpoint.name}")
 
 
 def check_out(out: Path, is_new: bool) -> None:

@@ -1,6 +1,8 @@
 """Whole runs of eight steps in real processes: the same on any topology, exact after a stop. CPU, about a minute."""
 
 import json
+import math
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -12,9 +14,11 @@ import pytest
 import torch
 
 from data_pipeline.step_dataset import StepDataset
+from data_pipeline.write_shards import ShardOptions, write_shards
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
 from pretrain.checkpoint import outdated
+from pretrain.codebook_step import CodebookUse
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes.small import demo
 from pretrain.run_log import LOG_NAME, read_log
@@ -107,6 +111,40 @@ def test_a_run_is_not_continued_with_other_settings(two_ranks: Path, tiny_data: 
     assert ended.exit_codes == [2, 2]
     assert "was started with different settings (optimizer.peak_lr" in ended.stderr[0]
     assert "); give those of its start, or a new run_dir" in ended.stderr[0]
+
+
+def test_other_data_are_named_by_their_folders_and_files(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    run_dir, other = tmp_path / "run", tmp_path / "pairs"
+    shutil.copytree(two_ranks, run_dir)
+    write_shards(ShardOptions("pair", "scenes:44", other, samples_per_shard=9))
+    tokenizer = tmp_path / "tokenizer.pt"
+    tokenizer.write_bytes((tiny_data.folder / "visual_tokenizer.pt").read_bytes())
+    moved = ["--data.images", shutil.copytree(tiny_data.folder / "images", tmp_path / "images")]  # the same contents
+    settings = ["--data.pairs", other, "--visual-tokenizer", tokenizer, *moved]
+    ended = train(1, tiny_data, run_dir, *settings)
+    assert ended.exit_codes == [2], ended.stderr
+    difference = f"pairs of {tiny_data.folder / 'pairs'} at its start, pairs of {other} now, with other contents"
+    remedy = "give those of its start, or a new run_dir; --allow-data-change takes these"
+    sentence = f"error: {run_dir} was started with different data ({difference}); {remedy}"
+    assert sentence in ended.stderr[0].splitlines()
+    allowed = train(2, tiny_data, run_dir, *settings, "--allow-data-change")
+    assert allowed.exit_codes == [0, 0]
+    assert f"warning: {run_dir} continues with different data ({difference})" in allowed.stderr[0].splitlines()
+
+
+def test_the_first_losses_are_those_of_guessing_evenly(two_ranks: Path) -> None:
+    """As docs/glossary.md has it: ln of the number of codes or words."""
+    first, config = read_log(two_ranks)[0]["losses"], find_checkpoint(two_ranks).config
+    codes, words = math.log(config.model.num_visual_tokens), math.log(config.model.vocab_size)
+    expected = {"mim": codes, "mlm": words, "mvlm_image": codes, "mvlm_text": words}
+    assert first == pytest.approx(expected, rel=0.1)
+
+
+def test_every_word_of_the_log_is_in_the_glossary(two_ranks: Path) -> None:
+    glossary = (ROOT / "docs" / "glossary.md").read_text()
+    last = read_log(two_ranks)[-1]
+    names = {*last, *last["losses"], *CodebookUse.__dataclass_fields__, "codebook", "cosine", "commitment", "mfu"}
+    assert {name for name in names if f"`{name}`" not in glossary} == set()
 
 
 def test_a_network_of_smaller_patches_gets_its_codes_from_a_larger_view(tiny_data: TinyData, tmp_path: Path) -> None:
