@@ -144,10 +144,10 @@ def find_shards(options: IndexOptions) -> Shards:
     """Raises ValueError if there is none, or if write_shards is not done with the folder."""
     location, remote = options.folder, is_remote(options.folder)
     if remote and options.out is None:
-        raise ValueError(f"{location} is remote; give --out, a local folder for its index")
+        raise ValueError(f"{public_url(location)} is remote; give --out, a local folder for its index")
     is_single = location.endswith(".tar") and (remote or not Path(location).is_dir())
     if is_single and options.out is None:
-        raise ValueError(f"{location} is a single shard; give --out, a folder for its index, or the folder it lies in")
+        raise ValueError(f"{public_url(location)} is a single shard; give --out, a folder for its index, or the folder it lies in")
     if remote:
         folder, _, name = location.rpartition("/") if is_single else (location, "", "")
         files = [name] if is_single else list_remote_files(folder)
@@ -161,7 +161,7 @@ def find_shards(options: IndexOptions) -> Shards:
     if not names:
         instead = f" but {others[0]}, which must be decompressed" if others else ""
         raise ValueError(
-            f"{location} holds no .tar shard{instead}; write some with python -m data_pipeline.write_shards"
+            f"{public_url(location)} holds no .tar shard{instead}; write some with python -m data_pipeline.write_shards"
         )
     for name in names:
         check_name(name)
