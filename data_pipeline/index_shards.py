@@ -147,7 +147,9 @@ def find_shards(options: IndexOptions) -> Shards:
         raise ValueError(f"{public_url(location)} is remote; give --out, a local folder for its index")
     is_single = location.endswith(".tar") and (remote or not Path(location).is_dir())
     if is_single and options.out is None:
-        raise ValueError(f"{public_url(location)} is a single shard; give --out, a folder for its index, or the folder it lies in")
+        raise ValueError(
+            f"{public_url(location)} is a single shard; give --out, a folder for its index, or the folder it lies in"
+        )
     if remote:
         folder, _, name = location.rpartition("/") if is_single else (location, "", "")
         files = [name] if is_single else list_remote_files(folder)

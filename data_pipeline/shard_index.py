@@ -7,6 +7,7 @@ never rewritten, and may lie elsewhere, also remotely: `index.json` then says wh
 
 import hashlib
 import os
+import re
 import stat
 from dataclasses import dataclass
 from functools import cached_property

@@ -25,8 +25,8 @@ from data_pipeline.sample_reader import SampleReader
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
 from data_pipeline.shard_index import INDEX_NAME, ShardIndex, read_index
+from data_pipeline.shard_samples import MAX_MEMBER_BYTES
 from data_pipeline.shard_scan import (
-    MAX_MEMBER_BYTES,
     SCANS_NAME,
     SampleReport,
     file_origin,

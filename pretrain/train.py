@@ -30,7 +30,6 @@ from pretrain.machine_memory import check_batch_fits, check_network_fits
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes import RECIPES
 from pretrain.speed import StepWork
-from pretrain.unchanged import file_fingerprint
 from pretrain.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
 from pretrain.vocabulary import fingerprint_in, sha256_of, tokenizer_beside, unused_rows
 

@@ -24,7 +24,7 @@ from data_pipeline.index_shards import IndexOptions, index_shards
 from data_pipeline.remote_files import (
     NUM_ATTEMPTS,
     is_remote,
-    list_remote_shards,
+    list_remote_files,
     local_copy,
     public_url,
     read_remote_file,
@@ -152,7 +152,7 @@ def test_a_listing_without_end_is_refused(hostile: Hostile, monkeypatch: pytest.
     monkeypatch.setattr(remote_files, "MAX_FOLDERS", 20)
     hostile.answers = Endless()
     with pytest.raises(OSError, match="is refused: the server lists more than 20 folders"):
-        list_remote_shards(f"{hostile.url}/shards")
+        list_remote_files(f"{hostile.url}/shards")
     assert len(hostile.requests) < 200
 
 
@@ -274,7 +274,7 @@ def refusals(url: str, tmp_path: Path) -> Iterator[str]:
     data = DataConfig(images=(url,), num_lanes=1, cache_folder=tmp_path / "cache")
     actions = [
         lambda: read_remote_file(url),
-        lambda: list_remote_shards(url),
+        lambda: list_remote_files(url),
         lambda: local_copy(url).__enter__(),
         lambda: cache.fetch(url, 5, "0" * 64),
         lambda: cache.fetch(url, 10**9, "0" * 64),
