@@ -1,11 +1,14 @@
 """What index_shards makes of the members of a tar: each is part of a kept sample, or skipped and counted."""
 
+import contextlib
 import io
 import json
 import os
 import tarfile
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
+from data_pipeline.config import parse_source
 from data_pipeline.index_shards import IndexOptions, index_shards, scan_one
 from data_pipeline.sample_reader import SampleReader
 from data_pipeline.samples import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, BadSampleError, Kind
@@ -68,7 +72,7 @@ MEMBERS = st.lists(
 
 
 @given(MEMBERS, st.sampled_from(["image", "pair", "text"]), st.sampled_from(["", "caption"]), st.integers(0, 12))
-@settings(max_examples=400)
+@settings(max_examples=300)
 def test_what_is_kept_and_what_is_skipped_by_reason_are_all_members_that_were_seen(
     members: list[tuple[str, str, bytes, bytes]], kind: Kind, caption_key: str, joined_at: int
 ) -> None:
@@ -157,9 +161,8 @@ def test_sparse_members_joined_archives_and_long_tails_are_counted(tmp_path: Pat
             member = tarfile.TarInfo(name)
             member.size, member.pax_headers = 3, {"GNU.sparse.size": "9"} if name == "b.txt" else {}
             tar.addfile(member, io.BytesIO(b"two"))
-    (tmp_path / "0.tar").write_bytes(
-        (tmp_path / "0.tar").read_bytes() + (tmp_path / "s.tar").read_bytes() + bytes(20_000)
-    )
+    joined = (tmp_path / "0.tar").read_bytes() + (tmp_path / "s.tar").read_bytes() + bytes(20_000)
+    (tmp_path / "0.tar").write_bytes(joined)
     (tmp_path / "s.tar").unlink()
     report = indexed("text", tmp_path)
     assert keys(tmp_path) == ["a", "c"]
@@ -232,6 +235,12 @@ def test_a_folder_with_an_equals_sign_and_the_files_of_img2dataset_are_no_obstac
     (folder / "00000_stats.json").write_text("{}")
     report = indexed("pair", folder)
     assert not report.skipped and read_index(folder).num_samples == 1
+    assert parse_source(str(folder)) == (str(folder), Fraction(1))
+    assert parse_source(f"{folder}=3") == (str(folder), Fraction(3))
+    (tmp_path / "year").mkdir()
+    with pytest.raises(ValueError, match="is a folder, and .*/year' is one too; write '.*year=2020=1' for the former"):
+        parse_source(str(folder))
+    assert parse_source("pairs=1e999999999") == ("pairs=1e999999999", Fraction(1))
 
 
 def test_names_that_are_not_utf_8_are_escaped_in_messages_and_refused_in_an_index(tmp_path: Path) -> None:
@@ -250,8 +259,8 @@ def test_names_that_are_not_utf_8_are_escaped_in_messages_and_refused_in_an_inde
 
 def test_a_shard_that_cannot_be_opened_is_not_left_out_as_damaged(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", [("a.txt", b"one")])
-    (tmp_path / "1.tar").symlink_to("1.tar")
-    with pytest.raises(ValueError, match=r"1.tar cannot be read \(Too many levels.*\)\nmake them readable"):
+    (tmp_path / "1.tar").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"1.tar cannot be read \(No such file or directory\)\nmake them readable"):
         indexed("text", tmp_path, leave_out_damaged=True)
 
 
@@ -317,22 +326,26 @@ def damages_of(content: bytes) -> list[bytes]:
     return damaged
 
 
+@contextlib.contextmanager
+def printable_problem() -> Iterator[None]:
+    """One sentence, if there is a problem; not each flipped bit of index.json matters."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if not str(error).isprintable():
+            raise AssertionError(f"more than one sentence: {error!r}") from error
+
+
 @pytest.mark.parametrize("name", ["index.json", "samples-*.npy", ".index/1.npz"])
 def test_a_damaged_file_of_an_index_is_told_in_one_sentence_or_made_anew(name: str, pairs: Path) -> None:
     (path,) = pairs.glob(name)
     content, fingerprint = path.read_bytes(), read_index(pairs).fingerprint
     for damaged in damages_of(content):
         path.write_bytes(damaged)
-        if name == ".index/1.npz":
-            indexed("pair", pairs)
-            assert read_index(pairs).fingerprint == fingerprint
-            continue
-        told = ""
-        try:
-            read_index(pairs)
-        except (ValueError, OSError) as error:
-            told = str(error)
-        assert told.isprintable(), damaged  # no line break either
+        with contextlib.suppress(FileNotFoundError) if path.suffix == ".npz" else printable_problem():
+            load_scan(path) if path.suffix == ".npz" else read_index(pairs)
+    indexed("pair", pairs)
+    assert read_index(pairs).fingerprint == fingerprint
 
 
 def test_a_pipe_or_a_folder_in_place_of_an_index_is_refused(pairs: Path) -> None:
