@@ -1,5 +1,6 @@
 """What a run reads, and how samples become batches."""
 
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,10 +11,17 @@ from data_pipeline.remote_files import is_remote
 def parse_source(entry: str) -> tuple[str, Fraction]:
     """Folder or URL, and weight: 'data/coco=2.5' -> ('data/coco', 5/2), 'data/coco' -> ('data/coco', 1).
 
+    A local folder whose own name ends in a number, such as year=2020, is taken as a whole; year=2020=1 is always clear.
     Raises ValueError for a weight that is not positive and for a URL of a kind that is not read, such as pipe:.
     """
     folder, equals, number = entry.rpartition("=")
     weight = Fraction(1)
+    if equals and os.path.isdir(entry):
+        if os.path.isdir(folder):
+            raise ValueError(
+                f"source {entry!r} may be that folder or {folder} with a weight; write {entry}=1 or {folder}={number}.0"
+            )
+        return entry, weight
     try:
         weight = Fraction(number) if equals else weight
     except (ValueError, ZeroDivisionError):
