@@ -143,4 +143,6 @@ def test_a_sheet_that_cannot_be_written_ends_with_one_sentence(tmp_path: Path) -
     write_shards(ShardOptions("image", "scenes:2", tmp_path))
     with pytest.raises(ValueError) as caught:
         _check(CheckOptions(str(tmp_path), sheet=tmp_path / "none" / "x.png", num_workers=1))
-    assert str(caught.value) == f"{tmp_path}/none/x.png cannot be written (No such file or directory); give --sheet FILE"
+    assert (
+        str(caught.value) == f"{tmp_path}/none/x.png cannot be written (No such file or directory); give --sheet FILE"
+    )
