@@ -1,5 +1,6 @@
 """What a run reads, and how samples become batches."""
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,12 +15,18 @@ from settings.ranges import ByteCount, Count, CountOrZero, PartBelowOne, TextLen
 def parse_source(entry: str) -> tuple[str, Fraction]:
     """Folder or URL, and weight: 'data/coco=2.5' -> ('data/coco', 5/2), 'data/coco' -> ('data/coco', 1).
 
-    Raises ValueError for a weight that is not positive and for a URL of a kind that is not read, such as pipe:.
+    A folder that is named so, 'data/year=2020', has the weight 1, 'data/year=2020=2' the weight 2. Raises ValueError
+    for a weight that is not positive and for a URL of a kind that is not read, such as pipe:.
     """
     folder, equals, number = entry.rpartition("=")
+    if equals and Path(entry).is_dir():
+        if Path(folder).is_dir():
+            raise ValueError(f"{entry!r} is a folder, and {folder!r} is one too; write {entry + '=1'!r} for the former")
+        folder, number = entry, "1"
     weight = Fraction(1)
     try:
-        weight = Fraction(number) if equals else weight
+        if equals:
+            weight = Fraction(number) if re.fullmatch(r"-?[\d./]{1,20}(e-?\d\d?)?", number) else Fraction("no number")
     except (ValueError, ZeroDivisionError):
         folder = ""
     folder = folder or entry

@@ -144,7 +144,7 @@ def _samples_in(path: Path, caption_key: str, report: SampleReport, location: st
     try:
         with open_tar(path, location) as tar:
             for entry in tar:
-                num_members = 0 if entry.kind == "gap" else 1
+                num_members = 0 if entry.kind in ("gap", "tail") else 1
                 report.num_members += num_members
                 try:
                     key, role, part = reader.read(entry, tar)

@@ -120,7 +120,7 @@ def test_a_path_that_leads_out_of_the_archive_is_skipped_and_named(tmp_path: Pat
     report = indexed(tmp_path, "text")
     assert keys(tmp_path) == ["good"]
     assert report.skipped == {"name leads out of the archive": 3}
-    assert report.examples == {"name leads out of the archive": "0.tar:../../etc/a"}
+    assert report.examples == {"name leads out of the archive": "0.tar:../../etc/a.txt"}
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_key_that_occurs_twice_keeps_its_first_sample(tmp_path: Path) -> None:
         "key has a second image, the first is kept": 1,
         "key has a second text, the first is kept": 1,
     }
-    assert report.examples["key has a second text, the first is kept"] == "0.tar:a"
+    assert report.examples["key has a second text, the first is kept"] == "0.tar:a.txt"
 
 
 def test_a_member_of_zero_bytes_and_a_missing_caption_are_skipped_and_named(tmp_path: Path) -> None:
@@ -249,12 +249,11 @@ def huge_png() -> bytes:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"<html>404 Not Found</html>", "image cannot be decoded"),
+        (b"\xff\xd8\xff and no more of a JPEG", "image cannot be decoded"),
         (cmyk()[:-300], "image cannot be decoded"),
         (huge_png(), "image exceeds max_image_pixels (60000 x 60000 pixels)"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n(/tmp/x) (w) file\n", "image cannot be decoded"),
     ],
-    ids=["no image", "truncated", "60,000 x 60,000 pixels", "PostScript"],
+    ids=["no image", "truncated", "60,000 x 60,000 pixels"],
 )
 def test_an_unusable_image_is_skipped_counted_and_named(
     content: bytes, reason: str, read: Callable[..., StepBatch], tmp_path: Path, recwarn: pytest.WarningsRecorder
@@ -264,6 +263,19 @@ def test_an_unusable_image_is_skipped_counted_and_named(
     (bad,) = batch.bad_samples
     assert (bad.shard, bad.key) == (str(tmp_path / "pairs" / "0.tar"), "b") and bad.reason.startswith(reason)
     assert batch.keys == ["a", "a"] and not batch.failure and not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "content", [b"<html>404 Not Found</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"GIF89a\x10\0\x10\0"]
+)
+def test_what_is_named_as_an_image_and_is_none_does_not_enter_the_index(content: bytes, tmp_path: Path) -> None:
+    members = [("a.png", GOOD), ("a.txt", b"a circle"), ("b.jpg", content), ("b.txt", b"a square")]
+    write_tar(tmp_path / "0.tar", members)
+    report = indexed(tmp_path)
+    assert keys(tmp_path) == ["a"]
+    reason = "image is neither JPEG nor PNG nor WebP"
+    assert report.skipped == {reason: 1, "image is missing or empty": 1}
+    assert report.examples[reason] == f"0.tar:b.jpg (it begins with {content[:8]!r})"
 
 
 # Texts

@@ -105,8 +105,10 @@ def test_an_index_whose_images_were_swapped_fails_the_check(tmp_path: Path) -> N
     records["image"] = np.roll(records["image"], 1)
     np.save(path, records)
     options = CheckOptions(str(tmp_path), num_shown=0)
-    reason = f"{path.name} differs from its checksum"
-    assert check_shards(options).damaged == [f"the index of {tmp_path} is damaged ({reason}); index the folder again"]
+    problem = f"{path.name} differs from its checksum"
+    assert check_shards(options).damaged == [f"the index of {tmp_path} is damaged ({problem}); index the folder again"]
+    with pytest.raises(ValueError, match=rf"the index of {tmp_path} is damaged \({problem}\); index"):
+        read_index(tmp_path)
 
 
 def test_a_shard_that_differs_from_its_checksum_fails_the_check(tmp_path: Path) -> None:

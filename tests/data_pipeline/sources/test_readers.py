@@ -231,7 +231,7 @@ def test_plain_text_with_a_document_a_line_or_a_paragraph(tmp_path: Path) -> Non
         ("pair", "a.json", '{"images": []}', "neither COCO captions"),
         ("pair", "a.jsonl", '{"image": "a.png", "caption": "a"}\n[1]', "line 2 of .* is no JSON object"),
         ("text", "a.jsonl", '{"text": 5}', "line 1 of .* has no text in field 'text'"),
-        ("image", "a.tar", "no tar", "is no readable uncompressed tar"),
+        ("image", "a.tar", "no tar", "is no readable tar"),
         ("image", "a.xyz", "", "gives no samples of kind 'image'"),
         ("pair", "captions.txt", "a", "has no list of URLs beside it"),
     ],
