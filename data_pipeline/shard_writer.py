@@ -125,7 +125,7 @@ def _write_tar(
     num_written = num_unreadable = 0
     with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for record in records:
-            name = f"{shard}:{record.key}"
+            name = record.place or f"{shard}:{record.key}"
             try:
                 with at_sample(name):
                     members = sample_members(record, kind, keep, split)
@@ -210,14 +210,16 @@ def checked_text(record: Record) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadSampleError("text is not UTF-8") from error
+        raise BadSampleError(f"text is not UTF-8 (at character {error.start})") from error
+    if "\0" in text:
+        raise BadSampleError(f"text holds a NUL (at character {text.index(chr(0))})")
     return text
 
 
 def _text(record: Record, keep: SampleFilter, is_caption: bool) -> bytes:
     text = checked_text(record)
     if is_caption and not keep.min_caption <= len(text) <= keep.max_caption:
-        raise BadSampleError(f"caption is not of {keep.min_caption} to {keep.max_caption} characters")
+        raise BadSampleError(f"caption is not of {keep.min_caption} to {keep.max_caption} characters ({len(text)})")
     return text.encode()
 
 
@@ -251,7 +253,7 @@ def _image(encoded: bytes, keep: SampleFilter) -> tuple[str, bytes]:
         except BadSampleError:
             raise
         except Exception as error:  # a decoder fed with broken bytes raises anything
-            raise BadSampleError("image cannot be decoded") from error
+            raise BadSampleError(f"image cannot be decoded ({error})") from error
     buffer = io.BytesIO()
     pixels.save(buffer, "JPEG", quality=keep.quality)
     return "jpg", buffer.getvalue()

@@ -34,6 +34,10 @@ from settings.ranges import Count, CountOrZero, TextLength, Workers, check_range
 PLAN_NAME = "plan.txt"
 LOCK_NAME = "lock"
 FINISHED = "finished-"
+MOST_PROBLEMS = 10_000
+"""Records of a block that are no samples."""
+LATER_OPTIONS = ("image_splits", "unescape_html")
+"""Options that folders of earlier versions do not know: the plan has them only if they are given."""
 BLOCKS_AHEAD = 2
 """Blocks listed ahead for each worker."""
 CHARACTERS_PER_TOKEN = 4
@@ -177,34 +181,37 @@ def write_block(shard: str, block: list[Record], digest: str, options: ShardOpti
         documents = []
         for record in block:
             try:
+                text = checked_text(record)
                 if split is None or is_in_split(record, options.keep.held_out_fraction, split):
-                    documents.append(replace(record, text=checked_text(record)))
+                    documents.append(replace(record, text=text))
                 else:
-                    report.skip(f"{shard}:{record.key}", OTHER_SIDE[split])
+                    report.skip(record.place, OTHER_SIDE[split])
             except BadSampleError as error:
-                report.skip(f"{shard}:{record.key}", error.reason)
+                report.skip(record.place + error.details, error.reason)
         records, split = pack_passages(documents, TextTokenizer(options.text_tokenizer), options.text_length), None
     scan = scan_path(options.out, shard)
     write_shard(options.out / shard, options.kind, records, options.keep, split, scan, digest, report)
 
 
 def blocks(options: ShardOptions) -> Iterator[list[Record]]:
-    """The source, cut into what one shard is made of: so many records, or texts of about so many passages."""
-    records = read_records(options.kind, options.source, options.columns, options.split)
-    if options.kind != "text":
-        while block := list(itertools.islice(records, options.samples_per_shard)):
+    """The source, cut into what one shard is made of: a number of samples, or texts of about as many passages.
+
+    Records that are no samples go with their neighbors.
+    """
+    is_text = options.kind == "text"
+    full = options.samples_per_shard * (options.text_length * CHARACTERS_PER_TOKEN if is_text else 1)
+    block, size, num_problems = list[Record](), 0, 0
+    for record in read_records(options.kind, options.source, options.columns, options.split):
+        block.append(record)
+        if record.problem is not None:
+            num_problems += 1
+        else:
+            size += len(record.text or "") if is_text else 1
+        if size >= full or num_problems >= MOST_PROBLEMS:
             yield block
-        return
-    full = options.samples_per_shard * options.text_length * CHARACTERS_PER_TOKEN
-    documents, num_characters = list[Record](), 0
-    for record in records:
-        documents.append(record)
-        num_characters += len(record.text or "")
-        if num_characters >= full:
-            yield documents
-            documents, num_characters = [], 0
-    if documents:
-        yield documents
+            block, size, num_problems = [], 0, 0
+    if block:
+        yield block
 
 
 def block_digest(block: list[Record]) -> str:
@@ -251,6 +258,9 @@ def check_plan(options: ShardOptions, lock: FolderLock) -> None:
     free = ("out", "num_workers", "part", "deduplicate")
     entries = {name: value for name, value in vars(options).items() if name not in (*free, "keep", "columns")}
     entries |= {**vars(options.keep), **vars(options.columns)}
+    for name in LATER_OPTIONS:
+        if entries[name] == getattr(SourceOptions, name):
+            del entries[name]
     if options.text_tokenizer is not None:
         model = TextTokenizer(options.text_tokenizer).path.read_bytes()
         entries["text_tokenizer_sha256"] = hashlib.sha256(model).hexdigest()

@@ -3,10 +3,12 @@
 | SOURCE                | kind image           | kind pair                          | kind text              |
 | --------------------- | -------------------- | ---------------------------------- | ---------------------- |
 | scenes:COUNT[:SEED]   | drawn images         | drawn images with captions         | sentences of the world |
-| a folder              | its images, or rows  | rows of its .parquet, .csv, ...    | its text files, or rows|
-| .tar, tars in it too  | its images           | -                                  | -                      |
+| a folder              | its images and tars, | rows of its .parquet, .csv, .tsv,  | its text files and     |
+|                       | or rows              | or images beside .txt files        | tars, or rows          |
+| .tar, tars in it too  | its images           | images beside .txt members         | its text files         |
 | .txt                  | a list of paths      | SBU: captions beside URLs          | documents              |
-| .json                 | -                    | COCO captions, Visual Genome       | documents, one a line  |
+| .json                 | -                    | COCO, Karpathy, Visual Genome,     | a list, or documents,  |
+|                       |                      | SBU, a list of objects             | one a line             |
 | .jsonl                | an image column      | an image and a caption column      | a text column          |
 | .csv, .tsv, .parquet  | an image column      | an image and a caption column      | a text column          |
 
@@ -15,19 +17,21 @@ relative to `image_root`, or else to the folder of the file. Shards that others 
 from here. What cannot be a sample becomes a record with a `problem`, so that nothing vanishes uncounted.
 """
 
-import itertools
+import html
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data_pipeline.samples import Kind
 from data_pipeline.scenes import Split, draw_samples
-from data_pipeline.sources.files import form, walk
-from data_pipeline.sources.images import images_of_folder, images_of_json_lines, images_of_list, images_of_tar
+from data_pipeline.sources.files import form
+from data_pipeline.sources.folders import records_of_folder
+from data_pipeline.sources.images import images_of_json_lines, images_of_list, images_of_tar
+from data_pipeline.sources.pair_files import pairs_of_tar
 from data_pipeline.sources.pairs import pairs_of_json, pairs_of_json_lines, pairs_of_sbu
 from data_pipeline.sources.records import Record
-from data_pipeline.sources.tables import TABLE_FORMS, records_of_table
-from data_pipeline.sources.texts import texts_of_file, texts_of_folder
+from data_pipeline.sources.tables import TABLE_FORMS, Columns, records_of_table
+from data_pipeline.sources.texts import texts_of_file
 
 DRAWN = "scenes:"
 """Beginning of a source that is drawn, not read."""
@@ -42,9 +46,13 @@ class SourceOptions:
     image_column: str = "image"
     """Column or field with the path, or in Parquet the bytes, of the image."""
     caption_column: str = "caption"
-    """Column or field with the caption, or in JSON lines a list of them."""
+    """Column or field with the caption, or with a list of them, each a pair of its own."""
     text_column: str = "text"
     """Column or field with the document."""
+    image_splits: tuple[str, ...] = ("train", "restval")
+    """Karpathy's JSON: the splits to read; the others are left out and counted."""
+    unescape_html: bool = False
+    """Turn HTML entities in captions and documents (&amp;, &#39;) into the characters that they stand for."""
 
 
 def read_records(kind: Kind, source: str, options: SourceOptions, split: Split = "train") -> Iterator[Record]:
@@ -54,73 +62,49 @@ def read_records(kind: Kind, source: str, options: SourceOptions, split: Split =
     """
     if source.startswith(DRAWN):
         count, seed = _scenes_arguments(source)
-        return _drawn(kind, count, seed, split)
-    path = Path(source)
-    if not path.exists():
+        found: Iterator[Record] | None = _drawn(kind, count, seed, split)
+    elif not Path(source).exists():
         raise ValueError(f"source {source} does not exist; give a folder, a file, or scenes:COUNT")
-    root = options.image_root or path.parent
-    found = {
-        "image": lambda: _images(path, root, options),
-        "pair": lambda: _pairs(path, root, options),
-        "text": lambda: _texts(path, options),
-    }[kind]()
+    elif Path(source).is_dir():
+        found = records_of_folder(kind, Path(source), _columns(kind, options))
+    elif not Path(source).is_file():
+        raise ValueError(f"source {source} is neither a file nor a folder; write what a pipe gives to a file first")
+    else:
+        found = _records_of_file(kind, Path(source), options)
     if found is None:
-        raise ValueError(f"source {path} gives no samples of kind {kind!r}; data_pipeline/README.md lists what does")
-    return found
+        raise ValueError(f"source {source} gives no samples of kind {kind!r}; data_pipeline/README.md lists what does")
+    return _finished(found, source, options.unescape_html)
 
 
-def _images(path: Path, root: Path, options: SourceOptions) -> Iterator[Record] | None:
-    if path.is_dir():
-        return _of_each("image", path, options) or images_of_folder(path)
+def _finished(records: Iterator[Record], source: str, unescape_html: bool) -> Iterator[Record]:
+    """With a place each, and the text as it is kept."""
+    for record in records:
+        text = html.unescape(record.text) if unescape_html and record.text else record.text
+        yield replace(record, text=text, place=record.place or f"{source}: {record.name}")
+
+
+def _columns(kind: Kind, options: SourceOptions) -> Columns:
+    text_column = options.text_column if kind == "text" else options.caption_column
+    return Columns.of_kind(kind, options.image_column, text_column)
+
+
+def _records_of_file(kind: Kind, path: Path, options: SourceOptions) -> Iterator[Record] | None:
+    root, fields = options.image_root or path.parent, (options.image_column, options.caption_column)
     if form(path) in TABLE_FORMS:
-        return records_of_table("image", path, root, options.image_column, options.caption_column)
+        return records_of_table(path, root, _columns(kind, options))
+    if kind == "text":
+        return texts_of_file(path, options.text_column)
     readers = {
-        ".tar": lambda: images_of_tar(path),
-        ".txt": lambda: images_of_list(path, root),
-        ".jsonl": lambda: images_of_json_lines(path, root, options.image_column),
+        ("image", ".tar"): lambda: images_of_tar(path),
+        ("image", ".txt"): lambda: images_of_list(path, root),
+        ("image", ".jsonl"): lambda: images_of_json_lines(path, root, options.image_column),
+        ("pair", ".tar"): lambda: pairs_of_tar(path),
+        ("pair", ".json"): lambda: pairs_of_json(path, root, fields, options.image_splits),
+        ("pair", ".txt"): lambda: pairs_of_sbu(path, root),
+        ("pair", ".jsonl"): lambda: pairs_of_json_lines(path, root, fields),
     }
-    return readers[form(path)]() if form(path) in readers else None
-
-
-def _pairs(path: Path, root: Path, options: SourceOptions) -> Iterator[Record] | None:
-    if path.is_dir():
-        if any(name.endswith(".tar") for name in walk(path)):
-            raise ValueError(f"{path} holds .tar shards: index them where they lie, by data_pipeline.index_shards")
-        return _of_each("pair", path, options)
-    if form(path) in TABLE_FORMS:
-        return records_of_table("pair", path, root, options.image_column, options.caption_column)
-    readers = {
-        ".json": lambda: pairs_of_json(path, root),
-        ".txt": lambda: pairs_of_sbu(path, root),
-        ".jsonl": lambda: pairs_of_json_lines(path, root, options.image_column, options.caption_column),
-    }
-    return readers[form(path)]() if form(path) in readers else None
-
-
-def _texts(path: Path, options: SourceOptions) -> Iterator[Record] | None:
-    if path.is_dir():
-        return _of_each("text", path, options) or texts_of_folder(path, options.text_column)
-    if form(path) in TABLE_FORMS:
-        return records_of_table("text", path, path.parent, options.image_column, options.text_column)
-    return texts_of_file(path, options.text_column)
-
-
-def _of_each(kind: Kind, folder: Path, options: SourceOptions) -> Iterator[Record] | None:
-    """The rows of all tables of a folder (Hugging Face: train-00000-of-00080.parquet, ...), where it has some.
-
-    Parquet files alone count for images and texts: a list in .csv beside images or documents is none of them.
-    """
-    forms = TABLE_FORMS if kind == "pair" else (".parquet",)
-    tables = [name for name in walk(folder) if form(name) in forms]
-    if not tables:
-        return None
-    return itertools.chain.from_iterable(_of_one(kind, name, folder, options) for name in tables)
-
-
-def _of_one(kind: Kind, table: str, folder: Path, options: SourceOptions) -> Iterator[Record]:
-    parent = PurePosixPath(table).parent
-    for record in read_records(kind, str(folder / table), options):
-        yield replace(record, name=(parent / record.name).as_posix())
+    reader = readers.get((kind, form(path)))
+    return None if reader is None else reader()
 
 
 def _drawn(kind: Kind, count: int, seed: int, split: Split) -> Iterator[Record]:

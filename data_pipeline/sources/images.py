@@ -4,43 +4,81 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from data_pipeline.samples import IMAGE_EXTENSIONS
-from data_pipeline.sources.files import json_lines, line_without_text, open_text, walk
+from data_pipeline.sources.entries import RefusedFileError, records_of_entries, records_of_files
+from data_pipeline.sources.files import form, is_hidden, walk
+from data_pipeline.sources.pairs import image_path_of, json_refusal
 from data_pipeline.sources.records import Record, TarMember
+from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, json_lines, open_text
 from data_pipeline.tar_members import UNUSABLE, TarEntry, TarError, TarReader, open_tar
+
+READ_EXTENSIONS = (*IMAGE_EXTENSIONS, "jfif", "jpe", "gif", "bmp", "tif", "tiff", "avif")
+"""Of files that write_shards stores as they are or converts."""
 
 
 def is_image_name(name: str) -> bool:
-    return posixpath.splitext(name)[1].lower().lstrip(".") in IMAGE_EXTENSIONS
+    return posixpath.splitext(name)[1].lower().lstrip(".") in READ_EXTENSIONS
+
+
+def is_image_file(name: str) -> bool:
+    """Does the name of a file say that images_of_folder finds images in it?"""
+    return not is_hidden(name) and (is_image_name(name) or form(name) == ".tar")
 
 
 def images_of_folder(folder: Path) -> Iterator[Record]:
-    """Image files at any depth, by their paths in the folder (ImageNet-21K: n00004475/n00004475_6590.JPEG)."""
-    for name in walk(folder):
-        if is_image_name(name):
-            yield Record(name, image=folder / name, metadata=_class_of(name))
+    """Image files at any depth, by their paths in the folder (ImageNet-21K: n00004475/n00004475_6590.JPEG).
+
+    Tars are read as well (ImageNet-21K: n00004475.tar). Other files become records with a problem.
+    """
+    return records_of_files(walk(folder, with_special=True), folder, lambda name: _images_in_folder(folder, name))
+
+
+def _images_in_folder(folder: Path, name: str) -> Iterator[Record]:
+    path = folder / name
+    if is_hidden(name):
+        yield Record(name, problem="file is hidden", place=str(path))
+    elif is_image_name(name):
+        yield Record(name, image=path, metadata=_class_of(name), place=str(path))
+    elif form(name) == ".tar":
+        yield from _images_of_tar_in_folder(path, name)
+    else:
+        yield Record(name, problem="file is no image by its name", place=str(path))
+
+
+def _images_of_tar_in_folder(path: Path, name: str) -> Iterator[Record]:
+    try:
+        for record in images_of_tar(path):
+            metadata = record.metadata or _class_of(f"{PurePosixPath(name).stem}/{record.name}")
+            yield replace(record, name=f"{name}/{record.name}", metadata=metadata)
+    except ValueError as error:
+        raise RefusedFileError(path, "is no readable uncompressed tar", str(error)) from error
 
 
 def images_of_list(path: Path, root: Path) -> Iterator[Record]:
     """A path a line, relative to `root`."""
     with open_text(path) as lines:
-        for line in lines:
-            name = line.strip()
-            if name:
-                yield Record(name, image=root / name)
+        for number, line in enumerate(lines, 1):
+            name, place = line.strip(), f"{path}:{number}"
+            if isinstance(line, LongLine):
+                yield Record(f"line {number}", problem=LONG_LINE_PROBLEM, place=place)
+            elif name:
+                yield Record(name, image=root / name, place=place)
 
 
 def images_of_json_lines(path: Path, root: Path, column: str) -> Iterator[Record]:
     """The paths in field `column`, each once: an image may have several captions."""
     seen: set[str] = set()
-    for number, line in json_lines(path):
-        name = line.get(column)
-        if not isinstance(name, str):
-            yield line_without_text(path, number, line, column)
-        elif name not in seen:
-            seen.add(name)
-            yield Record(name, image=root / name)
+
+    def image(line: dict[str, Any]) -> list[Record]:
+        name = image_path_of(line, column)
+        if name in seen:
+            return []
+        seen.add(name)
+        return [Record(name, image=root / name)]
+
+    return records_of_entries(json_lines(path), image, json_refusal(path, f"with an image path in field {column!r}"))
 
 
 def images_of_tar(path: Path) -> Iterator[Record]:

@@ -1,89 +1,210 @@
-"""Images with captions: COCO, Visual Genome, SBU, and JSON lines."""
+"""Images with captions: COCO, Karpathy's split of it, Visual Genome, SBU, lists of objects, and JSON lines."""
 
 import json
-import reprlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.sources.files import json_lines, line_without_text, open_text
+from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, field_of, records_of_entries
 from data_pipeline.sources.records import Record
+from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, json_lines, open_text, text_of
+
+NO_CAPTIONS = "image has no captions"
+Fields = tuple[str, str]
+"""Names of the fields of an entry with the path of the image and with its caption or captions."""
 
 
-def pairs_of_json(path: Path, root: Path) -> Iterator[Record]:
-    """COCO captions, Visual Genome region descriptions or SBU's lists, told by their content.
+def pairs_of_json(path: Path, root: Path, fields: Fields, splits: tuple[str, ...]) -> Iterator[Record]:
+    """COCO captions, Karpathy's JSON, Visual Genome, SBU's lists, or a list of objects, told by the content.
 
-    Raises ValueError where it is none of them.
+    splits: of Karpathy's JSON, those to read. Raises RefusedFileError for a file that is none of them.
     """
     with open_text(path) as file:
         text = file.read()
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); JSON lines are named .jsonl") from error
-    try:
-        yield from _pairs_of_content(content, root)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} is neither COCO captions (images, annotations) nor Visual Genome regions nor SBU's image_urls and "
-            f"captions: {error}"
-        ) from error
-
-
-def _pairs_of_content(content: Any, root: Path) -> Iterator[Record]:
-    if isinstance(content, list) and content:
-        return pairs_of_visual_genome(content, root)
+        raise RefusedFileError(path, "is no JSON", str(error), "JSON lines are named .jsonl") from error
+    if isinstance(content, list):
+        if any(isinstance(entry, dict) and "regions" in entry for entry in content[:100]):
+            return pairs_of_visual_genome(content, path, root)
+        return _pairs_of_list(content, path, root, fields)
     if isinstance(content, dict) and "image_urls" in content:
-        urls, captions = _field(content, "image_urls", list), _field(content, "captions", list)
-        if len(urls) != len(captions):
-            raise ValueError(f"there are {len(urls)} image_urls and {len(captions)} captions")
-        return pairs_of_urls(urls, captions, root)
-    return pairs_of_coco(content, root)
+        return _pairs_of_sbu_json(content, path, root)
+    if isinstance(content, dict) and "annotations" not in content and content.get("images"):
+        return pairs_of_karpathy(content, path, root, splits)
+    return pairs_of_coco(content, path, root)
 
 
-def pairs_of_coco(content: dict[str, Any], root: Path) -> Iterator[Record]:
+def _refusal(path: Path) -> Callable[[str], Exception]:
+    return lambda first: RefusedFileError(
+        path,
+        "is neither COCO captions (images, annotations) nor Karpathy's JSON (images with sentences) nor Visual Genome "
+        "regions nor SBU's image_urls and captions nor a list of objects with image and caption",
+        first,
+        "name the fields of a list by --image-column and --caption-column",
+    )
+
+
+def _elements(content: Any, field: str, path: Path) -> Iterator[Entry]:
+    """The elements of a list that a JSON file holds in a field."""
+    try:
+        elements = field_of(content, field, list)
+    except EntryError as error:
+        raise _refusal(path)(str(error)) from error
+    return (Entry(f"{field}_{n}", f"{path}: {field}[{n}]", element) for n, element in enumerate(elements))
+
+
+def pairs_of_coco(content: Any, path: Path, root: Path) -> Iterator[Record]:
     """captions_train2017.json: every caption of every image, by the images' file names."""
-    captions: dict[int | str, list[str]] = defaultdict(list)
-    images, annotations = _field(content, "images", list), _field(content, "annotations", list)
-    for annotation in sorted(annotations, key=lambda annotation: _field(annotation, "id", int | str)):
-        captions[_field(annotation, "image_id", int | str)].append(_field(annotation, "caption", str))
-    for image in images:
-        name, image_id = _field(image, "file_name", str), _field(image, "id", int | str)
-        found = captions.pop(image_id, [])
+    captions: dict[int | str, list[tuple[bool, int | str, str, str]]] = defaultdict(list)
+
+    def add_caption(element: tuple[str, Any]) -> tuple[()]:
+        place, annotation = element
+        number, image_id = field_of(annotation, "id", int | str), field_of(annotation, "image_id", int | str)
+        captions[image_id].append((isinstance(number, str), number, field_of(annotation, "caption", str), place))
+        return ()
+
+    def pairs(image: Any) -> Iterator[Record]:
+        name, image_id = field_of(image, "file_name", str), field_of(image, "id", int | str)
+        found = sorted(captions.pop(image_id, []))
         if not found:
-            yield Record(name, problem="image has no captions")
-        for number, caption in enumerate(found):
-            yield Record(name, root / name, caption, number, {"image_id": image_id})
+            yield Record(name, problem=NO_CAPTIONS)
+        for number, (_, _, caption, place) in enumerate(found):
+            yield Record(name, root / name, caption, number, {"image_id": image_id}, place=place)
+
+    images, annotations = _elements(content, "images", path), _elements(content, "annotations", path)
+    placed = (Entry(entry.name, entry.place, (entry.place, entry.content)) for entry in annotations)
+    yield from records_of_entries(placed, add_caption, _refusal(path))
+    yield from records_of_entries(images, pairs, _refusal(path))
     for image_id, found in captions.items():
-        for number in range(len(found)):
-            yield Record(str(image_id), caption_number=number, problem="caption's image is not in the list of images")
+        for number, (*_, place) in enumerate(found):
+            problem = "caption's image is not in the list of images"
+            yield Record(str(image_id), caption_number=number, problem=problem, place=place)
 
 
-def pairs_of_visual_genome(content: list[dict[str, Any]], root: Path) -> Iterator[Record]:
+def pairs_of_karpathy(content: dict[str, Any], path: Path, root: Path, splits: tuple[str, ...]) -> Iterator[Record]:
+    """dataset_coco.json, dataset_flickr30k.json: raw sentences beside file names, and which split they belong to.
+
+    Source: cs.stanford.edu/people/karpathy/deepimagesent.
+    """
+
+    def pairs(image: Any) -> Iterator[Record]:
+        name, sentences = field_of(image, "filename", str), field_of(image, "sentences", list)
+        name = f"{image['filepath']}/{name}" if isinstance(image.get("filepath"), str) else name
+        split = image.get("split")
+        if isinstance(split, str) and splits and split not in splits:
+            yield Record(name, problem=f"image of another split than --image-splits (the first is of {split!r})")
+            return
+        if not sentences:
+            yield Record(name, problem=NO_CAPTIONS)
+        for number, sentence in enumerate(sentences):
+            if isinstance(sentence, dict) and isinstance(sentence.get("raw"), str):
+                yield Record(name, root / name, sentence["raw"], number, {"split": split} if split else {})
+            else:
+                yield Record(name, caption_number=number, problem="sentence has no text in field 'raw'")
+
+    return records_of_entries(_elements(content, "images", path), pairs, _refusal(path))
+
+
+def pairs_of_visual_genome(content: list[Any], path: Path, root: Path) -> Iterator[Record]:
     """region_descriptions.json: a phrase a region, with the whole image, as VLMo and BEiT-3 use it.
 
     The images lie in VG_100K and VG_100K_2, or all in one folder.
     """
     folders = [folder for name in ("VG_100K", "VG_100K_2") if (folder := root / name).is_dir()] or [root]
-    for image in content:
-        regions = _field(image, "regions", list)
-        image_id = _field(image, "id" if "id" in image else "image_id", int | str)
+
+    @lru_cache(maxsize=1)  # an image has fifty regions
+    def found_path(name: str) -> Path:
+        return next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name)
+
+    def pairs(element: tuple[Any, int | None]) -> Iterator[Record]:
+        image, number = element
+        field_of(image, "regions", list)
+        image_id = field_of(image, "id" if "id" in image else "image_id", int | str)
         name = f"{image_id}.jpg"
-        path = next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name)
-        if not regions:
-            yield Record(name, problem="image has no captions")
-        for number, region in enumerate(regions):
-            phrase = _field(region, "phrase", str)
-            box = {key: region[key] for key in ("x", "y", "width", "height") if key in region}
-            yield Record(name, path, phrase, number, {"image_id": image_id, "region": box})
+        if number is None:
+            yield Record(name, problem=NO_CAPTIONS)
+            return
+        region = image["regions"][number]
+        phrase = field_of(region, "phrase", str)
+        box = {key: region[key] for key in ("x", "y", "width", "height") if key in region}
+        yield Record(name, found_path(name), phrase, number, {"image_id": image_id, "region": box})
+
+    return records_of_entries(_regions(content, path), pairs, _refusal(path))
 
 
-def _field(entry: Any, name: str, form: Any) -> Any:
-    """What an entry of a JSON file holds. Raises ValueError where it does not, or holds something else."""
-    if not isinstance(entry, dict) or not isinstance(entry.get(name), form):
-        raise ValueError(f"{name!r} is missing or wrong in {reprlib.repr(entry)}")
-    return entry[name]
+def _regions(content: list[Any], path: Path) -> Iterator[Entry]:
+    """Image and number of each region; None instead of a number for an image without regions."""
+    for n, image in enumerate(content):
+        regions = image.get("regions") if isinstance(image, dict) else None
+        name = str(image.get("id", image.get("image_id", n))) if isinstance(image, dict) else str(n)
+        if not regions or not isinstance(regions, list):
+            yield Entry(name, f"{path}: [{n}]", (image, None))
+            continue
+        for number in range(len(regions)):
+            yield Entry(f"{name}_{number}", f"{path}: [{n}].regions[{number}]", (image, number))
+
+
+def _pairs_of_list(content: list[Any], path: Path, root: Path, fields: Fields) -> Iterator[Record]:
+    """[{"image": "a.jpg", "caption": "..."}, ...], or with a list of captions, as ALBEF and BLIP have them."""
+    entries = [Entry(f"{n:08d}", f"{path}: [{n}]", element) for n, element in enumerate(content)]
+    if not entries:
+        raise _refusal(path)("it is empty")
+    return records_of_entries(entries, partial(_pairs_of_object, root=root, fields=fields), _refusal(path))
+
+
+def pairs_of_json_lines(path: Path, root: Path, fields: Fields) -> Iterator[Record]:
+    """An image path and a caption, or a list of captions, a line."""
+    refusal = json_refusal(path, f"with an image path in field {fields[0]!r} and text in field {fields[1]!r}")
+    return records_of_entries(json_lines(path), partial(_pairs_of_object, root=root, fields=fields), refusal)
+
+
+def json_refusal(path: Path, what: str) -> Callable[[str], Exception]:
+    remedy = "name the fields by --image-column and --caption-column"
+    return lambda first: RefusedFileError(path, f"has no JSON lines {what}", first, remedy)
+
+
+def _pairs_of_object(line: Any, root: Path, fields: Fields) -> Iterator[Record]:
+    if not isinstance(line, dict):
+        raise EntryError("entry is no JSON object")
+    image_field, caption_field = fields
+    name, found = image_path_of(line, image_field), line.get(caption_field)
+    captions = list(enumerate(found)) if found and isinstance(found, list) else [(None, found)]
+    if not any(isinstance(caption, str) for _, caption in captions):
+        text_of(line, caption_field)  # raises
+    for number, caption in captions:
+        if isinstance(caption, str):
+            yield Record(name, root / name, caption, number)
+        else:
+            yield Record("", problem=f"line has no text in field {caption_field!r} (element {number} of its list)")
+
+
+def image_path_of(line: dict[str, Any], field: str) -> str:
+    """Raises EntryError if a line has no path of an image."""
+    name = text_of(line, field)
+    if is_url(name):
+        raise EntryError(URL_PROBLEM.format(name))
+    return name
+
+
+URL_PROBLEM = "image is a URL ({:.200}): download such lists with img2dataset, whose shards index_shards reads"
+
+
+def is_url(name: str) -> bool:
+    return name.lower().startswith(("http://", "https://"))
+
+
+def _pairs_of_sbu_json(content: dict[str, Any], path: Path, root: Path) -> Iterator[Record]:
+    """sbu-captions-all.json."""
+    urls, captions = (
+        [entry.content for entry in _elements(content, field, path)] for field in ("image_urls", "captions")
+    )
+    if len(urls) != len(captions):
+        raise _refusal(path)(f"there are {len(urls)} image_urls and {len(captions)} captions")
+    return _pairs_of_urls(zip(urls, captions, strict=True), root, f"{path}: captions[{{}}]", 0, _refusal(path))
 
 
 def pairs_of_sbu(captions: Path, root: Path) -> Iterator[Record]:
@@ -95,7 +216,9 @@ def pairs_of_sbu(captions: Path, root: Path) -> Iterator[Record]:
     if num_captions != num_urls:
         raise ValueError(f"{captions} has {num_captions} lines and {urls} has {num_urls}; they belong together by line")
     with open_text(captions) as caption_lines, open_text(urls) as url_lines:
-        yield from pairs_of_urls(url_lines, caption_lines, root)
+        both = zip(url_lines, caption_lines, strict=True)
+        refusal = _refusal(captions)
+        yield from _pairs_of_urls(both, root, f"{captions}:{{}}", 1, refusal)
 
 
 def _num_lines(path: Path) -> int:
@@ -103,23 +226,21 @@ def _num_lines(path: Path) -> int:
         return sum(1 for _ in lines)
 
 
-def pairs_of_urls(urls: Iterable[str], captions: Iterable[str], root: Path) -> Iterator[Record]:
-    """SBU's lists, entry by entry; an image is a file named as its URL ends."""
-    for url, caption in zip(urls, captions, strict=True):
+def _pairs_of_urls(
+    both: Iterable[tuple[Any, Any]], root: Path, place: str, first: int, refusal: Callable[[str], Exception]
+) -> Iterator[Record]:
+    """URL and caption of each image, which is a file named as its URL ends."""
+
+    def pair(element: tuple[Any, Any]) -> list[Record]:
+        url, caption = element
+        if isinstance(url, LongLine) or isinstance(caption, LongLine):
+            raise EntryError(LONG_LINE_PROBLEM)
+        if not isinstance(url, str) or not isinstance(caption, str):
+            raise EntryError("URL or caption is no text")
         name = url.strip().rpartition("/")[2]
-        yield Record(name, root / name, caption.strip(), metadata={"url": url.strip()})
+        if not name:
+            raise EntryError("URL names no file")
+        return [Record(name, root / name, caption.strip(), metadata={"url": url.strip()})]
 
-
-def pairs_of_json_lines(path: Path, root: Path, image_column: str, caption_column: str) -> Iterator[Record]:
-    """An image path and a caption, or a list of captions, a line."""
-    for number, line in json_lines(path):
-        name, found = line.get(image_column), line.get(caption_column)
-        if not isinstance(name, str):
-            yield line_without_text(path, number, line, image_column)
-            continue
-        captions = list(enumerate(found)) if found and isinstance(found, list) else [(None, found)]
-        for caption_number, caption in captions:
-            if isinstance(caption, str):
-                yield Record(name, root / name, caption, caption_number)
-            else:
-                yield line_without_text(path, number, line, caption_column)
+    entries = (Entry(f"{n:08d}", place.replace("{}", str(n)), element) for n, element in enumerate(both, first))
+    return records_of_entries(entries, pair, refusal)

@@ -53,6 +53,8 @@ class Record:
     metadata: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
     """Why this is no sample, where the source itself shows it: it is skipped and counted by these words, up to ' ('."""
+    place: str = ""
+    """Where the source holds it, as a person looks it up: 'pairs.csv:12', 'captions.json: annotations[3]'."""
 
     @property
     def key(self) -> str:
@@ -64,7 +66,7 @@ class Record:
 
 
 def read_image(location: ImageLocation) -> bytes:
-    """The encoded bytes. Raises BadSampleError where there is nothing to read, OSError where a disk fails."""
+    """The encoded bytes. Raises BadSampleError if there is nothing to read, OSError with the path if a disk fails."""
     if isinstance(location, bytes):
         return location
     if isinstance(location, ParquetCell):
@@ -86,7 +88,21 @@ def read_image(location: ImageLocation) -> bytes:
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise BadSampleError("image path is no path") from error
-        raise
+        raise named(error, path) from error
+
+
+def named(error: OSError, path: object) -> OSError:
+    """The error of a disk with the file that it befell, which reading alone does not tell."""
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def cannot_be_read(path: object, error: OSError) -> OSError:
+    """A sentence with the path in place of an errno, which it keeps."""
+    if error.strerror is None:  # it is such a sentence
+        return error
+    told = type(error)(f"{path} cannot be read ({error.strerror}); repair or remove it and run the same command again")
+    told.errno = error.errno
+    return told
 
 
 def _read_cell(cell: ParquetCell) -> bytes:
@@ -96,7 +112,7 @@ def _read_cell(cell: ParquetCell) -> bytes:
         value = _row_group(cell.parquet, cell.row_group, cell.column)[cell.row].as_py()
     except (ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk; Arrow's own have no number
-            raise
+            raise named(error, cell.parquet) from error
         raise BadSampleError(f"row group of a Parquet file is damaged ({error})") from error
     return value["bytes"] if isinstance(value, dict) else value
 

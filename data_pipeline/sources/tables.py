@@ -1,74 +1,202 @@
 """Rows of CSV, TSV and Parquet files, with columns named by options."""
 
-import csv
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from data_pipeline.samples import Kind
-from data_pipeline.sources.files import form, open_text, require
-from data_pipeline.sources.records import ImageLocation, ParquetCell, Record
+from data_pipeline.samples import IMAGE_EXTENSIONS, Kind
+from data_pipeline.sources.delimited import rows_of
+from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, records_of_entries
+from data_pipeline.sources.files import form, require
+from data_pipeline.sources.pairs import URL_PROBLEM, is_url
+from data_pipeline.sources.records import ImageLocation, ParquetCell, Record, cannot_be_read
 
 TABLE_FORMS = (".csv", ".tsv", ".parquet")
 ROWS_AT_ONCE = 256
 LARGEST_ROW_GROUP_BYTES = 256_000_000
-LONGEST_FIELD = 1 << 30
-"""Characters of a CSV field: a caption that is too long is one sample to skip, not the end of the table."""
 
 
-def records_of_table(kind: Kind, path: Path, root: Path, image_column: str, text_column: str) -> Iterator[Record]:
-    """A record a row; for kind image, each path once. In TSV a quote is a character as any other.
+class MissingColumnError(ValueError):
+    """A table that holds something else than was asked for."""
+
+
+class Columns(NamedTuple):
+    """Names of the columns that are read."""
+
+    image: str | None
+    text: str | None
+
+    @classmethod
+    def of_kind(cls, kind: Kind, image_column: str, text_column: str) -> "Columns":
+        return cls(image_column if kind != "text" else None, text_column if kind != "image" else None)
+
+    def names(self) -> list[str]:
+        return [name for name in self if name is not None]
+
+    def among(self, found: list[str]) -> "Columns":
+        """With the names that img2dataset gives in its Parquet files, if they lack ours: jpg and txt."""
+        if not {"key", "status"} <= set(found):
+            return self
+        image = self.image if self.image in found else next((e for e in IMAGE_EXTENSIONS if e in found), self.image)
+        text = self.text if self.text in found or "txt" not in found else "txt"
+        return Columns(self.image and image, self.text and text)
+
+
+def records_of_table(path: Path, root: Path, columns: Columns) -> Iterator[Record]:
+    """A record per row and caption; without captions, each image path once. In TSV a quote is a character as any other.
 
     An image is a path relative to `root`, or, in Parquet, {"bytes", "path"} as Hugging Face embeds it, or bytes.
-    Raises ValueError where the file is damaged, or a column is missing or holds something else.
+    Raises MissingColumnError, and RefusedFileError if the file is damaged or a column holds something else.
     """
-    needed = {"image": [image_column], "text": [text_column], "pair": [image_column, text_column]}[kind]
-    seen: set[str] = set()
-    for number, row in enumerate(_rows(path, needed)):
-        name, image = f"{path.name}/{number:08d}", None
-        if row is None:
-            yield Record(name, problem="row has not as many cells as the header")
-            continue
-        if kind != "text":
-            name, image = _image(row[image_column], name, root, path, number)
-        if kind == "image" and isinstance(image, Path):
-            if name in seen:
-                continue
-            seen.add(name)
-        text = None if kind == "image" else row[text_column]
-        if text is not None and not isinstance(text, str):
-            raise ValueError(f"row {number + 1} of {path} has no text in column {text_column!r}")
-        yield Record(name, image, text)
+    columns, rows = _opened(path, columns)
+    seen: set[str] | None = set() if columns.text is None else None
+    parse = partial(_records_of_row, columns=columns, root=root, seen=seen)
+    return records_of_entries(rows, parse, lambda first: _refusal(path, columns, first))
 
 
-def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any] | None]:
-    """None: a row that has not as many cells as the header."""
+def check_columns(path: Path, columns: Columns) -> None:
+    """Raises MissingColumnError, and RefusedFileError if the file cannot be read."""
+    _opened(path, columns)
+
+
+def _refusal(path: Path, columns: Columns, first: str) -> Exception:
+    names = " and ".join(repr(name) for name in columns.names())
+    return RefusedFileError(path, f"has no usable rows in columns {names}", first)
+
+
+def _opened(path: Path, columns: Columns) -> tuple[Columns, Iterator[Entry]]:
+    """The columns by the names that the file has, and its rows."""
     if form(path) == ".parquet":
-        yield from _parquet_rows(path, columns)
+        return _opened_parquet(path, columns)
+    rows = rows_of(path, columns.names())
+    header = next(rows, None)
+    names = header.cells if header else []
+    columns = columns.among(names)
+    _check_names(path, columns, names)
+    entries = (
+        Entry(
+            f"{path.name}/{number:08d}",
+            f"{path}:{row.line}",
+            dict(zip(names, row.cells, strict=False)),
+            row.problem or ("" if len(row.cells) == len(names) else "row has not as many cells as the header"),
+        )
+        for number, row in enumerate(rows)
+    )
+    return columns, entries
+
+
+def _check_names(path: Path, columns: Columns, found: list[str]) -> None:
+    missing = [column for column in columns.names() if column not in found]
+    if not missing:
         return
-    cells = _tsv_cells(path) if form(path) == ".tsv" else _csv_cells(path)
-    header = next(cells, [])
-    _check_columns(path, columns, header)
-    for row in cells:
-        yield dict(zip(header, row, strict=True)) if len(row) == len(header) else None
+    download = "as CC3M and CC12M are published, download them with img2dataset, whose shards index_shards reads"
+    if columns.image is not None and any(map(is_url, found)):
+        raise MissingColumnError(f"{path} holds URLs and captions but no images: {download}")
+    hint = f"; if it holds URLs alone, {download}" if columns.image and "url" in map(str.lower, found) else ""
+    raise MissingColumnError(
+        f"{path} has no column {missing[0]!r} but {', '.join(found):.500}; name it by --image-column, "
+        f"--caption-column or --text-column{hint}"
+    )
 
 
-def _parquet_rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _records_of_row(row: dict[str, Any], columns: Columns, root: Path, seen: set[str] | None) -> Iterable[Record]:
+    """seen: of a table without captions, the paths of the images before."""
+    name, image = "", None
+    if columns.image is not None:
+        name, image = _image(row[columns.image], root)
+    if seen is not None:
+        if isinstance(image, Path) and name in seen:
+            return
+        seen.add(name)
+        yield Record(name, image)
+        return
+    assert columns.text is not None
+    text = row[columns.text]
+    if isinstance(text, list) and text:
+        yield from (_with_text(name, image, caption, columns.text, number) for number, caption in enumerate(text))
+    elif isinstance(text, str) or text is None or text == []:
+        yield Record(name, image, text or None)
+    else:
+        raise EntryError(f"row has no text in column {columns.text!r} ({text!r:.60})")
+
+
+def _with_text(name: str, image: ImageLocation | None, text: Any, column: str, number: int) -> Record:
+    if isinstance(text, str):
+        return Record(name, image, text, number)
+    return Record("", problem=f"row has no text in column {column!r} (element {number} of its list)")
+
+
+def _opened_parquet(path: Path, columns: Columns) -> tuple[Columns, Iterator[Entry]]:
     parquet = require("pyarrow.parquet", f"to read {path}")
     try:
         table = parquet.ParquetFile(path)
-        _check_columns(path, columns, table.schema_arrow.names)
-        for group in range(table.num_row_groups):
-            cells = {column: leaf for column in columns if (leaf := _embedded(table, group, column))}
-            others = [column for column in columns if column not in cells]
-            batches = table.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[group], columns=others)
-            for number, row in enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches)):
-                yield row | {column: ParquetCell(path, group, number, leaf) for column, leaf in cells.items()}
-    except (require("pyarrow", "").ArrowException, UnicodeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk; Arrow's own have no number
-            raise
-        raise ValueError(f"{path} is no readable Parquet file ({error}); download it again") from error
+    except _arrow_errors() as error:
+        _raise_if_of_disk(path, error)
+        raise RefusedFileError(path, "is no readable Parquet file", str(error), "download it again") from error
+    names = table.schema_arrow.names
+    columns = columns.among(names)
+    _check_names(path, columns, names)
+    return columns, _parquet_rows(path, table, columns.names())
+
+
+def _parquet_rows(path: Path, table: Any, columns: list[str]) -> Iterator[Entry]:
+    """Of a damaged row group, each row that is lost with a problem."""
+    first = 0
+    for group in range(table.num_row_groups):
+        number, num_rows = 0, table.metadata.row_group(group).num_rows
+        problem = "row is missing in its row group"
+        try:
+            for number, row in enumerate(_rows_of_group(path, table, group, columns), 1):
+                yield _parquet_entry(path, first + number - 1, row)
+        except _arrow_errors() as error:
+            _raise_if_of_disk(path, error)
+            problem = f"row group is damaged ({error})"
+        for missing in range(number, num_rows):
+            yield _parquet_entry(path, first + missing, None, problem)
+        first += num_rows
+
+
+def _parquet_entry(path: Path, number: int, row: Any, problem: str = "") -> Entry:
+    return Entry(f"{path.name}/{number:08d}", f"{path}: row {number + 1}", row, problem)
+
+
+def _rows_of_group(path: Path, table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+    cells = {column: leaf for column in columns if (leaf := _embedded(table, group, column))}
+    others = [column for column in columns if column not in cells]
+    number = 0
+    for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[group], columns=others):
+        for row in _as_rows(batch):
+            yield row | {column: ParquetCell(path, group, number, leaf) for column, leaf in cells.items()}
+            number += 1
+
+
+def _as_rows(batch: Any) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except UnicodeError:  # a string that is not UTF-8, which writers do not check
+        names = batch.schema.names
+        rows = [{name: _value(batch[name][number]) for name in names} for number in range(batch.num_rows)]
+    return rows
+
+
+def _value(scalar: Any) -> Any:
+    """What is not UTF-8 becomes lone surrogates, as in text files."""
+    try:
+        return scalar.as_py()
+    except UnicodeError:
+        if hasattr(scalar, "as_buffer"):
+            return scalar.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+        return None
+
+
+def _arrow_errors() -> tuple[type[Exception], ...]:
+    return (require("pyarrow", "to read Parquet files").ArrowException, OSError)
+
+
+def _raise_if_of_disk(path: Path, error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have no number
+        raise cannot_be_read(path, error) from error
 
 
 def _embedded(table: Any, group: int, column: str) -> str | None:
@@ -87,45 +215,18 @@ def _embedded(table: Any, group: int, column: str) -> str | None:
     return None
 
 
-def _csv_cells(path: Path) -> Iterator[list[str]]:
-    csv.field_size_limit(LONGEST_FIELD)
-    with open_text(path, newline="") as lines:
-        reader, line = csv.reader(lines, strict=True), 0
-        try:
-            for cells in reader:
-                line = reader.line_num
-                if cells:
-                    yield cells
-        except csv.Error as error:
-            raise ValueError(f"the row that begins in line {line + 1} of {path} is no CSV ({error})") from error
-
-
-def _tsv_cells(path: Path) -> Iterator[list[str]]:
-    with open_text(path) as lines:
-        for line in lines:
-            if cells := line.rstrip("\r\n"):
-                yield cells.split("\t")
-
-
-def _check_columns(path: Path, needed: list[str], found: list[str]) -> None:
-    missing = [column for column in needed if column not in found]
-    if missing:
-        raise ValueError(
-            f"{path} has no column {missing[0]!r} but {', '.join(found)}; name it by --image-column, "
-            f"--caption-column or --text-column"
-        )
-
-
-def _image(value: Any, name: str, root: Path, path: Path, number: int) -> tuple[str, ImageLocation | None]:
-    """Name and location of an image cell."""
+def _image(value: Any, root: Path) -> tuple[str, ImageLocation | None]:
+    """Name, empty if it is that of the row, and location of an image cell."""
     if isinstance(value, dict) and {"bytes", "path"} <= set(value):
-        if value["bytes"] is None and value["path"] is not None:
-            return value["path"], root / value["path"]
-        return name, value["bytes"]
+        if value["bytes"] is not None or value["path"] is None:
+            return "", value["bytes"]
+        value = value["path"]
     if value is None or value == "":
-        return name, None
+        return "", None
     if isinstance(value, str):
+        if is_url(value):
+            raise EntryError(URL_PROBLEM.format(value))
         return value, root / value
     if isinstance(value, bytes | ParquetCell):
-        return name, value
-    raise ValueError(f"row {number + 1} of {path} has no image in its column but {type(value).__name__}")
+        return "", value
+    raise EntryError(f"row has no image in its column ({type(value).__name__})")

@@ -1,93 +1,168 @@
-"""Documents: plain text, JSON lines, and what WikiExtractor leaves."""
+"""Documents: plain text, JSON lines, what WikiExtractor leaves, and tars of such files."""
 
-import html
+import io
 import itertools
-import re
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from data_pipeline.sources.files import form, json_lines, line_without_text, open_text, walk
+from data_pipeline.sources.compression import PEEKED_BYTES, decompressed, open_bytes
+from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, records_of_entries, records_of_files
+from data_pipeline.sources.files import form, is_hidden, walk
 from data_pipeline.sources.records import Record
+from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, TextLines, is_tar, json_entries, text_of
+from data_pipeline.sources.wiki_extractor import is_wiki_begin, is_wiki_json, texts_of_wiki_extractor, wiki_article
+from data_pipeline.tar_members import UNUSABLE, TarError, TarReader
 
-WIKI_BEGIN = re.compile(r'<doc id="([^"]*)".*? title="(.*)">\s*$')
-TEXT_FORMS = (".txt", ".jsonl", ".json", "")
+TEXT_FORMS = (".txt", ".jsonl", ".json", "", ".tar")
 """Of the files of a folder of texts; WikiExtractor's wiki_00 have no suffix, with --json they hold JSON lines."""
 LINES_TO_TELL = 1000
+CHARACTERS_TO_TELL = 1 << 24
 LONGEST_DOCUMENT = 1_000_000
 """Characters of plain text between empty lines that become one document."""
+DEEPEST_TAR = 2
+"""Tars inside each other that are read: OpenWebText is a tar of compressed tars."""
 
 
 def texts_of_folder(folder: Path, column: str) -> Iterator[Record]:
-    """The documents of all text files at any depth (WikiExtractor: AA/wiki_00, AA/wiki_01, ...)."""
-    for name in walk(folder):
-        if form(name) in TEXT_FORMS:
-            for record in texts_of_file(folder / name, column):
-                yield replace(record, name=f"{name}/{record.name}")
+    """The documents of all text files at any depth (WikiExtractor: AA/wiki_00, AA/wiki_01, ...).
+
+    Other files, and those that cannot be read, become records with a problem.
+    """
+    return records_of_files(walk(folder, with_special=True), folder, partial(_texts_in_folder, folder, column=column))
+
+
+def _texts_in_folder(folder: Path, name: str, *, column: str) -> Iterator[Record]:
+    if problem := _problem_of_name(name):
+        yield Record(name, problem=problem, place=str(folder / name))
+        return
+    for record in texts_of_file(folder / name, column):
+        yield replace(record, name=f"{name}/{record.name}")
+
+
+def _problem_of_name(name: str) -> str:
+    if is_hidden(name):
+        return "file is hidden"
+    return "" if form(name) in TEXT_FORMS else f"file is not read as text by its name ({', '.join(TEXT_FORMS[:3])} are)"
 
 
 def texts_of_file(path: Path, column: str) -> Iterator[Record]:
-    """The documents of one file, by what it holds: <doc> elements, JSON lines, or lines."""
-    with open_text(path) as lines:
-        beginning = next((line for line in lines if line.strip()), "")
-    if WIKI_BEGIN.match(beginning):
-        yield from texts_of_wiki_extractor(path)
-    elif form(path) in (".jsonl", ".json") or (form(path) == "" and beginning.startswith("{")):
-        yield from texts_of_json_lines(path, column)
-    else:
-        yield from texts_of_plain_text(path)
+    """The documents of one file, by what it holds: <doc> elements, JSON lines, a tar, or lines.
 
-
-def texts_of_wiki_extractor(path: Path) -> Iterator[Record]:
-    """<doc id="12" url="..." title="Anarchism"> ... </doc>, the title's line left out of the text.
-
-    The extractor escapes text and title as HTML. A document without its </doc> ends where the next begins or the file
-    ends.
+    Raises RefusedFileError for a file that is not text, is damaged, or has no text in `column`.
     """
-    name, title, document = "", "", None
-    with open_text(path) as lines:
-        for line in itertools.chain(lines, ["</doc>"]):
-            begin = WIKI_BEGIN.match(line)
-            if begin or line.startswith("</doc>"):
-                if document is not None:
-                    yield _article(name, html.unescape(title), html.unescape("".join(document)))
-                document = None
-            if begin:
-                (name, title), document = begin.groups(), list[str]()
-            elif document is not None:
-                document.append(line)
+    with open_bytes(path) as stream:
+        yield from texts_of_stream(stream, path.name, str(path), column)
 
 
-def _article(name: str, title: str, text: str) -> Record:
-    first, _, rest = text.strip().partition("\n")
-    return Record(name, text=rest.strip() if first.strip() == title else text.strip(), metadata={"title": title})
+def texts_of_stream(stream: io.BufferedReader, name: str, place: str, column: str, depth: int = 0) -> Iterator[Record]:
+    """name: of the file, which tells JSON from lines; place: for messages."""
+    if is_tar(stream.peek(PEEKED_BYTES)):
+        if depth == DEEPEST_TAR:
+            raise RefusedFileError(place, f"is a tar inside {DEEPEST_TAR} others")
+        yield from _texts_of_tar(stream, place, column, depth)
+        return
+    text = TextLines(stream, place)
+    if form(name) == ".json" and text.first_character == "[":
+        yield from _texts_of_json_list(text.read(), name, place, column)
+        return
+    lines = iter(text)
+    beginning = _beginning(lines)
+    lines = itertools.chain(beginning, lines)
+    first = next((line for line in beginning if line.strip()), "")
+    if not first:
+        yield Record("0", problem="file holds no text", place=place)
+    elif is_wiki_begin(first):
+        yield from texts_of_wiki_extractor(lines, place)
+    elif form(name) in (".jsonl", ".json") or (form(name) == "" and first.startswith("{")):
+        yield from _texts_of_json_lines(lines, name, place, column)
+    else:
+        yield from _texts_of_plain_text(beginning, lines, place)
 
 
-def texts_of_json_lines(path: Path, column: str) -> Iterator[Record]:
-    """The field `column` of each line."""
-    for number, line in json_lines(path):
-        if isinstance(line.get(column), str):
-            yield Record(f"{number:08d}", text=line[column])
-        else:
-            yield line_without_text(path, number, line, column)
+def _beginning(lines: Iterator[str]) -> list[str]:
+    """As many lines as tell what a file holds."""
+    beginning, length = list[str](), 0
+    for line in lines:
+        beginning.append(line)
+        length += len(line)
+        if len(beginning) == LINES_TO_TELL or length > CHARACTERS_TO_TELL:
+            break
+    return beginning
 
 
-def texts_of_plain_text(path: Path) -> Iterator[Record]:
+def _texts_of_tar(stream: io.BufferedReader, place: str, column: str, depth: int) -> Iterator[Record]:
+    """The documents of the text files of a tar, in its order, as those of a folder."""
+    reader = TarReader(stream, place)
+    try:
+        for member in reader:
+            here = f"{place}: {member.name}"
+            problem = _problem_of_name(member.name.removeprefix("./"))
+            if member.kind != "file":
+                problem = UNUSABLE[member.kind]
+            if problem:
+                yield Record(member.name, problem=problem, place=here)
+                continue
+            try:
+                with decompressed(reader.open(), member.name, here) as content:
+                    for record in texts_of_stream(content, member.name, here, column, depth + 1):
+                        yield replace(record, name=f"{member.name}/{record.name}")
+            except RefusedFileError as error:
+                yield Record(member.name, problem=error.problem, place=here)
+    except TarError as error:
+        raise RefusedFileError(place, "is a damaged tar", str(error), remedy="download it again") from error
+
+
+def _texts_of_json_lines(lines: Iterable[str], name: str, place: str, column: str) -> Iterator[Record]:
+    entries = json_entries(lines, place)
+    return records_of_entries(entries, lambda line: [_document(line, name, column)], _refusal(place, column))
+
+
+def _texts_of_json_list(text: str, name: str, place: str, column: str) -> Iterator[Record]:
+    """A list of objects, or of texts, in one JSON file."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RefusedFileError(place, "is no JSON", str(error), remedy="JSON lines are named .jsonl") from error
+    entries = (Entry(f"{number:08d}", f"{place}: [{number}]", entry) for number, entry in enumerate(content))
+    return records_of_entries(entries, lambda entry: [_document(entry, name, column)], _refusal(place, column))
+
+
+def _refusal(place: str, column: str) -> Callable[[str], Exception]:
+    remedy = "name another by --text-column, if it has one"
+    return lambda first: RefusedFileError(place, f"has no JSON with text in field {column!r}", first, remedy)
+
+
+def _document(entry: Any, file: str, column: str) -> Record:
+    if isinstance(entry, str):
+        return Record("", text=entry)
+    if not isinstance(entry, dict):
+        raise EntryError("entry is neither a JSON object nor a text")
+    text = text_of(entry, column)
+    return wiki_article("", entry, text) if is_wiki_json(entry, file) else Record("", text=text)
+
+
+def _texts_of_plain_text(beginning: list[str], lines: Iterable[str], place: str) -> Iterator[Record]:
     """Documents with an empty line between them (BookCorpus, OpenWebText: one a file), or a document a line.
 
     Empty lines separate documents if one stands between two texts among the first 1,000 lines. What lies between two
     of them and is longer than 1,000,000 characters becomes several documents, cut where lines end.
     """
-    with open_text(path) as lines:
-        beginning = list(itertools.islice(lines, LINES_TO_TELL))
-        has_empty_line = " " in "".join("x" if line.strip() else " " for line in beginning).strip()
-        longest = LONGEST_DOCUMENT if has_empty_line else 0
-        number, length, document = 0, 0, list[str]()
-        for line in itertools.chain(beginning, lines, [""]):
-            text = line.strip()
-            if document and (not text or length + len(text) > longest):
-                yield Record(f"{number:08d}", text="\n".join(document))
-                number, length, document = number + 1, 0, []
-            if text:
-                document.append(text)
-                length += len(text)
+    has_empty_line = " " in "".join("x" if line.strip() else " " for line in beginning).strip()
+    longest = LONGEST_DOCUMENT if has_empty_line else 0
+    number, length, begin, document = 0, 0, 0, list[str]()
+    for line_number, line in enumerate(itertools.chain(lines, [""]), 1):
+        text, is_long = line.strip(), isinstance(line, LongLine)
+        if document and (not text or is_long or length + len(text) > longest):
+            yield Record(f"{number:08d}", text="\n".join(document), place=f"{place}:{begin}")
+            number, length, document = number + 1, 0, []
+        if is_long:
+            yield Record(f"{number:08d}", problem=LONG_LINE_PROBLEM, place=f"{place}:{line_number}")
+            number += 1
+        elif text:
+            begin = begin if document else line_number
+            document.append(text)
+            length += len(text)

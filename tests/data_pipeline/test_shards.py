@@ -174,7 +174,7 @@ def test_what_is_left_out_is_counted_by_reason_and_named(tmp_path: Path) -> None
         "image cannot be decoded": 2,
         "image is empty": 1,
     }
-    assert report.examples["image file does not exist"] == f"000000.tar:missing ({tmp_path / 'missing.png'})"
+    assert report.examples["image file does not exist"] == f"{source}:5 ({tmp_path / 'missing.png'})"
 
 
 def test_large_images_are_scaled_down_upright_and_small_ones_stay_as_they_are(tmp_path: Path) -> None:

@@ -1,16 +1,11 @@
-"""Folders as they lie on clusters, and text as it breaks on its way. CPU, seconds."""
+"""Folders as they lie on clusters. CPU, seconds."""
 
-import bz2
-import gzip
-import lzma
 import os
-import struct
 from pathlib import Path
 
 import pytest
-import zstandard
 
-from data_pipeline.sources.files import form, open_text, walk
+from data_pipeline.sources.files import form, walk
 
 
 def write(folder: Path, *names: str) -> None:
@@ -66,55 +61,3 @@ def test_a_walk_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_form_of_a_file_is_its_suffix_below_the_compression() -> None:
     names = ["a.tar", "A.JSONL", "a.b.txt.gz", "a.csv.zst", "a.xml.bz2", "wiki_00.xz", "wiki_00", "v1.0/wiki_00"]
     assert [form(name) for name in names] == [".tar", ".jsonl", ".txt", ".csv", ".xml", "", "", ""]
-
-
-TEXT = b"first\nsecond\n" * 100_000
-COMPRESSED = {
-    ".gz": gzip.compress(TEXT),
-    ".bz2": bz2.compress(TEXT),
-    ".xz": lzma.compress(TEXT),
-    ".zst": zstandard.compress(TEXT),
-}
-
-
-@pytest.mark.parametrize("suffix", COMPRESSED)
-def test_compressed_text_is_read_and_refused_by_name_where_it_breaks_off_or_is_corrupt(
-    suffix: str, tmp_path: Path
-) -> None:
-    content, path = COMPRESSED[suffix], tmp_path / f"a.txt{suffix}"
-    for whole in (content, content + content):
-        path.write_bytes(whole)
-        with open_text(path) as lines:
-            assert "".join(lines).encode() == TEXT * (len(whole) // len(content))
-    middle = len(content) // 2
-    for broken in (content[:-3], content[:middle], content + content[:middle], b"<html>404</html>", b"\xff" * 500):
-        path.write_bytes(broken)
-        with pytest.raises(ValueError, match=f"a.txt{suffix} breaks off or is corrupt"), open_text(path) as lines:
-            list(lines)
-
-
-def test_zstandard_with_a_long_window_and_with_frames_to_skip_is_read(tmp_path: Path) -> None:
-    long = zstandard.ZstdCompressionParameters(window_log=28, format=zstandard.FORMAT_ZSTD1)
-    compressor = zstandard.ZstdCompressor(compression_params=long).compressobj()  # the size of the text is not told
-    frame = compressor.compress(TEXT) + compressor.flush()
-    skipped = struct.pack("<II", 0x184D2A50, 4) + b"pzst"
-    (tmp_path / "a.txt.zst").write_bytes(skipped + frame + skipped + frame)
-    with open_text(tmp_path / "a.txt.zst") as lines:
-        assert "".join(lines).encode() == TEXT * 2
-
-
-def test_a_failing_disk_is_not_taken_for_a_corrupt_file(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError), open_text(tmp_path) as lines:
-        list(lines)
-
-
-def test_a_byte_order_mark_is_no_part_of_the_text_and_a_lone_carriage_return_ends_no_line(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\rstill one\r\ntwo\n")
-    with open_text(tmp_path / "a.txt") as lines:
-        assert [line.strip() for line in lines] == ["one\rstill one", "two"]
-
-
-def test_what_is_not_utf_8_becomes_lone_surrogates_and_a_replacement_character_stays(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes("caf\ufffd\n".encode() + b"caf\xe9\n")
-    with open_text(tmp_path / "a.txt") as lines:
-        assert list(lines) == ["caf\ufffd\n", "caf\udce9\n"]

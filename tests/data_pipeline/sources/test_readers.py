@@ -37,11 +37,12 @@ def test_imagenet_class_folders(tmp_path: Path) -> None:
         (tmp_path / wnid).mkdir()
         (tmp_path / wnid / f"{wnid}_{number}.JPEG").write_bytes(picture(number))
     (tmp_path / "readme.md").write_text("no image")
-    found = records("image", tmp_path)
+    *found, readme = records("image", tmp_path)
     assert contents(found) == [
         ("n00004475_n00004475_0", picture(0), None),
         ("n00005787_n00005787_1", picture(1), None),
     ]
+    assert (readme.name, readme.problem) == ("readme.md", "file is no image by its name")
     assert [r.metadata for r in found] == [{"class": "n00004475"}, {"class": "n00005787"}]
 
 
@@ -187,6 +188,101 @@ def test_json_lines_with_one_or_several_captions(tmp_path: Path) -> None:
     assert contents(records("image", tmp_path / "pairs.jsonl")) == [("a", picture(1), None)]
 
 
+def test_a_list_of_objects_in_one_json_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    content = [{"image": "a.jpg", "caption": "one"}, {"image": "a.jpg", "caption": ["two", "three"], "image_id": 5}]
+    (tmp_path / "coco_karpathy_train.json").write_text(json.dumps(content))
+    assert contents(records("pair", tmp_path / "coco_karpathy_train.json")) == [
+        ("a", picture(1), "one"),
+        ("a_0", picture(1), "two"),
+        ("a_1", picture(1), "three"),
+    ]
+    with pytest.raises(
+        ValueError, match=r"nor a list of objects .*\(but image, title\)\); name the fields of a list by"
+    ):
+        (tmp_path / "other.json").write_text(json.dumps([{"image": "a.jpg", "title": "one"}]))
+        records("pair", tmp_path / "other.json")
+
+
+def test_karpathys_json_with_its_splits(tmp_path: Path) -> None:
+    (tmp_path / "val2014").mkdir()
+    (tmp_path / "val2014" / "COCO_val2014_000000000042.jpg").write_bytes(picture(42))
+    sentence = {"tokens": ["a", "shoe"], "raw": "A shoe.", "imgid": 0, "sentid": 1}
+    image = {"filepath": "val2014", "sentids": [1, 2], "filename": "COCO_val2014_000000000042.jpg", "imgid": 0}
+    images = [
+        {**image, "split": split, "sentences": [sentence, {**sentence, "raw": "Two shoes."}], "cocoid": 42}
+        for split in ("restval", "test", "train", "val")
+    ]
+    path = tmp_path / "dataset_coco.json"
+    path.write_text(json.dumps({"images": images, "dataset": "coco"}))
+    key = "val2014_COCO_val2014_000000000042"
+    expected = [(f"{key}_0", picture(42), "A shoe."), (f"{key}_1", picture(42), "Two shoes.")]
+    found = records("pair", path)
+    assert contents([record for record in found if not record.problem]) == expected * 2
+    assert [record.problem for record in found if record.problem] == [
+        f"image of another split than --image-splits (the first is of '{split}')" for split in ("test", "val")
+    ]
+    assert contents([r for r in records("pair", path, image_splits=("test",)) if not r.problem]) == expected
+    assert contents(records("pair", path, image_splits=())) == expected * 4
+    del images[0]["filepath"], images[0]["split"]  # as in dataset_flickr30k.json
+    path.write_text(json.dumps({"images": images[:1], "dataset": "flickr30k"}))
+    assert [record.key for record in records("pair", path)] == [f"COCO_val2014_000000000042_{n}" for n in range(2)]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_list_of_captions_is_a_pair_each(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    rows = [{"image": "a.jpg", "caption": ["one", "two"]}, {"image": "a.jpg", "caption": ["three"]}]
+    path = tmp_path / f"pairs{suffix}"
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert contents(records("pair", path)) == [
+        ("a_0", picture(1), "one"),
+        ("a_1", picture(1), "two"),
+        ("a_0", picture(1), "three"),
+    ]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+def test_a_csv_with_any_delimiter(delimiter: str, tmp_path: Path) -> None:
+    rows = [["id", "image", "caption"], ["1", "a.jpg", "one, two; three|four"], ["2", "b.jpg", 'say "five"\nand six']]
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    found = records("pair", tmp_path / "pairs.csv")
+    assert [(record.name, record.text) for record in found] == [(row[1], row[2]) for row in rows[1:]]
+    with pytest.raises(ValueError, match="has no column 'title' but id, image, caption; name it by"):
+        records("pair", tmp_path / "pairs.csv", caption_column="title")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("Train_GCC-training.tsv", "a very typical bus station\thttp://lh6.ggpht.com/a\nsierra\thttp://a/b.jpg\n"),
+        ("cc12m.tsv", "https://lh6.ggpht.com/a.jpg\ta very typical bus station\n"),
+        ("laion.csv", "URL,TEXT\nhttp://a/b.jpg,a bus\n"),
+        ("pairs.csv", "image,caption\nhttp://a/b.jpg,a bus\nHTTPS://a/c.jpg,two\n"),
+        ("pairs.jsonl", '{"image": "http://a/b.jpg", "caption": "a bus"}\n'),
+        ("pairs.json", '[{"image": "http://a/b.jpg", "caption": "a bus"}]'),
+    ],
+)
+def test_a_list_of_urls_is_refused_with_the_tool_that_downloads_it(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name} .*img2dataset"):
+        records("pair", tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "texts.jsonl", "wiki_00", "a.txt"])
+def test_html_entities_are_unescaped_if_that_is_asked_for(name: str, tmp_path: Path) -> None:
+    line = {"image": "a.jpg", "caption": "R&amp;D &#39;24", "text": "R&amp;D &#39;24"}
+    (tmp_path / name).write_text(line["text"] if name == "a.txt" else json.dumps(line))
+    kind: Kind = "pair" if name == "pairs.jsonl" else "text"
+    for unescape_html, text in ((False, "R&amp;D &#39;24"), (True, "R&D '24")):
+        (record,) = records(kind, tmp_path / name, unescape_html=unescape_html)
+        assert record.text == text
+
+
 WIKI = """<doc id="12" url="https://en.wikipedia.org/wiki?curid=12" title="Anarchism">
 Anarchism
 
@@ -229,8 +325,8 @@ def test_plain_text_with_a_document_a_line_or_a_paragraph(tmp_path: Path) -> Non
     [
         ("pair", "a.json", "{", "is no JSON"),
         ("pair", "a.json", '{"images": []}', "neither COCO captions"),
-        ("pair", "a.jsonl", '{"image": "a.png", "caption": "a"}\n[1]', "line 2 of .* is no JSON object"),
-        ("text", "a.jsonl", '{"text": 5}', "line 1 of .* has no text in field 'text'"),
+        ("pair", "a.jsonl", "[1]", r"a.jsonl has no JSON lines with .*\(line 1: line is no JSON object\)"),
+        ("text", "a.jsonl", '{"text": 5}', r"a.jsonl has no JSON with text in field 'text' \(line 1: .* \(5\)\); name"),
         ("image", "a.tar", "no tar", "is no readable tar"),
         ("image", "a.xyz", "", "gives no samples of kind 'image'"),
         ("pair", "captions.txt", "a", "has no list of URLs beside it"),

@@ -41,9 +41,10 @@ def test_wiki_documents_are_told_with_revisions_and_quotes_in_their_titles(tmp_p
     content = article(12, f'revid="7" {url} title="Anarchism"', "Anarchism\n\nA philosophy.")
     content += "between\n" + article(25, f'{url} title="The "Autism" film"', 'The "Autism" film\n\nA film.')
     found = documents(tmp_path / "wiki_00", content)
-    assert [(record.key, record.text, record.metadata["title"]) for record in found] == [
-        ("12", "A philosophy.", "Anarchism"),
-        ("25", "A film.", 'The "Autism" film'),
+    assert [(record.name, record.text, record.metadata.get("title"), record.problem) for record in found] == [
+        ("12", "A philosophy.", "Anarchism", None),
+        ("line 7", None, None, "text outside of a <doc> element"),
+        ("25", "A film.", 'The "Autism" film', None),
     ]
 
 
@@ -67,16 +68,19 @@ def test_a_line_of_json_without_text_is_skipped_but_for_the_first(tmp_path: Path
     (tmp_path / "AA" / "wiki_00").write_text("\n".join(map(json.dumps, lines)))
     no_text = "line has no text in field 'text'"
     assert [(record.key, record.text, record.problem) for record in documents(tmp_path)] == [
-        ("AA_wiki_00_00000000", None, no_text),
+        ("AA_wiki_00_00000000", None, f"{no_text} (None)"),
         ("AA_wiki_00_00000001", "one", None),
-        ("AA_wiki_00_00000002", None, no_text),
-        ("AA_wiki_00_00000003", None, no_text),
+        ("AA_wiki_00_00000002", None, f"{no_text} (5)"),
+        ("AA_wiki_00_00000003", None, f"{no_text} (but url)"),
         ("AA_wiki_00_00000004", "half \ud83d", None),
     ]
-    with pytest.raises(ValueError, match=r"line 1 of .* has no text in field 'text' but has url"):
+    with pytest.raises(ValueError, match=r"\(line 1: line has no text in field 'text' \(but url\)\); name another by"):
         documents(tmp_path / "a.jsonl", json.dumps({"url": "a"}))
 
 
-def test_a_long_integer_in_json_is_refused_by_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"line 2 of .* is no JSON"):
-        documents(tmp_path / "a.jsonl", '{"text": "one"}\n{"text": ' + "1" * 5000 + "}\n")
+def test_a_line_that_is_no_json_is_skipped_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    bad_lines = ['{"text": ' + "1" * 5000 + "}", "[1]", "{", "[" * 200_000, '{"text": NaN}']
+    found = documents(path, '{"text": "one"}\n' + "\n".join(bad_lines) + '\n{"text": "two"}\n')
+    assert [record.text for record in found if not record.problem] == ["one", "two"]
+    assert [record.place for record in found if record.problem] == [f"{path}:{number}" for number in range(2, 7)]

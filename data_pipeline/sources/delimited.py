@@ -1,0 +1,114 @@
+"""Rows of delimited text: CSV with whatever stands between its cells, and TSV, in which a quote is no mark.
+
+A row that is no CSV, such as one whose quote does not close, is one row to skip: reading goes on in the line after the
+one in which it begins.
+"""
+
+import csv
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+from data_pipeline.sources.files import form
+from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, open_text
+
+DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
+"""By the form of a file; of several the one that gives the most of the columns that are needed, and then the first."""
+MOST_ROW_LINES = 1000
+"""Lines of a row. One that goes on for longer has a quote that does not close."""
+LONGEST_ROW = 1 << 26
+"""Characters of a row in several lines."""
+
+
+class Row(NamedTuple):
+    line: int
+    """In which it begins, from 1."""
+    cells: list[str]
+    problem: str = ""
+
+
+def rows_of(path: Path, needed: Sequence[str]) -> Iterator[Row]:
+    """The rows that are not empty, the header first. needed: names of columns, which tell what stands between cells."""
+    with open_text(path, newline="\n" if form(path) == ".tsv" else "") as text:
+        lines = iter(text)
+        beginning = list(islice(lines, 1))
+        while beginning and not beginning[-1].strip() and (line := next(lines, "")):
+            beginning.append(line)
+        delimiter = _delimiter(beginning[-1] if beginning else "", DELIMITERS[form(path)], needed)
+        lines = chain(beginning, lines)
+        yield from _tsv_rows(lines) if form(path) == ".tsv" else _csv_rows(lines, delimiter)
+
+
+def _delimiter(header: str, candidates: str, needed: Sequence[str]) -> str:
+    def fit(delimiter: str) -> tuple[int, int]:
+        names = next(csv.reader([header[: 1 << 16]], delimiter=delimiter), [])
+        return sum(name in names for name in needed), len(names)
+
+    return max(candidates, key=fit)
+
+
+def _tsv_rows(lines: Iterable[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
+        if isinstance(line, LongLine):
+            yield Row(number, [], LONG_LINE_PROBLEM)
+        elif cells := line.rstrip("\r\n"):
+            yield Row(number, cells.split("\t"))
+
+
+def _csv_rows(lines: Iterator[str], delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(LONGEST_ROW)
+    source = _Lines(lines)
+    while not source.at_end():
+        begin = source.begin_row()
+        try:
+            cells = next(csv.reader(source, delimiter=delimiter, strict=True), [])
+        except (csv.Error, _RowTooLongError) as error:
+            source.back_to_second_line()
+            yield Row(begin, [], f"row is no CSV ({error})")
+            continue
+        if cells:
+            yield Row(begin, cells)
+
+
+class _RowTooLongError(Exception):
+    pass
+
+
+class _Lines:
+    """Lines of which those of the current row can be read again."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.lines, self.ahead, self.row = lines, deque[str](), list[str]()
+        self.number, self.length = 0, 0
+
+    def at_end(self) -> bool:
+        if not self.ahead and (line := next(self.lines, None)) is not None:
+            self.ahead.append(line)
+        return not self.ahead
+
+    def begin_row(self) -> int:
+        """The number of its first line."""
+        self.row, self.length = [], 0
+        return self.number + 1
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        if self.at_end():
+            raise StopIteration
+        line = self.ahead.popleft()
+        self.row.append(line)
+        self.number += 1
+        self.length += len(line)
+        if isinstance(line, LongLine):
+            raise _RowTooLongError(LONG_LINE_PROBLEM)
+        if len(self.row) > MOST_ROW_LINES or self.length > LONGEST_ROW:
+            raise _RowTooLongError("a quote does not close")
+        return line
+
+    def back_to_second_line(self) -> None:
+        self.ahead.extendleft(reversed(self.row[1:]))
+        self.number -= len(self.row) - 1

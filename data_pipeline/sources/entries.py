@@ -1,0 +1,112 @@
+"""Entries of a source, one by one: a damaged one is skipped by its place, a file of another layout is refused.
+
+The layout of a file shows in its first entries: if none of them fits, the file is something else than it was taken for,
+and one sentence says so at once. An entry that does not fit among others that do is one sample to skip and count.
+"""
+
+import reprlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.sources.records import Record
+
+FIRST_ENTRIES = 100
+"""A file is refused if none of so many entries fits its layout."""
+
+
+class EntryError(ValueError):
+    """An entry that does not fit the layout of its source. The message is the reason; details stand in parentheses."""
+
+
+class RefusedFileError(ValueError):
+    """A file that cannot be read, or not beyond some place. str: a sentence with its path."""
+
+    def __init__(self, path: Path | str, reason: str, details: str = "", remedy: str = "") -> None:
+        details = details.removeprefix(f"{path}: ")
+        if details.startswith(f"{path}:"):
+            details = f"line {details.removeprefix(f'{path}:')}"
+        self.problem = f"file {reason} ({details})" if details else f"file {reason}"
+        """As Record.problem has it."""
+        super().__init__(f"{path} {reason}" + (f" ({details})" if details else "") + (f"; {remedy}" if remedy else ""))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line, row or element, before it is looked into."""
+
+    name: str
+    """Of its record, if it has to be skipped."""
+    place: str
+    content: Any
+    problem: str = ""
+    """Why there is no content."""
+
+
+def records_of_entries(
+    entries: Iterable[Entry], parse: Callable[[Any], Iterable[Record]], refusal: Callable[[str], Exception]
+) -> Iterator[Record]:
+    """The records of each entry's content, named and placed by it; of an entry that does not fit, one with its problem.
+
+    refusal: from place and problem of the first entry, the error to raise if none of the first ones fits.
+    """
+    misfits: list[Record] = []
+    some_fit, first = False, ""
+    for entry in entries:
+        try:
+            if entry.problem:
+                raise EntryError(entry.problem)
+            found = [
+                replace(record, name=record.name or entry.name, place=record.place or entry.place)
+                for record in parse(entry.content)
+            ]
+        except EntryError as error:
+            found = [Record(entry.name, problem=str(error), place=entry.place)]
+            if not some_fit:
+                first = first or f"{entry.place}: {error}"
+                misfits += found
+                if len(misfits) >= FIRST_ENTRIES:
+                    raise refusal(first) from error
+                continue
+        else:
+            if not some_fit:
+                some_fit = True
+                yield from misfits
+        yield from found
+    if misfits and not some_fit:
+        raise refusal(first)
+
+
+def records_of_files(names: Iterable[str], folder: Path, read: Callable[[str], Iterator[Record]]) -> Iterator[Record]:
+    """The records of each file of a folder; of one that is refused, one more with its problem.
+
+    Raises RefusedFileError, that of the first, if none of the first files can be read.
+    """
+    refused: list[Record] = []
+    some_fit, first = False, None
+    for name in names:
+        try:
+            for record in read(name):
+                if not some_fit and record.problem is None:
+                    some_fit = True
+                    yield from refused
+                yield record
+        except RefusedFileError as error:
+            record = Record(name, problem=error.problem, place=str(folder / name))
+            if some_fit:
+                yield record
+                continue
+            first = first or error
+            refused.append(record)
+            if len(refused) >= FIRST_ENTRIES:
+                raise first from None
+    if first and not some_fit:
+        raise first
+
+
+def field_of(entry: Any, name: str, form: Any) -> Any:
+    """A field of an entry of a JSON file. Raises EntryError if it is not there or holds something else."""
+    if not isinstance(entry, dict) or not isinstance(entry.get(name), form) or isinstance(entry[name], bool):
+        raise EntryError(f"{name!r} is missing or wrong (in {reprlib.repr(entry)})")
+    return entry[name]

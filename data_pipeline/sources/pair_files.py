@@ -1,0 +1,140 @@
+"""Images and captions that lie side by side: a.jpg with a.txt, in a folder or in a tar."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from data_pipeline.sources.entries import RefusedFileError
+from data_pipeline.sources.files import is_hidden, walk
+from data_pipeline.sources.images import is_image_name
+from data_pipeline.sources.records import Record, TarMember
+from data_pipeline.sources.text_lines import open_text
+from data_pipeline.tar_members import UNUSABLE, TarEntry, TarReader, open_tar
+
+MAX_CAPTION_BYTES = 1 << 20
+"""A larger file beside an image is no caption."""
+NO_IMAGE = "caption has no image beside it"
+NO_CAPTION = "image has no caption beside it"
+
+
+def has_caption_files(folder: Path) -> bool:
+    """Does some image of a folder have a caption of the same name?"""
+    names = (name for name in walk(folder) if not is_hidden(name) and is_image_name(name))
+    return any(_caption_name(folder, name) is not None for name in names)
+
+
+def pairs_of_folder(folder: Path) -> Iterator[Record]:
+    """Images at any depth with the text files of the same name, as img2dataset --output_format files leaves them.
+
+    All other files become records with a problem.
+    """
+    for name in walk(folder, with_special=True):
+        path, caption_name = folder / name, _caption_name(folder, name)
+        problem = ""
+        if is_hidden(name):
+            problem = "file is hidden"
+        elif is_image_name(name):
+            if caption_name is None:
+                problem = NO_CAPTION
+        elif name.lower().endswith(".txt"):
+            if _stem(name) not in _beside(path.parent).images:
+                problem = NO_IMAGE
+            elif caption_name == path.name:
+                continue  # read with its image
+            else:
+                problem = f"image has another caption ({caption_name})"
+        else:
+            problem = "file is neither an image nor a caption by its name"
+        if problem or caption_name is None:
+            yield Record(name, problem=problem, place=str(path))
+        else:
+            yield _pair(name, path, path.with_name(caption_name))
+
+
+def _pair(name: str, path: Path, caption_path: Path) -> Record:
+    try:
+        if caption_path.is_file() and caption_path.stat().st_size > MAX_CAPTION_BYTES:
+            return Record(name, problem=f"caption is larger than {MAX_CAPTION_BYTES} bytes", place=str(caption_path))
+        with open_text(caption_path) as lines:
+            return Record(name, path, lines.read(), place=str(path))
+    except FileNotFoundError:
+        return Record(name, problem="caption is a link to nothing", place=str(caption_path))
+    except RefusedFileError as error:
+        return Record(name, problem=error.problem.replace("file", "caption", 1), place=str(caption_path))
+
+
+@dataclass
+class _Beside:
+    """What lies in one folder, by names without extensions."""
+
+    captions: dict[str, str]
+    images: set[str]
+
+
+@lru_cache(maxsize=16)  # folders above the current one are needed again
+def _beside(folder: Path) -> _Beside:
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    captions = {_stem(name): name for name in sorted(names, reverse=True) if name.lower().endswith(".txt")}
+    return _Beside(captions, {_stem(name) for name in names if is_image_name(name)})
+
+
+def _caption_name(folder: Path, name: str) -> str | None:
+    return _beside((folder / name).parent).captions.get(_stem(name))
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).stem
+
+
+def pairs_of_tar(path: Path) -> Iterator[Record]:
+    """Images with the texts of the same key in a tar, wherever they stand in it: WebDataset's rule, as in index_shards.
+
+    All other members become records with a problem. Raises TarError if the tar is damaged.
+    """
+    images: dict[str, list[tuple[str, TarMember]]] = {}
+    captions: dict[str, list[tuple[str, str | None]]] = {}
+    with open_tar(path) as reader:
+        for member in reader:
+            key, problem = _key(member.name), ""
+            if member.kind != "file":
+                problem = UNUSABLE[member.kind]
+            elif is_hidden(member.name.removeprefix("./")):
+                problem = "member is hidden"
+            elif is_image_name(member.name):
+                location = TarMember(path, member.offset, member.size)
+                images.setdefault(key, []).append((member.name, location))
+            elif member.name.lower().endswith(".txt"):
+                captions.setdefault(key, []).append((member.name, _caption(reader, member)))
+            else:
+                problem = "member is neither an image nor a caption by its name"
+            if problem:
+                yield Record(member.name, problem=problem, place=f"{path}: {member.name}")
+    for key, found in images.items():
+        texts = captions.pop(key, [])
+        for number, (name, location) in enumerate(found):
+            place = f"{path}: {name}"
+            if number or not texts:
+                yield Record(name, problem="key has a second image" if number else NO_CAPTION, place=place)
+            elif texts[0][1] is None:
+                yield Record(name, problem=f"caption is larger than {MAX_CAPTION_BYTES} bytes", place=place)
+            else:
+                yield Record(f"{key}.jpg", location, texts[0][1], place=place)
+        for name, _ in texts[1:]:
+            yield Record(name, problem="key has a second text", place=f"{path}: {name}")
+    for rest in captions.values():
+        for name, _ in rest:
+            yield Record(name, problem=NO_IMAGE, place=f"{path}: {name}")
+
+
+def _key(name: str) -> str:
+    """Folder and name up to the first dot."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _caption(reader: TarReader, member: TarEntry) -> str | None:
+    """None: it is too large."""
+    if member.size > MAX_CAPTION_BYTES:
+        return None
+    return reader.read(member.size).decode("utf-8-sig", "surrogateescape")

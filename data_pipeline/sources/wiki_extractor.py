@@ -1,0 +1,77 @@
+"""What WikiExtractor and its relatives leave of Wikipedia: <doc> elements, or with --json a line of JSON each.
+
+Both hold text and title escaped as HTML. Source: github.com/attardi/wikiextractor. Its versions 2 put the title before
+the text in both forms, versions 3 in the first alone; cirrus-extract.py writes more attributes behind the title.
+"""
+
+import html
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from data_pipeline.sources.records import Record
+from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine
+
+LONGEST_BEGIN = 10_000
+"""Characters of a line that can be the beginning of a <doc>."""
+OUTSIDE_PROBLEM = "text outside of a <doc> element"
+_FILE = re.compile(r"(.*/)?wiki_\d+(\.|$)")
+_BEGIN = re.compile(r"<doc(\s.*)?>\s*$")
+_ATTRIBUTE = re.compile(r"\s(\w+)=([\"'])(.*?)\2(?=\s+\w+=[\"']|\s*>\s*$)")
+"""An attribute ends where the next begins: quotes inside of a title are not always escaped."""
+
+
+def is_wiki_begin(line: str) -> bool:
+    return len(line) <= LONGEST_BEGIN and _BEGIN.match(line) is not None
+
+
+def is_wiki_json(entry: Mapping[str, Any], file: str) -> bool:
+    """Is it of WikiExtractor --json? The name of its file or its form of URL tells, which other dumps do not have."""
+    if not {"id", "url", "title", "text"} <= set(entry):
+        return False
+    return _FILE.match(file) is not None or str(entry["url"]).endswith(f"?curid={entry['id']}")
+
+
+def texts_of_wiki_extractor(lines: Iterable[str], place: str) -> Iterator[Record]:
+    """<doc id="12" url="..." title="Anarchism"> ... </doc>, the title's line left out of the text.
+
+    A document without its </doc> ends where the next begins or the file ends. What stands outside is counted.
+    """
+    attributes: dict[str, str] | None = None
+    gathered, begin = list[str](), 0
+    for number, line in enumerate(itertools.chain(lines, ["</doc>"]), 1):
+        begins, ends = is_wiki_begin(line), line.rstrip().endswith("</doc>")
+        if not begins and (attributes is not None or line.strip()):
+            begin = begin if gathered or attributes is not None else number
+            gathered.append(line)
+        if begins or ends:
+            if ends:
+                gathered[-1] = gathered[-1].rstrip().removesuffix("</doc>")
+            if attributes is not None or "".join(gathered).strip():
+                yield _document(attributes, gathered, f"{place}:{begin}", begin)
+            attributes, gathered = None, []
+        if begins:
+            attributes, begin = {name: value for name, _, value in _ATTRIBUTE.findall(line)}, number
+
+
+def _document(attributes: dict[str, str] | None, lines: list[str], place: str, number: int) -> Record:
+    """attributes: None for lines outside of an element. number: of the first line."""
+    if attributes is None:
+        return Record(f"line {number}", problem=OUTSIDE_PROBLEM, place=place)
+    name = attributes.get("id", f"{number:08d}")
+    if any(isinstance(line, LongLine) for line in lines):
+        return Record(name, problem=LONG_LINE_PROBLEM, place=place)
+    return wiki_article(name, attributes, "".join(lines), place)
+
+
+def wiki_article(name: str, attributes: Mapping[str, Any], text: str, place: str = "") -> Record:
+    """attributes: with the title, as WikiExtractor wrote it."""
+    title, text = attributes.get("title"), html.unescape(text).strip()
+    if not isinstance(title, str):
+        return Record(name, text=text, place=place)
+    title = html.unescape(title)
+    first, _, rest = text.partition("\n")
+    if first.strip() in (title, f"<h1>{title}</h1>"):  # the second with --html
+        text = rest.strip()
+    return Record(name, text=text, metadata={"title": title}, place=place)
