@@ -1,6 +1,7 @@
 """What every command that takes options has in common."""
 
 import ctypes
+import io
 import multiprocessing
 import os
 import signal
@@ -12,10 +13,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from data_pipeline.under_way import UnderWay, join
+from settings.parsing import HelpRequest, parse_options
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -29,9 +30,12 @@ Options = TypeVar("Options")
 
 def run_command(options_type: type[Options], module: str, action: Callable[[Options], str]) -> None:
     """Parse the command line, act, print the sentence that comes back; end with one sentence where it fails."""
-    options = tyro.cli(options_type, prog=f"python -m {module}")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
     try:
-        print(action(options))
+        print(action(parse_options(options_type, sys.argv[1:], f"python -m {module}")))
+    except HelpRequest as help:
+        print(help)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

@@ -6,6 +6,7 @@ not made for files of strangers.
 
 import importlib
 import warnings
+from typing import Any
 
 from PIL import Image, features
 from PIL.BmpImagePlugin import BmpImageFile
@@ -13,7 +14,7 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from data_pipeline.image_headers import MAX_EXIF_BYTES, has_bounded_tiffs
+from data_pipeline.image_headers import MAX_EXIF_BYTES, has_bounded_tiffs, is_bounded_tiff
 from data_pipeline.image_transform import is_stored_format, open_as, open_image, to_rgb
 from data_pipeline.samples import BadSampleError
 
@@ -39,7 +40,8 @@ def open_any(encoded: bytes, max_pixels: int) -> ImageFile:
         file_class = _avif_class()
     if file_class is None:
         raise BadSampleError("image cannot be decoded (none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF)")
-    if file_class not in (GifImageFile, BmpImageFile) and not has_bounded_tiffs(encoded):
+    is_tiff, is_avif = file_class is TiffImageFile, encoded[4:12] in _AVIF_BRANDS
+    if (is_tiff and not is_bounded_tiff(memoryview(encoded))) or (is_avif and not has_bounded_tiffs(encoded)):
         raise BadSampleError(f"image has too much metadata (entries of more than {MAX_EXIF_BYTES} bytes)")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large images, which max_pixels decides on
@@ -60,6 +62,6 @@ def _avif_class() -> type[ImageFile]:
     """Pillow has it since 11.3, if it was built so. One thread decodes: there is a process for each core."""
     if not features.check("avif"):
         raise BadSampleError("image cannot be decoded (an AVIF, which this build of Pillow cannot read; install 11.3)")
-    plugin = importlib.import_module("PIL.AvifImagePlugin")
+    plugin: Any = importlib.import_module("PIL.AvifImagePlugin")
     plugin.DEFAULT_MAX_THREADS = 1
     return plugin.AvifImageFile

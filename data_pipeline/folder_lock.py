@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_pipeline.retries import told_if_not_written
+
 SLOT_BYTES = 128
 PLAN_SLOT = 0
 WAIT_SECONDS = 120.0
@@ -45,12 +47,9 @@ class FolderLock:
 
     def is_alone(self) -> bool:
         """Whether no other part is being written."""
-        for start, length in (
-            (SLOT_BYTES, (self._part_slot - 1) * SLOT_BYTES),
-            ((self._part_slot + 1) * SLOT_BYTES, 0),
-        ):
-            if start == self._part_slot * SLOT_BYTES:  # of part 0: there is none before it
-                continue
+        own = self._part_slot * SLOT_BYTES
+        before = [(SLOT_BYTES, own - SLOT_BYTES)] if own > SLOT_BYTES else []
+        for start, length in (*before, (own + SLOT_BYTES, 0)):
             if not self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB, start, length):
                 return False
             self._lock(fcntl.LOCK_UN, start, length)
@@ -98,7 +97,8 @@ class FolderLock:
 @contextmanager
 def folder_lock(path: Path, part: int, wait_seconds: float = WAIT_SECONDS) -> Iterator[FolderLock]:
     """Hold a part of a folder; path: the file of locks. Raises ValueError if another process goes on writing it."""
-    lock = FolderLock(path, part, wait_seconds)
+    with told_if_not_written(path):
+        lock = FolderLock(path, part, wait_seconds)
     try:
         lock.hold_part()
         yield lock

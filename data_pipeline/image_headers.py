@@ -6,6 +6,7 @@ pixel; EXIF entries, each of which may claim the whole file as its value; and co
 Sources: ITU-T T.81 (JPEG), PNG 3rd edition, WebP container specification, TIFF 6.0 (EXIF is a TIFF).
 """
 
+import itertools
 import re
 import struct
 import zlib
@@ -30,6 +31,8 @@ MAX_PNG_CHUNKS = 100_000
 """Pixels of 800 MB in the chunks of 8 KB that libpng writes."""
 MAX_EXIF_BYTES = 1 << 24
 """Values of all EXIF entries together. They may overlap."""
+MAX_TIFFS_INSIDE = 100
+"""Of an AVIF: one holds its EXIF data."""
 MAX_EXIF_VALUES = 64
 """Of the entries that are looked at: orientation and resolution are single numbers."""
 
@@ -105,19 +108,25 @@ def has_bounded_exif(info: dict[str | tuple[int, int], object]) -> bool:
 
 def is_bounded_exif(exif: bytes) -> bool:
     """Is what the entries of the directories hold together below MAX_EXIF_BYTES? So is what is broken and not read."""
-    exif = re.sub(rb"^(Exif\0\0){1,2}", b"", exif)
+    return is_bounded_tiff(memoryview(re.sub(rb"^(Exif\0\0){1,2}", b"", exif)))
+
+
+def is_bounded_tiff(tiff: memoryview) -> bool:
+    """The same of a TIFF, which EXIF data are."""
     try:
-        return _directory_bytes(exif, *struct.unpack_from(_byte_order(exif) + "L", exif, 4)) <= MAX_EXIF_BYTES
+        return _directory_bytes(tiff, *struct.unpack_from(_byte_order(tiff) + "L", tiff, 4)) <= MAX_EXIF_BYTES
     except struct.error:
         return True
 
 
 def has_bounded_tiffs(encoded: bytes) -> bool:
-    """The same of a TIFF, and of all that looks like one inside another file."""
-    return all(is_bounded_exif(encoded[found.start() :]) for found in _TIFF_HEADER.finditer(encoded))
+    """The same of all that looks like a TIFF inside another file."""
+    starts = [found.start() for found in itertools.islice(_TIFF_HEADER.finditer(encoded), MAX_TIFFS_INSIDE + 1)]
+    view = memoryview(encoded)
+    return len(starts) <= MAX_TIFFS_INSIDE and all(is_bounded_tiff(view[start:]) for start in starts)
 
 
-def _directory_bytes(tiff: bytes, start: int, depth: int = 0) -> int:
+def _directory_bytes(tiff: memoryview, start: int, depth: int = 0) -> int:
     """Bytes of the values of a directory and of those below it, as far as they lie in the file."""
     order = _byte_order(tiff)
     (count,) = struct.unpack_from(order + "H", tiff, start)
@@ -135,8 +144,8 @@ def _directory_bytes(tiff: bytes, start: int, depth: int = 0) -> int:
     return total
 
 
-def _byte_order(tiff: bytes) -> str:
-    return ">" if tiff[:2] == b"MM" else "<"
+def _byte_order(tiff: memoryview) -> str:
+    return ">" if bytes(tiff[:2]) == b"MM" else "<"
 
 
 def lean_png(encoded: bytes) -> bytes:

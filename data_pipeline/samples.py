@@ -6,6 +6,8 @@ from typing import Any, Literal
 Kind = Literal["image", "pair", "text"]
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+IMAGE_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
+"""The first bytes of a JPEG, a PNG and a WebP file."""
 
 
 MAX_PRINTED = 300
@@ -20,6 +22,16 @@ def printable(name: str) -> str:
     if len(name) > MAX_PRINTED:
         name = f"{name[: MAX_PRINTED // 2]}...{name[-MAX_PRINTED // 2 :]}"
     return name if name.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name of the file system, in which other bytes are lone surrogates, is UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def key_text(key: bytes) -> str:
+    """Return a key of an index as messages show it."""
+    return printable(bytes(key).decode(errors="surrogateescape"))
 
 
 def _escaped(character: str) -> str:

@@ -13,8 +13,10 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
@@ -23,17 +25,18 @@ from data_pipeline.image_transform import to_rgb, upright
 from data_pipeline.retries import cannot_be_written, with_retries
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
+from data_pipeline.shard_samples import record_dtype
 from data_pipeline.shard_scan import (
     SampleReport,
     ShardScan,
     file_origin,
     own_partial,
-    record_dtype,
     save_scan,
     scan_shard,
 )
 from data_pipeline.sources.records import Record, read_image
 from data_pipeline.under_way import at_sample
+from settings.ranges import ByteCount, CountOrZero, Part, check_ranges
 
 MAX_UNREADABLE = 10
 """Images in a row that a file system fails to read, after retries, before it is taken for gone."""
@@ -55,29 +58,24 @@ class UnreadableImageError(BadSampleError):
 class SampleFilter:
     """Which samples are kept, and how images are stored."""
 
-    min_side: int = 0
+    min_side: CountOrZero = 0
     """Images whose shorter side is below so many pixels are left out."""
-    max_side: int = 0
+    max_side: CountOrZero = 0
     """Images whose longer side is above so many pixels are scaled down and encoded again; 0: never."""
-    quality: int = 90
+    quality: Annotated[int, Interval(ge=1, le=100)] = 90
     """JPEG quality where images are encoded again."""
-    min_caption: int = 1
+    min_caption: CountOrZero = 1
     """Captions of fewer characters are left out."""
-    max_caption: int = 10_000
+    max_caption: CountOrZero = 10_000
     """Captions of more characters are left out."""
-    max_image_pixels: int = 64_000_000
+    max_image_pixels: ByteCount = 64_000_000
     """Larger images are left out, told from their headers."""
-    held_out_fraction: float = 0.1
+    held_out_fraction: Part = 0.1
     """Part that is held out, by a hash of the content: of the image, or of the text where there is none. Of drawn
     scenes the composition decides instead."""
 
     def __post_init__(self) -> None:
-        if min(self.min_side, self.max_side, self.min_caption) < 0:
-            raise ValueError("min_side, max_side and min_caption must not be negative")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality {self.quality} must lie in 1..100")
-        if not 0 <= self.held_out_fraction <= 1:
-            raise ValueError(f"held_out_fraction {self.held_out_fraction} must lie in [0, 1]")
+        check_ranges(self)
 
 
 def write_shard(
@@ -136,8 +134,8 @@ def _write_tar(
                 num_unreadable = num_unreadable + 1 if isinstance(error, UnreadableImageError) else 0
                 if num_unreadable == MAX_UNREADABLE:
                     raise ValueError(
-                        f"{MAX_UNREADABLE} images in a row cannot be read, the last {name}{error.details}; see to their "
-                        "file system, and the same command goes on"
+                        f"{MAX_UNREADABLE} images in a row cannot be read, the last {name}{error.details}; see to "
+                        "their file system, and the same command goes on"
                     ) from error
                 report.skip(name + error.details, error.reason)
                 continue

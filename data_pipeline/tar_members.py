@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
+from data_pipeline.samples import printable
+
 BLOCK_BYTES = 512
 RECORD_BYTES = 20 * BLOCK_BYTES
 """Archives are padded with zeros to a multiple of this, by tar and by tarfile."""
@@ -26,7 +28,7 @@ _NUMBER = re.compile(rb"[0-9]{1,19}")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _SPARSE_KEYWORDS = ("GNU.sparse.", "SUN.holesdata", "SCHILY.realsize")
 
-MemberKind = Literal["file", "folder", "link", "sparse", "other", "gap"]
+MemberKind = Literal["file", "folder", "link", "sparse", "other", "gap", "tail"]
 
 UNUSABLE: dict[MemberKind, str] = {
     "folder": "member is a folder",
@@ -34,6 +36,7 @@ UNUSABLE: dict[MemberKind, str] = {
     "sparse": "member is sparse, pack it without tar -S",
     "other": "member is a device, a pipe or of another special type",
     "gap": "zeros between members, of joined archives or a hole in a download",
+    "tail": "zeros to the end, more than tar pads with, as an unfinished download leaves them",
 }
 """Why a member that is no file cannot be used."""
 _KINDS: dict[bytes, MemberKind] = {
@@ -57,7 +60,7 @@ class TarError(ValueError):
 
 
 class TarEntry(NamedTuple):
-    """A member, or a gap between joined archives."""
+    """A member, or zeros in which members may be lost."""
 
     name: str
     """What is not UTF-8 in it is a lone surrogate, as os.fsdecode has it."""
@@ -71,8 +74,8 @@ class TarEntry(NamedTuple):
 class TarReader:
     """Iterates over the members of a tar.
 
-    A gap is yielded if an archive ends in the padding that tar writes and another archive follows. Other zeros that are
-    not the end of the file, and whatever else is no header, raise TarError.
+    Between archives that were joined a gap is yielded: they look like one with a hole as long as tar's padding. A tail
+    is yielded if more zeros end the file. Zeros elsewhere, and whatever else is no header, raise TarError.
     """
 
     def __init__(self, stream: IO[bytes], name: str, start: int = 0, num_bytes: int | None = None):
@@ -100,6 +103,8 @@ class TarReader:
             if block == _ZEROS:
                 stop = self._end_of_zeros()
                 if stop is None:
+                    if self._position - zeros > RECORD_BYTES + 2 * BLOCK_BYTES:
+                        yield TarEntry(f"bytes {zeros} to {self._position - 1}", "tail", zeros, 0)
                     return
                 padding = -(zeros + 2 * BLOCK_BYTES - archive) % RECORD_BYTES
                 if stop - zeros not in (2 * BLOCK_BYTES, 2 * BLOCK_BYTES + padding):
@@ -108,6 +113,7 @@ class TarReader:
                 block = self._block(position)
             entry, position = self._member(block, position)
             if archive > zeros:
+                self._content_position = self._content_stop
                 yield TarEntry(f"bytes {zeros} to {archive - 1}", "gap", zeros, 0)
             self._content_position, self._content_stop = entry.offset, entry.offset + entry.size
             yield entry
@@ -260,7 +266,7 @@ class TarReader:
         return self._error(f"it breaks off at byte {self._position}")
 
     def _error(self, what: str) -> TarError:
-        return TarError(f"{self.name} is no readable tar ({what})")
+        return TarError(f"{printable(self.name)} is no readable tar ({what})")
 
 
 class _Content(io.RawIOBase):
@@ -277,9 +283,10 @@ class _Content(io.RawIOBase):
 
 
 @contextmanager
-def open_tar(path: Path) -> Iterator[TarReader]:
+def open_tar(path: Path, name: str = "") -> Iterator[TarReader]:
+    """Read a file. name: for messages, if not its path."""
     with path.open("rb") as stream:
-        yield TarReader(stream, str(path))
+        yield TarReader(stream, name or str(path))
 
 
 def _octal(field: bytes) -> int | None:

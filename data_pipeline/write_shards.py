@@ -7,6 +7,7 @@ one that finishes last writes the index of all.
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
@@ -16,17 +17,23 @@ from typing import Annotated
 import tyro
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
+from data_pipeline.folder_lock import FolderLock, folder_lock
+from data_pipeline.index_writer import merge_scans
 from data_pipeline.passages import pack_passages
+from data_pipeline.retries import told_if_not_written
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
-from data_pipeline.shard_index import INDEX_NAME, merge_scans, read_index
+from data_pipeline.shard_index import INDEX_NAME, read_index
 from data_pipeline.shard_scan import SCANS_NAME, SampleReport, file_origin, load_scan, own_partial, scan_path
 from data_pipeline.shard_writer import OTHER_SIDE, SampleFilter, checked_text, is_in_split, write_shard
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.sources.records import Record
 from data_pipeline.text_tokenizer import TextTokenizer
+from settings.ranges import Count, CountOrZero, TextLength, Workers, check_ranges
 
 PLAN_NAME = "plan.txt"
+LOCK_NAME = "lock"
+FINISHED = "finished-"
 MOST_PROBLEMS = 10_000
 """Records of a block that are no samples."""
 LATER_OPTIONS = ("image_splits", "unescape_html")
@@ -47,7 +54,7 @@ class ShardOptions:
     """A folder, a file (.tar .txt .json .jsonl .csv .tsv .parquet), or scenes:COUNT[:SEED] for drawn scenes."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to write into."""
-    samples_per_shard: int = 1000
+    samples_per_shard: Count = 1000
     """Records of the source that become a shard; kind text: documents of about so many passages."""
     split: Split = "train"
     """Which part of the source."""
@@ -57,22 +64,21 @@ class ShardOptions:
     """How the source is read."""
     text_tokenizer: Path | None = None
     """Kind text: the SentencePiece model that counts tokens."""
-    text_length: int = 512
+    text_length: TextLength = 512
     """Kind text: pack whole sentences to passages of up to so many tokens, <s> and </s> included."""
     deduplicate: bool = False
     """Of exact copies only the first enters the index."""
-    num_workers: int = num_cores()
+    num_workers: Workers = field(default_factory=num_cores)
     """Processes that write."""
-    part: int = 0
+    part: CountOrZero = 0
     """Of a job array: which part of the shards this task writes."""
-    num_parts: int = 1
+    num_parts: Count = 1
     """Of a job array: how many parts there are; the one that finishes last writes the index."""
 
     def __post_init__(self) -> None:
-        if self.samples_per_shard < 1 or self.num_workers < 1:
-            raise ValueError("samples_per_shard and num_workers must be at least 1")
-        if not 0 <= self.part < self.num_parts:
-            raise ValueError(f"part {self.part} must lie in 0..num_parts - 1 ({self.num_parts - 1})")
+        check_ranges(self)
+        if self.part >= self.num_parts:
+            raise ValueError(f"part {self.part} must be below num_parts {self.num_parts}: the first part is 0")
         if ":/" in str(self.out):
             raise ValueError(f"{self.out} is no folder; write to a local one and copy it, index and all")
         if self.kind == "text" and self.text_tokenizer is None:
@@ -101,14 +107,23 @@ def write_shards(options: ShardOptions) -> SampleReport:
     first = next(records, None)  # what is wrong with the source shows before the folder is touched
     if first is None:
         raise ValueError(f"source {options.source} is empty")
-    (options.out / SCANS_NAME).mkdir(parents=True, exist_ok=True)
-    check_plan(options)
-    finished_part(options.out, options.part).unlink(missing_ok=True)
+    locks = options.out / SCANS_NAME / LOCK_NAME
+    with told_if_not_written(options.out):
+        locks.parent.mkdir(parents=True, exist_ok=True)
+    with folder_lock(locks, options.part) as lock:
+        return _write_part(options, itertools.chain([first], records), lock)
+
+
+def _write_part(options: ShardOptions, records: Iterator[list[Record]], lock: FolderLock) -> SampleReport:
+    """Write what is missing of a part that no other process writes."""
+    with told_if_not_written(options.out), lock.plan():
+        check_plan(options, lock)
+        finished_part(options.out, options.part).unlink(missing_ok=True)
     listing, num_blocks = hashlib.sha256(), 0
     shards: list[str] = []
     under_way: set[Future[None]] = set()
     with worker_pool(options.num_workers) as workers, progress_bar("records") as progress:
-        for number, block in enumerate(itertools.chain([first], records)):
+        for number, block in enumerate(records):
             progress.update(len(block))
             digest = block_digest(block)
             listing.update(digest.encode())
@@ -126,9 +141,10 @@ def write_shards(options: ShardOptions) -> SampleReport:
             under_way.add(workers.submit(write_block, shards[-1], block, digest, options))
         for future in under_way:
             future.result()
-    write_atomically(finished_part(options.out, options.part), f"{num_blocks} {listing.hexdigest()}\n")
-    if not unfinished_parts(options.out):
-        return merge_parts(options)
+    with told_if_not_written(options.out), lock.plan():  # of two parts that end at once, one merges after the other
+        write_atomically(finished_part(options.out, options.part), f"{num_blocks} {listing.hexdigest()}\n")
+        if not unfinished_parts(options.out):
+            return merge_parts(options)
     report = SampleReport()
     for shard in shards:
         report.add(load_scan(scan_path(options.out, shard)).report)
@@ -217,15 +233,17 @@ def is_written(out: Path, shard: str, digest: str) -> bool:
 
 def finished_part(out: Path, part: int) -> Path:
     """A file that says that a part is complete, and which blocks the source had."""
-    return out / SCANS_NAME / f"finished-{part}"
+    return out / SCANS_NAME / f"{FINISHED}{part}"
 
 
 def unfinished_parts(out: Path) -> list[int]:
     """Parts that are still to be written in a folder that write_shards has begun."""
     if not (out / PLAN_NAME).is_file():
         return []
-    plan = dict(line.split(" = ", 1) for line in (out / PLAN_NAME).read_text().splitlines())
-    return [part for part in range(int(plan["num_parts"])) if not finished_part(out, part).exists()]
+    num_parts = re.search(r"^num_parts = (\d{1,6})$", (out / PLAN_NAME).read_text(errors="replace"), re.MULTILINE)
+    if num_parts is None:
+        raise ValueError(f"{out / PLAN_NAME} is no plan of write_shards; move it away or restore it")
+    return [part for part in range(int(num_parts[1])) if not finished_part(out, part).exists()]
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -234,8 +252,8 @@ def write_atomically(path: Path, text: str) -> None:
     partial.rename(path)
 
 
-def check_plan(options: ShardOptions) -> None:
-    """Remember what a folder was begun with. Raises ValueError where shards were written with something else."""
+def check_plan(options: ShardOptions, lock: FolderLock) -> None:
+    """Remember what a folder was begun with. Raises ValueError if shards were written, or are, with something else."""
     path = options.out / PLAN_NAME
     free = ("out", "num_workers", "part", "deduplicate")
     entries = {name: value for name, value in vars(options).items() if name not in (*free, "keep", "columns")}
@@ -251,13 +269,18 @@ def check_plan(options: ShardOptions) -> None:
         raise ValueError(f"{options.out} holds shards of another origin; give a new folder")
     if not path.is_file():
         write_atomically(path, plan)
-    differences = set(path.read_text().splitlines()) ^ set(plan.splitlines())
-    if differences and not any(options.out.glob("*.tar")):  # a command that was mistaken has left nothing of worth
-        for scan in (options.out / SCANS_NAME).glob("*.npz"):
-            scan.unlink()
-        write_atomically(path, plan)
-    elif differences:
-        raise ValueError(f"{options.out} was begun otherwise ({'; '.join(sorted(differences))}); give a new folder")
+    differences = set(path.read_text(errors="replace").splitlines()) ^ set(plan.splitlines())
+    if not differences:
+        return
+    told = "; ".join(sorted(differences))
+    if any(options.out.glob("*.tar")):
+        raise ValueError(f"{options.out} was begun otherwise ({told}); give a new folder")
+    if not lock.is_alone():
+        raise ValueError(f"{options.out} is being written by another command, begun otherwise ({told})")
+    for left in (options.out / SCANS_NAME).iterdir():  # a command that was mistaken has left nothing of worth
+        if left.suffix == ".npz" or left.name.startswith(FINISHED):
+            left.unlink()
+    write_atomically(path, plan)
 
 
 if __name__ == "__main__":

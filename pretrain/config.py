@@ -13,33 +13,32 @@ from model.kernels.backend import KernelChoice
 from model.kernels.text_masks import num_masked
 from model.masked_data_model import OBJECTIVES
 from pretrain.run_config import RunConfig
+from settings.ranges import CountOrZero, PartBetween, Size, SizeOrZero, Weight, check_ranges
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """Masked data modeling: how much is hidden, and how the four losses add up."""
 
-    num_masked_patches: int = 75
+    num_masked_patches: SizeOrZero = 75
     """Patches hidden in every image (BEiT: 75 of 196, which it calls 40 %)."""
-    min_block_patches: int = 16
+    min_block_patches: Size = 16
     """Smallest block of the block-wise image masks (BEiT: 16)."""
-    text_mask_ratio: float = 0.15
+    text_mask_ratio: PartBetween = 0.15
     """Part of a text's tokens that is hidden (BEiT-3: 15 %)."""
-    caption_mask_ratio: float = 0.5
+    caption_mask_ratio: PartBetween = 0.5
     """Part of a caption's tokens that is hidden (BEiT-3: 50 %)."""
-    mim_weight: float = 1.0
+    mim_weight: Weight = 1.0
     """Weight of masked image modeling on images. No weight was published: our choice."""
-    mlm_weight: float = 1.0
+    mlm_weight: Weight = 1.0
     """Weight of masked language modeling on texts. Our choice."""
-    mvlm_image_weight: float = 1.0
+    mvlm_image_weight: Weight = 1.0
     """Weight of the image part of masked vision-language modeling. Our choice."""
-    mvlm_text_weight: float = 1.0
+    mvlm_text_weight: Weight = 1.0
     """Weight of its text part. Our choice."""
 
     def __post_init__(self) -> None:
-        for name in ("text_mask_ratio", "caption_mask_ratio"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must lie in (0, 1)")
+        check_ranges(self)
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
@@ -54,11 +53,11 @@ class PretrainConfig(RunConfig):
     model: MultiwayConfig
     visual_tokenizer: Path
     """File of pretrain.train_visual_tokenizer or of BEiT v2 (vqkd_*.pth); gives the targets of masked patches."""
-    images_per_step: int
+    images_per_step: CountOrZero
     """Image-only samples in the global batch."""
-    pairs_per_step: int
+    pairs_per_step: CountOrZero
     """Image-text pairs in the global batch."""
-    texts_per_step: int
+    texts_per_step: CountOrZero
     """Text-only samples in the global batch."""
     initial_weights: Path | None = None
     """Folder to begin from, as pretrain.convert writes it from Microsoft's files or a run; None: random weights."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from model.visual_tokenizer import patch_pixels
 from pretrain.formats.timm import import_timm
+from settings.ranges import Side, check_ranges
 
 Teacher = Callable[[Tensor], Tensor]
 """(B, 3, S, S) pixels in [0, 1], float32 -> (B, G * G, E) features of the patches, row-major, float32."""
@@ -44,8 +45,11 @@ class TeacherConfig:
     weights: Path | None = None
     """Local file of the teacher: .safetensors or a state dict of torch.save; for open_clip also OpenAI's own archives,
     which are TorchScript. Nothing is downloaded."""
-    image_size: int | None = None
+    image_size: Side | None = None
     """Side of the teacher's view in pixels, where its patches differ from the tokenizer's; None: the tokenizer's."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def load_teacher(config: TeacherConfig, patch_size: int, device: torch.device) -> Teacher:

@@ -29,16 +29,24 @@ def error_of(arguments: list[str], num_ranks: int = 1) -> str:
 
 def test_a_wrong_recipe_name() -> None:
     line = error_of(["dmeo"], num_ranks=2)
-    assert line.startswith("error: there is no recipe 'dmeo'; choose one of: demo, laptop, beit3_giant")
+    assert line.startswith("error: there is no recipe 'dmeo'; did you mean demo?; choose one of: demo, laptop")
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        (["--optimizer.peaklr", "1"], "Unrecognized options: --optimizer.peaklr"),
-        (["--num-steps", "many"], "--num-steps: invalid literal for int() with base 10: 'many'"),
+        (
+            ["--optimizer.peaklr", "1"],
+            "no option --optimizer.peaklr; did you mean --optimizer.peak-lr?; pretrain.train",
+        ),
+        (["--num-stepss", "9"], "no option --num-stepss; did you mean --num-steps?"),
+        (["--num-steps", "many"], "--num-steps many must be an integer from 1 to 1,000,000,000"),
+        (["--optimizer.peak-lr", "nan"], "--optimizer.peak-lr nan must be a number from 0 to 1,000"),
+        (["--hang-seconds", "inf"], "--hang-seconds inf must be a number in (0, 1,000,000]"),
+        (["--seed", str(2**64)], f"--seed {2**64} must be an integer from 0 to 9,223,372,036,854,775,807"),
+        (["--visual-tokenizer", ""], "--visual-tokenizer '' must be a path"),
         (["--model.dim", "32"], "num_heads 6 must divide dim 32"),
-        (["--precision", "float16"], "'float16'"),
+        (["--precision", "float16"], "--precision float16 must be one of 'float32', 'bfloat16'"),
     ],
 )
 def test_an_unknown_or_ill_typed_override(override: list[str], expected: str) -> None:

@@ -39,7 +39,7 @@ def test_a_corrupt_header_in_a_tar_is_not_taken_for_its_end(tmp_path: Path) -> N
     content = tar_of({f"{number}.jpg": b"image" for number in range(4)})
     content[2048:2560] = b"\xff" * 512
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a.tar is no readable uncompressed tar \(.* at byte 2048"):
+    with pytest.raises(ValueError, match=r"a.tar is no readable tar \(no header at byte 2048\)"):
         images(tmp_path / "a.tar")
 
 
@@ -47,7 +47,7 @@ def test_a_tar_that_breaks_off_is_refused_with_the_byte(tmp_path: Path) -> None:
     content = tar_of({f"{number}.jpg": bytes(1000) for number in range(4)})
     for num_bytes in (3 * 1536, 3 * 1536 + 100, 3 * 1536 + 600):
         (tmp_path / "a.tar").write_bytes(content[:num_bytes])
-        with pytest.raises(ValueError, match="breaks off or is corrupt at byte"):
+        with pytest.raises(ValueError, match="it breaks off at byte"):
             images(tmp_path / "a.tar")
 
 

@@ -327,7 +327,7 @@ def test_plain_text_with_a_document_a_line_or_a_paragraph(tmp_path: Path) -> Non
         ("pair", "a.json", '{"images": []}', "neither COCO captions"),
         ("pair", "a.jsonl", "[1]", r"a.jsonl has no JSON lines with .*\(line 1: line is no JSON object\)"),
         ("text", "a.jsonl", '{"text": 5}', r"a.jsonl has no JSON with text in field 'text' \(line 1: .* \(5\)\); name"),
-        ("image", "a.tar", "no tar", "is no readable uncompressed tar"),
+        ("image", "a.tar", "no tar", "is no readable tar"),
         ("image", "a.xyz", "", "gives no samples of kind 'image'"),
         ("pair", "captions.txt", "a", "has no list of URLs beside it"),
     ],
