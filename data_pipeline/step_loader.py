@@ -100,7 +100,7 @@ def _death(dataset: StepDataset, workers: list[object], last_read: LastRead) -> 
         code = worker.exitcode  # type: ignore[attr-defined]
         if code == -signal.SIGPROF:
             deaths.append(
-                f"loader worker {number} took more than {SAMPLE_CPU_SECONDS:.0f} s of CPU time for a sample; "
+                f"loader worker {number} took more than {SAMPLE_CPU_SECONDS:g} s of CPU time for a sample; "
                 f"{last_read.read(number, dataset)}; write the shards without it, or lower data.max_image_pixels"
             )
         elif code:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from data_pipeline.samples import printable
+
 SAMPLE_CPU_SECONDS = 60.0
 _SLOT_BYTES = 1024
 _HEAD = struct.Struct("dH")
@@ -46,7 +48,7 @@ class UnderWay:
 
     def begin(self, name: str) -> None:
         if self._own is not None:
-            encoded = name.encode(errors="backslashreplace")[: _SLOT_BYTES - _HEAD.size]
+            encoded = printable(name).encode()[: _SLOT_BYTES - _HEAD.size]
             self._slots[self._own + _HEAD.size : self._own + _HEAD.size + len(encoded)] = encoded
             _HEAD.pack_into(self._slots, self._own, time.monotonic(), len(encoded))
             limit_cpu_time()
@@ -66,7 +68,7 @@ class UnderWay:
                 (overdue if now - since >= SAMPLE_CPU_SECONDS else others).append(name)
         if overdue:
             return (
-                f"{', '.join(overdue[:_NAMED])} took more than {SAMPLE_CPU_SECONDS:.0f} s of CPU time; leave it out of "
+                f"{', '.join(overdue[:_NAMED])} took more than {SAMPLE_CPU_SECONDS:g} s of CPU time; leave it out of "
                 "the data, and the same command goes on"
             )
         at = f", at {' or '.join(others[:_NAMED])}" if 0 < len(others) <= _NAMED else ""

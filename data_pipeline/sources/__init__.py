@@ -79,8 +79,9 @@ def read_records(kind: Kind, source: str, options: SourceOptions, split: Split =
 def _finished(records: Iterator[Record], source: str, unescape_html: bool) -> Iterator[Record]:
     """With a place each, and the text as it is kept."""
     for record in records:
-        text = html.unescape(record.text) if unescape_html and record.text else record.text
-        yield replace(record, text=text, place=record.place or f"{source}: {record.name}")
+        if record.text is not None and unescape_html:
+            record = replace(record, text=html.unescape(record.text))
+        yield record if record.place else replace(record, place=f"{source}: {record.name}")
 
 
 def _columns(kind: Kind, options: SourceOptions) -> Columns:

@@ -60,14 +60,18 @@ def _tsv_rows(lines: Iterable[str]) -> Iterator[Row]:
 def _csv_rows(lines: Iterator[str], delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_ROW)
     source = _Lines(lines)
-    while not source.at_end():
+    reader = csv.reader(source, delimiter=delimiter, strict=True)
+    while True:
         begin = source.begin_row()
         try:
-            cells = next(csv.reader(source, delimiter=delimiter, strict=True), [])
+            cells = next(reader, None)
         except (csv.Error, _RowTooLongError) as error:
             source.back_to_second_line()
+            reader = csv.reader(source, delimiter=delimiter, strict=True)
             yield Row(begin, [], f"row is no CSV ({error})")
             continue
+        if cells is None:
+            return
         if cells:
             yield Row(begin, cells)
 
@@ -80,34 +84,27 @@ class _Lines:
     """Lines of which those of the current row can be read again."""
 
     def __init__(self, lines: Iterator[str]) -> None:
-        self.lines, self.ahead, self.row = lines, deque[str](), list[str]()
-        self.number, self.length = 0, 0
-
-    def at_end(self) -> bool:
-        if not self.ahead and (line := next(self.lines, None)) is not None:
-            self.ahead.append(line)
-        return not self.ahead
+        self.lines, self.ahead, self.row, self.number = lines, deque[str](), list[str](), 0
 
     def begin_row(self) -> int:
         """The number of its first line."""
-        self.row, self.length = [], 0
+        self.row.clear()
         return self.number + 1
 
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        if self.at_end():
-            raise StopIteration
-        line = self.ahead.popleft()
-        self.row.append(line)
-        self.number += 1
-        self.length += len(line)
-        if isinstance(line, LongLine):
-            raise _RowTooLongError(LONG_LINE_PROBLEM)
-        if len(self.row) > MOST_ROW_LINES or self.length > LONGEST_ROW:
-            raise _RowTooLongError("a quote does not close")
-        return line
+    def __iter__(self) -> Iterator[str]:
+        length = 0
+        while (line := self.ahead.popleft() if self.ahead else next(self.lines, None)) is not None:
+            self.row.append(line)
+            self.number += 1
+            if type(line) is LongLine:
+                raise _RowTooLongError(LONG_LINE_PROBLEM)
+            if len(self.row) > 1:
+                length += len(line)
+                if len(self.row) > MOST_ROW_LINES or length > LONGEST_ROW:
+                    raise _RowTooLongError("a quote does not close")
+            else:
+                length = 0
+            yield line
 
     def back_to_second_line(self) -> None:
         self.ahead.extendleft(reversed(self.row[1:]))

@@ -6,9 +6,8 @@ and one sentence says so at once. An entry that does not fit among others that d
 
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_pipeline.sources.records import Record
 
@@ -32,12 +31,11 @@ class RefusedFileError(ValueError):
         super().__init__(f"{path} {reason}" + (f" ({details})" if details else "") + (f"; {remedy}" if remedy else ""))
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A line, row or element, before it is looked into."""
 
     name: str
-    """Of its record, if it has to be skipped."""
+    """Of its record, if it gives none of its own."""
     place: str
     content: Any
     problem: str = ""
@@ -45,36 +43,39 @@ class Entry:
 
 
 def records_of_entries(
-    entries: Iterable[Entry], parse: Callable[[Any], Iterable[Record]], refusal: Callable[[str], Exception]
+    entries: Iterable[Entry], parse: Callable[[Entry], Iterable[Record]], refusal: Callable[[str], Exception]
 ) -> Iterator[Record]:
-    """The records of each entry's content, named and placed by it; of an entry that does not fit, one with its problem.
+    """The records of each entry; of one that does not fit, a record with its problem.
 
-    refusal: from place and problem of the first entry, the error to raise if none of the first ones fits.
+    parse: gives the records of an entry, or raises EntryError before the first. refusal: from place and problem of the
+    first entry, the error to raise if none of the first ones fits.
     """
-    misfits: list[Record] = []
-    some_fit, first = False, ""
+    misfits: list[Record] | None = []
+    """None as soon as an entry fits."""
+    first = ""
     for entry in entries:
         try:
             if entry.problem:
                 raise EntryError(entry.problem)
-            found = [
-                replace(record, name=record.name or entry.name, place=record.place or entry.place)
-                for record in parse(entry.content)
-            ]
+            for record in parse(entry):
+                if misfits is not None:
+                    yield from misfits
+                    misfits = None
+                yield record
         except EntryError as error:
-            found = [Record(entry.name, problem=str(error), place=entry.place)]
-            if not some_fit:
-                first = first or f"{entry.place}: {error}"
-                misfits += found
-                if len(misfits) >= FIRST_ENTRIES:
-                    raise refusal(first) from error
+            misfit = Record(entry.name, problem=str(error), place=entry.place)
+            if misfits is None:
+                yield misfit
                 continue
+            first = first or f"{entry.place}: {error}"
+            misfits.append(misfit)
+            if len(misfits) >= FIRST_ENTRIES:
+                raise refusal(first) from error
         else:
-            if not some_fit:
-                some_fit = True
+            if misfits is not None:
                 yield from misfits
-        yield from found
-    if misfits and not some_fit:
+                misfits = None
+    if misfits:
         raise refusal(first)
 
 

@@ -4,10 +4,9 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from data_pipeline.samples import IMAGE_EXTENSIONS
-from data_pipeline.sources.entries import RefusedFileError, records_of_entries, records_of_files
+from data_pipeline.sources.entries import Entry, RefusedFileError, records_of_entries, records_of_files
 from data_pipeline.sources.files import form, is_hidden, walk
 from data_pipeline.sources.pairs import image_path_of, json_refusal
 from data_pipeline.sources.records import Record, TarMember
@@ -71,12 +70,12 @@ def images_of_json_lines(path: Path, root: Path, column: str) -> Iterator[Record
     """The paths in field `column`, each once: an image may have several captions."""
     seen: set[str] = set()
 
-    def image(line: dict[str, Any]) -> list[Record]:
-        name = image_path_of(line, column)
+    def image(entry: Entry) -> list[Record]:
+        name = image_path_of(entry.content, column)
         if name in seen:
             return []
         seen.add(name)
-        return [Record(name, image=root / name)]
+        return [Record(name, image=root / name, place=entry.place)]
 
     return records_of_entries(json_lines(path), image, json_refusal(path, f"with an image path in field {column!r}"))
 

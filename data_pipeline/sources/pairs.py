@@ -61,23 +61,23 @@ def pairs_of_coco(content: Any, path: Path, root: Path) -> Iterator[Record]:
     """captions_train2017.json: every caption of every image, by the images' file names."""
     captions: dict[int | str, list[tuple[bool, int | str, str, str]]] = defaultdict(list)
 
-    def add_caption(element: tuple[str, Any]) -> tuple[()]:
-        place, annotation = element
+    def add_caption(entry: Entry) -> tuple[()]:
+        annotation = entry.content
         number, image_id = field_of(annotation, "id", int | str), field_of(annotation, "image_id", int | str)
-        captions[image_id].append((isinstance(number, str), number, field_of(annotation, "caption", str), place))
+        caption = field_of(annotation, "caption", str)
+        captions[image_id].append((isinstance(number, str), number, caption, entry.place))
         return ()
 
-    def pairs(image: Any) -> Iterator[Record]:
-        name, image_id = field_of(image, "file_name", str), field_of(image, "id", int | str)
+    def pairs(entry: Entry) -> Iterator[Record]:
+        name, image_id = field_of(entry.content, "file_name", str), field_of(entry.content, "id", int | str)
         found = sorted(captions.pop(image_id, []))
         if not found:
-            yield Record(name, problem=NO_CAPTIONS)
+            yield Record(name, problem=NO_CAPTIONS, place=entry.place)
         for number, (_, _, caption, place) in enumerate(found):
             yield Record(name, root / name, caption, number, {"image_id": image_id}, place=place)
 
     images, annotations = _elements(content, "images", path), _elements(content, "annotations", path)
-    placed = (Entry(entry.name, entry.place, (entry.place, entry.content)) for entry in annotations)
-    yield from records_of_entries(placed, add_caption, _refusal(path))
+    yield from records_of_entries(annotations, add_caption, _refusal(path))
     yield from records_of_entries(images, pairs, _refusal(path))
     for image_id, found in captions.items():
         for number, (*_, place) in enumerate(found):
@@ -91,20 +91,24 @@ def pairs_of_karpathy(content: dict[str, Any], path: Path, root: Path, splits: t
     Source: cs.stanford.edu/people/karpathy/deepimagesent.
     """
 
-    def pairs(image: Any) -> Iterator[Record]:
+    def pairs(entry: Entry) -> Iterator[Record]:
+        image, place = entry.content, entry.place
         name, sentences = field_of(image, "filename", str), field_of(image, "sentences", list)
         name = f"{image['filepath']}/{name}" if isinstance(image.get("filepath"), str) else name
         split = image.get("split")
         if isinstance(split, str) and splits and split not in splits:
-            yield Record(name, problem=f"image of another split than --image-splits (the first is of {split!r})")
+            problem = f"image of another split than --image-splits (the first is of {split!r})"
+            yield Record(name, problem=problem, place=place)
             return
         if not sentences:
-            yield Record(name, problem=NO_CAPTIONS)
+            yield Record(name, problem=NO_CAPTIONS, place=place)
         for number, sentence in enumerate(sentences):
             if isinstance(sentence, dict) and isinstance(sentence.get("raw"), str):
-                yield Record(name, root / name, sentence["raw"], number, {"split": split} if split else {})
+                metadata = {"split": split} if split else {}
+                yield Record(name, root / name, sentence["raw"], number, metadata, place=place)
             else:
-                yield Record(name, caption_number=number, problem="sentence has no text in field 'raw'")
+                problem = f"sentence has no text in field 'raw' (number {number})"
+                yield Record(name, caption_number=number, problem=problem, place=place)
 
     return records_of_entries(_elements(content, "images", path), pairs, _refusal(path))
 
@@ -120,18 +124,19 @@ def pairs_of_visual_genome(content: list[Any], path: Path, root: Path) -> Iterat
     def found_path(name: str) -> Path:
         return next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name)
 
-    def pairs(element: tuple[Any, int | None]) -> Iterator[Record]:
-        image, number = element
+    def pairs(entry: Entry) -> Iterator[Record]:
+        image, number = entry.content
         field_of(image, "regions", list)
         image_id = field_of(image, "id" if "id" in image else "image_id", int | str)
         name = f"{image_id}.jpg"
         if number is None:
-            yield Record(name, problem=NO_CAPTIONS)
+            yield Record(name, problem=NO_CAPTIONS, place=entry.place)
             return
         region = image["regions"][number]
         phrase = field_of(region, "phrase", str)
         box = {key: region[key] for key in ("x", "y", "width", "height") if key in region}
-        yield Record(name, found_path(name), phrase, number, {"image_id": image_id, "region": box})
+        metadata = {"image_id": image_id, "region": box}
+        yield Record(name, found_path(name), phrase, number, metadata, place=entry.place)
 
     return records_of_entries(_regions(content, path), pairs, _refusal(path))
 
@@ -167,19 +172,23 @@ def json_refusal(path: Path, what: str) -> Callable[[str], Exception]:
     return lambda first: RefusedFileError(path, f"has no JSON lines {what}", first, remedy)
 
 
-def _pairs_of_object(line: Any, root: Path, fields: Fields) -> Iterator[Record]:
+def _pairs_of_object(entry: Entry, root: Path, fields: Fields) -> Iterator[Record]:
+    line, place = entry.content, entry.place
     if not isinstance(line, dict):
         raise EntryError("entry is no JSON object")
     image_field, caption_field = fields
     name, found = image_path_of(line, image_field), line.get(caption_field)
-    captions = list(enumerate(found)) if found and isinstance(found, list) else [(None, found)]
-    if not any(isinstance(caption, str) for _, caption in captions):
+    if isinstance(found, str):
+        yield Record(name, root / name, found, place=place)
+        return
+    if not isinstance(found, list) or not any(isinstance(caption, str) for caption in found):
         text_of(line, caption_field)  # raises
-    for number, caption in captions:
+    for number, caption in enumerate(found or ()):
         if isinstance(caption, str):
-            yield Record(name, root / name, caption, number)
+            yield Record(name, root / name, caption, number, place=place)
         else:
-            yield Record("", problem=f"line has no text in field {caption_field!r} (element {number} of its list)")
+            problem = f"line has no text in field {caption_field!r} (element {number} of its list)"
+            yield Record(entry.name, problem=problem, place=place)
 
 
 def image_path_of(line: dict[str, Any], field: str) -> str:
@@ -194,7 +203,7 @@ URL_PROBLEM = "image is a URL ({:.200}): download such lists with img2dataset, w
 
 
 def is_url(name: str) -> bool:
-    return name.lower().startswith(("http://", "https://"))
+    return name[:8].lower().startswith(("http://", "https://"))
 
 
 def _pairs_of_sbu_json(content: dict[str, Any], path: Path, root: Path) -> Iterator[Record]:
@@ -231,8 +240,8 @@ def _pairs_of_urls(
 ) -> Iterator[Record]:
     """URL and caption of each image, which is a file named as its URL ends."""
 
-    def pair(element: tuple[Any, Any]) -> list[Record]:
-        url, caption = element
+    def pair(entry: Entry) -> list[Record]:
+        url, caption = entry.content
         if isinstance(url, LongLine) or isinstance(caption, LongLine):
             raise EntryError(LONG_LINE_PROBLEM)
         if not isinstance(url, str) or not isinstance(caption, str):
@@ -240,7 +249,7 @@ def _pairs_of_urls(
         name = url.strip().rpartition("/")[2]
         if not name:
             raise EntryError("URL names no file")
-        return [Record(name, root / name, caption.strip(), metadata={"url": url.strip()})]
+        return [Record(name, root / name, caption.strip(), metadata={"url": url.strip()}, place=entry.place)]
 
     entries = (Entry(f"{n:08d}", place.replace("{}", str(n)), element) for n, element in enumerate(both, first))
     return records_of_entries(entries, pair, refusal)

@@ -1,6 +1,6 @@
 """Rows of CSV, TSV and Parquet files, with columns named by options."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,31 +100,32 @@ def _check_names(path: Path, columns: Columns, found: list[str]) -> None:
     )
 
 
-def _records_of_row(row: dict[str, Any], columns: Columns, root: Path, seen: set[str] | None) -> Iterable[Record]:
+def _records_of_row(entry: Entry, columns: Columns, root: Path, seen: set[str] | None) -> Iterator[Record]:
     """seen: of a table without captions, the paths of the images before."""
-    name, image = "", None
+    row, place = entry.content, entry.place
+    name, image = entry.name, None
     if columns.image is not None:
-        name, image = _image(row[columns.image], root)
+        name, image = _image(row[columns.image], name, root)
     if seen is not None:
-        if isinstance(image, Path) and name in seen:
-            return
-        seen.add(name)
-        yield Record(name, image)
+        if not isinstance(image, Path) or name not in seen:
+            seen.add(name)
+            yield Record(name, image, place=place)
         return
     assert columns.text is not None
     text = row[columns.text]
-    if isinstance(text, list) and text:
-        yield from (_with_text(name, image, caption, columns.text, number) for number, caption in enumerate(text))
-    elif isinstance(text, str) or text is None or text == []:
-        yield Record(name, image, text or None)
+    if isinstance(text, str):
+        yield Record(name, image, text, place=place)
+    elif text is None or text == []:
+        yield Record(name, image, place=place)
+    elif isinstance(text, list):
+        for number, caption in enumerate(text):
+            if isinstance(caption, str):
+                yield Record(name, image, caption, number, place=place)
+            else:
+                problem = f"row has no text in column {columns.text!r} (element {number} of its list)"
+                yield Record(entry.name, problem=problem, place=place)
     else:
         raise EntryError(f"row has no text in column {columns.text!r} ({text!r:.60})")
-
-
-def _with_text(name: str, image: ImageLocation | None, text: Any, column: str, number: int) -> Record:
-    if isinstance(text, str):
-        return Record(name, image, text, number)
-    return Record("", problem=f"row has no text in column {column!r} (element {number} of its list)")
 
 
 def _opened_parquet(path: Path, columns: Columns) -> tuple[Columns, Iterator[Entry]]:
@@ -215,18 +216,18 @@ def _embedded(table: Any, group: int, column: str) -> str | None:
     return None
 
 
-def _image(value: Any, root: Path) -> tuple[str, ImageLocation | None]:
-    """Name, empty if it is that of the row, and location of an image cell."""
+def _image(value: Any, name: str, root: Path) -> tuple[str, ImageLocation | None]:
+    """Name and location of an image cell. name: of its row."""
     if isinstance(value, dict) and {"bytes", "path"} <= set(value):
         if value["bytes"] is not None or value["path"] is None:
-            return "", value["bytes"]
+            return name, value["bytes"]
         value = value["path"]
     if value is None or value == "":
-        return "", None
+        return name, None
     if isinstance(value, str):
         if is_url(value):
             raise EntryError(URL_PROBLEM.format(value))
         return value, root / value
     if isinstance(value, bytes | ParquetCell):
-        return "", value
+        return name, value
     raise EntryError(f"row has no image in its column ({type(value).__name__})")

@@ -118,7 +118,7 @@ def binary_form(beginning: bytes) -> str:
     return "control characters" if num_unreadable > MAX_UNREADABLE * len(beginning) else ""
 
 
-def is_tar(beginning: bytes) -> bool:
+def is_tar(beginning: bytes | bytearray) -> bool:
     """Does a file begin with the header of a tar, also of one so old that it has no magic number?"""
     if beginning[257:262] == b"ustar":
         return True

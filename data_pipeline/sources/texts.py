@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from data_pipeline.sources.compression import PEEKED_BYTES, decompressed, open_bytes
 from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, records_of_entries, records_of_files
@@ -118,7 +117,7 @@ def _texts_of_tar(stream: io.BufferedReader, place: str, column: str, depth: int
 
 def _texts_of_json_lines(lines: Iterable[str], name: str, place: str, column: str) -> Iterator[Record]:
     entries = json_entries(lines, place)
-    return records_of_entries(entries, lambda line: [_document(line, name, column)], _refusal(place, column))
+    return records_of_entries(entries, partial(_documents, file=name, column=column), _refusal(place, column))
 
 
 def _texts_of_json_list(text: str, name: str, place: str, column: str) -> Iterator[Record]:
@@ -128,7 +127,7 @@ def _texts_of_json_list(text: str, name: str, place: str, column: str) -> Iterat
     except (ValueError, RecursionError) as error:
         raise RefusedFileError(place, "is no JSON", str(error), remedy="JSON lines are named .jsonl") from error
     entries = (Entry(f"{number:08d}", f"{place}: [{number}]", entry) for number, entry in enumerate(content))
-    return records_of_entries(entries, lambda entry: [_document(entry, name, column)], _refusal(place, column))
+    return records_of_entries(entries, partial(_documents, file=name, column=column), _refusal(place, column))
 
 
 def _refusal(place: str, column: str) -> Callable[[str], Exception]:
@@ -136,13 +135,17 @@ def _refusal(place: str, column: str) -> Callable[[str], Exception]:
     return lambda first: RefusedFileError(place, f"has no JSON with text in field {column!r}", first, remedy)
 
 
-def _document(entry: Any, file: str, column: str) -> Record:
-    if isinstance(entry, str):
-        return Record("", text=entry)
-    if not isinstance(entry, dict):
+def _documents(entry: Entry, file: str, column: str) -> list[Record]:
+    """One document."""
+    content = entry.content
+    if isinstance(content, str):
+        return [Record(entry.name, text=content, place=entry.place)]
+    if not isinstance(content, dict):
         raise EntryError("entry is neither a JSON object nor a text")
-    text = text_of(entry, column)
-    return wiki_article("", entry, text) if is_wiki_json(entry, file) else Record("", text=text)
+    text = text_of(content, column)
+    if is_wiki_json(content, file):
+        return [wiki_article(entry.name, content, text, entry.place)]
+    return [Record(entry.name, text=text, place=entry.place)]
 
 
 def _texts_of_plain_text(beginning: list[str], lines: Iterable[str], place: str) -> Iterator[Record]:
@@ -155,7 +158,7 @@ def _texts_of_plain_text(beginning: list[str], lines: Iterable[str], place: str)
     longest = LONGEST_DOCUMENT if has_empty_line else 0
     number, length, begin, document = 0, 0, 0, list[str]()
     for line_number, line in enumerate(itertools.chain(lines, [""]), 1):
-        text, is_long = line.strip(), isinstance(line, LongLine)
+        text, is_long = line.strip(), type(line) is LongLine
         if document and (not text or is_long or length + len(text) > longest):
             yield Record(f"{number:08d}", text="\n".join(document), place=f"{place}:{begin}")
             number, length, document = number + 1, 0, []

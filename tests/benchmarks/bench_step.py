@@ -22,9 +22,10 @@ import tyro
 
 from pretrain.engine import init_distributed
 from pretrain.speed import peak_flops
+from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results
 from tests.benchmarks.step_cases import Batch, Case, make_case, random_batch
-from tests.benchmarks.step_engines import PADDED, PEERS, Competitor, Variant, build, free_memory
+from tests.benchmarks.step_engines import PADDED, PEER_PACKAGES, PEERS, Competitor, Variant, build, free_memory
 
 OURS: dict[str, tuple[Variant, ...]] = {
     "cpu": ("reference", "compile"),
@@ -74,6 +75,7 @@ class Measured:
 
 def main() -> None:
     options = tyro.cli(BenchOptions, description=__doc__)
+    require_packages(PEER_PACKAGES)
     began = time.monotonic()
     device = start(options.threads)
     figures: dict[str, float] = {}

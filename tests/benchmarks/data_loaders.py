@@ -22,6 +22,19 @@ from data_pipeline.step_loader import step_batches
 from data_pipeline.text_tokenizer import PAD_ID, TextTokenizer
 from tests.beside_cpu_torch import import_beside_cpu_torch
 
+PEER_PACKAGES = {
+    "open_clip": "open_clip_torch",
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "ftfy": "ftfy",
+    "regex": "regex",
+    "wcwidth": "wcwidth",
+    "pandas": "pandas",
+    "dateutil": "python-dateutil",
+    "six": "six",
+    "simplejpeg": "simplejpeg",
+}
+"""By the names they are imported by, those that open_clip's training needs included."""
 IMAGE_SIZE = 224
 """The larger of the two views, for a network of 224 px and a tokenizer of 112 or 224 px."""
 TEXT_LENGTH = 512

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.benchmarks.packages import install_line
+
 MIN_CROP, MAX_CROP = 300, 1200
 QUALITY = 90
-_PYPI = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+"""By the names they are imported by."""
 _FILES = {
     "skimage": (
         "data/astronaut.png data/chelsea.png data/coffee.png data/hubble_deep_field.jpg data/ihc.png"
@@ -29,7 +32,7 @@ def load_photographs() -> list[Image.Image]:
     for package, names in _FILES.items():
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise ValueError(f"there is no {package}, which brings photographs; pip install --no-deps {_PYPI[package]}")
+            raise ValueError(f"there is no {package}, which brings photographs; {install_line([PACKAGES[package]])}")
         folder = Path(spec.submodule_search_locations[0])
         photographs += [Image.open(folder / name).convert("RGB") for name in names]
     return photographs

@@ -1,6 +1,6 @@
 """Where the time of a step goes: python -m tests.benchmarks.profile_step [--out step.png] [--append]
 
-    pip install matplotlib      for --out
+--out needs matplotlib.
 
 Steps of bench_step.py under torch.profiler, by category: on a GPU the giant as its recipe has it, by kernels on the
 device's own clock; on a CPU base with four layers, by operations of torch. `communication` is what nothing overlaps,
@@ -19,9 +19,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from model.kernels.backend import KernelChoice
 from tests.benchmarks.bench_step import OURS, start, warmed_up
+from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results
 from tests.benchmarks.step_cases import Case, make_case, random_batch
-from tests.benchmarks.step_engines import Competitor
+from tests.benchmarks.step_engines import PEER_PACKAGES, Competitor
 from tests.benchmarks.step_timeline import CATEGORIES, read_trace, seconds_of
 
 Seconds = dict[str, dict[str, float]]
@@ -52,6 +53,8 @@ class ProfileOptions:
 
 def main() -> None:
     options = tyro.cli(ProfileOptions, description=__doc__)
+    needed = PEER_PACKAGES if options.kernels == "torchscale" else {}
+    require_packages({**needed, **({"matplotlib": "matplotlib"} if options.out else {})})  # before minutes of measuring
     device = start(options.threads)
     on_gpu = device.type == "cuda"
     size = options.size or ("giant" if on_gpu else "base")

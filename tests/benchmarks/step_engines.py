@@ -20,6 +20,7 @@ from tests.benchmarks.step_cases import Batch, Case
 from tests.benchmarks.torchscale_step import USES, passes, with_our_weights
 
 PEERS = ("torchscale", "torchscale_compile")
+PEER_PACKAGES = {name: name for name in ("torchscale", "fairscale", "timm", "torchvision")}
 PADDED = "padded"
 Variant = KernelChoice | Literal["torchscale", "torchscale_compile", "padded"]
 """Ours, by its kernels, or a peer; padded: ours with kernels auto and, as a peer has them, rows for padding."""

