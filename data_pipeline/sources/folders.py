@@ -60,6 +60,8 @@ def _records_of_tables(folder: Path, forms: tuple[str, ...], columns: Columns) -
             problem = "file is hidden" if is_hidden(name) else "file is no table by its name"
             yield Record(name, problem=problem, place=str(path))
             return
+        if not path.is_file():
+            raise RefusedFileError(path, "is no regular file")
         try:
             for record in records_of_table(path, path.parent, columns):
                 yield replace(record, name=(parent / record.name).as_posix())

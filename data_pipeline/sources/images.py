@@ -47,10 +47,12 @@ def _images_in_folder(folder: Path, name: str) -> Iterator[Record]:
 
 
 def _images_of_tar_in_folder(path: Path, name: str) -> Iterator[Record]:
+    if not path.is_file():
+        raise RefusedFileError(path, "is no regular file")
     try:
         for record in images_of_tar(path):
             metadata = record.metadata or _class_of(f"{PurePosixPath(name).stem}/{record.name}")
-            yield replace(record, name=f"{name}/{record.name}", metadata=metadata)
+            yield replace(record, name=f"{name}/{record.name}", metadata=metadata, place=f"{path}: {record.name}")
     except ValueError as error:
         raise RefusedFileError(path, "is no readable uncompressed tar", str(error)) from error
 

@@ -137,6 +137,47 @@ def test_an_image_with_several_captions_is_one_image_and_several_pairs(tmp_path:
     assert keys(written("pair", tmp_path / "pairs.jsonl", tmp_path / "pairs", keep=ALL)) == ["a", "a-2"]
 
 
+def test_what_is_left_out_is_named_by_its_place_in_the_source_with_all_that_is_known(tmp_path: Path) -> None:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (8, 8), (len(list(folder.iterdir())), 0, 0)).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text("R&amp;D")
+    (folder / "b.png").write_bytes(b"<html>")
+    (folder / "c.txt").write_bytes(b"nul \0")
+    out = tmp_path / "out"
+    options = SourceOptions(unescape_html=True)
+    report = write_shards(ShardOptions("pair", str(folder), out, keep=ALL, columns=options, num_workers=1))
+    assert report.examples == {
+        "image cannot be decoded": f"{folder / 'b.png'} (none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF)",
+        "caption is not text": f"{folder / 'c.txt'} (byte 4 is NUL)",
+    }
+    assert SampleReader(read_index(out), 1 << 20).text(0) == "R&D"
+
+
+def test_texts_are_left_out_by_their_place_and_a_tar_of_them_is_read(tiny_data: TinyData, tmp_path: Path) -> None:
+    write_tar(tmp_path / "texts.tar", [("a.txt", b"a red circle"), ("b.txt", b"caf\xe9"), ("c.txt", b"x" * 40 + b"\0")])
+    tokenizer = tiny_data.folder / "text_tokenizer.spm"
+    options = ShardOptions(
+        "text", str(tmp_path / "texts.tar"), tmp_path / "out", keep=ALL, text_tokenizer=tokenizer, num_workers=1
+    )
+    report = write_shards(options)
+    assert report.num_kept == 1 and report.examples == {
+        "text is not UTF-8": f"{tmp_path / 'texts.tar'}: b.txt:1 (at character 3)",
+        "file is not text": f"{tmp_path / 'texts.tar'}: c.txt (byte 40 is NUL)",
+    }
+
+
+def test_a_folder_that_was_begun_before_an_option_came_goes_on(tmp_path: Path) -> None:
+    options = ShardOptions("image", "scenes:4", tmp_path / "out", 2, num_workers=1)
+    write_shards(options)
+    plan = (tmp_path / "out" / "plan.txt").read_text()
+    assert "unescape_html" not in plan and "image_splits" not in plan
+    assert write_shards(options).num_kept == 4
+    with pytest.raises(ValueError, match="unescape_html = True"):
+        write_shards(replace(options, columns=SourceOptions(unescape_html=True)))
+
+
 def test_names_that_give_the_same_key_stay_two_samples(tmp_path: Path) -> None:
     source = write_pairs(tmp_path, {"a_b.png": "one", "a.b.png": "two", "a_b.webp": "three"})
     index = written("pair", source, tmp_path / "out", keep=ALL)
@@ -385,8 +426,8 @@ def test_a_key_of_any_length_leaves_the_index_small(tmp_path: Path) -> None:
         ("nowhere.jsonl", "does not exist"),
         ("scenes:many", "must read scenes:COUNT"),
         ("{folder}", "gives no samples of kind 'pair'"),
-        ("{folder}/bad.jsonl", r"line 1: line has no text in field 'caption' \(but image\)"),
-        ("{folder}/worse.jsonl", r"line 1: line has no text in field 'image' \(but picture\)"),
+        ("{folder}/bad.jsonl", r"bad.jsonl .*\(line 1: line has no text in field 'caption' \(but image\)\)"),
+        ("{folder}/worse.jsonl", r"worse.jsonl .*\(line 1: line has no text in field 'image' \(but picture\)\)"),
     ],
 )
 def test_wrong_sources_are_refused(source: str, message: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import lzma
 import os
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -85,7 +86,16 @@ def _pairs_or_none(folder: Path) -> list[Record]:
 def test_pipes_and_links_to_nothing_are_counted(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.txt")
     (tmp_path / "b.txt").symlink_to(tmp_path / "gone")
-    write(tmp_path, {"c.txt": b"a document"})
+    write(tmp_path, {"c.txt": b"a document", "d/e.jpg": b"image"})
+    for name in ("d/a.tar", "d/a.parquet", "d/a.jpg"):
+        os.mkfifo(tmp_path / name)
+    assert problems(records("image", tmp_path / "d")) == {
+        "a.tar": "file is no regular file",
+        "a.parquet": "file is no image by its name",
+    }
+    parquet(tmp_path / "d" / "b.parquet", text=["one"])
+    assert problems(records("text", tmp_path / "d"))["a.parquet"] == "file is no regular file"
+    shutil.rmtree(tmp_path / "d")
     assert problems(records("text", tmp_path)) == {
         "a.txt": "file is no regular file",
         "b.txt": "file is a link to nothing",
