@@ -64,8 +64,10 @@ def read_config(folder: Path) -> MultiwayConfig:
     try:
         config = pydantic.TypeAdapter(MultiwayConfig).validate_python(values)
     except (pydantic.ValidationError, ZeroDivisionError) as error:
-        first = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": (), "msg": str(error)}
-        said = f"{'.'.join(map(str, first['loc']))} {' '.join(first['msg'].split())}".strip()
+        said = str(error)
+        if isinstance(error, pydantic.ValidationError):
+            first = error.errors()[0]
+            said = f"{'.'.join(map(str, first['loc']))} {' '.join(first['msg'].split())}".strip()
         raise ValueError(f"{path} describes no network: {said}; convert it again") from error
     if config.depth > MAX_DEPTH:
         raise ValueError(f"{path} describes {config.depth} blocks, more than {MAX_DEPTH}; convert it again")
