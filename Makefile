@@ -1,3 +1,4 @@
+# make install  the environment alone, .venv
 # make demo    from raw data to a converted checkpoint, in a few minutes on two cores
 # make test    the tests           make check    lint and types
 # make test-slow   what takes minutes and 20 GiB of memory
@@ -12,7 +13,10 @@ INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 SHELL := /bin/bash
 SLURM_TESTS := slurm
 
-.PHONY: demo test test-slow test-slurm check clean
+.PHONY: install demo test test-slow test-slurm check clean
+
+install: $(VENV)/.run
+	@echo "source $(BIN)/activate"
 
 demo: $(VENV)/.run
 	$(BIN)/python -m pretrain.demo

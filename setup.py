@@ -1,4 +1,4 @@
-"""Packaging: the three packages of the application, run from its checkout (pip install -e .)."""
+"""Packaging: the four packages of the application, run from its checkout (pip install -e .)."""
 
 from setuptools import setup
 
@@ -16,8 +16,10 @@ setup(
         "pretrain",
         "pretrain.formats",
         "pretrain.recipes",
+        "settings",
     ],
     install_requires=[
+        "annotated-types>=0.7",
         "deepspeed>=0.19.8,<0.20",
         "numpy>=2.0",
         "pillow>=11.0",

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+from annotated_types import Interval
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
@@ -23,8 +24,9 @@ from data_pipeline.remote_files import is_remote
 from data_pipeline.sample_reader import SampleReader, ShardMismatchError
 from data_pipeline.samples import BadSampleError
 from data_pipeline.shard_cache import ShardCache
-from data_pipeline.shard_index import ShardIndex, file_sha256, read_index
+from data_pipeline.shard_index import damaged_records, read_index, records_name
 from data_pipeline.shard_scan import SampleReport
+from settings.ranges import ByteCount, Seed, Workers, check_ranges
 
 TILE = 208
 """Pixels of a tile of the contact sheet, margins included."""
@@ -43,20 +45,23 @@ class CheckOptions:
     """Folder or URL of shards with an index."""
     sheet: Path | None = None
     """The contact sheet to write, a PNG. None: contact_sheet.png in the folder, or here if that is a URL."""
-    num_shown: int = 24
+    num_shown: Annotated[int, Interval(ge=0, le=10_000)] = 24
     """Samples on the contact sheet; 0: no sheet."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the choice of samples that are shown."""
-    max_image_pixels: int = DataConfig.max_image_pixels
+    max_image_pixels: ByteCount = DataConfig.max_image_pixels
     """As the run will have it."""
-    max_member_bytes: int = DataConfig.max_member_bytes
+    max_member_bytes: ByteCount = DataConfig.max_member_bytes
     """As the run will have it."""
     cache_folder: Path = DataConfig.cache_folder
     """Where remote shards are kept."""
-    cache_bytes: int = DataConfig.cache_bytes
+    cache_bytes: ByteCount = DataConfig.cache_bytes
     """Most that the cache may hold."""
-    num_workers: int = num_cores()
+    num_workers: Workers = field(default_factory=num_cores)
     """Processes that read."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass
@@ -103,22 +108,14 @@ def check_shards(options: CheckOptions) -> CheckResult:
     result = CheckResult()
     index = open_reader(options).index
     num_shards = len(index.shards)
-    if not is_remote(options.folder):  # a remote one was compared when it was fetched
-        result.damaged += damaged_records(index, Path(options.folder))
+    path = None if is_remote(options.folder) else Path(options.folder) / records_name(index.records_sha256)
+    if problem := damaged_records(index, path):
+        result.damaged.append(f"the index of {options.folder} is damaged ({problem}); index the folder again")
     with worker_pool(options.num_workers) as workers, progress_bar("shards", num_shards) as progress:
         for part in workers.map(partial(check_shard, options), range(num_shards)):
             result.add(part)
             progress.update()
     return result
-
-
-def damaged_records(index: ShardIndex, folder: Path) -> list[str]:
-    """What is wrong with the records of an index themselves."""
-    (path,) = folder.glob(f"samples-{index.records_sha256[:16]}.npy")
-    if file_sha256(path) != index.records_sha256:
-        return [f"{path} differs from its checksum; index the folder again"]
-    grouped = np.array_equal(index.records["shard"], np.repeat(range(len(index.shards)), np.diff(index.shard_starts)))
-    return [] if grouped else [f"{path} is not grouped by shard; index the folder again"]
 
 
 @lru_cache(maxsize=1)

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-import tyro
 from tqdm import tqdm
+
+from settings.parsing import HelpRequest, parse_options
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -25,9 +26,10 @@ Options = TypeVar("Options")
 
 def run_command(options_type: type[Options], module: str, action: Callable[[Options], str]) -> None:
     """Parse the command line, act, print the sentence that comes back; end with one sentence where it fails."""
-    options = tyro.cli(options_type, prog=f"python -m {module}")
     try:
-        print(action(options))
+        print(action(parse_options(options_type, sys.argv[1:], f"python -m {module}")))
+    except HelpRequest as help:
+        print(help)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
 
 from data_pipeline.remote_files import is_remote
+from settings.ranges import ByteCount, Count, CountOrZero, PartBelowOne, TextLength, WorkersOrZero, check_ranges
 
 
 def parse_source(entry: str) -> tuple[str, Fraction]:
@@ -38,41 +42,34 @@ class DataConfig:
     """The same of text shards."""
     text_tokenizer: Path | None = None
     """SentencePiece model, such as beit3.spm. Not needed for images alone."""
-    caption_length: int = 64
+    caption_length: TextLength = 64
     """Tokens of a caption with <s> and </s>; longer ones are cut, shorter ones padded."""
-    text_length: int = 512
+    text_length: TextLength = 512
     """Tokens of a text passage with <s> and </s>."""
-    num_lanes: int = 64
+    num_lanes: Count = 64
     """Independent sequences of samples; must divide the global batch of each kind. Part of the sample order."""
-    window_shards: int = 4
+    window_shards: Count = 4
     """Shards of a lane among which samples are mixed. Part of the sample order."""
-    min_crop_scale: float = 0.2
+    min_crop_scale: Annotated[float, Interval(gt=0, le=1)] = 0.2
     """Smallest part of an image's area that the random crop keeps."""
-    color_jitter: float = 0.4
+    color_jitter: PartBelowOne = 0.4
     """Strength of brightness, contrast and saturation jitter."""
     horizontal_flip: bool = True
     """Mirror half of the images."""
-    num_workers: int = 4
+    num_workers: WorkersOrZero = 4
     """Loader processes per rank; 0 reads in the training process. Does not change the batches."""
-    max_bad_samples: int = 1000
+    max_bad_samples: CountOrZero = 1000
     """The run stops, with a report, when more different samples than this had to be skipped."""
     cache_folder: Path = Path("/tmp/imglish_shards")
     """Where remote shards are kept, on the local disk of each node; shared by its ranks."""
-    cache_bytes: int = 200_000_000_000
+    cache_bytes: ByteCount = 200_000_000_000
     """Most that the cache may hold; the shards least recently used go first."""
-    max_image_pixels: int = 64_000_000
+    max_image_pixels: ByteCount = 64_000_000
     """Larger images are bad samples."""
-    max_member_bytes: int = 64_000_000
+    max_member_bytes: ByteCount = 64_000_000
     """Larger members of a shard are bad samples."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_crop_scale <= 1:
-            raise ValueError(f"min_crop_scale {self.min_crop_scale} must lie in (0, 1]")
-        if not 0 <= self.color_jitter < 1:
-            raise ValueError(f"color_jitter {self.color_jitter} must lie in [0, 1)")
+        check_ranges(self)
         for entry in (*self.images, *self.pairs, *self.texts):
             parse_source(entry)
-        if self.num_lanes < 1 or self.window_shards < 1 or self.num_workers < 0:
-            raise ValueError("num_lanes and window_shards must be at least 1, num_workers at least 0")
-        if self.caption_length < 3 or self.text_length < 3:
-            raise ValueError("caption_length and text_length must be at least 3: <s>, a word, </s>")

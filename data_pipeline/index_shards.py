@@ -4,8 +4,11 @@ For shards that others wrote (img2dataset, open_clip users), also remote ones. S
 not changed are not read again.
 """
 
+import errno
+import re
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +16,25 @@ from typing import Annotated
 import tyro
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
-from data_pipeline.remote_files import is_remote, list_remote_shards, local_copy, remote_origin
-from data_pipeline.samples import Kind
-from data_pipeline.shard_index import check_name, merge_scans, read_index
-from data_pipeline.shard_scan import SampleReport, file_origin, load_scan, save_scan, scan_path, scan_shard
+from data_pipeline.index_writer import merge_scans
+from data_pipeline.remote_files import is_remote, list_remote_files, local_copy, remote_origin
+from data_pipeline.samples import Kind, is_utf8, printable
+from data_pipeline.shard_index import check_name, read_index
+from data_pipeline.shard_scan import (
+    SCAN_VERSION,
+    SampleReport,
+    file_origin,
+    load_scan,
+    save_scan,
+    scan_path,
+    scan_shard,
+)
 from data_pipeline.sources.files import walk
 from data_pipeline.write_shards import unfinished_parts
+from settings.ranges import Workers, check_ranges
+
+ARCHIVE = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst|tar)$", re.IGNORECASE)
+"""Ends the name of a shard, or of what somebody may take for one."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +44,22 @@ class IndexOptions:
     kind: tyro.conf.Positional[Kind]
     """What a sample must have: image (jpg, png or webp), text (txt), or both."""
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """The folder of shards, at any depth, or its URL."""
+    """The folder of shards, at any depth, or its URL; or, with --out, a single .tar."""
     out: Path | None = None
     """Folder for the index, where it should not lie beside the shards or cannot."""
+    caption_key: str = ""
+    """Field of the .json members that holds the texts. Empty: the .txt members are the texts."""
     deduplicate: bool = False
     """Of exact copies only the first is kept in the index."""
     leave_out_damaged: bool = False
-    """Index what can be read. Otherwise a damaged shard is an error, which names all of them."""
-    num_workers: int = num_cores()
+    """Index the sound shards. Otherwise a damaged shard is an error, which names all of them."""
+    num_workers: Workers = field(default_factory=num_cores)
     """Processes that read."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.caption_key and self.kind == "image":
+            raise ValueError("--caption-key names the texts of kind pair or text; kind image has none")
 
 
 def main() -> None:
@@ -46,75 +69,148 @@ def main() -> None:
 def _index(options: IndexOptions) -> str:
     report = index_shards(options)
     out = options.out or Path(options.folder)
-    return "\n".join([*report.lines(), f"{out}: {read_index(out)}"])
+    num_kept_members = report.num_members - report.num_skipped_members
+    members = f"  {report.num_members} members: {num_kept_members} of samples, {report.num_skipped_members} skipped"
+    return "\n".join([*report.lines(), members, f"{printable(str(out))}: {read_index(out)}"])
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What is to be indexed."""
+
+    folder: str
+    """Path or URL."""
+    names: list[str]
+    """Relative to it, as those of what follows."""
+    other_archives: list[str]
+    """Compressed tars and the like, which are no shards."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a shard could not be scanned."""
+
+    message: str
+    is_damage: bool
+    """Whether the shard itself is to blame, not rights, a network or a disk."""
 
 
 def index_shards(options: IndexOptions) -> SampleReport:
-    """Scan what is new, write the index. Raises ValueError for damaged shards and where there is no sample."""
-    remote = is_remote(options.folder)
-    if remote and options.out is None:
-        raise ValueError(f"{options.folder} is remote; give --out, a local folder for its index")
-    folder = options.folder if remote or options.out is None else str(Path(options.folder).resolve())
-    out = options.out or Path(folder)
-    shards = list_remote_shards(folder) if remote else list_shards(Path(folder))
-    if not shards:
-        raise ValueError(f"{folder} holds no .tar shard; write some with python -m data_pipeline.write_shards")
-    for shard in shards:
-        check_name(shard)
+    """Scan what is new, write the index. Raises ValueError for damaged shards and if there is no sample.
+
+    Raises OSError, naming the file, if the index cannot be written.
+    """
+    shards = find_shards(options)
+    out = options.out or Path(shards.folder)
     out.mkdir(parents=True, exist_ok=True)
-    scan = partial(scan_one, folder, out, options.kind)
-    problems: dict[str, str] = {}
-    with worker_pool(options.num_workers) as workers, progress_bar("shards", len(shards)) as progress:
-        for shard, problem in zip(shards, workers.map(scan, shards), strict=True):
-            progress.update()
-            if problem:
-                problems[shard] = problem
-    if problems and not options.leave_out_damaged:
-        raise ValueError("\n".join([*problems.values(), "mend them or give --leave-out-damaged"]))
-    sound = [shard for shard in shards if shard not in problems]
-    scans = [scan_path(out, shard) for shard in sound]
-    shard_folder = folder if options.out is not None else ""
-    report = merge_scans(out, options.kind, sound, scans, shard_folder, options.deduplicate)
+    scan = partial(scan_one, shards.folder, out, options.kind, options.caption_key)
+    problems: dict[str, Problem] = {}
+    try:
+        with worker_pool(options.num_workers) as workers, progress_bar("shards", len(shards.names)) as progress:
+            for shard, problem in zip(shards.names, workers.map(scan, shards.names), strict=True):
+                progress.update()
+                if problem:
+                    problems[shard] = problem
+    except BrokenProcessPool as error:
+        raise ValueError("a reading process was killed, perhaps for memory; the same command goes on") from error
+    refuse(list(problems.values()), options.leave_out_damaged)
+    sound = [shard for shard in shards.names if shard not in problems]
+    report = merge_scans(
+        out,
+        options.kind,
+        sound,
+        [scan_path(out, shard) for shard in sound],
+        shard_folder=shards.folder if options.out is not None else "",
+        deduplicate=options.deduplicate,
+        caption_key=options.caption_key,
+    )
     for problem in problems.values():
-        report.skip(problem, "damaged shard")
+        report.skip(problem.message, "damaged shard")
+    for name in shards.other_archives:
+        report.skip(name, "archive is no shard, decompress it to a file whose name ends in .tar")
     return report
 
 
-def list_shards(folder: Path) -> list[str]:
-    """Names relative to the folder, at any depth. Raises ValueError where write_shards is not done with it."""
+def refuse(problems: list[Problem], leave_out_damaged: bool) -> None:
+    """Raises ValueError for shards that could not be scanned, unless they are damaged and may be left out."""
+    unreadable = [problem.message for problem in problems if not problem.is_damage]
+    if unreadable:
+        raise ValueError("\n".join([*unreadable, "make them readable and run the same command again"]))
+    if problems and not leave_out_damaged:
+        raise ValueError("\n".join([*(p.message for p in problems), "mend them or give --leave-out-damaged"]))
+
+
+def find_shards(options: IndexOptions) -> Shards:
+    """Raises ValueError if there is none, or if write_shards is not done with the folder."""
+    location, remote = options.folder, is_remote(options.folder)
+    if remote and options.out is None:
+        raise ValueError(f"{location} is remote; give --out, a local folder for its index")
+    is_single = location.endswith(".tar") and (remote or not Path(location).is_dir())
+    if is_single and options.out is None:
+        raise ValueError(f"{location} is a single shard; give --out, a folder for its index, or the folder it lies in")
+    if remote:
+        folder, _, name = location.rpartition("/") if is_single else (location, "", "")
+        files = [name] if is_single else list_remote_files(folder)
+    else:
+        path = Path(location).parent if is_single else Path(location)
+        folder = str(path.resolve()) if options.out is not None else location
+        files = [Path(location).name] if is_single else list_files(path)
+    archives = [file for file in files if ARCHIVE.search(file)]
+    names = [file for file in archives if file.endswith(".tar")]
+    others = [file for file in archives if not file.endswith(".tar")]
+    if not names:
+        instead = f" but {others[0]}, which must be decompressed" if others else ""
+        raise ValueError(
+            f"{location} holds no .tar shard{instead}; write some with python -m data_pipeline.write_shards"
+        )
+    for name in names:
+        check_name(name)
+    for name in (*names, folder) if options.out is not None else names:
+        if not is_utf8(name):
+            raise ValueError(f"'{printable(name)}' is not UTF-8, as names in an index must be; rename it")
+    return Shards(folder, names, others)
+
+
+def list_files(folder: Path) -> list[str]:
+    """Names relative to the folder, at any depth. Raises ValueError if write_shards is not done with it."""
     if not folder.is_dir():
         raise ValueError(f"shard folder {folder} does not exist")
     if unfinished := unfinished_parts(folder):
         numbers = ", ".join(map(str, unfinished))
         raise ValueError(f"write_shards has not finished {folder}: part {numbers} is missing; run it first")
-    return [name for name in walk(folder) if name.endswith(".tar")]
+    return list(walk(folder))
 
 
-def scan_one(folder: str, out: Path, kind: Kind, shard: str) -> str:
-    """In a worker: scan a shard unless that was done. Returns what is wrong with it, or nothing."""
+def scan_one(folder: str, out: Path, kind: Kind, caption_key: str, shard: str) -> Problem | None:
+    """In a worker: scan a shard unless that was done. Returns what is wrong with it.
+
+    Raises OSError, naming the file, if the scan cannot be written: the shard is not to blame.
+    """
     path, remote = scan_path(out, shard), is_remote(folder)
     location = f"{folder.rstrip('/')}/{shard}"
     try:
         place = "" if Path(folder) == out else folder
         origin = remote_origin(location) if remote else file_origin(Path(location), place)
-        if _is_known(path, kind, origin):
-            return ""
+        if _is_known(path, kind, origin, caption_key):
+            return None
         source: AbstractContextManager[Path] = local_copy(location) if remote else nullcontext(Path(location))
         with source as local:
-            save_scan(scan_shard(local, kind, origin), path)
+            scan = scan_shard(local, kind, origin, caption_key=caption_key, location=location)
     except ValueError as error:
-        return str(error)
+        return Problem(str(error), is_damage=True)
     except OSError as error:
-        return f"shard {location} cannot be read ({error})"
-    return ""
+        told = f"shard {printable(location)} cannot be read ({error.strerror or error})"
+        return Problem(told, is_damage=error.errno == errno.EIO)
+    save_scan(scan, path)
+    return None
 
 
-def _is_known(path: Path, kind: Kind, origin: str) -> bool:
+def _is_known(path: Path, kind: Kind, origin: str, caption_key: str) -> bool:
     try:
         scan = load_scan(path)
     except FileNotFoundError:
         return False
-    return (scan.kind, scan.origin) == (kind, origin)
+    return (scan.version, scan.kind, scan.origin, scan.caption_key) == (SCAN_VERSION, kind, origin, caption_key)
 
 
 if __name__ == "__main__":

@@ -47,13 +47,13 @@ def read_remote_file(url: str) -> bytes:
     return with_retries(url, read)
 
 
-def list_remote_shards(url: str) -> list[str]:
-    """Names of the .tar files below a URL, relative to it. Raises OSError where they cannot be listed."""
+def list_remote_files(url: str) -> list[str]:
+    """Names of the files below a URL, relative to it. Raises OSError if they cannot be listed."""
 
     def find() -> list[str]:
         filesystem, root = open_filesystem(url.rstrip("/"))
         found = filesystem.find(root)
-        return sorted(path.removeprefix(root).lstrip("/") for path in found if path.endswith(".tar"))
+        return sorted(path.removeprefix(root).lstrip("/") for path in found)
 
     return with_retries(url, find)
 

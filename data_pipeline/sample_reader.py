@@ -8,11 +8,14 @@ import threading
 import zlib
 from collections import OrderedDict
 
+import numpy as np
+
 from data_pipeline.remote_files import is_remote
 from data_pipeline.retries import HOPELESS, with_retries
-from data_pipeline.samples import BadSampleError
+from data_pipeline.samples import BadSampleError, key_text
 from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import ShardIndex
+from data_pipeline.shard_samples import caption_in_json
 
 MAX_OPEN_SHARDS = 64
 MAX_OPEN_COPIES = 8
@@ -35,7 +38,7 @@ class SampleReader:
         self._wanted: queue.SimpleQueue[int] | None = None
 
     def key(self, sample: int) -> str:
-        return bytes(self.index.records[sample]["key"]).decode(errors="replace")
+        return key_text(self.index.records[sample]["key"])
 
     def shard_name(self, sample: int) -> str:
         """Path or URL, for reports."""
@@ -45,9 +48,12 @@ class SampleReader:
         return self._read(sample, "image")
 
     def text(self, sample: int) -> str:
-        """Raises BadSampleError where it is not UTF-8 or blank."""
+        """Raises BadSampleError if it is not UTF-8, blank, or missing in its JSON."""
+        content = self._read(sample, "text")
+        if self.index.caption_key:
+            return caption_in_json(content, self.index.caption_key)
         try:
-            text = self._read(sample, "text").decode()
+            text = content.decode()
         except UnicodeDecodeError as error:
             raise BadSampleError("text is not UTF-8") from error
         if not text.strip():
@@ -82,7 +88,8 @@ class SampleReader:
                 cache.fetch(f"{self.index.folder.rstrip('/')}/{shard.name}", shard.num_bytes, shard.sha256)
 
     def _shard(self, sample: int) -> int:
-        return int(self.index.records[sample]["shard"])
+        """Not by the sample's record, which may be damaged."""
+        return int(np.searchsorted(self.index.shard_starts, sample, side="right")) - 1
 
     def _read(self, sample: int, part: str) -> bytes:
         """The member's bytes, checked. Raises BadSampleError where they are too many or not those indexed."""
@@ -90,7 +97,10 @@ class SampleReader:
         offset, size, crc32 = (int(value) for value in record[part])
         if size > self.max_member_bytes:
             raise BadSampleError(f"member exceeds max_member_bytes ({size} > {self.max_member_bytes})")
-        content = self._pread(int(record["shard"]), size, offset)
+        shard = self._shard(sample)
+        if offset + size > self.index.shards[shard].num_bytes:
+            raise BadSampleError("member lies outside of its shard")
+        content = self._pread(shard, size, offset)
         if len(content) != size or zlib.crc32(content) != crc32:
             raise BadSampleError("bytes differ from the index")
         return content

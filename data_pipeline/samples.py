@@ -6,6 +6,38 @@ from typing import Any, Literal
 Kind = Literal["image", "pair", "text"]
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+IMAGE_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
+"""The first bytes of a JPEG, a PNG and a WebP file."""
+
+
+MAX_PRINTED = 300
+"""Characters of a name in a message."""
+
+
+def printable(name: str) -> str:
+    """Return a name from a source as messages show it: control characters and what is not UTF-8 escaped, cut if long.
+
+    Whoever makes a file chooses its keys: they must not be able to move a terminal's cursor or fill a screen.
+    """
+    if len(name) > MAX_PRINTED:
+        name = f"{name[: MAX_PRINTED // 2]}...{name[-MAX_PRINTED // 2 :]}"
+    return name if name.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name of the file system, in which other bytes are lone surrogates, is UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def key_text(key: bytes) -> str:
+    """Return a key of an index as messages show it."""
+    return printable(bytes(key).decode(errors="surrogateescape"))
+
+
+def _escaped(character: str) -> str:
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 class BadSampleError(Exception):
@@ -31,7 +63,7 @@ class BadSample:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.shard}:{self.key}: {self.reason}"
+        return f"{printable(self.shard)}:{printable(self.key)}: {printable(self.reason)}"
 
 
 @dataclass(frozen=True)

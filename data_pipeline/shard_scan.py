@@ -4,38 +4,27 @@ A scan is kept beside the shards, in .index/NNNNNN.npz, so that a folder is inde
 on after a kill, and is only read where it is new.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import tarfile
 import zipfile
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.samples import IMAGE_EXTENSIONS, Kind
+from data_pipeline.retries import written_with_retries
+from data_pipeline.samples import BadSampleError, Kind, printable
+from data_pipeline.shard_samples import NOTHING, MemberReader, Part, record_dtype, short_key
+from data_pipeline.tar_members import TarError, open_tar
 
 SCANS_NAME = ".index"
-MAX_KEY_BYTES = 200
-"""A longer key is cut and made unique by a hash: all keys of an index have the width of the longest."""
-MAX_MEMBER_BYTES = (1 << 32) - 1
-_CHUNK_BYTES = 1 << 22
-
-MEMBER_DTYPE = [("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")]
-"""A member of a tar: where its bytes start, how many they are, their checksum. Size 0: there is none."""
-
-Member = tuple[int, int, int]
-NOTHING: Member = (0, 0, 0)
-
-
-def record_dtype(key_bytes: int) -> list[tuple[str, object]]:
-    """One sample of an index: key, number of its shard, its members."""
-    return [("key", f"S{key_bytes}"), ("shard", "<u4"), ("image", MEMBER_DTYPE), ("text", MEMBER_DTYPE)]
+SCAN_VERSION = 2
+"""Scans of older code, which did not count all that it left out, are made anew by index_shards."""
 
 
 @dataclass
@@ -44,23 +33,30 @@ class SampleReport:
 
     num_kept: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
-    """Samples left out, by reason."""
+    """Samples left out, and members that are part of none, by reason."""
     examples: dict[str, str] = field(default_factory=dict)
-    """The first sample left out for each reason."""
+    """The first left out for each reason."""
+    num_members: int = 0
+    """Members of tars that were seen; each is part of a kept sample or skipped."""
+    num_skipped_members: int = 0
 
-    def skip(self, name: str, reason: str) -> None:
+    def skip(self, name: str, reason: str, num_members: int = 0) -> None:
+        """num_members: how many members of a tar are left out by this."""
         self.skipped[reason] += 1
-        self.examples.setdefault(reason, name)
+        self.examples.setdefault(reason, printable(name))
+        self.num_skipped_members += num_members
 
     def add(self, other: "SampleReport") -> None:
         self.num_kept += other.num_kept
         self.skipped.update(other.skipped)
         self.examples = {**other.examples, **self.examples}
+        self.num_members += other.num_members
+        self.num_skipped_members += other.num_skipped_members
 
     def lines(self) -> list[str]:
-        """A line a reason."""
+        """One line per reason."""
         return [
-            f"  skipped {count}: {reason}; the first: {self.examples[reason]}"
+            f"  skipped {count}: {printable(reason)}; the first: {printable(self.examples[reason])}"
             for reason, count in sorted(self.skipped.items())
         ]
 
@@ -81,6 +77,11 @@ class ShardScan:
     content_hashes: NDArray[np.uint64]
     """Of each sample's image and text: equal for exact copies."""
     report: SampleReport
+    caption_key: str = ""
+    """Field of the .json members that holds the texts; empty: they are .txt members."""
+    num_members: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    """(samples,): members of the tar that make each sample."""
+    version: int = SCAN_VERSION
 
 
 def file_origin(path: Path, place: str = "") -> str:
@@ -89,58 +90,67 @@ def file_origin(path: Path, place: str = "") -> str:
     return f"{place} {status.st_size} {status.st_mtime_ns}"
 
 
-def scan_shard(path: Path, kind: Kind, origin: str, block: str = "") -> ShardScan:
+def scan_shard(
+    path: Path, kind: Kind, origin: str, block: str = "", caption_key: str = "", location: str = ""
+) -> ShardScan:
     """Read a tar through. Samples that lack what `kind` needs are left out, counted in the report.
 
-    Raises ValueError where it is no complete tar.
+    caption_key: the field of the .json members that holds the texts; empty: the .txt members are the texts. location:
+    of the shard, for messages, if the path is that of a copy. Raises ValueError if it is not a complete tar.
     """
     report = SampleReport()
-    members: dict[str, dict[str, Member]] = {}
-    digests: dict[str, dict[str, bytes]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar, path.open("rb") as raw:
-            end = 0
-            for member in tar:
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                key, part = _key_and_part(member.name)
-                if not member.isfile() or part is None:
-                    continue
-                name = f"{path.name}:{key}"
-                if key.startswith("/") or ".." in key.split("/"):
-                    report.skip(name, "name leads out of the archive")
-                    continue
-                if part in members.setdefault(key, {}):
-                    report.skip(name, f"key has a second {part}, the first is kept")
-                    continue
-                if member.size > MAX_MEMBER_BYTES:
-                    report.skip(name, "member of more than 4 GiB")
-                    continue
-                crc, digest = _checksums(raw, member.offset_data, member.size)
-                members[key][part] = (member.offset_data, member.size, crc)
-                digests.setdefault(key, {})[part] = digest
-            raw.seek(end)
-            if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a corrupt header for the end
-                raise tarfile.ReadError(f"it breaks off or is corrupt at byte {end}")
-            raw.seek(0)
-            sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
-    except (tarfile.TarError, UnicodeError, OverflowError) as error:
-        raise ValueError(f"shard {path} is no readable tar ({error}); write or download it again") from error
-
-    rows, hashes = [], []
+    samples = _samples_in(path, caption_key, report, location or str(path))
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     needed = {"image": ["image"], "text": ["text"], "pair": ["image", "text"]}[kind]
-    for key, found in members.items():
-        missing = [part for part in needed if found.get(part, NOTHING)[1] == 0]
+    rows, hashes, num_members = [], [], []
+    for key, parts in samples.items():
+        missing = [role for role in needed if role not in parts or parts[role].member[1] == 0]
         if missing:
-            report.skip(f"{path.name}:{key}", f"{missing[0]} is missing or empty")
+            hint = " (--caption-key names its field of the .json)" if missing == ["text"] and ".json" in parts else ""
+            report.skip(f"{path.name}:{key}{hint}", f"{missing[0]} is missing or empty", len(parts))
             continue
-        rows.append((_short(key), 0, found.get("image", NOTHING), found.get("text", NOTHING)))
-        hashes.append(int.from_bytes(hashlib.sha256(b"".join(digests[key][part] for part in needed)).digest()[:8]))
+        image, text = (parts[role].member if role in parts else NOTHING for role in ("image", "text"))
+        rows.append((short_key(key), 0, image, text))
+        hashes.append(int.from_bytes(hashlib.sha256(b"".join(parts[role].digest for role in needed)).digest()[:8]))
+        num_members.append(len(parts))
     if not rows:
         report.skip(path.name, "shard without a sample")
     report.num_kept = len(rows)
-    records = np.array(rows, dtype=record_dtype(max((len(row[0]) for row in rows), default=1)))
-    num_bytes = path.stat().st_size
-    return ShardScan(kind, origin, block, num_bytes, sha256, records, np.array(hashes, dtype=np.uint64), report)
+    assert report.num_members == sum(num_members) + report.num_skipped_members
+    return ShardScan(
+        kind=kind,
+        origin=origin,
+        block=block,
+        num_bytes=path.stat().st_size,
+        sha256=sha256,
+        records=np.array(rows, dtype=record_dtype(max((len(row[0]) for row in rows), default=1))),
+        content_hashes=np.array(hashes, dtype=np.uint64),
+        report=report,
+        caption_key=caption_key,
+        num_members=np.array(num_members, dtype=np.uint8),
+    )
+
+
+def _samples_in(path: Path, caption_key: str, report: SampleReport, location: str) -> dict[str, dict[str, Part]]:
+    """The parts of each sample by key; members that are part of none are counted in the report."""
+    samples: dict[str, dict[str, Part]] = {}
+    reader = MemberReader(caption_key)
+    try:
+        with open_tar(path, location) as tar:
+            for entry in tar:
+                num_members = 0 if entry.kind == "gap" else 1
+                report.num_members += num_members
+                try:
+                    key, role, part = reader.read(entry, tar)
+                    if role in samples.setdefault(key, {}):
+                        raise BadSampleError(f"key has a second {role}, the first is kept")
+                    samples[key][role] = part
+                except BadSampleError as error:
+                    report.skip(f"{path.name}:{entry.name}{error.details}", error.reason, num_members)
+    except TarError as error:
+        raise ValueError(f"shard {error}; write or download it again") from error
+    return samples
 
 
 def scan_path(folder: Path, shard: str) -> Path:
@@ -154,59 +164,87 @@ def own_partial(path: Path) -> Path:
 
 
 def save_scan(scan: ShardScan, path: Path) -> None:
-    """Complete or absent."""
+    """Complete or absent. Raises OSError, naming the file, if it cannot be written."""
+    report = scan.report
     header = {
+        "version": scan.version,
         "kind": scan.kind,
         "origin": scan.origin,
         "block": scan.block,
         "num_bytes": scan.num_bytes,
         "sha256": scan.sha256,
-        "report": [scan.report.num_kept, scan.report.skipped, scan.report.examples],
+        "caption_key": scan.caption_key,
+        "report": [
+            report.num_kept,
+            report.skipped,
+            report.examples,
+            report.num_members,
+            report.num_skipped_members,
+        ],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = own_partial(path)
-    with partial.open("wb") as file:
-        np.savez(file, header=np.array(json.dumps(header)), records=scan.records, hashes=scan.content_hashes)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                header=np.array(json.dumps(header)),
+                records=scan.records,
+                hashes=scan.content_hashes,
+                num_members=scan.num_members,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+
+    try:
+        written_with_retries(write, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()  # is there if it could not be written, and would fill the disk
 
 
 def load_scan(path: Path) -> ShardScan:
-    """Raises FileNotFoundError where there is none, or what a crash of the machine has left of one."""
+    """Raises FileNotFoundError if there is none, or only what a crash of the machine or an attacker has left of one."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("compressed")  # a small file may then fill the memory
         with np.load(path, allow_pickle=False) as arrays:
             header = json.loads(str(arrays["header"]))
-            num_kept, skipped, examples = header.pop("report")
-            report = SampleReport(num_kept, Counter(skipped), examples)
-            return ShardScan(**header, records=arrays["records"], content_hashes=arrays["hashes"], report=report)
-    except (zipfile.BadZipFile, EOFError, ValueError, KeyError, TypeError) as error:
+            records, hashes = arrays["records"], arrays["hashes"]
+            num_members = arrays["num_members"] if "num_members" in arrays else np.zeros(len(records), np.uint8)
+        return _checked_scan(header, records, hashes, num_members)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged zip, npy or JSON raises anything
         raise FileNotFoundError(f"{path} is damaged") from error
 
 
-def _key_and_part(name: str) -> tuple[str, str | None]:
-    """Key and what a member is of its sample. A key is folder and name up to its first dot, as WebDataset has it."""
-    folder, slash, base = name.removeprefix("./").rpartition("/")
-    stem, _, extension = base.partition(".")
-    extension = extension.lower()
-    part = "image" if extension in IMAGE_EXTENSIONS else "text" if extension == "txt" else None
-    return folder + slash + stem, part
-
-
-def _checksums(raw: IO[bytes], offset: int, size: int) -> tuple[int, bytes]:
-    """CRC-32 and SHA-256 of a member."""
-    raw.seek(offset)
-    crc, digest = 0, hashlib.sha256()
-    while size > 0 and (chunk := raw.read(min(size, _CHUNK_BYTES))):
-        crc = zlib.crc32(chunk, crc)
-        digest.update(chunk)
-        size -= len(chunk)
-    return crc, digest.digest()
-
-
-def _short(key: str) -> bytes:
-    encoded = key.encode(errors="surrogateescape")
-    if len(encoded) <= MAX_KEY_BYTES:
-        return encoded
-    digest = hashlib.sha256(encoded).hexdigest()[:16].encode()
-    return encoded[: MAX_KEY_BYTES - 17].decode(errors="ignore").encode() + b"-" + digest
+def _checked_scan(
+    header: dict[str, Any], records: NDArray[np.void], hashes: NDArray[np.uint64], num_members: NDArray[np.uint8]
+) -> ShardScan:
+    """Raises ValueError, TypeError or KeyError for what save_scan has not written."""
+    num_kept, skipped, examples, *counts = header.pop("report")
+    report = SampleReport(num_kept, Counter(skipped), examples, *counts)
+    version = header.pop("version", 1)
+    scan = ShardScan(
+        **header, records=records, content_hashes=hashes, report=report, num_members=num_members, version=version
+    )
+    texts = (scan.origin, scan.block, scan.sha256, scan.caption_key, *report.skipped, *examples, *examples.values())
+    numbers = (version, scan.num_bytes, num_kept, *counts, *report.skipped.values())
+    lengths = {records.shape, hashes.shape, num_members.shape}
+    if (
+        scan.kind not in get_args(Kind)
+        or not all(isinstance(text, str) for text in texts)
+        or not all(isinstance(number, int) and number >= 0 for number in numbers)
+        or set(examples) != set(report.skipped)
+        or lengths != {(num_kept,)}
+        or records.dtype != np.dtype(record_dtype(records.dtype["key"].itemsize))
+        or hashes.dtype != np.dtype(np.uint64)
+    ):
+        raise ValueError("no scan")
+    return scan

@@ -13,23 +13,26 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 from PIL import Image
 
 from data_pipeline.image_transform import open_image, to_rgb, upright
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
+from data_pipeline.shard_samples import record_dtype
 from data_pipeline.shard_scan import (
     SampleReport,
     ShardScan,
     file_origin,
     own_partial,
-    record_dtype,
     save_scan,
     scan_shard,
 )
 from data_pipeline.sources.records import Record, read_image
+from settings.ranges import ByteCount, CountOrZero, Part, check_ranges
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 OTHER_SIDE: dict[Split, str] = {
@@ -45,29 +48,24 @@ VERIFIED_SIDE = 64
 class SampleFilter:
     """Which samples are kept, and how images are stored."""
 
-    min_side: int = 0
+    min_side: CountOrZero = 0
     """Images whose shorter side is below so many pixels are left out."""
-    max_side: int = 0
+    max_side: CountOrZero = 0
     """Images whose longer side is above so many pixels are scaled down and encoded again; 0: never."""
-    quality: int = 90
+    quality: Annotated[int, Interval(ge=1, le=100)] = 90
     """JPEG quality where images are encoded again."""
-    min_caption: int = 1
+    min_caption: CountOrZero = 1
     """Captions of fewer characters are left out."""
-    max_caption: int = 10_000
+    max_caption: CountOrZero = 10_000
     """Captions of more characters are left out."""
-    max_image_pixels: int = 64_000_000
+    max_image_pixels: ByteCount = 64_000_000
     """Larger images are left out, told from their headers."""
-    held_out_fraction: float = 0.1
+    held_out_fraction: Part = 0.1
     """Part that is held out, by a hash of the content: of the image, or of the text where there is none. Of drawn
     scenes the composition decides instead."""
 
     def __post_init__(self) -> None:
-        if min(self.min_side, self.max_side, self.min_caption) < 0:
-            raise ValueError("min_side, max_side and min_caption must not be negative")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality {self.quality} must lie in 1..100")
-        if not 0 <= self.held_out_fraction <= 1:
-            raise ValueError(f"held_out_fraction {self.held_out_fraction} must lie in [0, 1]")
+        check_ranges(self)
 
 
 def write_shard(

@@ -13,6 +13,7 @@ from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.shard_writer import SampleFilter, checked_text, is_in_split
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.text_tokenizer import ModelType, train_text_tokenizer
+from settings.ranges import Part, Size, check_ranges
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,17 @@ class TextTokenizerOptions:
     """The model file to write, such as tokenizer.spm."""
     sources: tyro.conf.Positional[tuple[str, ...]]
     """KIND=SOURCE with kind pair (captions) or text; sources as in write_shards. Only their training split is read."""
-    vocab_size: int = 64000
+    vocab_size: Size = 64000
     """Pieces, SentencePiece's three specials included."""
     model_type: ModelType = "unigram"
     """BEiT-3's is unigram. bpe keeps whole words also where there are only a few dozen different ones."""
-    held_out_fraction: float = SampleFilter.held_out_fraction
+    held_out_fraction: Part = SampleFilter.held_out_fraction
     """Part of each source that is not read; give write_shards the same."""
     columns: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
     """How the sources are read."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def main() -> None:

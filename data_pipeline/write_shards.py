@@ -7,6 +7,7 @@ one that finishes last writes the index of all.
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,15 +18,17 @@ from typing import Annotated
 import tyro
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
+from data_pipeline.index_writer import merge_scans
 from data_pipeline.passages import pack_passages
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
-from data_pipeline.shard_index import INDEX_NAME, merge_scans, read_index
+from data_pipeline.shard_index import INDEX_NAME, read_index
 from data_pipeline.shard_scan import SCANS_NAME, SampleReport, file_origin, load_scan, own_partial, scan_path
 from data_pipeline.shard_writer import OTHER_SIDE, SampleFilter, checked_text, is_in_split, write_shard
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.sources.records import Record
 from data_pipeline.text_tokenizer import TextTokenizer
+from settings.ranges import Count, CountOrZero, TextLength, Workers, check_ranges
 
 PLAN_NAME = "plan.txt"
 BLOCKS_AHEAD = 2
@@ -44,7 +47,7 @@ class ShardOptions:
     """A folder, a file (.tar .txt .json .jsonl .csv .tsv .parquet), or scenes:COUNT[:SEED] for drawn scenes."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to write into."""
-    samples_per_shard: int = 1000
+    samples_per_shard: Count = 1000
     """Records of the source that become a shard; kind text: documents of about so many passages."""
     split: Split = "train"
     """Which part of the source."""
@@ -54,22 +57,21 @@ class ShardOptions:
     """How the source is read."""
     text_tokenizer: Path | None = None
     """Kind text: the SentencePiece model that counts tokens."""
-    text_length: int = 512
+    text_length: TextLength = 512
     """Kind text: pack whole sentences to passages of up to so many tokens, <s> and </s> included."""
     deduplicate: bool = False
     """Of exact copies only the first enters the index."""
-    num_workers: int = num_cores()
+    num_workers: Workers = field(default_factory=num_cores)
     """Processes that write."""
-    part: int = 0
+    part: CountOrZero = 0
     """Of a job array: which part of the shards this task writes."""
-    num_parts: int = 1
+    num_parts: Count = 1
     """Of a job array: how many parts there are; the one that finishes last writes the index."""
 
     def __post_init__(self) -> None:
-        if self.samples_per_shard < 1 or self.num_workers < 1:
-            raise ValueError("samples_per_shard and num_workers must be at least 1")
-        if not 0 <= self.part < self.num_parts:
-            raise ValueError(f"part {self.part} must lie in 0..num_parts - 1 ({self.num_parts - 1})")
+        check_ranges(self)
+        if self.part >= self.num_parts:
+            raise ValueError(f"part {self.part} must be below num_parts {self.num_parts}: the first part is 0")
         if ":/" in str(self.out):
             raise ValueError(f"{self.out} is no folder; write to a local one and copy it, index and all")
         if self.kind == "text" and self.text_tokenizer is None:
@@ -224,8 +226,10 @@ def unfinished_parts(out: Path) -> list[int]:
     """Parts that are still to be written in a folder that write_shards has begun."""
     if not (out / PLAN_NAME).is_file():
         return []
-    plan = dict(line.split(" = ", 1) for line in (out / PLAN_NAME).read_text().splitlines())
-    return [part for part in range(int(plan["num_parts"])) if not finished_part(out, part).exists()]
+    num_parts = re.search(r"^num_parts = (\d{1,6})$", (out / PLAN_NAME).read_text(errors="replace"), re.MULTILINE)
+    if num_parts is None:
+        raise ValueError(f"{out / PLAN_NAME} is no plan of write_shards; move it away or restore it")
+    return [part for part in range(int(num_parts[1])) if not finished_part(out, part).exists()]
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from model.kernels.expert_linear import PRODUCTS_NAME
+from settings.ranges import Count, check_ranges
 
 CheckpointingMode = Literal["none", "selective", "full"]
 DEAR = frozenset(
@@ -46,12 +47,11 @@ class Checkpointing:
 
     mode: CheckpointingMode = "none"
     """none: everything. selective: results of matrix products and attention. full: the input of a block."""
-    every: int = 1
+    every: Count = 1
     """Of so many blocks the first is checkpointed; of the others everything is kept."""
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"activation_checkpointing.every {self.every} must be at least 1")
+        check_ranges(self)
 
     def mode_of(self, block: int) -> CheckpointingMode:
         """Of the block of that number, from 0; none where no backward will follow."""

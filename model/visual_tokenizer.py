@@ -21,6 +21,7 @@ from torch.nn.functional import (
 )
 
 from model.quantizer import Codebook
+from settings.ranges import Depth, Side, Size, check_ranges
 
 NORM_EPS = 1e-6
 
@@ -29,29 +30,27 @@ NORM_EPS = 1e-6
 class VisualTokenizerConfig:
     """Sizes of the tokenizer. The defaults are the published vqkd_encoder_base_decoder_3x768x12_clip."""
 
-    image_size: int = 224
+    image_size: Side = 224
     """Side of the square input in pixels; positions are interpolated for others."""
-    patch_size: int = 16
+    patch_size: Side = 16
     """Side of a patch in pixels."""
-    dim: int = 768
+    dim: Size = 768
     """Width of encoder and decoder."""
-    num_heads: int = 12
+    num_heads: Size = 12
     """Attention heads; must divide dim."""
-    encoder_depth: int = 12
+    encoder_depth: Depth = 12
     """Blocks of the encoder."""
-    decoder_depth: int = 3
+    decoder_depth: Depth = 3
     """Blocks of the decoder, used in training only."""
-    num_codes: int = 8192
+    num_codes: Size = 8192
     """Size of the codebook."""
-    code_dim: int = 32
+    code_dim: Size = 32
     """Dimensions of a code."""
-    teacher_dim: int = 512
+    teacher_dim: Size = 512
     """Dimensions of the teacher's features (CLIP ViT-B/16: 512)."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"{name} {value} must be at least 1")
+        check_ranges(self)
         if self.image_size % self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} must divide image_size {self.image_size}")
         if self.dim % self.num_heads:

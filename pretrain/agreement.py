@@ -28,6 +28,13 @@ class AgreedFailure(AgreedError):
     """One that another start may mend."""
 
 
+def in_words(error: Exception, sentence: str) -> OSError:
+    """Return an OSError that says what happened, and keeps the number by which another start may mend it or not."""
+    told = OSError(sentence)
+    told.errno = getattr(error, "errno", None)
+    return told
+
+
 def on_every_rank(action: Callable[[], T]) -> T:
     """Do what can fail on any rank: if it does on one, AgreedError or AgreedFailure with its sentence on all.
 

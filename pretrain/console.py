@@ -2,15 +2,26 @@
 
 import sys
 from contextlib import suppress
+from typing import TextIO
+
+from data_pipeline.samples import printable
 
 
 def say(text: str) -> None:
-    """On standard output."""
-    with suppress(OSError, ValueError):  # ValueError: it is closed
-        print(text, flush=True)
+    """Print on standard output."""
+    _print(text, sys.stdout)
 
 
 def warn(text: str) -> None:
-    """On standard error, whatever it is redirected to for a while."""
-    with suppress(OSError, ValueError):
-        print(text, file=sys.__stderr__, flush=True)
+    """Print on standard error, whatever that is redirected to for a while."""
+    _print(text, sys.__stderr__)
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    """Escape control characters: what a message quotes may come from files of others."""
+    shown = "".join(c if c.isprintable() or c in "\n\t" else printable(c) for c in text)
+    with suppress(OSError, ValueError):  # ValueError: it is closed
+        try:
+            print(shown, file=stream, flush=True)
+        except UnicodeEncodeError:  # a terminal that is not UTF-8
+            print(shown.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)

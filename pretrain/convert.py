@@ -32,6 +32,7 @@ from pretrain.manifest import MANIFEST_NAME
 from pretrain.run_config import config_to_json
 from pretrain.verify import TOLERANCE, largest_difference
 from pretrain.weights import checkpoint_weights, find_checkpoint
+from settings.ranges import Side, Size, check_ranges
 
 CARD_NAME = "card.json"
 
@@ -51,12 +52,15 @@ class ConvertOptions:
     role: Role | None = None
     """The use that the file must be exact for: image-text pairs (fusion), images alone and texts alone (dual), one of
     them (vision, text). None: fusion for --to beit3, vision for --to timm."""
-    image_size: int | None = None
+    image_size: Side | None = None
     """Interpolate the image positions for this size in pixels."""
-    num_heads: int | None = None
+    num_heads: Size | None = None
     """Attention heads, for --from beit3 where sizes are not published ones and no card lies beside the file."""
     verify: bool = True
     """Load what was written and compare it with the source."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

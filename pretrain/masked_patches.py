@@ -18,9 +18,10 @@ from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
 from pretrain.config import PretrainConfig
 from pretrain.held_out import read_held_out
-from pretrain.loop import file_fingerprint
+from pretrain.unchanged import file_fingerprint
 from pretrain.visual_tokens import load_visual_tokenizer, network_view, tokenizer_view, tokenizer_view_size
 from pretrain.weights import find_checkpoint, load_model
+from settings.ranges import Count, check_ranges
 
 CHUNK = 64
 
@@ -37,12 +38,11 @@ class MaskedPatchesOptions:
     """Shards of held-out images or pairs."""
     visual_tokenizer: Path | None = None
     """Where the run's visual tokenizer lies now; None: where the run had it."""
-    max_images: int = 1000
+    max_images: Count = 1000
     """Images to evaluate, the first of the shards."""
 
     def __post_init__(self) -> None:
-        if self.max_images < 1:
-            raise ValueError(f"max_images {self.max_images} must be at least 1")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
         config.seed,
         torch.arange(len(images)),
         config.model.grid_size,
-        objective.num_masked_patches,
+        config.num_masked_patches,
         objective.min_block_patches,
         "reference",
     ).mask

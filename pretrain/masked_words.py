@@ -22,6 +22,7 @@ from model.multiway import MultiwayInputs
 from pretrain.held_out import read_held_out
 from pretrain.visual_tokens import network_view
 from pretrain.weights import find_checkpoint, load_model
+from settings.ranges import Count, check_ranges
 
 FUNCTION_WORDS = frozenset(
     """a an the this that which who it its there is are was were be of on at in to with for from by as and or""".split()
@@ -37,8 +38,11 @@ class MaskedWordsOptions:
     """A run, whose newest checkpoint is taken, or one checkpoint folder."""
     pairs: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PAIRS")]
     """Shards of held-out pairs."""
-    max_pairs: int = 1000
+    max_pairs: Count = 1000
     """Pairs to evaluate, the first of the shards."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Parameters by part, what one sample of each kind passes through, and for each Ze
 it sends. Nothing is allocated.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Iterator
@@ -16,14 +15,28 @@ from model.checkpointing import Checkpointing, CheckpointingMode
 from model.config import MultiwayConfig
 from model.flops import forward_flops
 from model.parameter_counts import USES, count_activated, count_by_part
-from pretrain.command_line import parse_recipe
+from pretrain.command_line import parse_recipe_and_options
 from pretrain.config import PretrainConfig
-from pretrain.engine import check_memory_config, read_memory_config
 from pretrain.memory import RankMemory, count_pieces, micro_batch, planned_kernels, rank_memory
+from pretrain.memory_config import check_memory_config, read_memory_config
 from pretrain.recipes import RECIPES
 from pretrain.traffic import collectives, sent_bytes
+from settings.ranges import Count, Figure, check_ranges
 
 GPUS_PER_NODE = 8
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What the recipe is planned for."""
+
+    ranks: Count | None = None
+    """Ranks. None: a node of 8, or as much of it as divides the batch."""
+    gpu_gb: Figure = 80.0
+    """Memory of a GPU, in 1e9 bytes."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,7 @@ class StagePlan:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--ranks", type=int)
-    parser.add_argument("--gpu-gb", type=float, default=80.0)
-    options, arguments = parser.parse_known_args()
-    config = parse_recipe(RECIPES, "pretrain.plan", arguments, "[--ranks N] [--gpu-gb 80] ")
+    config, options = parse_recipe_and_options(RECIPES, PlanOptions, "pretrain.plan")
     try:
         print(plan(config, default_ranks(config) if options.ranks is None else options.ranks, options.gpu_gb))
     except ValueError as error:
@@ -56,8 +65,6 @@ def default_ranks(config: PretrainConfig) -> int:
 
 def plan(config: PretrainConfig, num_ranks: int, gpu_gb: float) -> str:
     """Three tables, and what follows from the last. Raises ValueError where the batch does not divide."""
-    if num_ranks < 1 or gpu_gb <= 0:
-        raise ValueError(f"--ranks {num_ranks} and --gpu-gb {gpu_gb:g} must be more than 0")
     memory_config = read_memory_config(config.deepspeed_config)
     check_memory_config(config, memory_config, num_ranks)
     stages = plan_stages(config, memory_config, num_ranks)

@@ -1,41 +1,48 @@
 """What defines a training run, whatever it trains; config.py and visual_tokenizer_config.py add theirs."""
 
 import dataclasses
-import json
+import textwrap
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import pydantic
 import torch
+from annotated_types import Interval
 
 from data_pipeline.config import DataConfig
 from data_pipeline.step_dataset import SamplesPerStep
+from settings.ranges import Count, CountOrZero, LearningRate, PartBelowOne, Seconds, Seed, Weight, check_ranges
+
+C = TypeVar("C", bound="RunConfig")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with linear warmup and cosine decay. The defaults are those of BEiT-3's Table 11."""
 
-    peak_lr: float = 1e-3
+    peak_lr: LearningRate = 1e-3
     """Learning rate after warmup."""
-    min_lr: float = 1e-5
+    min_lr: LearningRate = 1e-5
     """Learning rate at the last step. Not published for BEiT-3: BEiT's value."""
-    warmup_steps: int = 10_000
+    warmup_steps: CountOrZero = 10_000
     """Steps of linear warmup."""
-    beta1: float = 0.9
+    beta1: PartBelowOne = 0.9
     """Decay of the first moment."""
-    beta2: float = 0.98
+    beta2: PartBelowOne = 0.98
     """Decay of the second moment."""
-    eps: float = 1e-6
+    eps: Annotated[float, Interval(gt=0, le=1)] = 1e-6
     """Added to the root of the second moment."""
-    weight_decay: float = 0.05
+    weight_decay: Weight = 0.05
     """Decoupled decay; not of biases, norms, the class token and image positions."""
-    gradient_clip: float = 3.0
+    gradient_clip: Weight = 3.0
     """Largest norm of the whole gradient; 0 switches clipping off."""
     implementation: Literal["auto", "torch", "deepspeed", "apex"] = "auto"
     """Whose AdamW it is; all compute the same. auto: the fastest that is there, see pretrain/optimizer.py."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,31 +52,31 @@ class RunConfig(ABC):
     data: DataConfig
     run_dir: Path
     """Log, checkpoints and resolved config. An existing run is continued."""
-    num_steps: int
+    num_steps: Count
     """Optimizer steps of the whole run."""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Count = 1
     """Micro-steps a step; each holds its part of all kinds of data."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Of matrix products in forward and backward, in pretraining of the weights too; optimizer state is float32."""
-    seed: int = 0
+    seed: Seed = 0
     """Of initial weights, sample order, augmentation and everything else that is random."""
     deepspeed_config: Path = Path("ds_configs/zero3.json")
     """How memory and communication work; must not hold what this config owns."""
-    save_every_steps: int = 1000
+    save_every_steps: Count = 1000
     """Optimizer steps between checkpoints; one more is saved at the end and at a stop."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Count = 3
     """Newest checkpoints that are kept."""
-    keep_every_steps: int = 0
+    keep_every_steps: CountOrZero = 0
     """Checkpoints of every so many steps are kept besides; 0: none. Takes effect at multiples of save_every_steps."""
-    max_consecutive_skips: int = 10
+    max_consecutive_skips: CountOrZero = 10
     """The run stops after so many steps in a row that were not applied: loss or gradient not finite, or a spike."""
-    spike_deviations: float = 0.0
+    spike_deviations: Weight = 0.0
     """A step whose loss lies so many standard deviations above the mean of the last 128 is not applied; 0: all are.
     OLMo takes 6."""
-    silent_rank_seconds: float = 60.0
+    silent_rank_seconds: Seconds = 60.0
     """A rank that gives no sign of life for so long is lost, and the run ends."""
-    hang_seconds: float = 1800.0
+    hang_seconds: Seconds = 1800.0
     """The run ends when no rank has moved on for so long, and says where each of them was. Longer than reading and
     verifying a checkpoint takes."""
     allow_data_change: bool = False
@@ -88,17 +95,31 @@ class RunConfig(ABC):
     """Fields that a resumed run may change: what does not touch the batches, and paths, whose contents are compared."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "gradient_accumulation_steps", "save_every_steps", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
-        for name in ("silent_rank_seconds", "hang_seconds"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} {getattr(self, name)} must be more than 0")
+        check_ranges(self)
 
     @property
     @abstractmethod
     def samples_per_step(self) -> SamplesPerStep:
         """The global batch."""
+
+    def resolved(self: C) -> C:
+        """The same run, with what follows from other fields filled in: what is saved, shown and compared."""
+        return self
+
+    def warnings(self) -> list[str]:
+        """What is allowed and hardly meant; a line each."""
+        optimizer, found = self.optimizer, []
+        if optimizer.warmup_steps >= self.num_steps:
+            found.append(
+                f"optimizer.warmup_steps {optimizer.warmup_steps} is not below num_steps {self.num_steps}: the "
+                "learning rate does not reach its peak; lower it"
+            )
+        if optimizer.min_lr > optimizer.peak_lr:
+            found.append(
+                f"optimizer.min_lr {optimizer.min_lr:g} is above optimizer.peak_lr {optimizer.peak_lr:g}: the learning "
+                "rate rises after warmup; lower it"
+            )
+        return found
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,26 +127,33 @@ class RunConfig(ABC):
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
 
-C = TypeVar("C", bound=RunConfig)
-
-
 def config_to_json(config: RunConfig) -> str:
-    return pydantic.TypeAdapter(type(config)).dump_json(config, indent=2).decode() + "\n"
+    return pydantic.TypeAdapter(type(config)).dump_json(config.resolved(), indent=2).decode() + "\n"
 
 
 def config_from_json(kind: type[C], text: str) -> C:
     """Raises ValueError, naming the field, where the text is no config of that kind."""
-    return pydantic.TypeAdapter(kind).validate_json(text)
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place, value = ".".join(map(str, first["loc"])), textwrap.shorten(repr(first["input"]), 60)
+        raise ValueError(f"{place} {value}: {first['msg']}" if place else first["msg"]) from error
 
 
 def changed_fields(old: RunConfig, new: RunConfig) -> list[str]:
-    """What differs of that which defines a run, one 'name: old -> new' a field."""
-    before, after = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
+    """What differs of that which defines a run, one 'name was OLD, is now NEW' per field."""
+    before, after = (_flat(dataclasses.asdict(config.resolved())) for config in (old, new))
     return [
-        f"{name}: {json.dumps(before[name], default=str)} -> {json.dumps(after[name], default=str)}"
+        f"{name} was {_as_typed(before[name])}, is now {_as_typed(after[name])}"
         for name in before
         if name not in new.FREE and before[name] != after[name]
     ]
+
+
+def _as_typed(value: object) -> str:
+    """As a command line has it."""
+    return " ".join(map(_as_typed, value)) if isinstance(value, tuple) else str(value)
 
 
 def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:

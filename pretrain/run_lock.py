@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pretrain.agreement import AgreedFailure
+from data_pipeline.samples import printable
+from pretrain.agreement import AgreedFailure, in_words
 from pretrain.console import say, warn
 
 LOCK_NAME = "lock"
@@ -25,10 +26,13 @@ def lock_run(run_dir: Path, wait_seconds: float, is_stopped: Callable[[], bool])
     is asked for.
     """
     path = run_dir / LOCK_NAME
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)  # never closed
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)  # never closed
+    except OSError as error:
+        raise in_words(error, f"{path} cannot be opened ({error.strerror}); move it away and start again") from error
     deadline, has_told = time.monotonic() + wait_seconds, False
     while not _try(descriptor):
-        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another job"
+        holder = printable(os.pread(descriptor, 1000, 0).decode(errors="replace").strip("\0 \n")) or "another job"
         if is_stopped():
             raise AgreedFailure(f"stopped while {run_dir} was in use by {holder}; start again")
         if time.monotonic() > deadline:

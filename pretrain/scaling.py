@@ -4,25 +4,48 @@ Seconds of a step from the operations of the model, an MFU that is assumed and a
 was measured here. The global batch stays, so a GPU gets fewer samples the more there are.
 """
 
-import argparse
 import math
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from data_pipeline.command_line import EXIT_USER_ERROR
 from model.flops import training_flops
-from pretrain.command_line import parse_recipe
+from pretrain.command_line import parse_recipe_and_options
 from pretrain.config import PretrainConfig
-from pretrain.engine import check_memory_config, read_memory_config
 from pretrain.memory import count_pieces
+from pretrain.memory_config import check_memory_config, read_memory_config
 from pretrain.plan import GPUS_PER_NODE, fewest_micro_steps, with_stage
 from pretrain.recipes import RECIPES
 from pretrain.speed import PEAK_TFLOPS
 from pretrain.traffic import Network, collectives
+from settings.ranges import Figure, check_ranges
 
 PUBLISHED_MFU = 0.46
 """Of a model of 2.7B on 8 H100, sharded fully, sequences of 512 (llm-foundry's table of 2023): nearest in class."""
+
+
+@dataclass(frozen=True)
+class ScalingOptions:
+    """The machine that is assumed."""
+
+    mfu: Annotated[float, Interval(gt=0, le=1)] = PUBLISHED_MFU
+    """Part of the peak that the model's operations reach."""
+    peak_tflops: Figure = float(PEAK_TFLOPS["H100"])
+    """Of a GPU, in bfloat16."""
+    gpu_gb: Figure = 80.0
+    """Memory of a GPU, in 1e9 bytes."""
+    within_gb: Figure = 450.0
+    """GB per second of a GPU within its node."""
+    between_gb: Figure = 50.0
+    """GB per second of a GPU between nodes."""
+    hop_us: Figure = 5.0
+    """Microseconds of a hop."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -49,17 +72,7 @@ class Setting:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name, default in {
-        "--mfu": PUBLISHED_MFU, "--peak-tflops": float(PEAK_TFLOPS["H100"]), "--gpu-gb": 80.0, "--within-gb": 450.0,
-        "--between-gb": 50.0, "--hop-us": 5.0,
-    }.items():  # fmt: skip
-        parser.add_argument(name, type=float, default=default)
-    options, arguments = parser.parse_known_args()
-    usage = "".join(f"[--{name.replace('_', '-')} {value:g}] " for name, value in vars(options).items())
-    if not arguments or (arguments[0].startswith("--") and arguments[0] != "--help"):
-        arguments = ["beit3_giant", *arguments]
-    config = parse_recipe(RECIPES, "pretrain.scaling", arguments, usage)
+    config, options = parse_recipe_and_options(RECIPES, ScalingOptions, "pretrain.scaling", "beit3_giant")
     network = Network(
         within_gb_per_second=options.within_gb,
         between_gb_per_second=options.between_gb,
@@ -76,9 +89,6 @@ def main() -> None:
 def scaling(config: PretrainConfig, machine: Machine) -> str:
     """A table, what it assumes above and what breaks first below. Raises ValueError where not even a rank's part of the
     batch is a sample of each kind."""
-    figures = {**vars(machine), **vars(machine.network)}
-    if below := [name for name, value in figures.items() if isinstance(value, (int, float)) and value <= 0]:
-        raise ValueError(f"{', '.join(below)} must be more than 0")
     memory_config = read_memory_config(config.deepspeed_config)
     check_memory_config(config, memory_config, GPUS_PER_NODE)
     most = math.gcd(*vars(config.samples_per_step).values())

@@ -24,6 +24,7 @@ from model.visual_tokenizer import patch_pixels
 from model.weight_checks import form_defect
 from model.weight_files import is_safetensors, is_torchscript, read_safetensors, read_torch_file
 from pretrain.formats.timm import import_timm
+from settings.ranges import Side, check_ranges
 
 Teacher = Callable[[Tensor], Tensor]
 """(B, 3, S, S) pixels in [0, 1], float32 -> (B, G * G, E) features of the patches, row-major, float32."""
@@ -46,8 +47,11 @@ class TeacherConfig:
     weights: Path | None = None
     """Local file of the teacher: safetensors or a state dict of torch.save, read as data. OpenAI's own CLIP archives
     are TorchScript, which is code: take open_clip's safetensors, or save their state dict. Nothing is downloaded."""
-    image_size: int | None = None
+    image_size: Side | None = None
     """Side of the teacher's view in pixels, where its patches differ from the tokenizer's; None: the tokenizer's."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def load_teacher(config: TeacherConfig, patch_size: int, device: torch.device) -> Teacher:

@@ -4,7 +4,6 @@ The encoder and the decoder learn by gradients to reconstruct a teacher's featur
 averages. The loop around `train_step`, and the exit codes, are in pretrain/loop.py.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ from model.visual_tokenizer import Block, VisualTokenizer, init_visual_tokenizer
 from pretrain.agreement import mean_over_ranks
 from pretrain.codebook_step import LIVE_STEPS, CodebookUse, start_codebook, update_codebook
 from pretrain.command_line import parse_recipe
+from pretrain.console import say, warn
 from pretrain.formats.vqkd import save_vqkd
-from pretrain.loop import Job, file_fingerprint, open_dataset, run_job
+from pretrain.loop import Job, open_dataset, run_job
+from pretrain.machine_memory import check_batch_fits, check_network_fits
 from pretrain.recipes import VISUAL_TOKENIZER_RECIPES
 from pretrain.teachers import Teacher, check_teacher, load_teacher
 from pretrain.visual_tokenizer_config import VisualTokenizerRun
@@ -46,6 +47,8 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
 
     def prepare(self, rank: int, world_size: int) -> StepDataset:
         config, model = self.config, self.config.model
+        check_network_fits(lambda: VisualTokenizer(model))
+        check_batch_fits(config.samples_per_step, max(model.image_size, self.teacher_size), 0, world_size)
         self.teacher = load_teacher(config.teacher, model.patch_size, self.device)
         check_teacher(self.teacher, self.teacher_size, model.grid_size, model.teacher_dim, self.device)
         num_features = config.images_per_step * model.grid_size**2
@@ -64,9 +67,8 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
         """Side of the teacher's view in pixels."""
         return self.config.teacher.image_size or self.config.model.image_size
 
-    def fingerprints(self) -> dict[str, str]:
-        weights = self.config.teacher.weights
-        return {"teacher": "no file" if weights is None else file_fingerprint(weights)}
+    def files(self, config: VisualTokenizerRun) -> dict[str, Path | None]:
+        return {"teacher": config.teacher.weights}
 
     def build_model(self, is_new: bool) -> nn.Module:
         config = self.config
@@ -130,11 +132,9 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
             settings = self.config.codebook
             is_on = settings.kmeans_start and settings.revival_threshold > 0
             remedy = "a smaller codebook.decay or model.num_codes" if is_on else "kmeans_start and revival_threshold"
-            print(
+            warn(
                 f"warning: the codebook has collapsed: {use.live_share:.1%} of {self.config.model.num_codes} codes "
-                f"were used in the last {LIVE_STEPS} steps, perplexity {use.perplexity:.1f}; try {remedy}",
-                file=sys.stderr,
-                flush=True,
+                f"were used in the last {LIVE_STEPS} steps, perplexity {use.perplexity:.1f}; try {remedy}"
             )
         self.has_warned = has_collapsed
 
@@ -142,7 +142,7 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
         tokenizer = VisualTokenizer(self.config.model)
         tokenizer.load_state_dict(dict(checkpoint_weights(checkpoint)))
         save_vqkd(tokenizer, self.config.out)
-        print(f"{self.config.out}: {checkpoint.name}", flush=True)
+        say(f"{self.config.out}: {checkpoint.name}")
 
 
 def check_out(out: Path, is_new: bool) -> None:

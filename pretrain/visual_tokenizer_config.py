@@ -8,25 +8,23 @@ from data_pipeline.step_dataset import SamplesPerStep
 from model.visual_tokenizer import VisualTokenizerConfig
 from pretrain.run_config import OptimizerConfig, RunConfig
 from pretrain.teachers import TeacherConfig
+from settings.ranges import Count, Deviation, PartBelowOne, check_ranges
 
 
 @dataclass(frozen=True)
 class CodebookConfig:
     """How the codebook learns."""
 
-    decay: float = 0.99
+    decay: PartBelowOne = 0.99
     """Of the moving averages (BEiT v2: 0.99)."""
     kmeans_start: bool = True
     """Begin with k-means over the features of the first step (BEiT v2); off: with random directions."""
-    revival_threshold: float = 0.1
+    revival_threshold: PartBelowOne = 0.1
     """A code that gets less than this part of an even share of the features is put onto a feature of the step. Ours;
     0 switches it off."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"codebook.decay {self.decay} must lie in [0, 1)")
-        if not 0 <= self.revival_threshold < 1:
-            raise ValueError(f"codebook.revival_threshold {self.revival_threshold} must lie in [0, 1)")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +34,11 @@ class VisualTokenizerRun(RunConfig):
     model: VisualTokenizerConfig
     out: Path
     """The file to write, at every checkpoint: what a pretraining run takes as its visual_tokenizer."""
-    images_per_step: int
+    images_per_step: Count
     """Images in the global batch."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
-    init_std: float = 0.02
+    init_std: Deviation = 0.02
     """Initial standard deviation of matrices."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
@@ -53,8 +51,6 @@ class VisualTokenizerRun(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.images_per_step < 1:
-            raise ValueError(f"images_per_step {self.images_per_step} must be at least 1")
 
     @property
     def samples_per_step(self) -> SamplesPerStep:

@@ -46,3 +46,13 @@ def test_the_documentation_has_commands() -> None:
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_a_documented_command_has_valid_options(command: list[str]) -> None:
     tyro.cli(OPTIONS[command[0]], args=command[1:])
+
+
+def test_every_target_of_make_in_the_documentation_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {
+        name for document in DOCUMENTS for name in re.findall(r"\bmake ([a-z-]+)`", (ROOT / document).read_text())
+    }
+    targets |= set(re.findall(r"^    make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert targets >= {"install", "demo", "test"}
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)

@@ -1,13 +1,14 @@
 """Images alone: folders, lists of files, and ImageNet-21K's tar of tars."""
 
 import posixpath
-import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from data_pipeline.samples import IMAGE_EXTENSIONS
 from data_pipeline.sources.files import json_lines, line_without_text, open_text, walk
 from data_pipeline.sources.records import Record, TarMember
+from data_pipeline.tar_members import UNUSABLE, TarEntry, TarError, TarReader, open_tar
 
 
 def is_image_name(name: str) -> bool:
@@ -45,46 +46,38 @@ def images_of_json_lines(path: Path, root: Path, column: str) -> Iterator[Record
 def images_of_tar(path: Path) -> Iterator[Record]:
     """Image files of a tar, and of the tars inside it (ImageNet-21K: winter21_whole.tar holds n00004475.tar).
 
-    Nothing is unpacked: records say where the bytes lie. What a damaged inner tar holds after the damage is lost, and
-    one record says so. Raises ValueError where the tar itself is damaged or no uncompressed tar.
+    Nothing is unpacked: records say where the bytes lie. What is no image becomes a record with a problem. What a
+    damaged inner tar holds after the damage is lost, and one record says so. Raises ValueError if the tar itself is
+    damaged or compressed.
     """
     try:
-        with tarfile.open(path, mode="r:") as outer:
-            for member in _files_of(outer):
-                if member.name.endswith(".tar"):
+        with open_tar(path) as outer:
+            for member in outer:
+                if member.kind == "file" and member.name.endswith(".tar"):
                     yield from _images_of_inner_tar(path, outer, member)
-                elif is_image_name(member.name):
-                    yield Record(member.name, TarMember(path, member.offset_data, member.size))
-    except tarfile.TarError as error:
-        raise ValueError(f"{path} is no readable uncompressed tar ({error})") from error
+                elif member.kind != "folder":
+                    yield _record_of_member(path, member, member.name)
+    except TarError as error:
+        raise ValueError(f"{error}; unpack or download it again") from error
 
 
-def _images_of_inner_tar(path: Path, outer: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[Record]:
+def _images_of_inner_tar(path: Path, outer: TarReader, member: TarEntry) -> Iterator[Record]:
     folder = PurePosixPath(member.name).stem
     try:
-        with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
-            for image in _files_of(inner):
-                if is_image_name(image.name):
-                    name = f"{folder}/{PurePosixPath(image.name).name}"
-                    location = TarMember(path, member.offset_data + image.offset_data, image.size)
-                    yield Record(name, location, metadata=_class_of(name))
-    except tarfile.TarError as error:
+        for image in TarReader(outer.stream, member.name, member.offset, member.size):
+            if image.kind != "folder":
+                name = f"{folder}/{PurePosixPath(image.name).name}"
+                yield replace(_record_of_member(path, image, name), metadata=_class_of(name))
+    except TarError as error:
         yield Record(member.name, problem=f"inner tar is damaged ({error})")
 
 
-def _files_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Raises tarfile.ReadError, naming the byte, where a tar breaks off or is corrupt."""
-    try:
-        while member := tar.next():
-            tar.members.clear()  # type: ignore[attr-defined]  # it would keep all: 6 GB for 14 million images
-            if member.isfile():
-                yield member
-        assert tar.fileobj is not None
-        tar.fileobj.seek(tar.offset)
-        if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("no header and no end of the archive")  # tarfile takes a bad header for the end
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise tarfile.ReadError(f"it breaks off or is corrupt at byte {tar.offset}: {error}") from error
+def _record_of_member(path: Path, member: TarEntry, name: str) -> Record:
+    if member.kind != "file":
+        return Record(name, problem=UNUSABLE[member.kind])
+    if not is_image_name(name):
+        return Record(name, problem="member is no image by its name")
+    return Record(name, TarMember(path, member.offset, member.size))
 
 
 def _class_of(name: str) -> dict[str, str]:

@@ -60,7 +60,7 @@ class Record:
         stem, dot, extension = self.name.rpartition(".")
         name = stem if dot and extension.lower() in IMAGE_EXTENSIONS else self.name
         number = "" if self.caption_number is None else f"_{self.caption_number}"
-        return re.sub(r"[^\w-]", "_", name) + number
+        return (re.sub(r"[^\w-]", "_", name) or "_") + number
 
 
 def read_image(location: ImageLocation) -> bytes:

@@ -15,7 +15,8 @@ import psutil
 from PIL import Image
 
 from data_pipeline.config import DataConfig
-from data_pipeline.shard_index import merge_scans, read_index
+from data_pipeline.index_writer import merge_scans
+from data_pipeline.shard_index import read_index
 from data_pipeline.shard_scan import save_scan, scan_shard
 from data_pipeline.step_dataset import SamplesPerStep, StepDataset
 from data_pipeline.step_loader import step_batches

@@ -129,5 +129,5 @@ def test_folders_of_the_wrong_kind_and_odd_world_sizes_are_refused(tiny_data: Ti
     swapped = replace(config(tiny_data), images=(str(tiny_data.folder / "texts"),))
     with pytest.raises(ValueError, match="holds shards of kind 'text', not 'image'"):
         StepDataset(swapped, PER_STEP, IMAGE_SIZE, seed=3)
-    with pytest.raises(ValueError, match="world size 3 must divide the 4 images a step"):
+    with pytest.raises(ValueError, match="4 images per step must be a multiple of the 3 ranks"):
         StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, 3, 0, 3)

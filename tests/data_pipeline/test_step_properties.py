@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.config import DataConfig
-from data_pipeline.shard_index import merge_scans
+from data_pipeline.index_writer import merge_scans
 from data_pipeline.shard_scan import save_scan, scan_path, scan_shard
 from data_pipeline.step_dataset import SamplesPerStep, StepBatch, StepDataset
 from data_pipeline.step_loader import step_batches

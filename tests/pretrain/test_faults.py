@@ -21,7 +21,7 @@ import pytest
 from pretrain.demo import free_port, ranks_of
 from pretrain.run_log import LOG_NAME, read_log
 from pretrain.stop import EXIT_RANK_LOST, EXIT_STOPPED, EXIT_STOPPED_BY_FILE
-from tests.launch import ON_CPU, ROOT, Ended, RankProcess, run_ranks
+from tests.launch import ON_CPU, ROOT, TIMEOUT_SECONDS, Ended, RankProcess, run_ranks
 from tests.tiny_run import TinyData
 
 NUM_STEPS = 8
@@ -340,7 +340,7 @@ def test_a_second_job_in_a_run_waits_and_is_refused(tiny_data: TinyData, tmp_pat
 
 
 def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pretrain.run_log import LOG_NAME, read_log
-from pretrain.step_guard import MIN_RECENT, NUM_RECENT, StepGuard
-from pretrain.stop import EXIT_STOPPED
-from tests.launch import Ended, RankProcess, run_ranks
-from tests.pretrain.test_faults import broken, wait_for
+from pretrain.step_guard import MAX_SKIPPED_SHARE, MIN_RECENT, NUM_RECENT, StepGuard
+from pretrain.stop import EXIT_MANY_SKIPPED, EXIT_STOPPED
+from tests.launch import ROOT, Ended, RankProcess, run_ranks
+from tests.pretrain.test_faults import arguments_of, broken, wait_for
 from tests.tiny_run import TinyData
 
 
@@ -36,6 +36,17 @@ def test_a_spike_is_measured_by_the_losses_before_it() -> None:
 def test_what_is_not_finite_is_not_applied(loss: float, is_applied: bool) -> None:
     factor = StepGuard(0, 3).factor(torch.tensor(loss))
     assert factor == 1 if is_applied else factor.isnan()
+
+
+@pytest.mark.parametrize(("skipped", "is_many"), [(0, False), (20, False), (21, True), (100, True)])
+def test_more_than_a_fifth_of_the_steps_is_many(skipped: int, is_many: bool) -> None:
+    guard = StepGuard(0, 1000)
+    for _ in range(skipped):
+        guard.count(True)
+    assert guard.has_skipped_many(100) == is_many
+    assert guard.summary(100).startswith(f", {skipped} of them skipped" if skipped else "")
+    assert ("more than 20%" in guard.summary(100)) == is_many
+    assert f"a fifth ({MAX_SKIPPED_SHARE:.0%})".replace("%", " %") in (ROOT / "README.md").read_text()
 
 
 def test_too_many_skips_in_a_row_end_the_run() -> None:
@@ -68,6 +79,23 @@ def test_losses_that_stay_so_end_all_ranks(tiny_data: TinyData, tmp_path: Path) 
     assert ended.exit_codes == [2, 2], ended.stderr
     assert "error: 3 steps in a row had no finite loss and gradient" in ended.stderr[0]
     assert [record["skipped"] for record in read_log(tmp_path)] == [False, False, True, True, True]
+
+
+def test_a_run_of_skipped_steps_ends_with_a_code_of_its_own_and_keeps_what_it_had_learned(
+    tiny_data: TinyData, tmp_path: Path
+) -> None:
+    run_dir, status = tmp_path / "run", tmp_path / "status"
+    ended = broken(tiny_data, run_dir, point="inside forward", rank=0, step=1, action="poison_on")
+    assert ended.exit_codes == [EXIT_MANY_SKIPPED] * 2, ended.stderr
+    last = f'{run_dir} is complete: 8 steps, 7 of them skipped, more than 20%: see "skipped": true in {LOG_NAME}'
+    assert ended.stdout[0].splitlines()[-1] == last
+    kept = [path.name for path in sorted((run_dir / "checkpoints").iterdir())]
+    assert kept == ["step_00000002", "step_00000008"]  # the weights of step 1, and where the run goes on
+    assert f"saved step 2 of 8 in {run_dir / 'checkpoints' / kept[0]}" in ended.stdout[0].splitlines()
+    told = {"IMGLISH_STATUS_FILE": str(status)}
+    again = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir), environment=told)
+    assert again.exit_codes == [0, 0] and status.read_text() == "8 many_skipped 8\n"
+    assert again.stdout[0].splitlines()[-1] == last
 
 
 def test_spikes_are_skipped_and_a_stop_does_not_change_which(tiny_data: TinyData, tmp_path: Path) -> None:

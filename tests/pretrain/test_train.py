@@ -1,6 +1,8 @@
 """Whole runs of eight steps in real processes: the same on any topology, exact after a stop. CPU, about a minute."""
 
 import json
+import math
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -12,9 +14,11 @@ import pytest
 import torch
 
 from data_pipeline.step_dataset import StepDataset
+from data_pipeline.write_shards import ShardOptions, write_shards
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
 from pretrain.checkpoint import outdated
+from pretrain.codebook_step import CodebookUse
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes.small import demo
 from pretrain.run_log import LOG_NAME, read_log
@@ -105,7 +109,42 @@ def test_a_finished_run_is_left_alone(two_ranks: Path, tiny_data: TinyData) -> N
 def test_a_run_is_not_continued_with_other_settings(two_ranks: Path, tiny_data: TinyData) -> None:
     ended = train(2, tiny_data, two_ranks, "--optimizer.peak-lr", 0.5)
     assert ended.exit_codes == [2, 2]
-    assert "was begun otherwise (optimizer.peak_lr: 0.001 -> 0.5)" in ended.stderr[0]
+    assert "was started with different settings (optimizer.peak_lr" in ended.stderr[0]
+    assert "); give those of its start, or a new run_dir" in ended.stderr[0]
+
+
+def test_other_data_are_named_by_their_folders_and_files(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    run_dir, other = tmp_path / "run", tmp_path / "pairs"
+    shutil.copytree(two_ranks, run_dir)
+    write_shards(ShardOptions("pair", "scenes:44", other, samples_per_shard=9))
+    tokenizer = tmp_path / "tokenizer.pt"
+    tokenizer.write_bytes((tiny_data.folder / "visual_tokenizer.pt").read_bytes())
+    moved = ["--data.images", shutil.copytree(tiny_data.folder / "images", tmp_path / "images")]  # the same contents
+    settings = ["--data.pairs", other, "--visual-tokenizer", tokenizer, *moved]
+    ended = train(1, tiny_data, run_dir, *settings)
+    assert ended.exit_codes == [2], ended.stderr
+    difference = f"pairs of {tiny_data.folder / 'pairs'} at its start, pairs of {other} now, with other contents"
+    remedy = "give those of its start, or a new run_dir; --allow-data-change takes these"
+    sentence = f"error: {run_dir} was started with different data ({difference}); {remedy}"
+    assert sentence in ended.stderr[0].splitlines()
+    allowed = train(2, tiny_data, run_dir, *settings, "--allow-data-change")
+    assert allowed.exit_codes == [0, 0]
+    assert f"warning: {run_dir} continues with different data ({difference})" in allowed.stderr[0].splitlines()
+
+
+def test_the_first_losses_are_those_of_guessing_evenly(two_ranks: Path) -> None:
+    """As docs/glossary.md has it: ln of the number of codes or words."""
+    first, config = read_log(two_ranks)[0]["losses"], find_checkpoint(two_ranks).config
+    codes, words = math.log(config.model.num_visual_tokens), math.log(config.model.vocab_size)
+    expected = {"mim": codes, "mlm": words, "mvlm_image": codes, "mvlm_text": words}
+    assert first == pytest.approx(expected, rel=0.1)
+
+
+def test_every_word_of_the_log_is_in_the_glossary(two_ranks: Path) -> None:
+    glossary = (ROOT / "docs" / "glossary.md").read_text()
+    last = read_log(two_ranks)[-1]
+    names = {*last, *last["losses"], *CodebookUse.__dataclass_fields__, "codebook", "cosine", "commitment", "mfu"}
+    assert {name for name in names if f"`{name}`" not in glossary} == set()
 
 
 def test_a_network_of_smaller_patches_gets_its_codes_from_a_larger_view(tiny_data: TinyData, tmp_path: Path) -> None:
@@ -202,10 +241,31 @@ def test_float32_weights_are_exact_under_bfloat16_on_a_number_of_ranks_that_divi
 
 
 def test_checkpoints_of_every_nth_step_are_kept() -> None:
-    folders = [Path(f"step_{step:08d}") for step in range(100, 1001, 100)]
-    config = replace(demo(), keep_checkpoints=2, keep_every_steps=400)
-    kept = [folder.name for folder in folders if folder not in outdated(folders, config)]
-    assert kept == ["step_00000400", "step_00000800", "step_00000900", "step_00001000"]
+    updates: dict[int, int | None] = {step: step for step in range(100, 1001, 100)}
+    assert kept_of(updates, keep_checkpoints=2, keep_every_steps=400) == [400, 800, 900, 1000]
+
+
+def kept_of(num_updates: dict[int, int | None], **settings: Any) -> list[int]:
+    """Steps of the checkpoints that stay, of some with so many applied steps."""
+    folders = {Path(f"step_{step:08d}"): updates for step, updates in num_updates.items()}
+    gone = outdated(folders, replace(demo(), **settings))
+    return [int(folder.name.removeprefix("step_")) for folder in folders if folder not in gone]
+
+
+@pytest.mark.parametrize(
+    ("num_updates", "kept"),
+    [
+        ({1: 1, 2: 2, 3: 3}, [2, 3]),
+        ({1: 1, 2: 2, 3: 2, 4: 2, 5: 2}, [1, 2, 5]),  # of equal weights the one of progress, and the newest
+        ({1: 1, 2: 2, 3: 2, 4: 3}, [2, 4]),
+        ({1: 0, 2: 0, 3: 0}, [3]),  # nothing was learned yet
+        ({1: 1, 2: None, 3: 2, 4: 3}, [2, 3, 4]),  # what a damaged manifest holds is not known
+    ],
+)
+def test_checkpoints_after_skipped_steps_do_not_displace_those_of_progress(
+    num_updates: dict[int, int | None], kept: list[int]
+) -> None:
+    assert kept_of(num_updates, keep_checkpoints=2) == kept
 
 
 def test_what_is_saved_after_damaged_ones_were_passed_over_is_kept(tiny_data: TinyData, tmp_path: Path) -> None:

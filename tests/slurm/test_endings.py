@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.stop import EXIT_MANY_SKIPPED
 from tests.launch import ROOT
 
 SRUN = """#!/bin/bash
@@ -83,6 +84,7 @@ def job(tmp_path: Path) -> FakeJob:
     [
         ("8 complete 4\n", 0, 0, "complete at step 8"),
         ("8 complete 4\n", LOST, 0, "complete at step 8"),
+        ("8 many_skipped 4\n", 0, EXIT_MANY_SKIPPED, "complete at step 8, but too many steps were skipped"),
         ("5 stopped_by_file 4\n", 0, 0, "stopped by the file and saved at step 5; the job ends"),
         ("0 mistake 0\n", 0, 2, ""),
         ("0 mistake 0\n", 2, 2, ""),
@@ -144,3 +146,24 @@ def test_what_another_job_with_the_same_number_left_does_not_count(job: FakeJob)
     (job.folder / "imglish-7.status").write_text("9 running 9\n")
     assert "newest checkpoint: 2" in job.start("2 running 2\n", LOST)
     assert job.codes == [0]
+
+
+DAMAGED = ["\n", "complete\n", "x complete 4\n", "8 complete\n", "8 complete 4 9\n", "\0" * 4096, "-1 complete 4\n"]
+
+
+@pytest.mark.parametrize("left", DAMAGED)
+def test_a_damaged_status_file_is_none(job: FakeJob, left: str) -> None:
+    said = job.start(left, LOST)
+    assert f"warning: {job.folder / 'imglish-7.status'} is damaged and does not count" in said
+    assert "srun ended with 137 (newest checkpoint: 0); back into the queue" in said and "expected" not in said
+    assert (job.codes, job.num_requeues) == ([0], 1)
+
+
+@pytest.mark.parametrize("left", ["", "\n", "many\n", "08\n", "\0" * 4096])
+def test_a_damaged_count_of_starts_begins_anew(job: FakeJob, left: str) -> None:
+    job.start("", LOST)
+    (job.folder / "imglish-7.starts").write_text(left)
+    said = job.start("", LOST)
+    assert "2 starts in a row saved no step (newest checkpoint: 0); the job ends" in said
+    assert not any(words in said for words in ("expected", "unbound", "too great"))
+    assert job.codes == [0, 1]
