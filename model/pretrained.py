@@ -77,9 +77,11 @@ def read_config(folder: Path) -> MultiwayConfig:
         raise ValueError(f"{path} has other fields than MultiwayConfig: {', '.join(sorted(set(values) ^ expected))}")
     try:
         config = pydantic.TypeAdapter(MultiwayConfig).validate_python(values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        said = f"{'.'.join(map(str, first['loc']))} {' '.join(first['msg'].split())}"
+    except (pydantic.ValidationError, ZeroDivisionError) as error:
+        said = str(error)
+        if isinstance(error, pydantic.ValidationError):
+            first = error.errors()[0]
+            said = f"{'.'.join(map(str, first['loc']))} {' '.join(first['msg'].split())}".strip()
         raise ValueError(f"{path} describes no network: {said}; convert it again") from error
     if config.depth > MAX_DEPTH:
         raise ValueError(f"{path} describes {config.depth} blocks, more than {MAX_DEPTH}; convert it again")

@@ -329,8 +329,9 @@ def _read_config(path: Path, kind: type[C]) -> C:
     """Raises ValueError, naming the first problem, where it is no config of that kind."""
     try:
         return config_from_json(kind, json.dumps(read_json_object(path)))
-    except pydantic.ValidationError as error:
-        raise ValueError(f"{path} is no config of {kind.KIND}: {first_problem(error)}; give another folder") from error
+    except (pydantic.ValidationError, ZeroDivisionError) as error:
+        problem = first_problem(error) if isinstance(error, pydantic.ValidationError) else str(error)
+        raise ValueError(f"{path} is no config of {kind.KIND}: {problem}; give another folder") from error
 
 
 def _pass_over(defect: Defect, is_told: bool = True) -> None:

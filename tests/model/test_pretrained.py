@@ -1,0 +1,74 @@
+"""Our own format: what is not exactly a sound network is refused, with what is wrong. CPU, seconds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_pretrained, save_pretrained
+from tests.tiny import CONFIG, tiny_model
+from tests.unreadable import forbidden
+
+NAME = "mim_head.weight"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tiny network in our format."""
+    save_pretrained({name: p.detach() for name, p in tiny_model().named_parameters()}, CONFIG, tmp_path)
+    load_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (torch.full((20, 32), torch.nan), "NaN or infinity for mim_head.weight, in 640 of 640 places"),
+        (torch.zeros(20, 32).half(), "float16 for mim_head.weight, expected float32"),
+        (torch.zeros(20, 32).double(), "float64 for mim_head.weight, expected float32"),
+        (torch.zeros(20, 32).long(), "int64 for mim_head.weight, expected float32"),
+        (torch.zeros(32, 20), r"\(32, 20\) for mim_head.weight, expected \(20, 32\)"),
+        (None, r"nothing for mim_head.weight, expected \(20, 32\)"),
+    ],
+)
+def test_weights_that_are_not_sound_are_refused(changed: torch.Tensor | None, message: str, folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS_NAME)
+    del weights[NAME]
+    if changed is not None:
+        weights[NAME] = changed
+    save_file(weights, folder / WEIGHTS_NAME)
+    with pytest.raises(ValueError, match=f"{WEIGHTS_NAME} has {message}"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 10**9}, "describes 1000000000 blocks|depth"),
+        ({"dim": "wide"}, "dim Input should be a valid"),
+        ({"num_heads": 0}, "config.json describes no network: "),
+        ({"dim": 320}, r"model.safetensors has \(\d+"),
+        ({"attention": "other"}, "attention Input should be 'shared' or 'decoupled'"),
+    ],
+    ids=lambda changes: "-".join(changes) if isinstance(changes, dict) else "",
+)
+def test_sizes_that_are_none_are_refused_in_one_sentence(changes: dict[str, Any], message: str, folder: Path) -> None:
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    (folder / CONFIG_NAME).write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ValueError, match=message) as error:
+        load_pretrained(folder)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_pointer_a_bomb_and_a_file_that_may_not_be_read_are_told_apart(folder: Path) -> None:
+    with forbidden(folder / WEIGHTS_NAME), pytest.raises(PermissionError):
+        load_pretrained(folder)
+    (folder / WEIGHTS_NAME).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"model.safetensors is a git-LFS pointer, .*; run git lfs pull"):
+        load_pretrained(folder)
+    (folder / CONFIG_NAME).write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="config.json is not valid JSON"):
+        load_pretrained(folder)
