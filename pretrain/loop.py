@@ -9,6 +9,7 @@ rank was lost. See pretrain/stop.py.
 import hashlib
 import os
 import signal
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -316,9 +317,9 @@ def prepare_run_dir(run_dir: Path, rank: int) -> None:
     """Make the folder and try to write into it. Raises OSError where that fails."""
     try:
         (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        trial = run_dir / f".writable.{rank}"
-        trial.write_text(f"{os.getpid()}\n")
-        trial.unlink()
+        with tempfile.NamedTemporaryFile(dir=run_dir, prefix=f".writable.{rank}.") as trial:  # no name to be foreseen
+            trial.write(b"writable\n")
+            trial.flush()
     except OSError as error:
         raise OSError(
             f"run_dir {run_dir} cannot be written ({error.strerror}); free space or choose another"

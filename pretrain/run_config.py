@@ -11,6 +11,7 @@ import pydantic
 import torch
 
 from data_pipeline.config import DataConfig
+from data_pipeline.remote_files import public_url
 from data_pipeline.step_dataset import SamplesPerStep
 
 
@@ -110,7 +111,11 @@ C = TypeVar("C", bound=RunConfig)
 
 
 def config_to_json(config: RunConfig) -> str:
-    return pydantic.TypeAdapter(type(config)).dump_json(config, indent=2).decode() + "\n"
+    """Without the passwords of its sources: it is kept in folders and files that are passed on."""
+    data = config.data
+    images, pairs, texts = (tuple(map(public_url, sources)) for sources in (data.images, data.pairs, data.texts))
+    shown = dataclasses.replace(config, data=dataclasses.replace(data, images=images, pairs=pairs, texts=texts))
+    return pydantic.TypeAdapter(type(config)).dump_json(shown, indent=2).decode() + "\n"
 
 
 def config_from_json(kind: type[C], text: str) -> C:

@@ -18,3 +18,11 @@ def test_paths_and_the_cache_may_change_and_what_defines_the_batches_may_not() -
 
 def test_a_config_survives_being_written() -> None:
     assert config_from_json(PretrainConfig, config_to_json(demo())) == demo()
+
+
+def test_a_saved_config_holds_no_password_and_no_signature() -> None:
+    sources = ("https://user:hunter2@host/x=2", "https://host/x?X-Amz-Signature=hunter2", "s3://key:hunter2@bucket/x")
+    config = replace(demo(), data=replace(demo().data, images=sources, pairs=sources, texts=sources))
+    saved = config_to_json(config)
+    assert "hunter2" not in saved and saved.count("https://***@host/x=2") == 3
+    assert changed_fields(config_from_json(PretrainConfig, saved), config) == []
