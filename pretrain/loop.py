@@ -8,6 +8,7 @@ mistake in the command or the data, 71 when a rank was lost. See pretrain/stop.p
 
 import os
 import signal
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -337,9 +338,9 @@ def prepare_run_dir(run_dir: Path, rank: int) -> None:
     """Make the folder and try to write into it. Raises OSError where that fails."""
     try:
         (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        trial = run_dir / f".writable.{rank}"
-        trial.write_text(f"{os.getpid()}\n")
-        trial.unlink()
+        with tempfile.NamedTemporaryFile(dir=run_dir, prefix=f".writable.{rank}.") as trial:  # no name to be foreseen
+            trial.write(b"writable\n")
+            trial.flush()
     except OSError as error:
         raise OSError(
             f"run_dir {run_dir} cannot be written ({error.strerror}); free space or choose another"

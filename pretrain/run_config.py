@@ -12,6 +12,7 @@ import torch
 from annotated_types import Interval
 
 from data_pipeline.config import DataConfig
+from data_pipeline.remote_files import public_url
 from data_pipeline.step_dataset import SamplesPerStep
 from settings.ranges import Count, CountOrZero, LearningRate, PartBelowOne, Seconds, Seed, Weight, check_ranges
 
@@ -128,7 +129,13 @@ class RunConfig(ABC):
 
 
 def config_to_json(config: RunConfig) -> str:
-    return pydantic.TypeAdapter(type(config)).dump_json(config.resolved(), indent=2).decode() + "\n"
+    """Without the passwords of its sources: it is kept in folders and files that are passed on."""
+    data = config.data
+    images, pairs, texts = (tuple(map(public_url, sources)) for sources in (data.images, data.pairs, data.texts))
+    shown = dataclasses.replace(
+        config.resolved(), data=dataclasses.replace(data, images=images, pairs=pairs, texts=texts)
+    )
+    return pydantic.TypeAdapter(type(config)).dump_json(shown, indent=2).decode() + "\n"
 
 
 def config_from_json(kind: type[C], text: str) -> C:

@@ -28,7 +28,7 @@ import torch.distributed as dist
 
 from pretrain.agreement import AgreedError, on_every_rank
 from pretrain.console import warn
-from pretrain.rank_links import Link, connect, encode, open_doors
+from pretrain.rank_links import Doors, Link, connect, encode, open_doors
 from pretrain.stop import EXIT_RANK_LOST, end_as_mistake, end_process
 from pretrain.watchdog_judge import BEATS_PER_SILENCE, GRACE_SECONDS, Judge, place_of
 
@@ -56,10 +56,14 @@ class Watchdog:
             self._judge = Judge(listeners, doors.secret, dist.get_world_size(), silent_rank_seconds, hang_seconds)
             self._judge.start()
         try:
-            self._connection = on_every_rank(lambda: connect(doors, self.rank, silent_rank_seconds))
+            on_every_rank(lambda: self._join(doors))
         except AgreedError as error:
             end_as_mistake(str(error))
-        self._connection.settimeout(silent_rank_seconds / BEATS_PER_SILENCE)
+
+    def _join(self, doors: Doors) -> None:
+        """Raises OSError, in a sentence, if the main rank cannot be reached."""
+        self._connection = connect(doors, self.rank, self._silent_seconds)
+        self._connection.settimeout(self._silent_seconds / BEATS_PER_SILENCE)
         # loader workers are forked, and a copy of the connection there would outlive this process
         os.register_at_fork(after_in_child=self._connection.close)
         self._send(self._where)

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from pretrain.rank_links import Link, Reception
+from pretrain.rank_links import Link
+from pretrain.reception import Reception
 
 BEATS_PER_SILENCE = 6
 """Signs of life in the time after which a rank counts as silent."""

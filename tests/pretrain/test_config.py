@@ -79,3 +79,11 @@ def test_what_is_allowed_and_hardly_meant_is_told() -> None:
     assert rising.warnings() == [
         "optimizer.min_lr 1 is above optimizer.peak_lr 0.001: the learning rate rises after warmup; lower it"
     ]
+
+
+def test_a_saved_config_holds_no_password_and_no_signature() -> None:
+    sources = ("https://user:hunter2@host/x=2", "https://host/x?X-Amz-Signature=hunter2", "s3://key:hunter2@bucket/x")
+    config = replace(demo(), data=replace(demo().data, images=sources, pairs=sources, texts=sources))
+    saved = config_to_json(config)
+    assert "hunter2" not in saved and saved.count("https://***@host/x=2") == 3
+    assert changed_fields(config_from_json(PretrainConfig, saved), config) == []

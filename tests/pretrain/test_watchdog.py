@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pretrain import rank_links
-from pretrain.rank_links import MAX_STRANGERS, Doors, connect, encode, network_stack, proof
+from pretrain import rank_links, reception
+from pretrain.rank_links import Doors, connect, encode, network_stack, proof
+from pretrain.reception import MAX_STRANGERS
 from pretrain.run_log import read_log
 from pretrain.watchdog_judge import Judge
 from tests.launch import RankProcess, run_ranks
@@ -99,7 +100,7 @@ def test_a_stranger_is_dropped_whatever_he_sends_and_the_ranks_come_in(line: byt
 
 def test_strangers_are_told_of_once(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     warned: list[str] = []
-    monkeypatch.setattr(rank_links, "warn", warned.append)
+    monkeypatch.setattr(reception, "warn", warned.append)
     for _ in range(3):
         with stranger(judge) as connection:
             connection.sendall(b"hello\n")
@@ -116,7 +117,7 @@ def test_a_thousand_silent_connections_keep_no_rank_out(judge: Judge) -> None:
 
 
 def test_a_slow_stranger_is_dropped_after_a_while(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_links, "GREETING_SECONDS", 0.5)
+    monkeypatch.setattr(reception, "GREETING_SECONDS", 0.5)
     with stranger(judge) as connection:
         connection.sendall(b'{"rank": ')
         assert is_dropped(connection)
