@@ -8,7 +8,7 @@ from data_pipeline.step_dataset import SamplesPerStep
 from model.visual_tokenizer import VisualTokenizerConfig
 from pretrain.run_config import OptimizerConfig, RunConfig
 from pretrain.teachers import TeacherConfig
-from settings.ranges import Count, Deviation, PartBelowOne, check_ranges
+from settings.ranges import Deviation, PartBelowOne, SampleCount, check_ranges
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class VisualTokenizerRun(RunConfig):
     model: VisualTokenizerConfig
     out: Path
     """The file to write, at every checkpoint: what a pretraining run takes as its visual_tokenizer."""
-    images_per_step: Count
+    images_per_step: SampleCount
     """Images in the global batch."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
