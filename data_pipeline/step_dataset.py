@@ -184,6 +184,8 @@ class StepDataset(Dataset[StepBatch]):
         self._check_cache(config, ranks_per_node)
         self.now_reading: Callable[[int, Kind, int, int], None] | None = None
         """Told step, kind, source and sample before each is read, so that a dead worker's last one is known."""
+        self.done_reading: Callable[[], None] | None = None
+        """Told when a batch is read."""
 
     def _check_cache(self, config: DataConfig, ranks_per_node: int) -> None:
         """Raises ValueError where the cache cannot hold what is read at once: it would fetch shards over and over."""
@@ -247,6 +249,9 @@ class StepDataset(Dataset[StepBatch]):
             return self.failed(step, str(error), bad)
         except Exception:  # also a fault of ours must not end one rank alone
             return self.failed(step, traceback.format_exc(), bad)
+        finally:
+            if self.done_reading is not None:
+                self.done_reading()
 
     def _batch(self, step: int, bad: list[BadSample]) -> StepBatch:
         keys: list[str] = []
