@@ -29,6 +29,7 @@ from data_pipeline.shard_writer import OTHER_SIDE, SampleFilter, checked_text, i
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.sources.records import Record
 from data_pipeline.text_tokenizer import TextTokenizer
+from settings.changes import changes
 from settings.ranges import Count, CountOrZero, TextLength, Workers, check_ranges
 
 PLAN_NAME = "plan.txt"
@@ -97,7 +98,7 @@ def _write(options: ShardOptions) -> str:
 def write_shards(options: ShardOptions) -> SampleReport:
     """Write the shards, or this part of them, and the index once all parts are there. Returns what became of samples.
 
-    Raises ValueError for a source without samples or a folder that was begun otherwise.
+    Raises ValueError for a source without samples or a folder that was started with different settings.
     """
     records = blocks(options)
     first = next(records, None)  # what is wrong with the source shows before the folder is touched
@@ -245,6 +246,12 @@ def write_atomically(path: Path, text: str) -> None:
     partial.rename(path)
 
 
+def _settings_of(plan: str) -> dict[str, str]:
+    """Of a plan's lines, NAME = VALUE as Python writes it; the values without the names of Python's types."""
+    entries = (line.partition(" = ") for line in plan.splitlines())
+    return {name: re.sub(r"^(?:\w*Path\()?'(.*?)'\)?$", r"\1", value) for name, _, value in entries}
+
+
 def check_plan(options: ShardOptions, lock: FolderLock) -> None:
     """Remember what a folder was begun with. Raises ValueError if shards were written, or are, with something else."""
     path = options.out / PLAN_NAME
@@ -259,14 +266,13 @@ def check_plan(options: ShardOptions, lock: FolderLock) -> None:
         raise ValueError(f"{options.out} holds shards of another origin; give a new folder")
     if not path.is_file():
         write_atomically(path, plan)
-    differences = set(path.read_text(errors="replace").splitlines()) ^ set(plan.splitlines())
-    if not differences:
+    told = "; ".join(changes(_settings_of(path.read_text(errors="replace")), _settings_of(plan)))
+    if not told:
         return
-    told = "; ".join(sorted(differences))
     if any(options.out.glob("*.tar")):
-        raise ValueError(f"{options.out} was begun otherwise ({told}); give a new folder")
+        raise ValueError(f"{options.out} was started with different settings ({told}); give those, or a new folder")
     if not lock.is_alone():
-        raise ValueError(f"{options.out} is being written by another command, begun otherwise ({told})")
+        raise ValueError(f"{options.out} is being written by another command with different settings ({told})")
     for left in (options.out / SCANS_NAME).iterdir():  # a command that was mistaken has left nothing of worth
         if left.suffix == ".npz" or left.name.startswith(FINISHED):
             left.unlink()
