@@ -15,7 +15,7 @@ from model.kernels.backend import KernelChoice
 from model.kernels.text_masks import num_masked
 from model.masked_data_model import OBJECTIVES
 from pretrain.run_config import RunConfig
-from settings.ranges import CountOrZero, Part, PartBetween, SizeOrZero, Weight, check_ranges
+from settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
 
 BlockSize = Annotated[int, Interval(ge=1, le=65_536)]
 """The kernel multiplies it by 4096, in 32 bits."""
@@ -60,11 +60,11 @@ class PretrainConfig(RunConfig):
     model: MultiwayConfig
     visual_tokenizer: Path
     """File of pretrain.train_visual_tokenizer or of BEiT v2 (vqkd_*.pth); gives the targets of masked patches."""
-    images_per_step: CountOrZero
+    images_per_step: SampleCount
     """Image-only samples in the global batch."""
-    pairs_per_step: CountOrZero
+    pairs_per_step: SampleCount
     """Image-text pairs in the global batch."""
-    texts_per_step: CountOrZero
+    texts_per_step: SampleCount
     """Text-only samples in the global batch."""
     initial_weights: Path | None = None
     """Folder to begin from, as pretrain.convert writes it from Microsoft's files or a run; None: random weights."""

@@ -11,7 +11,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
-from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param, set_z3_leaf_modules
 from torch import nn
 
@@ -22,8 +22,6 @@ from pretrain.memory_config import check_memory_config
 from pretrain.optimizer import build_optimizer, choose_implementation, describe_optimizer
 from pretrain.run_config import OptimizerConfig, RunConfig
 
-REFUSALS = (AssertionError, DeepSpeedConfigError, KeyError, NotImplementedError, TypeError, ValueError)
-"""What DeepSpeed raises for a configuration that it cannot work with."""
 COLLECTIVE_MARGIN_SECONDS = 300
 """A collective waits so much longer than the watchdog, whose sentence says more."""
 
@@ -130,11 +128,11 @@ def build_engine(
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
         )
-    except REFUSALS as error:
-        if met_by_all():
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise AgreedError(f"DeepSpeed cannot work with {config.deepspeed_config}: {reason}") from error
-        raise
+    except Exception as error:
+        if may_pass(error) or not met_by_all():
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise AgreedError(f"DeepSpeed cannot work with {config.deepspeed_config}: {reason}") from error
     if is_rounded:
         for name, parameter in engine.module.named_parameters():
             full = given.pop(name)
@@ -143,6 +141,11 @@ def build_engine(
             else:
                 safe_set_full_fp32_param(parameter, full)
     return engine
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether it can be one of memory, a device, a file or the network; what DeepSpeed refuses is of other kinds."""
+    return isinstance(error, (RuntimeError, OSError)) and not isinstance(error, NotImplementedError)
 
 
 def check_alike(implementation: str) -> None:

@@ -42,6 +42,7 @@ from pretrain.engine import (
     learning_rate,
     merged_deepspeed_config,
 )
+from pretrain.machine_memory import check_buckets_fit
 from pretrain.memory_config import read_memory_config
 from pretrain.run_config import C, config_to_json
 from pretrain.run_lock import lock_run
@@ -330,6 +331,7 @@ def prepare(job: Job[C]) -> tuple[StepDataset, dict[str, Any]]:
     dataset = job.prepare(rank, world_size)
     memory_config = read_memory_config(config.deepspeed_config)
     check_accepted(merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights))
+    check_buckets_fit(config.deepspeed_config, memory_config["zero_optimization"], job.device)
     prepare_run_dir(config.run_dir, rank)
     return dataset, memory_config
 

@@ -1,6 +1,8 @@
 """What no machine of this size can hold is refused before anything is allocated."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -23,12 +25,9 @@ def check_network_fits(build: Callable[[], nn.Module]) -> None:
 
 
 def count_parameters(build: Callable[[], nn.Module]) -> int:
-    """Of a network, none of which is allocated. Raises ValueError if they are more than 64 bits count."""
-    try:
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in build().parameters())
-    except RuntimeError as error:
-        raise ValueError(f"a network of these sizes cannot be built ({error}); lower its sizes") from error
+    """Of a network, none of which is allocated."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build().parameters())
 
 
 def check_batch_fits(per_step: SamplesPerStep, image_size: int, text_ids: int, world_size: int) -> None:
@@ -40,6 +39,19 @@ def check_batch_fits(per_step: SamplesPerStep, image_size: int, text_ids: int, w
             f"a rank's part of a step of {per_step} takes {_gb(num_bytes)}, more than the {_gb(total)} of this "
             "machine; take more ranks, or lower images_per_step, pairs_per_step, texts_per_step or image and text sizes"
         )
+
+
+def check_buckets_fit(path: Path, zero: dict[str, Any], device: torch.device) -> None:
+    """Raise ValueError if a bucket of DeepSpeed's file, in elements, exceeds the memory of the device."""
+    is_gpu = device.type == "cuda"
+    total = torch.cuda.get_device_properties(device).total_memory if is_gpu else psutil.virtual_memory().total
+    for name in ("reduce_bucket_size", "allgather_bucket_size"):
+        num_bytes = FLOAT32_BYTES * int(zero.get(name, 0))
+        if num_bytes > total:
+            raise ValueError(
+                f"{path} sets zero_optimization.{name} to {zero[name]}, {_gb(num_bytes)} in float32, more than the "
+                f"{_gb(total)} of {'a GPU' if is_gpu else 'this machine'}; lower it"
+            )
 
 
 def _gb(num_bytes: int) -> str:

@@ -114,6 +114,9 @@ def check_memory_config(config: RunConfig, memory_config: dict[str, Any], world_
         raise ValueError(f"{path} must not set round_robin_gradients: DeepSpeed's tools misread such checkpoints")
     if zero.get("zenflow") is not None:
         raise ValueError(f"{path} must not set zenflow: it applies gradients of earlier steps, which changes a run")
+    for name in ("leaf_module", "legacy_stage1"):
+        if zero.get(name):
+            raise ValueError(f"{path} must not set {name}: a run chooses how ZeRO divides its network")
     _check_offload(config, zero)
     ranks_per_node = zero.get("zero_hpz_partition_size") or 1
     if ranks_per_node > 1 and zero["stage"] != 3:

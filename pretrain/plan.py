@@ -14,11 +14,9 @@ from data_pipeline.command_line import EXIT_USER_ERROR
 from model.checkpointing import Checkpointing, CheckpointingMode
 from model.config import MultiwayConfig
 from model.flops import forward_flops
-from model.masked_data_model import MaskedDataModel
 from model.parameter_counts import USES, count_activated, count_by_part
 from pretrain.command_line import parse_recipe_and_options
 from pretrain.config import PretrainConfig
-from pretrain.machine_memory import count_parameters
 from pretrain.memory import RankMemory, count_pieces, micro_batch, planned_kernels, rank_memory
 from pretrain.memory_config import check_memory_config, read_memory_config
 from pretrain.recipes import RECIPES
@@ -67,7 +65,6 @@ def default_ranks(config: PretrainConfig) -> int:
 
 def plan(config: PretrainConfig, num_ranks: int, gpu_gb: float) -> str:
     """Three tables, and what follows from the last. Raises ValueError where the batch does not divide."""
-    count_parameters(lambda: MaskedDataModel(config.model))  # finds sizes that no network can have
     memory_config = read_memory_config(config.deepspeed_config)
     check_memory_config(config, memory_config, num_ranks)
     stages = plan_stages(config, memory_config, num_ranks)

@@ -14,6 +14,7 @@ from annotated_types import Interval
 from data_pipeline.config import DataConfig
 from data_pipeline.remote_files import public_url
 from data_pipeline.step_dataset import SamplesPerStep
+from settings.changes import changes
 from settings.ranges import Count, CountOrZero, LearningRate, PartBelowOne, Seconds, Seed, Weight, check_ranges
 
 C = TypeVar("C", bound="RunConfig")
@@ -151,16 +152,7 @@ def config_from_json(kind: type[C], text: str) -> C:
 def changed_fields(old: RunConfig, new: RunConfig) -> list[str]:
     """What differs of that which defines a run, one 'name was OLD, is now NEW' per field."""
     before, after = (_flat(dataclasses.asdict(config.resolved())) for config in (old, new))
-    return [
-        f"{name} was {_as_typed(before[name])}, is now {_as_typed(after[name])}"
-        for name in before
-        if name not in new.FREE and before[name] != after[name]
-    ]
-
-
-def _as_typed(value: object) -> str:
-    """As a command line has it."""
-    return " ".join(map(_as_typed, value)) if isinstance(value, tuple) else str(value)
+    return changes(*({name: all_[name] for name in all_ if name not in new.FREE} for all_ in (before, after)))
 
 
 def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:

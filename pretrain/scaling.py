@@ -13,10 +13,8 @@ from annotated_types import Interval
 
 from data_pipeline.command_line import EXIT_USER_ERROR
 from model.flops import training_flops
-from model.masked_data_model import MaskedDataModel
 from pretrain.command_line import parse_recipe_and_options
 from pretrain.config import PretrainConfig
-from pretrain.machine_memory import count_parameters
 from pretrain.memory import count_pieces
 from pretrain.memory_config import check_memory_config, read_memory_config
 from pretrain.plan import GPUS_PER_NODE, fewest_micro_steps, with_stage
@@ -91,7 +89,6 @@ def main() -> None:
 def scaling(config: PretrainConfig, machine: Machine) -> str:
     """A table, what it assumes above and what breaks first below. Raises ValueError where not even a rank's part of the
     batch is a sample of each kind."""
-    count_parameters(lambda: MaskedDataModel(config.model))  # finds sizes that no network can have
     memory_config = read_memory_config(config.deepspeed_config)
     check_memory_config(config, memory_config, GPUS_PER_NODE)
     most = math.gcd(*vars(config.samples_per_step).values())

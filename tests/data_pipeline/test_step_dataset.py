@@ -145,8 +145,8 @@ def test_lanes_that_a_kind_cannot_fill_are_told_with_the_kind(tiny_data: TinyDat
 
 def test_a_batch_that_repeats_samples_is_told(tiny_data: TinyData) -> None:
     assert StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3).warnings() == []
-    (warning,) = StepDataset(config(tiny_data), SamplesPerStep(4, 40, 4), IMAGE_SIZE, seed=3).warnings()
-    expected = f"a step takes 40 pairs of {tiny_data.folder / 'pairs'}, which holds "
+    (warning,) = StepDataset(config(tiny_data), SamplesPerStep(4, 48, 4), IMAGE_SIZE, seed=3).warnings()
+    expected = f"a step takes 48 pairs of {tiny_data.folder / 'pairs'}, which holds "
     assert warning.startswith(expected) and "a batch repeats samples; lower pairs_per_step, or add pairs" in warning
 
 

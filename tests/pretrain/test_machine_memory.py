@@ -1,12 +1,14 @@
 """Networks and batches that no machine holds are refused before anything is allocated."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from data_pipeline.step_dataset import SamplesPerStep
 from model.masked_data_model import MaskedDataModel
-from pretrain.machine_memory import check_batch_fits, check_network_fits
+from pretrain.machine_memory import check_batch_fits, check_buckets_fit, check_network_fits
 from tests.launch import run_ranks
 from tests.tiny import CONFIG
 
@@ -16,8 +18,19 @@ def test_a_network_beyond_the_memory() -> None:
     large = replace(CONFIG, dim=1_000_000, ffn_dim=10_000_000)
     with pytest.raises(ValueError, match=r"parameters, [\d,]+ GB in float32, more than the [\d,]+ GB of this machine"):
         check_network_fits(lambda: MaskedDataModel(large))
-    with pytest.raises(ValueError, match="a network of these sizes cannot be built"):
-        check_network_fits(lambda: MaskedDataModel(replace(large, dim=10_000_000, vocab_size=10_000_000, patch_size=1)))
+    largest = replace(large, dim=10_000_000, vocab_size=10_000_000, image_size=8192, patch_size=8192)
+    with pytest.raises(ValueError, match="lower its sizes"):
+        check_network_fits(lambda: MaskedDataModel(largest))
+
+
+def test_a_bucket_beyond_the_memory() -> None:
+    cpu, path = torch.device("cpu"), Path("ds.json")
+    check_buckets_fit(path, {"stage": 3, "reduce_bucket_size": 5e8}, cpu)
+    for name in ("reduce_bucket_size", "allgather_bucket_size"):
+        with pytest.raises(
+            ValueError, match=rf"^ds.json sets zero_optimization.{name} to 1e\+15, 4,000,000 GB in float"
+        ):
+            check_buckets_fit(path, {name: 1e15}, cpu)
 
 
 def test_a_batch_beyond_the_memory() -> None:
