@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.retries import written_with_retries
 from pretrain.agreement import in_words
 from pretrain.console import warn
 
@@ -75,8 +76,9 @@ def restore_lines(
             damaged.append(replace(line, content=b"", record={}))  # it may be huge
     lines = sorted(kept.values(), key=lambda line: line.record["step"])
     if path.exists():
-        aside = _set_aside(path, damaged) if damaged else None
-        _replace(path, b"".join(line.content + b"\n" for line in lines))
+        aside = written_with_retries(lambda: _set_aside(path, damaged), path.parent) if damaged else None
+        content = b"".join(line.content + b"\n" for line in lines)
+        written_with_retries(lambda: _replace(path, content), path)
         if aside is not None:
             warn(
                 f"warning: {path} has {len(damaged)} damaged or doubled line{'s' * (len(damaged) > 1)}, the first in "
