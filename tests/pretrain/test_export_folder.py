@@ -181,3 +181,11 @@ def test_a_card_and_the_file_hold_the_fingerprint_of_the_tokenizer(ours: Path, t
     (tmp_path / "beit3.spm").write_bytes(b"another")
     with pytest.raises(ValueError, match="beit3.spm is not the text tokenizer that the weights beside it were trained"):
         convert(ConvertOptions(path, tmp_path / "third", "safetensors", "beit3", num_heads=4, verify=False))
+
+
+def test_a_tokenizer_that_an_earlier_version_wrote_is_not_joined_by_another(ours: Path, tmp_path: Path) -> None:
+    (tmp_path / "beit3.spm").write_bytes(b"Microsoft's own")
+    convert(ConvertOptions(ours, tmp_path, "beit3", "safetensors", verify=False))
+    (tmp_path / "beit3_dual.json").write_text('{"format": "beit3"}')  # of an earlier version: no other key tells
+    with pytest.raises(ValueError, match="beit3.spm is the text tokenizer of other weights; give another folder"):
+        convert(ConvertOptions(ours, tmp_path, "beit3", "safetensors", verify=False))
