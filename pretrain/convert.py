@@ -30,7 +30,7 @@ from pretrain.conversion_source import (
 )
 from pretrain.export_folder import ExportFolder
 from pretrain.formats.beit3 import Role, decoupled
-from pretrain.formats.beit3_loaders import TASKS, exact_tasks, finetuning_command
+from pretrain.formats.beit3_loaders import TASKS, exact_tasks, finetuning_command, inputs_of
 from pretrain.formats.timm import import_timm
 from pretrain.model_card import README_NAME
 from pretrain.vocabulary import EXPORTED_NAME, unused_rows
@@ -189,8 +189,12 @@ def _loaders(converted: Converted) -> list[str]:
         lines.append(f"{readme} has the command lines of {exact}")
     wrong = [task for task in TASKS if task not in tasks]
     if wrong:
+        right_inputs, wrong_inputs = inputs_of(card["role"])
         names = ", ".join(task.name for task in wrong)
-        lines.append(f"role {card['role']} is exact for {exact}, wrong for {names}: for those, --role {wrong[0].role}")
+        lines.append(
+            f"role {card['role']} is exact for {right_inputs} ({exact}), wrong for {wrong_inputs} ({names}): for those, "
+            f"--role {wrong[0].role}"
+        )
     return lines
 
 

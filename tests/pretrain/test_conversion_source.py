@@ -79,7 +79,7 @@ def test_the_report_says_which_step_was_taken_and_what_loads_the_file() -> None:
     assert "run_beit3_finetuning.py --task imagenet --model beit3_base_patch16_224" in said
     assert "--vocab_size 8002 --sentencepiece_model" in said and "wrong for" not in said and "note:" not in said
     laptop = reported(MultiwayConfig(dim=192, depth=4, num_heads=6, ffn_dim=576), "fusion")
-    assert "Microsoft's finetuning code cannot load it: not base or large" in laptop
+    assert "Microsoft's finetuning code cannot load it: not base or large, but dim 192" in laptop
     assert "run_beit3_finetuning.py" not in laptop
 
 
@@ -92,7 +92,8 @@ def test_the_report_says_which_step_was_taken_and_what_loads_the_file() -> None:
 )
 def test_the_report_says_which_tasks_a_role_is_wrong_for(role: str, wrong: str, other: str) -> None:
     said = reported(MultiwayConfig(num_vl_layers=3), role)
-    assert f"wrong for {wrong}: for those, --role {other}" in said
+    inputs = "images alone and texts alone" if role == "fusion" else "image-text pairs"
+    assert f"wrong for {inputs} ({wrong}): for those, --role {other}" in said
     task = "vqav2 --model beit3_base_patch16_384" if role == "fusion" else "imagenet --model beit3_base_patch16_224"
     assert f"--task {task}" in said
 

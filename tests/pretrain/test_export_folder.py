@@ -166,7 +166,7 @@ def test_one_readme_speaks_of_all_weights_in_a_folder(ours: Path, tmp_path: Path
         convert(ConvertOptions(ours, tmp_path, "beit3", "safetensors", role=role, verify=False))  # type: ignore[arg-type]
     text = (tmp_path / "README.md").read_text()
     assert text.count("\n## ") == 2 and "## beit3_dual.pth" in text and "## beit3_fusion.pth" in text
-    assert "Exact for vqav2, nlvr2, coco_captioning, nocaps (role fusion)." in text
+    assert "Role fusion: exact for Microsoft's tasks vqav2, nlvr2, coco_captioning, nocaps." in text
     assert "Microsoft's finetuning code cannot load it: not base or large" in text
 
 
