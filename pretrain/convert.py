@@ -192,8 +192,8 @@ def _loaders(converted: Converted) -> list[str]:
         right_inputs, wrong_inputs = inputs_of(card["role"])
         names = ", ".join(task.name for task in wrong)
         lines.append(
-            f"role {card['role']} is exact for {right_inputs} ({exact}), wrong for {wrong_inputs} ({names}): for those, "
-            f"--role {wrong[0].role}"
+            f"role {card['role']} is exact for {right_inputs} ({exact}), wrong for {wrong_inputs} ({names}): for "
+            f"those, --role {wrong[0].role}"
         )
     return lines
 
