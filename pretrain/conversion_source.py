@@ -11,6 +11,7 @@ from torch import Tensor
 from model.config import MultiwayConfig
 from model.embeddings import interpolate_positions
 from model.pretrained import WEIGHTS_NAME, load_pretrained, read_config
+from model.weight_checks import check_weight
 from pretrain.formats.beit3 import decoupled_weights
 from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
 from pretrain.formats.beit3_file import load_beit3, tokenizer_sha256
@@ -155,11 +156,14 @@ def trimmed(source: Source) -> Source:
 
 
 def readable(source: Source) -> Source:
-    """The same, but an error of reading is a ValueError that names the source: those of writing are OSErrors."""
+    """The same, but what cannot be read and what is not finite is a ValueError that names the source. OSErrors are left
+    to writing."""
 
     def weights() -> Iterator[tuple[str, Tensor]]:
         try:
-            yield from source.weights()
+            for name, tensor in source.weights():
+                check_weight(source.origin, name, tensor, tensor.shape, (tensor.dtype,))
+                yield name, tensor
         except OSError as error:
             raise ValueError(f"{source.origin} cannot be read ({error.strerror or error})") from error
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 
 from data_pipeline.command_line import run_command
@@ -29,7 +30,7 @@ from pretrain.conversion_source import (
 )
 from pretrain.export_folder import ExportFolder
 from pretrain.formats.beit3 import Role, decoupled
-from pretrain.formats.beit3_loaders import TASKS, exact_tasks, finetuning_command
+from pretrain.formats.beit3_loaders import TASKS, exact_tasks, finetuning_command, inputs_of
 from pretrain.formats.timm import import_timm
 from pretrain.model_card import README_NAME
 from pretrain.vocabulary import EXPORTED_NAME, unused_rows
@@ -37,6 +38,9 @@ from settings.ranges import Side, Size, check_ranges
 
 LARGEST_IMAGE = 4096
 """Pixels; attention over the patches of larger images needs more memory than a machine has."""
+
+
+_FIRST = "" if torch.version.cuda is not None else " (here after `import pretrain.cpu_torchvision`)"
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ def report(converted: Converted) -> str:
     verified = "not verified" if difference is None else f"largest difference {difference:.1e}"
     lines = [f"{path}: {path.stat().st_size / 1e6:.1f} MB, from {converted.source.origin}, {verified}"]
     if card["format"] == "timm":
-        lines.append(f'timm loads it: timm.create_model("local-dir:{path.parent}", pretrained=True)')
+        lines.append(f'timm loads it{_FIRST}: timm.create_model("local-dir:{path.parent}", pretrained=True)')
     elif card["format"] == "safetensors":
         lines.append(f'loaded by model.load_pretrained("{path.parent}"), and as --initial-weights {path.parent}')
     else:
@@ -176,7 +180,8 @@ def _loaders(converted: Converted) -> list[str]:
     """What loads a file of Microsoft's format, and which of their tasks its role is wrong for."""
     card, path, config = converted.card, converted.path, converted.source.config
     readme = path.with_name(README_NAME)
-    lines = [f"torchscale loads it: BEiT3 with the arguments in {path.with_suffix('.json')}; {readme} has the lines"]
+    arguments = path.with_suffix(".json")
+    lines = [f"torchscale loads it{_FIRST}: BEiT3 with the arguments in {arguments}; {readme} has the lines"]
     tasks = exact_tasks(config, card["role"])
     exact = ", ".join(task.name for task in tasks)
     if card["not_finetuned"]:
@@ -188,8 +193,12 @@ def _loaders(converted: Converted) -> list[str]:
         lines.append(f"{readme} has the command lines of {exact}")
     wrong = [task for task in TASKS if task not in tasks]
     if wrong:
+        right_inputs, wrong_inputs = inputs_of(card["role"])
         names = ", ".join(task.name for task in wrong)
-        lines.append(f"role {card['role']} is exact for {exact}, wrong for {names}: for those, --role {wrong[0].role}")
+        lines.append(
+            f"role {card['role']} is exact for {right_inputs} ({exact}), wrong for {wrong_inputs} ({names}): for "
+            f"those, --role {wrong[0].role}"
+        )
     return lines
 
 

@@ -17,7 +17,7 @@ from pretrain.formats.timm import save_timm
 from pretrain.manifest import MANIFEST_NAME
 from pretrain.model_card import CARD_NAME, MADE_BY, README_NAME, README_TITLE, make_card, read_card, render_readme
 from pretrain.verify import TOLERANCE, largest_difference
-from pretrain.vocabulary import EXPORTED_NAME, FINGERPRINT_KEY, Vocabulary, sha256_of
+from pretrain.vocabulary import EXPORTED_NAME, FINGERPRINT_KEY, MICROSOFTS_NAME, Vocabulary, sha256_of
 
 ANOTHER = "give another folder to write into"
 
@@ -50,14 +50,16 @@ class ExportFolder:
             if held != self.to:
                 raise ValueError(f"{out} holds {held or 'files of others'} already; {ANOTHER}")
         readme = out / README_NAME
-        if readme.exists() and not readme.read_bytes().startswith(README_TITLE.encode()):
+        if readme.exists() and not (readme.is_file() and readme.read_bytes().startswith(README_TITLE.encode())):
             raise ValueError(f"{readme} is not a card that was written here; {ANOTHER}")
 
     def check_tokenizer(self, vocabulary: Vocabulary | None) -> None:
         """Raises ValueError if weights with another text tokenizer lie there."""
-        path = self.out / EXPORTED_NAME
-        if path.is_file() and (vocabulary is None or sha256_of(path) != vocabulary.sha256):
-            raise ValueError(f"{path} is the text tokenizer of other weights; {ANOTHER}")
+        # Microsoft's own file does not matter, but earlier versions gave its name to ours
+        names = [EXPORTED_NAME, MICROSOFTS_NAME] if self._other_cards(by_earlier=True) else [EXPORTED_NAME]
+        for path in (self.out / name for name in names):
+            if path.is_file() and (vocabulary is None or sha256_of(path) != vocabulary.sha256):
+                raise ValueError(f"{path} is the text tokenizer of other weights; {ANOTHER}")
 
     def write(self, source: Source, verify: bool) -> dict[str, Any]:
         """Write all files and return the card. Raises ValueError or OSError, leaving the folder as it was."""
@@ -119,12 +121,12 @@ class ExportFolder:
         (folder / README_NAME).write_text(render_readme([card, *self._other_cards()]))
         return card
 
-    def _other_cards(self) -> list[dict[str, Any]]:
-        """Those of weights in other formats and roles that lie there. Earlier versions wrote no README.md, and cards
-        that do not have all it needs."""
+    def _other_cards(self, by_earlier: bool = False) -> list[dict[str, Any]]:
+        """Those of weights in other formats and roles that lie there. by_earlier: those that earlier versions wrote,
+        whose cards do not have what a README.md needs."""
         paths = [path for path in (self.out / CARD_NAME, *sorted(self.out.glob("beit3_*.json"))) if path.is_file()]
         cards = [read_card(path) for path in paths if path != self.card]
-        return [card for card in cards if card.get("made_by") == MADE_BY]
+        return [card for card in cards if (card.get("made_by") != MADE_BY) == by_earlier]
 
     def _move(self, partial: Path) -> None:
         """Into their places; what a loader opens first comes last."""

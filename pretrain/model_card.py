@@ -29,7 +29,7 @@ OURS = """\
 from model import load_pretrained  # of the project that wrote them
 model = load_pretrained(".")"""
 PREPROCESSING = """\
-Images were put on white where they are transparent, turned as their EXIF orientation says, and normalised with mean
+Imglish puts transparent images on white, turns images as their EXIF orientation says, and normalises pixels with mean
 and standard deviation 0.5. Microsoft's loader does neither of the first two, and its imagenet task normalises with
 ImageNet's mean and standard deviation."""
 
@@ -99,7 +99,7 @@ def _section(card: dict[str, Any]) -> str:
     lines += _tokenizer_lines(card.get("text_tokenizer"))
     code = {"beit3": TORCHSCALE, "timm": TIMM, "safetensors": OURS}[card["format"]]
     if card["format"] == "beit3":
-        lines.append(f"Exact for {', '.join(card['exact_for'])} (role {card['role']}).\n")
+        lines.append(f"Role {card['role']}: exact for Microsoft's tasks {', '.join(card['exact_for'])}.\n")
         code = code.format(file=card["file"], card=Path(card["file"]).with_suffix(".json"))
     lines.append(f"In this folder:\n\n```python\n{code}\n```\n")
     if card.get("not_finetuned"):

@@ -60,6 +60,12 @@ def exact_tasks(config: MultiwayConfig, role: Role) -> list[Task]:
     return [task for task in TASKS if (task.role == "fusion") == (role == "fusion")]
 
 
+def inputs_of(role: Role) -> tuple[str, str]:
+    """The inputs that a role is exact for, and those it is wrong for if there are vision-language experts."""
+    both = "images alone and texts alone"
+    return ("image-text pairs", both) if role == "fusion" else (both, "image-text pairs")
+
+
 def torchscale_arguments(config: MultiwayConfig) -> dict[str, Any]:
     """The keyword arguments of torchscale's EncoderConfig for a file of this network."""
     return {
@@ -82,8 +88,9 @@ def why_not_finetuned(config: MultiwayConfig) -> str | None:
     """Why Microsoft's finetuning code cannot load a file of this network, None if it can."""
     sizes = (config.dim, config.depth, config.num_heads, config.ffn_dim)
     if sizes not in NETWORKS.values():
-        built = " and ".join(f"{name} {values}" for name, values in NETWORKS.items())
-        return f"not base or large: it builds {built} of dim, depth, heads and ffn_dim alone, this is {sizes}"
+        built = "; ".join(f"{name}: {', '.join(map(str, values))}" for name, values in NETWORKS.items())
+        found = f"dim {config.dim}, depth {config.depth}, {config.num_heads} heads, ffn_dim {config.ffn_dim}"
+        return f"not base or large, but {found} ({built})"
     if config.patch_size != PATCH_SIZE:
         return f"it builds patches of {PATCH_SIZE} px alone, these are of {config.patch_size} px"
     if config.max_text_length > NUM_TEXT_ROWS - POSITION_OFFSET:

@@ -1,6 +1,6 @@
 """What is converted: weights of different origins, and what is said about them. CPU, seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from data_pipeline.text_tokenizer import TextTokenizer
 from model import load_pretrained
 from model.config import MultiwayConfig
 from model.pretrained import save_pretrained
-from pretrain.conversion_source import Source
+from pretrain.conversion_source import Source, readable
 from pretrain.convert import Converted, ConvertOptions, convert, open_source, report
 from pretrain.model_card import make_card
 from pretrain.vocabulary import Vocabulary
@@ -79,7 +79,7 @@ def test_the_report_says_which_step_was_taken_and_what_loads_the_file() -> None:
     assert "run_beit3_finetuning.py --task imagenet --model beit3_base_patch16_224" in said
     assert "--vocab_size 8002 --sentencepiece_model" in said and "wrong for" not in said and "note:" not in said
     laptop = reported(MultiwayConfig(dim=192, depth=4, num_heads=6, ffn_dim=576), "fusion")
-    assert "Microsoft's finetuning code cannot load it: not base or large" in laptop
+    assert "Microsoft's finetuning code cannot load it: not base or large, but dim 192" in laptop
     assert "run_beit3_finetuning.py" not in laptop
 
 
@@ -92,7 +92,8 @@ def test_the_report_says_which_step_was_taken_and_what_loads_the_file() -> None:
 )
 def test_the_report_says_which_tasks_a_role_is_wrong_for(role: str, wrong: str, other: str) -> None:
     said = reported(MultiwayConfig(num_vl_layers=3), role)
-    assert f"wrong for {wrong}: for those, --role {other}" in said
+    inputs = "images alone and texts alone" if role == "fusion" else "image-text pairs"
+    assert f"wrong for {inputs} ({wrong}): for those, --role {other}" in said
     task = "vqav2 --model beit3_base_patch16_384" if role == "fusion" else "imagenet --model beit3_base_patch16_224"
     assert f"--task {task}" in said
 
@@ -203,3 +204,19 @@ def test_an_option_that_does_nothing_is_refused(changes: dict[str, Any], message
     options = ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads)
     with pytest.raises(ValueError, match=message):
         convert(replace(options, **changes))
+
+
+def test_weights_that_are_not_finite_are_named_with_their_step() -> None:
+    weights = [("mim_head.bias", torch.zeros(2)), ("mlm_head.bias", torch.tensor([1.0, torch.nan]))]
+    source = Source("step 5 in runs/a", CONFIG, lambda: iter(weights), None, {})
+    with pytest.raises(ValueError, match=r"step 5 in runs/a has NaN or infinity for mlm_head.bias"):
+        list(readable(source).weights())
+
+
+def test_weights_that_cannot_be_read_are_not_taken_for_a_full_disk() -> None:
+    def failing() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "mim_head.bias", torch.zeros(2)
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(ValueError, match=r"runs/a cannot be read .Input/output error"):
+        list(readable(Source("runs/a", CONFIG, failing, None, {})).weights())

@@ -166,7 +166,7 @@ def test_one_readme_speaks_of_all_weights_in_a_folder(ours: Path, tmp_path: Path
         convert(ConvertOptions(ours, tmp_path, "beit3", "safetensors", role=role, verify=False))  # type: ignore[arg-type]
     text = (tmp_path / "README.md").read_text()
     assert text.count("\n## ") == 2 and "## beit3_dual.pth" in text and "## beit3_fusion.pth" in text
-    assert "Exact for vqav2, nlvr2, coco_captioning, nocaps (role fusion)." in text
+    assert "Role fusion: exact for Microsoft's tasks vqav2, nlvr2, coco_captioning, nocaps." in text
     assert "Microsoft's finetuning code cannot load it: not base or large" in text
 
 
@@ -181,3 +181,11 @@ def test_a_card_and_the_file_hold_the_fingerprint_of_the_tokenizer(ours: Path, t
     (tmp_path / "beit3.spm").write_bytes(b"another")
     with pytest.raises(ValueError, match="beit3.spm is not the text tokenizer that the weights beside it were trained"):
         convert(ConvertOptions(path, tmp_path / "third", "safetensors", "beit3", num_heads=4, verify=False))
+
+
+def test_a_tokenizer_that_an_earlier_version_wrote_is_not_joined_by_another(ours: Path, tmp_path: Path) -> None:
+    (tmp_path / "beit3.spm").write_bytes(b"Microsoft's own")
+    convert(ConvertOptions(ours, tmp_path, "beit3", "safetensors", verify=False))
+    (tmp_path / "beit3_dual.json").write_text('{"format": "beit3"}')  # of an earlier version: no other key tells
+    with pytest.raises(ValueError, match="beit3.spm is the text tokenizer of other weights; give another folder"):
+        convert(ConvertOptions(ours, tmp_path, "beit3", "safetensors", verify=False))

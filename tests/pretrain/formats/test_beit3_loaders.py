@@ -74,8 +74,11 @@ def test_the_command_line_is_the_whole_one() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"dim": 192, "depth": 4, "num_heads": 6}, r"not base or large: .*, this is \(192, 4, 6, 3072\)"),
-        ({"num_heads": 16}, r"not base or large: it builds base \(768, 12, 12, 3072\) and large"),
+        (
+            {"dim": 192, "depth": 4, "num_heads": 6},
+            "not base or large, but dim 192, depth 4, 6 heads, ffn_dim 3072 .base: 768, 12, 12, 3072; large",
+        ),
+        ({"num_heads": 16}, "not base or large, but dim 768, depth 12, 16 heads, ffn_dim 3072"),
         ({"patch_size": 14}, "it builds patches of 16 px alone, these are of 14 px"),
         ({"max_text_length": 1023}, "it builds 1022 text positions, this network has 1023"),
     ],
