@@ -1,40 +1,36 @@
 """python -m data_pipeline.check_shards FOLDER : read all that a run would read, and look at some of it.
 
 Compares every shard with its checksum, decodes every image and text, counts, names what a run would skip, and draws a
-contact sheet of random samples.
+contact sheet of random samples as training sees them.
 """
 
 import hashlib
+import html
 import os
-import textwrap
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 from annotated_types import Interval
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
 from data_pipeline.config import DataConfig
-from data_pipeline.image_transform import ImageTransform, open_image, to_rgb, upright
+from data_pipeline.contact_sheet import draw_sheet
+from data_pipeline.image_transform import ImageTransform
 from data_pipeline.remote_files import is_remote
 from data_pipeline.sample_reader import SampleReader, ShardMismatchError
-from data_pipeline.samples import BadSampleError
+from data_pipeline.samples import BadSampleError, printable
 from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import damaged_records, read_index, records_name
 from data_pipeline.shard_scan import SampleReport
-from settings.ranges import ByteCount, Seed, Workers, check_ranges
+from data_pipeline.under_way import at_sample
+from settings.ranges import ByteCount, PartBelowOne, Seed, Side, Workers, check_ranges
 
-TILE = 208
-"""Pixels of a tile of the contact sheet, margins included."""
-MARGIN = 6
-LINE = 14
-CAPTION_LINES = 5
-LETTERS = 34
-"""Of a line of text in a tile."""
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,15 @@ class CheckOptions:
     num_shown: Annotated[int, Interval(ge=0, le=10_000)] = 24
     """Samples on the contact sheet; 0: no sheet."""
     seed: Seed = 0
-    """Of the choice of samples that are shown."""
+    """Of the choice of samples that are shown, and of their crops."""
+    image_size: Side = 224
+    """Of the crops that are shown: model.image_size of the run, in pixels."""
+    min_crop_scale: Annotated[float, Interval(gt=0, le=1)] = DataConfig.min_crop_scale
+    """As the run will have it."""
+    color_jitter: PartBelowOne = DataConfig.color_jitter
+    """As the run will have it."""
+    horizontal_flip: bool = DataConfig.horizontal_flip
+    """As the run will have it."""
     max_image_pixels: ByteCount = DataConfig.max_image_pixels
     """As the run will have it."""
     max_member_bytes: ByteCount = DataConfig.max_member_bytes
@@ -74,11 +78,22 @@ class CheckResult:
     """Shards that are not those of the index."""
     num_characters: int = 0
     """Of all texts."""
+    num_with_entities: int = 0
+    """Texts that hold HTML entities."""
+    first_with_entities: str = ""
+
+    def count_text(self, name: str, text: str) -> None:
+        self.num_characters += len(text)
+        if has_html_entities(text):
+            self.num_with_entities += 1
+            self.first_with_entities = self.first_with_entities or name
 
     def add(self, other: "CheckResult") -> None:
         self.report.add(other.report)
         self.damaged += other.damaged
         self.num_characters += other.num_characters
+        self.num_with_entities += other.num_with_entities
+        self.first_with_entities = self.first_with_entities or other.first_with_entities
 
 
 def main() -> None:
@@ -88,16 +103,27 @@ def main() -> None:
 def _check(options: CheckOptions) -> str:
     """Raises ValueError, with the whole report, where a shard is not the one that was indexed."""
     shown = ""
+    index = open_reader(options).index
+    if problem := index_problem(options):
+        raise ValueError(problem)
     if options.num_shown:  # first, so that hours of reading are not lost to a sheet that cannot be written
         sheet = options.sheet or Path("" if is_remote(options.folder) else options.folder) / "contact_sheet.png"
-        draw_contact_sheet(options).save(sheet, "png")
-        shown = f", see {sheet}"
+        picture, problem = draw_contact_sheet(options)
+        try:
+            picture.save(sheet, "png")
+        except OSError as error:
+            raise ValueError(f"{sheet} cannot be written ({error.strerror or error}); give --sheet FILE") from error
+        shown = f", see {sheet}" + (f" ({problem})" if problem else "")
     result = check_shards(options)
-    index = open_reader(options).index
     lines = result.report.lines()
     lines.append(f"{options.folder}: {index.kind}, {index}; a run can use {result.report.num_kept}{shown}")
     if index.kind != "image" and result.report.num_kept:
         lines.append(f"  {result.num_characters / result.report.num_kept:.0f} characters a text on average")
+    if result.num_with_entities:
+        lines.append(
+            f"  {result.num_with_entities} texts hold HTML entities such as &amp;, the first "
+            f"{result.first_with_entities}; write_shards --unescape-html turns them into characters"
+        )
     if result.damaged:
         raise ValueError("\n".join([*lines, *result.damaged]))
     return "\n".join(lines)
@@ -108,14 +134,23 @@ def check_shards(options: CheckOptions) -> CheckResult:
     result = CheckResult()
     index = open_reader(options).index
     num_shards = len(index.shards)
-    path = None if is_remote(options.folder) else Path(options.folder) / records_name(index.records_sha256)
-    if problem := damaged_records(index, path):
-        result.damaged.append(f"the index of {options.folder} is damaged ({problem}); index the folder again")
+    if problem := index_problem(options):
+        result.damaged.append(problem)
+        return result  # what its records say of samples is not true
     with worker_pool(options.num_workers) as workers, progress_bar("shards", num_shards) as progress:
         for part in workers.map(partial(check_shard, options), range(num_shards)):
             result.add(part)
             progress.update()
     return result
+
+
+@lru_cache(maxsize=1)
+def index_problem(options: CheckOptions) -> str:
+    """What is wrong with the records of the index; nothing if they are as they were written."""
+    index = open_reader(options).index
+    path = None if is_remote(options.folder) else Path(options.folder) / records_name(index.records_sha256)
+    problem = damaged_records(index, path)
+    return f"the index of {options.folder} is damaged ({problem}); index the folder again" if problem else ""
 
 
 @lru_cache(maxsize=1)
@@ -134,24 +169,31 @@ def check_shard(options: CheckOptions, number: int) -> CheckResult:
             file.seek(0)
             if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
                 result.damaged.append(f"shard {shard.name} differs from its checksum; restore it or index again")
+        _check_samples(options, number, result)
     except (OSError, ShardMismatchError) as error:
+        num_checked = result.report.num_kept + sum(result.report.skipped.values())
+        reason = f"shard {shard.name} cannot be read"
         result.damaged.append(str(error))
-        result.report.skipped[f"shard {shard.name} cannot be read"] += shard.num_samples
-        result.report.examples[f"shard {shard.name} cannot be read"] = shard.name
-        return result
-    transform = checking_transform(options)
+        result.report.skipped[reason] += shard.num_samples - num_checked
+        result.report.examples[reason] = shard.name
+    return result
+
+
+def _check_samples(options: CheckOptions, number: int, result: CheckResult) -> None:
+    reader, transform = open_reader(options), checking_transform(options)
     first, stop = reader.index.shard_starts[number : number + 2]
     for sample in range(first, stop):
+        name = printable(f"{reader.index.shards[number].name}:{reader.key(sample)}")
         try:
-            if reader.index.kind != "text":
-                transform.center(reader.image_bytes(sample))
-            if reader.index.kind != "image":
-                result.num_characters += len(reader.text(sample))
+            with at_sample(name):
+                if reader.index.kind != "text":
+                    transform.center(reader.image_bytes(sample))
+                if reader.index.kind != "image":
+                    result.count_text(name, reader.text(sample))
         except BadSampleError as error:
-            result.report.skip(f"{shard.name}:{reader.key(sample)}", error.reason)
+            result.report.skip(name + error.details, error.reason)
         else:
             result.report.num_kept += 1
-    return result
 
 
 def checking_transform(options: CheckOptions) -> ImageTransform:
@@ -159,42 +201,21 @@ def checking_transform(options: CheckOptions) -> ImageTransform:
     return ImageTransform(64, 1, 0, False, options.max_image_pixels)
 
 
-def draw_contact_sheet(options: CheckOptions) -> Image.Image:
-    """Random samples with their texts; what a run would skip shows its reason instead."""
-    reader = open_reader(options)
-    generator = np.random.default_rng(options.seed)
-    num_shown = min(options.num_shown, reader.index.num_samples)
-    chosen = sorted(generator.choice(reader.index.num_samples, num_shown, replace=False))
-    num_columns = min(6, num_shown)
-    tile_height = TILE + LINE * CAPTION_LINES if reader.index.kind != "text" else TILE
-    sheet = Image.new("RGB", (num_columns * TILE, -(-num_shown // num_columns) * tile_height), "white")
-    for number, sample in enumerate(chosen):
-        row, column = divmod(number, num_columns)
-        sheet.paste(_tile(reader, int(sample), options, tile_height), (column * TILE, row * tile_height))
-    return sheet
+def draw_contact_sheet(options: CheckOptions) -> tuple[Image.Image, str]:
+    """The sheet, and a sentence about what it cannot show."""
+    transform = ImageTransform(
+        options.image_size,
+        options.min_crop_scale,
+        options.color_jitter,
+        options.horizontal_flip,
+        options.max_image_pixels,
+    )
+    return draw_sheet(open_reader(options), options.num_shown, options.seed, transform)
 
 
-def _tile(reader: SampleReader, sample: int, options: CheckOptions, height: int) -> Image.Image:
-    tile = Image.new("RGB", (TILE, height), "white")
-    draw, font, top = ImageDraw.Draw(tile), ImageFont.load_default(LINE - 3), MARGIN
-    text, color = reader.key(sample), "gray"
-    try:
-        if reader.index.kind != "text":
-            encoded = reader.image_bytes(sample)
-            checking_transform(options).center(encoded)  # raises what a run would skip it for
-            with open_image(encoded, options.max_image_pixels) as image:
-                image.load()  # it is read when it is needed, and the file is closed by then
-                picture = upright(to_rgb(image), image)
-            tile.paste(ImageOps.contain(picture, (TILE - 2 * MARGIN, TILE - 2 * MARGIN)), (MARGIN, MARGIN))
-            top = TILE
-        if reader.index.kind != "image":
-            text, color = reader.text(sample), "black"
-    except (BadSampleError, OSError, ShardMismatchError) as error:
-        text, color = f"{reader.key(sample)}: {error}", "red"
-    for line in textwrap.wrap(text[:1000], LETTERS)[: (height - top) // LINE]:
-        draw.text((MARGIN, top), line, fill=color, font=font)
-        top += LINE
-    return tile
+def has_html_entities(text: str) -> bool:
+    """Whether html.unescape would change a text at a place that ends like an entity."""
+    return any(html.unescape(found[0]) != found[0] for found in _ENTITY.finditer(text))
 
 
 if __name__ == "__main__":

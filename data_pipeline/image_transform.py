@@ -20,6 +20,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from data_pipeline.image_headers import MAX_SIDE, check_jpeg, has_bounded_exif, lean_png, webp_size
 from data_pipeline.samples import BadSampleError
 
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
@@ -46,6 +47,9 @@ _UPRIGHT = {
 
 GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Of red, green and blue in a gray value (ITU-R 601-2)."""
+
+STRIP_PIXELS = 1 << 22
+"""Larger images become RGB in strips of this size, which bounds the copies in memory."""
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels"""
@@ -87,23 +91,50 @@ class ImageTransform:
 def open_image(encoded: bytes, max_pixels: int) -> ImageFile:
     """A JPEG, PNG or WebP of which only the header is read; with several frames it stands at the first.
 
-    Raises BadSampleError for anything else, and from the header where there are more than max_pixels. Not by
-    Image.open, which warns of large images or refuses them by a rule of its own.
+    Raises BadSampleError for anything else, and from the header where there are more than max_pixels or where decoding
+    would take time or memory out of proportion to them.
+    """
+    file_class = next((found for magic, found in _FILE_CLASSES.items() if encoded.startswith(magic)), None)
+    if file_class is None:
+        raise BadSampleError("image cannot be decoded (neither JPEG nor PNG nor WebP)")
+    if file_class is JpegImageFile:
+        check_jpeg(encoded)
+    elif file_class is PngImageFile:
+        encoded = lean_png(encoded)
+    elif size := webp_size(encoded):  # its decoder takes memory for all pixels before it says how many they are
+        check_size(*size, max_pixels)
+    return open_as(file_class, encoded, max_pixels)
+
+
+def is_stored_format(encoded: bytes) -> bool:
+    """Is it, by its first bytes, of a format that shards hold?"""
+    return encoded.startswith(tuple(_FILE_CLASSES))
+
+
+def open_as(file_class: type[ImageFile], encoded: bytes, max_pixels: int) -> ImageFile:
+    """An image of a known format. Not by Image.open, which warns of large images or refuses them by a rule of its own.
+
+    Raises BadSampleError where it is none, and where it has more than max_pixels.
     """
     try:
-        file_class = next(found for magic, found in _FILE_CLASSES.items() if encoded.startswith(magic))
         image = file_class(io.BytesIO(encoded), "")
-    except StopIteration:
-        raise BadSampleError("image cannot be decoded (neither JPEG nor PNG nor WebP)") from None
-    except Image.DecompressionBombError as error:  # WebP's decoder takes its memory before it tells the size
+    except Image.DecompressionBombError as error:
         raise BadSampleError(f"image exceeds max_image_pixels ({error})") from error
     except Exception as error:
         raise BadSampleError(f"image cannot be decoded ({error})") from error
-    width, height = image.size
-    if width * height > max_pixels:
-        raise BadSampleError(f"image exceeds max_image_pixels ({width} x {height} pixels)")
+    check_size(*image.size, max_pixels)
     image.decodermaxblock = len(encoded)  # the bytes are in memory: in one piece a JPEG decodes faster
     return image
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raise BadSampleError for an image that is too large, or has no pixel."""
+    if width * height > max_pixels:
+        raise BadSampleError(f"image exceeds max_image_pixels ({width} x {height} pixels)")
+    if max(width, height) > MAX_SIDE:
+        raise BadSampleError(f"image has a side above {MAX_SIDE} pixels ({width} x {height} pixels)")
+    if min(width, height) < 1:
+        raise BadSampleError(f"image has no pixels ({width} x {height} pixels)")
 
 
 def random_crop(width: int, height: int, min_scale: float, rng: np.random.Generator) -> Box:
@@ -147,8 +178,19 @@ def jittered(image: NDArray[np.uint8], factors: NDArray[np.float32], order: NDAr
     return pixels.astype(np.uint8)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of 8 bits; what is transparent becomes white."""
+def to_rgb(image: Image.Image, box: Box | None = None) -> Image.Image:
+    """RGB of 8 bits of the image or a box of it; what is transparent becomes white."""
+    left, top, right, bottom = box or (0, 0, *image.size)
+    rows = max(1, STRIP_PIXELS // (right - left))
+    if rows >= bottom - top:
+        return _to_rgb(image.crop((left, top, right, bottom)) if box else image)
+    whole = Image.new("RGB", (right - left, bottom - top))
+    for start in range(top, bottom, rows):
+        whole.paste(_to_rgb(image.crop((left, start, right, min(start + rows, bottom)))), (0, start - top))
+    return whole
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _gray_of_8_bits(image)
     if image.mode == "CMYK" and "adobe" not in image.info:
@@ -163,7 +205,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def upright(image: Image.Image, source: ImageFile) -> Image.Image:
     """The image turned as its source's EXIF orientation says. After loading: a PNG may say it behind its pixels."""
     try:
-        turn = _UPRIGHT.get(source.getexif().get(ExifTags.Base.Orientation, 1))
+        is_known = has_bounded_exif(source.info)
+        turn = _UPRIGHT.get(source.getexif().get(ExifTags.Base.Orientation, 1)) if is_known else None
     except Exception:  # broken EXIF does not make a picture unusable
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -191,8 +234,7 @@ def _decoded_crop(image: ImageFile, box: Box, size: int) -> NDArray[np.uint8]:
             image.draft(image.mode, (int(width / shrink), int(height / shrink)))
         scale = image.size[0] / width
         left, top, right, bottom = (round(edge * scale) for edge in box)
-        crop = image.crop((left, top, min(right, image.size[0]), min(bottom, image.size[1])))
-        crop = upright(to_rgb(crop), image)
+        crop = upright(to_rgb(image, (left, top, min(right, image.size[0]), min(bottom, image.size[1]))), image)
     except Exception as error:  # a decoder fed with broken bytes raises anything
         raise BadSampleError(f"image cannot be decoded ({error})") from error
     return np.array(crop)

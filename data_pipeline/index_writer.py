@@ -47,13 +47,15 @@ def merge_scans(
         if (scan.kind, scan.caption_key) != (kind, caption_key):
             raise ValueError(f"{path} is the scan of another kind of index; remove it and run the command again")
         report.add(scan.report)
-    kept = [np.ones(len(scan.records), dtype=bool) for scan in loaded]
+    kept = _first_of_each([scan.content_hashes for scan in loaded])
     if deduplicate:
-        kept = _first_of_each([scan.content_hashes for scan in loaded])
         for name, scan, keep in zip(shards, loaded, kept, strict=True):
             for record, num_members in zip(scan.records[~keep], scan.num_members[~keep], strict=True):
                 report.skip(f"{name}:{key_text(record['key'])}", "exact copy of another sample", int(num_members))
         report.num_kept = sum(int(keep.sum()) for keep in kept)
+    else:
+        report.num_copies = sum(int((~keep).sum()) for keep in kept)
+        kept = [np.ones(len(scan.records), dtype=bool) for scan in loaded]
     if not report.num_kept:
         raise ValueError(
             f"{shard_folder or folder} holds no sample with what kind {kind!r} needs\n" + "\n".join(report.lines())

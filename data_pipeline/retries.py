@@ -2,7 +2,8 @@
 
 import errno
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 NUM_TRIALS = 4
@@ -34,7 +35,23 @@ def written_with_retries(action: Callable[[], T], path: object) -> T:
     try:
         return with_retries(action)
     except OSError as error:
-        remedy = "free space and start again" if error.errno in FULL else "see to the file system and start again"
-        told = OSError(f"{path} cannot be written ({error.strerror}); {remedy}")
-        told.errno = error.errno
-        raise told from error
+        raise cannot_be_written(path, error) from error
+
+
+def cannot_be_written(path: object, error: OSError) -> OSError:
+    """A sentence in place of an errno, which it keeps."""
+    remedy = "free space and start again" if error.errno in FULL else "see to the file system and start again"
+    told = OSError(f"{path} cannot be written ({error.strerror or error}); {remedy}")
+    told.errno = error.errno
+    return told
+
+
+@contextmanager
+def told_if_not_written(path: object) -> Iterator[None]:
+    """Writing below a path: an errno becomes a sentence that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:  # a sentence already
+            raise
+        raise cannot_be_written(error.filename or path, error) from error

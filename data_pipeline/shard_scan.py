@@ -39,6 +39,8 @@ class SampleReport:
     num_members: int = 0
     """Members of tars that were seen; each is part of a kept sample or skipped."""
     num_skipped_members: int = 0
+    num_copies: int = 0
+    """Samples that were kept although they are exact copies of others."""
 
     def skip(self, name: str, reason: str, num_members: int = 0) -> None:
         """num_members: how many members of a tar are left out by this."""
@@ -52,13 +54,16 @@ class SampleReport:
         self.examples = {**other.examples, **self.examples}
         self.num_members += other.num_members
         self.num_skipped_members += other.num_skipped_members
+        self.num_copies += other.num_copies
 
     def lines(self) -> list[str]:
         """One line per reason."""
-        return [
+        lines = [
             f"  skipped {count}: {printable(reason)}; the first: {printable(self.examples[reason])}"
             for reason, count in sorted(self.skipped.items())
         ]
+        copies = f"  kept {self.num_copies} exact copies of other samples; --deduplicate leaves them out"
+        return [*lines, copies] if self.num_copies else lines
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,11 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Interval
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
-from data_pipeline.image_transform import open_image, to_rgb, upright
+from data_pipeline.converted_images import converted_to_rgb, open_any
+from data_pipeline.image_transform import to_rgb, upright
+from data_pipeline.retries import cannot_be_written, with_retries
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
 from data_pipeline.shard_samples import record_dtype
@@ -32,8 +35,11 @@ from data_pipeline.shard_scan import (
     scan_shard,
 )
 from data_pipeline.sources.records import Record, read_image
+from data_pipeline.under_way import at_sample
 from settings.ranges import ByteCount, CountOrZero, Part, check_ranges
 
+MAX_UNREADABLE = 10
+"""Images in a row that a file system fails to read, after retries, before it is taken for gone."""
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 OTHER_SIDE: dict[Split, str] = {
     "train": "held out, --split held_out writes it",
@@ -42,6 +48,10 @@ OTHER_SIDE: dict[Split, str] = {
 """What becomes of a sample that the split leaves to the other side."""
 VERIFIED_SIDE = 64
 """Images are decoded once at about this size, which JPEG gives cheaply, to find those that break off."""
+
+
+class UnreadableImageError(BadSampleError):
+    """A file system does not give the bytes of an image. One file may be damaged; if many are, the disk is gone."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +93,50 @@ def write_shard(
     split: the side of the held-out fraction to write; None: all. block: digest of what the records were made from.
     report: what was left out before. Records without a sample to keep give a scan alone.
     """
-    keys: set[str] = set()
-    num_written = 0
     partial = own_partial(path)
+    try:
+        num_written = _write_tar(partial, path.name, records, kind, keep, split, report)
+        if num_written:
+            partial.rename(path)
+            scan = scan_shard(path, kind, file_origin(path), block)
+            assert scan.report.num_kept == num_written
+            scan.report.add(report)
+        else:
+            path.unlink(missing_ok=True)
+            scan = ShardScan(kind, "", block, 0, "", np.empty(0, record_dtype(1)), np.empty(0, np.uint64), report)
+        save_scan(scan, scan_path)
+    except OSError as error:
+        raise cannot_be_written(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)  # a full disk needs the space
+
+
+def _write_tar(
+    partial: Path,
+    shard: str,
+    records: Iterable[Record],
+    kind: Kind,
+    keep: SampleFilter,
+    split: Split | None,
+    report: SampleReport,
+) -> int:
+    """Write the samples that are kept; the others go to the report. Returns how many were written."""
+    keys: set[str] = set()
+    num_written = num_unreadable = 0
     with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for record in records:
-            name = f"{path.name}:{record.key}"
+            name = f"{shard}:{record.key}"
             try:
-                members = sample_members(record, kind, keep, split)
+                with at_sample(name):
+                    members = sample_members(record, kind, keep, split)
+                num_unreadable = 0
             except BadSampleError as error:
+                num_unreadable = num_unreadable + 1 if isinstance(error, UnreadableImageError) else 0
+                if num_unreadable == MAX_UNREADABLE:
+                    raise ValueError(
+                        f"{MAX_UNREADABLE} images in a row cannot be read, the last {name}{error.details}; see to "
+                        "their file system, and the same command goes on"
+                    ) from error
                 report.skip(name + error.details, error.reason)
                 continue
             if members is None:
@@ -105,16 +150,7 @@ def write_shard(
                 num_written += 1
         tar.close()
         os.fsync(file.fileno())
-    if num_written:
-        partial.rename(path)
-        scan = scan_shard(path, kind, file_origin(path), block)
-        assert scan.report.num_kept == num_written
-        scan.report.add(report)
-    else:
-        partial.unlink()
-        path.unlink(missing_ok=True)
-        scan = ShardScan(kind, "", block, 0, "", np.empty(0, record_dtype(1)), np.empty(0, np.uint64), report)
-    save_scan(scan, scan_path)
+    return num_written
 
 
 def unused_key(key: str, used: set[str]) -> str:
@@ -136,7 +172,7 @@ def sample_members(record: Record, kind: Kind, keep: SampleFilter, split: Split 
             raise BadSampleError(record.problem)
         if record.image is None:
             raise BadSampleError("image is missing")
-        encoded = read_image(record.image)
+        encoded = _read_image(record)
         if split is not None and is_held_out(encoded, keep.held_out_fraction) != (split == "held_out"):
             return None
         extension, encoded = _image(encoded, keep)
@@ -185,28 +221,48 @@ def _text(record: Record, keep: SampleFilter, is_caption: bool) -> bytes:
     return text.encode()
 
 
+def _read_image(record: Record) -> bytes:
+    """The encoded bytes. Raises UnreadableImageError where the disk still fails after several trials."""
+    image = record.image
+    assert image is not None
+    try:
+        return with_retries(lambda: read_image(image))
+    except OSError as error:
+        place = "" if error.filename is None else f": {error.filename}"
+        raise UnreadableImageError(f"image file cannot be read ({error.strerror or error}{place})") from error
+
+
 def _image(encoded: bytes, keep: SampleFilter) -> tuple[str, bytes]:
     """Extension and bytes to store: those of the source wherever they can stay."""
     if not encoded:
         raise BadSampleError("image is empty")
-    with open_image(encoded, keep.max_image_pixels) as image:
+    with open_any(encoded, keep.max_image_pixels) as image:
         width, height = image.size
         if min(width, height) < keep.min_side:
             raise BadSampleError(f"image has a side below {keep.min_side} pixels")
-        scale = keep.max_side / max(width, height) if keep.max_side else 1
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        scale = min(1, keep.max_side / max(width, height)) if keep.max_side else 1
+        extension = EXTENSIONS.get(str(image.format))
         try:
-            if scale >= 1:
+            if scale == 1 and extension is not None:
                 image.draft(image.mode, (VERIFIED_SIDE, VERIFIED_SIDE))
                 image.load()
-                return EXTENSIONS[str(image.format)], encoded
-            image.draft(image.mode, size)
-            smaller = upright(to_rgb(image).resize(size, Image.Resampling.BICUBIC), image)
+                return extension, encoded
+            pixels = _scaled(image, scale, is_converted=extension is None)
+        except BadSampleError:
+            raise
         except Exception as error:  # a decoder fed with broken bytes raises anything
             raise BadSampleError("image cannot be decoded") from error
     buffer = io.BytesIO()
-    smaller.save(buffer, "JPEG", quality=keep.quality)
+    pixels.save(buffer, "JPEG", quality=keep.quality)
     return "jpg", buffer.getvalue()
+
+
+def _scaled(image: ImageFile, scale: float, is_converted: bool) -> Image.Image:
+    """RGB, scaled down and upright."""
+    size = (max(1, round(image.size[0] * scale)), max(1, round(image.size[1] * scale)))
+    image.draft(image.mode, size)
+    pixels = converted_to_rgb(image) if is_converted else to_rgb(image)
+    return upright(pixels if scale == 1 else pixels.resize(size, Image.Resampling.BICUBIC), image)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -4,13 +4,14 @@ import mmap
 import multiprocessing.connection
 import signal
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import DataLoader, get_worker_info
 
 from data_pipeline.samples import Kind
 from data_pipeline.step_dataset import StepBatch, StepDataset
+from data_pipeline.under_way import SAMPLE_CPU_SECONDS, lift_cpu_limit, limit_cpu_time
 
 DEATH_SECONDS = 5.0
 """How long a worker that has failed may take to end."""
@@ -28,7 +29,8 @@ def step_batches(
     """dataset[first_step] .. dataset[last_step - 1]. in_worker: called once in each worker process; pin_memory: for
     copies to a GPU.
 
-    Where a worker dies, the batch is empty and its `failure` names the worker and the sample it was at.
+    If a worker dies, the batch is empty and its `failure` names the worker and the sample it was at; the same if a
+    sample takes more CPU time than under_way allows.
     """
     if num_workers == 0:
         for step in range(first_step, last_step):
@@ -40,7 +42,13 @@ def step_batches(
         in_worker()
         info = get_worker_info()
         assert info is not None
-        cast(StepDataset, info.dataset).now_reading = lambda *read: last_read.write(worker, *read)
+        reading = cast(StepDataset, info.dataset)
+
+        def now_reading(*read: Any) -> None:
+            last_read.write(worker, *read)
+            limit_cpu_time()
+
+        reading.now_reading, reading.done_reading = now_reading, lift_cpu_limit
 
     on_child_death = signal.getsignal(signal.SIGCHLD)
     batches = iter(
@@ -90,7 +98,12 @@ def _death(dataset: StepDataset, workers: list[object], last_read: LastRead) -> 
     deaths = []
     for number, worker in enumerate(workers):
         code = worker.exitcode  # type: ignore[attr-defined]
-        if code:
+        if code == -signal.SIGPROF:
+            deaths.append(
+                f"loader worker {number} took more than {SAMPLE_CPU_SECONDS:g} s of CPU time for a sample; "
+                f"{last_read.read(number, dataset)}; write the shards without it, or lower data.max_image_pixels"
+            )
+        elif code:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             deaths.append(f"loader worker {number} died ({how}); {last_read.read(number, dataset)}")
     return "; ".join(deaths)

@@ -10,7 +10,6 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +17,10 @@ from typing import Annotated
 import tyro
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
+from data_pipeline.folder_lock import FolderLock, folder_lock
 from data_pipeline.index_writer import merge_scans
 from data_pipeline.passages import pack_passages
+from data_pipeline.retries import told_if_not_written
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
 from data_pipeline.shard_index import INDEX_NAME, read_index
@@ -28,9 +29,12 @@ from data_pipeline.shard_writer import OTHER_SIDE, SampleFilter, checked_text, i
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.sources.records import Record
 from data_pipeline.text_tokenizer import TextTokenizer
+from settings.changes import changes
 from settings.ranges import Count, CountOrZero, TextLength, Workers, check_ranges
 
 PLAN_NAME = "plan.txt"
+LOCK_NAME = "lock"
+FINISHED = "finished-"
 BLOCKS_AHEAD = 2
 """Blocks listed ahead for each worker."""
 CHARACTERS_PER_TOKEN = 4
@@ -94,20 +98,29 @@ def _write(options: ShardOptions) -> str:
 def write_shards(options: ShardOptions) -> SampleReport:
     """Write the shards, or this part of them, and the index once all parts are there. Returns what became of samples.
 
-    Raises ValueError for a source without samples or a folder that was begun otherwise.
+    Raises ValueError for a source without samples or a folder that was started with different settings.
     """
     records = blocks(options)
     first = next(records, None)  # what is wrong with the source shows before the folder is touched
     if first is None:
         raise ValueError(f"source {options.source} is empty")
-    (options.out / SCANS_NAME).mkdir(parents=True, exist_ok=True)
-    check_plan(options)
-    finished_part(options.out, options.part).unlink(missing_ok=True)
+    locks = options.out / SCANS_NAME / LOCK_NAME
+    with told_if_not_written(options.out):
+        locks.parent.mkdir(parents=True, exist_ok=True)
+    with folder_lock(locks, options.part) as lock:
+        return _write_part(options, itertools.chain([first], records), lock)
+
+
+def _write_part(options: ShardOptions, records: Iterator[list[Record]], lock: FolderLock) -> SampleReport:
+    """Write what is missing of a part that no other process writes."""
+    with told_if_not_written(options.out), lock.plan():
+        check_plan(options, lock)
+        finished_part(options.out, options.part).unlink(missing_ok=True)
     listing, num_blocks = hashlib.sha256(), 0
     shards: list[str] = []
     under_way: set[Future[None]] = set()
     with worker_pool(options.num_workers) as workers, progress_bar("records") as progress:
-        for number, block in enumerate(itertools.chain([first], records)):
+        for number, block in enumerate(records):
             progress.update(len(block))
             digest = block_digest(block)
             listing.update(digest.encode())
@@ -120,12 +133,15 @@ def write_shards(options: ShardOptions) -> SampleReport:
             (options.out / INDEX_NAME).unlink(missing_ok=True)
             if len(under_way) >= BLOCKS_AHEAD * options.num_workers:
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                raise_failures(done)
+                for future in done:
+                    future.result()
             under_way.add(workers.submit(write_block, shards[-1], block, digest, options))
-        raise_failures(wait(under_way).done)
-    write_atomically(finished_part(options.out, options.part), f"{num_blocks} {listing.hexdigest()}\n")
-    if not unfinished_parts(options.out):
-        return merge_parts(options)
+        for future in under_way:
+            future.result()
+    with told_if_not_written(options.out), lock.plan():  # of two parts that end at once, one merges after the other
+        write_atomically(finished_part(options.out, options.part), f"{num_blocks} {listing.hexdigest()}\n")
+        if not unfinished_parts(options.out):
+            return merge_parts(options)
     report = SampleReport()
     for shard in shards:
         report.add(load_scan(scan_path(options.out, shard)).report)
@@ -209,17 +225,9 @@ def is_written(out: Path, shard: str, digest: str) -> bool:
         return False
 
 
-def raise_failures(done: "set[Future[None]]") -> None:
-    for future in done:
-        try:
-            future.result()
-        except BrokenProcessPool as error:
-            raise ValueError("a writing process was killed, perhaps for memory; the same command goes on") from error
-
-
 def finished_part(out: Path, part: int) -> Path:
     """A file that says that a part is complete, and which blocks the source had."""
-    return out / SCANS_NAME / f"finished-{part}"
+    return out / SCANS_NAME / f"{FINISHED}{part}"
 
 
 def unfinished_parts(out: Path) -> list[int]:
@@ -238,8 +246,14 @@ def write_atomically(path: Path, text: str) -> None:
     partial.rename(path)
 
 
-def check_plan(options: ShardOptions) -> None:
-    """Remember what a folder was begun with. Raises ValueError where shards were written with something else."""
+def _settings_of(plan: str) -> dict[str, str]:
+    """Of a plan's lines, NAME = VALUE as Python writes it; the values without the names of Python's types."""
+    entries = (line.partition(" = ") for line in plan.splitlines())
+    return {name: re.sub(r"^(?:\w*Path\()?'(.*?)'\)?$", r"\1", value) for name, _, value in entries}
+
+
+def check_plan(options: ShardOptions, lock: FolderLock) -> None:
+    """Remember what a folder was begun with. Raises ValueError if shards were written, or are, with something else."""
     path = options.out / PLAN_NAME
     free = ("out", "num_workers", "part", "deduplicate")
     entries = {name: value for name, value in vars(options).items() if name not in (*free, "keep", "columns")}
@@ -252,13 +266,17 @@ def check_plan(options: ShardOptions) -> None:
         raise ValueError(f"{options.out} holds shards of another origin; give a new folder")
     if not path.is_file():
         write_atomically(path, plan)
-    differences = set(path.read_text().splitlines()) ^ set(plan.splitlines())
-    if differences and not any(options.out.glob("*.tar")):  # a command that was mistaken has left nothing of worth
-        for scan in (options.out / SCANS_NAME).glob("*.npz"):
-            scan.unlink()
-        write_atomically(path, plan)
-    elif differences:
-        raise ValueError(f"{options.out} was begun otherwise ({'; '.join(sorted(differences))}); give a new folder")
+    told = "; ".join(changes(_settings_of(path.read_text(errors="replace")), _settings_of(plan)))
+    if not told:
+        return
+    if any(options.out.glob("*.tar")):
+        raise ValueError(f"{options.out} was started with different settings ({told}); give those, or a new folder")
+    if not lock.is_alone():
+        raise ValueError(f"{options.out} is being written by another command with different settings ({told})")
+    for left in (options.out / SCANS_NAME).iterdir():  # a command that was mistaken has left nothing of worth
+        if left.suffix == ".npz" or left.name.startswith(FINISHED):
+            left.unlink()
+    write_atomically(path, plan)
 
 
 if __name__ == "__main__":

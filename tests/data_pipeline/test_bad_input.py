@@ -7,6 +7,7 @@ import shutil
 import signal
 import struct
 import tarfile
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline import under_way
 from data_pipeline.config import DataConfig
 from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.samples import Kind
+from data_pipeline.samples import BadSample, Kind
 from data_pipeline.shard_index import read_index
 from data_pipeline.shard_scan import SampleReport
 from data_pipeline.step_dataset import SamplesPerStep, StepBatch, StepDataset
@@ -403,6 +405,29 @@ def test_a_worker_that_dies_is_told_with_the_sample_it_was_at(pairs: Path, tiny_
     assert next(batches, None) is None
 
 
+def test_a_sample_that_takes_too_long_is_told_and_batches_that_are_each_quick_are_not(
+    pairs: Path, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowAtStep7(StepDataset):
+        """Stands for a decoder that does not end."""
+
+        def _batch(self, step: int, bad: list[BadSample]) -> StepBatch:
+            end = time.process_time() + (60 if step == 7 else 0.1)
+            batch = super()._batch(step, bad)
+            while time.process_time() < end:
+                pass
+            return batch
+
+    monkeypatch.setattr(under_way, "SAMPLE_CPU_SECONDS", 0.5)
+    whole = dataset(pairs, tiny_data)
+    whole.__class__ = SlowAtStep7
+    *sound, batch = step_batches(whole, 0, 100, num_workers=1)
+    assert len(sound) == 7 and not any(before.failure for before in sound)
+    assert batch.failure.startswith("loader worker 0 took more than ")
+    assert " s of CPU time for a sample; it had last begun to read " in batch.failure
+    assert f"{pairs}/" in batch.failure and "of step 7; write the shards without it" in batch.failure
+
+
 def test_an_error_that_nobody_foresaw_fails_the_batch_and_not_one_rank_alone(pairs: Path, tiny_data: TinyData) -> None:
     class Faulty(StepDataset):
         def _ids(self, *arguments: object) -> list[int]:
@@ -420,7 +445,7 @@ def test_a_missing_folder_is_refused(pairs: Path, tiny_data: TinyData) -> None:
     with pytest.raises(ValueError, match="does not exist; write it with"):
         read_index(pairs)
     config = DataConfig((), (), (), tiny_data.folder / "text_tokenizer.spm")
-    with pytest.raises(ValueError, match="4 samples of kind 'pair' a step need a source; set data.pairs"):
+    with pytest.raises(ValueError, match="4 pairs per step need a source; set data.pairs"):
         StepDataset(config, SamplesPerStep(0, 4, 0), SIZE, seed=0)
     for entry in ("x=0", "x=-1"):
         with pytest.raises(ValueError, match="must be positive"):

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.check_shards import TILE, CheckOptions, check_shards, draw_contact_sheet
+from data_pipeline.check_shards import CheckOptions, _check, check_shards, draw_contact_sheet, has_html_entities
+from data_pipeline.config import DataConfig
+from data_pipeline.contact_sheet import LINE, MARGIN, TILE, VIEW
+from data_pipeline.image_transform import ImageTransform
+from data_pipeline.sample_reader import SampleReader
 from data_pipeline.samples import Kind
 from data_pipeline.shard_index import read_index
 from data_pipeline.shard_writer import SampleFilter
@@ -28,9 +32,12 @@ def test_sound_shards_are_counted_and_shown(kind: Kind, tiny_data: TinyData, tmp
     assert f"{num_samples} samples in" in ended.stdout[0] and f"a run can use {num_samples}, see" in ended.stdout[0]
     sheet = Image.open(tmp_path / "sheet.png")
     num_shown = min(5, num_samples)
-    assert sheet.size[0] == num_shown * TILE
-    for column in range(num_shown):
-        assert len(set(sheet.crop((column * TILE, 0, (column + 1) * TILE, sheet.size[1])).get_flattened_data())) > 20
+    num_columns = min(4, num_shown)
+    assert sheet.size[0] == num_columns * TILE
+    height = (sheet.size[1] - LINE) // -(-num_shown // num_columns)
+    for number in range(num_shown):
+        left, top = number % num_columns * TILE, LINE + number // num_columns * height
+        assert len(set(sheet.crop((left, top, left + TILE, top + height)).get_flattened_data())) > 20
 
 
 @pytest.mark.parametrize("form", ["jpg", "png", "webp"])
@@ -38,9 +45,36 @@ def test_the_sheet_shows_images_of_every_format_in_their_aspect(form: str, tmp_p
     Image.new("RGB", (60, 30), (200, 0, 0)).save(tmp_path / f"a.{form}")
     keep = SampleFilter(held_out_fraction=0)
     write_shards(ShardOptions("image", str(tmp_path), tmp_path / "out", keep=keep))
-    sheet = np.asarray(draw_contact_sheet(CheckOptions(str(tmp_path / "out")))).astype(int)
-    rows, columns = np.nonzero(sheet[..., 0] - sheet[..., 1] > 150)
+    sheet = np.asarray(draw_contact_sheet(CheckOptions(str(tmp_path / "out"), color_jitter=0))[0]).astype(int)
+    rows, columns = np.nonzero(sheet[:, : MARGIN + VIEW, 0] - sheet[:, : MARGIN + VIEW, 1] > 150)
     assert (columns.max() - columns.min() + 1) / (rows.max() - rows.min() + 1) == pytest.approx(2, abs=0.1)
+
+
+def test_the_sheet_shows_two_draws_of_what_training_sees(tmp_path: Path) -> None:
+    """A picture of which each crop shows another part, at the size of a run."""
+    levels = np.linspace(0, 255, 400).astype(np.uint8)
+    Image.fromarray(np.tile(levels, (400, 1))).save(tmp_path / "a.png")
+    write_shards(ShardOptions("image", str(tmp_path), tmp_path / "out", keep=SampleFilter(held_out_fraction=0)))
+    index = read_index(tmp_path / "out")
+    encoded = SampleReader(index, 10**9).image_bytes(0)
+    options = CheckOptions(str(tmp_path / "out"), image_size=VIEW, seed=3)
+    sheet = np.asarray(draw_contact_sheet(options)[0])
+    transform = ImageTransform(VIEW, DataConfig.min_crop_scale, DataConfig.color_jitter, True, 10**9)
+    top = LINE + MARGIN
+    for draw in range(2):
+        left = MARGIN + (draw + 1) * (VIEW + MARGIN)
+        shown = sheet[top : top + VIEW, left : left + VIEW]
+        expected = transform(encoded, np.random.Generator(np.random.Philox(key=[3, draw])))
+        assert np.array_equal(shown, expected.transpose(1, 2, 0))
+
+
+def test_an_image_of_any_shape_is_shown(tmp_path: Path) -> None:
+    for number, size in enumerate(((3000, 1), (1, 3000), (1, 1))):
+        Image.new("RGB", size, (200, 0, 0)).save(tmp_path / f"{number}.png")
+    write_shards(ShardOptions("image", str(tmp_path), tmp_path / "out", keep=SampleFilter(held_out_fraction=0)))
+    sheet = np.asarray(draw_contact_sheet(CheckOptions(str(tmp_path / "out")))[0]).astype(int)
+    for column in range(3):
+        assert (sheet[:, column * TILE : column * TILE + MARGIN + VIEW, 0] > 190).any()
 
 
 def test_what_a_run_would_skip_is_named_and_shown_with_its_reason(tmp_path: Path) -> None:
@@ -56,9 +90,10 @@ def test_what_a_run_would_skip_is_named_and_shown_with_its_reason(tmp_path: Path
     options = CheckOptions(str(out), max_image_pixels=10_000, num_workers=2)
     result = check_shards(options)
     assert result.report.num_kept == 2 and not result.damaged
-    assert result.report.examples == {"image exceeds max_image_pixels": "000000.tar:large"}
+    example = "000000.tar:large (300 x 200 pixels)"
+    assert result.report.examples == {"image exceeds max_image_pixels": example}
     assert result.num_characters == len(captions["a.png"] + captions["b.png"])
-    pixels = np.asarray(draw_contact_sheet(options)).astype(int)
+    pixels = np.asarray(draw_contact_sheet(options)[0]).astype(int)
     reddish = (pixels[..., 0] - pixels[..., 1] > 100).any(axis=0)  # the reason is written in red, in one tile of three
     assert [bool(reddish[i * TILE : (i + 1) * TILE].any()) for i in range(3)] == [False, True, False]
 
@@ -90,3 +125,26 @@ def test_a_shard_that_differs_from_its_checksum_fails_the_check(tmp_path: Path) 
     assert "shard 000001.tar differs from its checksum" in ended.stderr[0]
     assert "skipped 2: shard 000000.tar cannot be read" in ended.stderr[0]
     assert f"shard {tmp_path}/000000.tar is not the one that was indexed" in ended.stderr[0]
+
+
+def test_texts_with_html_entities_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    captions = ["plain & simple", "a &amp; b", "&lt;b&gt; &#39;", "AT&T; R&D", "&copy;"]
+    lines = []
+    for number, caption in enumerate(captions):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "caption": caption}))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    keep = SampleFilter(held_out_fraction=0)
+    write_shards(ShardOptions("pair", str(tmp_path / "pairs.jsonl"), tmp_path / "out", keep=keep))
+    assert [has_html_entities(caption) for caption in captions] == [False, True, True, False, True]
+    result = check_shards(CheckOptions(str(tmp_path / "out"), num_workers=1))
+    assert (result.num_with_entities, result.first_with_entities) == (3, "000000.tar:1")
+
+
+def test_a_sheet_that_cannot_be_written_ends_with_one_sentence(tmp_path: Path) -> None:
+    write_shards(ShardOptions("image", "scenes:2", tmp_path))
+    with pytest.raises(ValueError) as caught:
+        _check(CheckOptions(str(tmp_path), sheet=tmp_path / "none" / "x.png", num_workers=1))
+    assert (
+        str(caught.value) == f"{tmp_path}/none/x.png cannot be written (No such file or directory); give --sheet FILE"
+    )
