@@ -42,8 +42,8 @@ Depth = Annotated[int, Interval(ge=1, le=1000)]
 Part = Annotated[float, Interval(ge=0, le=1)]
 PartBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 PartBetween = Annotated[float, Interval(gt=0, lt=1)]
-Deviation = Annotated[float, Interval(ge=0, le=1000)]
-"""A standard deviation."""
+Deviation = Annotated[float, Interval(gt=0, le=1000)]
+"""A standard deviation that weights are drawn with."""
 LearningRate = Annotated[float, Interval(ge=0, le=1000)]
 Weight = Annotated[float, Interval(ge=0, le=1e9)]
 """A factor or a threshold."""
