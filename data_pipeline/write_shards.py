@@ -32,6 +32,8 @@ from data_pipeline.text_tokenizer import TextTokenizer
 from settings.ranges import Count, CountOrZero, TextLength, Workers, check_ranges
 
 PLAN_NAME = "plan.txt"
+_PATH = re.compile(r"^PosixPath\((.*)\)$")
+"""A path in a plan."""
 LOCK_NAME = "lock"
 FINISHED = "finished-"
 MOST_PROBLEMS = 10_000
@@ -101,7 +103,7 @@ def _write(options: ShardOptions) -> str:
 def write_shards(options: ShardOptions) -> SampleReport:
     """Write the shards, or this part of them, and the index once all parts are there. Returns what became of samples.
 
-    Raises ValueError for a source without samples or a folder that was begun otherwise.
+    Raises ValueError for a source without samples or a folder that was started with different options.
     """
     records = blocks(options)
     first = next(records, None)  # what is wrong with the source shows before the folder is touched
@@ -252,6 +254,16 @@ def write_atomically(path: Path, text: str) -> None:
     partial.rename(path)
 
 
+def _differences(old: str, new: str) -> str:
+    """Which options of two plans differ: the old value and the new one, as one types them."""
+    before, now = (
+        {name: _PATH.sub(r"\1", value) for name, _, value in (line.partition(" = ") for line in plan.splitlines())}
+        for plan in (old, new)
+    )
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} {before.get(name, 'not set')} then, {now.get(name, 'not set')} now" for name in names)
+
+
 def check_plan(options: ShardOptions, lock: FolderLock) -> None:
     """Remember what a folder was begun with. Raises ValueError if shards were written, or are, with something else."""
     path = options.out / PLAN_NAME
@@ -269,14 +281,15 @@ def check_plan(options: ShardOptions, lock: FolderLock) -> None:
         raise ValueError(f"{options.out} holds shards of another origin; give a new folder")
     if not path.is_file():
         write_atomically(path, plan)
-    differences = set(path.read_text(errors="replace").splitlines()) ^ set(plan.splitlines())
-    if not differences:
+    told = _differences(path.read_text(errors="replace"), plan)
+    if not told:
         return
-    told = "; ".join(sorted(differences))
     if any(options.out.glob("*.tar")):
-        raise ValueError(f"{options.out} was begun otherwise ({told}); give a new folder")
+        raise ValueError(
+            f"{options.out} was started with different options ({told}); give them as before, or a new folder"
+        )
     if not lock.is_alone():
-        raise ValueError(f"{options.out} is being written by another command, begun otherwise ({told})")
+        raise ValueError(f"{options.out} is being written by another command with different options ({told})")
     for left in (options.out / SCANS_NAME).iterdir():  # a command that was mistaken has left nothing of worth
         if left.suffix == ".npz" or left.name.startswith(FINISHED):
             left.unlink()

@@ -260,7 +260,7 @@ def test_the_parts_of_a_job_array_merge_into_the_index_that_one_process_writes(t
     assert not (tmp_path / "parts" / "index.json").exists()
     write_shards(options[1])
     assert read_index(tmp_path / "parts").fingerprint == whole.fingerprint
-    with pytest.raises(ValueError, match="was begun otherwise"):
+    with pytest.raises(ValueError, match="was started with different options"):
         write_shards(replace(options[1], num_parts=4))
 
 
@@ -321,9 +321,9 @@ def test_a_mistaken_first_command_does_not_block_the_folder(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"skipped 1: image file does not exist; the first: .*nowhere/a.png"):
         written("pair", source, tmp_path / "out", keep=ALL, columns=nowhere)
     assert written("pair", source, tmp_path / "out", keep=ALL).num_samples == 1
-    with pytest.raises(ValueError, match=r"begun otherwise \(image_root = None; image_root = PosixPath"):
+    with pytest.raises(ValueError, match=rf"options \(image_root None then, '{tmp_path}/nowhere' now\)"):
         written("pair", source, tmp_path / "out", keep=ALL, columns=nowhere)
-    with pytest.raises(ValueError, match=r"held_out_fraction 2 must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"held_out_fraction 2 must be a number from 0 to 1"):
         SampleFilter(held_out_fraction=2)
 
 
@@ -426,8 +426,8 @@ def test_a_key_of_any_length_leaves_the_index_small(tmp_path: Path) -> None:
         ("nowhere.jsonl", "does not exist"),
         ("scenes:many", "must read scenes:COUNT"),
         ("{folder}", "gives no samples of kind 'pair'"),
-        ("{folder}/bad.jsonl", r"bad.jsonl .*\(line 1: line has no text in field 'caption' \(but image\)\)"),
-        ("{folder}/worse.jsonl", r"worse.jsonl .*\(line 1: line has no text in field 'image' \(but picture\)\)"),
+        ("{folder}/bad.jsonl", r"line 1: line has no text in field 'caption' \(but image\)"),
+        ("{folder}/worse.jsonl", r"line 1: line has no text in field 'image' \(but picture\)"),
     ],
 )
 def test_wrong_sources_are_refused(source: str, message: str, tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_wrong_sources_are_refused(source: str, message: str, tmp_path: Path) ->
 
 def test_a_folder_that_was_begun_otherwise_is_not_written_into(tmp_path: Path) -> None:
     written("image", "scenes:2", tmp_path / "a")
-    with pytest.raises(ValueError, match=r"was begun otherwise \(source = 'scenes:2'; source = 'scenes:3'\)"):
+    with pytest.raises(ValueError, match=r"different options \(source 'scenes:2' then, 'scenes:3' now\)"):
         written("image", "scenes:3", tmp_path / "a")
     write_tar(tmp_path / "0.tar", [("a.jpg", b"abc")])
     with pytest.raises(ValueError, match="holds shards of another origin"):
