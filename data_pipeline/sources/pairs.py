@@ -1,19 +1,18 @@
-"""Images with captions: COCO, Karpathy's split of it, Visual Genome, SBU, lists of objects, and JSON lines."""
+"""Images with captions: COCO, Karpathy's split of it, Visual Genome, SBU, and lists of objects."""
 
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.sources.captioned_objects import Fields, pairs_of_list
 from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, field_of, records_of_entries
 from data_pipeline.sources.records import Record
-from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, json_lines, open_text, text_of
+from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, open_text
 
 NO_CAPTIONS = "image has no captions"
-Fields = tuple[str, str]
-"""Names of the fields of an entry with the path of the image and with its caption or captions."""
 
 
 def pairs_of_json(path: Path, root: Path, fields: Fields, splits: tuple[str, ...]) -> Iterator[Record]:
@@ -30,7 +29,7 @@ def pairs_of_json(path: Path, root: Path, fields: Fields, splits: tuple[str, ...
     if isinstance(content, list):
         if any(isinstance(entry, dict) and "regions" in entry for entry in content[:100]):
             return pairs_of_visual_genome(content, path, root)
-        return _pairs_of_list(content, path, root, fields)
+        return pairs_of_list(content, path, root, fields, _refusal(path))
     if isinstance(content, dict) and "image_urls" in content:
         return _pairs_of_sbu_json(content, path, root)
     if isinstance(content, dict) and "annotations" not in content and content.get("images"):
@@ -151,59 +150,6 @@ def _regions(content: list[Any], path: Path) -> Iterator[Entry]:
             continue
         for number in range(len(regions)):
             yield Entry(f"{name}_{number}", f"{path}: [{n}].regions[{number}]", (image, number))
-
-
-def _pairs_of_list(content: list[Any], path: Path, root: Path, fields: Fields) -> Iterator[Record]:
-    """[{"image": "a.jpg", "caption": "..."}, ...], or with a list of captions, as ALBEF and BLIP have them."""
-    entries = [Entry(f"{n:08d}", f"{path}: [{n}]", element) for n, element in enumerate(content)]
-    if not entries:
-        raise _refusal(path)("it is empty")
-    return records_of_entries(entries, partial(_pairs_of_object, root=root, fields=fields), _refusal(path))
-
-
-def pairs_of_json_lines(path: Path, root: Path, fields: Fields) -> Iterator[Record]:
-    """An image path and a caption, or a list of captions, a line."""
-    refusal = json_refusal(path, f"with an image path in field {fields[0]!r} and text in field {fields[1]!r}")
-    return records_of_entries(json_lines(path), partial(_pairs_of_object, root=root, fields=fields), refusal)
-
-
-def json_refusal(path: Path, what: str) -> Callable[[str], Exception]:
-    remedy = "name the fields by --image-column and --caption-column"
-    return lambda first: RefusedFileError(path, f"has no JSON lines {what}", first, remedy)
-
-
-def _pairs_of_object(entry: Entry, root: Path, fields: Fields) -> Iterator[Record]:
-    line, place = entry.content, entry.place
-    if not isinstance(line, dict):
-        raise EntryError("entry is no JSON object")
-    image_field, caption_field = fields
-    name, found = image_path_of(line, image_field), line.get(caption_field)
-    if isinstance(found, str):
-        yield Record(name, root / name, found, place=place)
-        return
-    if not isinstance(found, list) or not any(isinstance(caption, str) for caption in found):
-        text_of(line, caption_field)  # raises
-    for number, caption in enumerate(found or ()):
-        if isinstance(caption, str):
-            yield Record(name, root / name, caption, number, place=place)
-        else:
-            problem = f"line has no text in field {caption_field!r} (element {number} of its list)"
-            yield Record(entry.name, problem=problem, place=place)
-
-
-def image_path_of(line: dict[str, Any], field: str) -> str:
-    """Raises EntryError if a line has no path of an image."""
-    name = text_of(line, field)
-    if is_url(name):
-        raise EntryError(URL_PROBLEM.format(name))
-    return name
-
-
-URL_PROBLEM = "image is a URL ({:.200}): download such lists with img2dataset, whose shards index_shards reads"
-
-
-def is_url(name: str) -> bool:
-    return name[:8].lower().startswith(("http://", "https://"))
 
 
 def _pairs_of_sbu_json(content: dict[str, Any], path: Path, root: Path) -> Iterator[Record]:
