@@ -329,8 +329,10 @@ def _read_config(path: Path, kind: type[C]) -> C:
     """Raises ValueError, naming the first problem, where it is no config of that kind."""
     try:
         return config_from_json(kind, json.dumps(read_json_object(path)))
-    except (pydantic.ValidationError, ZeroDivisionError) as error:
-        problem = first_problem(error) if isinstance(error, pydantic.ValidationError) else str(error)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{path} is no config of {kind.KIND}: {first_problem(error)}; give another folder") from error
+    except (ValueError, ZeroDivisionError) as error:
+        problem = str(error).removeprefix(f"{path} ")
         raise ValueError(f"{path} is no config of {kind.KIND}: {problem}; give another folder") from error
 
 
