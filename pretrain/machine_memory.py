@@ -49,8 +49,8 @@ def check_buckets_fit(path: Path, zero: dict[str, Any], device: torch.device) ->
         num_bytes = FLOAT32_BYTES * int(zero.get(name, 0))
         if num_bytes > total:
             raise ValueError(
-                f"{path} sets zero_optimization.{name} to {zero[name]}, {_gb(num_bytes)} in float32, more than the "
-                f"{_gb(total)} of {'a GPU' if is_gpu else 'this machine'}; lower it"
+                f"{path} sets zero_optimization.{name} to {int(zero[name]):,}, {_gb(num_bytes)} in float32, more than "
+                f"the {_gb(total)} of {'a GPU' if is_gpu else 'this machine'}; lower it"
             )
 
 

@@ -27,9 +27,7 @@ def test_a_bucket_beyond_the_memory() -> None:
     cpu, path = torch.device("cpu"), Path("ds.json")
     check_buckets_fit(path, {"stage": 3, "reduce_bucket_size": 5e8}, cpu)
     for name in ("reduce_bucket_size", "allgather_bucket_size"):
-        with pytest.raises(
-            ValueError, match=rf"^ds.json sets zero_optimization.{name} to 1e\+15, 4,000,000 GB in float"
-        ):
+        with pytest.raises(ValueError, match=rf"zero_optimization.{name} to 1,000,000,000,000,000, 4,000,000 GB in"):
             check_buckets_fit(path, {name: 1e15}, cpu)
 
 
