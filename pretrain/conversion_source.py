@@ -48,7 +48,7 @@ class Source:
 
 
 def checkpoint_source(path: Path) -> Source:
-    """The newest checkpoint of a run, or a checkpoint folder. Raises ValueError if it is neither."""
+    """Open the newest checkpoint of a run, or a checkpoint folder. Raises ValueError if it is neither."""
     if path.is_file():
         raise ValueError(f"{path} is a file, not a run or a checkpoint folder; Microsoft's files need --from beit3")
     checkpoint = find_checkpoint(path)
@@ -67,7 +67,7 @@ def checkpoint_source(path: Path) -> Source:
 
 
 def safetensors_source(folder: Path) -> Source:
-    """A folder that --to safetensors wrote. Raises ValueError if it is not one."""
+    """Open a folder that --to safetensors wrote. Raises ValueError if it is not one."""
     config = read_config(folder)
     card = folder / CARD_NAME
     path = tokenizer_beside(folder, fingerprint_in(folder / WEIGHTS_NAME))
@@ -82,7 +82,7 @@ def safetensors_source(folder: Path) -> Source:
 
 
 def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_tokens: int | None) -> Source:
-    """A file of Microsoft's, or one that --to beit3 wrote. Raises ValueError if it is neither.
+    """Open a file of Microsoft's, or one that --to beit3 wrote. Raises ValueError if it is neither.
 
     num_heads: if neither the sizes nor a card say it; new_heads: start anew what it lacks, the masked-image head for
     num_visual_tokens codes.
@@ -121,7 +121,7 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
 
 
 def resized(source: Source, image_size: int) -> Source:
-    """The same weights for images of another size. Raises ValueError if patches do not divide it."""
+    """Return the same weights for images of another size. Raises ValueError if patches do not divide it."""
     config = replace(source.config, image_size=image_size)
 
     def weights() -> Iterator[tuple[str, Tensor]]:
@@ -134,7 +134,7 @@ def resized(source: Source, image_size: int) -> Source:
 
 
 def trimmed(source: Source) -> Source:
-    """The same weights without the rows that no id of the text tokenizer reaches.
+    """Return the same weights without the rows that no id of the text tokenizer reaches.
 
     Raises ValueError if there is no tokenizer, or it has more ids than the model has rows.
     """
@@ -156,8 +156,10 @@ def trimmed(source: Source) -> Source:
 
 
 def readable(source: Source) -> Source:
-    """The same, but what cannot be read and what is not finite is a ValueError that names the source. OSErrors are left
-    to writing."""
+    """Return the same weights; reading them raises ValueError, naming the source, if it fails or finds NaN or infinity.
+
+    An OSError is then always one of writing.
+    """
 
     def weights() -> Iterator[tuple[str, Tensor]]:
         try:
@@ -171,7 +173,7 @@ def readable(source: Source) -> Source:
 
 
 def _number(card: Path, values: dict[str, Any], name: str) -> int | None:
-    """A size that a card says, None if it does not. Raises ValueError if it is not a number."""
+    """Return a size that a card says, None if it does not. Raises ValueError if it is not a number."""
     value = values.get(name)
     if value is None or (type(value) is int and value > 0):
         return value
@@ -179,7 +181,7 @@ def _number(card: Path, values: dict[str, Any], name: str) -> int | None:
 
 
 def _agreed_heads(card: Path, found: int | None, given: int | None) -> int | None:
-    """Raises ValueError if the card beside a file and --num-heads differ."""
+    """Return the heads that are known. Raises ValueError if the card beside a file and --num-heads differ."""
     if None not in (found, given) and found != given:
         raise ValueError(f"{card} says {found} heads, --num-heads {given}; leave it out")
     return found or given

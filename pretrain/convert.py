@@ -118,7 +118,7 @@ def convert(options: ConvertOptions) -> Converted:
 
 
 def check_role(to: str, role: Role | None) -> Role | None:
-    """The role of a target. Raises ValueError for one that it cannot have."""
+    """Return the role of a target. Raises ValueError for one that it cannot have."""
     if to == "safetensors":
         if role is not None:
             raise ValueError("safetensors hold every expert and serve every use; leave out --role")
@@ -148,7 +148,7 @@ def check_numbers(options: ConvertOptions, to: str) -> None:
 
 
 def open_source(options: ConvertOptions) -> Source:
-    """Raises ValueError if it is not what --from says."""
+    """Open the source. Raises ValueError if it is not what --from says."""
     if options.from_ == "checkpoint":
         return readable(checkpoint_source(options.source))
     if options.from_ == "safetensors":
@@ -157,7 +157,7 @@ def open_source(options: ConvertOptions) -> Source:
 
 
 def report(converted: Converted) -> str:
-    """What was written, from what, and what can load it."""
+    """Say what was written, from what, and what can load it."""
     path, card, difference = converted.path, converted.card, converted.largest_difference
     verified = "not verified" if difference is None else f"largest difference {difference:.1e}"
     lines = [f"{path}: {path.stat().st_size / 1e6:.1f} MB, from {converted.source.origin}, {verified}"]
@@ -177,7 +177,7 @@ def report(converted: Converted) -> str:
 
 
 def _loaders(converted: Converted) -> list[str]:
-    """What loads a file of Microsoft's format, and which of their tasks its role is wrong for."""
+    """Say what loads a file of Microsoft's format, and which of their tasks its role is wrong for."""
     card, path, config = converted.card, converted.path, converted.source.config
     readme = path.with_name(README_NAME)
     arguments = path.with_suffix(".json")

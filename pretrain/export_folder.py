@@ -122,8 +122,10 @@ class ExportFolder:
         return card
 
     def _other_cards(self, by_earlier: bool = False) -> list[dict[str, Any]]:
-        """Those of weights in other formats and roles that lie there. by_earlier: those that earlier versions wrote,
-        whose cards do not have what a README.md needs."""
+        """Return the cards of weights in other formats and roles there.
+
+        by_earlier: those of earlier versions, which lack what a README.md needs.
+        """
         paths = [path for path in (self.out / CARD_NAME, *sorted(self.out.glob("beit3_*.json"))) if path.is_file()]
         cards = [read_card(path) for path in paths if path != self.card]
         return [card for card in cards if (card.get("made_by") != MADE_BY) == by_earlier]

@@ -42,7 +42,7 @@ def make_card(
     vocabulary: Vocabulary | None,
     difference: float | None,
 ) -> dict[str, Any]:
-    """What can be said of a file. Paths in it are relative to its folder."""
+    """Return what is known of a file. Paths in it are relative to its folder."""
     card: dict[str, Any] = {
         "made_by": MADE_BY,
         "file": file,
@@ -74,7 +74,7 @@ def make_card(
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Raises ValueError if the file is not a card."""
+    """Read a card. Raises ValueError if the file is not one."""
     try:
         card = read_json_object(path)
     except OSError as error:
@@ -85,7 +85,7 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def render_readme(cards: list[dict[str, Any]]) -> str:
-    """The text of README.md for all the weights of a folder."""
+    """Return the text of README.md for all the weights of a folder."""
     sections = [_section(card) for card in sorted(cards, key=lambda card: str(card["file"]))]
     return "\n".join([README_TITLE, PREPROCESSING + "\n", *sections])
 

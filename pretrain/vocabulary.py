@@ -33,12 +33,12 @@ class Vocabulary:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """Raises ValueError or OSError if the file is not a text tokenizer."""
+    """Read a text tokenizer. Raises ValueError or OSError if the file is not one."""
     return Vocabulary(path, sha256_of(path), TextTokenizer(path).vocab_size)
 
 
 def tokenizer_beside(folder: Path, sha256: str | None = None, is_microsofts: bool = False) -> Path | None:
-    """The text tokenizer of the weights in a folder, None if there is none.
+    """Return the text tokenizer of the weights in a folder, None if there is none.
 
     sha256: its fingerprint, if the weights say it; is_microsofts: their own name counts before ours. Raises ValueError
     if only tokenizers of other weights are there.
@@ -57,7 +57,7 @@ def tokenizer_beside(folder: Path, sha256: str | None = None, is_microsofts: boo
 
 
 def fingerprint_in(weights: Path) -> str | None:
-    """Of the text tokenizer, from the metadata of a safetensors file that was written here; earlier ones have none.
+    """Return the text tokenizer's fingerprint in a safetensors file, None if an earlier version wrote it.
 
     Raises ValueError if the file cannot be read.
     """
@@ -81,7 +81,7 @@ def sha256_of(path: Path) -> str:
 
 
 def unused_rows(num_ids: int, config: MultiwayConfig, remedy: str = "") -> str | None:
-    """A sentence about rows of the word embedding that no id of the tokenizer reaches, None if there are none.
+    """Say how many rows of the word embedding no id of the tokenizer reaches; None if there are none.
 
     remedy: added if they are more than BEiT-3's own spare ones.
     """

@@ -58,7 +58,7 @@ def beit3_entries(
 def file_entries(
     weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role
 ) -> Iterator[tuple[str, Tensor]]:
-    """`beit3_entries` with as many text positions as their code builds."""
+    """Return `beit3_entries` with as many text positions as their code builds."""
     for name, tensor in beit3_entries(weights, config, role):
         if name == TEXT_POSITIONS and len(tensor) < NUM_TEXT_ROWS:
             tensor = torch.cat([tensor, tensor.new_zeros(NUM_TEXT_ROWS - len(tensor), tensor.shape[1])])
@@ -100,7 +100,7 @@ def decoupled_weights(
 
 
 def _without_padding(name: str, tensor: Tensor, config: MultiwayConfig) -> Tensor:
-    """The positions without the rows that `file_entries` adds. Raises ValueError if these hold anything."""
+    """Return the positions without the rows that `file_entries` adds. Raises ValueError if these hold anything."""
     num_rows = config.max_text_length + POSITION_OFFSET
     if name != TEXT_POSITIONS or tensor.layout != torch.strided or len(tensor) <= num_rows:
         return tensor
@@ -110,7 +110,7 @@ def _without_padding(name: str, tensor: Tensor, config: MultiwayConfig) -> Tenso
 
 
 def new_parameter(name: str, shape: torch.Size, config: MultiwayConfig) -> Tensor:
-    """As model.initialization fills it, from its name alone."""
+    """Return a parameter as model.initialization fills it, from its name alone."""
     if name.endswith(".bias"):
         return torch.zeros(shape)
     if name.startswith("encoder.norm."):

@@ -36,7 +36,7 @@ def config_of(
     num_visual_tokens: int = MultiwayConfig.num_visual_tokens,
     owner: object = "the file",
 ) -> MultiwayConfig:
-    """The sizes of the network in a file.
+    """Return the sizes of the network in a file.
 
     num_heads, max_text_length: from the card, if one lies beside it; num_visual_tokens: for a file without a mim_head;
     owner: the file, for messages. Raises ValueError if they cannot be found out.
@@ -73,7 +73,7 @@ def config_of(
 
 
 def _shape(owner: object, entries: Mapping[str, Tensor], name: str, num_dimensions: int) -> tuple[int, ...]:
-    """Raises ValueError if there is no such tensor with that number of dimensions."""
+    """Return the shape of a tensor. Raises ValueError if there is none with that number of dimensions."""
     if name not in entries:
         raise ValueError(f"{owner} has no {name}: it is not a BEiT-3 checkpoint")
     shape = tuple(entries[name].shape)
@@ -85,12 +85,12 @@ def _shape(owner: object, entries: Mapping[str, Tensor], name: str, num_dimensio
 
 
 def task_heads(entries: Iterable[str]) -> list[str]:
-    """The parameters that only one of Microsoft's tasks uses."""
+    """Return the parameters that only one of Microsoft's tasks uses."""
     return sorted(name for name in entries if name.split(".")[0] in TASK_HEADS)
 
 
 def missing_parts(entries: Iterable[str]) -> dict[str, str]:
-    """Those of PRETRAINING_PARTS that the file has nothing of."""
+    """Return those of PRETRAINING_PARTS that the file has nothing of."""
     names = list(entries)
     return {
         part: prefix for part, prefix in PRETRAINING_PARTS.items() if not any(name.startswith(prefix) for name in names)
@@ -98,7 +98,7 @@ def missing_parts(entries: Iterable[str]) -> dict[str, str]:
 
 
 def kind_of(entries: Iterable[str]) -> str:
-    """What kind of file that is, for a message about a missing part."""
+    """Say what kind of file that is, for a message about a missing part."""
     heads = task_heads(entries)
     if not heads:
         return "it is not a pretraining checkpoint, which has both heads"

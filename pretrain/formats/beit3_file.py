@@ -36,7 +36,7 @@ def save_beit3(
 
 
 def load_beit3(path: Path, is_mapped: bool = False) -> dict[str, Tensor]:
-    """The tensors of a file, or if is_mapped a view of it. Raises ValueError if it is not one of theirs."""
+    """Return the tensors of a file, or if is_mapped a view of it. Raises ValueError if it is not one of theirs."""
     content = _load(path, is_mapped)
     if isinstance(content, dict):
         content = content.get("model", content.get("module", content))
@@ -48,14 +48,14 @@ def load_beit3(path: Path, is_mapped: bool = False) -> dict[str, Tensor]:
 
 
 def tokenizer_sha256(path: Path) -> str | None:
-    """The fingerprint of the text tokenizer that one of our files was written with, None for a file of theirs."""
+    """Return the fingerprint of the text tokenizer that a file of ours was written with, None for one of theirs."""
     content = _load(path, is_mapped=True)
     found = content.get(FINGERPRINT_KEY) if isinstance(content, dict) else None
     return found if isinstance(found, str) else None
 
 
 def _load(path: Path, is_mapped: bool) -> Any:
-    """Nothing in the file is executed. Raises ValueError if it holds more than tensors and plain values."""
+    """Read a file and execute nothing in it. Raises ValueError if it holds more than tensors and plain values."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a BEiT-3 checkpoint file, or leave out --from beit3 for a run")
     if not path.exists():

@@ -54,20 +54,20 @@ TASKS = (
 
 
 def exact_tasks(config: MultiwayConfig, role: Role) -> list[Task]:
-    """The tasks that a file of the role is exact for."""
+    """Return the tasks that a file of the role is exact for."""
     if config.num_vl_layers == 0:
         return list(TASKS)
     return [task for task in TASKS if (task.role == "fusion") == (role == "fusion")]
 
 
 def inputs_of(role: Role) -> tuple[str, str]:
-    """The inputs that a role is exact for, and those it is wrong for if there are vision-language experts."""
+    """Return the inputs that a role is exact for, and those it is wrong for if there are vision-language experts."""
     both = "images alone and texts alone"
     return ("image-text pairs", both) if role == "fusion" else (both, "image-text pairs")
 
 
 def torchscale_arguments(config: MultiwayConfig) -> dict[str, Any]:
-    """The keyword arguments of torchscale's EncoderConfig for a file of this network."""
+    """Return the keyword arguments of torchscale's EncoderConfig for a file of this network."""
     return {
         "multiway": True,
         "layernorm_embedding": False,
@@ -85,7 +85,7 @@ def torchscale_arguments(config: MultiwayConfig) -> dict[str, Any]:
 
 
 def why_not_finetuned(config: MultiwayConfig) -> str | None:
-    """Why Microsoft's finetuning code cannot load a file of this network, None if it can."""
+    """Say why Microsoft's finetuning code cannot load a file of this network, None if it can."""
     sizes = (config.dim, config.depth, config.num_heads, config.ffn_dim)
     if sizes not in NETWORKS.values():
         built = "; ".join(f"{name}: {', '.join(map(str, values))}" for name, values in NETWORKS.items())
@@ -99,7 +99,7 @@ def why_not_finetuned(config: MultiwayConfig) -> str | None:
 
 
 def finetuning_command(task: Task, config: MultiwayConfig, weights: Path, text_tokenizer: Path | None) -> str:
-    """The command line that finetunes the file, up to the options of training. The network must be one of theirs."""
+    """Return the command line that finetunes a file of base or large, without the options of training."""
     sizes = (config.dim, config.depth, config.num_heads, config.ffn_dim)
     network = next(name for name, values in NETWORKS.items() if values == sizes)
     # another size than that of the file is fine: their code interpolates the positions
