@@ -1,4 +1,4 @@
-"""Packaging: the four packages of the application, run from its checkout (pip install -e .)."""
+"""Packaging: the three packages of the application, run from its checkout (pip install -e .)."""
 
 from setuptools import setup
 
@@ -10,13 +10,13 @@ setup(
     python_requires=">=3.11",
     packages=[
         "data_pipeline",
+        "data_pipeline.settings",
         "data_pipeline.sources",
         "model",
         "model.kernels",
         "pretrain",
         "pretrain.formats",
         "pretrain.recipes",
-        "settings",
     ],
     install_requires=[
         "annotated-types>=0.7",

@@ -24,12 +24,12 @@ from data_pipeline.image_transform import ImageTransform
 from data_pipeline.remote_files import is_remote, public_url
 from data_pipeline.sample_reader import SampleReader, ShardMismatchError
 from data_pipeline.samples import BadSampleError, printable
+from data_pipeline.settings.ranges import ByteCount, PartBelowOne, Seed, Side, Workers, check_ranges
 from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import damaged_records, read_index, records_name
 from data_pipeline.shard_scan import SampleReport
 from data_pipeline.text_tokenizer import NO_TOKEN, TextTokenizer, UnknownShare, unknown_share
 from data_pipeline.under_way import at_sample
-from settings.ranges import ByteCount, PartBelowOne, Seed, Side, Workers, check_ranges
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 

@@ -15,8 +15,8 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
+from data_pipeline.settings.parsing import HelpRequest, parse_options
 from data_pipeline.under_way import UnderWay, join
-from settings.parsing import HelpRequest, parse_options
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130

@@ -11,7 +11,15 @@ from typing import Annotated
 from annotated_types import Interval
 
 from data_pipeline.remote_files import is_remote, public_url
-from settings.ranges import ByteCount, Count, CountOrZero, PartBelowOne, TextLength, WorkersOrZero, check_ranges
+from data_pipeline.settings.ranges import (
+    ByteCount,
+    Count,
+    CountOrZero,
+    PartBelowOne,
+    TextLength,
+    WorkersOrZero,
+    check_ranges,
+)
 
 
 def parse_source(entry: str) -> tuple[str, Fraction]:

@@ -19,6 +19,7 @@ from data_pipeline.command_line import num_cores, progress_bar, run_command, wor
 from data_pipeline.index_writer import merge_scans
 from data_pipeline.remote_files import is_remote, list_remote_files, local_copy, public_url, remote_origin
 from data_pipeline.samples import Kind, is_utf8, printable
+from data_pipeline.settings.ranges import Workers, check_ranges
 from data_pipeline.shard_index import check_name, read_index
 from data_pipeline.shard_scan import (
     SCAN_VERSION,
@@ -31,7 +32,6 @@ from data_pipeline.shard_scan import (
 )
 from data_pipeline.sources.files import walk
 from data_pipeline.write_shards import unfinished_parts
-from settings.ranges import Workers, check_ranges
 
 ARCHIVE = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst|tar)$", re.IGNORECASE)
 """Ends the name of a shard, or of what somebody may take for one."""

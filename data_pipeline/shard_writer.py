@@ -25,6 +25,7 @@ from data_pipeline.image_transform import to_rgb, upright
 from data_pipeline.retries import cannot_be_written, with_retries
 from data_pipeline.samples import BadSampleError, Kind, is_blank
 from data_pipeline.scenes import Split
+from data_pipeline.settings.ranges import ByteCount, CountOrZero, Part, check_ranges
 from data_pipeline.shard_samples import record_dtype
 from data_pipeline.shard_scan import (
     SampleReport,
@@ -36,7 +37,6 @@ from data_pipeline.shard_scan import (
 )
 from data_pipeline.sources.records import Record, read_image
 from data_pipeline.under_way import at_sample
-from settings.ranges import ByteCount, CountOrZero, Part, check_ranges
 
 MAX_UNREADABLE = 10
 """Images in a row that a file system fails to read, after retries, before it is taken for gone."""

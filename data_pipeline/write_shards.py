@@ -24,6 +24,8 @@ from data_pipeline.retries import told_if_not_written
 from data_pipeline.sample_reader import SampleReader
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.scenes import Split
+from data_pipeline.settings.changes import changes
+from data_pipeline.settings.ranges import Count, CountOrZero, TextLength, Workers, check_ranges
 from data_pipeline.shard_index import INDEX_NAME, ShardIndex, read_index
 from data_pipeline.shard_samples import MAX_MEMBER_BYTES
 from data_pipeline.shard_scan import (
@@ -39,8 +41,6 @@ from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.sources.records import Record
 from data_pipeline.text_tokenizer import NO_TOKEN, TextTokenizer
 from data_pipeline.token_coverage import covered_share
-from settings.changes import changes
-from settings.ranges import Count, CountOrZero, TextLength, Workers, check_ranges
 
 PLAN_NAME = "plan.txt"
 LOCK_NAME = "lock"

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from model.kernels.expert_linear import PRODUCTS_NAME
-from settings.ranges import Count, check_ranges
+from model.ranges import Count, check_ranges
 
 CheckpointingMode = Literal["none", "selective", "full"]
 DEAR = frozenset(

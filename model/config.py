@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from settings.ranges import Depth, Deviation, PartBelowOne, Side, Size, SizeOrZero, TextLength, check_ranges
+from model.ranges import Depth, Deviation, PartBelowOne, Side, Size, SizeOrZero, TextLength, check_ranges
 
 
 @dataclass(frozen=True)

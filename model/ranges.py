@@ -4,7 +4,7 @@ The same annotations as those of data_pipeline/settings/ranges.py, which reads t
 checks its own, since it knows no other.
 """
 
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Interval
 
@@ -12,14 +12,14 @@ Count = Annotated[int, Interval(ge=1, le=1_000_000_000)]
 Size = Annotated[int, Interval(ge=1, le=10_000_000)]
 """Of a part of a network: a width, a vocabulary."""
 SizeOrZero = Annotated[int, Interval(ge=0, le=10_000_000)]
-Depth = Annotated[int, Interval(ge=1, le=10_000)]
+Depth = Annotated[int, Interval(ge=1, le=1000)]
 """Blocks of a network."""
 Side = Annotated[int, Interval(ge=1, le=65_536)]
 """Of an image or a patch, in pixels."""
 TextLength = Annotated[int, Interval(ge=3, le=10_000_000)]
 """In tokens; no less than <s>, a word and </s>."""
 PartBelowOne = Annotated[float, Interval(ge=0, lt=1)]
-Deviation = Annotated[float, Interval(ge=0, le=1000)]
+Deviation = Annotated[float, Interval(gt=0, le=1000)]
 """A standard deviation."""
 
 
@@ -34,16 +34,24 @@ def check_ranges(config: object) -> None:
                 raise ValueError(f"{name} {shown[:60]} must be {_in_words(interval, kind)}")
 
 
-def _lies_in(value: object, interval: Interval, kind: type) -> bool:
+def _bounds(interval: Interval) -> tuple[Any, bool, Any, bool]:
+    """Lower bound and whether it is inside, upper bound and whether it is."""
+    low, has_low = (interval.ge, True) if interval.gt is None else (interval.gt, False)
+    high, has_high = (interval.le, True) if interval.lt is None else (interval.lt, False)
+    return low, has_low, high, has_high
+
+
+def _lies_in(value: Any, interval: Interval, kind: type) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
         return False
-    is_below = value < interval.lt if interval.lt is not None else value <= interval.le  # type: ignore[operator]
-    return bool(value >= interval.ge and is_below)  # type: ignore[operator]
+    low, has_low, high, has_high = _bounds(interval)
+    return bool(low < value < high or (has_low and value == low) or (has_high and value == high))
 
 
 def _in_words(interval: Interval, kind: type) -> str:
     """'an integer from 1 to 1,000', 'a number in [0, 1)'"""
     number = "an integer" if kind is int else "a number"
-    if interval.lt is not None:
-        return f"{number} in [{interval.ge:,}, {interval.lt:,})"
-    return f"{number} from {interval.ge:,} to {interval.le:,}"
+    low, has_low, high, has_high = _bounds(interval)
+    if has_low and has_high:
+        return f"{number} from {low:,} to {high:,}"
+    return f"{number} in {'[' if has_low else '('}{low:,}, {high:,}{']' if has_high else ')'}"

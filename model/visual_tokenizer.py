@@ -21,7 +21,7 @@ from torch.nn.functional import (
 )
 
 from model.quantizer import Codebook
-from settings.ranges import Depth, Side, Size, check_ranges
+from model.ranges import Depth, Side, Size, check_ranges
 
 NORM_EPS = 1e-6
 

@@ -7,9 +7,16 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from data_pipeline.command_line import EXIT_USER_ERROR
+from data_pipeline.settings.parsing import (
+    HELP,
+    HelpRequest,
+    help_text,
+    option_names,
+    parse_first_options,
+    parse_options,
+)
+from data_pipeline.settings.suggestions import did_you_mean
 from pretrain.stop import JobStatus
-from settings.parsing import HELP, HelpRequest, help_text, option_names, parse_first_options, parse_options
-from settings.suggestions import did_you_mean
 
 C = TypeVar("C")
 Options = TypeVar("Options")

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Interval
 
+from data_pipeline.settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
 from data_pipeline.step_dataset import SamplesPerStep
 from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.config import MultiwayConfig
@@ -15,7 +16,6 @@ from model.kernels.backend import KernelChoice
 from model.kernels.text_masks import num_masked
 from model.masked_data_model import OBJECTIVES
 from pretrain.run_config import RunConfig
-from settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
 
 BlockSize = Annotated[int, Interval(ge=1, le=65_536)]
 """The kernel multiplies it by 4096, in 32 bits."""

@@ -19,6 +19,7 @@ import torch
 import tyro
 
 from data_pipeline.command_line import run_command
+from data_pipeline.settings.ranges import Side, Size, check_ranges
 from pretrain.conversion_source import (
     Source,
     beit3_source,
@@ -34,7 +35,6 @@ from pretrain.formats.beit3_loaders import TASKS, exact_tasks, finetuning_comman
 from pretrain.formats.timm import import_timm
 from pretrain.model_card import README_NAME
 from pretrain.vocabulary import EXPORTED_NAME, unused_rows
-from settings.ranges import Side, Size, check_ranges
 
 LARGEST_IMAGE = 4096
 """Pixels; attention over the patches of larger images needs more memory than a machine has."""

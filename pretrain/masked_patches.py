@@ -13,6 +13,7 @@ import tyro
 from torch import Tensor
 
 from data_pipeline.command_line import run_command
+from data_pipeline.settings.ranges import Count, check_ranges
 from model.kernels.block_masks import block_image_masks
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
@@ -21,7 +22,6 @@ from pretrain.held_out import read_held_out
 from pretrain.unchanged import file_fingerprint
 from pretrain.visual_tokens import load_visual_tokenizer, network_view, tokenizer_view, tokenizer_view_size
 from pretrain.weights import find_checkpoint, load_model
-from settings.ranges import Count, check_ranges
 
 CHUNK = 64
 

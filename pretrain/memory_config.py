@@ -14,8 +14,8 @@ from deepspeed.comm.config import CommsLoggerConfig
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data_pipeline.settings.suggestions import did_you_mean
 from pretrain.run_config import RunConfig
-from settings.suggestions import did_you_mean
 
 FOLDER = Path(__file__).parent.parent / "ds_configs"
 """Those that come with the project, found from any working folder."""

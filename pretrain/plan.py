@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from data_pipeline.command_line import EXIT_USER_ERROR
+from data_pipeline.settings.ranges import Count, Figure, check_ranges
 from model.checkpointing import Checkpointing, CheckpointingMode
 from model.config import MultiwayConfig
 from model.flops import forward_flops
@@ -21,7 +22,6 @@ from pretrain.memory import RankMemory, count_pieces, micro_batch, planned_kerne
 from pretrain.memory_config import check_memory_config, read_memory_config
 from pretrain.recipes import RECIPES
 from pretrain.traffic import collectives, sent_bytes
-from settings.ranges import Count, Figure, check_ranges
 
 GPUS_PER_NODE = 8
 

@@ -13,9 +13,18 @@ from annotated_types import Interval
 
 from data_pipeline.config import DataConfig
 from data_pipeline.remote_files import public_url
+from data_pipeline.settings.changes import changes
+from data_pipeline.settings.ranges import (
+    Count,
+    CountOrZero,
+    LearningRate,
+    PartBelowOne,
+    Seconds,
+    Seed,
+    Weight,
+    check_ranges,
+)
 from data_pipeline.step_dataset import SamplesPerStep
-from settings.changes import changes
-from settings.ranges import Count, CountOrZero, LearningRate, PartBelowOne, Seconds, Seed, Weight, check_ranges
 
 C = TypeVar("C", bound="RunConfig")
 

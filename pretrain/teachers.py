@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data_pipeline.settings.ranges import Side, check_ranges
 from model.visual_tokenizer import patch_pixels
 from model.weight_checks import form_defect
 from model.weight_files import is_safetensors, is_torchscript, read_safetensors, read_torch_file
 from pretrain.formats.timm import import_timm
-from settings.ranges import Side, check_ranges
 
 Teacher = Callable[[Tensor], Tensor]
 """(B, 3, S, S) pixels in [0, 1], float32 -> (B, G * G, E) features of the patches, row-major, float32."""

@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Interval
 
+from data_pipeline.settings.ranges import Deviation, PartBelowOne, check_ranges
 from data_pipeline.step_dataset import SamplesPerStep
 from model.visual_tokenizer import VisualTokenizerConfig
 from pretrain.run_config import OptimizerConfig, RunConfig
 from pretrain.teachers import TeacherConfig
-from settings.ranges import Deviation, PartBelowOne, check_ranges
 
 
 @dataclass(frozen=True)

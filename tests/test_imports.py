@@ -1,4 +1,4 @@
-"""Imports go one way: pretrain -> model, pretrain -> data_pipeline, all -> settings, and no further."""
+"""Imports go one way: pretrain -> model, pretrain -> data_pipeline, and no further."""
 
 import ast
 from pathlib import Path
@@ -10,7 +10,6 @@ FORBIDDEN = {
     "model": {"pretrain", "data_pipeline", "deepspeed", "tests"},
     "data_pipeline": {"pretrain", "model", "deepspeed", "tests"},
     "pretrain": {"tests"},
-    "settings": {"pretrain", "data_pipeline", "model", "deepspeed", "torch", "tests"},
 }
 
 

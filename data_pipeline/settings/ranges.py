@@ -2,9 +2,9 @@
 
     warmup_steps: Annotated[int, Interval(ge=0, le=MOST)] = 10_000
 
-`check_ranges` reads it whenever the dataclass is built, `settings.parsing` when it is given on a command line (where
---help shows it), and pydantic when it is read from JSON. A range leaves out what no run can work with: what is merely
-unwise is inside.
+`check_ranges` reads it whenever the dataclass is built, parsing.py when it is given on a command line (where --help
+shows it), and pydantic when it is read from JSON. A range leaves out what no run can work with: what is merely unwise
+is inside. The network's own are in model/ranges.py.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from settings.changes import as_typed, changes
+from data_pipeline.settings.changes import as_typed, changes
 
 
 def test_each_change_names_old_and_new() -> None:

@@ -19,8 +19,8 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from settings.ranges import Range, ranges_of
-from settings.suggestions import did_you_mean
+from data_pipeline.settings.ranges import Range, ranges_of
+from data_pipeline.settings.suggestions import did_you_mean
 
 Options = TypeVar("Options")
 REGISTRY = ConstructorRegistry()
