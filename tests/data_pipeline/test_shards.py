@@ -174,7 +174,7 @@ def test_a_folder_that_was_begun_before_an_option_came_goes_on(tmp_path: Path) -
     plan = (tmp_path / "out" / "plan.txt").read_text()
     assert "unescape_html" not in plan and "image_splits" not in plan
     assert write_shards(options).num_kept == 4
-    with pytest.raises(ValueError, match="unescape_html = True"):
+    with pytest.raises(ValueError, match="unescape_html .*True"):
         write_shards(replace(options, columns=SourceOptions(unescape_html=True)))
 
 
