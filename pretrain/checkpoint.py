@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Generic
 
 import deepspeed
-import pydantic
 import torch.distributed as dist
 
 from data_pipeline.retries import written_with_retries
@@ -32,7 +31,6 @@ from pretrain.manifest import (
     MANIFEST_NAME,
     Defect,
     find_defect,
-    first_problem,
     gravest,
     has_manifest,
     read_manifest,
@@ -329,8 +327,6 @@ def _read_config(path: Path, kind: type[C]) -> C:
     """Raises ValueError, naming the first problem, where it is no config of that kind."""
     try:
         return config_from_json(kind, json.dumps(read_json_object(path)))
-    except pydantic.ValidationError as error:
-        raise ValueError(f"{path} is no config of {kind.KIND}: {first_problem(error)}; give another folder") from error
     except (ValueError, ZeroDivisionError) as error:
         problem = str(error).removeprefix(f"{path} ")
         raise ValueError(f"{path} is no config of {kind.KIND}: {problem}; give another folder") from error
