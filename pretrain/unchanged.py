@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from data_pipeline.remote_files import public_url
 from data_pipeline.step_dataset import StepDataset
 from pretrain.agreement import AgreedError, in_words, on_every_rank
 from pretrain.checkpoint import Checkpoint
@@ -68,6 +69,8 @@ def _places(config: RunConfig, files: Files) -> dict[str, str]:
     data = config.data
     shards = {"image": data.images, "pair": data.pairs, "text": data.texts}
     return {
-        **{kind: f"{kind}s of {', '.join(sources) or 'no folder'}" for kind, sources in shards.items()},
+        **{
+            kind: f"{kind}s of {', '.join(map(public_url, sources)) or 'no folder'}" for kind, sources in shards.items()
+        },
         **{name: f"{name} {'(no file)' if path is None else path}" for name, path in files.items()},
     }
