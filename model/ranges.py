@@ -14,9 +14,9 @@ Size = Annotated[int, Interval(ge=1, le=10_000_000)]
 SizeOrZero = Annotated[int, Interval(ge=0, le=10_000_000)]
 Depth = Annotated[int, Interval(ge=1, le=1000)]
 """Blocks of a network."""
-Side = Annotated[int, Interval(ge=1, le=65_536)]
+Side = Annotated[int, Interval(ge=1, le=8192)]
 """Of an image or a patch, in pixels."""
-TextLength = Annotated[int, Interval(ge=3, le=10_000_000)]
+TextLength = Annotated[int, Interval(ge=3, le=65_536)]
 """In tokens; no less than <s>, a word and </s>."""
 PartBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 Deviation = Annotated[float, Interval(gt=0, le=1000)]
