@@ -101,7 +101,7 @@ def images_of_tar(path: Path) -> Iterator[Record]:
 def _images_of_inner_tar(path: Path, outer: TarReader, member: TarEntry) -> Iterator[Record]:
     folder = PurePosixPath(member.name).stem
     try:
-        for image in TarReader(outer.stream, member.name, member.offset, member.size):
+        for image in TarReader(outer.stream, f"{path}:{member.name}", member.offset, member.size):
             if image.kind != "folder":
                 name = f"{folder}/{PurePosixPath(image.name).name}"
                 yield replace(_record_of_member(path, image, name), metadata=_class_of(name))

@@ -235,10 +235,8 @@ def test_a_folder_with_an_equals_sign_and_the_files_of_img2dataset_are_no_obstac
     (folder / "00000_stats.json").write_text("{}")
     report = indexed("pair", folder)
     assert not report.skipped and read_index(folder).num_samples == 1
-    assert parse_source(str(folder)) == (str(folder), Fraction(1)) and parse_source(f"{folder}=3") == (
-        str(folder),
-        Fraction(3),
-    )
+    assert parse_source(str(folder)) == (str(folder), Fraction(1))
+    assert parse_source(f"{folder}=3") == (str(folder), Fraction(3))
     (tmp_path / "year").mkdir()
     with pytest.raises(ValueError, match="is a folder, and .*/year' is one too; write '.*year=2020=1' for the former"):
         parse_source(str(folder))

@@ -70,6 +70,36 @@ def test_a_damaged_inner_tar_is_skipped_by_name_and_the_others_are_read(damage: 
     assert problem.name == "winter21_whole/n02.tar" and str(problem.problem).startswith("inner tar is damaged (")
 
 
+def test_what_is_no_image_in_a_tar_and_joined_tars_are_counted(tmp_path: Path) -> None:
+    inner = tar_of({"1.JPEG": b"one", "readme.txt": b"text"}) + tar_of({"2.JPEG": b"two"})
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in {"n01.tar": bytes(inner), "a.jpg": b"image", "labels.mat": b"x"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        for name, kind in {"link.jpg": tarfile.SYMTYPE, "folder.jpg": tarfile.DIRTYPE}.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "a.jpg"
+            tar.addfile(member)
+    found = images(tmp_path / "a.tar")
+    read = [(record.name, read_image(record.image)) for record in found if record.image is not None]
+    assert read == [("n01/1.JPEG", b"one"), ("n01/2.JPEG", b"two"), ("a.jpg", b"image")]
+    assert [(record.name, record.problem) for record in found if record.image is None] == [
+        ("n01/readme.txt", "member is no image by its name"),
+        ("n01/bytes 2560 to 10751", "zeros between members, of joined archives or a hole in a download"),
+        ("labels.mat", "member is no image by its name"),
+        ("link.jpg", "member is a link, which is not followed"),
+    ]
+
+
+def test_a_block_of_zeros_in_a_tar_is_not_taken_for_its_end(tmp_path: Path) -> None:
+    content = tar_of({f"{number}.jpg": b"image" for number in range(4)})
+    content[1024:1536] = bytes(512)
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=r"zeros at byte 1024 and more data at byte 1536: a hole in a download"):
+        images(tmp_path / "a.tar")
+
+
 def test_what_is_no_regular_file_or_too_large_is_no_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "large.jpg").touch()
@@ -90,3 +120,4 @@ def test_a_key_can_be_encoded_whatever_the_name(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.jpg")).touch()
     (record,) = images(tmp_path)
     assert record.key.encode() == b"caf_"
+    assert Record(".jpg").key == "_"  # WebDataset would not see a member named .jpg
