@@ -30,6 +30,8 @@ def parse_source(entry: str) -> tuple[str, Fraction]:
     except (ValueError, ZeroDivisionError):
         folder = ""
     folder = folder or entry
+    if not folder.strip() or "\0" in folder:
+        raise ValueError(f"source {entry!r} names no folder; give the path or URL of shards")
     if weight <= 0:
         raise ValueError(f"weight of source {entry!r} must be positive; leave the source out instead")
     is_remote(folder)

@@ -50,10 +50,8 @@ class SampleReader:
     def text(self, sample: int) -> str:
         """Raises BadSampleError if it is not UTF-8, blank, or missing in its JSON."""
         content = self._read(sample, "text")
-        if self.index.caption_key:
-            return caption_in_json(content, self.index.caption_key)
         try:
-            text = content.decode()
+            text = caption_in_json(content, self.index.caption_key) if self.index.caption_key else content.decode()
         except UnicodeDecodeError as error:
             raise BadSampleError("text is not UTF-8") from error
         if not text.strip():

@@ -50,6 +50,10 @@ class SamplesPerStep:
     pairs: int
     texts: int
 
+    def __str__(self) -> str:
+        counts = [f"{count} {kind}" for kind, count in vars(self).items() if count]
+        return " and ".join(filter(None, [", ".join(counts[:-1]), *counts[-1:]])) or "no samples"
+
     @property
     def total(self) -> int:
         return self.images + self.pairs + self.texts
@@ -172,7 +176,9 @@ class StepDataset(Dataset[StepBatch]):
         ]
         for number, (kind, sources, per_step) in enumerate(kinds):
             if per_step % world_size:
-                raise ValueError(f"world size {world_size} must divide the {per_step} {kind}s a step; change one")
+                raise ValueError(
+                    f"{per_step} {kind}s per step must be a multiple of the {world_size} ranks; change one"
+                )
             if per_step:
                 self.kinds[kind] = _open_kind(kind, sources, config, per_step, seed + number, check_shards=rank == 0)
         self._check_cache(config, ranks_per_node)
@@ -208,6 +214,16 @@ class StepDataset(Dataset[StepBatch]):
             parts = zip(data.names, sizes, data.mixture.shares, strict=True)
             lines.append(f"{kind}: " + ", ".join(f"{name} {size} samples {share:.0%}" for name, size, share in parts))
         return lines
+
+    def warnings(self) -> list[str]:
+        """A line per source of which a step takes more samples than it holds."""
+        return [
+            f"a step takes {data.per_step * share:.0f} {kind}s of {name}, which holds {reader.index.num_samples}: a "
+            f"batch repeats samples; lower {kind}s_per_step, or add {kind}s"
+            for kind, data in self.kinds.items()
+            for name, reader, share in zip(data.names, data.readers, data.mixture.shares, strict=True)
+            if data.per_step * share > reader.index.num_samples
+        ]
 
     def seen(self, step: int) -> dict[str, dict[str, float]]:
         """Of each source of each kind: passes over it before `step`, over all ranks."""
@@ -350,7 +366,11 @@ def _open_kind(
 ) -> _KindOfData:
     """Raises ValueError for a source of another kind, and where the lanes do not fit."""
     if not sources:
-        raise ValueError(f"{per_step} samples of kind {kind!r} a step need a source; set data.{kind}s")
+        raise ValueError(f"{per_step} {kind}s per step need a source; set data.{kind}s")
+    if per_step % config.num_lanes:
+        raise ValueError(
+            f"{per_step} {kind}s per step must be a multiple of data.num_lanes {config.num_lanes}; change one"
+        )
     names, readers, orders, weights = [], [], [], []
     cache = ShardCache(config.cache_folder, config.cache_bytes)
     for entry in sources:
@@ -368,8 +388,18 @@ def _open_kind(
         weights.append(weight)
         readers.append(SampleReader(index, config.max_member_bytes, cache))
         sizes = [shard.num_samples for shard in index.shards]
-        orders.append(SampleOrder(sizes, config.num_lanes, config.window_shards, seed))
+        orders.append(_order(kind, folder, sizes, config, seed))
     sizes = [reader.index.num_samples for reader in readers]
     mixture = Mixture(sizes, weights, per_step, config.num_lanes, seed)
     parts = [f"{reader.index.fingerprint}={weight}" for reader, weight in zip(readers, weights, strict=True)]
     return _KindOfData(names, readers, orders, mixture, per_step, " ".join(parts), {})
+
+
+def _order(kind: Kind, folder: str, shard_sizes: list[int], config: DataConfig, seed: int) -> SampleOrder:
+    """Raises ValueError if a source has fewer samples than there are lanes."""
+    if sum(shard_sizes) < config.num_lanes:
+        raise ValueError(
+            f"{folder} holds {sum(shard_sizes)} {kind}s, fewer than data.num_lanes {config.num_lanes}; lower it, or "
+            f"add {kind}s"
+        )
+    return SampleOrder(shard_sizes, config.num_lanes, config.window_shards, seed)

@@ -29,11 +29,10 @@ from data_pipeline.shard_writer import OTHER_SIDE, SampleFilter, checked_text, i
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.sources.records import Record
 from data_pipeline.text_tokenizer import TextTokenizer
+from settings.changes import changes
 from settings.ranges import Count, CountOrZero, TextLength, Workers, check_ranges
 
 PLAN_NAME = "plan.txt"
-_PATH = re.compile(r"^PosixPath\((.*)\)$")
-"""A path in a plan."""
 LOCK_NAME = "lock"
 FINISHED = "finished-"
 MOST_PROBLEMS = 10_000
@@ -103,7 +102,7 @@ def _write(options: ShardOptions) -> str:
 def write_shards(options: ShardOptions) -> SampleReport:
     """Write the shards, or this part of them, and the index once all parts are there. Returns what became of samples.
 
-    Raises ValueError for a source without samples or a folder that was started with different options.
+    Raises ValueError for a source without samples or a folder that was started with different settings.
     """
     records = blocks(options)
     first = next(records, None)  # what is wrong with the source shows before the folder is touched
@@ -254,14 +253,10 @@ def write_atomically(path: Path, text: str) -> None:
     partial.rename(path)
 
 
-def _differences(old: str, new: str) -> str:
-    """Which options of two plans differ: the old value and the new one, as one types them."""
-    before, now = (
-        {name: _PATH.sub(r"\1", value) for name, _, value in (line.partition(" = ") for line in plan.splitlines())}
-        for plan in (old, new)
-    )
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return "; ".join(f"{name} {before.get(name, 'not set')} then, {now.get(name, 'not set')} now" for name in names)
+def _settings_of(plan: str) -> dict[str, str]:
+    """Of a plan's lines, NAME = VALUE as Python writes it; the values without the names of Python's types."""
+    entries = (line.partition(" = ") for line in plan.splitlines())
+    return {name: re.sub(r"^(?:\w*Path\()?'(.*?)'\)?$", r"\1", value) for name, _, value in entries}
 
 
 def check_plan(options: ShardOptions, lock: FolderLock) -> None:
@@ -281,15 +276,13 @@ def check_plan(options: ShardOptions, lock: FolderLock) -> None:
         raise ValueError(f"{options.out} holds shards of another origin; give a new folder")
     if not path.is_file():
         write_atomically(path, plan)
-    told = _differences(path.read_text(errors="replace"), plan)
+    told = "; ".join(changes(_settings_of(path.read_text(errors="replace")), _settings_of(plan)))
     if not told:
         return
     if any(options.out.glob("*.tar")):
-        raise ValueError(
-            f"{options.out} was started with different options ({told}); give them as before, or a new folder"
-        )
+        raise ValueError(f"{options.out} was started with different settings ({told}); give those, or a new folder")
     if not lock.is_alone():
-        raise ValueError(f"{options.out} is being written by another command with different options ({told})")
+        raise ValueError(f"{options.out} is being written by another command with different settings ({told})")
     for left in (options.out / SCANS_NAME).iterdir():  # a command that was mistaken has left nothing of worth
         if left.suffix == ".npz" or left.name.startswith(FINISHED):
             left.unlink()

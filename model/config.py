@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from settings.ranges import Deviation, PartBelowOne, Side, Size, SizeOrZero, check_ranges
+from settings.ranges import Depth, Deviation, PartBelowOne, Side, Size, SizeOrZero, TextLength, check_ranges
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class MultiwayConfig:
 
     dim: Size = 768
     """Width of a token."""
-    depth: Size = 12
+    depth: Depth = 12
     """Number of blocks."""
     num_heads: Size = 12
     """Attention heads; must divide dim."""
@@ -30,7 +30,7 @@ class MultiwayConfig:
     """Rows of the text embedding and of the masked-word head (BEiT-3: 64002 ids and 8 spare rows)."""
     num_visual_tokens: Size = 8192
     """Size of the visual tokenizer's codebook: classes of the masked-image head."""
-    max_text_length: Size = 1022
+    max_text_length: TextLength = 1022
     """Longest text in tokens, specials included."""
     drop_path_rate: PartBelowOne = 0.0
     """Stochastic depth of the last block; grows linearly from 0 at the first."""

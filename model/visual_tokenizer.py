@@ -21,7 +21,7 @@ from torch.nn.functional import (
 )
 
 from model.quantizer import Codebook
-from settings.ranges import Side, Size, check_ranges
+from settings.ranges import Depth, Side, Size, check_ranges
 
 NORM_EPS = 1e-6
 
@@ -38,9 +38,9 @@ class VisualTokenizerConfig:
     """Width of encoder and decoder."""
     num_heads: Size = 12
     """Attention heads; must divide dim."""
-    encoder_depth: Size = 12
+    encoder_depth: Depth = 12
     """Blocks of the encoder."""
-    decoder_depth: Size = 3
+    decoder_depth: Depth = 3
     """Blocks of the decoder, used in training only."""
     num_codes: Size = 8192
     """Size of the codebook."""

@@ -16,6 +16,8 @@ PASSING = (
 )
 """Errors of file systems and networks that a later start may not meet."""
 
+MEETING_SECONDS = 60
+
 T = TypeVar("T")
 _hosts: dist.ProcessGroup | None = None
 
@@ -26,6 +28,13 @@ class AgreedError(ValueError):
 
 class AgreedFailure(AgreedError):
     """One that another start may mend."""
+
+
+def in_words(error: Exception, sentence: str) -> OSError:
+    """Return an OSError that says what happened, and keeps the number by which another start may mend it or not."""
+    told = OSError(sentence)
+    told.errno = getattr(error, "errno", None)
+    return told
 
 
 def on_every_rank(action: Callable[[], T]) -> T:
@@ -53,6 +62,15 @@ def end_together(message: str, is_mistake: bool) -> None:
     if told:
         said, is_mistake = told[0]
         raise AgreedError(said) if is_mistake else AgreedFailure(said)
+
+
+def met_by_all() -> bool:
+    """Whether every rank comes here within seconds: for an error amid collectives, which all meet or one alone."""
+    try:
+        dist.monitored_barrier(_hosts, timeout=timedelta(seconds=MEETING_SECONDS))
+    except RuntimeError:
+        return False
+    return True
 
 
 def summed_over_ranks(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:

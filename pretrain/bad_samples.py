@@ -10,10 +10,15 @@ import torch.distributed as dist
 from data_pipeline.samples import BadSample
 from pretrain.agreement import AgreedError
 from pretrain.console import warn
-from pretrain.run_log import append_whole, read_json_lines
+from pretrain.json_lines import append_whole, read_records, restore_lines
 
 BAD_SAMPLES_NAME = "bad_samples.jsonl"
 NUM_SHOWN = 5
+
+
+def read_bad_samples(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the sound lines of a run's bad samples. Raises OSError."""
+    return read_records(run_dir / BAD_SAMPLES_NAME, _is_bad_sample)
 
 
 class BadSampleBudget:
@@ -27,16 +32,13 @@ class BadSampleBudget:
 
     def read(self, first_step: int) -> None:
         """Go on where the checkpoint was. Raises OSError."""
-        for line in read_json_lines(self.path) if self.path.exists() else []:
+        for line in read_bad_samples(self.path.parent):
             if line["step"] < first_step:
-                self.samples[line["shard"], line["key"]] = line
+                self.samples.setdefault(_shard_and_key(line), line)
 
-    def write(self) -> None:
-        """Leave in the file what was read, without later steps and a line that a kill cut short. Raises OSError."""
-        if self.path.exists():
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in self.samples.values()))
-            partial.rename(self.path)
+    def write(self, first_step: int) -> None:
+        """Leave in the file what was read, as on the main rank alone. Raises OSError."""
+        restore_lines(self.path, _is_bad_sample, _shard_and_key, first_step)
 
     def add(self, step: int, found: list[BadSample]) -> None:
         """What this rank found in a step; called by all ranks where one has found some.
@@ -70,3 +72,12 @@ class BadSampleBudget:
             f"{', '.join(f'{count} x {reason}' for reason, count in reasons)}; "
             f"most in {', '.join(f'{shard} ({count})' for shard, count in shards)}; all are in {self.path}"
         )
+
+
+def _is_bad_sample(line: dict[str, Any]) -> bool:
+    is_text = all(isinstance(line.get(name), str) for name in ("shard", "key", "reason"))
+    return is_text and type(line.get("step")) is int and line["step"] >= 0
+
+
+def _shard_and_key(line: dict[str, Any]) -> tuple[str, str]:
+    return line["shard"], line["key"]

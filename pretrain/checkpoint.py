@@ -12,7 +12,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -23,7 +25,7 @@ import deepspeed
 import torch.distributed as dist
 
 from data_pipeline.retries import with_retries, written_with_retries
-from pretrain.agreement import AgreedError, on_every_rank
+from pretrain.agreement import AgreedError, in_words, on_every_rank
 from pretrain.console import warn
 from pretrain.optimizer import adopt_state, group_settings
 from pretrain.rank_files import FileDescription, RankFiles
@@ -34,6 +36,7 @@ CONFIG_NAME = "config.json"
 TEXT_TOKENIZER_NAME = "beit3.spm"
 _COMPLETE = re.compile(r"step_\d{8}$")
 _CHUNK_BYTES = 1 << 22
+_PUT_BACK = "put the run folder back as it was and start again, or give a new run_dir"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class CheckpointSaver:
         self.step: int | None = None
         """Of the checkpoint that is under way."""
         self.guard_state: dict[str, Any] = {}
+        self._num_updates: dict[Path, int] = {}
         self._deleting = ThreadPoolExecutor(1, "delete checkpoints")
         if dist.get_rank() == 0:
             for leftover in self.folder.glob("*.partial"):
@@ -130,7 +134,10 @@ class CheckpointSaver:
 
     def _make(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir()  # without parents: a run folder that was moved away must not be begun anew
+        except OSError as error:
+            raise in_words(error, f"{folder} cannot be made ({error.strerror}); {_PUT_BACK}") from error
 
     def _complete(self, step: int, described: dict[str, FileDescription]) -> None:
         """On the main rank: the files that are not DeepSpeed's, the manifest, the name, and what is no longer kept."""
@@ -156,10 +163,19 @@ class CheckpointSaver:
             self._delete(final)
         folder.rename(final)
         _sync(self.folder)
+        self._num_updates[final] = step - int(self.guard_state["num_skipped_steps"])
         # later ones were passed over as damaged when the run started: they must not count as the newest
         folders = [other for other in _complete_folders(self.folder) if other.name <= final.name]
-        for old in outdated(folders, self.config):
+        for old in outdated({folder: self._updates(folder) for folder in folders}, self.config):
             self._delete(old)
+
+    def _updates(self, folder: Path) -> int | None:
+        """Steps that were applied before a checkpoint; None if its manifest cannot be read."""
+        if folder not in self._num_updates:
+            with suppress(OSError, ValueError, LookupError):
+                manifest = _read_manifest(folder)
+                self._num_updates[folder] = manifest["step"] - int(manifest["guard_state"]["num_skipped_steps"])
+        return self._num_updates.get(folder)
 
     def _delete(self, folder: Path) -> None:
         """Take away the name first: a kill halfway must not leave what looks complete. The rest takes its time."""
@@ -172,14 +188,39 @@ class CheckpointSaver:
         self._deleting.shutdown()
 
 
-def outdated(folders: list[Path], config: RunConfig) -> list[Path]:
-    """Of complete checkpoints, oldest first, those that are not kept: neither among the newest nor every Nth step."""
+def outdated(num_updates: Mapping[Path, int | None], config: RunConfig) -> list[Path]:
+    """Return the checkpoints that are not kept.
+
+    num_updates: of complete ones, oldest first, the steps that were applied before each; None: unknown. Kept are the
+    newest, every Nth step, and the newest of progress: those before which a step was applied since the checkpoint
+    before. So skipped steps, which change no weight, do not displace what a run could go back to.
+    """
+    progress, most = [], 0
+    for folder, updates in num_updates.items():
+        if updates is not None and updates > most:
+            progress.append(folder)
+            most = updates
+    kept = {*progress[-config.keep_checkpoints :], *list(num_updates)[-1:]}
     every = config.keep_every_steps
     return [
         folder
-        for folder in folders[: -config.keep_checkpoints]
-        if not (every and int(folder.name.removeprefix("step_")) % every == 0)
+        for folder, updates in num_updates.items()
+        if updates is not None
+        and folder not in kept
+        and not (every and int(folder.name.removeprefix("step_")) % every == 0)
     ]
+
+
+def check_there(folder: Path) -> None:
+    """Raise OSError if a checkpoint that was completed lacks a file or a part of one. Reads no contents."""
+    try:
+        files = _read_manifest(folder)["files"]
+        lacking = next((name for name in files if (folder / name).stat().st_size != files[name]["num_bytes"]), None)
+    except (OSError, ValueError) as error:
+        said = f"{folder} was moved, deleted or damaged after it was saved ({error}); {_PUT_BACK}"
+        raise in_words(error, said) from error
+    if lacking is not None:
+        raise OSError(f"{folder / lacking} was damaged after it was saved; {_PUT_BACK}")
 
 
 def latest_checkpoint(run_dir: Path, kind: type[C]) -> Checkpoint[C] | None:

@@ -1,9 +1,11 @@
 """Everything that defines a pretraining run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Interval
 
 from data_pipeline.step_dataset import SamplesPerStep
 from model.checkpointing import KEEP_EVERYTHING, Checkpointing
@@ -13,16 +15,21 @@ from model.kernels.backend import KernelChoice
 from model.kernels.text_masks import num_masked
 from model.masked_data_model import OBJECTIVES
 from pretrain.run_config import RunConfig
-from settings.ranges import CountOrZero, PartBetween, Size, SizeOrZero, Weight, check_ranges
+from settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
+
+BlockSize = Annotated[int, Interval(ge=1, le=65_536)]
+"""The kernel multiplies it by 4096, in 32 bits."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """Masked data modeling: how much is hidden, and how the four losses add up."""
 
-    num_masked_patches: SizeOrZero = 75
-    """Patches hidden in every image (BEiT: 75 of 196, which it calls 40 %)."""
-    min_block_patches: Size = 16
+    image_mask_ratio: Part = 75 / 196
+    """Part of an image's patches that is hidden (BEiT: 75 of 196, which it calls 40 %), rounded to whole patches."""
+    num_masked_patches: SizeOrZero | None = None
+    """The number of hidden patches, for all sizes of images. None: as image_mask_ratio gives it."""
+    min_block_patches: BlockSize = 16
     """Smallest block of the block-wise image masks (BEiT: 16)."""
     text_mask_ratio: PartBetween = 0.15
     """Part of a text's tokens that is hidden (BEiT-3: 15 %)."""
@@ -53,11 +60,11 @@ class PretrainConfig(RunConfig):
     model: MultiwayConfig
     visual_tokenizer: Path
     """File of pretrain.train_visual_tokenizer or of BEiT v2 (vqkd_*.pth); gives the targets of masked patches."""
-    images_per_step: CountOrZero
+    images_per_step: SampleCount
     """Image-only samples in the global batch."""
-    pairs_per_step: CountOrZero
+    pairs_per_step: SampleCount
     """Image-text pairs in the global batch."""
-    texts_per_step: CountOrZero
+    texts_per_step: SampleCount
     """Text-only samples in the global batch."""
     initial_weights: Path | None = None
     """Folder to begin from, as pretrain.convert writes it from Microsoft's files or a run; None: random weights."""
@@ -78,6 +85,7 @@ class PretrainConfig(RunConfig):
         "activation_checkpointing.mode",
         "activation_checkpointing.every",
         "kernels",
+        "objective.image_mask_ratio",  # the number that it gives is compared
     }
 
     def __post_init__(self) -> None:
@@ -92,14 +100,40 @@ class PretrainConfig(RunConfig):
             raise ValueError(
                 "images_per_step, pairs_per_step and texts_per_step are all 0: there is nothing to train on"
             )
-        if self.objective.num_masked_patches > self.model.num_patches:
+        if self.num_masked_patches > self.model.num_patches:
             raise ValueError(
-                f"objective.num_masked_patches {self.objective.num_masked_patches} exceeds the "
-                f"{self.model.num_patches} patches of an image"
+                f"objective.num_masked_patches {self.num_masked_patches} exceeds the {self.model.num_patches} patches "
+                "of an image; lower it, or leave it out for objective.image_mask_ratio"
             )
         longest = max(self.data.caption_length, self.data.text_length)
         if longest > self.model.max_text_length:
             raise ValueError(f"model.max_text_length {self.model.max_text_length} is below the data's length {longest}")
+
+    @property
+    def num_masked_patches(self) -> int:
+        """Hidden in every image."""
+        given = self.objective.num_masked_patches
+        return round(self.objective.image_mask_ratio * self.model.num_patches) if given is None else given
+
+    def resolved(self) -> "PretrainConfig":
+        ratio = self.num_masked_patches / self.model.num_patches
+        return replace(
+            self,
+            objective=replace(self.objective, num_masked_patches=self.num_masked_patches, image_mask_ratio=ratio),
+        )
+
+    def warnings(self) -> list[str]:
+        found, objective, hidden = super().warnings(), self.objective, self.num_masked_patches
+        if not self.images_per_step + self.pairs_per_step:
+            return found
+        if hidden in (0, self.model.num_patches):
+            found.append(f"{hidden} of the {self.model.num_patches} patches of an image are hidden; see objective")
+        elif objective.min_block_patches > hidden:
+            found.append(
+                f"objective.min_block_patches {objective.min_block_patches} exceeds the {hidden} hidden patches of an "
+                "image: hardly a block fits, and patches are hidden one by one; lower it"
+            )
+        return found
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -116,7 +150,7 @@ class PretrainConfig(RunConfig):
             num_images=num_images,
             caption_lengths=caption_lengths,
             text_lengths=text_lengths,
-            masked_patches=objective.num_masked_patches,
+            masked_patches=self.num_masked_patches,
             masked_words=sum(captions) + sum(texts),
         )
 

@@ -17,11 +17,12 @@ from pathlib import Path
 import psutil
 import torch
 
-from data_pipeline.command_line import EXIT_INTERRUPTED
+from data_pipeline.command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from pretrain.masked_words import MaskedWordsOptions, MaskedWordsResult, evaluate_masked_words
 from pretrain.recipes.small import demo
 from pretrain.run_log import LOG_NAME, read_log
 from pretrain.stop import EXIT_STOPPED
+from settings.parsing import HELP
 
 NUM_IMAGES, NUM_PAIRS, NUM_SENTENCES, NUM_HELD_OUT = 2000, 8000, 12000, 500
 REQUIRED_MARGIN = 0.20
@@ -30,6 +31,12 @@ LOSS_STEPS = 10
 
 
 def main() -> None:
+    if sys.argv[1:2] and sys.argv[1] in HELP:
+        print(__doc__)
+        sys.exit()
+    if sys.argv[1:]:
+        print(f"error: pretrain.demo has no options, so {' '.join(sys.argv[1:])} says nothing to it", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
     try:
         run_demo()
     except KeyboardInterrupt:

@@ -1,35 +1,25 @@
 """The DeepSpeed engine: one merge of the two configurations, one place that builds it."""
 
-import json
 import math
 import os
 import socket
 import warnings
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param, set_z3_leaf_modules
 from torch import nn
 
-from pretrain.agreement import AgreedError, join_hosts
+from pretrain.agreement import AgreedError, join_hosts, met_by_all
 from pretrain.console import say
+from pretrain.memory_config import check_memory_config
 from pretrain.optimizer import build_optimizer, choose_implementation, describe_optimizer
 from pretrain.run_config import OptimizerConfig, RunConfig
 
-OWNED_BY_RECIPE = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-    "bf16",
-    "fp16",
-)
 COLLECTIVE_MARGIN_SECONDS = 300
 """A collective waits so much longer than the watchdog, whose sentence says more."""
 
@@ -89,43 +79,12 @@ def merged_deepspeed_config(
     }
 
 
-def check_memory_config(config: RunConfig, memory_config: dict[str, Any], world_size: int) -> None:
-    """Raises ValueError where a run would train wrongly or could not be saved."""
-    taken = sorted(set(memory_config) & set(OWNED_BY_RECIPE))
-    if taken:
-        raise ValueError(f"{config.deepspeed_config} sets {', '.join(taken)}, which the recipe owns; remove it there")
-    zero = memory_config.get("zero_optimization", {})
-    if zero.get("stage") not in (1, 2, 3) or zero.get("compute_grad_norm") is False:
-        raise ValueError(
-            f"{config.deepspeed_config} must set zero_optimization.stage to 1, 2 or 3 and leave compute_grad_norm on: "
-            "else DeepSpeed applies gradients that are not finite"
-        )
-    if zero.get("round_robin_gradients"):
-        raise ValueError(
-            f"{config.deepspeed_config} must not set round_robin_gradients: DeepSpeed's tools misread such checkpoints"
-        )
-    _check_offload(config, zero)
-    ranks_per_node = zero.get("zero_hpz_partition_size") or 1
-    if ranks_per_node > 1 and zero["stage"] != 3:
-        raise ValueError(
-            f"{config.deepspeed_config} sets zero_hpz_partition_size, which needs zero_optimization.stage 3"
-        )
-    if world_size % ranks_per_node:
-        raise ValueError(
-            f"{config.deepspeed_config} sets zero_hpz_partition_size {ranks_per_node}, which must divide the number of "
-            f"ranks, {world_size}; set it to the GPUs of a node"
-        )
-
-
-def _check_offload(config: RunConfig, zero: dict[str, Any]) -> None:
-    """Raises ValueError where checkpoints would lack what is offloaded: DeepSpeed leaves it out of their files."""
-    for name in ("offload_optimizer", "offload_param"):
-        offload = zero.get(name) or {}
-        if offload.get("device", "none") not in ("none", "cpu"):
-            raise ValueError(f"{config.deepspeed_config} sets {name}.device {offload['device']}; set it to cpu or none")
-        for setting, allowed in (("ratio", 1.0), ("super_offload", False)):
-            if offload.get(setting, allowed) != allowed:
-                raise ValueError(f"{config.deepspeed_config} must not set {name}.{setting}: its state is not saved")
+def check_accepted(deepspeed_config: dict[str, Any]) -> None:
+    """Raise ValueError if DeepSpeed refuses a configuration, before anything is built."""
+    try:
+        DeepSpeedConfig(deepspeed_config)
+    except Exception as error:  # assertions, its own errors, pydantic's
+        raise ValueError(f"DeepSpeed refuses the configuration: {' '.join(str(error).split())}") from error
 
 
 def _free_port() -> int:
@@ -133,19 +92,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def read_memory_config(path: Path) -> dict[str, Any]:
-    """A ds_configs/*.json. Raises ValueError where there is none or it is no JSON object."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ValueError(f"DeepSpeed config {path} does not exist; choose one of ds_configs/") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"DeepSpeed config {path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"DeepSpeed config {path} must be a JSON object")
-    return content
 
 
 def build_engine(
@@ -169,9 +115,15 @@ def build_engine(
     optimizer = build_optimizer(groups, config.optimizer, implementation, device)
     if dist.get_rank() == 0:
         say(describe_optimizer(implementation, device))
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
-    )
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
+        )
+    except Exception as error:
+        if may_pass(error) or not met_by_all():
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise AgreedError(f"DeepSpeed cannot work with {config.deepspeed_config}: {reason}") from error
     if is_rounded:
         for name, parameter in engine.module.named_parameters():
             full = given.pop(name)
@@ -180,6 +132,11 @@ def build_engine(
             else:
                 safe_set_full_fp32_param(parameter, full)
     return engine
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether it can be one of memory, a device, a file or the network; what DeepSpeed refuses is of other kinds."""
+    return isinstance(error, (RuntimeError, OSError)) and not isinstance(error, NotImplementedError)
 
 
 def check_alike(implementation: str) -> None:

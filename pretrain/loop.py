@@ -1,12 +1,11 @@
 """The training loop: batch, step, log, checkpoint, stop. What is trained, a `Job`, is in train.py and
 train_visual_tokenizer.py.
 
-A run ends with 0 when it is complete, 75 when it was stopped by SIGTERM, SIGUSR1 or Ctrl-C and saved (start the same
-command again to continue), 76 when it was stopped by RUN/stop, 2 for a mistake in the command or the data, 71 when a
-rank was lost. See pretrain/stop.py.
+A run ends with 0 when it is complete, 77 if too many of its steps were skipped, 75 when it was stopped by SIGTERM,
+SIGUSR1 or Ctrl-C and saved (start the same command again to continue), 76 when it was stopped by RUN/stop, 2 for a
+mistake in the command or the data, 71 when a rank was lost. See pretrain/stop.py.
 """
 
-import hashlib
 import os
 import signal
 import time
@@ -25,24 +24,33 @@ from data_pipeline.step_dataset import StepBatch, StepDataset
 from data_pipeline.step_loader import step_batches
 from pretrain.agreement import AgreedError, AgreedFailure, end_together, on_every_rank, summed_over_hosts
 from pretrain.bad_samples import BadSampleBudget
-from pretrain.checkpoint import Checkpoint, CheckpointSaver, agreed_latest_checkpoint, load_checkpoint
+from pretrain.checkpoint import (
+    Checkpoint,
+    CheckpointSaver,
+    agreed_latest_checkpoint,
+    check_there,
+    load_checkpoint,
+)
 from pretrain.console import say, warn
 from pretrain.device_copies import batches_ahead
 from pretrain.elastic import is_of_another_layout, load_moments, load_weights_into
 from pretrain.engine import (
     build_engine,
+    check_accepted,
     init_distributed,
     learning_rate,
     merged_deepspeed_config,
-    read_memory_config,
 )
-from pretrain.run_config import C, changed_fields, config_to_json
+from pretrain.machine_memory import check_buckets_fit
+from pretrain.memory_config import read_memory_config
+from pretrain.run_config import C, config_to_json
 from pretrain.run_lock import lock_run
 from pretrain.run_log import RunLog
 from pretrain.speed import SpeedMeter, StepWork
 from pretrain.step_guard import StepGuard
 from pretrain.step_records import StepRecords
 from pretrain.stop import EXIT_CODES, EXIT_RANK_LOST, STOP_SIGNALS, Ending, JobStatus, StopRequest, end_process
+from pretrain.unchanged import agreed_fingerprints, check_unchanged
 from pretrain.watchdog import Watchdog
 
 
@@ -78,8 +86,8 @@ class Job(ABC, Generic[C]):
         return None
 
     @abstractmethod
-    def fingerprints(self) -> dict[str, str]:
-        """Of the files that define the run, beside the shards."""
+    def files(self, config: C) -> dict[str, Path | None]:
+        """Return the files that define a run of that config, beside the shards, by name. None: it has no such file."""
 
     @abstractmethod
     def build_model(self, is_new: bool) -> nn.Module:
@@ -139,9 +147,10 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
     patience = min(2 * config.silent_rank_seconds, config.hang_seconds / 2)
     on_every_rank(lambda: lock_run(config.run_dir, patience, lambda: stop.signalled) if is_main_rank else None)
     checkpoint = agreed_latest_checkpoint(config)
-    fingerprints = agreed_fingerprints(job, dataset)
+    files = job.files(config)
+    fingerprints = agreed_fingerprints(dataset, config, files)
     if checkpoint is not None:
-        check_unchanged(checkpoint, config, fingerprints)
+        check_unchanged(checkpoint, config, fingerprints, job.files(checkpoint.config), files)
 
     job.watchdog.at("building")
     engine = build(job, memory_config, checkpoint)
@@ -153,7 +162,7 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
     log = on_every_rank(lambda: start_log(job, dataset, first_step) if is_main_rank else None)
     bad_samples = BadSampleBudget(config.run_dir, config.data.max_bad_samples)
     on_every_rank(lambda: bad_samples.read(first_step))
-    on_every_rank(lambda: bad_samples.write() if is_main_rank else None)
+    on_every_rank(lambda: bad_samples.write(first_step) if is_main_rank else None)
     saver = on_every_rank(lambda: CheckpointSaver(engine, config, memory_config, fingerprints))
     speed = SpeedMeter(dist.get_world_size(), job.device, config.dtype)
     records = StepRecords(log, job.guard, speed)
@@ -204,8 +213,10 @@ def run_steps(
             )  # a checkpoint goes with all lines before it
             saver.begin(done, job.guard.state())
         if is_last:
-            publish(job, status, saver.finish())
+            newest = saver.finish()
+            publish(job, status, newest)
             saver.close()
+            check_on_disk(newest, log)
         if agreed.stop and done < config.num_steps:
             if log is not None:
                 stop.forget_file()
@@ -213,8 +224,19 @@ def run_steps(
             return agreed.stop
         at("reading", done)
     if log is not None:
-        say(f"{config.run_dir} is complete: {config.num_steps} steps")
-    return "complete"
+        say(f"{config.run_dir} is complete: {config.num_steps} steps{job.guard.summary(config.num_steps)}")
+    return "many_skipped" if job.guard.has_skipped_many(config.num_steps) else "complete"
+
+
+def check_on_disk(newest: Path | None, log: RunLog | None) -> None:
+    """Raise AgreedError if the newest checkpoint or the log is no longer in the run folder; all ranks call it."""
+
+    def check() -> None:
+        if log is not None and newest is not None:
+            log.check()
+            check_there(newest)
+
+    on_every_rank(check)
 
 
 def build(job: Job[C], memory_config: dict[str, Any], checkpoint: Checkpoint[C] | None) -> deepspeed.DeepSpeedEngine:
@@ -261,7 +283,7 @@ def agree(
 ) -> Agreed:
     """Raises AgreedError where a rank could not read its part of the batch, too many samples are bad, or the main rank
     could not log the step before; AgreedFailure where another start may log it."""
-    is_asked_by_file = dist.get_rank() == 0 and stop.file.exists()
+    is_asked_by_file = dist.get_rank() == 0 and stop.is_asked_by_file
     has_failed = bool(batch.failure) or (log is not None and log.failure is not None)
     own_work = (0, 0) if work is None else (work.num_tokens, work.flops)
     own = [stop.signalled, is_asked_by_file, len(batch.bad_samples), has_failed, saver.is_written, *own_work]
@@ -307,7 +329,8 @@ def prepare(job: Job[C]) -> tuple[StepDataset, dict[str, Any]]:
     config, rank, world_size = job.config, dist.get_rank(), dist.get_world_size()
     dataset = job.prepare(rank, world_size)
     memory_config = read_memory_config(config.deepspeed_config)
-    merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights)  # finds mistakes
+    check_accepted(merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights))
+    check_buckets_fit(config.deepspeed_config, memory_config["zero_optimization"], job.device)
     prepare_run_dir(config.run_dir, rank)
     return dataset, memory_config
 
@@ -331,46 +354,18 @@ def open_dataset(config: C, image_size: int, rank: int, world_size: int) -> Step
     return StepDataset(config.data, config.samples_per_step, image_size, config.seed, rank, world_size, ranks_per_node)
 
 
-def agreed_fingerprints(job: Job[C], dataset: StepDataset) -> dict[str, str]:
-    """Of the data and the files of a run. Raises AgreedError where a rank sees other files."""
-    own = on_every_rank(lambda: {**dataset.fingerprints, **job.fingerprints()})
-    per_rank: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(per_rank, own)
-    for rank, other in enumerate(per_rank):
-        differing = [name for name in other if other[name] != per_rank[0][name]]
-        if differing:
-            raise AgreedError(f"rank {rank} reads another {differing[0]} than rank 0; give all nodes the same files")
-    return own
-
-
 def publish(job: Job[C], status: JobStatus, checkpoint: Path | None) -> None:
-    """Tell of a complete checkpoint, and let the main rank publish it; all ranks call it. Raises AgreedError."""
+    """Report a complete checkpoint, and let the main rank publish it; all ranks call it. Raises AgreedError."""
     if checkpoint is None:
         return
 
     def tell() -> None:
-        status.saved(int(checkpoint.name.removeprefix("step_")))
+        step = int(checkpoint.name.removeprefix("step_"))
+        say(f"saved step {step} of {job.config.num_steps} in {checkpoint}")
+        status.saved(step)
         job.publish(checkpoint)
 
     on_every_rank(lambda: tell() if dist.get_rank() == 0 else None)
-
-
-def check_unchanged(checkpoint: Checkpoint[C], config: C, fingerprints: dict[str, str]) -> None:
-    """Raises AgreedError, listing the differences, where a run was begun with other settings or other data.
-
-    With allow_data_change other data are told and taken.
-    """
-    settings = changed_fields(checkpoint.config, config)
-    data = [
-        f"{kind}: {checkpoint.data_fingerprints.get(kind)} -> {fingerprint}"
-        for kind, fingerprint in fingerprints.items()
-        if checkpoint.data_fingerprints.get(kind) != fingerprint
-    ]
-    if settings or (data and not config.allow_data_change):
-        remedy = "give them as before, or a new run_dir" + ("" if settings else "; --allow-data-change if you mean it")
-        raise AgreedError(f"{config.run_dir} was begun otherwise ({'; '.join(settings + data)}); {remedy}")
-    if data and dist.get_rank() == 0:
-        warn(f"warning: {config.run_dir} goes on with other data ({'; '.join(data)})")
 
 
 def start_log(job: Job[C], dataset: StepDataset, first_step: int) -> RunLog:
@@ -382,13 +377,9 @@ def start_log(job: Job[C], dataset: StepDataset, first_step: int) -> RunLog:
     num_ranks = dist.get_world_size()
     ranks = f"{num_ranks} rank{'s' * (num_ranks > 1)} on {job.device.type}, {config.precision}"
     say("\n".join([f"{config.run_dir} {beginning}: {ranks}", *job.describe(), *dataset.describe()]))
+    for warning in [*config.warnings(), *dataset.warnings()]:
+        warn(f"warning: {warning}")
     return RunLog(config.run_dir, first_step, config.num_steps)
-
-
-def file_fingerprint(path: Path) -> str:
-    """Changes with any byte of the file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def leave_signals_to_the_rank() -> None:

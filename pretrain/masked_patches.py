@@ -18,7 +18,7 @@ from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
 from pretrain.config import PretrainConfig
 from pretrain.held_out import read_held_out
-from pretrain.loop import file_fingerprint
+from pretrain.unchanged import file_fingerprint
 from pretrain.visual_tokens import load_visual_tokenizer, network_view, tokenizer_view, tokenizer_view_size
 from pretrain.weights import find_checkpoint, load_model
 from settings.ranges import Count, check_ranges
@@ -92,7 +92,7 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
         config.seed,
         torch.arange(len(images)),
         config.model.grid_size,
-        objective.num_masked_patches,
+        config.num_masked_patches,
         objective.min_block_patches,
         "reference",
     ).mask

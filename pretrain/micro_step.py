@@ -38,7 +38,7 @@ def make_micro_step(
         seed,
         batch.image_sample_ids,
         config.model.grid_size,
-        objective.num_masked_patches,
+        config.num_masked_patches,
         objective.min_block_patches,
         backend,
     )

@@ -180,8 +180,8 @@ def meta_micro_step(config: PretrainConfig, batch: MicroBatch) -> MicroStep:
         text_lengths=text_lengths,
     )
     targets = MaskedTargets(
-        image_positions=integers(num_images, objective.num_masked_patches),
-        visual_token_ids=integers(num_images, objective.num_masked_patches),
+        image_positions=integers(num_images, config.num_masked_patches),
+        visual_token_ids=integers(num_images, config.num_masked_patches),
         caption_positions=integers(batch.pairs, caption_places),
         caption_labels=integers(batch.pairs, caption_places),
         text_positions=integers(batch.texts, text_places),

@@ -17,8 +17,8 @@ from model.flops import forward_flops
 from model.parameter_counts import USES, count_activated, count_by_part
 from pretrain.command_line import parse_recipe_and_options
 from pretrain.config import PretrainConfig
-from pretrain.engine import check_memory_config, read_memory_config
 from pretrain.memory import RankMemory, count_pieces, micro_batch, planned_kernels, rank_memory
+from pretrain.memory_config import check_memory_config, read_memory_config
 from pretrain.recipes import RECIPES
 from pretrain.traffic import collectives, sent_bytes
 from settings.ranges import Count, Figure, check_ranges

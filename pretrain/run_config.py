@@ -1,7 +1,7 @@
 """What defines a training run, whatever it trains; config.py and visual_tokenizer_config.py add theirs."""
 
 import dataclasses
-import json
+import textwrap
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,10 @@ from annotated_types import Interval
 
 from data_pipeline.config import DataConfig
 from data_pipeline.step_dataset import SamplesPerStep
+from settings.changes import changes
 from settings.ranges import Count, CountOrZero, LearningRate, PartBelowOne, Seconds, Seed, Weight, check_ranges
+
+C = TypeVar("C", bound="RunConfig")
 
 
 @dataclass(frozen=True)
@@ -100,32 +103,49 @@ class RunConfig(ABC):
     def samples_per_step(self) -> SamplesPerStep:
         """The global batch."""
 
+    def resolved(self: C) -> C:
+        """The same run, with what follows from other fields filled in: what is saved, shown and compared."""
+        return self
+
+    def warnings(self) -> list[str]:
+        """What is allowed and hardly meant; a line each."""
+        optimizer, found = self.optimizer, []
+        if optimizer.warmup_steps >= self.num_steps:
+            found.append(
+                f"optimizer.warmup_steps {optimizer.warmup_steps} is not below num_steps {self.num_steps}: the "
+                "whole run is warmup; lower it"
+            )
+        if optimizer.min_lr > optimizer.peak_lr:
+            found.append(
+                f"optimizer.min_lr {optimizer.min_lr:g} is above optimizer.peak_lr {optimizer.peak_lr:g}: the learning "
+                "rate rises after warmup; lower it"
+            )
+        return found
+
     @property
     def dtype(self) -> torch.dtype:
         """Of matrix products."""
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
 
-C = TypeVar("C", bound=RunConfig)
-
-
 def config_to_json(config: RunConfig) -> str:
-    return pydantic.TypeAdapter(type(config)).dump_json(config, indent=2).decode() + "\n"
+    return pydantic.TypeAdapter(type(config)).dump_json(config.resolved(), indent=2).decode() + "\n"
 
 
 def config_from_json(kind: type[C], text: str) -> C:
     """Raises ValueError, naming the field, where the text is no config of that kind."""
-    return pydantic.TypeAdapter(kind).validate_json(text)
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place, value = ".".join(map(str, first["loc"])), textwrap.shorten(repr(first["input"]), 60)
+        raise ValueError(f"{place} {value}: {first['msg']}" if place else first["msg"]) from error
 
 
 def changed_fields(old: RunConfig, new: RunConfig) -> list[str]:
-    """What differs of that which defines a run, one 'name: old -> new' a field."""
-    before, after = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
-    return [
-        f"{name}: {json.dumps(before[name], default=str)} -> {json.dumps(after[name], default=str)}"
-        for name in before
-        if name not in new.FREE and before[name] != after[name]
-    ]
+    """What differs of that which defines a run, one 'name was OLD, is now NEW' per field."""
+    before, after = (_flat(dataclasses.asdict(config.resolved())) for config in (old, new))
+    return changes(*({name: all_[name] for name in all_ if name not in new.FREE} for all_ in (before, after)))
 
 
 def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:

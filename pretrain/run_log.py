@@ -1,16 +1,17 @@
 """One JSON line a step in RUN/log.jsonl, and a progress line now and then."""
 
-import errno
-import io
 import json
 import math
 import os
 import time
+from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.retries import written_with_retries
-from pretrain.console import say
+from pretrain.console import say, warn
+from pretrain.json_lines import append_whole, read_records, restore_lines
 
 PROGRESS_SECONDS = 5.0
 LOG_NAME = "log.jsonl"
@@ -25,23 +26,27 @@ class RunLog:
     def __init__(self, run_dir: Path, first_step: int, num_steps: int):
         self.num_steps = num_steps
         path = run_dir / LOG_NAME
-        kept = [line for line in read_log(run_dir) if line["step"] < first_step] if path.exists() else []
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.rename(path)
+        kept = restore_lines(path, is_log_line, itemgetter("step"), first_step)
+        if missing := first_step - len(kept):
+            warn(f"warning: {path} has no line for {missing} of the {first_step} steps before this start")
         self.path, self._file = path, path.open("ab", buffering=0)
         self.failure: OSError | None = None
+        self._last_line = b""
         self._last_progress = -math.inf
 
     def write(self, record: dict[str, Any], is_kept: bool = False) -> None:
-        """record: JSON values, with step, loss, losses, lr, grad_norm and seconds, perhaps codebook and
-        what a SpeedMeter tells. What is not finite
-        becomes null. is_kept: a checkpoint follows, so all lines so far must outlive the machine."""
+        """Add a line, with null for what is not finite, and now and then print progress.
+
+        record: JSON values, with step, loss, losses, lr, grad_norm and seconds, perhaps codebook and what a SpeedMeter
+        adds. is_kept: a checkpoint follows, so all lines so far must outlive the machine.
+        """
         line = (json.dumps(_finite(record)) + "\n").encode()
         try:
             written_with_retries(lambda: append_whole(self._file, line), self.path)
             if is_kept:
                 os.fsync(self._file.fileno())
+            self._last_line = line
+            self.check_in_place()
         except OSError as error:
             self.failure = error
         now = time.monotonic()
@@ -57,9 +62,30 @@ class RunLog:
             )
 
     def check(self) -> None:
-        """Raises OSError where a line could not be written."""
+        """Raise OSError if a line could not be written, or the log is no longer in the run folder."""
         if self.failure is not None:
             raise self.failure
+        self.check_in_place()
+
+    def check_in_place(self) -> None:
+        """Raise OSError if the name of the log no longer leads to what is written: another start would not find it."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = os.stat(self.path)
+            if os.path.samestat(found, os.fstat(self._file.fileno())):
+                return
+            # some network file systems number a file anew; then its end decides
+            if found.st_size >= len(self._last_line) > 0 and self._end_of_file() == self._last_line:
+                return
+        raise OSError(
+            f"{self.path} was moved, deleted or replaced while the run wrote it; put the folder back as it was and "
+            "start again, or give a new run_dir"
+        )
+
+    def _end_of_file(self) -> bytes:
+        """What the file of that name has where the last line should be."""
+        with self.path.open("rb") as file:
+            file.seek(-len(self._last_line), os.SEEK_END)
+            return file.read()
 
 
 def _speed_in_words(record: dict[str, Any]) -> str:
@@ -67,31 +93,14 @@ def _speed_in_words(record: dict[str, Any]) -> str:
     return tokens + (f"  MFU {record['mfu']:.1%}" if "mfu" in record else "")
 
 
-def append_whole(file: io.FileIO, content: bytes) -> None:
-    """All of it, or nothing. Raises OSError."""
-    size = os.fstat(file.fileno()).st_size
-    try:
-        if file.write(content) != len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError:
-        file.truncate(size)
-        raise
-
-
 def read_log(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log."""
-    return read_json_lines(run_dir / LOG_NAME)
+    """Return the sound lines of a run's log, as they stand there. Raises OSError."""
+    return read_records(run_dir / LOG_NAME, is_log_line)
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file that a run adds to. A last line that a kill cut short is left out."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+def is_log_line(record: dict[str, Any]) -> bool:
+    step = record.get("step")
+    return type(step) is int and step >= 0 and isinstance(record.get("loss", ""), int | float | None)
 
 
 def _finite(value: Any) -> Any:

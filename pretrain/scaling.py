@@ -15,8 +15,8 @@ from data_pipeline.command_line import EXIT_USER_ERROR
 from model.flops import training_flops
 from pretrain.command_line import parse_recipe_and_options
 from pretrain.config import PretrainConfig
-from pretrain.engine import check_memory_config, read_memory_config
 from pretrain.memory import count_pieces
+from pretrain.memory_config import check_memory_config, read_memory_config
 from pretrain.plan import GPUS_PER_NODE, fewest_micro_steps, with_stage
 from pretrain.recipes import RECIPES
 from pretrain.speed import PEAK_TFLOPS
@@ -94,7 +94,7 @@ def scaling(config: PretrainConfig, machine: Machine) -> str:
     most = math.gcd(*vars(config.samples_per_step).values())
     counts = [8 * 2**i for i in range(8) if most % (8 * 2**i) == 0]
     if not counts:
-        raise ValueError(f"the batch of {config.samples_per_step} does not divide by 8 ranks; change it")
+        raise ValueError(f"a step of {config.samples_per_step} does not divide by 8 ranks; change it")
     lines = [*assumptions(config, machine), "", header()]
     limits = []
     for num_ranks in counts:

@@ -11,6 +11,8 @@ NUM_RECENT = 128
 """Losses whose mean and spread a spike is measured by, as in OLMo's optimizer that skips steps."""
 MIN_RECENT = 32
 """Fewer say nothing about the spread."""
+MAX_SKIPPED_SHARE = 0.2
+"""A run of which a larger share of the steps was skipped has all its steps, but ends with a code of its own."""
 
 
 class StepGuard:
@@ -53,6 +55,17 @@ class StepGuard:
             f"{self.num_consecutive_skips} steps in a row had no finite loss and gradient, or a spike of the loss; "
             "begin anew with a lower learning rate, or go on with --spike-deviations 6"
         )
+
+    def has_skipped_many(self, num_steps: int) -> bool:
+        """Whether that is more than MAX_SKIPPED_SHARE of the steps done."""
+        return self.num_skipped_steps > MAX_SKIPPED_SHARE * num_steps
+
+    def summary(self, num_steps: int) -> str:
+        """What was skipped of the steps done, as the end of a sentence; empty if nothing was."""
+        if not self.num_skipped_steps:
+            return ""
+        share = f", more than {MAX_SKIPPED_SHARE:.0%}" if self.has_skipped_many(num_steps) else ""
+        return f', {self.num_skipped_steps} of them skipped{share}: see "skipped": true in log.jsonl'
 
     def remember(self, loss: float) -> None:
         """Of a step that was applied, once its loss has come to the host."""

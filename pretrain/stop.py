@@ -19,10 +19,14 @@ EXIT_STOPPED = 75
 """Stopped by a signal and saved: start the same command again to continue (sysexits.h: EX_TEMPFAIL)."""
 EXIT_STOPPED_BY_FILE = 76
 """Stopped by RUN/stop and saved: it was meant, so nothing starts it again by itself."""
+EXIT_MANY_SKIPPED = 77
+"""All steps are done and saved, but too many of them were skipped (step_guard.MAX_SKIPPED_SHARE): another start would
+not mend it."""
 
-Ending = Literal["complete", "stopped", "stopped_by_file", "mistake"]
+Ending = Literal["complete", "many_skipped", "stopped", "stopped_by_file", "mistake"]
 EXIT_CODES: dict[Ending, int] = {
     "complete": 0,
+    "many_skipped": EXIT_MANY_SKIPPED,
     "stopped": EXIT_STOPPED,
     "stopped_by_file": EXIT_STOPPED_BY_FILE,
     "mistake": EXIT_USER_ERROR,
@@ -42,6 +46,12 @@ class StopRequest:
             # DeepSpeed's launcher started this rank; where it is killed nobody could stop the run any more
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
+    @property
+    def is_asked_by_file(self) -> bool:
+        return os.path.exists(
+            self.file
+        )  # unlike Path.exists, False if the folder cannot be read: the log tells of that
+
     def forget_file(self) -> None:
         """It was obeyed; where it cannot be deleted the next start obeys it again."""
         with suppress(OSError):
@@ -56,10 +66,10 @@ class StopRequest:
 class JobStatus:
     """One line for a job script, in the file that IMGLISH_STATUS_FILE names: `STEP WORD FOUND`.
 
-    STEP: steps in the newest checkpoint. WORD: running, complete, stopped, stopped_by_file, or mistake, for what
-    another start would not mend. FOUND: steps in the checkpoint that this start found, 0 where there was none.
-    A rank that dies leaves `running`. srun ends all ranks as soon as one ends with a
-    code, so where there is such a file a stop and a mistake are told there alone and the code is 0.
+    STEP: steps in the newest checkpoint. WORD: running, complete, many_skipped, stopped, stopped_by_file, or mistake,
+    for what another start would not mend. FOUND: steps in the checkpoint that this start found, 0 if there was none.
+    A rank that dies leaves `running`. srun ends all ranks as soon as one ends with a code, so with such a file every
+    ending is written there alone and the code is 0.
     """
 
     def __init__(self) -> None:

@@ -4,6 +4,7 @@ The loop around `train_step`, and the exit codes, are in pretrain/loop.py.
 """
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -25,10 +26,12 @@ from pretrain.agreement import summed_over_ranks
 from pretrain.checkpoint import TEXT_TOKENIZER_NAME
 from pretrain.command_line import parse_recipe
 from pretrain.config import PretrainConfig
-from pretrain.loop import Job, file_fingerprint, open_dataset, run_job
+from pretrain.loop import Job, open_dataset, run_job
+from pretrain.machine_memory import check_batch_fits, check_network_fits
 from pretrain.micro_step import make_micro_step
 from pretrain.recipes import RECIPES
 from pretrain.speed import StepWork
+from pretrain.unchanged import file_fingerprint
 from pretrain.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
 
 
@@ -51,6 +54,7 @@ class Pretraining(Job[PretrainConfig]):
     def prepare(self, rank: int, world_size: int) -> StepDataset:
         config = self.config
         choose_backend(config.kernels, self.device)
+        check_network_fits(lambda: MaskedDataModel(config.model))
         self.loss_weights = torch.tensor(config.objective.weights, device=self.device)
         self.visual_tokenizer = load_visual_tokenizer(config.visual_tokenizer).to(self.device)
         visual, network = self.visual_tokenizer.config, config.model
@@ -62,6 +66,8 @@ class Pretraining(Job[PretrainConfig]):
         view_size = tokenizer_view_size(visual, network)
         check_precision(self.visual_tokenizer, view_size, tokenizer_dtype(config, self.device))
         image_size = max(network.image_size, view_size)
+        text_ids = config.pairs_per_step * config.data.caption_length + config.texts_per_step * config.data.text_length
+        check_batch_fits(config.samples_per_step, image_size, text_ids, world_size)
         dataset = open_dataset(config, image_size, rank, world_size)
         assert dataset.tokenizer is not None
         self.text_tokenizer = dataset.tokenizer
@@ -75,22 +81,22 @@ class Pretraining(Job[PretrainConfig]):
         return dataset
 
     def describe(self) -> list[str]:
-        return [f"kernels: {choose_backend(self.config.kernels, self.device)}"]
+        config = self.config
+        return [
+            f"kernels: {choose_backend(config.kernels, self.device)}",
+            f"hidden: {config.num_masked_patches} of {config.model.num_patches} patches of an image, "
+            f"{config.objective.caption_mask_ratio:.0%} of a caption, {config.objective.text_mask_ratio:.0%} of a text",
+        ]
 
     def work(self, batch: StepBatch) -> StepWork:
         config, num_pairs = self.config, len(batch.caption_lengths)
         step = config.step_size(len(batch.images) - num_pairs, batch.caption_lengths, batch.text_lengths)
         return StepWork(step.num_tokens(config.model), training_flops(config.model, step))
 
-    def fingerprints(self) -> dict[str, str]:
-        config = self.config
-        assert config.data.text_tokenizer is not None
-        found = {
-            "visual tokenizer": file_fingerprint(config.visual_tokenizer),
-            "text tokenizer": file_fingerprint(config.data.text_tokenizer),
-        }
+    def files(self, config: PretrainConfig) -> dict[str, Path | None]:
+        found = {"visual tokenizer": config.visual_tokenizer, "text tokenizer": config.data.text_tokenizer}
         if config.initial_weights is not None:
-            found["initial weights"] = file_fingerprint(config.initial_weights / WEIGHTS_NAME)
+            found["initial weights"] = config.initial_weights / WEIGHTS_NAME
         return found
 
     def build_model(self, is_new: bool) -> nn.Module:

@@ -19,7 +19,8 @@ from pretrain.agreement import mean_over_ranks
 from pretrain.codebook_step import LIVE_STEPS, CodebookUse, start_codebook, update_codebook
 from pretrain.command_line import parse_recipe
 from pretrain.formats.vqkd import save_vqkd
-from pretrain.loop import Job, file_fingerprint, open_dataset, run_job
+from pretrain.loop import Job, open_dataset, run_job
+from pretrain.machine_memory import check_batch_fits, check_network_fits
 from pretrain.recipes import VISUAL_TOKENIZER_RECIPES
 from pretrain.teachers import Teacher, check_teacher, load_teacher
 from pretrain.visual_tokenizer_config import VisualTokenizerRun
@@ -46,6 +47,8 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
 
     def prepare(self, rank: int, world_size: int) -> StepDataset:
         config, model = self.config, self.config.model
+        check_network_fits(lambda: VisualTokenizer(model))
+        check_batch_fits(config.samples_per_step, max(model.image_size, self.teacher_size), 0, world_size)
         self.teacher = load_teacher(config.teacher, model.patch_size, self.device)
         check_teacher(self.teacher, self.teacher_size, model.grid_size, model.teacher_dim, self.device)
         num_features = config.images_per_step * model.grid_size**2
@@ -64,9 +67,8 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
         """Side of the teacher's view in pixels."""
         return self.config.teacher.image_size or self.config.model.image_size
 
-    def fingerprints(self) -> dict[str, str]:
-        weights = self.config.teacher.weights
-        return {"teacher": "no file" if weights is None else file_fingerprint(weights)}
+    def files(self, config: VisualTokenizerRun) -> dict[str, Path | None]:
+        return {"teacher": config.teacher.weights}
 
     def build_model(self, is_new: bool) -> nn.Module:
         config = self.config

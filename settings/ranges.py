@@ -21,24 +21,29 @@ MOST = 1_000_000_000
 
 Count = Annotated[int, Interval(ge=1, le=MOST)]
 CountOrZero = Annotated[int, Interval(ge=0, le=MOST)]
+SampleCount = Annotated[int, Interval(ge=0, le=10_000_000)]
+"""Of a kind, in the global batch."""
 Size = Annotated[int, Interval(ge=1, le=10_000_000)]
 """Of a part of a network: a width, a depth, a vocabulary."""
 SizeOrZero = Annotated[int, Interval(ge=0, le=10_000_000)]
-Side = Annotated[int, Interval(ge=1, le=65_536)]
+Side = Annotated[int, Interval(ge=1, le=8192)]
 """Of an image or a patch, in pixels."""
-TextLength = Annotated[int, Interval(ge=3, le=10_000_000)]
+TextLength = Annotated[int, Interval(ge=3, le=65_536)]
 """In tokens; no less than <s>, a word and </s>."""
 Workers = Annotated[int, Interval(ge=1, le=4096)]
 """Processes."""
 WorkersOrZero = Annotated[int, Interval(ge=0, le=4096)]
 ByteCount = Annotated[int, Interval(ge=1, le=10**18)]
 """Bytes or pixels."""
-Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
+Seed = Annotated[int, Interval(ge=0, le=2**63 - 3)]
+"""The seeds of pairs and texts are the two that follow, and numpy rounds keys beyond 63 bits."""
+Depth = Annotated[int, Interval(ge=1, le=1000)]
+"""Blocks of a network."""
 Part = Annotated[float, Interval(ge=0, le=1)]
 PartBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 PartBetween = Annotated[float, Interval(gt=0, lt=1)]
-Deviation = Annotated[float, Interval(ge=0, le=1000)]
-"""A standard deviation."""
+Deviation = Annotated[float, Interval(gt=0, le=1000)]
+"""A standard deviation that weights are drawn with."""
 LearningRate = Annotated[float, Interval(ge=0, le=1000)]
 Weight = Annotated[float, Interval(ge=0, le=1e9)]
 """A factor or a threshold."""

@@ -18,8 +18,9 @@ from torch.profiler import record_function
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
 from pretrain.config import PretrainConfig
-from pretrain.engine import build_engine, init_distributed, merged_deepspeed_config, read_memory_config
+from pretrain.engine import build_engine, init_distributed, merged_deepspeed_config
 from pretrain.memory import micro_batch
+from pretrain.memory_config import read_memory_config
 from pretrain.micro_step import MicroStep
 from pretrain.micro_step_memory import MicroBatch, meta_micro_step
 from pretrain.recipes import RECIPES

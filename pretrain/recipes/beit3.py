@@ -19,7 +19,7 @@ def beit3_giant() -> PretrainConfig:
     Command: sbatch --nodes 16 slurm/pretrain.sbatch beit3_giant
     Sizes: table 2. Steps, batches, AdamW, schedule, clipping, stochastic depth, colour jitter: table 11. Mask ratios:
     section 2.2. Not published, our choice: min_lr (BEiT's), loss weights (1), text_length 512, caption_length 64 (the
-    finetuning code's), crops (BEiT v2's), precision, and 102 hidden patches: 40 % of 256. Nothing is recomputed: on 128
+    finetuning code's), crops (BEiT v2's), precision, and 40 % hidden patches, 102 of 256. Nothing is recomputed: on 128
     GPUs a rank is planned to hold 35 GB (`pretrain.plan`; on fewer, `--activation-checkpointing.mode full`).
     """
     data = Path("data")
@@ -45,7 +45,7 @@ def beit3_giant() -> PretrainConfig:
         images_per_step=2048,
         pairs_per_step=2048,
         texts_per_step=2048,
-        objective=ObjectiveConfig(num_masked_patches=102),
+        objective=ObjectiveConfig(image_mask_ratio=0.4),
         optimizer=OptimizerConfig(),
     )
 

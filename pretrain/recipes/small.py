@@ -56,7 +56,7 @@ def demo() -> PretrainConfig:
         pairs_per_step=16,
         texts_per_step=8,
         activation_checkpointing=Checkpointing("full"),
-        objective=ObjectiveConfig(num_masked_patches=14, min_block_patches=3, mim_weight=0.1, mvlm_image_weight=0.1),
+        objective=ObjectiveConfig(image_mask_ratio=0.4, min_block_patches=3, mim_weight=0.1, mvlm_image_weight=0.1),
         optimizer=OptimizerConfig(peak_lr=1e-3, min_lr=5e-5, warmup_steps=60, gradient_clip=1.0),
         precision="float32",
         deepspeed_config=Path("ds_configs/zero3_cpu.json"),
@@ -89,7 +89,7 @@ def laptop() -> PretrainConfig:
         visual_tokenizer=data / "visual_tokenizer.pt",
         run_dir=Path("runs/laptop"),
         num_steps=2000,
-        objective=replace(tiny.objective, num_masked_patches=26, min_block_patches=4),
+        objective=replace(tiny.objective, min_block_patches=4),
         save_every_steps=500,
     )
 

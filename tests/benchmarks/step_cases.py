@@ -173,7 +173,7 @@ def random_batch(config: PretrainConfig, device: torch.device, seed: int = 0) ->
     sample_ids = torch.arange(num_images + num_pairs + num_texts)
     image_ids, pair_ids, text_ids = sample_ids.split([num_images, num_pairs, num_texts])
     masks = block_image_masks(
-        seed, torch.cat([image_ids, pair_ids]), model.grid_size, objective.num_masked_patches,
+        seed, torch.cat([image_ids, pair_ids]), model.grid_size, config.num_masked_patches,
         objective.min_block_patches, "reference",
     )  # fmt: skip
     mask_id, word_ids = model.vocab_size - 1, (FIRST_WORD, model.vocab_size - 1)

@@ -129,5 +129,27 @@ def test_folders_of_the_wrong_kind_and_odd_world_sizes_are_refused(tiny_data: Ti
     swapped = replace(config(tiny_data), images=(str(tiny_data.folder / "texts"),))
     with pytest.raises(ValueError, match="holds shards of kind 'text', not 'image'"):
         StepDataset(swapped, PER_STEP, IMAGE_SIZE, seed=3)
-    with pytest.raises(ValueError, match="world size 3 must divide the 4 images a step"):
+    with pytest.raises(ValueError, match="4 images per step must be a multiple of the 3 ranks"):
         StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, 3, 0, 3)
+
+
+def test_lanes_that_a_kind_cannot_fill_are_told_with_the_kind(tiny_data: TinyData) -> None:
+    many = replace(config(tiny_data), num_lanes=3)
+    with pytest.raises(ValueError, match=r"^4 images per step must be a multiple of data.num_lanes 3; change one$"):
+        StepDataset(many, PER_STEP, IMAGE_SIZE, seed=3)
+    with pytest.raises(ValueError, match=r"images holds \d+ images, fewer than data.num_lanes 80; lower it, or"):
+        StepDataset(replace(many, num_lanes=80), SamplesPerStep(80, 0, 0), IMAGE_SIZE, seed=3)
+    with pytest.raises(ValueError, match=r"^4 texts per step need a source; set data.texts$"):
+        StepDataset(replace(config(tiny_data), texts=()), PER_STEP, IMAGE_SIZE, seed=3)
+
+
+def test_a_batch_that_repeats_samples_is_told(tiny_data: TinyData) -> None:
+    assert StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3).warnings() == []
+    (warning,) = StepDataset(config(tiny_data), SamplesPerStep(4, 48, 4), IMAGE_SIZE, seed=3).warnings()
+    expected = f"a step takes 48 pairs of {tiny_data.folder / 'pairs'}, which holds "
+    assert warning.startswith(expected) and "a batch repeats samples; lower pairs_per_step, or add pairs" in warning
+
+
+def test_a_step_is_told_in_words() -> None:
+    assert str(SamplesPerStep(16, 4, 8)) == "16 images, 4 pairs and 8 texts"
+    assert str(SamplesPerStep(0, 4, 8)) == "4 pairs and 8 texts" and str(SamplesPerStep(0, 0, 8)) == "8 texts"

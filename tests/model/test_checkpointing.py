@@ -73,5 +73,5 @@ def test_each_mode_keeps_less() -> None:
 
 
 def test_every_must_be_at_least_one() -> None:
-    with pytest.raises(ValueError, match="activation_checkpointing.every 0 must be at least 1"):
+    with pytest.raises(ValueError, match="every 0 must be an integer from 1 to"):
         Checkpointing("full", 0)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pretrain.engine import merged_deepspeed_config, read_memory_config
+from pretrain.engine import merged_deepspeed_config
+from pretrain.memory_config import read_memory_config
 from pretrain.recipes import RECIPES
 from pretrain.run_log import read_log
 from pretrain.stop import EXIT_STOPPED_BY_FILE

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from data_pipeline.index_shards import IndexOptions, index_shards
-from pretrain.run_log import LOG_NAME, read_json_lines, read_log
+from pretrain.bad_samples import read_bad_samples
+from pretrain.run_log import LOG_NAME, read_log
 from tests.launch import RankProcess, run_ranks
 from tests.tiny_run import TinyData
 
@@ -43,7 +44,7 @@ def test_a_wrong_recipe_name() -> None:
         (["--num-steps", "many"], "--num-steps many must be an integer from 1 to 1,000,000,000"),
         (["--optimizer.peak-lr", "nan"], "--optimizer.peak-lr nan must be a number from 0 to 1,000"),
         (["--hang-seconds", "inf"], "--hang-seconds inf must be a number in (0, 1,000,000]"),
-        (["--seed", str(2**64)], f"--seed {2**64} must be an integer from 0 to 9,223,372,036,854,775,807"),
+        (["--seed", str(2**64)], f"--seed {2**64} must be an integer from 0 to 9,223,372,036,854,775,805"),
         (["--visual-tokenizer", ""], "--visual-tokenizer '' must be a path"),
         (["--model.dim", "32"], "num_heads 6 must divide dim 32"),
         (["--precision", "float16"], "--precision float16 must be one of 'float32', 'bfloat16'"),
@@ -117,7 +118,7 @@ def test_corrupt_images_are_skipped_counted_and_named(tiny_data: TinyData, tmp_p
     assert ended.exit_codes == [0, 0], ended.stderr
     counted = sum(record["bad_samples"] for record in read_log(tmp_path / "run"))
     named = [line for output in ended.stderr for line in output.splitlines() if line.startswith("skipped ")]
-    listed = read_json_lines(tmp_path / "run" / "bad_samples.jsonl")
+    listed = read_bad_samples(tmp_path / "run")
     assert counted >= len(named) == len(listed) > 0
     assert all(str(tmp_path / "pairs") in line and "image cannot be decoded" in line for line in named)
     assert {line["step"] for line in listed} <= set(range(4)) and all(line["key"] for line in listed)
@@ -154,10 +155,10 @@ def test_the_error_budget_is_that_of_the_whole_run_also_after_a_stop(tiny_data: 
 
     stopped = run_ranks(2, "pretrain.train", arguments, while_running=stop_early)
     assert stopped.exit_codes == [75, 75], stopped.stderr
-    before = read_json_lines(tmp_path / "run" / "bad_samples.jsonl")
+    before = read_bad_samples(tmp_path / "run")
     ended = run_ranks(2, "pretrain.train", [*arguments, "--data.max-bad-samples", str(len(before))])
     assert ended.exit_codes == [2, 2]
-    after = read_json_lines(tmp_path / "run" / "bad_samples.jsonl")
+    after = read_bad_samples(tmp_path / "run")
     assert 0 < len(before) < len(after) and after[: len(before)] == before
     assert f"error: {len(after)} bad samples exceed data.max_bad_samples {len(before)}: " in ended.stderr[0]
     assert len({line["step"] for line in after[len(before) :]}) == 1  # the first step that found one

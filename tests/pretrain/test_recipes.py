@@ -1,9 +1,12 @@
 """Every recipe is sound, explained and can be planned."""
 
+from dataclasses import replace
+
 import pytest
 
 from model.parameter_counts import count_by_part
-from pretrain.engine import merged_deepspeed_config, read_memory_config
+from pretrain.engine import merged_deepspeed_config
+from pretrain.memory_config import read_memory_config
 from pretrain.plan import parameter_table, use_table
 from pretrain.recipes import RECIPES
 from pretrain.run_config import config_from_json, config_to_json
@@ -13,7 +16,7 @@ from tests.launch import ROOT
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_builds_says_how_to_run_it_and_survives_its_file(name: str) -> None:
     config = RECIPES[name]()
-    assert config_from_json(type(config), config_to_json(config)) == config
+    assert config_from_json(type(config), config_to_json(config)) == config.resolved()
     documentation = RECIPES[name].__doc__ or ""
     assert f" {name}\n" in documentation.split("Command:")[1]
     assert config.run_dir.name == name
@@ -31,6 +34,17 @@ def test_the_giant_has_table_11s_schedule() -> None:
     assert (optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.peak_lr) == (0.9, 0.98, 1e-6, 1e-3)
     assert (optimizer.warmup_steps, optimizer.gradient_clip, optimizer.weight_decay) == (10_000, 3.0, 0.05)
     assert (model.drop_path_rate, model.num_vl_layers, model.patch_size, model.attention) == (0.1, 3, 14, "shared")
+
+
+def test_the_hidden_patches_are_those_published_and_follow_the_size_of_images() -> None:
+    numbers = {name: (recipe().num_masked_patches, recipe().model.num_patches) for name, recipe in RECIPES.items()}
+    small = {"demo": (14, 36), "laptop": (26, 64), "beit3_giant": (102, 256)}
+    assert numbers == {name: small.get(name, (75, 196)) for name in RECIPES}
+    laptop = RECIPES["laptop"]()
+    larger = replace(laptop, model=replace(laptop.model, image_size=128))
+    assert (larger.num_masked_patches, larger.model.num_patches) == (102, 256)
+    given = replace(larger, objective=replace(larger.objective, num_masked_patches=26))
+    assert given.num_masked_patches == 26
 
 
 def test_the_plan_prints_parts_and_total() -> None:

@@ -105,7 +105,8 @@ def test_a_finished_run_is_left_alone(two_ranks: Path, tiny_data: TinyData) -> N
 def test_a_run_is_not_continued_with_other_settings(two_ranks: Path, tiny_data: TinyData) -> None:
     ended = train(2, tiny_data, two_ranks, "--optimizer.peak-lr", 0.5)
     assert ended.exit_codes == [2, 2]
-    assert "was begun otherwise (optimizer.peak_lr: 0.001 -> 0.5)" in ended.stderr[0]
+    assert "was started with different settings (optimizer.peak_lr" in ended.stderr[0]
+    assert "); give those of its start, or a new run_dir" in ended.stderr[0]
 
 
 def test_a_network_of_smaller_patches_gets_its_codes_from_a_larger_view(tiny_data: TinyData, tmp_path: Path) -> None:
@@ -202,10 +203,31 @@ def test_float32_weights_are_exact_under_bfloat16_on_a_number_of_ranks_that_divi
 
 
 def test_checkpoints_of_every_nth_step_are_kept() -> None:
-    folders = [Path(f"step_{step:08d}") for step in range(100, 1001, 100)]
-    config = replace(demo(), keep_checkpoints=2, keep_every_steps=400)
-    kept = [folder.name for folder in folders if folder not in outdated(folders, config)]
-    assert kept == ["step_00000400", "step_00000800", "step_00000900", "step_00001000"]
+    updates: dict[int, int | None] = {step: step for step in range(100, 1001, 100)}
+    assert kept_of(updates, keep_checkpoints=2, keep_every_steps=400) == [400, 800, 900, 1000]
+
+
+def kept_of(num_updates: dict[int, int | None], **settings: Any) -> list[int]:
+    """Steps of the checkpoints that stay, of some with so many applied steps."""
+    folders = {Path(f"step_{step:08d}"): updates for step, updates in num_updates.items()}
+    gone = outdated(folders, replace(demo(), **settings))
+    return [int(folder.name.removeprefix("step_")) for folder in folders if folder not in gone]
+
+
+@pytest.mark.parametrize(
+    ("num_updates", "kept"),
+    [
+        ({1: 1, 2: 2, 3: 3}, [2, 3]),
+        ({1: 1, 2: 2, 3: 2, 4: 2, 5: 2}, [1, 2, 5]),  # of equal weights the one of progress, and the newest
+        ({1: 1, 2: 2, 3: 2, 4: 3}, [2, 4]),
+        ({1: 0, 2: 0, 3: 0}, [3]),  # nothing was learned yet
+        ({1: 1, 2: None, 3: 2, 4: 3}, [2, 3, 4]),  # what a damaged manifest holds is not known
+    ],
+)
+def test_checkpoints_after_skipped_steps_do_not_displace_those_of_progress(
+    num_updates: dict[int, int | None], kept: list[int]
+) -> None:
+    assert kept_of(num_updates, keep_checkpoints=2) == kept
 
 
 def test_what_is_saved_after_damaged_ones_were_passed_over_is_kept(tiny_data: TinyData, tmp_path: Path) -> None:

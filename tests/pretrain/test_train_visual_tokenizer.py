@@ -192,7 +192,7 @@ def test_a_codebook_that_collapses_is_told(tiny_data: TinyData, tmp_path: Path) 
     [
         (["--model.num-codes", 1000], "a step of 16 images has 576 patches for 1000 codes"),
         (["--model.teacher-dim", 100], "6 x 6 patches of 192 dimensions"),
-        (["--codebook.decay", 1.5], "codebook.decay 1.5 must lie in [0, 1)"),
+        (["--codebook.decay", 1.5], "--codebook.decay 1.5 must be a number in [0, 1)"),
         (["--teacher.name", "nobody"], "there is no teacher 'nobody'; teacher.name is one of"),
         (["--out", "/proc/nowhere/tokenizer.pt"], "out /proc/nowhere/tokenizer.pt cannot be written"),
         (["--out", "/tmp"], "out /tmp is a folder; give a file"),
