@@ -43,7 +43,10 @@ def rows_of(path: Path, needed: Sequence[str]) -> Iterator[Row]:
 
 def _delimiter(header: str, candidates: str, needed: Sequence[str]) -> str:
     def fit(delimiter: str) -> tuple[int, int]:
-        names = next(csv.reader([header[: 1 << 16]], delimiter=delimiter), [])
+        try:
+            names = next(csv.reader([header[: 1 << 16]], delimiter=delimiter), [])
+        except csv.Error:  # the row itself will tell
+            return 0, 0
         return sum(name in names for name in needed), len(names)
 
     return max(candidates, key=fit)

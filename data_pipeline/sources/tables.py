@@ -132,10 +132,10 @@ def _opened_parquet(path: Path, columns: Columns) -> tuple[Columns, Iterator[Ent
     parquet = require("pyarrow.parquet", f"to read {path}")
     try:
         table = parquet.ParquetFile(path)
+        names = table.schema_arrow.names
     except _arrow_errors() as error:
         _raise_if_of_disk(path, error)
         raise RefusedFileError(path, "is no readable Parquet file", str(error), "download it again") from error
-    names = table.schema_arrow.names
     columns = columns.among(names)
     _check_names(path, columns, names)
     return columns, _parquet_rows(path, table, columns.names())
@@ -192,7 +192,8 @@ def _value(scalar: Any) -> Any:
 
 
 def _arrow_errors() -> tuple[type[Exception], ...]:
-    return (require("pyarrow", "to read Parquet files").ArrowException, OSError)
+    """UnicodeError: of a damaged schema."""
+    return (require("pyarrow", "to read Parquet files").ArrowException, UnicodeError, OSError)
 
 
 def _raise_if_of_disk(path: Path, error: Exception) -> None:

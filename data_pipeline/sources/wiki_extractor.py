@@ -46,7 +46,7 @@ def texts_of_wiki_extractor(lines: Iterable[str], place: str) -> Iterator[Record
             begin = begin if gathered or attributes is not None else number
             gathered.append(line)
         if begins or ends:
-            if ends:
+            if ends and not begins:
                 gathered[-1] = gathered[-1].rstrip().removesuffix("</doc>")
             if attributes is not None or "".join(gathered).strip():
                 yield _document(attributes, gathered, f"{place}:{begin}", begin)

@@ -64,6 +64,20 @@ def test_images_of_a_table_are_read_once_whatever_the_number_of_captions(suffix:
     assert [record.key for record in records("pair", path)] == ["a", "a", "b", "a"]
 
 
+def test_a_carriage_return_in_the_header_of_a_tsv_is_part_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_bytes(b"image\tcapt\rion\na.jpg\tone\n")
+    with pytest.raises(ValueError, match="has no column 'caption'"):
+        records("pair", tmp_path / "pairs.tsv")
+
+
+def test_a_name_of_a_parquet_column_that_is_not_utf_8_is_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["one"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"text", b"te\xfft"))
+    with pytest.raises(ValueError, match=r"a.parquet (is no readable Parquet file|has no column)"):
+        records("text", path)
+
+
 def test_an_empty_image_cell_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("image,caption\n,one\n")
     (record,) = records("pair", tmp_path / "pairs.csv")

@@ -90,6 +90,10 @@ def test_text_outside_of_an_element_is_counted_by_its_line(tmp_path: Path) -> No
     assert len(found) == 4
 
 
+def test_a_header_that_ends_at_once_is_an_empty_article(tmp_path: Path) -> None:
+    assert [record.text for record in documents(tmp_path / "wiki_00", "<doc </doc>")] == [""]
+
+
 def test_a_header_of_a_million_quotes_takes_no_time(tmp_path: Path) -> None:
     found = documents(tmp_path / "wiki_00", '<doc id="' + '" a="' * 1_000_000 + ">\ntext\n</doc>\n")
     assert len(found) == 3  # not the beginning of an article, but lines of text
