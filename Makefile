@@ -1,6 +1,7 @@
 # make install  the environment alone, .venv
 # make demo    from raw data to a converted checkpoint, in a few minutes on two cores
 # make test    the tests           make check    lint and types
+# make fuzz    damaged and hostile files, for ten minutes
 # make test-slow   what takes minutes and 20 GiB of memory
 # make test-slurm  the job scripts, on a Slurm that it starts here; as root on Debian or Ubuntu, else skipped
 #
@@ -13,7 +14,7 @@ INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 SHELL := /bin/bash
 SLURM_TESTS := slurm
 
-.PHONY: install demo test test-slow test-slurm check clean
+.PHONY: install demo test test-slow test-slurm fuzz check clean
 
 install: $(VENV)/.run
 	@echo "source $(BIN)/activate"
@@ -29,6 +30,9 @@ test-slow: $(VENV)/.dev
 
 test-slurm: $(VENV)/.dev
 	$(BIN)/python -m pytest -m '$(SLURM_TESTS)'
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --minutes 10
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
