@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import struct
 import tarfile
 import zipfile
 from collections import Counter
@@ -391,3 +392,16 @@ def test_scans_and_indexes_of_older_code_are_read(pairs: Path) -> None:
     assert load_scan(path).version == 1
     assert indexed("pair", pairs).num_members == 12  # scanned anew, as older code did not count all
     assert load_scan(path).version == 2
+
+
+def test_a_scan_whose_members_begin_before_the_file_is_made_anew(pairs: Path) -> None:
+    path = pairs / ".index" / "1.npz"
+    content = bytearray(path.read_bytes())
+    end = content.rindex(b"PK\5\6")
+    (directory,) = struct.unpack_from("<I", content, end + 16)
+    struct.pack_into("<I", content, end + 16, directory + 1000)  # seeking to its members is an error of the system
+    path.write_bytes(content)
+    with pytest.raises(FileNotFoundError, match="is damaged"):
+        load_scan(path)
+    indexed("pair", pairs)
+    load_scan(path)

@@ -1,6 +1,7 @@
 """Cases of a fuzz target in a process of their own, which is watched: what crashes, hangs or grows is a failure."""
 
 import multiprocessing
+import os
 import random
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ Case = Callable[[random.Random, Path], str]
 HANG_SECONDS = 30.0
 MAX_GROWTH_BYTES = 1 << 30
 POLL_SECONDS = 0.05
+GRACE_SECONDS = 1.0
 
 
 @dataclass
@@ -95,6 +97,8 @@ def _watch(
         _fail(result, number, f"the process ended with {process.exitcode}")
         return number + 1
     finally:
+        receiver.close()  # what still works ends by itself at its next message
+        process.join(GRACE_SECONDS)
         process.kill()
         process.join()
         shutil.rmtree(folder, ignore_errors=True)
@@ -111,9 +115,12 @@ def _work(
     make_case: Callable[[Path], Case], seed: int, first: int, stop: int, folder: Path, sender: Connection
 ) -> None:
     """In the process: the cases one after the other, each told of when it is done."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
     shared = folder / "shared"
     shared.mkdir()
     case = make_case(shared)
+    os.dup2(quiet, 1)  # warnings of thousands of damaged files, also of libraries in C
+    os.dup2(quiet, 2)
     sender.send((first, "", ""))  # ready: what comes now is the cases' own time and memory
     for number in range(first, stop):
         own = folder / "case"
