@@ -71,7 +71,9 @@ def _opened(path: Path, columns: Columns) -> tuple[Columns, Iterator[Entry]]:
         return _opened_parquet(path, columns)
     rows = rows_of(path, columns.names())
     header = next(rows, None)
-    names = header.cells if header else []
+    if header is None or header.problem:
+        raise RefusedFileError(path, "has no header with the names of columns", header.problem if header else "")
+    names = header.cells
     columns = columns.among(names)
     _check_names(path, columns, names)
     entries = (

@@ -188,6 +188,7 @@ def test_a_copy_that_is_left_out_takes_its_members_along(tmp_path: Path) -> None
 
 def test_captions_are_read_from_a_field_of_the_json_members(tmp_path: Path) -> None:
     captions: dict[str, object] = {"a": "one", "b": 5, "c": ["x"], "d": " ", "e": "\ud83d", "f": "caf\u00e9"}
+    captions |= {"i": "\u200b", "j": "x\0"}
     members = [(f"{key}.jpg", JPEG + key.encode()) for key in captions]
     members += [(f"{key}.json", json.dumps({"caption": value}).encode()) for key, value in captions.items()]
     members += [("g.jpg", JPEG), ("g.json", b"{" * 100_000), ("h.jpg", JPEG), ("h.json", b"[1]"), ("f.txt", b"other")]
@@ -197,9 +198,11 @@ def test_captions_are_read_from_a_field_of_the_json_members(tmp_path: Path) -> N
         ".json member has no text in field 'caption'": 4,
         ".json member is not valid JSON": 1,
         "text is not UTF-8": 1,
-        "text is missing or empty": 6,
+        "text has no visible character": 1,
+        "text holds a NUL": 1,
+        "text is missing or empty": 8,
     }
-    assert report.num_members == 17 and report.num_skipped_members == 12
+    assert report.num_members == 21 and report.num_skipped_members == 16
     reader = SampleReader(read_index(tmp_path), 1 << 20)
     assert [(reader.key(i), reader.text(i)) for i in range(2)] == [("a", "one"), ("f", "caf\u00e9")]
     assert reader.image_bytes(1) == JPEG + b"f"
@@ -261,6 +264,18 @@ def test_a_shard_that_cannot_be_opened_is_not_left_out_as_damaged(tmp_path: Path
     write_tar(tmp_path / "0.tar", [("a.txt", b"one")])
     (tmp_path / "1.tar").symlink_to("nowhere")
     with pytest.raises(ValueError, match=r"1.tar cannot be read \(No such file or directory\)\nmake them readable"):
+        indexed("text", tmp_path, leave_out_damaged=True)
+
+
+def test_hidden_archives_are_counted_and_damaged_ones_alone_are_no_index(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [("a.txt", b"one")])
+    (tmp_path / "._0.tar").write_bytes(b"\0\5\x16\7 as macOS leaves it")
+    (tmp_path / ".trash").mkdir()
+    write_tar(tmp_path / ".trash" / "1.tar", [("b.txt", b"two")])
+    report = indexed("text", tmp_path)
+    assert (report.num_kept, report.skipped) == (1, {"archive is hidden": 2})
+    (tmp_path / "0.tar").write_bytes(b"damaged" * 100)
+    with pytest.raises(ValueError, match=r"(?s)0.tar is no readable tar.*mend them, or leave them out by --leave-out"):
         indexed("text", tmp_path, leave_out_damaged=True)
 
 

@@ -81,8 +81,14 @@ def test_captions_without_a_token_are_bad_samples_of_a_run_and_of_check_shards(
     index_shards(IndexOptions("pair", str(tmp_path), num_workers=1))
     tokenizer = tiny_data.folder / "text_tokenizer.spm"
     result = check_shards(CheckOptions(str(tmp_path), text_tokenizer=tokenizer, num_workers=1))
-    assert result.report.num_kept == 2 and result.report.examples == {NO_TOKEN: "0.tar:b", "text is blank": "0.tar:c"}
+    assert result.report.num_kept == 2 and result.report.examples == {
+        NO_TOKEN: "0.tar:b",
+        "text has no visible character": "0.tar:c",
+    }
     config = DataConfig(pairs=(str(tmp_path),), text_tokenizer=tokenizer, num_lanes=1)
     batch = StepDataset(config, SamplesPerStep(0, 4, 0), 16, 0)[0]
-    assert {(bad.key, bad.reason) for bad in batch.bad_samples} == {("b", NO_TOKEN), ("c", "text is blank")}
+    assert {(bad.key, bad.reason) for bad in batch.bad_samples} == {
+        ("b", NO_TOKEN),
+        ("c", "text has no visible character"),
+    }
     assert min(batch.caption_lengths) > 2 and not batch.failure

@@ -78,6 +78,13 @@ def test_a_name_of_a_parquet_column_that_is_not_utf_8_is_a_damaged_file(tmp_path
         records("text", path)
 
 
+@pytest.mark.parametrize("content", ["", "\n\n", '"image,caption\na.jpg,text\n'])
+def test_a_table_without_a_header_is_refused_in_a_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(ValueError, match="a.csv has no header with the names of columns"):
+        list(read_records("pair", str(tmp_path / "a.csv"), SourceOptions()))
+
+
 def test_an_empty_image_cell_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("image,caption\n,one\n")
     (record,) = records("pair", tmp_path / "pairs.csv")
