@@ -85,6 +85,18 @@ def test_a_table_without_a_header_is_refused_in_a_sentence(content: str, tmp_pat
         list(read_records("pair", str(tmp_path / "a.csv"), SourceOptions()))
 
 
+@pytest.mark.parametrize("type_of_day", [pyarrow.date32(), pyarrow.timestamp("ns"), pyarrow.duration("s")])
+def test_dates_beyond_pythons_are_no_captions(type_of_day: pyarrow.DataType, tmp_path: Path) -> None:
+    largest = pyarrow.array([2**31 - 1], pyarrow.int32())
+    days = largest.cast(type_of_day) if type_of_day == pyarrow.date32() else pyarrow.array([2**60 + 1], type_of_day)
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": ["a.jpg"], "caption": days}), path)
+    with pytest.raises(
+        ValueError, match="a.parquet has no usable rows in columns 'image' and 'caption'.*row has no text"
+    ):
+        list(read_records("pair", str(path), SourceOptions()))
+
+
 def test_an_empty_image_cell_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("image,caption\n,one\n")
     (record,) = records("pair", tmp_path / "pairs.csv")
