@@ -31,6 +31,8 @@ from data_pipeline.shard_scan import SampleReport
 from data_pipeline.text_tokenizer import NO_TOKEN, TextTokenizer, UnknownShare, unknown_share
 from data_pipeline.under_way import at_sample
 
+MAX_ENCODED = 1 << 20
+"""Characters of a text that are encoded: a run reads fewer, and all of a long one could take too much CPU time."""
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 
 
@@ -183,7 +185,8 @@ def check_shard(options: CheckOptions, number: int) -> CheckResult:
     except (OSError, ShardMismatchError) as error:
         num_checked = result.report.num_kept + sum(result.report.skipped.values())
         reason = f"shard {name} cannot be read"
-        result.damaged.append(str(error))
+        told = getattr(error, "strerror", None)
+        result.damaged.append(f"{reason} ({told})" if told else str(error))
         result.report.skipped[reason] += shard.num_samples - num_checked
         result.report.examples[reason] = name
     return result
@@ -212,7 +215,7 @@ def checked_share(text: str, text_tokenizer: Path | None) -> UnknownShare:
     """What a tokenizer does not know of a text. Raises BadSampleError if it makes no token of it."""
     if text_tokenizer is None:
         return UnknownShare()
-    share = unknown_share(open_tokenizer(text_tokenizer).encode(text))
+    share = unknown_share(open_tokenizer(text_tokenizer).encode(text[:MAX_ENCODED]))
     if not share.num_tokens:
         raise BadSampleError(NO_TOKEN)
     return share

@@ -176,7 +176,7 @@ def find_shards(options: IndexOptions) -> Shards:
 def list_files(folder: Path) -> list[str]:
     """Names relative to the folder, at any depth. Raises ValueError if write_shards is not done with it."""
     if not folder.is_dir():
-        raise ValueError(f"shard folder {folder} does not exist")
+        raise ValueError(f"shard folder {folder} {'is no folder' if folder.exists() else 'does not exist'}")
     if unfinished := unfinished_parts(folder):
         numbers = ", ".join(map(str, unfinished))
         raise ValueError(f"write_shards has not finished {folder}: part {numbers} is missing; run it first")

@@ -12,7 +12,7 @@ from data_pipeline.sources.files import is_hidden, walk
 from data_pipeline.sources.images import READ_EXTENSIONS, is_image_name
 from data_pipeline.sources.records import Record, TarMember
 from data_pipeline.sources.text_lines import open_text
-from data_pipeline.tar_members import UNUSABLE, TarEntry, TarReader, open_tar
+from data_pipeline.tar_members import UNUSABLE, TarEntry, TarError, TarReader, open_tar
 
 MAX_CAPTION_BYTES = 1 << 20
 """A larger file beside an image is no caption."""
@@ -92,22 +92,25 @@ def _stem(name: str) -> str:
 def pairs_of_tar(path: Path) -> Iterator[Record]:
     """Images with the texts of the same key in a tar, wherever they stand in it: WebDataset's rule, as in index_shards.
 
-    All other members become records with a problem. Raises TarError if the tar is damaged.
+    All other members become records with a problem. Raises ValueError if the tar is damaged.
     """
     images: dict[str, list[tuple[str, TarMember]]] = {}
     captions: dict[str, list[tuple[str, str | None]]] = {}
-    with open_tar(path) as reader:
-        for member in reader:
-            try:
-                key, is_image = _key_and_role(member)
-            except BadSampleError as error:
-                yield Record(member.name, problem=str(error), place=f"{path}: {member.name}")
-                continue
-            if is_image:
-                location = TarMember(path, member.offset, member.size)
-                images.setdefault(key, []).append((member.name, location))
-            else:
-                captions.setdefault(key, []).append((member.name, _caption(reader, member)))
+    try:
+        with open_tar(path) as reader:
+            for member in reader:
+                try:
+                    key, is_image = _key_and_role(member)
+                except BadSampleError as error:
+                    yield Record(member.name, problem=str(error), place=f"{path}: {member.name}")
+                    continue
+                if is_image:
+                    location = TarMember(path, member.offset, member.size)
+                    images.setdefault(key, []).append((member.name, location))
+                else:
+                    captions.setdefault(key, []).append((member.name, _caption(reader, member)))
+    except TarError as error:
+        raise ValueError(f"{error}; unpack or download it again") from error
     for key, found in images.items():
         texts = captions.pop(key, [])
         for number, (name, location) in enumerate(found):

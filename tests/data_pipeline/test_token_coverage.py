@@ -15,7 +15,7 @@ from data_pipeline.shard_writer import SampleFilter
 from data_pipeline.sources.records import Record
 from data_pipeline.step_dataset import SamplesPerStep, StepDataset
 from data_pipeline.text_tokenizer import NO_TOKEN, TextTokenizer
-from data_pipeline.token_coverage import covered_share
+from data_pipeline.token_coverage import MAX_CHARACTERS, covered_share
 from data_pipeline.write_shards import ShardOptions, write_shards
 from tests.data_pipeline.test_bad_input import GOOD
 from tests.launch import run_ranks
@@ -59,6 +59,18 @@ def test_texts_without_a_token_are_counted_when_written(tiny_data: TinyData, tmp
     report = write_shards(ShardOptions("text", source, out, keep=keep, text_tokenizer=tokenizer, text_length=24))
     assert report.num_kept == 1
     assert report.skipped == {"text has no visible character": 3, "text is missing or empty": 1}
+
+
+def test_of_long_texts_the_beginning_counts(tiny_data: TinyData, tmp_path: Path) -> None:
+    tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
+    text = "a red star " * (MAX_CHARACTERS // 11) + " " * 20 + "\u0416" * 100
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        member = tarfile.TarInfo("a.txt")
+        member.size = len(text.encode())
+        tar.addfile(member, io.BytesIO(text.encode()))
+    index_shards(IndexOptions("text", str(tmp_path), num_workers=1))
+    share = covered_share(SampleReader(read_index(tmp_path), 1 << 20), tokenizer)
+    assert share.num_unknown == 0 and share.num_tokens < len(tokenizer.encode(text))
 
 
 def test_a_document_of_which_the_tokenizer_makes_no_token_is_passed_on_by_name(tiny_data: TinyData) -> None:

@@ -193,6 +193,12 @@ def test_pairs_of_one_tar_by_webdatasets_keys(tmp_path: Path) -> None:
     assert all(record.place.startswith(f"{tmp_path / 'pairs.tar'}: ") for record in found)
 
 
+def test_a_damaged_tar_of_pairs_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    write(tmp_path, {"pairs.tar": tar_of({"a.jpg": b"a", "a.txt": b"one"})[:1200]})
+    with pytest.raises(ValueError, match="pairs.tar is no readable tar .*; unpack or download it again"):
+        records("pair", tmp_path / "pairs.tar")
+
+
 def test_openwebtext_is_a_tar_of_compressed_tars(tmp_path: Path) -> None:
     inner = tar_of({"0001-a.txt": b"first document\n\nstill first", "0002-b.txt": b"second", "x.npy": b"\0"})
     write(tmp_path, {"urlsf_subset00-1_data.xz": lzma.compress(inner), ".DS_Store": b"\0\0\0\1Bud1", "._x.txt": b"\0"})
