@@ -6,6 +6,7 @@ on after a kill, and is only read where it is new.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -214,17 +215,16 @@ def load_scan(path: Path) -> ShardScan:
     """Raises FileNotFoundError if there is none, or only what a crash of the machine or an attacker has left of one."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
+    content = io.BytesIO(path.read_bytes())  # what fails below is damage, not the disk, whatever is raised
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(content) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("compressed")  # a small file may then fill the memory
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(content, allow_pickle=False) as arrays:
             header = json.loads(str(arrays["header"]))
             records, hashes = arrays["records"], arrays["hashes"]
             num_members = arrays["num_members"] if "num_members" in arrays else np.zeros(len(records), np.uint8)
         return _checked_scan(header, records, hashes, num_members)
-    except OSError:
-        raise
     except Exception as error:  # a damaged zip, npy or JSON raises anything
         raise FileNotFoundError(f"{path} is damaged") from error
 

@@ -23,17 +23,9 @@ from data_pipeline.sample_reader import SampleReader
 from data_pipeline.samples import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, BadSampleError, Kind
 from data_pipeline.shard_index import damaged_records, read_index
 from data_pipeline.shard_scan import SampleReport, load_scan, own_partial, save_scan, scan_path, scan_shard
+from tests.data_pipeline.test_bad_input import write_tar
 
 JPEG = b"\xff\xd8\xff and the rest of an image"
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
 
 
 def indexed(kind: Kind, folder: Path | str, **options: object) -> SampleReport:
@@ -370,6 +362,16 @@ def test_a_pipe_or_a_folder_in_place_of_an_index_is_refused(pairs: Path) -> None
         os.mkfifo(path)
         with pytest.raises(ValueError, match="is no regular file; index the folder again"):
             read_index(pairs)
+
+
+def test_a_scan_whose_directory_leads_before_its_beginning_is_made_anew(pairs: Path) -> None:
+    path = scan_path(pairs, "0.tar")
+    content = path.read_bytes()
+    end = content.rindex(b"PK\5\6")  # of zip: bytes 12 to 20 say how long the directory is, and where it begins
+    path.write_bytes(content[: end + 16] + b"\xff" * 4 + content[end + 20 :])
+    with pytest.raises(FileNotFoundError, match="is damaged"):
+        load_scan(path)
+    assert indexed("pair", pairs).num_kept == 6
 
 
 def test_a_scan_that_would_fill_the_memory_is_made_anew(pairs: Path) -> None:
