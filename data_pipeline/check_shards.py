@@ -26,11 +26,13 @@ from data_pipeline.sample_reader import SampleReader, ShardMismatchError
 from data_pipeline.samples import BadSampleError, printable
 from data_pipeline.settings.ranges import ByteCount, PartBelowOne, Seed, Side, Workers, check_ranges
 from data_pipeline.shard_cache import ShardCache
-from data_pipeline.shard_index import damaged_records, read_index, records_name
+from data_pipeline.shard_index import index_problem, read_index
 from data_pipeline.shard_scan import SampleReport
 from data_pipeline.text_tokenizer import NO_TOKEN, TextTokenizer, UnknownShare, unknown_share
 from data_pipeline.under_way import at_sample
 
+MAX_ENCODED = 1 << 20
+"""Characters of a text that are encoded: a run reads fewer, and all of a long one could take too much CPU time."""
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 
 
@@ -112,7 +114,7 @@ def _check(options: CheckOptions) -> str:
     """Raises ValueError, with the whole report, where a shard is not the one that was indexed."""
     shown = ""
     index = open_reader(options).index
-    if problem := index_problem(options):
+    if problem := problem_of_index(options):
         raise ValueError(problem)
     if options.num_shown:  # first, so that hours of reading are not lost to a sheet that cannot be written
         sheet = options.sheet or Path("" if is_remote(options.folder) else options.folder) / "contact_sheet.png"
@@ -146,7 +148,7 @@ def check_shards(options: CheckOptions) -> CheckResult:
         open_tokenizer(options.text_tokenizer)  # what is wrong with it shows before hours of reading
     index = open_reader(options).index
     num_shards = len(index.shards)
-    if problem := index_problem(options):
+    if problem := problem_of_index(options):
         result.damaged.append(problem)
         return result  # what its records say of samples is not true
     with worker_pool(options.num_workers) as workers, progress_bar("shards", num_shards) as progress:
@@ -157,12 +159,9 @@ def check_shards(options: CheckOptions) -> CheckResult:
 
 
 @lru_cache(maxsize=1)
-def index_problem(options: CheckOptions) -> str:
-    """What is wrong with the records of the index; nothing if they are as they were written."""
-    index = open_reader(options).index
-    path = None if is_remote(options.folder) else Path(options.folder) / records_name(index.records_sha256)
-    problem = damaged_records(index, path)
-    return f"the index of {options.folder} is damaged ({problem}); index the folder again" if problem else ""
+def problem_of_index(options: CheckOptions) -> str:
+    """Return what is wrong with the records, which are read through once per process; nothing if they are sound."""
+    return index_problem(open_reader(options).index, options.folder)
 
 
 @lru_cache(maxsize=1)
@@ -176,18 +175,20 @@ def check_shard(options: CheckOptions, number: int) -> CheckResult:
     """In a worker: read one shard as a run would."""
     reader, result = open_reader(options), CheckResult()
     shard = reader.index.shards[number]
+    name = printable(shard.name)
     try:
         with os.fdopen(os.dup(reader.open_shard(number)), "rb") as file:
             file.seek(0)
             if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                result.damaged.append(f"shard {shard.name} differs from its checksum; restore it or index again")
+                result.damaged.append(f"shard {name} differs from its checksum; restore it or index again")
         _check_samples(options, number, result)
     except (OSError, ShardMismatchError) as error:
         num_checked = result.report.num_kept + sum(result.report.skipped.values())
-        reason = f"shard {shard.name} cannot be read"
-        result.damaged.append(str(error))
+        reason = f"shard {name} cannot be read"
+        told = getattr(error, "strerror", None)
+        result.damaged.append(f"{reason} ({told})" if told else str(error))
         result.report.skipped[reason] += shard.num_samples - num_checked
-        result.report.examples[reason] = shard.name
+        result.report.examples[reason] = name
     return result
 
 
@@ -214,7 +215,7 @@ def checked_share(text: str, text_tokenizer: Path | None) -> UnknownShare:
     """What a tokenizer does not know of a text. Raises BadSampleError if it makes no token of it."""
     if text_tokenizer is None:
         return UnknownShare()
-    share = unknown_share(open_tokenizer(text_tokenizer).encode(text))
+    share = unknown_share(open_tokenizer(text_tokenizer).encode(text[:MAX_ENCODED]))
     if not share.num_tokens:
         raise BadSampleError(NO_TOKEN)
     return share

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
+from data_pipeline.samples import printable_lines
 from data_pipeline.settings.parsing import HelpRequest, parse_options
 from data_pipeline.under_way import UnderWay, join
 
@@ -33,11 +34,11 @@ def run_command(options_type: type[Options], module: str, action: Callable[[Opti
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
     try:
-        print(action(parse_options(options_type, sys.argv[1:], f"python -m {module}")))
+        print(printable_lines(action(parse_options(options_type, sys.argv[1:], f"python -m {module}"))))
     except HelpRequest as help:
         print(help)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -6,7 +6,6 @@ not changed are not read again.
 
 import errno
 import re
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +29,7 @@ from data_pipeline.shard_scan import (
     scan_path,
     scan_shard,
 )
-from data_pipeline.sources.files import walk
+from data_pipeline.sources.files import is_hidden, walk
 from data_pipeline.write_shards import unfinished_parts
 
 ARCHIVE = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst|tar)$", re.IGNORECASE)
@@ -82,8 +81,8 @@ class Shards:
     """Path or URL."""
     names: list[str]
     """Relative to it, as those of what follows."""
-    other_archives: list[str]
-    """Compressed tars and the like, which are no shards."""
+    left_out: dict[str, str]
+    """Archives that are no shards, such as compressed tars, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +104,12 @@ def index_shards(options: IndexOptions) -> SampleReport:
     out.mkdir(parents=True, exist_ok=True)
     scan = partial(scan_one, shards.folder, out, options.kind, options.caption_key)
     problems: dict[str, Problem] = {}
-    try:
-        with worker_pool(options.num_workers) as workers, progress_bar("shards", len(shards.names)) as progress:
-            for shard, problem in zip(shards.names, workers.map(scan, shards.names), strict=True):
-                progress.update()
-                if problem:
-                    problems[shard] = problem
-    except BrokenProcessPool as error:
-        raise ValueError("a reading process was killed, perhaps for memory; the same command goes on") from error
-    refuse(list(problems.values()), options.leave_out_damaged)
+    with worker_pool(options.num_workers) as workers, progress_bar("shards", len(shards.names)) as progress:
+        for shard, problem in zip(shards.names, workers.map(scan, shards.names), strict=True):
+            progress.update()
+            if problem:
+                problems[shard] = problem
+    refuse(list(problems.values()), options.leave_out_damaged and len(problems) < len(shards.names))
     sound = [shard for shard in shards.names if shard not in problems]
     report = merge_scans(
         out,
@@ -126,18 +122,19 @@ def index_shards(options: IndexOptions) -> SampleReport:
     )
     for problem in problems.values():
         report.skip(problem.message, "damaged shard")
-    for name in shards.other_archives:
-        report.skip(name, "archive is no shard, decompress it to a file whose name ends in .tar")
+    for name, reason in shards.left_out.items():
+        report.skip(name, reason)
     return report
 
 
-def refuse(problems: list[Problem], leave_out_damaged: bool) -> None:
-    """Raises ValueError for shards that could not be scanned, unless they are damaged and may be left out."""
+def refuse(problems: list[Problem], may_leave_out: bool) -> None:
+    """Raise ValueError for shards that could not be scanned, unless they are damaged and may be left out."""
     unreadable = [problem.message for problem in problems if not problem.is_damage]
     if unreadable:
         raise ValueError("\n".join([*unreadable, "make them readable and run the same command again"]))
-    if problems and not leave_out_damaged:
-        raise ValueError("\n".join([*(p.message for p in problems), "mend them or give --leave-out-damaged"]))
+    if problems and not may_leave_out:
+        remedy = "mend them, or leave them out by --leave-out-damaged if others are sound"
+        raise ValueError("\n".join([*(p.message for p in problems), remedy]))
 
 
 def find_shards(options: IndexOptions) -> Shards:
@@ -158,10 +155,13 @@ def find_shards(options: IndexOptions) -> Shards:
         folder = str(path.resolve()) if options.out is not None else location
         files = [Path(location).name] if is_single else list_files(path)
     archives = [file for file in files if ARCHIVE.search(file)]
-    names = [file for file in archives if file.endswith(".tar")]
-    others = [file for file in archives if not file.endswith(".tar")]
+    hidden = [] if is_single else [file for file in archives if is_hidden(file)]
+    others = [file for file in archives if not file.endswith(".tar") and file not in hidden]
+    left_out = dict.fromkeys(others, "archive is no shard, decompress it to a file whose name ends in .tar")
+    left_out |= dict.fromkeys(hidden, "archive is hidden")
+    names = [file for file in archives if file not in left_out]
     if not names:
-        instead = f" but {others[0]}, which must be decompressed" if others else ""
+        instead = f" but {printable(others[0])}, which must be decompressed" if others else ""
         raise ValueError(
             f"{public_url(location)} holds no .tar shard{instead}; write some with python -m data_pipeline.write_shards"
         )
@@ -170,13 +170,13 @@ def find_shards(options: IndexOptions) -> Shards:
     for name in (*names, folder) if options.out is not None else names:
         if not is_utf8(name):
             raise ValueError(f"'{printable(name)}' is not UTF-8, as names in an index must be; rename it")
-    return Shards(folder, names, others)
+    return Shards(folder, names, left_out)
 
 
 def list_files(folder: Path) -> list[str]:
     """Names relative to the folder, at any depth. Raises ValueError if write_shards is not done with it."""
     if not folder.is_dir():
-        raise ValueError(f"shard folder {folder} does not exist")
+        raise ValueError(f"shard folder {folder} {'is no folder' if folder.exists() else 'does not exist'}")
     if unfinished := unfinished_parts(folder):
         numbers = ", ".join(map(str, unfinished))
         raise ValueError(f"write_shards has not finished {folder}: part {numbers} is missing; run it first")

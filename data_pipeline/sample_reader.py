@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipeline.remote_files import is_remote, public_url
 from data_pipeline.retries import HOPELESS, with_retries
-from data_pipeline.samples import BadSampleError, is_blank, key_text
+from data_pipeline.samples import BadSampleError, check_text, key_text, printable
 from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import ShardIndex
 from data_pipeline.shard_samples import caption_in_json
@@ -50,14 +50,15 @@ class SampleReader:
         return self._read(sample, "image")
 
     def text(self, sample: int) -> str:
-        """Raises BadSampleError if it is not UTF-8, blank, or missing in its JSON."""
+        """Raises BadSampleError if it is not UTF-8, blank, holds a NUL, or is missing in its JSON."""
         content = self._read(sample, "text")
+        if self.index.caption_key:
+            return caption_in_json(content, self.index.caption_key)
         try:
-            text = caption_in_json(content, self.index.caption_key) if self.index.caption_key else content.decode()
+            text = content.decode()
         except UnicodeDecodeError as error:
             raise BadSampleError("text is not UTF-8") from error
-        if is_blank(text):
-            raise BadSampleError("text is blank")
+        check_text(text)
         return text
 
     def shard_size(self, sample: int) -> int:
@@ -134,7 +135,9 @@ class SampleReader:
                 descriptor = os.open(path, os.O_RDONLY)
                 if os.fstat(descriptor).st_size != entry.num_bytes:
                     os.close(descriptor)
-                    raise ShardMismatchError(f"shard {path} is not the one that was indexed; restore it or index again")
+                    raise ShardMismatchError(
+                        f"shard {printable(path)} is not the one that was indexed; restore it or index again"
+                    )
             self._descriptors[shard] = descriptor
         self._descriptors.move_to_end(shard)
         return self._descriptors[shard]

@@ -28,6 +28,11 @@ def printable(name: str) -> str:
     return name if name.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in name)
 
 
+def printable_lines(text: str) -> str:
+    """Return a message with its control characters but line ends escaped: it may quote files of others."""
+    return "".join(c if c.isprintable() or c in "\n\t" else printable(c) for c in text)
+
+
 def is_utf8(name: str) -> bool:
     """Whether a name of the file system, in which other bytes are lone surrogates, is UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
@@ -60,6 +65,14 @@ class BadSampleError(Exception):
     @property
     def details(self) -> str:
         return str(self).removeprefix(self.reason)
+
+
+def check_text(text: str) -> None:
+    """Raise BadSampleError for a text that is not worth reading, whether it is written, checked or trained on."""
+    if is_blank(text):
+        raise BadSampleError("text has no visible character")
+    if "\0" in text:
+        raise BadSampleError(f"text holds a NUL (at character {text.index(chr(0))})")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import sentencepiece
 
+from data_pipeline.retries import told_if_not_written
 from data_pipeline.sentence_sample import draw_sentences
 from data_pipeline.shard_scan import own_partial
 from data_pipeline.text_tokenizer import TextTokenizer
@@ -47,8 +48,12 @@ def train_on_sentences(
     except (RuntimeError, ValueError) as error:
         raise ValueError(_sentence(str(error), vocab_size)) from error
     partial = own_partial(path)
-    partial.write_bytes(model.getvalue())
-    partial.rename(path)
+    try:
+        with told_if_not_written(path):
+            partial.write_bytes(model.getvalue())
+            partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return TextTokenizer(path)
 
 

@@ -11,8 +11,9 @@ import re
 import stat
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Annotated
+from urllib.parse import unquote
 
 import numpy as np
 import pydantic
@@ -130,14 +131,21 @@ def read_index(folder: str | Path, cache: ShardCache | None = None, check_shards
         fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
         caption_key=header.caption_key,
     )
-    path = None if is_remote(str(folder)) else Path(folder) / header.records
-    if check_shards and (problem := damaged_records(index, path)):
-        raise ValueError(f"the index of {folder} is damaged ({problem}); index the folder again")
+    if check_shards and (problem := index_problem(index, str(folder))):
+        raise ValueError(problem)
     if check_shards and not is_remote(shard_folder):
         for path, shard in ((Path(shard_folder) / shard.name, shard) for shard in header.shards):
             if not path.is_file() or path.stat().st_size != shard.num_bytes:
-                raise ValueError(f"shard {path} is missing or not the one that was indexed; restore it or index again")
+                shown = printable(str(path))
+                raise ValueError(f"shard {shown} is missing or not the one that was indexed; restore it or index again")
     return index
+
+
+def index_problem(index: ShardIndex, folder: str) -> str:
+    """Return a sentence about what is wrong with the records of the index in a folder or at a URL, or nothing."""
+    path = None if is_remote(folder) else Path(folder) / records_name(index.records_sha256)
+    problem = damaged_records(index, path)
+    return f"the index of {public_url(folder)} is damaged ({problem}); index the folder again" if problem else ""
 
 
 def damaged_records(index: ShardIndex, path: Path | None) -> str:
@@ -165,10 +173,15 @@ def damaged_records(index: ShardIndex, path: Path | None) -> str:
 
 def check_name(name: str) -> None:
     """Raises ValueError for the name of a shard that does not lie in its folder."""
-    if name.startswith("/") or ".." in PurePosixPath(name).parts or ":" in name or "\\" in name:
+    if name.startswith("/") or ":" in name or not is_plain(name):
         raise ValueError(f"shard '{printable(name)}' lies outside of its folder; do not trust where this comes from")
     if "\0" in name:
         raise ValueError(f"shard '{printable(name)}' has a NUL in its name; do not trust where this comes from")
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name below a folder or URL stays there, also where a client decodes %2e to a dot."""
+    return "\\" not in name and ".." not in unquote(name).split("/")
 
 
 def records_name(sha256: str) -> str:
@@ -188,7 +201,8 @@ def _read_local(folder: Path) -> tuple[IndexHeader, NDArray[np.void]]:
             "and give that folder"
         )
     if not folder.is_dir():
-        raise ValueError(f"shard folder {folder} does not exist; write it with python -m data_pipeline.write_shards")
+        problem = "is no folder" if folder.exists() else "does not exist"
+        raise ValueError(f"shard folder {folder} {problem}; write one with python -m data_pipeline.write_shards")
     try:
         with _open_regular(folder / INDEX_NAME) as file:
             content = file.read(MAX_INDEX_BYTES + 1)
@@ -214,7 +228,8 @@ def _read_remote(url: str, cache: ShardCache | None) -> tuple[IndexHeader, NDArr
     if cache is None:
         raise ValueError(f"{shown} is remote; give a cache folder, where shards are kept on local disk")
     header = _parse_header(read_remote_file(f"{url}/{INDEX_NAME}"), url)
-    if header.shard_folder and not f"{header.shard_folder.rstrip('/')}/".startswith(f"{url}/"):
+    is_below = f"{header.shard_folder.rstrip('/')}/".startswith(f"{url}/")
+    if header.shard_folder and not (is_below and is_plain(header.shard_folder.removeprefix(url))):
         raise ValueError(
             f"the index of {shown} names shards elsewhere, in {public_url(header.shard_folder)}; if you trust them, "
             f"index that location yourself: python -m data_pipeline.index_shards {header.kind} LOCATION --out FOLDER"

@@ -9,7 +9,7 @@ import posixpath
 import zlib
 from dataclasses import dataclass
 
-from data_pipeline.samples import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, BadSampleError
+from data_pipeline.samples import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, BadSampleError, check_text
 from data_pipeline.tar_members import CHUNK_BYTES, UNUSABLE, TarEntry, TarReader
 
 MAX_KEY_BYTES = 200
@@ -19,6 +19,7 @@ MAX_JSON_BYTES = 1 << 24
 """A longer .json member is not searched for a caption."""
 OTHER_IMAGE_EXTENSIONS = ("gif", "bmp", "tif", "tiff", "avif", "jfif", "heic", "heif", "jp2", "jxl", "svg")
 """Of images that are not read, each worth a reason of its own."""
+EARLY_DOT = "name has a dot before the one of its extension, and WebDataset's key ends at the first"
 
 MEMBER_DTYPE = [("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")]
 """A member of a tar: where its bytes start, how many they are, their checksum. Size 0: there is none."""
@@ -70,9 +71,7 @@ class MemberReader:
             return "text" if self.caption_key else ".json"
         last = extension.rpartition(".")[2]
         if last in (*IMAGE_EXTENSIONS, "txt", "json"):
-            raise BadSampleError(
-                "name has a dot before the one of its extension, and WebDataset's key ends at the first"
-            )
+            raise BadSampleError(EARLY_DOT)
         if last in OTHER_IMAGE_EXTENSIONS:
             raise BadSampleError(f".{last} is no format of images that is read, convert it to .jpg, .png or .webp")
         raise BadSampleError("extension is neither an image's nor .txt nor .json")
@@ -117,6 +116,7 @@ def caption_in_json(content: bytes, caption_key: str) -> str:
         caption.encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair
         raise BadSampleError("text is not UTF-8") from error
+    check_text(caption)
     return caption
 
 

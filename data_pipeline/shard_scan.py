@@ -215,7 +215,7 @@ def load_scan(path: Path) -> ShardScan:
     """Raises FileNotFoundError if there is none, or only what a crash of the machine or an attacker has left of one."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    content = io.BytesIO(path.read_bytes())  # from here on nothing is an error of the disk
+    content = io.BytesIO(path.read_bytes())  # what fails below is damage, not the disk, whatever is raised
     try:
         with zipfile.ZipFile(content) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -225,7 +225,7 @@ def load_scan(path: Path) -> ShardScan:
             records, hashes = arrays["records"], arrays["hashes"]
             num_members = arrays["num_members"] if "num_members" in arrays else np.zeros(len(records), np.uint8)
         return _checked_scan(header, records, hashes, num_members)
-    except Exception as error:  # a damaged zip, npy or JSON raises anything, OSError included
+    except Exception as error:  # a damaged zip, npy or JSON raises anything
         raise FileNotFoundError(f"{path} is damaged") from error
 
 

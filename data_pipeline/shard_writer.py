@@ -23,7 +23,7 @@ from PIL.ImageFile import ImageFile
 from data_pipeline.converted_images import converted_to_rgb, open_any
 from data_pipeline.image_transform import to_rgb, upright
 from data_pipeline.retries import cannot_be_written, with_retries
-from data_pipeline.samples import BadSampleError, Kind, is_blank
+from data_pipeline.samples import BadSampleError, Kind, check_text
 from data_pipeline.scenes import Split
 from data_pipeline.settings.ranges import ByteCount, CountOrZero, Part, check_ranges
 from data_pipeline.shard_samples import record_dtype
@@ -207,14 +207,11 @@ def checked_text(record: Record) -> str:
     text = (record.text or "").strip()
     if not text:
         raise BadSampleError("text is missing or empty")
-    if is_blank(text):
-        raise BadSampleError("text has no visible character")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise BadSampleError(f"text is not UTF-8 (at character {error.start})") from error
-    if "\0" in text:
-        raise BadSampleError(f"text holds a NUL (at character {text.index(chr(0))})")
+    check_text(text)
     return text
 
 

@@ -414,7 +414,7 @@ def _order(kind: Kind, folder: str, shard_sizes: list[int], config: DataConfig, 
     """Raises ValueError if a source has fewer samples than there are lanes."""
     if sum(shard_sizes) < config.num_lanes:
         raise ValueError(
-            f"{folder} holds {sum(shard_sizes)} {kind}s, fewer than data.num_lanes {config.num_lanes}; lower it, or "
-            f"add {kind}s"
+            f"{public_url(folder)} holds {sum(shard_sizes)} {kind}s, fewer than data.num_lanes {config.num_lanes}; "
+            f"lower it, or add {kind}s"
         )
     return SampleOrder(shard_sizes, config.num_lanes, config.window_shards, seed)

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from data_pipeline.command_line import run_command
+from data_pipeline.retries import told_if_not_written
 from data_pipeline.samples import BadSampleError, Kind
 from data_pipeline.sentence_sample import draw_sentences
 from data_pipeline.sentencepiece_training import MAX_SENTENCES, ModelType, train_on_sentences
@@ -52,13 +53,12 @@ def main() -> None:
 def _train(options: TextTokenizerOptions) -> str:
     if not options.sources:
         raise ValueError("there is no source; give pair=SOURCE or text=SOURCE after the model file")
-    if options.max_sentences < 1:
-        raise ValueError(f"max_sentences {options.max_sentences} must be at least 1")
     if options.out.exists():
         raise ValueError(
             f"{options.out} exists, and shards may have been written with it; give another name, or remove it first"
         )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with told_if_not_written(options.out):
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     sample = draw_sentences(_texts(options), options.max_sentences)
     drawn = f"{len(sample.sentences)} sentences"
     if sample.num_found > len(sample.sentences):

@@ -4,7 +4,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-from data_pipeline.samples import printable
+from data_pipeline.samples import printable_lines
 
 
 def say(text: str) -> None:
@@ -18,8 +18,7 @@ def warn(text: str) -> None:
 
 
 def _print(text: str, stream: TextIO | None) -> None:
-    """Escape control characters: what a message quotes may come from files of others."""
-    shown = "".join(c if c.isprintable() or c in "\n\t" else printable(c) for c in text)
+    shown = printable_lines(text)
     with suppress(OSError, ValueError):  # ValueError: it is closed
         try:
             print(shown, file=stream, flush=True)

@@ -18,11 +18,12 @@ from here. What cannot be a sample becomes a record with a `problem`, so that no
 """
 
 import html
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_pipeline.samples import Kind
+from data_pipeline.samples import Kind, printable
 from data_pipeline.scenes import Split, draw_samples
 from data_pipeline.sources.captioned_objects import pairs_of_json_lines
 from data_pipeline.sources.files import form
@@ -115,7 +116,10 @@ def _drawn(kind: Kind, count: int, seed: int, split: Split) -> Iterator[Record]:
 
 
 def _scenes_arguments(source: str) -> tuple[int, int]:
-    numbers = source.split(":")[1:]
-    if not all(number.isdigit() for number in numbers) or len(numbers) not in (1, 2):
-        raise ValueError(f"source {source!r} must read scenes:COUNT or scenes:COUNT:SEED")
-    return int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else 0
+    found = re.fullmatch(r"scenes:([0-9]{1,10})(?::([0-9]{1,20}))?", source)
+    if found is None:
+        raise ValueError(
+            f"source {printable(source)!r} must read scenes:COUNT or scenes:COUNT:SEED, numbers of at most 10 and 20 "
+            "digits"
+        )
+    return int(found[1]), int(found[2] or 0)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from data_pipeline.sources.records import cannot_be_read
 
@@ -18,24 +19,46 @@ def walk(folder: Path, with_special: bool = False) -> Iterator[str]:
     Links to folders are followed unless they lead back to a folder above; a link to nothing is a file that cannot be
     read. with_special: pipes, sockets and devices too. Raises OSError if a folder cannot be listed.
     """
-    return _walk(os.fspath(folder), "", frozenset(), with_special)
+    top = os.fspath(folder)
+    above = [_Folder(_inode(top), "", _names(top, with_special))]  # no recursion: folders may lie deeper than the stack
+    while above:
+        name = next(above[-1].names, None)
+        if name is None:
+            above.pop()
+        elif not name.endswith("/"):
+            yield above[-1].prefix + name
+        else:
+            prefix = above[-1].prefix + name
+            path = os.path.join(top, prefix)
+            inode = _inode(path)
+            if all(inode != outer.inode for outer in above):
+                above.append(_Folder(inode, prefix, _names(path, with_special)))
 
 
-def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]], with_special: bool) -> Iterator[str]:
+class _Folder(NamedTuple):
+    """A folder that is being walked through."""
+
+    inode: tuple[int, int]
+    prefix: str
+    """Its path below the top, with a slash."""
+    names: Iterator[str]
+    """What is left of its names."""
+
+
+def _inode(folder: str) -> tuple[int, int]:
     try:
         status = os.stat(folder)
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            return
-        with os.scandir(folder) as entries:  # names alone: the entries of a folder of 14 million files fill gigabytes
-            names = sorted(name for entry in entries if (name := _name(entry, with_special)))
     except OSError as error:
         raise cannot_be_read(folder, error) from error
-    for name in names:
-        if name.endswith("/"):
-            yield from _walk(os.path.join(folder, name), prefix + name, above | {here}, with_special)
-        else:
-            yield prefix + name
+    return status.st_dev, status.st_ino
+
+
+def _names(folder: str, with_special: bool) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:  # names alone: the entries of a folder of 14 million files fill gigabytes
+            return iter(sorted(name for entry in entries if (name := _name(entry, with_special))))
+    except OSError as error:
+        raise cannot_be_read(folder, error) from error
 
 
 def _name(entry: os.DirEntry[str], with_special: bool) -> str:
@@ -53,7 +76,7 @@ def form(path: Path | str) -> str:
 
 def is_hidden(name: str) -> bool:
     """Is a file, or a folder on its path, hidden? Such are .git, macOS's .DS_Store and ._a.jpg, editors' leftovers."""
-    return any(part.startswith(".") for part in name.split("/"))
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def require(package: str, purpose: str) -> ModuleType:

@@ -92,7 +92,8 @@ def images_of_tar(path: Path) -> Iterator[Record]:
     try:
         with open_tar(path) as outer:
             for member in outer:
-                if member.kind == "file" and member.name.endswith(".tar"):
+                is_tar = member.kind == "file" and member.name.endswith(".tar")
+                if is_tar and not is_hidden(member.name):
                     yield from _images_of_inner_tar(path, outer, member)
                 elif member.kind != "folder":
                     yield _record_of_member(path, member, member.name)
@@ -114,6 +115,8 @@ def _images_of_inner_tar(path: Path, outer: TarReader, member: TarEntry) -> Iter
 def _record_of_member(path: Path, member: TarEntry, name: str) -> Record:
     if member.kind != "file":
         return Record(name, problem=UNUSABLE[member.kind])
+    if is_hidden(member.name):
+        return Record(name, problem="member is hidden")
     if not is_image_name(name):
         return Record(name, problem="member is no image by its name")
     return Record(name, TarMember(path, member.offset, member.size))

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from data_pipeline.samples import BadSampleError
+from data_pipeline.shard_samples import EARLY_DOT, key_and_extension
 from data_pipeline.sources.entries import RefusedFileError
 from data_pipeline.sources.files import is_hidden, walk
-from data_pipeline.sources.images import is_image_name
+from data_pipeline.sources.images import READ_EXTENSIONS, is_image_name
 from data_pipeline.sources.records import Record, TarMember
 from data_pipeline.sources.text_lines import open_text
-from data_pipeline.tar_members import UNUSABLE, TarEntry, TarReader, open_tar
+from data_pipeline.tar_members import UNUSABLE, TarEntry, TarError, TarReader, open_tar
 
 MAX_CAPTION_BYTES = 1 << 20
 """A larger file beside an image is no caption."""
@@ -90,26 +92,25 @@ def _stem(name: str) -> str:
 def pairs_of_tar(path: Path) -> Iterator[Record]:
     """Images with the texts of the same key in a tar, wherever they stand in it: WebDataset's rule, as in index_shards.
 
-    All other members become records with a problem. Raises TarError if the tar is damaged.
+    All other members become records with a problem. Raises ValueError if the tar is damaged.
     """
     images: dict[str, list[tuple[str, TarMember]]] = {}
     captions: dict[str, list[tuple[str, str | None]]] = {}
-    with open_tar(path) as reader:
-        for member in reader:
-            key, problem = _key(member.name), ""
-            if member.kind != "file":
-                problem = UNUSABLE[member.kind]
-            elif is_hidden(member.name.removeprefix("./")):
-                problem = "member is hidden"
-            elif is_image_name(member.name):
-                location = TarMember(path, member.offset, member.size)
-                images.setdefault(key, []).append((member.name, location))
-            elif member.name.lower().endswith(".txt"):
-                captions.setdefault(key, []).append((member.name, _caption(reader, member)))
-            else:
-                problem = "member is neither an image nor a caption by its name"
-            if problem:
-                yield Record(member.name, problem=problem, place=f"{path}: {member.name}")
+    try:
+        with open_tar(path) as reader:
+            for member in reader:
+                try:
+                    key, is_image = _key_and_role(member)
+                except BadSampleError as error:
+                    yield Record(member.name, problem=str(error), place=f"{path}: {member.name}")
+                    continue
+                if is_image:
+                    location = TarMember(path, member.offset, member.size)
+                    images.setdefault(key, []).append((member.name, location))
+                else:
+                    captions.setdefault(key, []).append((member.name, _caption(reader, member)))
+    except TarError as error:
+        raise ValueError(f"{error}; unpack or download it again") from error
     for key, found in images.items():
         texts = captions.pop(key, [])
         for number, (name, location) in enumerate(found):
@@ -127,10 +128,17 @@ def pairs_of_tar(path: Path) -> Iterator[Record]:
             yield Record(name, problem=NO_IMAGE, place=f"{path}: {name}")
 
 
-def _key(name: str) -> str:
-    """Folder and name up to the first dot."""
-    folder, slash, base = name.removeprefix("./").rpartition("/")
-    return folder + slash + base.partition(".")[0]
+def _key_and_role(member: TarEntry) -> tuple[str, bool]:
+    """Return the key of a member's sample and whether it is the image of it. Raises BadSampleError if it is neither."""
+    if member.kind != "file":
+        raise BadSampleError(UNUSABLE[member.kind])
+    if is_hidden(member.name):
+        raise BadSampleError("member is hidden")
+    key, extension = key_and_extension(member.name)
+    if extension not in (*READ_EXTENSIONS, "txt"):
+        is_named_so = extension.rpartition(".")[2] in (*READ_EXTENSIONS, "txt")
+        raise BadSampleError(EARLY_DOT if is_named_so else "member is neither an image nor a caption by its name")
+    return key, extension != "txt"
 
 
 def _caption(reader: TarReader, member: TarEntry) -> str | None:

@@ -103,7 +103,7 @@ def pairs_of_karpathy(content: dict[str, Any], path: Path, root: Path, splits: t
             yield Record(name, problem=NO_CAPTIONS, place=place)
         for number, sentence in enumerate(sentences):
             if isinstance(sentence, dict) and isinstance(sentence.get("raw"), str):
-                metadata = {"split": split} if split else {}
+                metadata = {"split": split} if split and isinstance(split, str) else {}
                 yield Record(name, root / name, sentence["raw"], number, metadata, place=place)
             else:
                 problem = f"sentence has no text in field 'raw' (number {number})"
@@ -133,7 +133,8 @@ def pairs_of_visual_genome(content: list[Any], path: Path, root: Path) -> Iterat
             return
         region = image["regions"][number]
         phrase = field_of(region, "phrase", str)
-        box = {key: region[key] for key in ("x", "y", "width", "height") if key in region}
+        sides = {key: region.get(key) for key in ("x", "y", "width", "height")}
+        box = {key: value for key, value in sides.items() if isinstance(value, int | float)}
         metadata = {"image_id": image_id, "region": box}
         yield Record(name, found_path(name), phrase, number, metadata, place=entry.place)
 

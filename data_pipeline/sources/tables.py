@@ -71,7 +71,9 @@ def _opened(path: Path, columns: Columns) -> tuple[Columns, Iterator[Entry]]:
         return _opened_parquet(path, columns)
     rows = rows_of(path, columns.names())
     header = next(rows, None)
-    names = header.cells if header else []
+    if header is None or header.problem:
+        raise RefusedFileError(path, "has no header with the names of columns", header.problem if header else "")
+    names = header.cells
     columns = columns.among(names)
     _check_names(path, columns, names)
     entries = (
@@ -87,6 +89,9 @@ def _opened(path: Path, columns: Columns) -> tuple[Columns, Iterator[Entry]]:
 
 
 def _check_names(path: Path, columns: Columns, found: list[str]) -> None:
+    for name in columns.names():
+        if found.count(name) > 1:
+            raise RefusedFileError(path, f"has {found.count(name)} columns {name!r}", remedy="rename all but one")
     missing = [column for column in columns.names() if column not in found]
     if not missing:
         return
@@ -125,7 +130,8 @@ def _records_of_row(entry: Entry, columns: Columns, root: Path, seen: set[str] |
                 problem = f"row has no text in column {columns.text!r} (element {number} of its list)"
                 yield Record(entry.name, problem=problem, place=place)
     else:
-        raise EntryError(f"row has no text in column {columns.text!r} ({text!r:.60})")
+        found = "bytes" if isinstance(text, bytes | ParquetCell) else f"{text!s:.60}"
+        raise EntryError(f"row has no text in column {columns.text!r} ({found})")
 
 
 def _opened_parquet(path: Path, columns: Columns) -> tuple[Columns, Iterator[Entry]]:
@@ -175,20 +181,22 @@ def _rows_of_group(path: Path, table: Any, group: int, columns: list[str]) -> It
 def _as_rows(batch: Any) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
-    except UnicodeError:  # a string that is not UTF-8, which writers do not check
+    except (ValueError, OverflowError):  # a string that is not UTF-8, or a date beyond Python's: writers do not check
         names = batch.schema.names
         rows = [{name: _value(batch[name][number]) for name in names} for number in range(batch.num_rows)]
     return rows
 
 
 def _value(scalar: Any) -> Any:
-    """What is not UTF-8 becomes lone surrogates, as in text files."""
+    """What is not UTF-8 becomes lone surrogates, as in text files; what is nothing of Python's, its type."""
     try:
         return scalar.as_py()
     except UnicodeError:
         if hasattr(scalar, "as_buffer"):
             return scalar.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
         return None
+    except (ValueError, OverflowError):
+        return scalar.type
 
 
 def _arrow_errors() -> tuple[type[Exception], ...]:

@@ -99,7 +99,7 @@ def _texts_of_tar(stream: io.BufferedReader, place: str, column: str, depth: int
     try:
         for member in reader:
             here = f"{place}: {member.name}"
-            problem = _problem_of_name(member.name.removeprefix("./"))
+            problem = _problem_of_name(member.name)
             if member.kind != "file":
                 problem = UNUSABLE[member.kind]
             if problem:

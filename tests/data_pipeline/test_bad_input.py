@@ -291,8 +291,12 @@ def test_a_caption_of_a_million_characters_is_cut(read: Callable[..., StepBatch]
 
 @pytest.mark.parametrize(
     ("caption", "reason"),
-    [(b"caf\xe9 noir", "text is not UTF-8"), (b" \n ", "text is blank")],
-    ids=["latin-1", "blank"],
+    [
+        (b"caf\xe9 noir", "text is not UTF-8"),
+        (b" \n ", "text has no visible character"),
+        (b"a\0c\0", "text holds a NUL (at character 1)"),
+    ],
+    ids=["latin-1", "blank", "UTF-16 without a mark"],
 )
 def test_an_unusable_caption_is_skipped_counted_and_named(
     caption: bytes, reason: str, read: Callable[..., StepBatch]

@@ -127,6 +127,16 @@ def test_a_shard_that_differs_from_its_checksum_fails_the_check(tmp_path: Path) 
     assert f"shard {tmp_path}/000000.tar is not the one that was indexed" in ended.stderr[0]
 
 
+def test_a_shard_that_is_gone_fails_the_check_in_a_sentence(tmp_path: Path) -> None:
+    write_shards(ShardOptions("image", "scenes:4", tmp_path, samples_per_shard=2))
+    (tmp_path / "000000.tar").unlink()
+    result = check_shards(CheckOptions(str(tmp_path), num_workers=1))
+    assert result.damaged == ["shard 000000.tar cannot be read (No such file or directory)"]
+    assert (result.report.num_kept, result.report.skipped) == (2, {"shard 000000.tar cannot be read": 2})
+    with pytest.raises(ValueError, match="index.json is no folder"):
+        check_shards(CheckOptions(str(tmp_path / "index.json")))
+
+
 def test_texts_with_html_entities_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
     captions = ["plain & simple", "a &amp; b", "&lt;b&gt; &#39;", "AT&T; R&D", "&copy;"]
     lines = []

@@ -168,7 +168,10 @@ def test_a_copy_is_never_longer_than_announced(hostile: Hostile, monkeypatch: py
 
 @pytest.mark.parametrize(
     "elsewhere",
-    ["/etc", "../pairs", "file:///etc", "http://169.254.169.254/latest", "s3://bucket/x", "{url}/pairsecret", "{url}"],
+    [
+        *("/etc", "../pairs", "file:///etc", "http://169.254.169.254/latest", "s3://bucket/x", "{url}/pairsecret"),
+        *("{url}", "{url}/pairs/../secret", "{url}/pairs/a/%2E%2e/../b", "{url}/pairs/%2e./secret"),
+    ],
 )
 def test_a_remote_index_names_no_shards_outside_of_its_own_url(elsewhere: str, served: Hostile, tmp_path: Path) -> None:
     changed_index(served, shard_folder=elsewhere.format(url=served.url))
@@ -177,6 +180,27 @@ def test_a_remote_index_names_no_shards_outside_of_its_own_url(elsewhere: str, s
     ):
         read_index(f"{served.url}/pairs", ShardCache(tmp_path / "cache", 10**8))
     assert served.requests == ["/pairs/index.json"]
+
+
+@pytest.mark.parametrize("name", ["../0.tar", "a/%2e%2E/0.tar", "/0.tar", "http://other/0.tar", "..\\0.tar"])
+def test_a_remote_index_names_no_shard_outside_of_its_folder(name: str, served: Hostile, tmp_path: Path) -> None:
+    shards = json.loads(served.answers["/pairs/index.json"][2] or b"")["shards"]
+    changed_index(served, shards=[shard | {"name": name} for shard in shards])
+    with pytest.raises(ValueError, match="lies outside of its folder; do not trust where this comes from"):
+        read_index(f"{served.url}/pairs", ShardCache(tmp_path / "cache", 10**8))
+
+
+def test_a_damaged_remote_index_is_told_without_its_password(served: Hostile, tmp_path: Path) -> None:
+    index = json.loads(served.answers["/pairs/index.json"][2] or b"")
+    changed_index(served, shards=[shard | {"num_bytes": 1} for shard in index["shards"]])
+    url = f"{served.url}/pairs".replace("://", "://user:QQQ@")
+    with pytest.raises(ValueError, match=r"the index of http://\*\*\*@.*/pairs is damaged \(the image of") as raised:
+        read_index(url, ShardCache(tmp_path / "cache", 10**8))
+    assert "QQQ" not in str(raised.value)
+    result = check_shards(CheckOptions(url, cache_folder=tmp_path / "cache"))
+    assert [problem.partition(" (")[0] for problem in result.damaged] == [
+        f"the index of {url.replace('user:QQQ', '***')} is damaged"
+    ]
 
 
 def test_a_remote_index_may_name_its_own_url_and_what_lies_below(served: Hostile, tmp_path: Path) -> None:

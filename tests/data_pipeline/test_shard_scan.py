@@ -24,17 +24,9 @@ from data_pipeline.sample_reader import SampleReader
 from data_pipeline.samples import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, BadSampleError, Kind
 from data_pipeline.shard_index import damaged_records, read_index
 from data_pipeline.shard_scan import SampleReport, load_scan, own_partial, save_scan, scan_path, scan_shard
+from tests.data_pipeline.test_bad_input import write_tar
 
 JPEG = b"\xff\xd8\xff and the rest of an image"
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
 
 
 def indexed(kind: Kind, folder: Path | str, **options: object) -> SampleReport:
@@ -189,6 +181,7 @@ def test_a_copy_that_is_left_out_takes_its_members_along(tmp_path: Path) -> None
 
 def test_captions_are_read_from_a_field_of_the_json_members(tmp_path: Path) -> None:
     captions: dict[str, object] = {"a": "one", "b": 5, "c": ["x"], "d": " ", "e": "\ud83d", "f": "caf\u00e9"}
+    captions |= {"i": "\u200b", "j": "x\0"}
     members = [(f"{key}.jpg", JPEG + key.encode()) for key in captions]
     members += [(f"{key}.json", json.dumps({"caption": value}).encode()) for key, value in captions.items()]
     members += [("g.jpg", JPEG), ("g.json", b"{" * 100_000), ("h.jpg", JPEG), ("h.json", b"[1]"), ("f.txt", b"other")]
@@ -198,9 +191,11 @@ def test_captions_are_read_from_a_field_of_the_json_members(tmp_path: Path) -> N
         ".json member has no text in field 'caption'": 4,
         ".json member is not valid JSON": 1,
         "text is not UTF-8": 1,
-        "text is missing or empty": 6,
+        "text has no visible character": 1,
+        "text holds a NUL": 1,
+        "text is missing or empty": 8,
     }
-    assert report.num_members == 17 and report.num_skipped_members == 12
+    assert report.num_members == 21 and report.num_skipped_members == 16
     reader = SampleReader(read_index(tmp_path), 1 << 20)
     assert [(reader.key(i), reader.text(i)) for i in range(2)] == [("a", "one"), ("f", "caf\u00e9")]
     assert reader.image_bytes(1) == JPEG + b"f"
@@ -262,6 +257,18 @@ def test_a_shard_that_cannot_be_opened_is_not_left_out_as_damaged(tmp_path: Path
     write_tar(tmp_path / "0.tar", [("a.txt", b"one")])
     (tmp_path / "1.tar").symlink_to("nowhere")
     with pytest.raises(ValueError, match=r"1.tar cannot be read \(No such file or directory\)\nmake them readable"):
+        indexed("text", tmp_path, leave_out_damaged=True)
+
+
+def test_hidden_archives_are_counted_and_damaged_ones_alone_are_no_index(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [("a.txt", b"one")])
+    (tmp_path / "._0.tar").write_bytes(b"\0\5\x16\7 as macOS leaves it")
+    (tmp_path / ".trash").mkdir()
+    write_tar(tmp_path / ".trash" / "1.tar", [("b.txt", b"two")])
+    report = indexed("text", tmp_path)
+    assert (report.num_kept, report.skipped) == (1, {"archive is hidden": 2})
+    (tmp_path / "0.tar").write_bytes(b"damaged" * 100)
+    with pytest.raises(ValueError, match=r"(?s)0.tar is no readable tar.*mend them, or leave them out by --leave-out"):
         indexed("text", tmp_path, leave_out_damaged=True)
 
 
@@ -356,6 +363,16 @@ def test_a_pipe_or_a_folder_in_place_of_an_index_is_refused(pairs: Path) -> None
         os.mkfifo(path)
         with pytest.raises(ValueError, match="is no regular file; index the folder again"):
             read_index(pairs)
+
+
+def test_a_scan_whose_directory_leads_before_its_beginning_is_made_anew(pairs: Path) -> None:
+    path = scan_path(pairs, "0.tar")
+    content = path.read_bytes()
+    end = content.rindex(b"PK\5\6")  # of zip: bytes 12 to 20 say how long the directory is, and where it begins
+    path.write_bytes(content[: end + 16] + b"\xff" * 4 + content[end + 20 :])
+    with pytest.raises(FileNotFoundError, match="is damaged"):
+        load_scan(path)
+    assert indexed("pair", pairs).num_kept == 6
 
 
 def test_a_scan_that_would_fill_the_memory_is_made_anew(pairs: Path) -> None:

@@ -64,6 +64,12 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
             tar.addfile(member, io.BytesIO(content))
 
 
+@pytest.mark.parametrize("source", ["scenes:", "scenes:\u00b2", "scenes:3:-1", "scenes:" + "9" * 5000, "scenes:1:2:3"])
+def test_scenes_are_asked_for_by_numbers(source: str) -> None:
+    with pytest.raises(ValueError, match="must read scenes:COUNT or scenes:COUNT:SEED"):
+        next(read_records("image", source, SourceOptions()))
+
+
 def test_what_is_written_is_what_was_drawn_and_what_webdataset_reads(tmp_path: Path) -> None:
     index = written("pair", "scenes:25", tmp_path / "pairs", samples_per_shard=10)
     assert [shard.num_samples for shard in index.shards] == [10, 10, 5]

@@ -1,8 +1,6 @@
 """Texts that a tokenizer does not know: said when written, checked and read by a run."""
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 from data_pipeline.check_shards import CheckOptions, check_shards
@@ -15,9 +13,9 @@ from data_pipeline.shard_writer import SampleFilter
 from data_pipeline.sources.records import Record
 from data_pipeline.step_dataset import SamplesPerStep, StepDataset
 from data_pipeline.text_tokenizer import NO_TOKEN, TextTokenizer
-from data_pipeline.token_coverage import covered_share
+from data_pipeline.token_coverage import MAX_CHARACTERS, covered_share
 from data_pipeline.write_shards import ShardOptions, write_shards
-from tests.data_pipeline.test_bad_input import GOOD
+from tests.data_pipeline.test_bad_input import GOOD, write_tar
 from tests.launch import run_ranks
 from tests.tiny_run import TinyData
 
@@ -61,6 +59,15 @@ def test_texts_without_a_token_are_counted_when_written(tiny_data: TinyData, tmp
     assert report.skipped == {"text has no visible character": 3, "text is missing or empty": 1}
 
 
+def test_of_long_texts_the_beginning_counts(tiny_data: TinyData, tmp_path: Path) -> None:
+    tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
+    text = "a red star " * (MAX_CHARACTERS // 11) + " " * 20 + "\u0416" * 100
+    write_tar(tmp_path / "0.tar", [("a.txt", text.encode())])
+    index_shards(IndexOptions("text", str(tmp_path), num_workers=1))
+    share = covered_share(SampleReader(read_index(tmp_path), 1 << 20), tokenizer)
+    assert share.num_unknown == 0 and share.num_tokens < len(tokenizer.encode(text))
+
+
 def test_a_document_of_which_the_tokenizer_makes_no_token_is_passed_on_by_name(tiny_data: TinyData) -> None:
     tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
     documents = [Record("a", text="a red star"), Record("b", text=NORMALISED_AWAY), Record("c", text="a blue circle")]
@@ -72,17 +79,20 @@ def test_a_document_of_which_the_tokenizer_makes_no_token_is_passed_on_by_name(t
 def test_captions_without_a_token_are_bad_samples_of_a_run_and_of_check_shards(
     tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for key, caption in (("a", "a red star"), ("b", NORMALISED_AWAY), ("c", ZERO_WIDTH), ("d", "a star")):
-            for extension, content in (("png", GOOD), ("txt", caption.encode())):
-                member = tarfile.TarInfo(f"{key}.{extension}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+    captions = {"a": "a red star", "b": NORMALISED_AWAY, "c": ZERO_WIDTH, "d": "a star"}
+    members = [(f"{key}.txt", caption.encode()) for key, caption in captions.items()]
+    write_tar(tmp_path / "0.tar", [*members, *((f"{key}.png", GOOD) for key in captions)])
     index_shards(IndexOptions("pair", str(tmp_path), num_workers=1))
     tokenizer = tiny_data.folder / "text_tokenizer.spm"
     result = check_shards(CheckOptions(str(tmp_path), text_tokenizer=tokenizer, num_workers=1))
-    assert result.report.num_kept == 2 and result.report.examples == {NO_TOKEN: "0.tar:b", "text is blank": "0.tar:c"}
+    assert result.report.num_kept == 2 and result.report.examples == {
+        NO_TOKEN: "0.tar:b",
+        "text has no visible character": "0.tar:c",
+    }
     config = DataConfig(pairs=(str(tmp_path),), text_tokenizer=tokenizer, num_lanes=1)
     batch = StepDataset(config, SamplesPerStep(0, 4, 0), 16, 0)[0]
-    assert {(bad.key, bad.reason) for bad in batch.bad_samples} == {("b", NO_TOKEN), ("c", "text is blank")}
+    assert {(bad.key, bad.reason) for bad in batch.bad_samples} == {
+        ("b", NO_TOKEN),
+        ("c", "text has no visible character"),
+    }
     assert min(batch.caption_lengths) > 2 and not batch.failure

@@ -1,6 +1,7 @@
 """One bad entry costs one sample, wherever it stands; a file of another layout is refused at once. CPU, seconds."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,24 @@ def test_an_entry_of_another_kind_is_skipped(layout: str, entry: object, tmp_pat
     found = records("pair", path)
     assert sum(not record.problem for record in found) == NUM_GOOD + (layout == "sbu" and entry == "a")
     assert any(record.problem for record in found) or entry == "a"
+
+
+NESTED = "[" * 600 + "]" * 600
+"""More than pickle follows, on the way to another process."""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f'[{{"id": 1, "regions": [{{"phrase": "one", "x": {NESTED}, "y": 2}}]}}]',
+        f'{{"images": [{{"filename": "1.jpg", "split": {NESTED}, "sentences": [{{"raw": "one"}}]}}]}}',
+    ],
+    ids=["Visual Genome", "Karpathy"],
+)
+def test_what_is_kept_beside_a_caption_is_plain(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(content)
+    (record,) = read_records("pair", str(tmp_path / "a.json"), SourceOptions())
+    assert record.text == "one" and pickle.loads(pickle.dumps(record)) == record
 
 
 def test_a_file_whose_first_entries_are_all_bad_is_refused_without_reading_on(tmp_path: Path) -> None:

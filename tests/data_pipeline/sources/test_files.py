@@ -50,6 +50,26 @@ def test_a_folder_that_cannot_be_listed_ends_the_walk(tmp_path: Path, monkeypatc
         list(walk(tmp_path))
 
 
+def test_a_folder_deeper_than_the_stack_of_python_is_walked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):
+        os.mkdir("d")
+        os.chdir("d")
+    Path("a.txt").touch()
+    bottom = os.open(".", os.O_RDONLY)
+    os.chdir(tmp_path)
+    names = list(walk(Path()))
+    os.fchdir(bottom)
+    os.close(bottom)
+    os.remove("a.txt")
+    for _ in range(1200):  # pytest cannot remove what lies so deep
+        os.chdir("..")
+        os.rmdir("d")
+    assert names == ["d/" * 1200 + "a.txt"]
+
+
 def test_a_walk_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "a/1.jpg", "b/2.jpg")
     names = walk(tmp_path)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.samples import Kind
+from data_pipeline.shard_samples import EARLY_DOT
 from data_pipeline.sources import SourceOptions, read_records
 from data_pipeline.sources.records import Record, read_image
 
@@ -169,7 +170,8 @@ def test_imagenet_21k_with_a_tar_for_each_class(tmp_path: Path) -> None:
 
 def test_pairs_of_one_tar_by_webdatasets_keys(tmp_path: Path) -> None:
     members = {"a.jpg": b"a", "b.png": b"b", "a.txt": b"one", "b.txt": b"two", "c.txt": b"no image", "d.jpg": b"d"}
-    members |= {"a.json": b"{}", "a.png": b"second", "./._a.jpg": b"", "e.v1.jpg": b"e", "e.txt": "caf\xe9".encode()}
+    members |= {"a.json": b"{}", "a.png": b"second", "./._a.jpg": b"", "e.jpg": b"e", "e.txt": "caf\xe9".encode()}
+    members = {"a.mask.png": b"not the image", **members, "e.1.txt": b"further", "x/../../f.jpg": b"", "g": b""}
     write(tmp_path, {"pairs.tar": tar_of(members)})
     found = records("pair", tmp_path / "pairs.tar")
     assert [(r.key, r.text, read_image(r.image)) for r in found if r.image and not r.problem] == [
@@ -180,11 +182,21 @@ def test_pairs_of_one_tar_by_webdatasets_keys(tmp_path: Path) -> None:
     assert problems(found) == {
         "a.json": "member is neither an image nor a caption by its name",
         "./._a.jpg": "member is hidden",
+        "a.mask.png": EARLY_DOT,
+        "e.1.txt": EARLY_DOT,
+        "x/../../f.jpg": "name leads out of the archive",
+        "g": "name has no extension",
         "a.png": "key has a second image",
         "c.txt": "caption has no image beside it",
         "d.jpg": "image has no caption beside it",
     }
     assert all(record.place.startswith(f"{tmp_path / 'pairs.tar'}: ") for record in found)
+
+
+def test_a_damaged_tar_of_pairs_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    write(tmp_path, {"pairs.tar": tar_of({"a.jpg": b"a", "a.txt": b"one"})[:1200]})
+    with pytest.raises(ValueError, match="pairs.tar is no readable tar .*; unpack or download it again"):
+        records("pair", tmp_path / "pairs.tar")
 
 
 def test_openwebtext_is_a_tar_of_compressed_tars(tmp_path: Path) -> None:

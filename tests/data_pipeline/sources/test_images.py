@@ -70,6 +70,18 @@ def test_a_damaged_inner_tar_is_skipped_by_name_and_the_others_are_read(damage: 
     assert problem.name == "winter21_whole/n02.tar" and str(problem.problem).startswith("inner tar is damaged (")
 
 
+def test_hidden_files_in_tars_are_counted(tmp_path: Path) -> None:
+    inner = bytes(tar_of({"./1.JPEG": b"one", "./._1.JPEG": b"attributes"}))
+    (tmp_path / "a.tar").write_bytes(tar_of({"./n01.tar": inner, "._n01.tar": b"attributes", "b/.git/c.jpg": b"image"}))
+    found = images(tmp_path / "a.tar")
+    assert [record.name for record in found if record.problem is None] == ["n01/1.JPEG"]
+    assert [(record.name, record.problem) for record in found if record.problem] == [
+        ("n01/._1.JPEG", "member is hidden"),
+        ("._n01.tar", "member is hidden"),
+        ("b/.git/c.jpg", "member is hidden"),
+    ]
+
+
 def test_what_is_no_image_in_a_tar_and_joined_tars_are_counted(tmp_path: Path) -> None:
     inner = tar_of({"1.JPEG": b"one", "readme.txt": b"text"}) + tar_of({"2.JPEG": b"two"})
     with tarfile.open(tmp_path / "a.tar", "w") as tar:

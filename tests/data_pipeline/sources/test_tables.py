@@ -78,6 +78,43 @@ def test_a_name_of_a_parquet_column_that_is_not_utf_8_is_a_damaged_file(tmp_path
         records("text", path)
 
 
+@pytest.mark.parametrize("content", ["", "\n\n", '"image,caption\na.jpg,text\n'])
+def test_a_table_without_a_header_is_refused_in_a_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(ValueError, match="a.csv has no header with the names of columns"):
+        list(read_records("pair", str(tmp_path / "a.csv"), SourceOptions()))
+
+
+@pytest.mark.parametrize("type_of_day", [pyarrow.date32(), pyarrow.timestamp("ns"), pyarrow.duration("s")])
+def test_dates_beyond_pythons_are_no_captions(type_of_day: pyarrow.DataType, tmp_path: Path) -> None:
+    largest = pyarrow.array([2**31 - 1], pyarrow.int32())
+    days = largest.cast(type_of_day) if type_of_day == pyarrow.date32() else pyarrow.array([2**60 + 1], type_of_day)
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": ["a.jpg"], "caption": days}), path)
+    with pytest.raises(
+        ValueError, match="a.parquet has no usable rows in columns 'image' and 'caption'.*row has no text"
+    ):
+        list(read_records("pair", str(path), SourceOptions()))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_two_columns_of_the_same_name_are_refused(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".csv":
+        path.write_text("image,caption,caption\na.jpg,one,two\n")
+    else:
+        columns = [pyarrow.array([cell]) for cell in ("a.jpg", "one", "two")]
+        pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, ["image", "caption", "caption"]), path)
+    with pytest.raises(ValueError, match=f"a{suffix} has 2 columns 'caption'; rename all but one"):
+        list(read_records("pair", str(path), SourceOptions()))
+
+
+def test_bytes_are_no_captions_and_no_class_of_ours_is_shown(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"image": ["a.jpg"], "caption": [b"one"]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"row has no text in column 'caption' \(bytes\)"):
+        list(read_records("pair", str(tmp_path / "a.parquet"), SourceOptions()))
+
+
 def test_an_empty_image_cell_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("image,caption\n,one\n")
     (record,) = records("pair", tmp_path / "pairs.csv")
