@@ -18,8 +18,6 @@ from model.weight_files import read_json_object, read_safetensors
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 MODEL_TYPE = "imglish"
-MAX_DEPTH = 1000
-"""Blocks of a network that a file may describe: its modules are made before its weights are read."""
 
 
 def load_pretrained(folder: Path | str) -> MaskedDataModel:
@@ -76,16 +74,11 @@ def read_config(folder: Path) -> MultiwayConfig:
     if set(values) != expected:
         raise ValueError(f"{path} has other fields than MultiwayConfig: {', '.join(sorted(set(values) ^ expected))}")
     try:
-        config = pydantic.TypeAdapter(MultiwayConfig).validate_python(values)
-    except (pydantic.ValidationError, ZeroDivisionError) as error:
-        said = str(error)
-        if isinstance(error, pydantic.ValidationError):
-            first = error.errors()[0]
-            said = f"{'.'.join(map(str, first['loc']))} {' '.join(first['msg'].split())}".strip()
+        return pydantic.TypeAdapter(MultiwayConfig).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        said = f"{'.'.join(map(str, first['loc']))} {' '.join(first['msg'].split())}".strip()
         raise ValueError(f"{path} describes no network: {said}; convert it again") from error
-    if config.depth > MAX_DEPTH:
-        raise ValueError(f"{path} describes {config.depth} blocks, more than {MAX_DEPTH}; convert it again")
-    return config
 
 
 def _existing(path: Path) -> Path:

@@ -9,6 +9,7 @@ what is opened is read as data: a checkpoint that someone crafted executes nothi
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from typing import Any, Generic
 import deepspeed
 import torch.distributed as dist
 
-from data_pipeline.retries import written_with_retries
+from data_pipeline.retries import with_retries, written_with_retries
 from model.weight_files import read_json_object
 from pretrain.agreement import PASSING, AgreedError, AgreedFailure, in_words, on_every_rank
 from pretrain.console import warn
@@ -44,7 +45,7 @@ from pretrain.run_config import C, RunConfig, config_from_json, config_to_json
 
 CONFIG_NAME = "config.json"
 TEXT_TOKENIZER_NAME = "beit3.spm"
-_COMPLETE = re.compile(r"step_\d{8}$")
+_COMPLETE = re.compile(r"step_\d{8}")
 _PUT_BACK = "put the run folder back as it was and start again, or give a new run_dir"
 
 
@@ -236,7 +237,7 @@ def latest_checkpoint(run_dir: Path, kind: type[C]) -> Checkpoint[C] | None:
     """The newest complete checkpoint of a run of that kind that is sound; None where there is none.
 
     Those that are damaged or cannot be read are named on standard error. Raises ValueError where no other is left, and
-    where one holds files that are not its own.
+    where one holds files that are not its own; OSError if it cannot be seen which there are.
     """
     defects: list[Defect] = []
     for folder in _complete_folders(run_dir / "checkpoints")[::-1]:
@@ -254,10 +255,7 @@ def agreed_latest_checkpoint(config: C) -> Checkpoint[C] | None:
     """`latest_checkpoint` of a run, verified by all ranks together. Raises AgreedError where it raises ValueError,
     AgreedFailure where another start may be able to read one."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    for folder in (config.run_dir / "checkpoints").glob("step_*") if rank == 0 else ():
-        if _COMPLETE.match(folder.name) and not has_manifest(folder):
-            warn(f"warning: {folder} has no {MANIFEST_NAME} and is passed over")
-    names: list[Any] = [[folder.name for folder in _complete_folders(config.run_dir / "checkpoints")[::-1]]]
+    names = [on_every_rank(lambda: _names_for_all(config.run_dir / "checkpoints") if rank == 0 else [])]
     dist.broadcast_object_list(names)  # as the main rank sees them
     defects: list[Defect] = []
     for name in names[0]:
@@ -290,6 +288,11 @@ def read_checkpoint(folder: Path, kind: type[C]) -> Checkpoint[C]:
     return _open(folder, kind)
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether a folder is named as a complete checkpoint and has a manifest."""
+    return _COMPLETE.fullmatch(folder.name) is not None and has_manifest(folder)
+
+
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
     """Put a verified checkpoint of the same topology into the engine. All ranks call it. Raises AgreedError where its
     files do not hold the state of such an engine."""
@@ -302,9 +305,31 @@ def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[An
     adopt_state(optimizer, settings, checkpoint.num_updates)
 
 
+def _names_for_all(folder: Path) -> list[str]:
+    """The names of complete checkpoints, newest first; warns of those that are not. Raises OSError."""
+    for path in _step_folders(folder):
+        if not has_manifest(path):
+            warn(f"warning: {path} has no {MANIFEST_NAME} and is passed over")
+    return [path.name for path in _complete_folders(folder)[::-1]]
+
+
 def _complete_folders(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if _COMPLETE.match(path.name) and has_manifest(path))
+    """Complete checkpoints, oldest first. Raises OSError."""
+    return [path for path in _step_folders(folder) if has_manifest(path)]
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    """What is named as a checkpoint, oldest first. Raises OSError, in a sentence, if the folder cannot be read: a run
+    that took it for empty would begin anew."""
+    try:
+        names = with_retries(lambda: os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise in_words(
+            error, f"{folder} cannot be read ({error.strerror}); make it readable and start again"
+        ) from error
+    return [folder / name for name in sorted(names) if _COMPLETE.fullmatch(name)]
 
 
 def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:
@@ -327,7 +352,7 @@ def _read_config(path: Path, kind: type[C]) -> C:
     """Raises ValueError, naming the first problem, where it is no config of that kind."""
     try:
         return config_from_json(kind, json.dumps(read_json_object(path)))
-    except (ValueError, ZeroDivisionError) as error:
+    except ValueError as error:
         problem = str(error).removeprefix(f"{path} ")
         raise ValueError(f"{path} is no config of {kind.KIND}: {problem}; give another folder") from error
 

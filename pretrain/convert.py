@@ -17,9 +17,10 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from annotated_types import Interval
 
 from data_pipeline.command_line import run_command
-from data_pipeline.settings.ranges import Side, Size, check_ranges
+from data_pipeline.settings.ranges import Size, check_ranges
 from pretrain.conversion_source import (
     Source,
     beit3_source,
@@ -36,9 +37,8 @@ from pretrain.formats.timm import import_timm
 from pretrain.model_card import README_NAME
 from pretrain.vocabulary import EXPORTED_NAME, unused_rows
 
-LARGEST_IMAGE = 4096
-"""Pixels; attention over the patches of larger images needs more memory than a machine has."""
-
+ImageSize = Annotated[int, Interval(ge=1, le=4096)]
+"""In pixels; attention over the patches of larger images needs more memory than a machine has."""
 
 _FIRST = "" if torch.version.cuda is not None else " (here after `import pretrain.cpu_torchvision`)"
 
@@ -60,7 +60,7 @@ class ConvertOptions:
     coco_captioning and nocaps. dual: images alone and texts alone, for imagenet, flickr30k and coco_retrieval. vision,
     text: the same file as dual, verified for one of them. Networks without vision-language experts give one file that
     is exact for all. None: fusion for --to beit3, vision for --to timm."""
-    image_size: Side | None = None
+    image_size: ImageSize | None = None
     """Interpolate the image positions for this size in pixels."""
     trim_vocab: bool = False
     """Leave out the rows of the word embedding and of the masked-word head that no id of the text tokenizer reaches."""
@@ -102,7 +102,7 @@ def convert(options: ConvertOptions) -> Converted:
     """
     to = options.to or ("safetensors" if options.from_ == "beit3" else "beit3")
     role = check_role(to, options.role)
-    check_numbers(options, to)
+    check_uses(options, to)
     folder = ExportFolder(options.out, to, role)
     folder.check_is_free(options.source)
     source = open_source(options)
@@ -130,13 +130,8 @@ def check_role(to: str, role: Role | None) -> Role | None:
     return role or "fusion"
 
 
-def check_numbers(options: ConvertOptions, to: str) -> None:
-    """Raises ValueError for an option that is out of range or that the other options leave no use for."""
-    if options.image_size is not None and not 1 <= options.image_size <= LARGEST_IMAGE:
-        raise ValueError(f"--image-size {options.image_size} must lie in 1..{LARGEST_IMAGE}")
-    for name, value in (("--num-heads", options.num_heads), ("--num-visual-tokens", options.num_visual_tokens)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} {value} must be at least 1")
+def check_uses(options: ConvertOptions, to: str) -> None:
+    """Raises ValueError for an option that the other options leave no use for."""
     if options.from_ != "beit3":
         for name, is_given in (("--num-heads", options.num_heads is not None), ("--new-heads", options.new_heads)):
             if is_given:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, save_pretrained
+from pretrain.checkpoint import is_checkpoint
 from pretrain.conversion_source import Source
 from pretrain.formats.beit3 import Role
 from pretrain.formats.beit3_file import save_beit3
@@ -38,6 +39,8 @@ class ExportFolder:
             raise ValueError(f"{out} is a file; {ANOTHER}")
         if (out / "checkpoints").is_dir() or (out / MANIFEST_NAME).is_file():
             raise ValueError(f"{out} is a run or a checkpoint; {ANOTHER}")
+        if any(is_checkpoint(parent) for parent in out.resolve().parents):
+            raise ValueError(f"{out} lies in a checkpoint, which may hold its own files alone; {ANOTHER}")
         for path in (self.path, self.card, out / CONFIG_NAME, out / EXPORTED_NAME, out / README_NAME):
             if path.is_dir():
                 raise ValueError(f"{path} is a folder; {ANOTHER}")

@@ -1,6 +1,5 @@
 """Held-out samples for evaluation: the centre of each image, without augmentation."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,9 @@ from torch import Tensor
 from data_pipeline.config import DataConfig
 from data_pipeline.image_transform import ImageTransform
 from data_pipeline.sample_reader import SampleReader
-from data_pipeline.samples import BadSampleError
+from data_pipeline.samples import BadSample, BadSampleError
 from data_pipeline.shard_index import read_index
+from pretrain.console import warn
 
 
 def read_held_out(folder: Path, data: DataConfig, image_size: int, max_samples: int) -> tuple[Tensor, list[str]]:
@@ -30,7 +30,7 @@ def read_held_out(folder: Path, data: DataConfig, image_size: int, max_samples: 
             captions += [reader.text(sample)] if reader.index.kind == "pair" else []
             images.append(image)
         except BadSampleError as error:
-            print(f"skipped {reader.shard_name(sample)}:{reader.key(sample)}: {error}", file=sys.stderr)
+            warn(f"skipped {BadSample(reader.shard_name(sample), reader.key(sample), str(error))}")
     if not images:
         raise ValueError(f"{folder} has no image that can be read; give shards of images or pairs")
     return torch.from_numpy(np.stack(images)), captions

@@ -35,9 +35,10 @@ def check_batch_fits(per_step: SamplesPerStep, image_size: int, text_ids: int, w
     total = psutil.virtual_memory().total
     num_bytes = (3 * image_size**2 * (per_step.images + per_step.pairs) + ID_BYTES * text_ids) // world_size
     if num_bytes > total:
+        counts = ", ".join(f"{kind}_per_step" for kind, count in vars(per_step).items() if count)
         raise ValueError(
             f"a rank's part of a step of {per_step} takes {_gb(num_bytes)}, more than the {_gb(total)} of this "
-            "machine; take more ranks, or lower images_per_step, pairs_per_step, texts_per_step or image and text sizes"
+            f"machine; take more ranks, or lower {counts} or the sizes of images and texts"
         )
 
 

@@ -80,9 +80,13 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
     """Evaluate a checkpoint. Raises ValueError where it, the tokenizer or the shards are missing."""
     checkpoint = find_checkpoint(options.source)
     model, config = load_model(checkpoint), checkpoint.config
+    if not config.num_masked_patches:
+        raise ValueError(
+            f"{options.source} hides no patches (objective.num_masked_patches 0): there is nothing to guess"
+        )
     path = options.visual_tokenizer or config.visual_tokenizer
     tokenizer = load_visual_tokenizer(path)
-    if file_fingerprint(path) != checkpoint.data_fingerprints["visual tokenizer"]:
+    if file_fingerprint(path) != checkpoint.data_fingerprints.get("visual tokenizer"):
         raise ValueError(f"{path} is not the visual tokenizer of the run; give that with --visual-tokenizer")
     view_size = tokenizer_view_size(tokenizer.config, config.model)
     image_size = max(config.model.image_size, view_size)

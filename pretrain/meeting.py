@@ -28,6 +28,7 @@ def meet(rank: int, world_size: int, timeout: timedelta) -> Store:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun has opened it for its ranks
         return next(rendezvous("env://", timeout=timeout))[0]
     if rank == 0:
+        _wait_for_address(host)
         try:
             store = TCPStore(host, port, world_size, is_master=True, timeout=timeout, wait_for_workers=False)
         except RuntimeError as error:
@@ -54,6 +55,21 @@ def meet(rank: int, world_size: int, timeout: timedelta) -> Store:
     return store
 
 
+def _wait_for_address(host: str) -> None:
+    """End the main rank if its own name has no address: torch would try for the whole timeout, without a word."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            socket.getaddrinfo(host, None)
+            return
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() > deadline:
+                end_as_mistake(
+                    f"MASTER_ADDR {host} has no address ({error}); give the launcher the main node's: --master_addr ..."
+                )
+        time.sleep(_POLL_SECONDS)
+
+
 def _wait_until_open(host: str, port: int, timeout: timedelta) -> None:
     """Wait for the main rank, which may still be starting."""
     deadline = time.monotonic() + timeout.total_seconds()
@@ -61,7 +77,7 @@ def _wait_until_open(host: str, port: int, timeout: timedelta) -> None:
         try:
             socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
             return
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             if time.monotonic() > deadline:
                 warn(f"error: rank {os.environ['RANK']} does not reach the main rank at {host} port {port} ({error})")
                 end_process(EXIT_RANK_LOST)

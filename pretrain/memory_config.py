@@ -174,7 +174,7 @@ def _mistyped(annotation: Any, blocks: list[type], value: Any) -> str:
     if bool in parts:
         return "" if isinstance(value, bool) or (value is None and type(None) in parts) else "true or false"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if int in parts and not (is_number and value == int(value) and abs(value) <= LARGEST):
+    if int in parts and not (is_number and abs(value) <= LARGEST and value == int(value)):  # 1e999 is infinite
         return "an integer of at most 64 bits"
     if float in parts and not is_number:
         return "a number"

@@ -59,11 +59,8 @@ class Partitions:
             model = read_state(folder / model_file(self.stage, 0), is_mapped=True)
             if model["shared_params"] or model.get("frozen_param_shapes"):
                 raise KeyError("parameters of its own, neither shared nor frozen")
-            self.buffers: dict[str, Tensor] = {
-                name: value.float() if value.is_floating_point() else value
-                for name, value in model["module"].items()
-                if name in model["buffer_names"]
-            }
+            found = {name: value for name, value in model["module"].items() if name in model["buffer_names"]}
+            self.buffers: dict[str, Tensor] = {name: _checked_buffer(value) for name, value in found.items()}
             shapes = model["param_shapes"]
             if not all(isinstance(shape, torch.Size) for group in shapes for shape in group.values()):
                 raise KeyError("shapes of parameters")
@@ -196,9 +193,19 @@ def _wrong_content(place: Path) -> Iterator[None]:
     """Turn what data of another form make this code raise into one sentence."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split())[:160]
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, OverflowError, FileNotFoundError) as error:
+        said = (
+            f"no {error.filename}" if isinstance(error, FileNotFoundError) else error.args[0] if error.args else error
+        )
+        reason = " ".join(str(said).split())[:160]
         raise ValueError(f"{place} does not hold what DeepSpeed saves ({reason}); give another checkpoint") from error
+
+
+def _checked_buffer(value: Tensor) -> Tensor:
+    defect = form_defect(value, value.shape, (value.dtype,))
+    if defect is not None:
+        raise TypeError(f"{defect[0]}, not {defect[1]}")
+    return value.float() if value.is_floating_point() else value
 
 
 def _checked_flat(tensor: Any) -> Tensor:

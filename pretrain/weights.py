@@ -9,6 +9,7 @@ from torch import Tensor
 from model.config import MultiwayConfig
 from model.masked_data_model import MaskedDataModel
 from model.parameter_counts import parameter_shapes
+from model.weight_checks import check_weight
 from pretrain.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
 from pretrain.config import PretrainConfig
 from pretrain.partitions import CHUNK_BYTES, WEIGHT, Partitions, saved_parameters
@@ -51,13 +52,19 @@ def model_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> M
 
 
 def load_model(checkpoint: Checkpoint[PretrainConfig]) -> MaskedDataModel:
-    """The network of a verified checkpoint, in evaluation mode on the CPU."""
-    return model_of(checkpoint.config.model, checkpoint_weights(checkpoint.folder))
+    """The network of a verified checkpoint, in evaluation mode on the CPU. Raises ValueError if it is not finite."""
+
+    def weights() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in checkpoint_weights(checkpoint.folder):
+            check_weight(checkpoint.folder, name, tensor, tensor.shape)
+            yield name, tensor
+
+    return model_of(checkpoint.config.model, weights())
 
 
 def _check_network(checkpoint: Checkpoint[PretrainConfig]) -> None:
     """Raises ValueError where the files hold other parameters than the config says, before a network is built by it."""
-    config, places = checkpoint.config.model, Partitions(checkpoint.folder).places
-    found = {name: place.shape for name, place in places.items()}
-    if config.depth > len(found) or found != parameter_shapes(config):
+    config, partitions = checkpoint.config.model, Partitions(checkpoint.folder)
+    found = {name: place.shape for name, place in partitions.places.items()}
+    if partitions.buffers or config.depth > len(found) or found != parameter_shapes(config):  # it has no buffers
         raise ValueError(f"{checkpoint.folder} does not hold the network of its config.json; give another checkpoint")

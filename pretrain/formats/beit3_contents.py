@@ -14,7 +14,6 @@ from torch import Tensor
 
 from model.config import MultiwayConfig
 from model.embeddings import POSITION_OFFSET
-from model.pretrained import MAX_DEPTH
 
 TEXT_POSITIONS = "beit3.encoder.embed_positions.B.weight"
 TASK_HEADS = ("fc_norm", "head", "pooler", "vision_head", "language_head", "logit_scale")
@@ -49,8 +48,6 @@ def config_of(
     if "mim_head.weight" in entries:
         num_visual_tokens, _ = _shape(owner, entries, "mim_head.weight", 2)
     layers = {int(match[1]) for name in entries if (match := re.match(r"beit3\.encoder\.layers\.(\d+)\.", name))}
-    if len(layers) > MAX_DEPTH:
-        raise ValueError(f"{owner} describes {len(layers)} layers, more than {MAX_DEPTH}; give another file")
     sizes = (dim, len(layers), ffn_dim)
     published = NUM_HEADS.get(sizes)
     if num_heads is None and published is None:
@@ -58,18 +55,21 @@ def config_of(
     if None not in (num_heads, published) and num_heads != published:
         raise ValueError(f"the published network of dim, depth, ffn_dim {sizes} has {published} heads, not {num_heads}")
     side = math.isqrt(max(0, num_rows - POSITION_OFFSET - 1))
-    return MultiwayConfig(
-        dim=dim,
-        depth=len(layers),
-        num_heads=num_heads or published or 0,
-        ffn_dim=ffn_dim,
-        attention="decoupled",
-        image_size=side * patch_size,
-        patch_size=patch_size,
-        vocab_size=vocab_size,
-        num_visual_tokens=num_visual_tokens,
-        max_text_length=max_text_length or num_text_rows - POSITION_OFFSET,
-    )
+    try:
+        return MultiwayConfig(
+            dim=dim,
+            depth=len(layers),
+            num_heads=num_heads or published or 0,
+            ffn_dim=ffn_dim,
+            attention="decoupled",
+            image_size=side * patch_size,
+            patch_size=patch_size,
+            vocab_size=vocab_size,
+            num_visual_tokens=num_visual_tokens,
+            max_text_length=max_text_length or num_text_rows - POSITION_OFFSET,
+        )
+    except ValueError as error:
+        raise ValueError(f"{owner} is no BEiT-3 of sizes that are understood here: {error}") from error
 
 
 def _shape(owner: object, entries: Mapping[str, Tensor], name: str, num_dimensions: int) -> tuple[int, ...]:

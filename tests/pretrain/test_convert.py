@@ -121,6 +121,7 @@ def test_one_thing_is_not_written_over_another(run_dir: Path, tmp_path: Path) ->
     for options in (
         ConvertOptions(tmp_path, tmp_path, to="timm", from_="safetensors"),
         ConvertOptions(run_dir, run_dir, to="safetensors"),
+        ConvertOptions(run_dir, find_checkpoint(run_dir).folder / "export"),  # the checkpoint would be refused then
     ):
         with pytest.raises(ValueError, match="give another folder"):
             convert(options)

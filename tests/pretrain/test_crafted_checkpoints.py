@@ -152,6 +152,43 @@ def test_states_of_another_form_are_one_sentence(
     assert len(str(error.value).splitlines()) == 1
 
 
+def buffer_of(value: torch.Tensor, name: str = "x") -> Callable[[Any], object]:
+    return lambda state: several(state, buffer_names=[name], module={**state["module"], name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (MODEL_STATES, buffer_of(torch.zeros(3)), "does not hold the network of its config.json"),
+        (MODEL_STATES, buffer_of(torch.zeros(3), "mlm_head.bias"), "does not hold the network of its config.json"),
+        (MODEL_STATES, buffer_of(torch.zeros(1).expand(10**13)), r"saves \(one value many times"),
+        (
+            OPTIMIZER_STATES,
+            lambda state: state["optimizer_state_dict"]["fp32_flat_groups"][0].fill_(torch.nan),
+            "has NaN or infinity for",
+        ),
+        (OPTIMIZER_STATES, lambda state: several(state["optimizer_state_dict"], zero_stage=2), r"saves \(no /"),
+    ],
+    ids=["buffer", "buffer of a parameter's name", "huge buffer", "NaN", "file of another stage"],
+)
+def test_no_command_works_with_buffers_or_weights_that_no_run_has(
+    name: str,
+    change: Callable[[Any], object],
+    message: str,
+    commands: dict[str, Callable[[Path], object]],
+    two_ranks: Path,
+    tmp_path: Path,
+) -> None:
+    folder = copy_of_run(two_ranks, tmp_path / "run")
+    for path in folder.glob(name.replace("rank_1", "rank_*")):
+        change_file(path, change)
+    seal(folder)
+    for command in ("convert", "convert a run", "masked_words", "masked_patches"):
+        with pytest.raises(ValueError, match=message) as error:
+            commands[command](folder)
+        assert len(str(error.value).splitlines()) == 1
+
+
 def test_moments_that_are_no_numbers_in_a_row_are_refused(two_ranks: Path, tmp_path: Path) -> None:
     folder = copy_of_run(two_ranks, tmp_path / "run")
     wrong = [torch.zeros(1).expand(53832), torch.zeros(53832).half(), torch.zeros(3), "moment", torch.zeros(2, 26916)]

@@ -2,12 +2,14 @@
 
 import dataclasses
 import io
+import json
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from data_pipeline.config import DataConfig
 from data_pipeline.index_shards import IndexOptions, index_shards
 from model.kernels.block_masks import block_image_masks
 from pretrain.formats.vqkd import save_vqkd
@@ -16,6 +18,7 @@ from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patche
 from pretrain.masked_words import MaskedWordsOptions, evaluate_masked_words
 from pretrain.visual_tokens import load_visual_tokenizer
 from pretrain.weights import find_checkpoint
+from tests.crafted import copy_of_run, seal
 from tests.data_pipeline.test_bad_input import GOOD
 from tests.launch import run_ranks
 from tests.tiny_run import TinyData
@@ -87,3 +90,26 @@ def test_words_that_the_tokenizer_does_not_know_are_no_questions(
     assert (result.num_words, result.num_unknown_words) == (4, 2)
     with pytest.raises(ValueError, match="4 words hold characters that its text tokenizer does not know"):
         evaluate_masked_words(MaskedWordsOptions(two_ranks, write_pairs(tmp_path / "foreign", [foreign, foreign])))
+
+
+def test_a_run_that_hides_no_patches_is_told_so(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    folder = copy_of_run(two_ranks, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["objective"] |= {"num_masked_patches": 0, "image_mask_ratio": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    seal(folder)
+    with pytest.raises(ValueError, match=r"run hides no patches \(objective.num_masked_patches 0\)"):
+        evaluate_masked_patches(MaskedPatchesOptions(tmp_path / "run", tiny_data.folder / "images"))
+
+
+def test_keys_of_bad_samples_cannot_move_the_cursor(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for key, content in (("good", GOOD), ("b\x1b[2Jad", GOOD[:-60])):
+            member = tarfile.TarInfo(f"{key}.png")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    index_shards(IndexOptions("image", str(tmp_path), num_workers=1))
+    capfd.readouterr()
+    images, _ = read_held_out(tmp_path, DataConfig(), 16, 10)
+    said = capfd.readouterr().err
+    assert len(images) == 1 and "skipped" in said and "\x1b" not in said

@@ -35,6 +35,10 @@ def test_a_batch_beyond_the_memory() -> None:
     check_batch_fits(SamplesPerStep(2048, 2048, 2048), 224, 2048 * 576, world_size=1)
     with pytest.raises(ValueError, match=r"a rank's part of a step of 1000000000 images and 4 texts takes [\d,]+ GB"):
         check_batch_fits(SamplesPerStep(10**9, 0, 4), 224, 100, world_size=2)
+    with pytest.raises(
+        ValueError, match="or lower images_per_step or the sizes"
+    ):  # a visual tokenizer's run has no pairs
+        check_batch_fits(SamplesPerStep(10**9, 0, 0), 224, 0, world_size=2)
 
 
 def test_a_run_with_such_a_network_ends_with_2() -> None:

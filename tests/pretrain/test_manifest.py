@@ -185,6 +185,17 @@ def test_permission_is_not_damage_and_starts_no_new_run(checkpoint: Path) -> Non
         latest_checkpoint(run_dir, PretrainConfig)
 
 
+def test_a_folder_of_checkpoints_that_cannot_be_listed_is_not_taken_for_an_empty_one(checkpoint: Path) -> None:
+    folder, run_dir = checkpoint.parent, checkpoint.parents[1]
+    with forbidden(folder), pytest.raises(OSError, match=rf"{folder} cannot be read \(Permission denied\); make it"):
+        latest_checkpoint(run_dir, PretrainConfig)
+    shutil.rmtree(folder)
+    assert latest_checkpoint(run_dir, PretrainConfig) is None
+    folder.write_text("a file")
+    with pytest.raises(OSError, match=rf"{folder} cannot be read \(Not a directory\)"):
+        latest_checkpoint(run_dir, PretrainConfig)
+
+
 def test_a_checkpoint_on_a_failing_disk_is_passed_over(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,14 @@ def test_a_port_that_is_none_is_refused(port: str) -> None:
     assert ended.stderr[1] == ""
 
 
+@pytest.mark.parametrize("name", ["nowhere.invalid", "a..b"])
+def test_a_main_node_without_an_address_is_said(name: str) -> None:
+    ended = run_ranks(1, "tests.pretrain.test_meeting", [], environment={"MASTER_ADDR": name})
+    assert ended.exit_codes == [2], ended.stderr
+    assert ended.stderr[0].startswith(f"error: MASTER_ADDR {name} has no address (")
+    assert ended.stderr[0].endswith("give the launcher the main node's: --master_addr ...\n")
+
+
 def test_ranks_that_start_late_are_waited_for() -> None:
     names = {"MASTER_PORT": str(free_port()), "IMGLISH_TEST_DELAY": "3"}
     ended = run_ranks(3, "tests.pretrain.test_meeting", [], environment=names)

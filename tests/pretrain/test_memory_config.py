@@ -65,6 +65,7 @@ ZERO = '{"zero_optimization": {"stage": 3%s}%s}'
             ZERO % (', "reduce_bucket_size": 1e30', ""),
             "reduce_bucket_size to 1e+30; it must be an integer of at most 64",
         ),
+        (ZERO % (', "reduce_bucket_size": 1e999', ""), "reduce_bucket_size to Infinity; it must be an integer of at"),
         (ZERO % (', "reduce_bucket_size": 1.5', ""), "reduce_bucket_size to 1.5; it must be an integer of at most 64"),
         (
             ZERO % (', "reduce_bucket_size": -1', ""),

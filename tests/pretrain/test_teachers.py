@@ -443,3 +443,11 @@ def test_features_that_are_not_patches_or_not_finite_are_refused() -> None:
         ValueError, match="features of a grey image are not finite; its weights are broken, take others"
     ):
         check_teacher(lambda pixels: load("pixels")(pixels) * torch.inf, SIZE, GRID, 768, CPU)
+
+
+def test_whatever_a_teacher_raises_is_one_sentence() -> None:
+    def broken(pixels: torch.Tensor) -> torch.Tensor:
+        raise KeyError("tokens")
+
+    with pytest.raises(ValueError, match=r"the teacher takes no images of 32 px \('tokens'\)"):
+        check_teacher(broken, 32, 2, 8, torch.device("cpu"))
