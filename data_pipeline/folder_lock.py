@@ -16,6 +16,8 @@ from pathlib import Path
 
 from data_pipeline.retries import told_if_not_written
 
+LOCK_NAME = "lock"
+"""Of the file, in the folder of the scans."""
 SLOT_BYTES = 128
 PLAN_SLOT = 0
 WAIT_SECONDS = 120.0

@@ -15,13 +15,16 @@ from typing import Annotated
 import tyro
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
+from data_pipeline.folder_lock import LOCK_NAME, folder_lock
 from data_pipeline.index_writer import merge_scans
 from data_pipeline.remote_files import is_remote, list_remote_files, local_copy, public_url, remote_origin
+from data_pipeline.retries import told_if_not_written
 from data_pipeline.samples import Kind, is_utf8, printable
 from data_pipeline.settings.ranges import Workers, check_ranges
 from data_pipeline.shard_index import check_name, read_index
 from data_pipeline.shard_scan import (
     SCAN_VERSION,
+    SCANS_NAME,
     SampleReport,
     file_origin,
     load_scan,
@@ -101,7 +104,14 @@ def index_shards(options: IndexOptions) -> SampleReport:
     """
     shards = find_shards(options)
     out = options.out or Path(shards.folder)
-    out.mkdir(parents=True, exist_ok=True)
+    locks = out / SCANS_NAME / LOCK_NAME
+    with told_if_not_written(out):
+        locks.parent.mkdir(parents=True, exist_ok=True)
+    with folder_lock(locks, part=0):  # two that write the index of a folder would delete each other's records
+        return _index_found(options, shards, out)
+
+
+def _index_found(options: IndexOptions, shards: Shards, out: Path) -> SampleReport:
     scan = partial(scan_one, shards.folder, out, options.kind, options.caption_key)
     problems: dict[str, Problem] = {}
     with worker_pool(options.num_workers) as workers, progress_bar("shards", len(shards.names)) as progress:

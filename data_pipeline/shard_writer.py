@@ -187,9 +187,7 @@ def is_in_split(record: Record, fraction: float, split: Split) -> bool:
     if fraction == 0:
         return split == "train"
     try:
-        content = (
-            (record.text or "").encode(errors="surrogatepass") if record.image is None else read_image(record.image)
-        )
+        content = (record.text or "").encode(errors="surrogatepass") if record.image is None else _read_image(record)
     except BadSampleError:
         return False
     return is_held_out(content, fraction) == (split == "held_out")

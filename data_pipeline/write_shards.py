@@ -17,7 +17,7 @@ from typing import Annotated
 import tyro
 
 from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
-from data_pipeline.folder_lock import FolderLock, folder_lock
+from data_pipeline.folder_lock import LOCK_NAME, FolderLock, folder_lock
 from data_pipeline.index_writer import merge_scans
 from data_pipeline.passages import pack_passages
 from data_pipeline.retries import told_if_not_written
@@ -43,7 +43,6 @@ from data_pipeline.text_tokenizer import NO_TOKEN, TextTokenizer
 from data_pipeline.token_coverage import covered_share
 
 PLAN_NAME = "plan.txt"
-LOCK_NAME = "lock"
 FINISHED = "finished-"
 MOST_PROBLEMS = 10_000
 """Records of a block that are no samples."""

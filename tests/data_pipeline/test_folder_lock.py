@@ -1,17 +1,23 @@
 """One process writes a part of a folder at a time; one that was killed blocks nobody."""
 
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from data_pipeline.folder_lock import folder_lock
+from data_pipeline import index_shards
+from data_pipeline.folder_lock import LOCK_NAME, folder_lock
+from data_pipeline.index_shards import IndexOptions
+from data_pipeline.shard_index import read_index
 from tests.launch import ROOT
+from tests.tiny_run import TinyData
 
 HOLDER = """
 import sys
@@ -78,3 +84,15 @@ def test_other_parts_are_written_at_the_same_time_and_are_known(own: int, other:
         assert not lock.is_alone()
         with pytest.raises(ValueError, match="is being written"), folder_lock(path, other, wait_seconds=0):
             pass
+
+
+def test_two_indexings_of_one_folder_do_not_delete_each_others_records(
+    tmp_path: Path, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pairs"
+    shutil.copytree(tiny_data.folder / "pairs", folder)
+    monkeypatch.setattr(index_shards, "folder_lock", partial(folder_lock, wait_seconds=0))
+    with held(folder / ".index" / LOCK_NAME, 0), pytest.raises(ValueError, match="is being written by process"):
+        index_shards.index_shards(IndexOptions("pair", str(folder), num_workers=1))
+    index_shards.index_shards(IndexOptions("pair", str(folder), num_workers=1))
+    assert read_index(folder).num_samples == 40

@@ -2,16 +2,18 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from data_pipeline import retries, shard_writer
+from data_pipeline.folder_lock import LOCK_NAME
 from data_pipeline.shard_index import read_index
-from data_pipeline.shard_writer import MAX_UNREADABLE, SampleFilter
-from data_pipeline.sources.records import ImageLocation, read_image
-from data_pipeline.write_shards import LOCK_NAME, PLAN_NAME, ShardOptions, _write, unfinished_parts, write_shards
+from data_pipeline.shard_writer import MAX_UNREADABLE, SampleFilter, is_in_split
+from data_pipeline.sources.records import ImageLocation, Record, read_image
+from data_pipeline.write_shards import PLAN_NAME, ShardOptions, _write, unfinished_parts, write_shards
 from tests.data_pipeline.test_folder_lock import held
 
 KEEP = SampleFilter(held_out_fraction=0)
@@ -51,6 +53,15 @@ def test_an_image_that_a_disk_fails_to_read_is_skipped_by_name(
     assert report.num_kept == MAX_UNREADABLE + 4 and report.skipped == {"image file cannot be read": 1}
     example = report.examples["image file cannot be read"]
     assert "03" in example and os.strerror(number) in example
+
+
+def test_the_caption_of_an_image_that_cannot_be_read_trains_no_tokenizer(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_disk(monkeypatch, {"03.png"})
+    sound = Record("a", images / "04.png", "a caption")
+    unreadable = replace(sound, image=images / "03.png")
+    assert [is_in_split(record, 1e-9, "train") for record in (sound, unreadable)] == [True, False]
 
 
 def test_a_disk_that_is_gone_ends_the_job_with_the_image(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
