@@ -21,7 +21,7 @@ from data_pipeline.remote_files import is_remote, list_remote_files, local_copy,
 from data_pipeline.retries import told_if_not_written
 from data_pipeline.samples import Kind, is_utf8, printable
 from data_pipeline.settings.ranges import Workers, check_ranges
-from data_pipeline.shard_index import check_name, read_index
+from data_pipeline.shard_index import INDEX_NAME, check_name, read_index
 from data_pipeline.shard_scan import (
     SCAN_VERSION,
     SCANS_NAME,
@@ -107,6 +107,7 @@ def index_shards(options: IndexOptions) -> SampleReport:
     locks = out / SCANS_NAME / LOCK_NAME
     with told_if_not_written(out):
         locks.parent.mkdir(parents=True, exist_ok=True)
+    check_kind(out, options.kind)
     with folder_lock(locks, part=0):  # two that write the index of a folder would delete each other's records
         return _index_found(options, shards, out)
 
@@ -164,6 +165,7 @@ def find_shards(options: IndexOptions) -> Shards:
         path = Path(location).parent if is_single else Path(location)
         folder = str(path.resolve()) if options.out is not None else location
         files = [Path(location).name] if is_single else list_files(path)
+        check_holds_no_indexes(path, files, is_single)
     archives = [file for file in files if ARCHIVE.search(file)]
     hidden = [] if is_single else [file for file in archives if is_hidden(file)]
     others = [file for file in archives if not file.endswith(".tar") and file not in hidden]
@@ -181,6 +183,24 @@ def find_shards(options: IndexOptions) -> Shards:
         if not is_utf8(name):
             raise ValueError(f"'{printable(name)}' is not UTF-8, as names in an index must be; rename it")
     return Shards(folder, names, left_out)
+
+
+def check_kind(out: Path, kind: Kind) -> None:
+    """Raises ValueError if the folder has an index of another kind, which runs may read."""
+    try:
+        other = read_index(out, check_shards=False).kind
+    except ValueError:  # there is none, or it is damaged: it is made anew
+        return
+    if other != kind:
+        raise ValueError(f"{out} has an index of kind {other!r}; give --out, a folder for one of kind {kind!r}")
+
+
+def check_holds_no_indexes(folder: Path, files: list[str], is_single: bool) -> None:
+    """Raises ValueError if folders inside have indexes of their own: one over all would mix held-out shards in."""
+    indexed = [str(Path(file).parent) for file in files if Path(file).name == INDEX_NAME and "/" in file]
+    if indexed and not is_single:
+        named = ", ".join(printable(f"{folder}/{name}") for name in indexed[:5])
+        raise ValueError(f"{folder} holds folders with an index of their own ({named}); name one of them")
 
 
 def list_files(folder: Path) -> list[str]:

@@ -210,9 +210,11 @@ def _read_local(folder: Path) -> tuple[IndexHeader, NDArray[np.void]]:
         with _open_regular(folder / header.records) as file:
             return header, _mapped_records(file, str(folder))
     except FileNotFoundError as error:
-        raise ValueError(
-            f"{folder} has no {Path(error.filename).name}; make one with python -m data_pipeline.index_shards"
-        ) from error
+        inner = sorted(str(path.parent) for path in folder.glob(f"*/{INDEX_NAME}"))
+        remedy = (
+            f"name one of {', '.join(inner[:5])}" if inner else "make one with python -m data_pipeline.index_shards"
+        )
+        raise ValueError(f"{folder} has no {Path(error.filename).name}; {remedy}") from error
 
 
 def _open_regular(path: Path) -> IO[bytes]:

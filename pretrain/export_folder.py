@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.shard_index import INDEX_NAME
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, save_pretrained
 from pretrain.checkpoint import is_checkpoint
 from pretrain.conversion_source import Source
@@ -39,6 +40,8 @@ class ExportFolder:
             raise ValueError(f"{out} is a file; {ANOTHER}")
         if (out / "checkpoints").is_dir() or (out / MANIFEST_NAME).is_file():
             raise ValueError(f"{out} is a run or a checkpoint; {ANOTHER}")
+        if (out / INDEX_NAME).is_file():
+            raise ValueError(f"{out} is a folder of shards; {ANOTHER}")
         if any(is_checkpoint(parent) for parent in out.resolve().parents):
             raise ValueError(f"{out} lies in a checkpoint, which may hold its own files alone; {ANOTHER}")
         for path in (self.path, self.card, out / CONFIG_NAME, out / EXPORTED_NAME, out / README_NAME):

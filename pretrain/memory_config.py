@@ -53,6 +53,8 @@ class MemoryConfig(BaseModel):
     memory_breakdown: bool = False
     dump_state: bool = False
     disable_python_gc: bool = False
+    zero_allow_untested_optimizer: Literal[True] = True
+    """What every run sets, as files made for other trainers mostly do."""
 
 
 def read_memory_config(path: Path) -> dict[str, Any]:

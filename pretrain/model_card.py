@@ -15,16 +15,28 @@ README_NAME = "README.md"
 MADE_BY = "pretrain.convert"
 README_TITLE = "# BEiT-3 weights written by pretrain.convert\n"
 """The first line, by which a file of ours is told from another."""
-TORCHSCALE = """\
+WITHOUT_TORCHVISION = """\
+# if torchvision does not import (beside a CPU build of torch), first, in Imglish's environment:
+# import pretrain.cpu_torchvision
+"""
+TORCHSCALE = (
+    "# pip install timm; pip install --no-deps torchscale fairscale\n"
+    + WITHOUT_TORCHVISION
+    + """\
 import json, torch
 from torchscale.architecture.config import EncoderConfig
 from torchscale.model.BEiT3 import BEiT3
 model = BEiT3(EncoderConfig(**json.load(open("{card}"))["torchscale"])).eval()
 weights = torch.load("{file}", weights_only=True)["model"]
 model.load_state_dict({{name[6:]: value for name, value in weights.items() if name.startswith("beit3.")}})"""
-TIMM = """\
+)
+TIMM = (
+    "# pip install timm\n"
+    + WITHOUT_TORCHVISION
+    + """\
 import timm
 tower = timm.create_model("local-dir:.", pretrained=True)"""
+)
 OURS = """\
 from model import load_pretrained  # of the project that wrote them
 model = load_pretrained(".")"""

@@ -43,7 +43,7 @@ def timm_features(out: Path, images: Tensor) -> Tensor:
     return features
 
 
-def import_timm(remedy: str = "install it, or pass --no-verify") -> ModuleType:
+def import_timm(remedy: str = "pip install -c constraints.txt timm, or pass --no-verify") -> ModuleType:
     """timm is optional. Raises ValueError if it cannot be imported."""
     importlib.import_module("pretrain.cpu_torchvision")
     try:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -422,3 +423,20 @@ def test_a_scan_whose_members_begin_before_the_file_is_made_anew(pairs: Path) ->
         load_scan(path)
     indexed("pair", pairs)
     load_scan(path)
+
+
+def test_an_index_of_another_kind_is_not_replaced_and_indexed_folders_are_not_joined(
+    pairs: Path, tmp_path: Path
+) -> None:
+    before = (pairs / "index.json").read_bytes()
+    with pytest.raises(ValueError, match=r"has an index of kind 'pair'; give --out, a folder for one of kind 'image'"):
+        indexed("image", pairs)
+    assert (pairs / "index.json").read_bytes() == before
+    indexed("image", pairs, out=tmp_path / "images")
+    assert read_index(tmp_path / "images").kind == "image"
+    outer = tmp_path / "outer"
+    shutil.copytree(pairs, outer / "held_out")
+    with pytest.raises(ValueError, match=rf"holds folders with an index of their own \({outer}/held_out\); name one"):
+        indexed("pair", outer)
+    with pytest.raises(ValueError, match=rf"{outer} has no index.json; name one of {outer}/held_out"):
+        read_index(outer)
