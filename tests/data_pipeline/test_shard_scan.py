@@ -436,7 +436,7 @@ def test_an_index_of_another_kind_is_not_replaced_and_indexed_folders_are_not_jo
     assert read_index(tmp_path / "images").kind == "image"
     outer = tmp_path / "outer"
     shutil.copytree(pairs, outer / "held_out")
-    with pytest.raises(ValueError, match=rf"holds folders with an index of their own \({outer}/held_out\); name one"):
+    with pytest.raises(ValueError, match=rf"index of their own \(.*{outer}/held_out\); name one"):
         indexed("pair", outer)
     with pytest.raises(ValueError, match=rf"{outer} has no index.json; name one of {outer}/held_out"):
         read_index(outer)
