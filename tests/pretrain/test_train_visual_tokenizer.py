@@ -232,7 +232,7 @@ def test_a_finished_run_writes_its_file_again_and_is_not_continued_otherwise(
     change = ["--codebook.decay", 0.5, "--teacher.name", f"{__name__}.breaks_once", "--teacher.weights", weights]
     ended = train(2, [*overrides(tiny_data, undisturbed), *change])
     assert ended.exit_codes == [2, 2]
-    for difference in ("codebook.decay: 0.9 -> 0.5", "teacher.name: ", "teacher: no file -> "):
+    for difference in ("codebook.decay was 0.9, is now 0.5", "teacher.name was ", "teacher (no file) at its start, "):
         assert difference in ended.stderr[0]
 
 
