@@ -214,15 +214,27 @@ def _embedded(table: Any, group: int, column: str) -> str | None:
 
     Images in a large row group are read here: each worker would read all of it for the few that it writes.
     """
-    metadata = table.metadata.row_group(group)
-    for number in range(metadata.num_columns):
-        part = metadata.column(number)
-        if part.path_in_schema in (column, f"{column}.bytes") and part.physical_type == "BYTE_ARRAY":
-            is_binary = table.schema.column(number).logical_type.type == "NONE"
+    for number in range(table.metadata.num_columns):
+        leaf = table.schema.column(number)
+        if leaf.path in (column, f"{column}.bytes") and leaf.physical_type == "BYTE_ARRAY":
+            if leaf.logical_type.type != "NONE":
+                return None
+            if _is_damaged(table, group, column):
+                return leaf.path  # each image of it is a bad sample by itself
+            part = table.metadata.row_group(group).column(number)
             has_all = part.statistics is not None and part.statistics.null_count == 0
             is_small = part.total_uncompressed_size <= LARGEST_ROW_GROUP_BYTES
-            return part.path_in_schema if is_binary and has_all and is_small else None
+            return leaf.path if has_all and is_small else None
     return None
+
+
+def _is_damaged(table: Any, group: int, column: str) -> bool:
+    """Whether the first row cannot be read. Arrow raises then; asked for the metadata of such a column, it aborts."""
+    try:
+        next(table.iter_batches(batch_size=1, row_groups=[group], columns=[column]), None)
+    except _arrow_errors():
+        return True
+    return False
 
 
 def _image(value: Any, name: str, root: Path) -> tuple[str, ImageLocation | None]:

@@ -27,6 +27,12 @@ def test_damaged_files_neither_crash_nor_hang_what_reads_them(
     assert result.num_cases > 20 and len(result.outcomes) > 1
 
 
+@pytest.mark.parametrize("number", [12281, 25641])
+def test_tables_that_made_arrow_abort_are_read_or_refused(number: int) -> None:
+    result = run_cases(texts.make_case, seed=0, first=number, max_cases=1, max_seconds=60)
+    assert result.num_cases == 1 and not result.failures
+
+
 def test_mutations_are_functions_of_the_seed() -> None:
     content = bytes(range(256)) * 8
     made = [mutated(content, random.Random(seed)) for seed in range(50)]
