@@ -5,6 +5,7 @@ not changed are not read again.
 """
 
 import errno
+import os
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -69,11 +70,15 @@ def main() -> None:
 
 
 def _index(options: IndexOptions) -> str:
-    report = index_shards(options)
     out = options.out or Path(options.folder)
+    before = kind_of_index(out)
+    report = index_shards(options)
     num_kept_members = report.num_members - report.num_skipped_members
     members = f"  {report.num_members} members: {num_kept_members} of samples, {report.num_skipped_members} skipped"
-    return "\n".join([*report.lines(), members, f"{printable(str(out))}: {read_index(out)}"])
+    lines = [*report.lines(), members]
+    if before not in (None, options.kind):
+        lines.append(f"  warning: it replaces an index of kind {before!r}; --out keeps both")
+    return "\n".join([*lines, f"{printable(str(out))}: {read_index(out)}"])
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,6 @@ def index_shards(options: IndexOptions) -> SampleReport:
     locks = out / SCANS_NAME / LOCK_NAME
     with told_if_not_written(out):
         locks.parent.mkdir(parents=True, exist_ok=True)
-    check_kind(out, options.kind)
     with folder_lock(locks, part=0):  # two that write the index of a folder would delete each other's records
         return _index_found(options, shards, out)
 
@@ -185,19 +189,19 @@ def find_shards(options: IndexOptions) -> Shards:
     return Shards(folder, names, left_out)
 
 
-def check_kind(out: Path, kind: Kind) -> None:
-    """Raises ValueError if the folder has an index of another kind, which runs may read."""
+def kind_of_index(out: Path) -> Kind | None:
+    """Return the kind of the index that a folder has; None if there is none, or a damaged one."""
     try:
-        other = read_index(out, check_shards=False).kind
-    except ValueError:  # there is none, or it is damaged: it is made anew
-        return
-    if other != kind:
-        raise ValueError(f"{out} has an index of kind {other!r}; give --out, a folder for one of kind {kind!r}")
+        return read_index(out, check_shards=False).kind
+    except ValueError:
+        return None
 
 
 def check_holds_no_indexes(folder: Path, files: list[str], is_single: bool) -> None:
     """Raises ValueError if folders inside have indexes of their own: one over all would mix held-out shards in."""
-    indexed = [str(Path(file).parent) for file in files if Path(file).name == INDEX_NAME and "/" in file]
+    with_shards = {os.path.dirname(file) for file in files if file.endswith(".tar")}
+    inner = (os.path.dirname(file) for file in files if os.path.basename(file) == INDEX_NAME)
+    indexed = [name for name in inner if name and name in with_shards]  # an index of --out has no shards beside it
     if indexed and not is_single:
         named = ", ".join(printable(f"{folder}/{name}") for name in indexed[:5])
         raise ValueError(f"{folder} holds folders with an index of their own ({named}); name one of them")

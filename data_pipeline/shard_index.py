@@ -202,7 +202,7 @@ def _read_local(folder: Path) -> tuple[IndexHeader, NDArray[np.void]]:
         )
     if not folder.is_dir():
         problem = "is no folder" if folder.exists() else "does not exist"
-        raise ValueError(f"shard folder {folder} {problem}; write one with python -m data_pipeline.write_shards")
+        raise ValueError(f"shard folder {folder} {problem}; write it with python -m data_pipeline.write_shards")
     try:
         with _open_regular(folder / INDEX_NAME) as file:
             content = file.read(MAX_INDEX_BYTES + 1)

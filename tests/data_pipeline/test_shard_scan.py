@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
 from data_pipeline.config import parse_source
-from data_pipeline.index_shards import IndexOptions, index_shards, scan_one
+from data_pipeline.index_shards import IndexOptions, _index, index_shards, scan_one
 from data_pipeline.sample_reader import SampleReader
 from data_pipeline.samples import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, BadSampleError, Kind
 from data_pipeline.shard_index import damaged_records, read_index
@@ -425,15 +425,13 @@ def test_a_scan_whose_members_begin_before_the_file_is_made_anew(pairs: Path) ->
     load_scan(path)
 
 
-def test_an_index_of_another_kind_is_not_replaced_and_indexed_folders_are_not_joined(
+def test_replacing_an_index_of_another_kind_is_said_and_indexed_folders_are_not_joined(
     pairs: Path, tmp_path: Path
 ) -> None:
-    before = (pairs / "index.json").read_bytes()
-    with pytest.raises(ValueError, match=r"has an index of kind 'pair'; give --out, a folder for one of kind 'image'"):
-        indexed("image", pairs)
-    assert (pairs / "index.json").read_bytes() == before
-    indexed("image", pairs, out=tmp_path / "images")
-    assert read_index(tmp_path / "images").kind == "image"
+    report = _index(IndexOptions("image", str(pairs), num_workers=1, out=tmp_path / "images"))
+    assert "replaces" not in report and read_index(tmp_path / "images").kind == "image"
+    report = _index(IndexOptions("image", str(pairs), num_workers=1))
+    assert "  warning: it replaces an index of kind 'pair'; --out keeps both" in report
     outer = tmp_path / "outer"
     shutil.copytree(pairs, outer / "held_out")
     with pytest.raises(ValueError, match=rf"index of their own \(.*{outer}/held_out\); name one"):
