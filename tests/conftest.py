@@ -1,9 +1,11 @@
 """Fixtures that several test files share."""
 
 import os
+import random
 from pathlib import Path
 
 import hypothesis
+import numpy
 import pytest
 import torch
 
@@ -16,6 +18,14 @@ from tests.tiny_run import TinyData, write_tiny_data
 # the same examples on every machine, however slow it is
 hypothesis.settings.register_profile("imglish", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("imglish")
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Begin every test with the same random numbers, whatever ran before it in the process."""
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
