@@ -31,7 +31,7 @@ class MaskedTargets:
     image_positions: Tensor
     """(I + P, M) indices of masked patches (0 = the first patch), the image-only samples first."""
     visual_token_ids: Tensor
-    """(I + P, M) codes of those patches."""
+    """(I + P, M) codes of those patches; -100 in unused places."""
     caption_positions: Tensor
     """(P, Kc) masked positions; 0 in unused places."""
     caption_labels: Tensor

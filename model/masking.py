@@ -14,6 +14,14 @@ IGNORED = -100
 """The label of a place that is not asked."""
 
 
+def whole_images(seed: int, sample_ids: Tensor, share: float) -> Tensor:
+    """Which images none of whose patches is hidden: (B,) bool, each with the probability `share`.
+
+    sample_ids: (B,) int64. Over a run the part of whole images is `share`; in one batch their number varies.
+    """
+    return uniform(random_words(seed, Stream.WHOLE_IMAGES, sample_ids, 0)[0]) < share
+
+
 def drop_path_scales(seed: int, sample_ids: Tensor, depth: int, rate: float) -> Tensor:
     """Stochastic depth: (depth, 2, B) float32, 0 where a sample's branch is dropped, else 1 / (1 - rate of the block).
 

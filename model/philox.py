@@ -29,6 +29,7 @@ class Stream(IntEnum):
     TEXT_POSITIONS = 2
     TEXT_REPLACEMENT = 3
     DROP_PATH = 4
+    WHOLE_IMAGES = 5
 
 
 def _multiply(constant: int, words: Words) -> tuple[Words, Words]:

@@ -29,6 +29,9 @@ class ObjectiveConfig:
     """Part of an image's patches that is hidden (BEiT: 75 of 196, which it calls 40 %), rounded to whole patches."""
     num_masked_patches: SizeOrZero | None = None
     """The number of hidden patches, for all sizes of images. None: as image_mask_ratio gives it."""
+    whole_image_share: Part = 0.0
+    """Part of the pairs whose image is left whole, for which words alone are predicted. The paper hides patches of all
+    images; a network that never saw a whole one cannot use one (docs/whole_images.md)."""
     min_block_patches: BlockSize = 16
     """Smallest block of the block-wise image masks (BEiT: 16)."""
     text_mask_ratio: PartBetween = 0.15
@@ -128,7 +131,12 @@ class PretrainConfig(RunConfig):
             return found
         if hidden in (0, self.model.num_patches):
             found.append(f"{hidden} of the {self.model.num_patches} patches of an image are hidden; see objective")
-        elif objective.min_block_patches > hidden:
+        elif self.pairs_per_step and not objective.whole_image_share:
+            found.append(
+                "objective.whole_image_share is 0, as in the paper: a network that is never trained on whole images "
+                "may be unable to use them; see docs/whole_images.md"
+            )
+        if 0 < hidden < objective.min_block_patches:
             found.append(
                 f"objective.min_block_patches {objective.min_block_patches} exceeds the {hidden} hidden patches of an "
                 "image: hardly a block fits, and patches are hidden one by one; lower it"
@@ -138,7 +146,8 @@ class PretrainConfig(RunConfig):
     @property
     def objectives(self) -> tuple[str, ...]:
         """What the run has samples for, of model.masked_data_model.OBJECTIVES."""
-        counts = (self.images_per_step, self.texts_per_step, self.pairs_per_step, self.pairs_per_step)
+        num_masked_pairs = self.pairs_per_step if self.objective.whole_image_share < 1 else 0
+        counts = (self.images_per_step, self.texts_per_step, num_masked_pairs, self.pairs_per_step)
         return tuple(name for name, count in zip(OBJECTIVES, counts, strict=True) if count)
 
     def step_size(self, num_images: int, caption_lengths: Sequence[int], text_lengths: Sequence[int]) -> StepSize:

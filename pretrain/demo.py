@@ -77,7 +77,7 @@ def run_demo() -> None:
     print(f"$ python -m pretrain.masked_words {config.run_dir} {held_out}", flush=True)
     result = evaluate_masked_words(MaskedWordsOptions(config.run_dir, held_out))
     report(config.run_dir, result, time.perf_counter() - start)
-    if result.right_image - result.wrong_image < REQUIRED_MARGIN:
+    if result.right_image.accuracy - result.wrong_image.accuracy < REQUIRED_MARGIN:
         sys.exit(f"error: the right image wins by less than {REQUIRED_MARGIN:.0%}; it should on any machine")
 
 
@@ -133,8 +133,8 @@ def report(run_dir: Path, result: MaskedWordsResult, seconds: float) -> None:
     rows = [
         (f"loss, mean of the first {LOSS_STEPS} steps", f"{loss_start:.2f}"),
         (f"loss, mean of the last {LOSS_STEPS} steps", f"{loss_end:.2f}"),
-        ("masked words guessed with the right image", f"{result.right_image:.1%}"),
-        ("masked words guessed with a wrong image", f"{result.wrong_image:.1%}"),
+        ("masked words guessed with the right image", f"{result.right_image.accuracy:.1%}"),
+        ("masked words guessed with a wrong image", f"{result.wrong_image.accuracy:.1%}"),
         ("masked words guessed by the commonest word", f"{result.commonest:.1%}"),
     ]
     print(f"\n{result.num_words} content words of captions whose compositions never occurred in training:\n")
@@ -143,8 +143,8 @@ def report(run_dir: Path, result: MaskedWordsResult, seconds: float) -> None:
     exported = ", ".join(f"export/{path.name}" for path in sorted((run_dir / "export").glob("*.pth")))
     print(f"\n{run_dir} holds log.jsonl, checkpoints/, {exported}")
     print(
-        f"\nloss_start={loss_start:.3f} loss_end={loss_end:.3f} acc_right_image={result.right_image:.3f} "
-        f"acc_wrong_image={result.wrong_image:.3f} acc_commonest={result.commonest:.3f} seconds={seconds:.0f}"
+        f"\nloss_start={loss_start:.3f} loss_end={loss_end:.3f} acc_right_image={result.right_image.accuracy:.3f} "
+        f"acc_wrong_image={result.wrong_image.accuracy:.3f} acc_commonest={result.commonest:.3f} seconds={seconds:.0f}"
     )
 
 

@@ -11,6 +11,8 @@ from data_pipeline.image_transform import ImageTransform
 from data_pipeline.sample_reader import SampleReader
 from data_pipeline.samples import BadSample, BadSampleError
 from data_pipeline.shard_index import read_index
+from model.kernels.block_masks import block_image_masks
+from pretrain.config import PretrainConfig
 from pretrain.console import warn
 
 
@@ -34,3 +36,11 @@ def read_held_out(folder: Path, data: DataConfig, image_size: int, max_samples: 
     if not images:
         raise ValueError(f"{folder} has no image that can be read; give shards of images or pairs")
     return torch.from_numpy(np.stack(images)), captions
+
+
+def training_masks(config: PretrainConfig, num_images: int) -> Tensor:
+    """(num_images, patches) bool, True = hidden: as many patches of each image as in training, in blocks as there; the
+    same for every evaluation of a run."""
+    ids = torch.arange(num_images)
+    grid_size, min_block = config.model.grid_size, config.objective.min_block_patches
+    return block_image_masks(config.seed, ids, grid_size, config.num_masked_patches, min_block, "reference").mask

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from data_pipeline.command_line import run_command
 from data_pipeline.settings.ranges import Count, check_ranges
-from model.kernels.block_masks import block_image_masks
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
 from pretrain.config import PretrainConfig
-from pretrain.held_out import read_held_out
+from pretrain.held_out import read_held_out, training_masks
 from pretrain.unchanged import file_fingerprint
 from pretrain.visual_tokens import load_visual_tokenizer, network_view, tokenizer_view, tokenizer_view_size
 from pretrain.weights import find_checkpoint, load_model
@@ -51,6 +50,9 @@ class MaskedPatchesResult:
 
     num_images: int
     num_patches: int
+    num_masked_patches: int
+    """Hidden in each image: as many as in training."""
+    num_patches_per_image: int
     accuracy: float
     commonest: float
     """Accuracy of the commonest code of the other patches."""
@@ -69,7 +71,8 @@ def main() -> None:
 def _evaluate(options: MaskedPatchesOptions) -> str:
     result = evaluate_masked_patches(options)
     return (
-        f"images={result.num_images} patches={result.num_patches} acc={result.accuracy:.3f} "
+        f"images={result.num_images} patches={result.num_patches} hidden={result.num_masked_patches}/"
+        f"{result.num_patches_per_image} acc={result.accuracy:.3f} "
         f"acc_commonest={result.commonest:.3f} acc_commonest_at_place={result.commonest_at_place:.3f} "
         f"nll={result.nll:.3f} entropy={result.entropy:.3f}"
     )
@@ -91,15 +94,7 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
     view_size = tokenizer_view_size(tokenizer.config, config.model)
     image_size = max(config.model.image_size, view_size)
     images, _ = read_held_out(options.images, config.data, image_size, options.max_images)
-    objective = config.objective
-    masks = block_image_masks(
-        config.seed,
-        torch.arange(len(images)),
-        config.model.grid_size,
-        config.num_masked_patches,
-        objective.min_block_patches,
-        "reference",
-    ).mask
+    masks = training_masks(config, len(images))
     codes = torch.cat([tokenizer.tokenize(tokenizer_view(chunk, view_size)) for chunk in images.split(CHUNK)])
     num_right, nll = 0.0, 0.0
     for chunk in torch.arange(len(images)).split(CHUNK):
@@ -113,6 +108,8 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
     return MaskedPatchesResult(
         num_images=len(images),
         num_patches=len(labels),
+        num_masked_patches=config.num_masked_patches,
+        num_patches_per_image=config.model.num_patches,
         accuracy=num_right / len(labels),
         commonest=commonest_left_out(labels) / len(labels),
         commonest_at_place=sum(map(commonest_left_out, places)) / len(labels),

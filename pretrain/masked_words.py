@@ -2,15 +2,18 @@
 
 One content word of a held-out caption is hidden at a time and guessed with the right image, with the image of another
 pair, and by always naming the commonest content word of the captions. Only the image can tell the first two apart.
+Images are whole, as every user of the network gives them, and then with as many patches hidden as in training. A
+network that is better at the second cannot use whole images, which its loss does not show (docs/whole_images.md).
 """
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import tyro
@@ -22,7 +25,8 @@ from data_pipeline.settings.ranges import Count, check_ranges
 from data_pipeline.text_tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
-from pretrain.held_out import read_held_out
+from pretrain.console import warn
+from pretrain.held_out import read_held_out, training_masks
 from pretrain.visual_tokens import network_view
 from pretrain.weights import find_checkpoint, load_model
 
@@ -30,11 +34,14 @@ FUNCTION_WORDS = frozenset(
     """a an the this that which who it its there is are was were be of on at in to with for from by as and or""".split()
 )
 CHUNK = 128
+SURE = 3.0
+"""Standard deviations of a difference that is taken for more than chance."""
 
 
 @dataclass(frozen=True)
 class MaskedWordsOptions:
-    """Accuracy of guessing masked caption words with the right image, a wrong image, and the commonest word."""
+    """Accuracy of guessing masked caption words with the right image, a wrong image, and the commonest word; with whole
+    images (acc_right_image), and with as many patches hidden as in training (acc_right_masked)."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, whose newest checkpoint is taken, or one checkpoint folder."""
@@ -47,19 +54,44 @@ class MaskedWordsOptions:
         check_ranges(self)
 
 
+class Guesses(NamedTuple):
+    """Of all content words with one way to show the images: Q questions."""
+
+    is_right: Tensor
+    """(Q,) bool, whether every token of the word was guessed."""
+    nll: float
+    """Mean negative log likelihood of a token, nats."""
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.is_right.float().mean())
+
+
 @dataclass(frozen=True)
 class MaskedWordsResult:
-    """Accuracies over all content words, 0..1, and the mean negative log likelihood of a token in nats."""
+    """Guesses of all content words by what the network was shown."""
 
     num_words: int
     num_unknown_words: int
     """Content words that were left out, since the tokenizer does not know all of their characters: <unk> stands for
     any of them, and to guess it would count as right."""
-    right_image: float
-    wrong_image: float
     commonest: float
-    right_image_nll: float
-    wrong_image_nll: float
+    """Accuracy of always naming the commonest word, 0..1."""
+    right_image: Guesses
+    """The image of the caption, whole."""
+    wrong_image: Guesses
+    """The image of another pair, whole."""
+    num_masked_patches: int
+    """Hidden in each image of the two below: as many as in training."""
+    right_masked: Guesses
+    wrong_masked: Guesses
+
+    @property
+    def is_worse_with_whole_images(self) -> bool:
+        """Whether hiding patches makes more words right than it makes wrong, beyond chance (a sign test)."""
+        whole, masked = self.right_image.is_right, self.right_masked.is_right
+        gained, lost = int((masked & ~whole).sum()), int((whole & ~masked).sum())
+        return gained - lost > SURE * math.sqrt(gained + lost)
 
 
 @dataclass(frozen=True)
@@ -78,17 +110,32 @@ def main() -> None:
 
 
 def _evaluate(options: MaskedWordsOptions) -> str:
-    result = evaluate_masked_words(options)
-    return (
-        f"words={result.num_words} unknown_words={result.num_unknown_words} "
-        f"acc_right_image={result.right_image:.3f} acc_wrong_image={result.wrong_image:.3f} "
-        f"acc_commonest={result.commonest:.3f} nll_right_image={result.right_image_nll:.3f} "
-        f"nll_wrong_image={result.wrong_image_nll:.3f}"
-    )
+    return report(evaluate_masked_words(options))
+
+
+def report(result: MaskedWordsResult) -> str:
+    """Return the figures in one line. Warns if whole images are worse than masked ones."""
+    if result.is_worse_with_whole_images:
+        warn(
+            f"warning: {result.right_masked.accuracy:.1%} of the words are guessed with {result.num_masked_patches} "
+            f"patches of each image hidden, as in training, and only {result.right_image.accuracy:.1%} with whole "
+            "images, which the network cannot use; see --objective.whole-image-share and docs/whole_images.md"
+        )
+    shown = {
+        "right_image": result.right_image,
+        "wrong_image": result.wrong_image,
+        "right_masked": result.right_masked,
+        "wrong_masked": result.wrong_masked,
+    }
+    accuracies = [f"acc_{name}={guesses.accuracy:.3f}" for name, guesses in shown.items()]
+    nlls = [f"nll_{name}={guesses.nll:.3f}" for name, guesses in shown.items()]
+    counts = [f"words={result.num_words}", f"unknown_words={result.num_unknown_words}"]
+    mask = [f"masked_patches={result.num_masked_patches}"]
+    return " ".join([*counts, *accuracies[:2], f"acc_commonest={result.commonest:.3f}", *mask, *accuracies[2:], *nlls])
 
 
 def evaluate_masked_words(options: MaskedWordsOptions) -> MaskedWordsResult:
-    """Evaluate a checkpoint. Raises ValueError where it, the shards or their content words are missing."""
+    """Evaluate a checkpoint. Raises ValueError if it, the shards or their content words are missing."""
     checkpoint = find_checkpoint(options.source)
     model, config = load_model(checkpoint), checkpoint.config
     tokenizer = TextTokenizer(checkpoint.text_tokenizer)
@@ -104,13 +151,24 @@ def evaluate_masked_words(options: MaskedWordsOptions) -> MaskedWordsResult:
         unknown = f"; {num_unknown} words hold characters that its text tokenizer does not know" * (num_unknown > 0)
         raise ValueError(f"{options.pairs} has no two pairs with content words that fit caption_length{unknown}")
     pixels = network_view(images, config.model.image_size)
-    with progress_bar("words", 2 * len(questions)) as progress:
-        right, right_nll = _guess(model, pixels, questions, 0, progress.update)
-        # half the pairs away: a fixed, other image for every caption
-        wrong, wrong_nll = _guess(model, pixels, questions, len(images) // 2, progress.update)
+    masks = training_masks(config, len(images))
     commonest_count = Counter(question.word for question in questions).most_common(1)[0][1]
+    other = len(images) // 2  # half the pairs away: a fixed, other image for every caption
+    with progress_bar("words", 4 * len(questions)) as progress:
+        right, wrong, right_masked, wrong_masked = (
+            guess_words(model, pixels, mask, questions, shift, progress.update)
+            for mask in (torch.zeros_like(masks), masks)
+            for shift in (0, other)
+        )
     return MaskedWordsResult(
-        len(questions), num_unknown, right, wrong, commonest_count / len(questions), right_nll, wrong_nll
+        num_words=len(questions),
+        num_unknown_words=num_unknown,
+        commonest=commonest_count / len(questions),
+        right_image=right,
+        wrong_image=wrong,
+        num_masked_patches=config.num_masked_patches,
+        right_masked=right_masked,
+        wrong_masked=wrong_masked,
     )
 
 
@@ -134,21 +192,27 @@ def masked_words(pair: int, caption: str, tokenizer: TextTokenizer, length: int)
 
 
 @torch.no_grad()
-def _guess(
+def guess_words(
     model: MaskedDataModel,
     pixels: Tensor,
+    masks: Tensor,
     questions: list[MaskedWord],
     shift: int,
     progress: Callable[[int], object],
-) -> tuple[float, float]:
-    """Share of words of which every token is guessed, and the mean negative log likelihood of a token."""
-    num_right, nll_sum, num_tokens = 0, 0.0, 0
+) -> Guesses:
+    """Guess hidden words.
+
+    pixels: (P, 3, H, W) as the network takes them; masks: (P, patches) bool, True = hidden; shift: the caption of pair
+    p is shown with the image p + shift; progress: called with the number of words guessed.
+    """
+    is_right, nll_sum, num_tokens = [], 0.0, 0
     for start in range(0, len(questions), CHUNK):
         chunk = questions[start : start + CHUNK]
         ids = torch.tensor([question.ids for question in chunk])
+        shown = torch.tensor([(question.pair + shift) % len(pixels) for question in chunk])
         inputs = MultiwayInputs(
-            images=pixels[[(question.pair + shift) % len(pixels) for question in chunk]],
-            image_mask=torch.zeros(len(chunk), model.encoder.config.num_patches, dtype=torch.bool),
+            images=pixels[shown],
+            image_mask=masks[shown],
             caption_ids=ids,
             caption_padding=ids == PAD_ID,
             text_ids=ids.new_zeros(0, 1),
@@ -160,12 +224,11 @@ def _guess(
         labels = torch.tensor([label for question in chunk for label in question.labels])  # (K,)
         logits = model.mlm_head(model.encode(inputs).captions[rows, positions])  # (K, vocab)
         wrong = (logits.argmax(-1) != labels).long()
-        num_wrong_tokens = torch.zeros(len(chunk), dtype=torch.int64).index_add_(0, rows, wrong)
-        num_right += int((num_wrong_tokens == 0).sum())
+        is_right.append(torch.zeros(len(chunk), dtype=torch.int64).index_add_(0, rows, wrong) == 0)
         nll_sum += float(functional.cross_entropy(logits, labels, reduction="sum"))
         num_tokens += len(labels)
         progress(len(chunk))
-    return num_right / len(questions), nll_sum / num_tokens
+    return Guesses(torch.cat(is_right), nll_sum / num_tokens)
 
 
 if __name__ == "__main__":

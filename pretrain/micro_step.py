@@ -11,7 +11,7 @@ from model.kernels.backend import choose_backend
 from model.kernels.block_masks import block_image_masks
 from model.kernels.text_masks import mask_texts, num_masked
 from model.masked_data_model import MaskedTargets
-from model.masking import drop_path_scales
+from model.masking import IGNORED, drop_path_scales, whole_images
 from model.multiway import MultiwayInputs
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.config import PretrainConfig
@@ -46,7 +46,15 @@ def make_micro_step(
     codes = visual_tokenizer.tokenize(view, tokenizer_dtype(config, view.device))
 
     num_pairs = len(batch.caption_ids)
-    pair_sample_ids = batch.image_sample_ids[len(batch.images) - num_pairs :]
+    num_images = len(batch.images) - num_pairs
+    pair_sample_ids = batch.image_sample_ids[num_images:]
+    image_mask, visual_token_ids = image_masks.mask, codes.gather(1, image_masks.positions)
+    if objective.whole_image_share:
+        is_whole = whole_images(seed, batch.image_sample_ids, objective.whole_image_share)
+        is_whole[:num_images] = False  # an image alone and whole would teach nothing
+        image_mask = image_mask & ~is_whole[:, None]
+        # their places stay, unasked: how many images are whole is known to the device alone
+        visual_token_ids = visual_token_ids.masked_fill(is_whole[:, None], IGNORED)
     mask_id, piece_ids = text_tokenizer.mask_id, text_tokenizer.piece_ids
     captions = mask_texts(
         seed,
@@ -70,7 +78,7 @@ def make_micro_step(
     )
     inputs = MultiwayInputs(
         images=network_view(batch.images, config.model.image_size).to(config.dtype),
-        image_mask=image_masks.mask,
+        image_mask=image_mask,
         caption_ids=captions.ids,
         caption_padding=batch.caption_padding,
         text_ids=texts.ids,
@@ -80,7 +88,7 @@ def make_micro_step(
     )
     targets = MaskedTargets(
         image_positions=image_masks.positions,
-        visual_token_ids=codes.gather(1, image_masks.positions),
+        visual_token_ids=visual_token_ids,
         caption_positions=captions.positions,
         caption_labels=captions.labels,
         text_positions=texts.positions,

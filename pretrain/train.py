@@ -82,10 +82,12 @@ class Pretraining(Job[PretrainConfig]):
     def describe(self) -> list[str]:
         config, num_ids = self.config, self.text_tokenizer.vocab_size
         remedy = f"set --model.vocab-size {num_ids}, or leave them out later with pretrain.convert --trim-vocab"
+        share = config.objective.whole_image_share
+        whole = f" ({share:.0%} of the pairs keep their image whole)" if share and config.pairs_per_step else ""
         unused = unused_rows(num_ids, config.model, remedy)
         return [
             f"kernels: {choose_backend(config.kernels, self.device)}",
-            f"hidden: {config.num_masked_patches} of {config.model.num_patches} patches of an image, "
+            f"hidden: {config.num_masked_patches} of {config.model.num_patches} patches of an image{whole}, "
             f"{config.objective.caption_mask_ratio:.0%} of a caption, {config.objective.text_mask_ratio:.0%} of a text",
             *([unused] if unused else []),
         ]

@@ -18,7 +18,8 @@ def demo() -> PretrainConfig:
     Command: deepspeed --num_accelerators 2 --module pretrain.train demo
     Expects: runs/demo/data as written by python -m pretrain.demo.
     Sizes and hyperparameters are our choice. In so short a run the image losses drown the words at equal weights, and
-    matrices that start as small as BEiT's 0.02 learn slowly at this width.
+    matrices that start as small as BEiT's 0.02 learn slowly at this width. Half of the pairs keep their image whole
+    (docs/whole_images.md).
     """
     data = Path("runs/demo/data")
     return PretrainConfig(
@@ -56,7 +57,13 @@ def demo() -> PretrainConfig:
         pairs_per_step=16,
         texts_per_step=8,
         activation_checkpointing=Checkpointing("full"),
-        objective=ObjectiveConfig(image_mask_ratio=0.4, min_block_patches=3, mim_weight=0.1, mvlm_image_weight=0.1),
+        objective=ObjectiveConfig(
+            image_mask_ratio=0.4,
+            whole_image_share=0.5,
+            min_block_patches=3,
+            mim_weight=0.1,
+            mvlm_image_weight=0.1,
+        ),
         optimizer=OptimizerConfig(peak_lr=1e-3, min_lr=5e-5, warmup_steps=60, gradient_clip=1.0),
         precision="float32",
         deepspeed_config=Path("ds_configs/zero3_cpu.json"),

@@ -32,7 +32,7 @@ def vlmo_base() -> PretrainConfig:
         images_per_step=1024,
         pairs_per_step=1024,
         texts_per_step=1024,
-        objective=ObjectiveConfig(caption_mask_ratio=0.15),
+        objective=ObjectiveConfig(caption_mask_ratio=0.15, whole_image_share=0.5),
         optimizer=OptimizerConfig(peak_lr=2e-4, min_lr=0.0, warmup_steps=2500, weight_decay=0.01),
     )
 

@@ -1,13 +1,15 @@
-"""Losses of fifty steps of a small run, kept in fifty_steps.json: what makes a step faster must not change them.
+"""Losses of fifty steps of a small run, kept beside this file: a change that makes a step faster must not change them.
 
-    python -m tests.golden.fifty_steps     # writes them anew: only where a change of the losses is meant
+    python -m tests.golden.fifty_steps SHARE     # writes them anew: only if a change of the losses is meant
 
-All that is random is fixed, so they differ by rounding alone: between machines, torch versions and orders of summation.
+SHARE is the part of the pairs whose image is whole: 0, the paper's setting, or 0.5, the recipes'. All that is random is
+fixed, so they differ by rounding alone: between machines, torch versions and orders of summation.
 """
 
 import json
 import platform
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,25 +20,30 @@ from pretrain.run_log import read_log
 from tests.launch import ROOT, run_ranks
 from tests.tiny_run import TinyData, write_tiny_data
 
-GOLDEN = Path(__file__).with_suffix(".json")
+GOLDEN = {0.0: Path(__file__).with_suffix(".json"), 0.5: Path(__file__).with_name("fifty_steps_whole_images.json")}
+"""By the share of whole images."""
 NUM_STEPS = 50
 
 
 def main() -> None:
+    share = float(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         data = write_tiny_data(Path(folder))
-        losses = fifty_steps(data, Path(folder) / "run")
+        losses = fifty_steps(data, Path(folder) / "run", share)
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout.strip()
     golden = {"commit": commit, "torch": torch.__version__, "hardware": platform.machine(), "losses": losses}
-    GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+    GOLDEN[share].write_text(json.dumps(golden, indent=1) + "\n")
 
 
-def fifty_steps(data: TinyData, run_dir: Path, extra: Sequence[object] = (), num_ranks: int = 2) -> list[float]:
-    """The losses of a run in float32; extra: overrides."""
+def fifty_steps(
+    data: TinyData, run_dir: Path, share: float, extra: Sequence[object] = (), num_ranks: int = 2
+) -> list[float]:
+    """Return the losses of a run in float32; extra: overrides."""
+    objective = ["--objective.whole-image-share", share]
     sizes = ["--num-steps", NUM_STEPS, "--model.num-vl-layers", 1, "--precision", "float32"]
-    ended = run_ranks(num_ranks, "pretrain.train", ["demo", *data.overrides(run_dir), *sizes, *extra])
+    ended = run_ranks(num_ranks, "pretrain.train", ["demo", *data.overrides(run_dir), *sizes, *objective, *extra])
     assert ended.exit_codes == [0] * num_ranks, ended.stderr
     return [record["loss"] for record in read_log(run_dir)]
 

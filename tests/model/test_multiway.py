@@ -9,7 +9,7 @@ import torch
 from model.checkpointing import Checkpointing
 from model.config import MultiwayConfig
 from model.masked_data_model import MaskedDataModel, MaskedTargets
-from model.masking import drop_path_scales
+from model.masking import IGNORED, drop_path_scales
 from model.multiway import MultiwayInputs
 from tests.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
@@ -60,10 +60,14 @@ def gradients(model: MaskedDataModel) -> dict[str, torch.Tensor]:
 
 
 @VARIANTS
-def test_one_packed_step_equals_three_separate_forwards(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("whole_pairs", [[], [1], [0, 1, 2]], ids=str)
+def test_one_packed_step_equals_three_separate_forwards(whole_pairs: list[int], changes: dict[str, Any]) -> None:
     model = tiny_model(**changes).train()
     inputs = tiny_inputs(NUM_IMAGES, NUM_PAIRS, NUM_TEXTS)
     targets = tiny_targets(inputs)
+    for pair in whole_pairs:
+        inputs.image_mask[NUM_IMAGES + pair] = False
+        targets.visual_token_ids[NUM_IMAGES + pair] = IGNORED
     scales = drop_path_scales(1, torch.arange(9), CONFIG.depth, model.encoder.config.drop_path_rate)
 
     packed_losses = model(inputs, targets, scales)
@@ -79,6 +83,7 @@ def test_one_packed_step_equals_three_separate_forwards(changes: dict[str, Any])
         losses.sum().backward()
         separate_losses += losses.detach()
     torch.testing.assert_close(packed_losses, separate_losses, atol=1e-5, rtol=1e-5)
+    assert (packed_losses[2] == 0) == (len(whole_pairs) == NUM_PAIRS)  # nothing was asked of whole images
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(packed[name], gradient, atol=1e-5, rtol=1e-5, msg=name)
 

@@ -1,6 +1,5 @@
 """Evaluation on held-out samples, against counts made by hand. CPU, seconds."""
 
-import dataclasses
 import io
 import json
 import tarfile
@@ -15,7 +14,7 @@ from model.kernels.block_masks import block_image_masks
 from pretrain.formats.vqkd import save_vqkd
 from pretrain.held_out import read_held_out
 from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
-from pretrain.masked_words import MaskedWordsOptions, evaluate_masked_words
+from pretrain.masked_words import Guesses, MaskedWordsOptions, MaskedWordsResult, evaluate_masked_words, report
 from pretrain.visual_tokens import load_visual_tokenizer
 from pretrain.weights import find_checkpoint
 from tests.crafted import copy_of_run, seal
@@ -63,11 +62,55 @@ def test_another_visual_tokenizer_than_the_runs_is_refused(
 
 def test_words_and_patches_of_pairs_are_evaluated_by_command(two_ranks: Path, tiny_data: TinyData) -> None:
     result = evaluate_masked_words(MaskedWordsOptions(two_ranks, tiny_data.folder / "pairs", max_pairs=10))
-    assert all(0 <= value for value in dataclasses.astuple(result)) and result.num_words > 10
+    guesses = (result.right_image, result.wrong_image, result.right_masked, result.wrong_masked)
+    assert all(0 <= each.accuracy <= 1 and each.nll > 0 and len(each.is_right) == result.num_words for each in guesses)
+    assert result.num_words > 10 and result.num_masked_patches == 14
+    assert len({each.nll for each in guesses}) == 4  # each has seen something else
     ended = run_ranks(1, "pretrain.masked_patches", [two_ranks, tiny_data.folder / "pairs"])
-    assert ended.exit_codes == [0] and ended.stdout[0].startswith("images=40 patches=560 acc=")
+    assert ended.exit_codes == [0] and ended.stdout[0].startswith("images=40 patches=560 hidden=14/36 acc=")
     ended = run_ranks(1, "pretrain.masked_patches", [two_ranks, tiny_data.folder / "texts"])
     assert ended.exit_codes == [2] and "holds texts; give shards of images or pairs" in ended.stderr[0]
+
+
+@pytest.mark.parametrize(
+    ("right_whole", "right_masked", "warns"),
+    [(8, 75, True), (75, 8, False), (60, 60, False), (60, 66, False), (60, 80, True), (0, 0, False), (0, 12, True)],
+)
+def test_whole_images_that_are_worse_than_masked_ones_are_warned_of(
+    right_whole: int, right_masked: int, warns: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def first(count: int) -> Guesses:
+        return Guesses(torch.arange(200) < count, 4.0)
+
+    printed = report(
+        MaskedWordsResult(
+            num_words=200,
+            num_unknown_words=0,
+            commonest=0.05,
+            right_image=first(right_whole),
+            wrong_image=first(4),
+            num_masked_patches=26,
+            right_masked=first(right_masked),
+            wrong_masked=first(58),
+        )
+    )
+    assert f"acc_right_image={right_whole / 200:.3f} acc_wrong_image=0.020 acc_commonest=0.050" in printed
+    assert f"masked_patches=26 acc_right_masked={right_masked / 200:.3f} acc_wrong_masked=0.290" in printed
+    said = capfd.readouterr().err
+    assert said.startswith("warning:") == warns
+    if (right_whole, right_masked) == (8, 75):
+        assert "37.5% of the words are guessed with 26 patches of each image hidden" in said
+        assert "only 4.0% with whole images" in said and "--objective.whole-image-share" in said
+
+
+def test_chance_is_not_warned_of() -> None:
+    """Words that only one of the two guesses right, in equal numbers or nearly so."""
+    whole, masked = torch.zeros(2, 200, dtype=torch.bool)
+    whole[:30], masked[30:70] = True, True
+    result = MaskedWordsResult(
+        200, 0, 0.05, Guesses(whole, 4.0), Guesses(whole, 4.0), 26, Guesses(masked, 4.0), Guesses(masked, 4.0)
+    )
+    assert not result.is_worse_with_whole_images
 
 
 def test_words_that_the_tokenizer_does_not_know_are_no_questions(

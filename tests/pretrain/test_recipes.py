@@ -47,6 +47,16 @@ def test_the_hidden_patches_are_those_published_and_follow_the_size_of_images() 
     assert given.num_masked_patches == 26
 
 
+def test_recipes_show_the_network_whole_images_and_say_that_the_paper_does_not() -> None:
+    for name, recipe in RECIPES.items():
+        config = recipe()
+        assert config.objective.whole_image_share == 0.5 and config.warnings() == [], name
+    assert "whole" in (RECIPES["beit3_giant"].__doc__ or "")
+    papers = replace(config, objective=replace(config.objective, whole_image_share=0.0))
+    (warning,) = papers.warnings()
+    assert "as in the paper" in warning and (ROOT / warning.split("see ")[1]).is_file()
+
+
 def test_the_plan_prints_parts_and_total() -> None:
     lines = [line.split() for line in parameter_table(RECIPES["beit3_base"]().model).splitlines()]
     assert ["total", "276,510,730", "277M"] in lines

@@ -1,0 +1,289 @@
+"""python -m tests.benchmarks.study_whole_images [--quick]: can a pretrained network use a whole image?
+
+The recipe `laptop` learns 1,644 concepts, as six sets of emoji draw them, with and without whole images in training, on
+three seeds. It is then evaluated on a seventh artist's pictures of the same concepts: masked words with the image whole
+and with as many patches hidden as in training, hidden patches, and the concept's group by a linear probe on features of
+the whole image. Country flags are left out: most artists have none.
+
+Each run has one core, and two run at once. It needs matplotlib. Ends with a picture and a line of figures, the means
+over the seeds; each seed's own are printed before it. `..._before` is the recipe as the paper has it.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from model.masked_data_model import MaskedDataModel
+from model.multiway import MultiwayInputs
+from pretrain.held_out import read_held_out
+from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
+from pretrain.masked_words import MaskedWordsOptions, evaluate_masked_words
+from pretrain.recipes.small import laptop
+from pretrain.visual_tokens import network_view
+from pretrain.weights import find_checkpoint, load_model
+from tests.benchmarks.packages import require_packages
+from tests.benchmarks.results import append_results
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"matplotlib": "matplotlib"}
+PICTURE = ROOT / "docs" / "images" / "whole_images.png"
+VOCABULARY = 3200
+SHARES = {"before": 0.0, "after": laptop().objective.whole_image_share}
+"""Part of the pairs whose image is whole, in the two recipes."""
+RIDGE = 0.01
+"""Of the mean eigenvalue of the features' covariance; not tuned."""
+CORES = 2
+NUM_PROBED = 2000
+"""Pictures that a probe is trained on, and at most tested on."""
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Whole images in training, and what they are good for."""
+
+    source: Path = ROOT.parent / "shared" / "data" / "emoji_artists"
+    """concepts.jsonl and a folder of pictures per artist."""
+    held_out: str = "twemoji"
+    """The artist whose pictures are read, and not trained on."""
+    out: Path | None = None
+    """Shards and runs go here; finished runs that lie there are read again. None: a temporary folder."""
+    num_steps: int = 1200
+    """Of each run."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the data's order, the masks and the initial weights."""
+    max_pairs: int = 600
+    """Of the held-out artist, for words and patches."""
+    quick: bool = False
+    """Minutes; the figures mean little."""
+    append: bool = False
+    """Write the figures into RESULTS.md and the picture into docs/images."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a network makes of pictures that it has not seen; accuracies, 0..1."""
+
+    right_whole: float
+    wrong_whole: float
+    right_masked: float
+    wrong_masked: float
+    commonest: float
+    """The commonest word."""
+    patches: float
+    """Codes of hidden patches."""
+    probe: float
+    """The concept's group, by a linear probe."""
+
+
+def main() -> None:
+    options = tyro.cli(StudyOptions)
+    require_packages(PACKAGES)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        study(options, (options.out or Path(temporary)).resolve())
+
+
+def study(options: StudyOptions, out: Path) -> None:
+    num_steps, seeds = (40, options.seeds[:1]) if options.quick else (options.num_steps, options.seeds)
+    prepare(options, out)
+    runs = [(name, seed) for seed in seeds for name in SHARES]
+
+    def train_and_read(run: tuple[str, int]) -> Reading:
+        name, seed = run
+        folder = out / f"{name}_{seed}"
+        overrides = {
+            "objective.whole-image-share": SHARES[name],
+            "seed": seed,
+            "num-steps": num_steps,
+            "optimizer.warmup-steps": min(60, num_steps // 2),
+            "save-every-steps": num_steps,
+            "run-dir": folder,
+            "model.vocab-size": VOCABULARY + 2,
+            "activation-checkpointing.mode": "none",
+            "deepspeed-config": ROOT / "ds_configs" / "zero1.json",
+        }
+        command("pretrain.train", "laptop", *(word for item in overrides.items() for word in (f"--{item[0]}", item[1])),
+                folder=out)  # fmt: skip
+        reading = read(folder, out, options.max_pairs)
+        print(f"{name}, seed {seed}: {line(asdict(reading))}", flush=True)
+        return reading
+
+    with ThreadPoolExecutor(CORES) as pool:
+        readings = dict(zip(runs, pool.map(train_and_read, runs), strict=True))
+    by_name = {name: [readings[name, seed] for seed in seeds] for name in SHARES}
+    draw(by_name, PICTURE if options.append else out / PICTURE.name)
+    means = {name: mean_of(found) for name, found in by_name.items()}
+    figures = {f"{key}{'_before' * (name == 'before')}": value for name in reversed(SHARES)
+               for key, value in asdict(means[name]).items()}  # fmt: skip
+    if options.append:
+        append_results("study_whole_images", figures)
+    print(line(figures))
+
+
+def prepare(options: StudyOptions, out: Path) -> None:
+    """Write what the recipe `laptop` expects, and shards of the held-out artist's pairs."""
+    concepts = [concept for concept in read_concepts(options.source) if concept["group"] != "flags"]
+    split = json.loads((options.source / "split.json").read_text())
+    artists = {artist for artist in split["training_artists"] if artist not in drawn_alike(split, options.held_out)}
+    training, held_out = (
+        [
+            {"image": str(picture), "caption": concept["labels"]["en"]}
+            for concept in concepts
+            for artist in sorted(chosen)
+            if (picture := options.source / artist / f"{concept['hexcode']}.webp").is_file()
+        ]
+        for chosen in (artists, {options.held_out})
+    )
+    random.Random(0).shuffle(training)
+    random.Random(0).shuffle(held_out)
+    texts = [{"text": f"{concept['labels']['en']}: {', '.join(concept['tags']['en'])}."} for concept in concepts]
+    data = out / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    for name, lines in (("training", training), ("held_out", held_out), ("texts", texts)):
+        (data / f"{name}.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in lines))
+    groups = {concept["labels"]["en"]: concept["group"] for concept in concepts}
+    (data / "groups.json").write_text(json.dumps(groups))
+    if (data / "visual_tokenizer.pt").is_file():
+        return  # all that comes before it is there
+    command("data_pipeline.train_text_tokenizer", "data/tokenizer.spm", "pair=data/training.jsonl",
+            "text=data/texts.jsonl", "--vocab-size", VOCABULARY, folder=out)  # fmt: skip
+    everything = ("--held-out-fraction", 0)
+    for kind, source, folder in (("image", "training", "images"), ("pair", "training", "pairs"),
+                                 ("pair", "held_out", "held_out_pairs")):  # fmt: skip
+        command("data_pipeline.write_shards", kind, f"data/{source}.jsonl", f"data/{folder}", *everything, folder=out)
+    command("data_pipeline.write_shards", "text", "data/texts.jsonl", "data/texts", *everything, "--text-tokenizer",
+            "data/tokenizer.spm", "--text-length", laptop().data.text_length, folder=out)  # fmt: skip
+    command("pretrain.train_visual_tokenizer", "laptop", folder=out)
+
+
+def read_concepts(source: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in (source / "concepts.jsonl").read_text().splitlines()]
+
+
+def drawn_alike(split: dict[str, Any], artist: str) -> set[str]:
+    """The artist and those who have the same drawings in another finish."""
+    return {artist}.union(*(drawings for drawings in split["same_drawings"] if artist in drawings))
+
+
+def command(module: str, *arguments: object, folder: Path) -> None:
+    """Run one command of the project on one core. Ends the study, with what the command said, if it fails."""
+    words = [sys.executable, "-m", module, *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    print("$ " + " ".join(words[1:]), flush=True)
+    ended = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        sys.exit(f"error: {module} ended with {ended.returncode}: {ended.stderr[-2000:]}")
+
+
+def read(run: Path, out: Path, max_pairs: int) -> Reading:
+    """Evaluate a run on the held-out artist."""
+    pairs = out / "data" / "held_out_pairs"
+    words = evaluate_masked_words(MaskedWordsOptions(run, pairs, max_pairs))
+    patches = evaluate_masked_patches(
+        MaskedPatchesOptions(run, pairs, out / laptop().visual_tokenizer, max_images=max_pairs)
+    )
+    return Reading(
+        right_whole=words.right_image.accuracy,
+        wrong_whole=words.wrong_image.accuracy,
+        right_masked=words.right_masked.accuracy,
+        wrong_masked=words.wrong_masked.accuracy,
+        commonest=words.commonest,
+        patches=patches.accuracy,
+        probe=probe(run, out),
+    )
+
+
+@torch.no_grad()
+def probe(run: Path, out: Path) -> float:
+    """Accuracy of a ridge regression from features of whole images to the concepts' groups, trained on pictures of the
+    artists that the network has seen and tested on the held-out one's."""
+    checkpoint = find_checkpoint(run)
+    model, config = load_model(checkpoint), checkpoint.config
+    groups = json.loads((out / "data" / "groups.json").read_text())
+    names = sorted(set(groups.values()))
+    features, labels = [], []
+    for folder in ("pairs", "held_out_pairs"):
+        images, captions = read_held_out(out / "data" / folder, config.data, config.model.image_size, NUM_PROBED)
+        features.append(whole_image_features(model, network_view(images, config.model.image_size)))
+        labels.append(torch.tensor([names.index(groups[caption]) for caption in captions]))
+    (x, x_new), (y, y_new) = features, labels
+    center, deviation = x.mean(0), x.std(0)
+    x, x_new = ((part - center) / deviation for part in (x, x_new))
+    targets = torch.eye(len(names))[y]
+    weights = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1]), x.T @ (targets - targets.mean(0)))
+    guesses = (x_new @ weights + targets.mean(0)).argmax(1)
+    return float((guesses == y_new).float().mean())
+
+
+def whole_image_features(model: MaskedDataModel, pixels: Tensor) -> Tensor:
+    """(B, 2 D): the class token beside the mean of the patches, of (B, 3, H, W)."""
+    no_text = torch.zeros(0, 1, dtype=torch.int64)
+    features = []
+    for chunk in pixels.split(CHUNK):
+        mask = torch.zeros(len(chunk), model.encoder.config.num_patches, dtype=torch.bool)
+        inputs = MultiwayInputs(chunk, mask, no_text, no_text.bool(), no_text, no_text.bool())
+        states = model.encode(inputs).images
+        features.append(torch.cat([states[:, 0], states[:, 1:].mean(1)], 1))
+    return torch.cat(features)
+
+
+def mean_of(readings: list[Reading]) -> Reading:
+    return Reading(*(mean(values) for values in zip(*map(astuple, readings), strict=True)))
+
+
+def line(figures: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={value:.3f}" for name, value in figures.items())
+
+
+def draw(readings: dict[str, list[Reading]], path: Path) -> None:
+    """Bars of the means over the seeds, each seed a dot: words with the image whole and with patches hidden, then what
+    needs no caption."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    titles = {"before": "no whole images in training (the paper)", "after": f"{SHARES['after']:.0%} of the pairs whole"}
+    panels = (
+        ("masked words of an artist never seen", {
+            "right_whole": "image whole", "wrong_whole": "wrong image,\nwhole",
+            "right_masked": "patches hidden\nas in training", "wrong_masked": "wrong image,\nhidden"}),
+        ("hidden patches, linear probe", {
+            "patches": "codes of\nhidden patches", "probe": "group by probe,\nimage whole"}),
+    )  # fmt: skip
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained", width_ratios=(2, 1))
+    for axis, (title, bars) in zip(axes, panels, strict=True):
+        for number, (name, found) in enumerate(readings.items()):
+            values = [[getattr(reading, bar) * 100 for reading in found] for bar in bars]
+            places = [place + 0.4 * (number - 0.5) for place in range(len(bars))]
+            axis.bar(places, list(map(mean, values)), width=0.38, label=titles[name])
+            for place, seeds in zip(places, values, strict=True):
+                axis.plot([place] * len(seeds), seeds, "k.", markersize=4)
+        axis.set_xticks(range(len(bars)), bars.values(), fontsize=8)
+        axis.set_title(title, fontsize=10)
+        axis.grid(axis="y", alpha=0.3)
+    commonest = mean(reading.commonest for found in readings.values() for reading in found) * 100
+    axes[0].axhline(commonest, color="gray", linestyle="--", linewidth=1)
+    axes[0].text(3.45, commonest, "the commonest word", fontsize=7, ha="right", va="bottom", color="gray")
+    axes[0].set_ylabel("% right")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main()
