@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.study_whole_images [--quick]: can a pretrained network use a whole image?
 
-The recipe `laptop`, with half of its texts, learns 1,914 concepts as six sets of emoji draw them, with and without whole
-images in training, on three seeds. It is then evaluated on a seventh artist's pictures of the same concepts: masked
+The recipe `laptop`, with half of its texts, learns 1,914 concepts as six sets of emoji draw them, with whole images in
+training and without, on three seeds. It is then evaluated on a seventh artist's pictures of the same concepts: masked
 words with the image whole and with as many patches hidden as in training, hidden patches, and the concept's group by a
 linear probe on features of the whole image.
 
