@@ -61,11 +61,11 @@ class StudyOptions:
     """The artist whose pictures are read, and not trained on."""
     out: Path | None = None
     """Shards and runs go here; finished runs that lie there are read again. None: a temporary folder."""
-    num_steps: int = 1400
+    num_steps: int = 1300
     """Of each run."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the data's order, the masks and the initial weights."""
-    max_pairs: int = 600
+    max_pairs: int = 1000
     """Of the held-out artist, for words and patches."""
     quick: bool = False
     """Minutes; the figures mean little."""
