@@ -44,7 +44,7 @@ class StepSize:
     """Tokens of each pair's caption."""
     text_lengths: Sequence[int]
     masked_patches: int
-    """Of each image."""
+    """Places of each image that reach the head, those of whole images, where nothing is asked, too."""
     masked_words: int
     """Of all captions and texts."""
 

@@ -1,6 +1,7 @@
 """BEiT-3's objective: predict what was hidden, in images, in texts and in image-text pairs.
 
-Only hidden positions reach the heads. Losses are sums here; who calls divides by the counts of the global batch.
+Only hidden positions reach the heads, and unused places beside them, where nothing is asked: M of an image that is whole.
+Losses are sums here; who calls divides by the counts of the global batch.
 
 Shapes: I image-only samples, P pairs, T texts; V image tokens, M masked patches an image; K masked positions a text.
 """
@@ -29,7 +30,7 @@ class MaskedTargets:
     """Where something was hidden, and what."""
 
     image_positions: Tensor
-    """(I + P, M) indices of masked patches (0 = the first patch), the image-only samples first."""
+    """(I + P, M) indices of masked patches (0 = the first patch), in unused places any; image-only samples first."""
     visual_token_ids: Tensor
     """(I + P, M) codes of those patches; -100 in unused places."""
     caption_positions: Tensor

@@ -15,7 +15,7 @@ IGNORED = -100
 
 
 def whole_images(seed: int, sample_ids: Tensor, share: float) -> Tensor:
-    """Which images none of whose patches is hidden: (B,) bool, each with the probability `share`.
+    """Return which images are left whole, with no patch hidden: (B,) bool, each with the probability `share`.
 
     sample_ids: (B,) int64. Over a run the part of whole images is `share`; in one batch their number varies.
     """

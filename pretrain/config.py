@@ -30,8 +30,8 @@ class ObjectiveConfig:
     num_masked_patches: SizeOrZero | None = None
     """The number of hidden patches, for all sizes of images. None: as image_mask_ratio gives it."""
     whole_image_share: Part = 0.0
-    """Part of the pairs whose image is left whole, for which words alone are predicted. The paper hides patches of all
-    images; a network that never saw a whole one cannot use one (docs/whole_images.md)."""
+    """Share of the pairs whose image is left whole, for which words alone are predicted. The paper hides patches of all
+    images; a network that never saw a whole one may be unable to use one (docs/whole_images.md)."""
     min_block_patches: BlockSize = 16
     """Smallest block of the block-wise image masks (BEiT: 16)."""
     text_mask_ratio: PartBetween = 0.15
@@ -43,7 +43,8 @@ class ObjectiveConfig:
     mlm_weight: Weight = 1.0
     """Weight of masked language modeling on texts. Our choice."""
     mvlm_image_weight: Weight = 1.0
-    """Weight of the image part of masked vision-language modeling. Our choice."""
+    """Weight of the image part of masked vision-language modeling, a mean over the patches asked for: the fewer pairs
+    have hidden patches, the more each patch weighs. Our choice."""
     mvlm_text_weight: Weight = 1.0
     """Weight of its text part. Our choice."""
 
@@ -114,7 +115,7 @@ class PretrainConfig(RunConfig):
 
     @property
     def num_masked_patches(self) -> int:
-        """Hidden in every image."""
+        """Hidden in every image that is not whole."""
         given = self.objective.num_masked_patches
         return round(self.objective.image_mask_ratio * self.model.num_patches) if given is None else given
 
@@ -134,9 +135,14 @@ class PretrainConfig(RunConfig):
         elif self.pairs_per_step and not objective.whole_image_share:
             found.append(
                 "objective.whole_image_share is 0, as in the paper: a network that is never trained on whole images "
-                "may be unable to use them; see docs/whole_images.md"
+                "may be unable to use them; set it to 0.5, or see docs/whole_images.md"
             )
-        if 0 < hidden < objective.min_block_patches:
+        elif objective.whole_image_share == 1 and not self.images_per_step:
+            found.append(
+                "objective.whole_image_share is 1 and images_per_step 0: no patch of any image is hidden, and the head "
+                "for visual tokens learns nothing; lower the share"
+            )
+        if 0 < hidden < min(objective.min_block_patches, self.model.num_patches):
             found.append(
                 f"objective.min_block_patches {objective.min_block_patches} exceeds the {hidden} hidden patches of an "
                 "image: hardly a block fits, and patches are hidden one by one; lower it"

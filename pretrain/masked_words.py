@@ -3,7 +3,8 @@
 One content word of a held-out caption is hidden at a time and guessed with the right image, with the image of another
 pair, and by always naming the commonest content word of the captions. Only the image can tell the first two apart.
 Images are whole, as every user of the network gives them, and then with as many patches hidden as in training. A
-network that is better at the second cannot use whole images, which its loss does not show (docs/whole_images.md).
+network that is better at the second uses whole images less well than it could, and no loss shows it
+(docs/whole_images.md).
 """
 
 import itertools
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 import tyro
@@ -34,8 +35,8 @@ FUNCTION_WORDS = frozenset(
     """a an the this that which who it its there is are was were be of on at in to with for from by as and or""".split()
 )
 CHUNK = 128
-SURE = 3.0
-"""Standard deviations of a difference that is taken for more than chance."""
+SURE_DEVIATIONS = 3.0
+"""Standard deviations beyond which a difference is taken for more than chance."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class MaskedWordsOptions:
         check_ranges(self)
 
 
-class Guesses(NamedTuple):
-    """Of all content words with one way to show the images: Q questions."""
+@dataclass(frozen=True, eq=False)
+class Guesses:
+    """Answers to all Q questions, with the images shown in one way."""
 
     is_right: Tensor
     """(Q,) bool, whether every token of the word was guessed."""
@@ -67,7 +69,7 @@ class Guesses(NamedTuple):
         return float(self.is_right.float().mean())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaskedWordsResult:
     """Guesses of all content words by what the network was shown."""
 
@@ -88,10 +90,11 @@ class MaskedWordsResult:
 
     @property
     def is_worse_with_whole_images(self) -> bool:
-        """Whether hiding patches makes more words right than it makes wrong, beyond chance (a sign test)."""
+        """Whether hiding patches makes more words right than it makes wrong, beyond chance: a sign test, which takes
+        words for independent."""
         whole, masked = self.right_image.is_right, self.right_masked.is_right
         gained, lost = int((masked & ~whole).sum()), int((whole & ~masked).sum())
-        return gained - lost > SURE * math.sqrt(gained + lost)
+        return gained - lost > SURE_DEVIATIONS * math.sqrt(gained + lost)
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def report(result: MaskedWordsResult) -> str:
         warn(
             f"warning: {result.right_masked.accuracy:.1%} of the words are guessed with {result.num_masked_patches} "
             f"patches of each image hidden, as in training, and only {result.right_image.accuracy:.1%} with whole "
-            "images, which the network cannot use; see --objective.whole-image-share and docs/whole_images.md"
+            "images, which is how the network is used; train with a larger --objective.whole-image-share "
+            "(docs/whole_images.md)"
         )
     shown = {
         "right_image": result.right_image,

@@ -25,7 +25,7 @@ def beit3_giant() -> PretrainConfig:
     section 2.2. Not published, our choice: min_lr (BEiT's), loss weights (1), text_length 512, caption_length 64 (the
     finetuning code's), crops (BEiT v2's), precision, and 40 % hidden patches, 102 of 256. Nothing is recomputed: on 128
     GPUs a rank is planned to hold 35 GB (`pretrain.plan`; on fewer, `--activation-checkpointing.mode full`). The paper
-    masks the image of every pair, this recipe that of every second: see the top of this file.
+    masks the image of every pair; here about half of the pairs keep theirs whole (see the top of this file).
     """
     data = Path("data")
     return PretrainConfig(

@@ -2,7 +2,7 @@
 
 What is VLMo's here is what a setting can say: sizes, vision-language experts, steps, peak learning rate, caption
 length, mask ratio. Not here: layer scale, relative positions, linear decay (ours is a cosine), whole-word masking,
-three stages, contrastive and matching losses. Its blocks have no SubLN.
+three stages, contrastive and matching losses. Its blocks have no SubLN. Whole images in half of the pairs are ours.
 """
 
 from dataclasses import replace

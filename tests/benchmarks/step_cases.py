@@ -166,7 +166,7 @@ def chunks(numbers: tuple[int, ...] | None, num_parts: int) -> list[tuple[int, .
 
 
 def random_batch(config: PretrainConfig, device: torch.device, seed: int = 0) -> Batch:
-    """Random pixels, words and codes, hidden as the recipe hides them."""
+    """Random pixels, words and codes, hidden as the recipe hides them, but of every image: whole ones cost the same."""
     generator = torch.Generator().manual_seed(seed)
     model, objective, data = config.model, config.objective, config.data
     num_images, num_pairs, num_texts = config.images_per_step, config.pairs_per_step, config.texts_per_step

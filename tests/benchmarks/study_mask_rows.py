@@ -29,7 +29,7 @@ from tests.benchmarks.study_whole_images import PACKAGES, ROOT
 
 PICTURE = ROOT / "docs" / "images" / "mask_rows.png"
 KINDS = ("class token", "patches", "mask tokens", "words", "hidden words")
-"""Of rows; the words include the end token."""
+"""Kinds of rows; the words include the start and end tokens."""
 CLASS, PATCHES, MASKS, WORDS, HIDDEN = range(len(KINDS))
 CONDITIONS = {
     "masked": (True, ()),
@@ -50,6 +50,10 @@ class StudyOptions:
     """Pairs to look at, of each run."""
     picture: Path = PICTURE
     """Where the picture goes."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise SystemExit("error: no run is given; give NAME=RUN,PAIRS")
 
 
 @dataclass(frozen=True, eq=False)

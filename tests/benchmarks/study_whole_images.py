@@ -6,7 +6,8 @@ words with the image whole and with as many patches hidden as in training, hidde
 linear probe on features of the whole image.
 
 Each run has one core, and two run at once. It needs matplotlib. Ends with a picture and a line of figures, the means
-over the seeds; each seed's own are printed before it. `..._before` is the recipe as the paper has it.
+over the seeds; each seed's own are printed before it. `..._before` is the same recipe with no whole images, the
+paper's setting.
 """
 
 import json
@@ -42,9 +43,9 @@ PACKAGES = {"matplotlib": "matplotlib"}
 PICTURE = ROOT / "docs" / "images" / "whole_images.png"
 VOCABULARY = 3500
 SHARES = {"before": 0.0, "after": laptop().objective.whole_image_share}
-"""Part of the pairs whose image is whole, in the two recipes."""
+"""Share of the pairs whose image is whole, in the two recipes."""
 RIDGE = 0.01
-"""Of the mean eigenvalue of the features' covariance; not tuned."""
+"""The penalty, as a share of the variance of a feature; not tuned."""
 CORES = 2
 NUM_PROBED = 2000
 """Pictures that a probe is trained on, and at most tested on."""
@@ -154,6 +155,10 @@ def prepare(options: StudyOptions, out: Path) -> None:
     texts = [{"text": f"{concept['labels']['en']}: {', '.join(concept['tags']['en'])}."} for concept in concepts]
     data = out / "data"
     data.mkdir(parents=True, exist_ok=True)
+    artist = data / "held_out_artist"
+    if artist.is_file() and artist.read_text() != f"{options.source} {options.held_out}":
+        sys.exit(f"error: {out} holds a study of {artist.read_text()}; give another --out")
+    artist.write_text(f"{options.source} {options.held_out}")
     for name, lines in (("training", training), ("held_out", held_out), ("texts", texts)):
         (data / f"{name}.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in lines))
     groups = {concept["labels"]["en"]: concept["group"] for concept in concepts}

@@ -27,6 +27,7 @@ NUM_STEPS = 50
 
 def main() -> None:
     share = float(sys.argv[1])
+    golden_file = GOLDEN[share]
     with tempfile.TemporaryDirectory() as folder:
         data = write_tiny_data(Path(folder))
         losses = fifty_steps(data, Path(folder) / "run", share)
@@ -34,7 +35,7 @@ def main() -> None:
         ["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout.strip()
     golden = {"commit": commit, "torch": torch.__version__, "hardware": platform.machine(), "losses": losses}
-    GOLDEN[share].write_text(json.dumps(golden, indent=1) + "\n")
+    golden_file.write_text(json.dumps(golden, indent=1) + "\n")
 
 
 def fifty_steps(

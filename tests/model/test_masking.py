@@ -22,6 +22,6 @@ def test_the_share_of_whole_images_is_kept_and_an_image_keeps_its_draw_in_any_ba
     assert torch.equal(whole_images(0, ids[37:41], 0.3), is_whole[37:41])
     assert not torch.equal(whole_images(1, ids, 0.3), is_whole)
     assert (is_whole <= whole_images(0, ids, 0.5)).all()  # a larger share keeps those of a smaller one
-    # the draws of stochastic depth and of masks are others
+    # the draws of stochastic depth are others
     dropped = drop_path_scales(0, ids, depth=2, rate=0.3)[1, 0] == 0
     assert abs(float((is_whole & dropped).float().mean()) - 0.09) < 0.01

@@ -86,7 +86,7 @@ def one_micro_step(config: PretrainConfig, batch: StepBatch, device: torch.devic
 
     def compute() -> Tensor:
         micro = make_micro_step(config, batch, tokenizer, text_tokenizer)
-        sums: Tensor = model(micro.inputs, micro.targets, micro.drop_path_scale) / micro.targets.counts()
+        sums: Tensor = model(micro.inputs, micro.targets, micro.drop_path_scale) / micro.targets.counts().clamp(min=1)
         sums.sum().backward()
         return sums.detach()
 

@@ -29,6 +29,7 @@ lost, by more than 1e-2."""
         pytest.param(0.5, ["--gradient-accumulation-steps", "2"], marks=pytest.mark.slow),
         pytest.param(0.5, ["--kernels", "compile"], marks=pytest.mark.slow),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else f"share {value}",
 )
 def test_fifty_steps_give_the_golden_losses(
     share: float, extra: list[str], tiny_data: TinyData, tmp_path: Path

@@ -10,13 +10,22 @@ import torch
 
 from data_pipeline.config import DataConfig
 from data_pipeline.index_shards import IndexOptions, index_shards
+from data_pipeline.text_tokenizer import TextTokenizer
 from model.kernels.block_masks import block_image_masks
 from pretrain.formats.vqkd import save_vqkd
 from pretrain.held_out import read_held_out
 from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
-from pretrain.masked_words import Guesses, MaskedWordsOptions, MaskedWordsResult, evaluate_masked_words, report
-from pretrain.visual_tokens import load_visual_tokenizer
-from pretrain.weights import find_checkpoint
+from pretrain.masked_words import (
+    Guesses,
+    MaskedWordsOptions,
+    MaskedWordsResult,
+    evaluate_masked_words,
+    guess_words,
+    masked_words,
+    report,
+)
+from pretrain.visual_tokens import load_visual_tokenizer, network_view
+from pretrain.weights import find_checkpoint, load_model
 from tests.crafted import copy_of_run, seal
 from tests.data_pipeline.test_bad_input import GOOD
 from tests.launch import run_ranks
@@ -66,6 +75,22 @@ def test_words_and_patches_of_pairs_are_evaluated_by_command(two_ranks: Path, ti
     assert all(0 <= each.accuracy <= 1 and each.nll > 0 and len(each.is_right) == result.num_words for each in guesses)
     assert result.num_words > 10 and result.num_masked_patches == 14
     assert len({each.nll for each in guesses}) == 4  # each has seen something else
+    checkpoint = find_checkpoint(two_ranks)
+    model, config = load_model(checkpoint), checkpoint.config
+    images, captions = read_held_out(tiny_data.folder / "pairs", config.data, 48, 10)
+    tokenizer = TextTokenizer(checkpoint.text_tokenizer)
+    questions = [
+        q for pair, text in enumerate(captions) for q in masked_words(pair, text, tokenizer, config.data.caption_length)
+    ]
+    masks = block_image_masks(config.seed, torch.arange(10), 6, 14, 3, "reference").mask
+    for expected, mask, shift in (
+        (result.right_image, torch.zeros_like(masks), 0),
+        (result.wrong_image, torch.zeros_like(masks), 5),
+        (result.right_masked, masks, 0),
+        (result.wrong_masked, masks, 5),
+    ):
+        found = guess_words(model, network_view(images, 48), mask, questions, shift, lambda _: None)
+        assert found.nll == pytest.approx(expected.nll) and torch.equal(found.is_right, expected.is_right)
     ended = run_ranks(1, "pretrain.masked_patches", [two_ranks, tiny_data.folder / "pairs"])
     assert ended.exit_codes == [0] and ended.stdout[0].startswith("images=40 patches=560 hidden=14/36 acc=")
     ended = run_ranks(1, "pretrain.masked_patches", [two_ranks, tiny_data.folder / "texts"])

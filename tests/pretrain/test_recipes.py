@@ -54,6 +54,10 @@ def test_recipes_show_the_network_whole_images_and_say_that_the_paper_does_not()
     assert "whole" in (RECIPES["beit3_giant"].__doc__ or "")
     papers = replace(config, objective=replace(config.objective, whole_image_share=0.0))
     (warning,) = papers.warnings()
+    nothing = replace(config, images_per_step=0, objective=replace(config.objective, whole_image_share=1.0))
+    assert [text.split(":")[0] for text in nothing.warnings()] == [
+        "objective.whole_image_share is 1 and images_per_step 0"
+    ]
     assert "as in the paper" in warning and (ROOT / warning.split("see ")[1]).is_file()
 
 
