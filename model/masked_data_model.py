@@ -1,7 +1,7 @@
 """BEiT-3's objective: predict what was hidden, in images, in texts and in image-text pairs.
 
-Only hidden positions reach the heads, and unused places beside them, where nothing is asked: M of an image that is whole.
-Losses are sums here; who calls divides by the counts of the global batch.
+Only hidden positions reach the heads, and unused places where nothing is asked: a whole image has M of them. Losses are
+sums here; who calls divides by the counts of the global batch.
 
 Shapes: I image-only samples, P pairs, T texts; V image tokens, M masked patches an image; K masked positions a text.
 """
