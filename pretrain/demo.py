@@ -135,16 +135,18 @@ def report(run_dir: Path, result: MaskedWordsResult, seconds: float) -> None:
         (f"loss, mean of the last {LOSS_STEPS} steps", f"{loss_end:.2f}"),
         ("masked words guessed with the right image", f"{result.right_image.accuracy:.1%}"),
         ("masked words guessed with a wrong image", f"{result.wrong_image.accuracy:.1%}"),
+        ("... with the right image, masked as in training", f"{result.right_masked.accuracy:.1%}"),
         ("masked words guessed by the commonest word", f"{result.commonest:.1%}"),
     ]
     print(f"\n{result.num_words} content words of captions whose compositions never occurred in training:\n")
     for name, value in rows:
-        print(f"  {name:45} {value:>7}")
+        print(f"  {name:48} {value:>7}")
     exported = ", ".join(f"export/{path.name}" for path in sorted((run_dir / "export").glob("*.pth")))
     print(f"\n{run_dir} holds log.jsonl, checkpoints/, {exported}")
     print(
         f"\nloss_start={loss_start:.3f} loss_end={loss_end:.3f} acc_right_image={result.right_image.accuracy:.3f} "
-        f"acc_wrong_image={result.wrong_image.accuracy:.3f} acc_commonest={result.commonest:.3f} seconds={seconds:.0f}"
+        f"acc_wrong_image={result.wrong_image.accuracy:.3f} acc_commonest={result.commonest:.3f} "
+        f"acc_right_masked={result.right_masked.accuracy:.3f} seconds={seconds:.0f}"
     )
 
 

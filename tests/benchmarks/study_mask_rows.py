@@ -213,7 +213,7 @@ def draw(findings: dict[str, Findings], path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, rows = pyplot.subplots(
-        len(findings), 3, figsize=(12, 2.9 * len(findings)), layout="constrained", squeeze=False
+        len(findings), 3, figsize=(12, 2.9 * len(findings)), layout="constrained", squeeze=False, sharey="col"
     )
     for (name, found), axes in zip(findings.items(), rows, strict=True):
         depth = len(found.attention)
@@ -233,7 +233,7 @@ def draw(findings: dict[str, Findings], path: Path) -> None:
         axes[2].tick_params(axis="x", labelsize=7)
         for axis in axes:
             axis.grid(alpha=0.3)
-    rows[0][1].legend(frameon=False, fontsize=7)
+    rows[0][0].legend(frameon=False, fontsize=7)
     figure.savefig(path, dpi=100)
 
 
