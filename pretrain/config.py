@@ -30,8 +30,8 @@ class ObjectiveConfig:
     num_masked_patches: SizeOrZero | None = None
     """The number of hidden patches, for all sizes of images. None: as image_mask_ratio gives it."""
     whole_image_share: Part = 0.0
-    """Share of the pairs whose image is left whole, for which words alone are predicted. The paper hides patches of all
-    images; a network that never saw a whole one may be unable to use one (docs/whole_images.md)."""
+    """Share of the pairs whose image is left whole, for which words alone are predicted; drawn for each pair. 0 is the
+    paper's; a network that never saw a whole image may be unable to use one (docs/whole_images.md)."""
     min_block_patches: BlockSize = 16
     """Smallest block of the block-wise image masks (BEiT: 16)."""
     text_mask_ratio: PartBetween = 0.15

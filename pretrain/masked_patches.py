@@ -83,9 +83,10 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
     """Evaluate a checkpoint. Raises ValueError where it, the tokenizer or the shards are missing."""
     checkpoint = find_checkpoint(options.source)
     model, config = load_model(checkpoint), checkpoint.config
-    if not config.num_masked_patches:
+    if not config.num_masked_patches or not {"mim", "mvlm_image"} & set(config.objectives):
         raise ValueError(
-            f"{options.source} hides no patches (objective.num_masked_patches 0): there is nothing to guess"
+            f"{options.source} hides no patches (objective.num_masked_patches {config.num_masked_patches}, "
+            f"whole_image_share {config.objective.whole_image_share:g}): there is nothing to guess"
         )
     path = options.visual_tokenizer or config.visual_tokenizer
     tokenizer = load_visual_tokenizer(path)

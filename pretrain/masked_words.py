@@ -42,7 +42,8 @@ SURE_DEVIATIONS = 3.0
 @dataclass(frozen=True)
 class MaskedWordsOptions:
     """Accuracy of guessing masked caption words with the right image, a wrong image, and the commonest word; with whole
-    images (acc_right_image), and with as many patches hidden as in training (acc_right_masked)."""
+    images (acc_right_image), and with as many patches hidden as in training (acc_right_masked). Warns if whole images
+    are worse. nll is the mean negative log likelihood of a token, in nats."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, whose newest checkpoint is taken, or one checkpoint folder."""
@@ -122,7 +123,7 @@ def report(result: MaskedWordsResult) -> str:
         warn(
             f"warning: {result.right_masked.accuracy:.1%} of the words are guessed with {result.num_masked_patches} "
             f"patches of each image hidden, as in training, and only {result.right_image.accuracy:.1%} with whole "
-            "images, which is how the network is used; train with a larger --objective.whole-image-share "
+            "images, which is how the network is used; a new run with a larger --objective.whole-image-share mends it "
             "(docs/whole_images.md)"
         )
     shown = {

@@ -83,7 +83,7 @@ class Pretraining(Job[PretrainConfig]):
         config, num_ids = self.config, self.text_tokenizer.vocab_size
         remedy = f"set --model.vocab-size {num_ids}, or leave them out later with pretrain.convert --trim-vocab"
         share = config.objective.whole_image_share
-        whole = f" ({share:.0%} of the pairs keep their image whole)" if share and config.pairs_per_step else ""
+        whole = f" ({share:.2g} of the pairs keep their image whole)" if share and config.pairs_per_step else ""
         unused = unused_rows(num_ids, config.model, remedy)
         return [
             f"kernels: {choose_backend(config.kernels, self.device)}",

@@ -160,13 +160,23 @@ def test_words_that_the_tokenizer_does_not_know_are_no_questions(
         evaluate_masked_words(MaskedWordsOptions(two_ranks, write_pairs(tmp_path / "foreign", [foreign, foreign])))
 
 
-def test_a_run_that_hides_no_patches_is_told_so(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("objective", "num_images", "said"),
+    [
+        ({"num_masked_patches": 0, "image_mask_ratio": 0.0}, 4, "num_masked_patches 0, whole_image_share 0.5"),
+        ({"whole_image_share": 1.0}, 0, "num_masked_patches 14, whole_image_share 1"),
+    ],
+)
+def test_a_run_that_hides_no_patches_is_told_so(
+    objective: dict[str, float], num_images: int, said: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
     folder = copy_of_run(two_ranks, tmp_path / "run")
     config = json.loads((folder / "config.json").read_text())
-    config["objective"] |= {"num_masked_patches": 0, "image_mask_ratio": 0.0}
+    config["objective"] |= objective
+    config["images_per_step"] = num_images
     (folder / "config.json").write_text(json.dumps(config))
     seal(folder)
-    with pytest.raises(ValueError, match=r"run hides no patches \(objective.num_masked_patches 0\)"):
+    with pytest.raises(ValueError, match=rf"run hides no patches \(objective.{said}\)"):
         evaluate_masked_patches(MaskedPatchesOptions(tmp_path / "run", tiny_data.folder / "images"))
 
 
