@@ -213,7 +213,7 @@ def draw(findings: dict[str, Findings], path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, rows = pyplot.subplots(
-        len(findings), 3, figsize=(12, 2.9 * len(findings)), layout="constrained", squeeze=False, sharey="col"
+        len(findings), 3, figsize=(12, 2.9 * len(findings)), layout="constrained", squeeze=False
     )
     for (name, found), axes in zip(findings.items(), rows, strict=True):
         depth = len(found.attention)
@@ -222,7 +222,9 @@ def draw(findings: dict[str, Findings], path: Path) -> None:
             axes[1].plot(range(1, depth + 1), 100 * found.attention[:, kind], ".-", label=title)
         axes[0].set_title(f"{name}: norm of a row", fontsize=9)
         axes[0].set_xlabel("blocks passed", fontsize=8)
+        axes[0].set_xticks(range(depth + 1))
         axes[0].set_yscale("log")
+        axes[1].set_ylim(-2, 80)
         axes[1].set_title("attention of hidden words, %", fontsize=9)
         axes[1].set_xlabel("block", fontsize=8)
         axes[1].set_xticks(range(1, depth + 1))

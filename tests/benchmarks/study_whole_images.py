@@ -93,6 +93,8 @@ class Reading:
 def main() -> None:
     options = tyro.cli(StudyOptions)
     require_packages(PACKAGES)
+    if not (options.source / "concepts.jsonl").is_file():
+        sys.exit(f"error: {options.source} has no concepts.jsonl; docs/whole_images.md says what --source needs")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         study(options, (options.out or Path(temporary)).resolve())
