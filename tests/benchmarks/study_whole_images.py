@@ -66,7 +66,7 @@ class StudyOptions:
     """Of each run."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the data's order, the masks and the initial weights."""
-    max_pairs: int = 600
+    max_pairs: int = 1000
     """Of the held-out artist, for words and patches."""
     quick: bool = False
     """Minutes; the figures mean little."""
