@@ -17,7 +17,7 @@ IGNORED = -100
 def whole_images(seed: int, sample_ids: Tensor, share: float) -> Tensor:
     """Return which images are left whole, with no patch hidden: (B,) bool, each with the probability `share`.
 
-    sample_ids: (B,) int64. Over a run the part of whole images is `share`; in one batch their number varies.
+    sample_ids: (B,) int64. Over a run the share of whole images is `share`; in one batch their number varies.
     """
     return uniform(random_words(seed, Stream.WHOLE_IMAGES, sample_ids, 0)[0]) < share
 

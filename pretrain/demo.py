@@ -134,8 +134,8 @@ def report(run_dir: Path, result: MaskedWordsResult, seconds: float) -> None:
         (f"loss, mean of the first {LOSS_STEPS} steps", f"{loss_start:.2f}"),
         (f"loss, mean of the last {LOSS_STEPS} steps", f"{loss_end:.2f}"),
         ("masked words guessed with the right image", f"{result.right_image.accuracy:.1%}"),
-        ("masked words guessed with a wrong image", f"{result.wrong_image.accuracy:.1%}"),
         ("... with the right image, masked as in training", f"{result.right_masked.accuracy:.1%}"),
+        ("masked words guessed with a wrong image", f"{result.wrong_image.accuracy:.1%}"),
         ("masked words guessed by the commonest word", f"{result.commonest:.1%}"),
     ]
     print(f"\n{result.num_words} content words of captions whose compositions never occurred in training:\n")

@@ -2,8 +2,8 @@
 
 All of them take patches of image-only samples and of pairs from one masking, 15 % of the tokens of texts and 50 % of
 those of captions. The images of half of the pairs stay whole, which is our choice: the paper masks all, and small
-networks trained so cannot use whole images; nothing measured says that large ones can (docs/whole_images.md). The
-paper's setting is `--objective.whole-image-share 0`.
+networks trained that way use whole images badly; large ones were not measured (docs/whole_images.md). The paper's
+setting is `--objective.whole-image-share 0`.
 
 Expects data/images, data/pairs, data/texts, data/beit3.spm and data/visual_tokenizer.pt.
 """

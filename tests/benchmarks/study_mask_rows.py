@@ -25,9 +25,8 @@ from pretrain.masked_words import masked_words
 from pretrain.visual_tokens import network_view
 from pretrain.weights import find_checkpoint, load_model
 from tests.benchmarks.packages import require_packages
-from tests.benchmarks.study_whole_images import PACKAGES, ROOT
+from tests.benchmarks.study_whole_images import PACKAGES
 
-PICTURE = ROOT / "docs" / "images" / "mask_rows.png"
 KINDS = ("class token", "patches", "mask tokens", "words", "hidden words")
 """Kinds of rows; the words include the start and end tokens."""
 CLASS, PATCHES, MASKS, WORDS, HIDDEN = range(len(KINDS))
@@ -47,9 +46,9 @@ class StudyOptions:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """NAME=RUN,PAIRS: a run, and held-out pairs."""
     max_pairs: int = 300
-    """Pairs to look at, of each run."""
-    picture: Path = PICTURE
-    """Where the picture goes."""
+    """Held-out pairs to evaluate for each run."""
+    picture: Path = Path("mask_rows.png")
+    """File to write the picture to."""
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -147,7 +146,10 @@ def study(run: Path, pairs: Path, max_pairs: int) -> Findings:
 
 
 def kinds_of_rows(mask: Tensor, num_words: int, hidden: list[int]) -> Tensor:
-    """(V + C,) the kind of each row of a pair; mask: (V - 1,) bool, True = hidden; hidden: places of hidden words."""
+    """Return the kind of each row of a pair, (V + C,).
+
+    mask: (V - 1,) bool, True = hidden patch; hidden: positions of the hidden words.
+    """
     words = torch.full((num_words,), WORDS)
     words[hidden] = HIDDEN
     return torch.cat([torch.tensor([CLASS]), torch.where(mask, MASKS, PATCHES), words])
@@ -189,7 +191,7 @@ def recorded(model: MaskedDataModel) -> Iterator[Record]:
 
 
 def table(name: str, found: Findings) -> str:
-    """Norms, attention and words of a run, in Markdown."""
+    """Format norms, attention and words of a run as Markdown."""
     lines = [f"\n{name}\n", f"| | {' | '.join(KINDS)} |", f"| --- |{' ---: |' * len(KINDS)}"]
 
     def row(title: str, values: Tensor, form: str) -> None:
@@ -205,7 +207,7 @@ def table(name: str, found: Findings) -> str:
 
 
 def draw(findings: dict[str, Findings], path: Path) -> None:
-    """A row of the picture per run: norms over the depth, attention over the depth, words right."""
+    """Draw a row of the picture per run: norms over the depth, attention over the depth, words right."""
     import matplotlib
 
     matplotlib.use("Agg")

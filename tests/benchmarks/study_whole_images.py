@@ -63,11 +63,11 @@ class StudyOptions:
     out: Path | None = None
     """Shards and runs go here; finished runs that lie there are read again. None: a temporary folder."""
     num_steps: int = 1300
-    """Of each run."""
+    """Training steps of each run."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the data's order, the masks and the initial weights."""
+    """Each fixes the order of the data, the masks and the initial weights."""
     max_pairs: int = 1000
-    """Of the held-out artist, for words and patches."""
+    """Pairs of the held-out artist on which words and patches are evaluated."""
     quick: bool = False
     """Minutes; the figures mean little."""
     append: bool = False
@@ -83,11 +83,11 @@ class Reading:
     right_masked: float
     wrong_masked: float
     commonest: float
-    """The commonest word."""
+    """Accuracy of always naming the commonest word."""
     patches: float
-    """Codes of hidden patches."""
+    """Accuracy of the codes of hidden patches."""
     probe: float
-    """The concept's group, by a linear probe."""
+    """Accuracy of the concept's group, by a linear probe."""
 
 
 def main() -> None:
@@ -179,7 +179,7 @@ def prepare(options: StudyOptions, out: Path) -> None:
 
 
 def drawn_alike(split: dict[str, Any], artist: str) -> set[str]:
-    """The artist and those who have the same drawings in another finish."""
+    """Return the artist and those who have the same drawings in another finish."""
     return {artist}.union(*(drawings for drawings in split["same_drawings"] if artist in drawings))
 
 
@@ -213,8 +213,10 @@ def read(run: Path, out: Path, max_pairs: int) -> Reading:
 
 @torch.no_grad()
 def probe(run: Path, out: Path) -> float:
-    """Accuracy of a ridge regression from features of whole images to the concepts' groups, trained on pictures of the
-    artists that the network has seen and tested on the held-out one's."""
+    """Return the accuracy of a ridge regression from features of whole images to the concepts' groups.
+
+    It is trained on pictures of the artists that the network has seen, and tested on the held-out artist's.
+    """
     checkpoint = find_checkpoint(run)
     model, config = load_model(checkpoint), checkpoint.config
     groups = json.loads((out / "data" / "groups.json").read_text())
@@ -234,7 +236,7 @@ def probe(run: Path, out: Path) -> float:
 
 
 def whole_image_features(model: MaskedDataModel, pixels: Tensor) -> Tensor:
-    """(B, 2 D): the class token beside the mean of the patches, of (B, 3, H, W)."""
+    """Return the class token beside the mean of the patches: (B, 3, H, W) normalised pixels -> (B, 2 D)."""
     no_text = torch.zeros(0, 1, dtype=torch.int64)
     features = []
     for chunk in pixels.split(CHUNK):
@@ -254,8 +256,8 @@ def line(figures: Mapping[str, float]) -> str:
 
 
 def draw(readings: dict[str, list[Reading]], path: Path) -> None:
-    """Bars of the means over the seeds, each seed a dot: words with the image whole and with patches hidden, then what
-    needs no caption."""
+    """Draw bars of the means over the seeds, each seed a dot: words with the image whole and with patches hidden, then
+    patches and probe."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -2,8 +2,8 @@
 
     python -m tests.golden.fifty_steps SHARE     # writes them anew: only if a change of the losses is meant
 
-SHARE is the part of the pairs whose image is whole: 0, the paper's setting, or 0.5, the recipes'. All that is random is
-fixed, so they differ by rounding alone: between machines, torch versions and orders of summation.
+SHARE is objective.whole_image_share: 0, the paper's setting, or 0.5, the recipes'. All that is random is fixed, so they
+differ by rounding alone: between machines, torch versions and orders of summation.
 """
 
 import json
