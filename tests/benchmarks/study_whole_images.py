@@ -11,13 +11,14 @@ paper's setting.
 """
 
 import json
+import multiprocessing
 import os
 import random
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from statistics import mean
@@ -95,7 +96,6 @@ def main() -> None:
     require_packages(PACKAGES)
     if not (options.source / "concepts.jsonl").is_file():
         sys.exit(f"error: {options.source} has no concepts.jsonl; docs/whole_images.md says what --source needs")
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         study(options, (options.out or Path(temporary)).resolve())
 
@@ -104,30 +104,11 @@ def study(options: StudyOptions, out: Path) -> None:
     num_steps, seeds = (40, options.seeds[:1]) if options.quick else (options.num_steps, options.seeds)
     prepare(options, out)
     runs = [(name, seed) for seed in seeds for name in SHARES]
-
-    def train_and_read(run: tuple[str, int]) -> Reading:
-        name, seed = run
-        folder = out / f"{name}_{seed}"
-        overrides = {
-            "objective.whole-image-share": SHARES[name],
-            "seed": seed,
-            "num-steps": num_steps,
-            "texts-per-step": 4,
-            "optimizer.warmup-steps": min(60, num_steps // 2),
-            "save-every-steps": num_steps,
-            "run-dir": folder,
-            "model.vocab-size": VOCABULARY + 2,
-            "activation-checkpointing.mode": "none",
-            "deepspeed-config": ROOT / "ds_configs" / "zero1.json",
-        }
-        command("pretrain.train", "laptop", *(word for item in overrides.items() for word in (f"--{item[0]}", item[1])),
-                folder=out)  # fmt: skip
-        reading = read(folder, out, options.max_pairs)
-        print(f"{name}, seed {seed}: {line(asdict(reading))}", flush=True)
-        return reading
-
-    with ThreadPoolExecutor(CORES) as pool:
-        readings = dict(zip(runs, pool.map(train_and_read, runs), strict=True))
+    # processes, not threads: reading a checkpoint allows classes to torch's unpickler in the whole process for a while
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(CORES, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        arguments = ((name, seed, num_steps, options.max_pairs, out) for name, seed in runs)
+        readings = dict(zip(runs, pool.map(train_and_read, *zip(*arguments, strict=True)), strict=True))
     by_name = {name: [readings[name, seed] for seed in seeds] for name in SHARES}
     draw(by_name, PICTURE if options.append else out / PICTURE.name)
     means = {name: mean_of(found) for name, found in by_name.items()}
@@ -136,6 +117,28 @@ def study(options: StudyOptions, out: Path) -> None:
     if options.append:
         append_results("study_whole_images", figures)
     print(line(figures))
+
+
+def train_and_read(name: str, seed: int, num_steps: int, max_pairs: int, out: Path) -> Reading:
+    """Train one network, unless that has been done, and evaluate it."""
+    folder = out / f"{name}_{seed}"
+    overrides = {
+        "objective.whole-image-share": SHARES[name],
+        "seed": seed,
+        "num-steps": num_steps,
+        "texts-per-step": 4,
+        "optimizer.warmup-steps": min(60, num_steps // 2),
+        "save-every-steps": num_steps,
+        "run-dir": folder,
+        "model.vocab-size": VOCABULARY + 2,
+        "activation-checkpointing.mode": "none",
+        "deepspeed-config": ROOT / "ds_configs" / "zero1.json",
+    }
+    words = [word for option, value in overrides.items() for word in (f"--{option}", value)]
+    command("pretrain.train", "laptop", *words, folder=out)
+    reading = read(folder, out, max_pairs)
+    print(f"{name}, seed {seed}: {line(asdict(reading))}", flush=True)
+    return reading
 
 
 def prepare(options: StudyOptions, out: Path) -> None:
