@@ -17,19 +17,19 @@ import tyro
 from annotated_types import Interval
 from PIL import Image
 
-from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
-from data_pipeline.config import DataConfig
-from data_pipeline.contact_sheet import draw_sheet
-from data_pipeline.image_transform import ImageTransform
-from data_pipeline.remote_files import is_remote, public_url
-from data_pipeline.sample_reader import SampleReader, ShardMismatchError
-from data_pipeline.samples import BadSampleError, printable
+from data_pipeline.files.remote_files import is_remote, public_url
+from data_pipeline.images.transform import ImageTransform
+from data_pipeline.loading.config import DataConfig
+from data_pipeline.samples.sample import BadSampleError, printable
+from data_pipeline.samples.under_way import at_sample
+from data_pipeline.settings.command_line import num_cores, progress_bar, run_command, worker_pool
 from data_pipeline.settings.ranges import ByteCount, PartBelowOne, Seed, Side, Workers, check_ranges
-from data_pipeline.shard_cache import ShardCache
-from data_pipeline.shard_index import index_problem, read_index
-from data_pipeline.shard_scan import SampleReport
-from data_pipeline.text_tokenizer import NO_TOKEN, TextTokenizer, UnknownShare, unknown_share
-from data_pipeline.under_way import at_sample
+from data_pipeline.shards.cache import ShardCache
+from data_pipeline.shards.contact_sheet import draw_sheet
+from data_pipeline.shards.index import index_problem, read_index
+from data_pipeline.shards.reader import SampleReader, ShardMismatchError
+from data_pipeline.shards.scan import SampleReport
+from data_pipeline.texts.tokenizer import NO_TOKEN, TextTokenizer, UnknownShare, unknown_share
 
 MAX_ENCODED = 1 << 20
 """Characters of a text that are encoded: a run reads fewer, and all of a long one could take too much CPU time."""

@@ -15,15 +15,15 @@ from typing import Annotated
 
 import tyro
 
-from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
-from data_pipeline.folder_lock import LOCK_NAME, folder_lock
-from data_pipeline.index_writer import merge_scans
-from data_pipeline.remote_files import is_remote, list_remote_files, local_copy, public_url, remote_origin
-from data_pipeline.retries import told_if_not_written
-from data_pipeline.samples import Kind, is_utf8, printable
+from data_pipeline.files.folder_lock import LOCK_NAME, folder_lock
+from data_pipeline.files.remote_files import is_remote, list_remote_files, local_copy, public_url, remote_origin
+from data_pipeline.files.retries import told_if_not_written
+from data_pipeline.samples.sample import Kind, is_utf8, printable
+from data_pipeline.settings.command_line import num_cores, progress_bar, run_command, worker_pool
 from data_pipeline.settings.ranges import Workers, check_ranges
-from data_pipeline.shard_index import INDEX_NAME, check_name, read_index
-from data_pipeline.shard_scan import (
+from data_pipeline.shards.index import INDEX_NAME, check_name, read_index
+from data_pipeline.shards.index_writer import merge_scans
+from data_pipeline.shards.scan import (
     SCAN_VERSION,
     SCANS_NAME,
     SampleReport,

@@ -8,15 +8,15 @@ from typing import Annotated
 
 import tyro
 
-from data_pipeline.command_line import run_command
-from data_pipeline.retries import told_if_not_written
-from data_pipeline.samples import BadSampleError, Kind
-from data_pipeline.sentence_sample import draw_sentences
-from data_pipeline.sentencepiece_training import MAX_SENTENCES, ModelType, train_on_sentences
+from data_pipeline.files.retries import told_if_not_written
+from data_pipeline.samples.sample import BadSampleError, Kind
+from data_pipeline.settings.command_line import run_command
 from data_pipeline.settings.ranges import Count, Part, Size, check_ranges
-from data_pipeline.shard_writer import SampleFilter, checked_text, is_in_split
+from data_pipeline.shards.writer import SampleFilter, checked_text, is_in_split
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
-from data_pipeline.text_tokenizer import UnknownShare, unknown_share
+from data_pipeline.texts.sentence_sample import draw_sentences
+from data_pipeline.texts.sentencepiece_training import MAX_SENTENCES, ModelType, train_on_sentences
+from data_pipeline.texts.tokenizer import UnknownShare, unknown_share
 
 NUM_CHECKED = 10_000
 """Sentences whose share of <unk> is reported."""

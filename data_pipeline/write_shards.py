@@ -16,19 +16,19 @@ from typing import Annotated
 
 import tyro
 
-from data_pipeline.command_line import num_cores, progress_bar, run_command, worker_pool
-from data_pipeline.folder_lock import LOCK_NAME, FolderLock, folder_lock
-from data_pipeline.index_writer import merge_scans
-from data_pipeline.passages import pack_passages
-from data_pipeline.retries import told_if_not_written
-from data_pipeline.sample_reader import SampleReader
-from data_pipeline.samples import BadSampleError, Kind
-from data_pipeline.scenes import Split
+from data_pipeline.files.folder_lock import LOCK_NAME, FolderLock, folder_lock
+from data_pipeline.files.retries import told_if_not_written
+from data_pipeline.samples.records import Record
+from data_pipeline.samples.sample import BadSampleError, Kind
+from data_pipeline.samples.scenes import Split
 from data_pipeline.settings.changes import changes
+from data_pipeline.settings.command_line import num_cores, progress_bar, run_command, worker_pool
 from data_pipeline.settings.ranges import Count, CountOrZero, TextLength, Workers, check_ranges
-from data_pipeline.shard_index import INDEX_NAME, ShardIndex, read_index
-from data_pipeline.shard_samples import MAX_MEMBER_BYTES
-from data_pipeline.shard_scan import (
+from data_pipeline.shards.index import INDEX_NAME, ShardIndex, read_index
+from data_pipeline.shards.index_writer import merge_scans
+from data_pipeline.shards.members import MAX_MEMBER_BYTES
+from data_pipeline.shards.reader import SampleReader
+from data_pipeline.shards.scan import (
     SCANS_NAME,
     SampleReport,
     file_origin,
@@ -36,11 +36,11 @@ from data_pipeline.shard_scan import (
     own_partial,
     scan_path,
 )
-from data_pipeline.shard_writer import OTHER_SIDE, SampleFilter, checked_text, is_in_split, write_shard
+from data_pipeline.shards.writer import OTHER_SIDE, SampleFilter, checked_text, is_in_split, write_shard
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
-from data_pipeline.sources.records import Record
-from data_pipeline.text_tokenizer import NO_TOKEN, TextTokenizer
-from data_pipeline.token_coverage import covered_share
+from data_pipeline.texts.passages import pack_passages
+from data_pipeline.texts.token_coverage import covered_share
+from data_pipeline.texts.tokenizer import NO_TOKEN, TextTokenizer
 
 PLAN_NAME = "plan.txt"
 FINISHED = "finished-"

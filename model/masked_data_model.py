@@ -17,8 +17,8 @@ from model.kernels.backend import Backend, KernelChoice, choose_backend
 from model.kernels.compiled import compiled
 from model.kernels.masked_cross_entropy import masked_cross_entropy, torch_losses
 from model.layout import tokens_of
-from model.masking import IGNORED
 from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
+from model.stochastic_depth import IGNORED
 
 OBJECTIVES = ("mim", "mlm", "mvlm_image", "mvlm_text")
 """Masked image modeling on images, masked language modeling on texts, and both parts of the masked

@@ -158,8 +158,8 @@ class MultiwayTransformer(nn.Module):
         self, inputs: MultiwayInputs, drop_path_scale: Tensor | None = None, cache: KeyValueCache | None = None
     ) -> MultiwayStates:
         """drop_path_scale: (depth, 2, I + P + T) factor of each branch of each sample (see
-        `model.masking.drop_path_scales`), None = no stochastic depth; cache: filled with the keys and values of the
-        pairs, for `decode`."""
+        `model.stochastic_depth.drop_path_scales`), None = no stochastic depth; cache: filled with the keys and values
+        of the pairs, for `decode`."""
         backend = choose_backend(self.kernels, inputs.images.device)
         layout = inputs.layout()
         x = self.pack(inputs, layout, backend)

@@ -1,7 +1,7 @@
 """VQ-KD's codebook: nearest code by cosine, learned by exponential moving averages, not by gradients.
 
 `forward` and `lookup` read it; `start` and `move` change it. Nothing here talks to other ranks: what `assign` gives is
-summed over all of them first, by pretrain/codebook_step.py.
+summed over all of them first, by pretrain/jobs/codebook_step.py.
 
 Source: BEiT v2 (arXiv 2208.06366), section 3.1, and unilm/beit2/norm_ema_quantizer.py. Ours: dead codes are revived.
 

@@ -19,9 +19,11 @@ import torch
 import tyro
 from annotated_types import Interval
 
-from data_pipeline.command_line import run_command
+from data_pipeline.settings.command_line import run_command
 from data_pipeline.settings.ranges import Size, check_ranges
-from pretrain.conversion_source import (
+from pretrain.conversion.export_folder import ExportFolder
+from pretrain.conversion.model_card import README_NAME
+from pretrain.conversion.source import (
     Source,
     beit3_source,
     checkpoint_source,
@@ -30,17 +32,15 @@ from pretrain.conversion_source import (
     safetensors_source,
     trimmed,
 )
-from pretrain.export_folder import ExportFolder
 from pretrain.formats.beit3 import Role, decoupled
 from pretrain.formats.beit3_loaders import TASKS, exact_tasks, finetuning_command, inputs_of
 from pretrain.formats.timm import import_timm
-from pretrain.model_card import README_NAME
-from pretrain.vocabulary import EXPORTED_NAME, unused_rows
+from pretrain.formats.vocabulary import EXPORTED_NAME, unused_rows
 
 ImageSize = Annotated[int, Interval(ge=1, le=4096)]
 """In pixels; attention over the patches of larger images needs more memory than a machine has."""
 
-_FIRST = "" if torch.version.cuda is not None else " (here after `import pretrain.cpu_torchvision`)"
+_FIRST = "" if torch.version.cuda is not None else " (here after `import pretrain.formats.cpu_torchvision`)"
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from pathlib import Path
 import psutil
 import torch
 
-from data_pipeline.command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from data_pipeline.settings.command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from data_pipeline.settings.parsing import HELP
 from pretrain.masked_words import MaskedWordsOptions, MaskedWordsResult, evaluate_masked_words
 from pretrain.recipes.small import demo
-from pretrain.run_log import LOG_NAME, read_log
-from pretrain.stop import EXIT_STOPPED
+from pretrain.run.run_log import LOG_NAME, read_log
+from pretrain.survival.stop import EXIT_STOPPED
 
 NUM_IMAGES, NUM_PAIRS, NUM_SENTENCES, NUM_HELD_OUT = 2000, 8000, 12000, 500
 REQUIRED_MARGIN = 0.20

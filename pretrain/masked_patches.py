@@ -12,15 +12,15 @@ import torch
 import tyro
 from torch import Tensor
 
-from data_pipeline.command_line import run_command
+from data_pipeline.settings.command_line import run_command
 from data_pipeline.settings.ranges import Count, check_ranges
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
-from pretrain.config import PretrainConfig
-from pretrain.held_out import read_held_out, training_masks
-from pretrain.unchanged import file_fingerprint
-from pretrain.visual_tokens import load_visual_tokenizer, network_view, tokenizer_view, tokenizer_view_size
-from pretrain.weights import find_checkpoint, load_model
+from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.evaluation.held_out import read_held_out, training_masks
+from pretrain.jobs.visual_tokens import load_visual_tokenizer, network_view, tokenizer_view, tokenizer_view_size
+from pretrain.run.unchanged import file_fingerprint
 
 CHUNK = 64
 

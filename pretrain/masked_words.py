@@ -21,15 +21,15 @@ import tyro
 from torch import Tensor
 from torch.nn import functional
 
-from data_pipeline.command_line import progress_bar, run_command
+from data_pipeline.settings.command_line import progress_bar, run_command
 from data_pipeline.settings.ranges import Count, check_ranges
-from data_pipeline.text_tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer
+from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
-from pretrain.console import warn
-from pretrain.held_out import read_held_out, training_masks
-from pretrain.visual_tokens import network_view
-from pretrain.weights import find_checkpoint, load_model
+from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.evaluation.held_out import read_held_out, training_masks
+from pretrain.jobs.visual_tokens import network_view
+from pretrain.survival.console import warn
 
 FUNCTION_WORDS = frozenset(
     """a an the this that which who it its there is are was were be of on at in to with for from by as and or""".split()

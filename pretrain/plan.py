@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from data_pipeline.command_line import EXIT_USER_ERROR
+from data_pipeline.settings.command_line import EXIT_USER_ERROR
 from data_pipeline.settings.ranges import Count, Figure, check_ranges
 from model.checkpointing import Checkpointing, CheckpointingMode
 from model.config import MultiwayConfig
 from model.flops import forward_flops
 from model.parameter_counts import USES, count_activated, count_by_part
-from pretrain.command_line import parse_recipe_and_options
-from pretrain.config import PretrainConfig
-from pretrain.memory import RankMemory, count_pieces, micro_batch, planned_kernels, rank_memory
-from pretrain.memory_config import check_memory_config, read_memory_config
+from pretrain.config.command_line import parse_recipe_and_options
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.engine.memory_config import check_memory_config, read_memory_config
+from pretrain.planning.memory import RankMemory, count_pieces, micro_batch, planned_kernels, rank_memory
+from pretrain.planning.traffic import collectives, sent_bytes
 from pretrain.recipes import RECIPES
-from pretrain.traffic import collectives, sent_bytes
 
 GPUS_PER_NODE = 8
 

@@ -11,17 +11,17 @@ from typing import Annotated, Any
 
 from annotated_types import Interval
 
-from data_pipeline.command_line import EXIT_USER_ERROR
+from data_pipeline.settings.command_line import EXIT_USER_ERROR
 from data_pipeline.settings.ranges import Figure, check_ranges
 from model.flops import training_flops
-from pretrain.command_line import parse_recipe_and_options
-from pretrain.config import PretrainConfig
-from pretrain.memory import count_pieces
-from pretrain.memory_config import check_memory_config, read_memory_config
+from pretrain.config.command_line import parse_recipe_and_options
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.engine.memory_config import check_memory_config, read_memory_config
 from pretrain.plan import GPUS_PER_NODE, fewest_micro_steps, with_stage
+from pretrain.planning.memory import count_pieces
+from pretrain.planning.traffic import Network, collectives
 from pretrain.recipes import RECIPES
-from pretrain.speed import PEAK_TFLOPS
-from pretrain.traffic import Network, collectives
+from pretrain.run.speed import PEAK_TFLOPS
 
 PUBLISHED_MFU = 0.46
 """Of a model of 2.7B on 8 H100, sharded fully, sequences of 512 (llm-foundry's table of 2023): nearest in class."""

@@ -1,6 +1,6 @@
 """Pretrain a BEiT-3: deepspeed --module pretrain.train RECIPE [overrides]
 
-The loop around `train_step`, and the exit codes, are in pretrain/loop.py.
+The loop around `train_step`, and the exit codes, are in pretrain/run/loop.py.
 """
 
 from dataclasses import asdict
@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_pipeline.step_dataset import StepBatch, StepDataset
-from data_pipeline.text_tokenizer import TextTokenizer
+from data_pipeline.loading.dataset import StepBatch, StepDataset
+from data_pipeline.texts.tokenizer import TextTokenizer
 from model.experts import ExpertNorm
 from model.flops import training_flops
 from model.initialization import init_weights
@@ -22,16 +22,16 @@ from model.masked_data_model import OBJECTIVES, MaskedDataModel
 from model.multiway import MultiwayBlock
 from model.pretrained import WEIGHTS_NAME, load_weights, read_config
 from model.visual_tokenizer import VisualTokenizer
-from pretrain.agreement import summed_over_ranks
-from pretrain.command_line import parse_recipe
-from pretrain.config import PretrainConfig
-from pretrain.loop import Job, open_dataset, run_job
-from pretrain.machine_memory import check_batch_fits, check_network_fits
-from pretrain.micro_step import make_micro_step
+from pretrain.config.command_line import parse_recipe
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.engine.machine_memory import check_batch_fits, check_network_fits
+from pretrain.formats.vocabulary import fingerprint_in, sha256_of, tokenizer_beside, unused_rows
+from pretrain.jobs.micro_step import make_micro_step
+from pretrain.jobs.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
 from pretrain.recipes import RECIPES
-from pretrain.speed import StepWork
-from pretrain.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
-from pretrain.vocabulary import fingerprint_in, sha256_of, tokenizer_beside, unused_rows
+from pretrain.run.loop import Job, open_dataset, run_job
+from pretrain.run.speed import StepWork
+from pretrain.survival.agreement import summed_over_ranks
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Train a visual tokenizer (VQ-KD): deepspeed --module pretrain.train_visual_tokenizer RECIPE [overrides]
 
 The encoder and the decoder learn by gradients to reconstruct a teacher's features from codes, the codebook by moving
-averages. The loop around `train_step`, and the exit codes, are in pretrain/loop.py.
+averages. The loop around `train_step`, and the exit codes, are in pretrain/run/loop.py.
 """
 
 from pathlib import Path
@@ -11,21 +11,21 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from data_pipeline.step_dataset import StepBatch, StepDataset
+from data_pipeline.loading.dataset import StepBatch, StepDataset
 from model.quantizer import Codebook
 from model.visual_tokenizer import Block, VisualTokenizer, init_visual_tokenizer
-from pretrain.agreement import mean_over_ranks
-from pretrain.codebook_step import LIVE_STEPS, CodebookUse, start_codebook, update_codebook
-from pretrain.command_line import parse_recipe
-from pretrain.console import say, warn
+from pretrain.checkpoints.weights import checkpoint_weights
+from pretrain.config.command_line import parse_recipe
+from pretrain.config.visual_tokenizer import VisualTokenizerRun
+from pretrain.engine.machine_memory import check_batch_fits, check_network_fits
 from pretrain.formats.vqkd import save_vqkd
-from pretrain.loop import Job, open_dataset, run_job
-from pretrain.machine_memory import check_batch_fits, check_network_fits
+from pretrain.jobs.codebook_step import LIVE_STEPS, CodebookUse, start_codebook, update_codebook
+from pretrain.jobs.teachers import Teacher, check_teacher, load_teacher
+from pretrain.jobs.visual_tokens import tokenizer_view
 from pretrain.recipes import VISUAL_TOKENIZER_RECIPES
-from pretrain.teachers import Teacher, check_teacher, load_teacher
-from pretrain.visual_tokenizer_config import VisualTokenizerRun
-from pretrain.visual_tokens import tokenizer_view
-from pretrain.weights import checkpoint_weights
+from pretrain.run.loop import Job, open_dataset, run_job
+from pretrain.survival.agreement import mean_over_ranks
+from pretrain.survival.console import say, warn
 
 COLLAPSED_SHARE = 0.5
 """A run with a smaller share of live codes says so."""

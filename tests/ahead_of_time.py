@@ -22,7 +22,7 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # unset, Triton 3.9 warn
 import triton
 from triton.backends.compiler import GPUTarget
 
-from tests.kernel_calls import giant_calls
+from tests.support.kernel_calls import giant_calls
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 MAX_SHARED = 99 * 1024

@@ -12,8 +12,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined; programs then run one by one, in numpy
 
-from tests.launch import run_ranks
-from tests.tiny_run import TinyData, write_tiny_data
+from tests.support.launch import run_ranks
+from tests.support.tiny_run import TinyData, write_tiny_data
 
 # the same examples on every machine, however slow it is
 hypothesis.settings.register_profile("imglish", deadline=None, derandomize=True, database=None)

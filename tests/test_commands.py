@@ -13,7 +13,7 @@ from data_pipeline.write_shards import ShardOptions
 from pretrain.convert import ConvertOptions
 from pretrain.masked_patches import MaskedPatchesOptions
 from pretrain.masked_words import MaskedWordsOptions
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 OPTIONS = {
     "data_pipeline.write_shards": ShardOptions,

@@ -3,7 +3,7 @@
 import ast
 import re
 
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 PAGE = ROOT / "docs" / "security.md"
 

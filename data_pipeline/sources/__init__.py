@@ -23,15 +23,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_pipeline.samples import Kind, printable
-from data_pipeline.scenes import Split, draw_samples
+from data_pipeline.samples.records import Record
+from data_pipeline.samples.sample import Kind, printable
+from data_pipeline.samples.scenes import Split, draw_samples
 from data_pipeline.sources.captioned_objects import pairs_of_json_lines
 from data_pipeline.sources.files import form
 from data_pipeline.sources.folders import records_of_folder
 from data_pipeline.sources.images import images_of_json_lines, images_of_list, images_of_tar
 from data_pipeline.sources.pair_files import pairs_of_tar
 from data_pipeline.sources.pairs import pairs_of_json, pairs_of_sbu
-from data_pipeline.sources.records import Record
 from data_pipeline.sources.tables import TABLE_FORMS, Columns, records_of_table
 from data_pipeline.sources.texts import texts_of_file
 

@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.samples.records import Record
 from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, records_of_entries
-from data_pipeline.sources.records import Record
 from data_pipeline.sources.text_lines import json_lines, text_of
 
 Fields = tuple[str, str]

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from data_pipeline.samples.records import cannot_be_read
 from data_pipeline.sources.entries import RefusedFileError
 from data_pipeline.sources.files import COMPRESSIONS, require
-from data_pipeline.sources.records import cannot_be_read
 
 LONGEST_ZSTD_WINDOW_BYTES = 1 << 31
 """What zstd --long=31 --ultra writes at most."""

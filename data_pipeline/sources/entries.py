@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipeline.sources.records import Record
+from data_pipeline.samples.records import Record
 
 FIRST_ENTRIES = 100
 """A file is refused if none of so many entries fits its layout."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from data_pipeline.sources.records import cannot_be_read
+from data_pipeline.samples.records import cannot_be_read
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _SHORT_FORMS = {".tgz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar"}

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from data_pipeline.samples import Kind
+from data_pipeline.samples.records import Record
+from data_pipeline.samples.sample import Kind
 from data_pipeline.sources.entries import RefusedFileError, records_of_files
 from data_pipeline.sources.files import form, is_hidden, walk
 from data_pipeline.sources.images import images_of_folder, is_image_file
 from data_pipeline.sources.pair_files import has_caption_files, pairs_of_folder
-from data_pipeline.sources.records import Record
 from data_pipeline.sources.tables import TABLE_FORMS, Columns, MissingColumnError, check_columns, records_of_table
 from data_pipeline.sources.texts import texts_of_folder
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from data_pipeline.samples import IMAGE_EXTENSIONS
+from data_pipeline.samples.records import Record, TarMember
+from data_pipeline.samples.sample import IMAGE_EXTENSIONS
+from data_pipeline.shards.tar_members import UNUSABLE, TarEntry, TarError, TarReader, open_tar
 from data_pipeline.sources.captioned_objects import image_path_of, json_refusal
 from data_pipeline.sources.entries import Entry, RefusedFileError, records_of_entries, records_of_files
 from data_pipeline.sources.files import form, is_hidden, walk
-from data_pipeline.sources.records import Record, TarMember
 from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, json_lines, open_text
-from data_pipeline.tar_members import UNUSABLE, TarEntry, TarError, TarReader, open_tar
 
 READ_EXTENSIONS = (*IMAGE_EXTENSIONS, "jfif", "jpe", "gif", "bmp", "tif", "tiff", "avif")
 """Of files that write_shards stores as they are or converts."""

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from data_pipeline.samples import BadSampleError
-from data_pipeline.shard_samples import EARLY_DOT, key_and_extension
+from data_pipeline.samples.records import Record, TarMember
+from data_pipeline.samples.sample import BadSampleError
+from data_pipeline.shards.members import EARLY_DOT, key_and_extension
+from data_pipeline.shards.tar_members import UNUSABLE, TarEntry, TarError, TarReader, open_tar
 from data_pipeline.sources.entries import RefusedFileError
 from data_pipeline.sources.files import is_hidden, walk
 from data_pipeline.sources.images import READ_EXTENSIONS, is_image_name
-from data_pipeline.sources.records import Record, TarMember
 from data_pipeline.sources.text_lines import open_text
-from data_pipeline.tar_members import UNUSABLE, TarEntry, TarError, TarReader, open_tar
 
 MAX_CAPTION_BYTES = 1 << 20
 """A larger file beside an image is no caption."""

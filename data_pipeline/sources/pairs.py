@@ -7,9 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.samples.records import Record
 from data_pipeline.sources.captioned_objects import Fields, pairs_of_list
 from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, field_of, records_of_entries
-from data_pipeline.sources.records import Record
 from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, open_text
 
 NO_CAPTIONS = "image has no captions"

@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipeline.samples import IMAGE_EXTENSIONS, Kind
+from data_pipeline.samples.records import ImageLocation, ParquetCell, Record, cannot_be_read
+from data_pipeline.samples.sample import IMAGE_EXTENSIONS, Kind
 from data_pipeline.sources.captioned_objects import URL_PROBLEM, is_url
 from data_pipeline.sources.delimited import rows_of
 from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, records_of_entries
 from data_pipeline.sources.files import form, require
-from data_pipeline.sources.records import ImageLocation, ParquetCell, Record, cannot_be_read
 
 TABLE_FORMS = (".csv", ".tsv", ".parquet")
 ROWS_AT_ONCE = 256

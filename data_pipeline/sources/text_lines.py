@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.shards.tar_members import BLOCK_BYTES
 from data_pipeline.sources.compression import PEEKED_BYTES, open_bytes
 from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError
-from data_pipeline.tar_members import BLOCK_BYTES
 
 LONGEST_LINE = 1 << 26
 """Characters. A longer line is one sample to skip: no memory holds what a decompressor can make of a few bytes."""

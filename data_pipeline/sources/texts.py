@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from data_pipeline.samples.records import Record
+from data_pipeline.shards.tar_members import UNUSABLE, TarError, TarReader
 from data_pipeline.sources.compression import PEEKED_BYTES, decompressed, open_bytes
 from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, records_of_entries, records_of_files
 from data_pipeline.sources.files import form, is_hidden, walk
-from data_pipeline.sources.records import Record
 from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, TextLines, is_tar, json_entries, text_of
 from data_pipeline.sources.wiki_extractor import is_wiki_begin, is_wiki_json, texts_of_wiki_extractor, wiki_article
-from data_pipeline.tar_members import UNUSABLE, TarError, TarReader
 
 TEXT_FORMS = (".txt", ".jsonl", ".json", "", ".tar")
 """Of the files of a folder of texts; WikiExtractor's wiki_00 have no suffix, with --json they hold JSON lines."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from data_pipeline.sources.records import Record
+from data_pipeline.samples.records import Record
 from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine
 
 LONGEST_BEGIN = 10_000

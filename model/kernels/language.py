@@ -1,6 +1,6 @@
 """Triton, or a stand-in where it is not installed, so that every file of this folder can be imported without it.
 
-A kernel that is launched on tensors of the meta device does nothing: pretrain/memory.py plans with such.
+A kernel that is launched on tensors of the meta device does nothing: pretrain/planning/memory.py plans with such.
 """
 
 import os

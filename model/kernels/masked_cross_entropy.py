@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, linear
 
-from model.masking import IGNORED
+from model.stochastic_depth import IGNORED
 
 CHUNK_BYTES = 256 * 2**20
 """Of a chunk's logits in float32. With log-softmax and gradients at most four times as much is alive."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from model.kernels.backend import Backend
 from model.kernels.language import block_size, jit, samples_per_program, tl
 from model.kernels.random_choice import MAX_PLACES, random_choice, random_choice_reference
-from model.masking import IGNORED
 from model.philox import WORD64, Stream, below, random_words
+from model.stochastic_depth import IGNORED
 
 MASKED_BELOW = 13421773
 """Of the 24 high bits of a random word: 80 %, as float32 rounds it."""

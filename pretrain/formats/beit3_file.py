@@ -14,7 +14,7 @@ from torch import Tensor
 from model.config import MultiwayConfig
 from model.weight_files import HoldsCodeError, read_torch_file
 from pretrain.formats.beit3 import Role, file_entries
-from pretrain.vocabulary import FINGERPRINT_KEY
+from pretrain.formats.vocabulary import FINGERPRINT_KEY
 
 
 def save_beit3(

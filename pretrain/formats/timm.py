@@ -45,7 +45,7 @@ def timm_features(out: Path, images: Tensor) -> Tensor:
 
 def import_timm(remedy: str = "pip install -c constraints.txt timm, or pass --no-verify") -> ModuleType:
     """timm is optional. Raises ValueError if it cannot be imported."""
-    importlib.import_module("pretrain.cpu_torchvision")
+    importlib.import_module("pretrain.formats.cpu_torchvision")
     try:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:

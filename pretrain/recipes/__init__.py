@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from pretrain.config import PretrainConfig
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.config.visual_tokenizer import VisualTokenizerRun
 from pretrain.recipes.beit3 import beit3_base, beit3_base_shared, beit3_giant, beit3_large, beit3_large_shared
 from pretrain.recipes.small import demo, demo_visual_tokenizer, laptop, laptop_visual_tokenizer
 from pretrain.recipes.vlbeit import vlbeit_base
 from pretrain.recipes.vlmo import vlmo_base, vlmo_base_plus, vlmo_large
 from pretrain.recipes.vqkd import vqkd_base, vqkd_base_dino
-from pretrain.visual_tokenizer_config import VisualTokenizerRun
 
 RECIPES: dict[str, Callable[[], PretrainConfig]] = {
     recipe.__name__: recipe

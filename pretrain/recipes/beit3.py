@@ -11,10 +11,10 @@ Expects data/images, data/pairs, data/texts, data/beit3.spm and data/visual_toke
 from dataclasses import replace
 from pathlib import Path
 
-from data_pipeline.config import DataConfig
+from data_pipeline.loading.config import DataConfig
 from model.config import MultiwayConfig
-from pretrain.config import ObjectiveConfig, PretrainConfig
-from pretrain.run_config import OptimizerConfig
+from pretrain.config.pretraining import ObjectiveConfig, PretrainConfig
+from pretrain.config.run_config import OptimizerConfig
 
 
 def beit3_giant() -> PretrainConfig:

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from data_pipeline.config import DataConfig
+from data_pipeline.loading.config import DataConfig
 from model.checkpointing import Checkpointing
 from model.config import MultiwayConfig
 from model.visual_tokenizer import VisualTokenizerConfig
-from pretrain.config import ObjectiveConfig, PretrainConfig
-from pretrain.run_config import OptimizerConfig
-from pretrain.visual_tokenizer_config import CodebookConfig, VisualTokenizerRun
+from pretrain.config.pretraining import ObjectiveConfig, PretrainConfig
+from pretrain.config.run_config import OptimizerConfig
+from pretrain.config.visual_tokenizer import CodebookConfig, VisualTokenizerRun
 
 
 def demo() -> PretrainConfig:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from model.config import MultiwayConfig
-from pretrain.config import PretrainConfig
+from pretrain.config.pretraining import PretrainConfig
 from pretrain.recipes.beit3 import beit3_base
 
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from model.config import MultiwayConfig
-from pretrain.config import ObjectiveConfig, PretrainConfig
+from pretrain.config.pretraining import ObjectiveConfig, PretrainConfig
+from pretrain.config.run_config import OptimizerConfig
 from pretrain.recipes.beit3 import beit3_base
-from pretrain.run_config import OptimizerConfig
 
 
 def vlmo_base() -> PretrainConfig:

@@ -3,11 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from data_pipeline.config import DataConfig
+from data_pipeline.loading.config import DataConfig
 from model.visual_tokenizer import VisualTokenizerConfig
-from pretrain.run_config import OptimizerConfig
-from pretrain.teachers import TeacherConfig
-from pretrain.visual_tokenizer_config import VisualTokenizerRun
+from pretrain.config.run_config import OptimizerConfig
+from pretrain.config.visual_tokenizer import TeacherConfig, VisualTokenizerRun
 
 
 def vqkd_base() -> VisualTokenizerRun:

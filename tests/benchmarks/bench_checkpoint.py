@@ -17,10 +17,10 @@ import tyro
 
 from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
 from pretrain.formats.vqkd import save_vqkd
-from pretrain.run_log import read_log
+from pretrain.run.run_log import read_log
 from tests.benchmarks.results import append_results
-from tests.launch import ROOT, run_ranks
-from tests.tiny_run import write_tiny_data
+from tests.support.launch import ROOT, run_ranks
+from tests.support.tiny_run import write_tiny_data
 
 NUM_RANKS = 2
 STEPS_PER_CHECKPOINT = 500

@@ -19,13 +19,13 @@ from model.checkpointing import Checkpointing
 from model.initialization import init_weights
 from model.kernels.backend import Backend
 from model.masked_data_model import MaskedDataModel
-from pretrain.config import PretrainConfig
-from pretrain.micro_step import MicroStep
-from pretrain.micro_step_memory import MicroBatch, micro_step_memory
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.jobs.micro_step import MicroStep
+from pretrain.planning.micro_step_memory import MicroBatch, micro_step_memory
 from pretrain.recipes import RECIPES
-from tests.allocations import allocations, peak_bytes
 from tests.benchmarks.results import append_results
-from tests.memory_ranks import random_micro_step, small_config
+from tests.support.allocations import allocations, peak_bytes
+from tests.support.memory_ranks import random_micro_step, small_config
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")

@@ -20,8 +20,8 @@ from statistics import median
 import torch
 import tyro
 
-from pretrain.engine import init_distributed
-from pretrain.speed import peak_flops
+from pretrain.engine.engine import init_distributed
+from pretrain.run.speed import peak_flops
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results
 from tests.benchmarks.step_cases import Batch, Case, make_case, random_batch

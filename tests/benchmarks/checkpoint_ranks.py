@@ -15,8 +15,10 @@ from typing import Any
 import torch.distributed as dist
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
-from pretrain import loop, rank_files, train
-from pretrain.checkpoint import CheckpointSaver
+from pretrain import train
+from pretrain.checkpoints import background_files as rank_files
+from pretrain.checkpoints.saver import CheckpointSaver
+from pretrain.run import loop
 
 TIMES = Path(os.environ["TIMES_FOLDER"]) / f"{os.environ['RANK']}.jsonl"
 

@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from data_pipeline.config import DataConfig
-from data_pipeline.image_transform import random_crop
+from data_pipeline.images.transform import random_crop
 from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.samples import Kind
-from data_pipeline.step_dataset import SamplesPerStep, StepBatch, StepDataset
-from data_pipeline.step_loader import step_batches
-from data_pipeline.text_tokenizer import PAD_ID, TextTokenizer
-from tests.beside_cpu_torch import import_beside_cpu_torch
+from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.dataset import SamplesPerStep, StepBatch, StepDataset
+from data_pipeline.loading.loader import step_batches
+from data_pipeline.samples.sample import Kind
+from data_pipeline.texts.tokenizer import PAD_ID, TextTokenizer
+from tests.support.beside_cpu_torch import import_beside_cpu_torch
 
 PEER_PACKAGES = {
     "open_clip": "open_clip_torch",

@@ -14,12 +14,12 @@ from time import perf_counter
 import psutil
 from PIL import Image
 
-from data_pipeline.config import DataConfig
-from data_pipeline.index_writer import merge_scans
-from data_pipeline.shard_index import read_index
-from data_pipeline.shard_scan import save_scan, scan_shard
-from data_pipeline.step_dataset import SamplesPerStep, StepDataset
-from data_pipeline.step_loader import step_batches
+from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.dataset import SamplesPerStep, StepDataset
+from data_pipeline.loading.loader import step_batches
+from data_pipeline.shards.index import read_index
+from data_pipeline.shards.index_writer import merge_scans
+from data_pipeline.shards.scan import save_scan, scan_shard
 
 NUM_SHARDS, PER_SHARD = 21_000, 1_000
 RESUME_STEP = 900_000

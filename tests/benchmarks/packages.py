@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 
-from data_pipeline.command_line import EXIT_USER_ERROR
+from data_pipeline.settings.command_line import EXIT_USER_ERROR
 
 _WITH_DEPENDENCIES = ("matplotlib",)
 """Installed with what they depend on. The others would bring another build of torch."""

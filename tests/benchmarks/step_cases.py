@@ -21,10 +21,10 @@ from model.kernels.block_masks import block_image_masks
 from model.kernels.text_masks import mask_texts, num_masked
 from model.masked_data_model import MaskedTargets
 from model.multiway import MultiwayInputs
-from pretrain.config import PretrainConfig
+from pretrain.config.pretraining import PretrainConfig
 from pretrain.formats.beit3 import decoupled
 from pretrain.recipes import RECIPES
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 FIRST_WORD = 4
 """Ids before it are special."""

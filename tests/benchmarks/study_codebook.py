@@ -19,15 +19,15 @@ import torch
 import tyro
 from torch.nn.functional import cosine_similarity, normalize
 
-from data_pipeline.config import DataConfig
+from data_pipeline.loading.config import DataConfig
 from data_pipeline.write_shards import ShardOptions, write_shards
+from pretrain.evaluation.held_out import read_held_out
 from pretrain.formats.vqkd import load_vqkd
-from pretrain.held_out import read_held_out
-from pretrain.run_log import read_log
-from pretrain.visual_tokens import tokenizer_view
+from pretrain.jobs.visual_tokens import tokenizer_view
+from pretrain.run.run_log import read_log
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results
-from tests.efficientnet_teacher import efficientnet_lite0
+from tests.support.efficientnet_teacher import efficientnet_lite0
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
@@ -112,7 +112,7 @@ def train(options: StudyOptions, shards: Path, folder: Path, num_steps: int, cha
         "data.num-lanes": 4,
         "data.num-workers": 0,
         "data.min-crop-scale": 0.5,
-        "teacher.name": "tests.efficientnet_teacher.efficientnet_lite0",
+        "teacher.name": "tests.support.efficientnet_teacher.efficientnet_lite0",
         "teacher.weights": None,
         "model.teacher-dim": 112,
         "model.dim": 128,

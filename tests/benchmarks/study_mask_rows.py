@@ -16,14 +16,14 @@ import torch
 import tyro
 from torch import Tensor
 
-from data_pipeline.text_tokenizer import PAD_ID, UNK_ID, TextTokenizer
+from data_pipeline.texts.tokenizer import PAD_ID, UNK_ID, TextTokenizer
 from model.layout import PackedLayout
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock, MultiwayInputs
-from pretrain.held_out import read_held_out, training_masks
+from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.evaluation.held_out import read_held_out, training_masks
+from pretrain.jobs.visual_tokens import network_view
 from pretrain.masked_words import masked_words
-from pretrain.visual_tokens import network_view
-from pretrain.weights import find_checkpoint, load_model
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.study_whole_images import PACKAGES
 

@@ -9,7 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from tests.benchmarks.step_timeline import CATEGORIES, Event, Timeline, category_of, read_trace, seconds_of
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 NAMES = {
     "GEMM": """

@@ -8,8 +8,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.sentencepiece_training import train_text_tokenizer
-from data_pipeline.text_tokenizer import TextTokenizer
+from data_pipeline.texts.sentencepiece_training import train_text_tokenizer
+from data_pipeline.texts.tokenizer import TextTokenizer
 
 MAX_VOCAB_SIZE = 16_000
 PASSAGE_TOKENS = 510

@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy
 
 from model.config import MultiwayConfig
 from model.layout import tokens_of
-from model.masking import IGNORED
+from model.stochastic_depth import IGNORED
 from pretrain.formats.beit3 import beit3_entries
 from tests.benchmarks.step_cases import Batch
-from tests.torchscale_beit3 import build_torchscale_beit3
+from tests.support.torchscale_beit3 import build_torchscale_beit3
 
 Use = Literal["image", "text", "pair"]
 USES: tuple[Use, ...] = ("image", "text", "pair")

@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline import under_way
-from data_pipeline.config import DataConfig
 from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.samples import BadSample, Kind
-from data_pipeline.shard_index import read_index
-from data_pipeline.shard_scan import SampleReport
-from data_pipeline.step_dataset import SamplesPerStep, StepBatch, StepDataset
-from data_pipeline.step_loader import step_batches
-from data_pipeline.text_tokenizer import EOS_ID
-from tests.tiny_run import TinyData
+from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.dataset import SamplesPerStep, StepBatch, StepDataset
+from data_pipeline.loading.loader import step_batches
+from data_pipeline.samples import under_way
+from data_pipeline.samples.sample import BadSample, Kind
+from data_pipeline.shards.index import read_index
+from data_pipeline.shards.scan import SampleReport
+from data_pipeline.texts.tokenizer import EOS_ID
+from tests.support.tiny_run import TinyData
 
 Member = tuple[str, bytes]
 SIZE = 16

@@ -9,16 +9,16 @@ import pytest
 from PIL import Image
 
 from data_pipeline.check_shards import CheckOptions, _check, check_shards, draw_contact_sheet, has_html_entities
-from data_pipeline.config import DataConfig
-from data_pipeline.contact_sheet import LINE, MARGIN, TILE, VIEW
-from data_pipeline.image_transform import ImageTransform
-from data_pipeline.sample_reader import SampleReader
-from data_pipeline.samples import Kind
-from data_pipeline.shard_index import read_index
-from data_pipeline.shard_writer import SampleFilter
+from data_pipeline.images.transform import ImageTransform
+from data_pipeline.loading.config import DataConfig
+from data_pipeline.samples.sample import Kind
+from data_pipeline.shards.contact_sheet import LINE, MARGIN, TILE, VIEW
+from data_pipeline.shards.index import read_index
+from data_pipeline.shards.reader import SampleReader
+from data_pipeline.shards.writer import SampleFilter
 from data_pipeline.write_shards import ShardOptions, write_shards
-from tests.launch import run_ranks
-from tests.tiny_run import TinyData
+from tests.support.launch import run_ranks
+from tests.support.tiny_run import TinyData
 
 
 @pytest.mark.parametrize("kind", ["image", "pair", "text"])

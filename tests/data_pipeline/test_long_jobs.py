@@ -5,13 +5,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from data_pipeline.config import DataConfig
-from data_pipeline.sample_reader import MAX_OPEN_SHARDS
-from data_pipeline.shard_index import read_index
-from data_pipeline.step_dataset import SamplesPerStep, StepDataset
-from data_pipeline.step_loader import step_batches
+from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.dataset import SamplesPerStep, StepDataset
+from data_pipeline.loading.loader import step_batches
+from data_pipeline.shards.index import read_index
+from data_pipeline.shards.reader import MAX_OPEN_SHARDS
 from data_pipeline.write_shards import ShardOptions, write_shards
-from tests.tiny_run import TinyData
+from tests.support.tiny_run import TinyData
 
 NUM_STEPS = 100_000
 SETTLED = 20_000

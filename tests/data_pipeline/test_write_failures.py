@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_pipeline import retries, shard_writer
-from data_pipeline.folder_lock import LOCK_NAME
-from data_pipeline.shard_index import read_index
-from data_pipeline.shard_writer import MAX_UNREADABLE, SampleFilter, is_in_split
-from data_pipeline.sources.records import ImageLocation, Record, read_image
+from data_pipeline.files import retries
+from data_pipeline.files.folder_lock import LOCK_NAME
+from data_pipeline.samples.records import ImageLocation, Record, read_image
+from data_pipeline.shards import writer as shard_writer
+from data_pipeline.shards.index import read_index
+from data_pipeline.shards.writer import MAX_UNREADABLE, SampleFilter, is_in_split
 from data_pipeline.write_shards import PLAN_NAME, ShardOptions, _write, unfinished_parts, write_shards
-from tests.data_pipeline.test_folder_lock import held
+from tests.data_pipeline.files.test_folder_lock import held
 
 KEEP = SampleFilter(held_out_fraction=0)
 

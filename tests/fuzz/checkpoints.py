@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from pretrain.weights import find_checkpoint, load_model
+from pretrain.checkpoints.weights import find_checkpoint, load_model
 from tests.fuzz.mutations import mutated
 from tests.fuzz.watched import Case
-from tests.launch import run_ranks
-from tests.tiny_run import write_tiny_data
+from tests.support.launch import run_ranks
+from tests.support.tiny_run import write_tiny_data
 
 MANIFEST_NAME = "manifest.json"
 

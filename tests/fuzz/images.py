@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipeline.image_transform import ImageTransform
-from data_pipeline.samples import BadSampleError
-from data_pipeline.shard_writer import SampleFilter, sample_members
-from data_pipeline.sources.records import Record
+from data_pipeline.images.transform import ImageTransform
+from data_pipeline.samples.records import Record
+from data_pipeline.samples.sample import BadSampleError
+from data_pipeline.shards.writer import SampleFilter, sample_members
 from tests.fuzz.mutations import mutated
 from tests.fuzz.watched import Case
 

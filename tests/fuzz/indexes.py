@@ -6,10 +6,10 @@ import random
 import shutil
 from pathlib import Path
 
-from data_pipeline.sample_reader import SampleReader, ShardMismatchError
-from data_pipeline.samples import BadSampleError
-from data_pipeline.shard_index import INDEX_NAME, read_index
-from data_pipeline.shard_scan import SCANS_NAME, load_scan
+from data_pipeline.samples.sample import BadSampleError
+from data_pipeline.shards.index import INDEX_NAME, read_index
+from data_pipeline.shards.reader import SampleReader, ShardMismatchError
+from data_pipeline.shards.scan import SCANS_NAME, load_scan
 from data_pipeline.write_shards import ShardOptions, write_shards
 from tests.fuzz.mutations import mutated
 from tests.fuzz.watched import Case

@@ -5,11 +5,11 @@ import random
 import tarfile
 from pathlib import Path
 
-from data_pipeline.index_writer import merge_scans
-from data_pipeline.sample_reader import SampleReader
-from data_pipeline.samples import BadSampleError, Kind
-from data_pipeline.shard_index import read_index
-from data_pipeline.shard_scan import save_scan, scan_path, scan_shard
+from data_pipeline.samples.sample import BadSampleError, Kind
+from data_pipeline.shards.index import read_index
+from data_pipeline.shards.index_writer import merge_scans
+from data_pipeline.shards.reader import SampleReader
+from data_pipeline.shards.scan import save_scan, scan_path, scan_shard
 from tests.fuzz.mutations import mutated
 from tests.fuzz.watched import Case
 

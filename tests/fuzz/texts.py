@@ -14,8 +14,8 @@ import pyarrow
 import pyarrow.parquet
 import zstandard
 
-from data_pipeline.samples import BadSampleError, Kind
-from data_pipeline.shard_writer import SampleFilter, sample_members
+from data_pipeline.samples.sample import BadSampleError, Kind
+from data_pipeline.shards.writer import SampleFilter, sample_members
 from data_pipeline.sources import SourceOptions, read_records
 from tests.fuzz.mutations import mutated
 from tests.fuzz.watched import Case

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from pretrain.run_log import read_log
-from tests.launch import ROOT, run_ranks
-from tests.tiny_run import TinyData, write_tiny_data
+from pretrain.run.run_log import read_log
+from tests.support.launch import ROOT, run_ranks
+from tests.support.tiny_run import TinyData, write_tiny_data
 
 GOLDEN = {0.0: Path(__file__).with_suffix(".json"), 0.5: Path(__file__).with_name("fifty_steps_whole_images.json")}
 """By the share of whole images."""

@@ -15,8 +15,8 @@ from model.captioner import prefill
 from model.layout import tokens_of
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
-from tests.kernels import DEVICE
-from tests.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
+from tests.support.kernels import DEVICE
+from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
 
 def sequence_by_sequence(q: Tensor, k: Tensor, v: Tensor, begins: Tensor, key_begins: Tensor, *longest: int) -> Tensor:

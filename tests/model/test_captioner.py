@@ -10,7 +10,7 @@ from torch import Tensor
 from model.captioner import greedy_captions, prefill
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
-from tests.tiny import CONFIG, tiny_inputs, tiny_model
+from tests.support.tiny import CONFIG, tiny_inputs, tiny_model
 
 MASK_ID = CONFIG.vocab_size - 1
 VARIANTS = pytest.mark.parametrize("changes", [{}, {"attention": "decoupled", "num_vl_layers": 0}], ids=str)

@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.kernels.expert_linear import PRODUCTS_NAME
 from model.masked_data_model import MaskedDataModel
-from model.masking import drop_path_scales
+from model.stochastic_depth import drop_path_scales
 from tests.benchmarks.bytes_moved import saved_bytes
-from tests.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
+from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
 MODES = [Checkpointing("selective"), Checkpointing("full"), Checkpointing("selective", 2), Checkpointing("full", 2)]
 

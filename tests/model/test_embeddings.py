@@ -10,8 +10,8 @@ from torch.nn.functional import conv2d
 
 from model.embeddings import PatchProjection, interpolate_positions
 from model.kernels.backend import Backend
-from tests.kernels import DEVICE
-from tests.tiny import CONFIG, tiny_inputs, tiny_model
+from tests.support.kernels import DEVICE
+from tests.support.tiny import CONFIG, tiny_inputs, tiny_model
 
 
 def microsofts_rule(table: Tensor, num_patches: int) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from model.checkpointing import Checkpointing
 from model.config import MultiwayConfig
 from model.masked_data_model import MaskedDataModel, MaskedTargets
-from model.masking import IGNORED, drop_path_scales
 from model.multiway import MultiwayInputs
-from tests.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
+from model.stochastic_depth import IGNORED, drop_path_scales
+from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
 NUM_IMAGES, NUM_PAIRS, NUM_TEXTS = 2, 3, 4
 VARIANTS = pytest.mark.parametrize(

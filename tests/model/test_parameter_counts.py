@@ -6,11 +6,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.flops import StepSize, forward_flops, training_flops
-from model.masking import IGNORED
 from model.multiway import MultiwayInputs, MultiwayTransformer
 from model.parameter_counts import USES, Use, count_activated, count_by_part
+from model.stochastic_depth import IGNORED
 from pretrain.recipes import RECIPES
-from tests.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
+from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
 
 @pytest.mark.parametrize(("recipe", "total"), [("beit3_base", 276_510_730), ("beit3_large", 746_709_514)])

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_pretrained, save_pretrained
-from tests.tiny import CONFIG, tiny_model
-from tests.unreadable import forbidden
+from tests.support.tiny import CONFIG, tiny_model
+from tests.support.unreadable import forbidden
 
 NAME = "mim_head.weight"
 

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from model.weight_checks import check_weights
 from model.weight_files import MAX_JSON_BYTES, read_json_object, read_safetensors, read_torch_file
-from tests.crafted import ATTACKS
-from tests.unreadable import forbidden
+from tests.support.crafted import ATTACKS
+from tests.support.unreadable import forbidden
 
 
 @pytest.mark.parametrize("name", ATTACKS)

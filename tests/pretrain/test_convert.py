@@ -11,14 +11,14 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 
 from model import load_pretrained
 from model.embeddings import interpolate_positions
+from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.conversion.verify import TOLERANCE, largest_difference
 from pretrain.convert import ConvertOptions, convert
-from pretrain.run_log import read_log
+from pretrain.run.run_log import read_log
 from pretrain.train import check_initial_weights
-from pretrain.verify import TOLERANCE, largest_difference
-from pretrain.weights import checkpoint_weights, find_checkpoint
-from tests.launch import run_ranks
-from tests.tiny import tiny_model
-from tests.tiny_run import TinyData
+from tests.support.launch import run_ranks
+from tests.support.tiny import tiny_model
+from tests.support.tiny_run import TinyData
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_file_that_differs_is_found_out(run_dir: Path, tmp_path: Path, name: s
 def test_a_verification_that_fails_leaves_nothing(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pretrain.export_folder.TOLERANCE", -1.0)
+    monkeypatch.setattr("pretrain.conversion.export_folder.TOLERANCE", -1.0)
     with pytest.raises(ValueError, match="differs from its source by"):
         convert(ConvertOptions(run_dir, tmp_path / "out", to="timm"))
     assert not (tmp_path / "out").exists()

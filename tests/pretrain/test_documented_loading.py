@@ -11,10 +11,10 @@ import pytest
 
 from model.pretrained import save_pretrained
 from pretrain.convert import ConvertOptions, convert
-from tests.beside_cpu_torch import import_beside_cpu_torch
-from tests.launch import ON_CPU, ROOT
-from tests.tiny import CONFIG, tiny_model
-from tests.tiny_run import TinyData
+from tests.support.beside_cpu_torch import import_beside_cpu_torch
+from tests.support.launch import ON_CPU, ROOT
+from tests.support.tiny import CONFIG, tiny_model
+from tests.support.tiny_run import TinyData
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from pretrain.demo import free_port, ranks_of
-from pretrain.run_log import LOG_NAME, read_log
-from pretrain.stop import EXIT_RANK_LOST, EXIT_STOPPED, EXIT_STOPPED_BY_FILE
-from tests.launch import ON_CPU, ROOT, TIMEOUT_SECONDS, Ended, RankProcess, run_ranks
-from tests.tiny_run import TinyData
+from pretrain.run.run_log import LOG_NAME, read_log
+from pretrain.survival.stop import EXIT_RANK_LOST, EXIT_STOPPED, EXIT_STOPPED_BY_FILE
+from tests.support.launch import ON_CPU, ROOT, TIMEOUT_SECONDS, Ended, RankProcess, run_ranks
+from tests.support.tiny_run import TinyData
 
 NUM_STEPS = 8
 SILENT_SECONDS = 8.0
@@ -38,10 +38,10 @@ def arguments_of(data: TinyData, run_dir: Path) -> list[object]:
 def broken(
     data: TinyData, run_dir: Path, *extra: object, while_running: Any = None, output: str = "", **fault: Any
 ) -> Ended:
-    """A run with a fault: see tests/faulty_ranks.py. output: where standard output and error go instead."""
+    """A run with a fault: see tests/support/faulty_ranks.py. output: where standard output and error go instead."""
     return run_ranks(
         2,
-        "tests.faulty_ranks",
+        "tests.support.faulty_ranks",
         [*arguments_of(data, run_dir), *extra],
         environment={"FAULT": json.dumps(fault), "OUTPUT": output},
         while_running=while_running,

@@ -14,15 +14,15 @@ import torch
 
 from model.parameter_counts import parameter_shapes
 from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
+from pretrain.checkpoints.manifest import write_manifest
+from pretrain.config.run_config import config_to_json
+from pretrain.conversion.verify import TOLERANCE
 from pretrain.formats.vqkd import save_vqkd
-from pretrain.manifest import write_manifest
 from pretrain.recipes import RECIPES
-from pretrain.run_config import config_to_json
-from pretrain.run_log import read_log
-from pretrain.step_guard import StepGuard
-from pretrain.verify import TOLERANCE
-from tests.launch import ROOT, run_ranks
-from tests.tiny_run import TinyData
+from pretrain.run.run_log import read_log
+from pretrain.survival.step_guard import StepGuard
+from tests.support.launch import ROOT, run_ranks
+from tests.support.tiny_run import TinyData
 
 pytestmark = pytest.mark.slow
 CONVERT = "import resource; from pretrain.convert import main; main(); print(resource.getrusage(0).ru_maxrss * 1024)"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.golden.fifty_steps import GOLDEN, NUM_STEPS, fifty_steps
-from tests.tiny_run import TinyData
+from tests.support.tiny_run import TinyData
 
 TOLERANCE = 1e-3
 """Of losses about 10. Another order of summation moves them by 1e-5 in fifty steps; a gradient of one expert that is

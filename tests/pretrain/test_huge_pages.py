@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 FAULTS_OF_A_LARGE_TENSOR = """
 import resource, {first}, torch

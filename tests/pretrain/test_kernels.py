@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.run_log import read_log
-from tests.launch import ROOT, run_ranks
-from tests.tiny_run import TinyData
+from pretrain.run.run_log import read_log
+from tests.support.launch import ROOT, run_ranks
+from tests.support.tiny_run import TinyData
 
 FEW = {"images_per_step": 2, "pairs_per_step": 2, "texts_per_step": 2, "data__num_lanes": 2, "model__num_vl_layers": 1}
 ON_GPU = {"CUDA_VISIBLE_DEVICES": "0", "DS_ACCELERATOR": "cuda", "TRITON_INTERPRET": "0"}

@@ -19,11 +19,11 @@ import psutil
 import pytest
 
 from pretrain.demo import free_port, ranks_of
-from pretrain.run_log import LOG_NAME, read_log
-from pretrain.stop import EXIT_RANK_LOST
-from tests.launch import ON_CPU, ROOT, TIMEOUT_SECONDS
+from pretrain.run.run_log import LOG_NAME, read_log
+from pretrain.survival.stop import EXIT_RANK_LOST
 from tests.pretrain.test_faults import arguments_of, newest_step, wait_for
-from tests.tiny_run import TinyData
+from tests.support.launch import ON_CPU, ROOT, TIMEOUT_SECONDS
+from tests.support.tiny_run import TinyData
 
 pytestmark = pytest.mark.slow  # each starts four interpreters
 GRACE_SECONDS = 30
@@ -54,9 +54,9 @@ class Launched:
 
 @pytest.fixture
 def launched(request: pytest.FixtureRequest, tiny_data: TinyData, tmp_path: Path) -> Iterator[Launched]:
-    """Two ranks that have logged two steps of many; param: a fault, see tests/faulty_ranks.py."""
+    """Two ranks that have logged two steps of many; param: a fault, see tests/support/faulty_ranks.py."""
     fault, run_dir, output = getattr(request, "param", None), tmp_path / "run", tmp_path / "output"
-    module = "tests.faulty_ranks" if fault else "pretrain.train"
+    module = "tests.support.faulty_ranks" if fault else "pretrain.train"
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical", "--num_accelerators", "2"]
     command += ["--master_port", str(free_port()), "--module", module, *map(str, arguments_of(tiny_data, run_dir))]
     command += ["--num-steps", "100000", "--save-every-steps", "100000", "--silent-rank-seconds", "600"]

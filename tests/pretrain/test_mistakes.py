@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from data_pipeline.index_shards import IndexOptions, index_shards
-from pretrain.bad_samples import read_bad_samples
-from pretrain.run_log import LOG_NAME, read_log
-from tests.launch import RankProcess, run_ranks
-from tests.tiny_run import TinyData
+from pretrain.run.run_log import LOG_NAME, read_log
+from pretrain.survival.bad_samples import read_bad_samples
+from tests.support.launch import RankProcess, run_ranks
+from tests.support.tiny_run import TinyData
 
 
 def error_of(arguments: list[str], num_ranks: int = 1) -> str:

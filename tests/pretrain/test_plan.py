@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from pretrain.config import PretrainConfig
+from pretrain.config.pretraining import PretrainConfig
 from pretrain.plan import default_ranks, fewest_micro_steps, main, plan, plan_stages, verdict
+from pretrain.planning.traffic import Network
 from pretrain.scaling import Machine, scaling
-from pretrain.traffic import Network
-from tests.launch import ROOT
-from tests.memory_ranks import memory_config, small_config
+from tests.support.launch import ROOT
+from tests.support.memory_ranks import memory_config, small_config
 
 NETWORK = Network(gpus_per_node=8)
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from model.parameter_counts import count_by_part
-from pretrain.engine import merged_deepspeed_config
-from pretrain.memory_config import read_memory_config
+from pretrain.config.run_config import config_from_json, config_to_json
+from pretrain.engine.engine import merged_deepspeed_config
+from pretrain.engine.memory_config import read_memory_config
 from pretrain.plan import parameter_table, use_table
 from pretrain.recipes import RECIPES
-from pretrain.run_config import config_from_json, config_to_json
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pretrain.checkpoint import check_there
-from pretrain.json_lines import append_whole
-from pretrain.run_log import LOG_NAME, RunLog, read_log
-from tests.launch import RankProcess, run_ranks
+from pretrain.checkpoints.saver import check_there
+from pretrain.run.run_log import LOG_NAME, RunLog, read_log
+from pretrain.survival.json_lines import append_whole
 from tests.pretrain.test_faults import wait_for
-from tests.tiny_run import TinyData
+from tests.support.launch import RankProcess, run_ranks
+from tests.support.tiny_run import TinyData
 
 
 def move(run_dir: Path) -> None:

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from pretrain.memory_config import read_memory_config
+from pretrain.engine.memory_config import read_memory_config
+from pretrain.planning.traffic import Network
 from pretrain.recipes.beit3 import beit3_giant
 from pretrain.scaling import Machine, ScalingOptions, compute_seconds, fitting_settings, row
-from pretrain.traffic import Network
-from tests.launch import ON_CPU, ROOT
+from tests.support.launch import ON_CPU, ROOT
 
 BETWEEN_GB = ("50", "6.25")
 """Of the two networks of README's table."""

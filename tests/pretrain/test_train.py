@@ -13,20 +13,20 @@ import psutil
 import pytest
 import torch
 
-from data_pipeline.step_dataset import StepDataset
+from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.write_shards import ShardOptions, write_shards
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
-from pretrain.checkpoint import outdated
-from pretrain.codebook_step import CodebookUse
-from pretrain.micro_step import make_micro_step
+from pretrain.checkpoints.saver import outdated
+from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.jobs.codebook_step import CodebookUse
+from pretrain.jobs.micro_step import make_micro_step
+from pretrain.jobs.visual_tokens import load_visual_tokenizer
 from pretrain.recipes.small import demo
-from pretrain.run_log import LOG_NAME, read_log
-from pretrain.stop import EXIT_STOPPED, EXIT_STOPPED_BY_FILE
-from pretrain.visual_tokens import load_visual_tokenizer
-from pretrain.weights import checkpoint_weights, find_checkpoint
-from tests.launch import ROOT, Ended, RankProcess, run_ranks
-from tests.tiny_run import TinyData
+from pretrain.run.run_log import LOG_NAME, read_log
+from pretrain.survival.stop import EXIT_STOPPED, EXIT_STOPPED_BY_FILE
+from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
+from tests.support.tiny_run import TinyData
 
 NUM_STEPS = 8
 

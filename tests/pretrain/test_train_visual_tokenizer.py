@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pretrain.formats.vqkd import load_vqkd
-from pretrain.run_log import LOG_NAME, read_log
-from pretrain.stop import EXIT_STOPPED
-from tests.launch import ROOT, Ended, RankProcess, run_ranks
-from tests.tiny_run import TinyData
+from pretrain.run.run_log import LOG_NAME, read_log
+from pretrain.survival.stop import EXIT_STOPPED
+from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
+from tests.support.tiny_run import TinyData
 
 NUM_STEPS = 50
 

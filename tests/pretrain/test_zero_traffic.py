@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from model.multiway import MultiwayBlock
-from tests.engine_ranks import Case
-from tests.launch import run_ranks
-from tests.tiny import tiny_model
+from tests.support.engine_ranks import Case
+from tests.support.launch import run_ranks
+from tests.support.tiny import tiny_model
 
 NUM_RANKS = 2
 PACKED = [[4, 4, 4]]
@@ -57,7 +57,7 @@ class Traffic:
 def traffic(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Traffic]:
     folder: Path = tmp_path_factory.mktemp("traffic")
     (folder / "cases.json").write_text(json.dumps({name: asdict(case) for name, case in CASES.items()}))
-    ended = run_ranks(NUM_RANKS, "tests.engine_ranks", [folder / "cases.json", folder / "results.json"])
+    ended = run_ranks(NUM_RANKS, "tests.support.engine_ranks", [folder / "cases.json", folder / "results.json"])
     assert ended.exit_codes == [0] * NUM_RANKS, ended.stderr
     results = json.loads((folder / "results.json").read_text())
     return {name: Traffic(result["traffic"]) for name, result in results.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.launch import ON_CPU, ROOT
+from tests.support.launch import ON_CPU, ROOT
 
 TIMEOUT_SECONDS = 240
 NODES = ("imnode1", "imnode2")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import run_ranks
 from tests.slurm.cluster import NUM_STEPS, Cluster
-from tests.tiny_run import TinyData
+from tests.support.launch import run_ranks
+from tests.support.tiny_run import TinyData
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
 CANNOT = 77

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.shard_index import read_index
+from data_pipeline.shards.index import read_index
 from data_pipeline.write_shards import ShardOptions, write_shards
 from tests.slurm.cluster import Cluster
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.stop import EXIT_MANY_SKIPPED
-from tests.launch import ROOT
+from pretrain.survival.stop import EXIT_MANY_SKIPPED
+from tests.support.launch import ROOT
 
 SRUN = """#!/bin/bash
 cat "$IMGLISH_STATUS_FILE" >before 2>/dev/null

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pretrain.run_log import LOG_NAME, read_log
+from pretrain.run.run_log import LOG_NAME, read_log
 from tests.slurm.cluster import NODES, NUM_STEPS, Cluster, Job, kill
-from tests.tiny_run import TinyData
+from tests.support.tiny_run import TinyData
 
 pytestmark = pytest.mark.slurm
 

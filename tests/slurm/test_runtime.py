@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 SCRIPT = """
 srun() { printf '%s\\n' "$@"; }

@@ -8,7 +8,7 @@ import pytest
 from data_pipeline.settings.parsing import HelpRequest, UsageError, parse_options, sound_path
 from data_pipeline.settings.suggestions import did_you_mean
 from data_pipeline.write_shards import ShardOptions
-from pretrain.command_line import parse_recipe_and_options
+from pretrain.config.command_line import parse_recipe_and_options
 from pretrain.convert import ConvertOptions
 from pretrain.plan import PlanOptions
 from pretrain.recipes import RECIPES

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from data_pipeline.settings.parsing import UsageError, help_text, parse_options
 from data_pipeline.settings.ranges import Range, range_of
-from pretrain.config import PretrainConfig
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.config.visual_tokenizer import VisualTokenizerRun
 from pretrain.plan import PlanOptions
 from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
 from pretrain.scaling import ScalingOptions
-from pretrain.visual_tokenizer_config import VisualTokenizerRun
 from tests.test_commands import OPTIONS
 
 KINDS = {"PretrainConfig": PretrainConfig, "VisualTokenizerRun": VisualTokenizerRun, "plan": PlanOptions,

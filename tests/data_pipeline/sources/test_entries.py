@@ -10,10 +10,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data_pipeline.samples import Kind
+from data_pipeline.samples.records import Record
+from data_pipeline.samples.sample import Kind
 from data_pipeline.sources import SourceOptions, read_records
 from data_pipeline.sources.entries import FIRST_ENTRIES, RefusedFileError
-from data_pipeline.sources.records import Record
 
 BAD_CAPTIONS: list[Any] = [None, 5, float("nan"), True, {"text": "a"}, [], ["", None][1:]]
 NUM_GOOD = 3

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.samples import Kind
-from data_pipeline.shard_samples import EARLY_DOT
+from data_pipeline.samples.records import Record, read_image
+from data_pipeline.samples.sample import Kind
+from data_pipeline.shards.members import EARLY_DOT
 from data_pipeline.sources import SourceOptions, read_records
-from data_pipeline.sources.records import Record, read_image
 
 
 def records(kind: Kind, source: Path, **options: object) -> list[Record]:

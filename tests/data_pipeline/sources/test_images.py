@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.samples import BadSampleError
+from data_pipeline.samples.records import MAX_IMAGE_BYTES, Record, TarMember, read_image
+from data_pipeline.samples.sample import BadSampleError
 from data_pipeline.sources import SourceOptions, read_records
-from data_pipeline.sources.records import MAX_IMAGE_BYTES, Record, TarMember, read_image
 
 
 def tar_of(members: dict[str, bytes]) -> bytearray:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from data_pipeline.samples.records import Record
 from data_pipeline.sources import SourceOptions, read_records
-from data_pipeline.sources.records import Record
 
 
 def pairs(source: Path) -> list[Record]:

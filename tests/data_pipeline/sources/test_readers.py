@@ -13,9 +13,9 @@ import pytest
 import zstandard
 from PIL import Image
 
-from data_pipeline.samples import BadSampleError, Kind
+from data_pipeline.samples.records import Record, TarMember, read_image
+from data_pipeline.samples.sample import BadSampleError, Kind
 from data_pipeline.sources import SourceOptions, read_records
-from data_pipeline.sources.records import Record, TarMember, read_image
 
 
 def picture(red: int, image_format: str = "JPEG") -> bytes:

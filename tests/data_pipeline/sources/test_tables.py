@@ -6,9 +6,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data_pipeline.samples import BadSampleError, Kind
+from data_pipeline.samples.records import ParquetCell, Record, read_image
+from data_pipeline.samples.sample import BadSampleError, Kind
 from data_pipeline.sources import SourceOptions, read_records, tables
-from data_pipeline.sources.records import ParquetCell, Record, read_image
 
 
 def records(kind: Kind, source: Path) -> list[Record]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.samples.records import Record
 from data_pipeline.sources import SourceOptions, read_records, texts
-from data_pipeline.sources.records import Record
 
 
 def documents(path: Path, content: str = "") -> list[Record]:

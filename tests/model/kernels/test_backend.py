@@ -16,8 +16,8 @@ from model.kernels.backend import Backend, choose_backend
 from model.kernels.expert_linear import expert_linear
 from model.kernels.expert_norm import expert_norm
 from model.kernels.expert_rows import ExpertRows
-from tests.kernels import assert_same, random_tensors
-from tests.launch import ROOT
+from tests.support.kernels import assert_same, random_tensors
+from tests.support.launch import ROOT
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")  # nothing is computed there

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.kernel_operations import NAMES, Size, head, operations
-from tests.kernels import DEVICE, outputs_and_gradients
+from tests.support.kernels import DEVICE, outputs_and_gradients
 
 SIZES = [Size("small", 768, 3072, 197, 2, vocab_size=5000), Size("giant", 1408, 6144, 257, 1, vocab_size=5000)]
 

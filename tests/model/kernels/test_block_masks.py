@@ -10,7 +10,7 @@ from torch import Tensor
 from model.kernels import language
 from model.kernels.block_masks import ImageMasks, block_image_masks, block_image_masks_reference
 from tests.benchmarks.published_masks import published_mask
-from tests.kernels import DEVICE, digest, poisoned_memory
+from tests.support.kernels import DEVICE, digest, poisoned_memory
 
 GRID, NUM_MASKED, MIN_BLOCK = 14, 75, 16
 NUM_DRAWS = 4000

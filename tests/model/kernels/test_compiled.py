@@ -10,8 +10,8 @@ import torch
 from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.kernels.backend import choose_backend
 from model.kernels.compiled import compiled
-from model.masking import drop_path_scales
-from tests.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
+from model.stochastic_depth import drop_path_scales
+from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")

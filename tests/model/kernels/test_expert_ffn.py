@@ -8,7 +8,7 @@ from model.kernels.backend import Backend
 from model.kernels.expert_ffn import ExpertWeights, expert_ffn
 from model.kernels.expert_rows import ExpertRows
 from model.kernels.residual_norm import Branch
-from tests.kernels import DEVICE, ROWS, assert_same, random_tensors
+from tests.support.kernels import DEVICE, ROWS, assert_same, random_tensors
 
 DIM, FFN_DIM = 9, 21
 

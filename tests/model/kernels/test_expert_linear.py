@@ -6,7 +6,7 @@ from torch import Tensor
 
 from model.kernels.expert_linear import expert_linear, expert_linear_reference
 from model.kernels.expert_rows import ExpertRows
-from tests.kernels import ROWS, assert_same, random_tensors
+from tests.support.kernels import ROWS, assert_same, random_tensors
 
 
 def call(x: Tensor, *parameters: Tensor, has_bias: bool, rows: ExpertRows, is_reference: bool) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 
 from model.kernels.expert_norm import expert_norm
 from model.kernels.expert_rows import ExpertRows
-from tests.kernels import SIZES, assert_same, random_tensors
+from tests.support.kernels import SIZES, assert_same, random_tensors
 
 
 @pytest.mark.parametrize(("rows", "width"), SIZES, ids=str)

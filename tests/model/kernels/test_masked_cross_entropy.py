@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from model.kernels import masked_cross_entropy as module
 from model.kernels.masked_cross_entropy import RowLosses, liger_losses, masked_cross_entropy, torch_losses
-from tests.kernels import DEVICE, assert_same, outputs_and_gradients, random_tensors
-from tests.tiny import tiny_inputs, tiny_model, tiny_targets
+from tests.support.kernels import DEVICE, assert_same, outputs_and_gradients, random_tensors
+from tests.support.tiny import tiny_inputs, tiny_model, tiny_targets
 
 DIM, CLASSES = 7, 37
 CHUNK_ROWS = 4

@@ -7,7 +7,7 @@ from torch import Tensor
 from model.kernels.backend import Backend
 from model.kernels.expert_rows import ExpertRows
 from model.kernels.residual_norm import Branch, residual_norm
-from tests.kernels import SIZES, assert_same, random_tensors
+from tests.support.kernels import SIZES, assert_same, random_tensors
 
 
 def call(

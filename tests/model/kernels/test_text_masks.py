@@ -6,9 +6,9 @@ from torch import Tensor
 
 from model.kernels import language
 from model.kernels.text_masks import MASKED_BELOW, RANDOM_BELOW, mask_texts
-from model.masking import IGNORED
 from model.philox import uniform
-from tests.kernels import DEVICE, digest, poisoned_memory
+from model.stochastic_depth import IGNORED
+from tests.support.kernels import DEVICE, digest, poisoned_memory
 
 SAMPLE_IDS = torch.cat([torch.arange(500), torch.tensor([2**31, 2**32 - 1, 2**32, 2**40 + 1, 2**62 + 12345])])
 MASK_ID, WORD_IDS = 64001, (4, 64001)

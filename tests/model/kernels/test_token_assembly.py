@@ -7,7 +7,7 @@ from torch import Tensor
 
 from model.kernels.backend import Backend
 from model.kernels.token_assembly import ImagePieces, TextPieces, assemble_tokens
-from tests.kernels import DEVICE, assert_same, outputs_and_gradients, random_tensors
+from tests.support.kernels import DEVICE, assert_same, outputs_and_gradients, random_tensors
 
 Sizes = tuple[int, int, int, tuple[int, ...]]
 SIZES: list[Sizes] = [

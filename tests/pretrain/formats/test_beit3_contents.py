@@ -14,7 +14,7 @@ from torch import Tensor
 from pretrain.formats.beit3 import beit3_entries, decoupled_weights, file_entries
 from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
 from pretrain.formats.beit3_file import load_beit3, save_beit3
-from tests.tiny import CONFIG, tiny_model
+from tests.support.tiny import CONFIG, tiny_model
 
 D = CONFIG.dim
 DECOUPLED = replace(CONFIG, attention="decoupled", num_vl_layers=0)

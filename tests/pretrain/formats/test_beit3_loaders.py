@@ -17,9 +17,9 @@ from pretrain.formats.beit3_loaders import (
     torchscale_arguments,
     why_not_finetuned,
 )
-from tests.beside_cpu_torch import import_beside_cpu_torch
-from tests.tiny import CONFIG, tiny_model
-from tests.torchscale_beit3 import load_strictly
+from tests.support.beside_cpu_torch import import_beside_cpu_torch
+from tests.support.tiny import CONFIG, tiny_model
+from tests.support.torchscale_beit3 import load_strictly
 
 BASE = MultiwayConfig()
 LARGE = MultiwayConfig(dim=1024, depth=24, num_heads=16, ffn_dim=4096)

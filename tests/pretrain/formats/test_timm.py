@@ -11,8 +11,8 @@ from model.config import MultiwayConfig
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
 from pretrain.formats.timm import save_timm
-from tests.beside_cpu_torch import import_beside_cpu_torch
-from tests.tiny import CONFIG, tiny_model
+from tests.support.beside_cpu_torch import import_beside_cpu_torch
+from tests.support.tiny import CONFIG, tiny_model
 
 timm = import_beside_cpu_torch("timm")
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig, init_visual_tokenizer
 from pretrain.formats.vqkd import save_vqkd, vqkd_entries
-from pretrain.visual_tokens import load_visual_tokenizer
-from tests.crafted import ATTACKS
-from tests.unreadable import forbidden
+from pretrain.jobs.visual_tokens import load_visual_tokenizer
+from tests.support.crafted import ATTACKS
+from tests.support.unreadable import forbidden
 
 SMALL = VisualTokenizerConfig(
     image_size=32, patch_size=8, dim=64, num_heads=1, encoder_depth=2, decoder_depth=1, num_codes=30, code_dim=8,

@@ -1,0 +1,208 @@
+"""Files behind URLs, through fsspec: which may be read, and reading, listing and copying them with retries."""
+
+import contextlib
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from data_pipeline.files.http_client import MAX_ANSWER_BYTES, RefusedError, client_options
+
+_PACKAGES = {
+    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("http", "https"), "aiohttp"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "adlfs"),
+    "hf": "huggingface_hub",
+}
+REMOTE_PROTOCOLS = tuple(_PACKAGES)
+"""Those that only read bytes: nothing that runs a command, nothing that chains others ("::")."""
+
+NUM_ATTEMPTS = 5
+FIRST_WAIT_SECONDS = 0.5
+STALL_SECONDS = 60.0
+"""An HTTP connection that is silent for so long has failed; other protocols have limits of their own."""
+MAX_UNSIZED_BYTES = 64 << 30
+"""Of a shard that is copied from a store that does not tell its size."""
+MAX_FOLDERS, MAX_DEPTH = 10_000, 32
+"""Of a listing over HTTP, where a server can make up links for ever."""
+MAX_TOLD = 500
+"""Characters of another's message: some repeat what a server sent."""
+_CHUNK_BYTES = 1 << 23
+
+T = TypeVar("T")
+
+
+def is_remote(location: str) -> bool:
+    """Whether this is an allowed URL; False for a plain path. Raises ValueError for any other URL."""
+    if "://" not in location and not re.match(r"[\w+.-]+:", location):
+        return False
+    protocol, _, rest = location.partition("://")
+    if protocol not in REMOTE_PROTOCOLS or not rest or "::" in rest:
+        raise ValueError(
+            f"location {public_url(location)!r} is neither a path nor a plain URL of {', '.join(REMOTE_PROTOCOLS)}; "
+            "correct it, or write ./ before a relative path with a colon"
+        )
+    return True
+
+
+def public_url(location: str) -> str:
+    """The location as messages, logs and reports show it: without passwords, and without the query, which may be a
+    signature. Of http also without the user's name, which may be a token; others have containers there."""
+    protocol, separator, rest = location.partition("://")
+    if not separator:
+        return location
+    place, query, _ = re.match(r"([^?#]*)([?#]?)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+    authority, slash, path = place.partition("/")
+    is_http = protocol.endswith(("http", "https"))
+    if is_http and ":" in authority and "@" in path:  # a password with a slash in it: rather too little is shown
+        authority, slash, path = place, "", ""
+    user, at, host = authority.rpartition("@")
+    if at and (":" in user or is_http):
+        authority = f"***@{host}"
+    elif not re.fullmatch(r"([^:]*|\[[^]]*\])(:[0-9]+)?", host):  # half a password
+        authority = f"{host.partition(':')[0]}:***"
+    return f"{protocol}://{authority}{slash}{path}{query and query + '***'}"
+
+
+def without_secrets(text: object) -> str:
+    """Some library's message in one short line, with its URLs as `public_url` shows them."""
+    shown = re.sub(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+", lambda found: public_url(found[0]), str(text))
+    shown = "".join(character if character.isprintable() else " " for character in shown)
+    return shown if len(shown) <= MAX_TOLD else f"{shown[:MAX_TOLD]}..."
+
+
+def read_remote_file(url: str) -> bytes:
+    """The content of a small file. Raises OSError, naming the URL, if it cannot be had or is too large."""
+
+    def read() -> bytes:
+        filesystem, path = open_filesystem(url)
+        if "http" in filesystem.protocol:  # one request; the client bounds the answer
+            return bytes(filesystem.cat_file(path))
+        with filesystem.open(path, "rb", cache_type="none") as file:
+            content = bytes(file.read(MAX_ANSWER_BYTES + 1))
+        if len(content) > MAX_ANSWER_BYTES:
+            raise RefusedError(f"it has more than {MAX_ANSWER_BYTES} bytes")
+        return content
+
+    return with_retries(url, read)
+
+
+def list_remote_files(url: str) -> list[str]:
+    """Names of the files below a URL, relative to it. Raises OSError if they cannot be listed."""
+
+    def find() -> list[str]:
+        filesystem, root = open_filesystem(url.rstrip("/"))
+        found = _walk(filesystem, root) if "http" in filesystem.protocol else filesystem.find(root)
+        return sorted(path.removeprefix(root).lstrip("/") for path in found)
+
+    return with_retries(url, find)
+
+
+def _walk(filesystem: Any, root: str) -> list[str]:
+    found: list[str] = []
+    for number, (_, _, files) in enumerate(filesystem.walk(root, MAX_DEPTH, on_error="raise", detail=True)):
+        if number >= MAX_FOLDERS:
+            raise RefusedError(f"the server lists more than {MAX_FOLDERS} folders")
+        found += [info["name"] for info in files.values()]
+    return found
+
+
+def remote_origin(url: str) -> str:
+    """What tells a remote file from what it was: URL, size, and whatever the store says of its version."""
+
+    def ask() -> str:
+        filesystem, path = open_filesystem(url)
+        info = filesystem.info(path)
+        version = [str(info[name]) for name in ("ETag", "etag", "LastModified", "mtime", "updated") if name in info]
+        return " ".join([public_url(url), str(info.get("size")), *version])
+
+    return with_retries(url, ask)
+
+
+@contextlib.contextmanager
+def local_copy(url: str) -> Iterator[Path]:
+    """A copy of a remote file, removed at the end. Raises OSError if it cannot be had or is longer than announced."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / public_url(url).rpartition("/")[2][-200:]
+
+        def copy() -> None:
+            filesystem, remote_path = open_filesystem(url)
+            size = filesystem.info(remote_path).get("size")
+            with path.open("wb") as local:
+                for chunk in remote_chunks(url, size):
+                    local.write(chunk)
+                    if local.tell() > (MAX_UNSIZED_BYTES if size is None else size):
+                        raise RefusedError(f"the server sends more than the {size or MAX_UNSIZED_BYTES} bytes expected")
+            if size is not None and path.stat().st_size != size:
+                raise OSError(f"{path.stat().st_size} of {size} bytes came")
+
+        with_retries(url, copy)
+        yield path
+
+
+def remote_chunks(url: str, size: int | None) -> Iterator[bytes]:
+    """The content of a remote file, for as long as its server sends any: who reads it has to stop. size: if known."""
+    filesystem, path = open_filesystem(url)
+    options: dict[str, Any] = {"cache_type": "none"}  # one request per chunk, nothing read ahead
+    if "http" in filesystem.protocol:  # one request in all: not every server knows ranges
+        from aiohttp import ClientTimeout
+
+        silence = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)  # not 5 min in all
+        # without any size fsspec would ask for it once more
+        options = {"block_size": 0, "size": size or MAX_UNSIZED_BYTES, "timeout": silence}
+    remote: IO[bytes]
+    with filesystem.open(path, "rb", **options) as remote:
+        while chunk := remote.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """fsspec's filesystem of the URL and the path in it, for one use: one that outlives a fork can hang."""
+    import fsspec  # type: ignore[import-untyped]
+
+    is_http = url.partition("://")[0] in ("http", "https")
+    options = {"client_kwargs": client_options()} if is_http else {}
+    return fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
+
+
+def _require_packages(url: str) -> None:
+    """Raises ValueError if this URL cannot be read."""
+    if not is_remote(url):
+        raise ValueError(f"{url!r} is a local path; read it where it lies")
+    protocol = url.partition("://")[0]
+    try:
+        import fsspec
+
+        fsspec.get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:  # ValueError: a protocol that only its package makes known
+        packages = f"fsspec {_PACKAGES[protocol]}"
+        raise ValueError(
+            f"{public_url(url)} cannot be read without the packages {packages}; pip install {packages}"
+        ) from error
+
+
+def with_retries(url: str, action: Callable[[], T]) -> T:
+    """What the action gives. Raises OSError once it has failed NUM_ATTEMPTS times or cannot succeed.
+
+    The errors that it met are told without their secrets and not chained: a traceback would print them.
+    """
+    _require_packages(url)
+    shown, failure = public_url(url), ""
+    for attempt in range(NUM_ATTEMPTS):
+        if attempt > 0:
+            time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+        try:
+            return action()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{shown} does not exist; restore it or correct the location") from None
+        except RefusedError as error:
+            raise OSError(f"{shown} is refused: {without_secrets(error)}") from None
+        except Exception as error:
+            told = without_secrets(error)
+            if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
+                raise PermissionError(f"{shown} may not be read ({told}); check the credentials of this node") from None
+            failure = f"{type(error).__name__}: {told}"
+    raise OSError(f"{shown} failed {NUM_ATTEMPTS} times, at last by {failure}")

@@ -1,0 +1,1 @@
+"""How does an encoded image become pixels?"""

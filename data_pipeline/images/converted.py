@@ -1,0 +1,67 @@
+"""Images in formats that shards do not hold, which write_shards converts to JPEG: GIF, BMP, TIFF, and AVIF.
+
+What Pillow can open beyond these is left out on purpose: it would run Ghostscript for an EPS, and its rarer readers are
+not made for files of strangers.
+"""
+
+import importlib
+import warnings
+from typing import Any
+
+from PIL import Image, features
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from data_pipeline.images.headers import MAX_EXIF_BYTES, has_bounded_tiffs, is_bounded_tiff
+from data_pipeline.images.transform import is_stored_format, open_as, open_image, to_rgb
+from data_pipeline.samples.sample import BadSampleError
+
+_AVIF_BRANDS = (b"ftypavif", b"ftypavis")
+_FILE_CLASSES: dict[bytes, type[ImageFile]] = {
+    b"GIF87a": GifImageFile,
+    b"GIF89a": GifImageFile,
+    b"BM": BmpImageFile,
+    b"II*\0": TiffImageFile,
+    b"MM\0*": TiffImageFile,
+}
+
+
+def open_any(encoded: bytes, max_pixels: int) -> ImageFile:
+    """An image of a stored format or of one that is converted, of which only the header is read.
+
+    Raises BadSampleError as open_image does.
+    """
+    if is_stored_format(encoded):
+        return open_image(encoded, max_pixels)
+    file_class = next((found for magic, found in _FILE_CLASSES.items() if encoded.startswith(magic)), None)
+    if encoded[4:12] in _AVIF_BRANDS:
+        file_class = _avif_class()
+    if file_class is None:
+        raise BadSampleError("image cannot be decoded (none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF)")
+    is_tiff, is_avif = file_class is TiffImageFile, encoded[4:12] in _AVIF_BRANDS
+    if (is_tiff and not is_bounded_tiff(memoryview(encoded))) or (is_avif and not has_bounded_tiffs(encoded)):
+        raise BadSampleError(f"image has too much metadata (entries of more than {MAX_EXIF_BYTES} bytes)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large images, which max_pixels decides on
+        return open_as(file_class, encoded, max_pixels)
+
+
+def converted_to_rgb(image: ImageFile) -> Image.Image:
+    """RGB of 8 bits, on white. Raises BadSampleError for pixels without a known range."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image.load()
+    if image.mode in ("F", "I"):
+        raise BadSampleError("image has pixels of 32 bits, whose black and white are not known")
+    return image.convert("RGB") if image.mode == "CMYK" else to_rgb(image)  # of JPEG alone Pillow inverts CMYK
+
+
+def _avif_class() -> type[ImageFile]:
+    """Pillow has it since 11.3, if it was built so. One thread decodes: there is a process for each core."""
+    if not features.check("avif"):
+        raise BadSampleError("image cannot be decoded (an AVIF, which this build of Pillow cannot read; install 11.3)")
+    plugin: Any = importlib.import_module("PIL.AvifImagePlugin")
+    plugin.DEFAULT_MAX_THREADS = 1
+    return plugin.AvifImageFile

@@ -1,0 +1,1 @@
+"""How do shards become the batches of a run?"""

@@ -1,0 +1,109 @@
+"""Batches of consecutive steps, read ahead by worker processes; a worker that dies is told, not waited for."""
+
+import mmap
+import multiprocessing.connection
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import numpy as np
+from torch.utils.data import DataLoader, get_worker_info
+
+from data_pipeline.loading.dataset import StepBatch, StepDataset
+from data_pipeline.samples.sample import Kind
+from data_pipeline.samples.under_way import SAMPLE_CPU_SECONDS, lift_cpu_limit, limit_cpu_time
+
+DEATH_SECONDS = 5.0
+"""How long a worker that has failed may take to end."""
+KINDS: tuple[Kind, ...] = ("image", "pair", "text")
+
+
+def step_batches(
+    dataset: StepDataset,
+    first_step: int,
+    last_step: int,
+    num_workers: int,
+    in_worker: Callable[[], None] = lambda: None,
+    pin_memory: bool = False,
+) -> Iterator[StepBatch]:
+    """dataset[first_step] .. dataset[last_step - 1]. in_worker: called once in each worker process; pin_memory: for
+    copies to a GPU.
+
+    If a worker dies, the batch is empty and its `failure` names the worker and the sample it was at; the same if a
+    sample takes more CPU time than under_way allows.
+    """
+    if num_workers == 0:
+        for step in range(first_step, last_step):
+            yield dataset[step].pin_memory() if pin_memory else dataset[step]
+        return
+    last_read = LastRead(num_workers)
+
+    def begin(worker: int) -> None:
+        in_worker()
+        info = get_worker_info()
+        assert info is not None
+        reading = cast(StepDataset, info.dataset)
+
+        def now_reading(*read: Any) -> None:
+            last_read.write(worker, *read)
+            limit_cpu_time()
+
+        reading.now_reading, reading.done_reading = now_reading, lift_cpu_limit
+
+    on_child_death = signal.getsignal(signal.SIGCHLD)
+    batches = iter(
+        DataLoader(
+            dataset,
+            sampler=range(first_step, last_step),
+            batch_size=None,
+            num_workers=num_workers,
+            worker_init_fn=begin,
+            multiprocessing_context="fork",
+            pin_memory=pin_memory,
+        )
+    )
+    # PyTorch's handler raises wherever the rank is, while others wait for it; a dead worker shows below all the same
+    signal.signal(signal.SIGCHLD, on_child_death or signal.SIG_DFL)
+    for step in range(first_step, last_step):
+        try:
+            batch = next(batches)
+        except Exception as error:  # of whatever kind: the other ranks wait for this one
+            yield dataset.failed(step, _death(dataset, batches._workers, last_read) or str(error), [])  # type: ignore[attr-defined]
+            return
+        yield batch
+
+
+class LastRead:
+    """What each worker read last, in memory that they share with the rank."""
+
+    def __init__(self, num_workers: int):
+        shared = mmap.mmap(-1, num_workers * 4 * 8)
+        self._entries = np.frombuffer(shared, dtype=np.int64).reshape(num_workers, 4)
+        self._entries[:, 0] = -1
+
+    def write(self, worker: int, step: int, kind: Kind, source: int, sample: int) -> None:
+        self._entries[worker] = (step, KINDS.index(kind), source, sample)
+
+    def read(self, worker: int, dataset: StepDataset) -> str:
+        step, kind, source, sample = (int(value) for value in self._entries[worker])
+        if step < 0:
+            return "it had read nothing"
+        return f"it had last begun to read {dataset.name(KINDS[kind], source, sample)} of step {step}"
+
+
+def _death(dataset: StepDataset, workers: list[object], last_read: LastRead) -> str:
+    """Which workers have died, how, and what they were at; empty where none has."""
+    # a connection may break before its worker's end shows
+    multiprocessing.connection.wait([worker.sentinel for worker in workers], DEATH_SECONDS)  # type: ignore[attr-defined]
+    deaths = []
+    for number, worker in enumerate(workers):
+        code = worker.exitcode  # type: ignore[attr-defined]
+        if code == -signal.SIGPROF:
+            deaths.append(
+                f"loader worker {number} took more than {SAMPLE_CPU_SECONDS:g} s of CPU time for a sample; "
+                f"{last_read.read(number, dataset)}; write the shards without it, or lower data.max_image_pixels"
+            )
+        elif code:
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            deaths.append(f"loader worker {number} died ({how}); {last_read.read(number, dataset)}")
+    return "; ".join(deaths)

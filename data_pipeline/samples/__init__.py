@@ -1,0 +1,1 @@
+"""What is a sample before it is in a shard?"""

@@ -1,0 +1,1 @@
+"""How are shards written, indexed, cached and read?"""

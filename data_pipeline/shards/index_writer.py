@@ -1,0 +1,140 @@
+"""The index of a folder of shards, written from their scans."""
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.files.retries import written_with_retries
+from data_pipeline.samples.sample import Kind, key_text
+from data_pipeline.shards.index import (
+    CAPTION_KEY_VERSION,
+    HEADER,
+    INDEX_NAME,
+    INDEX_VERSION,
+    IndexHeader,
+    Shard,
+    records_name,
+)
+from data_pipeline.shards.members import record_dtype
+from data_pipeline.shards.scan import SampleReport, ShardScan, load_scan, own_partial
+
+T = TypeVar("T")
+
+
+def merge_scans(
+    folder: Path,
+    kind: Kind,
+    shards: list[str],
+    scans: list[Path],
+    shard_folder: str = "",
+    deduplicate: bool = False,
+    text_length: int = 0,
+    caption_key: str = "",
+) -> SampleReport:
+    """Write the index of shards from their scans, in the order given. Returns what was kept and left out.
+
+    shard_folder: where the shards lie, if not in `folder`. deduplicate: of exact copies only the first is kept.
+    Raises ValueError if no sample is left, OSError, naming the file, if the index cannot be written.
+    """
+    report = SampleReport()
+    loaded = [load_scan(path) for path in scans]
+    for path, scan in zip(scans, loaded, strict=True):
+        if (scan.kind, scan.caption_key) != (kind, caption_key):
+            raise ValueError(f"{path} is the scan of another kind of index; remove it and run the command again")
+        report.add(scan.report)
+    kept = _first_of_each([scan.content_hashes for scan in loaded])
+    if deduplicate:
+        for name, scan, keep in zip(shards, loaded, kept, strict=True):
+            for record, num_members in zip(scan.records[~keep], scan.num_members[~keep], strict=True):
+                report.skip(f"{name}:{key_text(record['key'])}", "exact copy of another sample", int(num_members))
+        report.num_kept = sum(int(keep.sum()) for keep in kept)
+    else:
+        report.num_copies = sum(int((~keep).sum()) for keep in kept)
+        kept = [np.ones(len(scan.records), dtype=bool) for scan in loaded]
+    if not report.num_kept:
+        raise ValueError(
+            f"{shard_folder or folder} holds no sample with what kind {kind!r} needs\n" + "\n".join(report.lines())
+        )
+    entries = [
+        Shard(name, int(keep.sum()), scan.num_bytes, scan.sha256)
+        for name, scan, keep in zip(shards, loaded, kept, strict=True)
+        if keep.any()
+    ]
+    records, records_bytes, sha256 = _write_records(folder, loaded, kept)
+    header = IndexHeader(
+        version=CAPTION_KEY_VERSION if caption_key else INDEX_VERSION,
+        kind=kind,
+        num_samples=report.num_kept,
+        shard_folder=shard_folder,
+        records=records,
+        records_bytes=records_bytes,
+        records_sha256=sha256,
+        text_length=text_length,
+        skipped=dict(report.skipped),
+        shards=tuple(entries),
+        caption_key=caption_key,
+    )
+    content = HEADER.dump_json(header, indent=1) + b"\n"
+    partial = own_partial(folder / INDEX_NAME)
+
+    def write() -> None:
+        partial.write_bytes(content)
+        partial.rename(folder / INDEX_NAME)
+
+    _complete_or_absent(partial, folder / INDEX_NAME, write)
+    for old in folder.glob("samples-*.npy"):  # the new index holds, with its own records
+        if old.name != header.records:
+            old.unlink()
+    return report
+
+
+def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.bool_]]) -> tuple[str, int, str]:
+    """Write what is kept of the records of all shards as one array. Returns name, size and SHA-256 of the file.
+
+    Not through a memory map: on a full disk SIGBUS would end the process.
+    """
+    dtype = np.dtype(record_dtype(max(scan.records.dtype["key"].itemsize for scan in scans)))
+    shape = (sum(int(keep.sum()) for keep in kept),)
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    partial = own_partial(folder / "samples.npy")
+
+    def write() -> tuple[str, int, str]:
+        number = 0
+        with partial.open("wb+") as file:
+            np.lib.format.write_array_header_1_0(file, description)  # type: ignore[no-untyped-call]
+            for scan, keep in zip(scans, kept, strict=True):
+                if keep.any():
+                    part = scan.records[keep].astype(dtype)
+                    part["shard"] = number
+                    file.write(part.tobytes())
+                    number += 1
+            num_bytes = file.tell()
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        name = records_name(sha256)
+        partial.rename(folder / name)
+        return name, num_bytes, sha256
+
+    return _complete_or_absent(partial, folder / "samples-*.npy", write)
+
+
+def _complete_or_absent(partial: Path, path: Path, write: Callable[[], T]) -> T:
+    """Return what `write` gives, which writes `partial` and renames it. Raises OSError, naming `path`, if it cannot."""
+    try:
+        return written_with_retries(write, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()  # is there if it could not be written, and would fill the disk
+
+
+def _first_of_each(hashes: list[NDArray[np.uint64]]) -> list[NDArray[np.bool_]]:
+    """True where a hash occurs for the first time."""
+    together = np.concatenate(hashes)
+    first = np.zeros(len(together), dtype=bool)
+    first[np.unique(together, return_index=True)[1]] = True
+    return np.split(first, np.cumsum([len(part) for part in hashes])[:-1])

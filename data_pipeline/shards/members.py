@@ -1,0 +1,139 @@
+"""Which samples the members of a shard make, by WebDataset's rules, and why the others are left out.
+
+Every member is either part of a sample that is kept, or skipped and counted by its reason.
+"""
+
+import hashlib
+import json
+import posixpath
+import zlib
+from dataclasses import dataclass
+
+from data_pipeline.samples.sample import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, BadSampleError, check_text
+from data_pipeline.shards.tar_members import CHUNK_BYTES, UNUSABLE, TarEntry, TarReader
+
+MAX_KEY_BYTES = 200
+"""A longer key is cut and made unique by a hash: all keys of an index have the width of the longest."""
+MAX_MEMBER_BYTES = (1 << 32) - 1
+MAX_JSON_BYTES = 1 << 24
+"""A longer .json member is not searched for a caption."""
+OTHER_IMAGE_EXTENSIONS = ("gif", "bmp", "tif", "tiff", "avif", "jfif", "heic", "heif", "jp2", "jxl", "svg")
+"""Of images that are not read, each worth a reason of its own."""
+EARLY_DOT = "name has a dot before the one of its extension, and WebDataset's key ends at the first"
+
+MEMBER_DTYPE = [("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")]
+"""A member of a tar: where its bytes start, how many they are, their checksum. Size 0: there is none."""
+
+Member = tuple[int, int, int]
+NOTHING: Member = (0, 0, 0)
+
+
+def record_dtype(key_bytes: int) -> list[tuple[str, object]]:
+    """One sample of an index: key, number of its shard, its members."""
+    return [("key", f"S{key_bytes}"), ("shard", "<u4"), ("image", MEMBER_DTYPE), ("text", MEMBER_DTYPE)]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A member of a sample."""
+
+    member: Member
+    digest: bytes
+    """SHA-256 of the image or text in it."""
+
+
+@dataclass(frozen=True)
+class MemberReader:
+    """Reads the members of a tar as parts of samples."""
+
+    caption_key: str = ""
+    """Field of the .json member that holds a sample's text; empty: the .txt member is the text."""
+
+    def read(self, entry: TarEntry, tar: TarReader) -> tuple[str, str, Part]:
+        """Return the key of a member's sample, what it is of that sample, and where it lies.
+
+        Raises BadSampleError for a member that is no part of any sample.
+        """
+        if entry.kind != "file":
+            raise BadSampleError(UNUSABLE[entry.kind])
+        key, extension = key_and_extension(entry.name)
+        role = self._role(extension)
+        if entry.size > MAX_MEMBER_BYTES:
+            raise BadSampleError(f"member of more than 4 GiB ({entry.size} bytes)")
+        return key, role, self._caption(entry, tar) if role == "text" and self.caption_key else _part(entry, role, tar)
+
+    def _role(self, extension: str) -> str:
+        if extension in IMAGE_EXTENSIONS:
+            return "image"
+        if extension == "txt":
+            return "unused .txt" if self.caption_key else "text"
+        if extension == "json":
+            return "text" if self.caption_key else ".json"
+        last = extension.rpartition(".")[2]
+        if last in (*IMAGE_EXTENSIONS, "txt", "json"):
+            raise BadSampleError(EARLY_DOT)
+        if last in OTHER_IMAGE_EXTENSIONS:
+            raise BadSampleError(f".{last} is no format of images that is read, convert it to .jpg, .png or .webp")
+        raise BadSampleError("extension is neither an image's nor .txt nor .json")
+
+    def _caption(self, entry: TarEntry, tar: TarReader) -> Part:
+        if entry.size > MAX_JSON_BYTES:
+            raise BadSampleError(f".json member of more than 16 MiB ({entry.size} bytes)")
+        content = tar.read(entry.size)
+        caption = caption_in_json(content, self.caption_key).encode()
+        return Part((entry.offset, entry.size, zlib.crc32(content)), hashlib.sha256(caption).digest())
+
+
+def key_and_extension(name: str) -> tuple[str, str]:
+    """Split a name at the first dot after its folder, as WebDataset does; the extension in lower case.
+
+    Raises BadSampleError for a name that gives no key.
+    """
+    name = name.removeprefix("./")
+    folder, base = posixpath.split(name)
+    stem, dot, extension = base.partition(".")
+    if "\0" in name:
+        raise BadSampleError("name holds a NUL")
+    if name.startswith("/") or ".." in folder.split("/"):
+        raise BadSampleError("name leads out of the archive")
+    if not dot:
+        raise BadSampleError("name has no extension")
+    if not stem:
+        raise BadSampleError("name begins with a dot, which leaves no key")
+    return posixpath.join(folder, stem), extension.lower()
+
+
+def caption_in_json(content: bytes, caption_key: str) -> str:
+    """Return the text in a field of a .json member. Raises BadSampleError if there is none."""
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadSampleError(f".json member is not valid JSON ({error})") from error
+    caption = fields.get(caption_key) if isinstance(fields, dict) else None
+    if not isinstance(caption, str) or not caption.strip():
+        raise BadSampleError(f".json member has no text in field {caption_key!r}")
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise BadSampleError("text is not UTF-8") from error
+    check_text(caption)
+    return caption
+
+
+def short_key(key: str) -> bytes:
+    """The key as an index holds it."""
+    encoded = key.encode(errors="surrogateescape")
+    if len(encoded) <= MAX_KEY_BYTES:
+        return encoded
+    digest = hashlib.sha256(encoded).hexdigest()[:16].encode()
+    return encoded[: MAX_KEY_BYTES - 17].decode(errors="ignore").encode() + b"-" + digest
+
+
+def _part(entry: TarEntry, role: str, tar: TarReader) -> Part:
+    crc, digest, is_first = 0, hashlib.sha256(), True
+    while chunk := tar.read(CHUNK_BYTES):
+        if is_first and role == "image" and not chunk.startswith(IMAGE_BEGINNINGS):
+            raise BadSampleError(f"image is neither JPEG nor PNG nor WebP (it begins with {chunk[:8]!r})")
+        crc, is_first = zlib.crc32(chunk, crc), False
+        digest.update(chunk)
+    return Part((entry.offset, entry.size, crc), digest.digest())

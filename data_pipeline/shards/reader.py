@@ -1,0 +1,143 @@
+"""Random access to the bytes of a sample in a folder of shards."""
+
+import contextlib
+import errno
+import os
+import queue
+import threading
+import zlib
+from collections import OrderedDict
+
+import numpy as np
+
+from data_pipeline.files.remote_files import is_remote, public_url
+from data_pipeline.files.retries import HOPELESS, with_retries
+from data_pipeline.samples.sample import BadSampleError, check_text, key_text, printable
+from data_pipeline.shards.cache import ShardCache
+from data_pipeline.shards.index import ShardIndex
+from data_pipeline.shards.members import caption_in_json
+
+MAX_OPEN_SHARDS = 64
+MAX_OPEN_COPIES = 8
+"""Of remote shards: what is open stays on the disk although it has left the cache."""
+
+
+class ShardMismatchError(Exception):
+    """A shard is not the one that was indexed: nothing in it can be relied on."""
+
+
+class SampleReader:
+    """Reads members by offset, in this process and in those forked from it."""
+
+    def __init__(self, index: ShardIndex, max_member_bytes: int, cache: ShardCache | None = None):
+        """cache: where shards are fetched to whose folder is a URL."""
+        self.index = index
+        self.max_member_bytes = max_member_bytes
+        self.cache = cache if is_remote(index.folder) else None
+        if self.cache is not None:
+            self.cache.check_folder()
+        self._descriptors: OrderedDict[int, int] = OrderedDict()
+        self._wanted: queue.SimpleQueue[int] | None = None
+
+    def key(self, sample: int) -> str:
+        return key_text(self.index.records[sample]["key"])
+
+    def shard_name(self, sample: int) -> str:
+        """Path or URL, for reports."""
+        return f"{public_url(self.index.folder)}/{self.index.shards[self._shard(sample)].name}"
+
+    def image_bytes(self, sample: int) -> bytes:
+        return self._read(sample, "image")
+
+    def text(self, sample: int) -> str:
+        """Raises BadSampleError if it is not UTF-8, blank, holds a NUL, or is missing in its JSON."""
+        content = self._read(sample, "text")
+        if self.index.caption_key:
+            return caption_in_json(content, self.index.caption_key)
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            raise BadSampleError("text is not UTF-8") from error
+        check_text(text)
+        return text
+
+    def shard_size(self, sample: int) -> int:
+        """Number of samples in the shard of this one."""
+        return self.index.shards[self._shard(sample)].num_samples
+
+    def neighbor(self, sample: int) -> int:
+        """The sample that stands in for a bad one: the next of the same shard, the first after the last."""
+        shard = self._shard(sample)
+        first, stop = self.index.shard_starts[shard : shard + 2]
+        return sample + 1 if sample + 1 < stop else int(first)
+
+    def look_ahead(self, shards: list[int]) -> None:
+        """Fetch remote shards in the background. What goes wrong shows when they are read."""
+        if self.cache is None:
+            return
+        if self._wanted is None:
+            self._wanted = queue.SimpleQueue()
+            threading.Thread(target=self._fetch, args=(self.cache, self._wanted), daemon=True).start()
+        for shard in shards:
+            self._wanted.put(shard)
+
+    def _fetch(self, cache: ShardCache, wanted: "queue.SimpleQueue[int]") -> None:
+        """In a thread of its own, one shard at a time, so as not to take the network from what is needed now."""
+        while True:
+            shard = self.index.shards[wanted.get()]
+            with contextlib.suppress(OSError, ValueError):
+                cache.fetch(f"{self.index.folder.rstrip('/')}/{shard.name}", shard.num_bytes, shard.sha256)
+
+    def _shard(self, sample: int) -> int:
+        """Not by the sample's record, which may be damaged."""
+        return int(np.searchsorted(self.index.shard_starts, sample, side="right")) - 1
+
+    def _read(self, sample: int, part: str) -> bytes:
+        """The member's bytes, checked. Raises BadSampleError where they are too many or not those indexed."""
+        record = self.index.records[sample]
+        offset, size, crc32 = (int(value) for value in record[part])
+        if size > self.max_member_bytes:
+            raise BadSampleError(f"member exceeds max_member_bytes ({size} > {self.max_member_bytes})")
+        shard = self._shard(sample)
+        if offset + size > self.index.shards[shard].num_bytes:
+            raise BadSampleError("member lies outside of its shard")
+        content = self._pread(shard, size, offset)
+        if len(content) != size or zlib.crc32(content) != crc32:
+            raise BadSampleError("bytes differ from the index")
+        return content
+
+    def _pread(self, shard: int, size: int, offset: int) -> bytes:
+        """Tried again where a local or network file system may come back; remote copies have their own retries."""
+
+        def read() -> bytes:
+            try:
+                return os.pread(self.open_shard(shard), size, offset)
+            except OSError:
+                if shard in self._descriptors:  # it may be stale: the next trial opens the shard anew
+                    os.close(self._descriptors.pop(shard))
+                raise
+
+        return read() if self.cache is not None else with_retries(read, (*HOPELESS, errno.ENOENT))
+
+    def open_shard(self, shard: int) -> int:
+        """A descriptor of it, for pread.
+
+        Raises ShardMismatchError where the shard has another size than when it was indexed, OSError where it is gone.
+        """
+        if shard not in self._descriptors:
+            if len(self._descriptors) >= (MAX_OPEN_SHARDS if self.cache is None else MAX_OPEN_COPIES):
+                os.close(self._descriptors.popitem(last=False)[1])
+            entry = self.index.shards[shard]
+            path = f"{self.index.folder.rstrip('/')}/{entry.name}"
+            if self.cache is not None:
+                descriptor = self.cache.open(path, entry.num_bytes, entry.sha256)
+            else:
+                descriptor = os.open(path, os.O_RDONLY)
+                if os.fstat(descriptor).st_size != entry.num_bytes:
+                    os.close(descriptor)
+                    raise ShardMismatchError(
+                        f"shard {printable(path)} is not the one that was indexed; restore it or index again"
+                    )
+            self._descriptors[shard] = descriptor
+        self._descriptors.move_to_end(shard)
+        return self._descriptors[shard]

@@ -1,0 +1,255 @@
+"""What one shard holds: where each sample lies in the tar, and what was left out and why.
+
+A scan is kept beside the shards, in .index/NNNNNN.npz, so that a folder is indexed by many processes in any order, goes
+on after a kill, and is only read where it is new.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.files.retries import written_with_retries
+from data_pipeline.samples.sample import BadSampleError, Kind, printable
+from data_pipeline.shards.members import NOTHING, MemberReader, Part, record_dtype, short_key
+from data_pipeline.shards.tar_members import TarError, open_tar
+
+SCANS_NAME = ".index"
+SCAN_VERSION = 2
+"""Scans of older code, which did not count all that it left out, are made anew by index_shards."""
+
+
+@dataclass
+class SampleReport:
+    """How many samples were kept, and what became of the others."""
+
+    num_kept: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Samples left out, and members that are part of none, by reason."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """The first left out for each reason."""
+    num_members: int = 0
+    """Members of tars that were seen; each is part of a kept sample or skipped."""
+    num_skipped_members: int = 0
+    num_copies: int = 0
+    """Samples that were kept although they are exact copies of others."""
+
+    def skip(self, name: str, reason: str, num_members: int = 0) -> None:
+        """num_members: how many members of a tar are left out by this."""
+        self.skipped[reason] += 1
+        self.examples.setdefault(reason, printable(name))
+        self.num_skipped_members += num_members
+
+    def add(self, other: "SampleReport") -> None:
+        self.num_kept += other.num_kept
+        self.skipped.update(other.skipped)
+        self.examples = {**other.examples, **self.examples}
+        self.num_members += other.num_members
+        self.num_skipped_members += other.num_skipped_members
+        self.num_copies += other.num_copies
+
+    def lines(self) -> list[str]:
+        """One line per reason."""
+        lines = [
+            f"  skipped {count}: {printable(reason)}; the first: {printable(self.examples[reason])}"
+            for reason, count in sorted(self.skipped.items())
+        ]
+        copies = f"  kept {self.num_copies} exact copies of other samples; --deduplicate leaves them out"
+        return [*lines, copies] if self.num_copies else lines
+
+
+@dataclass(frozen=True)
+class ShardScan:
+    """A shard's part of an index."""
+
+    kind: Kind
+    origin: str
+    """What was scanned, and in which state: a scan holds for that alone. See `origin`."""
+    block: str
+    """Digest of the records that write_shards made the shard from; empty for a shard of others."""
+    num_bytes: int
+    """Of the tar; 0 where a block of a source gave no sample and hence no tar."""
+    sha256: str
+    records: NDArray[np.void]
+    content_hashes: NDArray[np.uint64]
+    """Of each sample's image and text: equal for exact copies."""
+    report: SampleReport
+    caption_key: str = ""
+    """Field of the .json members that holds the texts; empty: they are .txt members."""
+    num_members: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    """(samples,): members of the tar that make each sample."""
+    version: int = SCAN_VERSION
+
+
+def file_origin(path: Path, place: str = "") -> str:
+    """Of a local shard: size and time of change; place: its folder, where the index lies elsewhere."""
+    status = path.stat()
+    return f"{place} {status.st_size} {status.st_mtime_ns}"
+
+
+def scan_shard(
+    path: Path, kind: Kind, origin: str, block: str = "", caption_key: str = "", location: str = ""
+) -> ShardScan:
+    """Read a tar through. Samples that lack what `kind` needs are left out, counted in the report.
+
+    caption_key: the field of the .json members that holds the texts; empty: the .txt members are the texts. location:
+    of the shard, for messages, if the path is that of a copy. Raises ValueError if it is not a complete tar.
+    """
+    report = SampleReport()
+    samples = _samples_in(path, caption_key, report, location or str(path))
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    needed = {"image": ["image"], "text": ["text"], "pair": ["image", "text"]}[kind]
+    rows, hashes, num_members = [], [], []
+    for key, parts in samples.items():
+        missing = [role for role in needed if role not in parts or parts[role].member[1] == 0]
+        if missing:
+            hint = " (--caption-key names its field of the .json)" if missing == ["text"] and ".json" in parts else ""
+            report.skip(f"{path.name}:{key}{hint}", f"{missing[0]} is missing or empty", len(parts))
+            continue
+        image, text = (parts[role].member if role in parts else NOTHING for role in ("image", "text"))
+        rows.append((short_key(key), 0, image, text))
+        hashes.append(int.from_bytes(hashlib.sha256(b"".join(parts[role].digest for role in needed)).digest()[:8]))
+        num_members.append(len(parts))
+    if not rows:
+        report.skip(path.name, "shard without a sample")
+    report.num_kept = len(rows)
+    assert report.num_members == sum(num_members) + report.num_skipped_members
+    return ShardScan(
+        kind=kind,
+        origin=origin,
+        block=block,
+        num_bytes=path.stat().st_size,
+        sha256=sha256,
+        records=np.array(rows, dtype=record_dtype(max((len(row[0]) for row in rows), default=1))),
+        content_hashes=np.array(hashes, dtype=np.uint64),
+        report=report,
+        caption_key=caption_key,
+        num_members=np.array(num_members, dtype=np.uint8),
+    )
+
+
+def _samples_in(path: Path, caption_key: str, report: SampleReport, location: str) -> dict[str, dict[str, Part]]:
+    """The parts of each sample by key; members that are part of none are counted in the report."""
+    samples: dict[str, dict[str, Part]] = {}
+    reader = MemberReader(caption_key)
+    try:
+        with open_tar(path, location) as tar:
+            for entry in tar:
+                num_members = 0 if entry.kind in ("gap", "tail") else 1
+                report.num_members += num_members
+                try:
+                    key, role, part = reader.read(entry, tar)
+                    if role in samples.setdefault(key, {}):
+                        raise BadSampleError(f"key has a second {role}, the first is kept")
+                    samples[key][role] = part
+                except BadSampleError as error:
+                    report.skip(f"{path.name}:{entry.name}{error.details}", error.reason, num_members)
+    except TarError as error:
+        raise ValueError(f"shard {error}; write or download it again") from error
+    return samples
+
+
+def scan_path(folder: Path, shard: str) -> Path:
+    """Where the scan of a shard is kept: shard 'a/000001.tar' of a folder -> folder/.index/a/000001.npz."""
+    return (folder / SCANS_NAME / shard).with_suffix(".npz")
+
+
+def own_partial(path: Path) -> Path:
+    """Where this process writes what it then renames: two that write the same file do not meet."""
+    return path.with_name(f"{path.name}.{os.uname().nodename}-{os.getpid()}.partial")
+
+
+def save_scan(scan: ShardScan, path: Path) -> None:
+    """Complete or absent. Raises OSError, naming the file, if it cannot be written."""
+    report = scan.report
+    header = {
+        "version": scan.version,
+        "kind": scan.kind,
+        "origin": scan.origin,
+        "block": scan.block,
+        "num_bytes": scan.num_bytes,
+        "sha256": scan.sha256,
+        "caption_key": scan.caption_key,
+        "report": [
+            report.num_kept,
+            report.skipped,
+            report.examples,
+            report.num_members,
+            report.num_skipped_members,
+        ],
+    }
+    partial = own_partial(path)
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                header=np.array(json.dumps(header)),
+                records=scan.records,
+                hashes=scan.content_hashes,
+                num_members=scan.num_members,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+
+    try:
+        written_with_retries(write, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()  # is there if it could not be written, and would fill the disk
+
+
+def load_scan(path: Path) -> ShardScan:
+    """Raises FileNotFoundError if there is none, or only what a crash of the machine or an attacker has left of one."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    content = io.BytesIO(path.read_bytes())  # what fails below is damage, not the disk, whatever is raised
+    try:
+        with zipfile.ZipFile(content) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("compressed")  # a small file may then fill the memory
+        with np.load(content, allow_pickle=False) as arrays:
+            header = json.loads(str(arrays["header"]))
+            records, hashes = arrays["records"], arrays["hashes"]
+            num_members = arrays["num_members"] if "num_members" in arrays else np.zeros(len(records), np.uint8)
+        return _checked_scan(header, records, hashes, num_members)
+    except Exception as error:  # a damaged zip, npy or JSON raises anything
+        raise FileNotFoundError(f"{path} is damaged") from error
+
+
+def _checked_scan(
+    header: dict[str, Any], records: NDArray[np.void], hashes: NDArray[np.uint64], num_members: NDArray[np.uint8]
+) -> ShardScan:
+    """Raises ValueError, TypeError or KeyError for what save_scan has not written."""
+    num_kept, skipped, examples, *counts = header.pop("report")
+    report = SampleReport(num_kept, Counter(skipped), examples, *counts)
+    version = header.pop("version", 1)
+    scan = ShardScan(
+        **header, records=records, content_hashes=hashes, report=report, num_members=num_members, version=version
+    )
+    texts = (scan.origin, scan.block, scan.sha256, scan.caption_key, *report.skipped, *examples, *examples.values())
+    numbers = (version, scan.num_bytes, num_kept, *counts, *report.skipped.values())
+    lengths = {records.shape, hashes.shape, num_members.shape}
+    if (
+        scan.kind not in get_args(Kind)
+        or not all(isinstance(text, str) for text in texts)
+        or not all(isinstance(number, int) and number >= 0 for number in numbers)
+        or set(examples) != set(report.skipped)
+        or lengths != {(num_kept,)}
+        or records.dtype != np.dtype(record_dtype(records.dtype["key"].itemsize))
+        or hashes.dtype != np.dtype(np.uint64)
+    ):
+        raise ValueError("no scan")
+    return scan

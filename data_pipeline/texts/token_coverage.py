@@ -1,0 +1,35 @@
+"""How well a text tokenizer covers the texts of some shards: the share of `<unk>` in texts drawn evenly from them."""
+
+import numpy as np
+
+from data_pipeline.samples.sample import BadSampleError
+from data_pipeline.shards.reader import SampleReader
+from data_pipeline.texts.tokenizer import TextTokenizer, UnknownShare, unknown_share
+
+NUM_TEXTS = 1000
+MAX_CHARACTERS = 10_000
+"""Of each text: a run cuts it to a few thousand, and whole books would delay its start by hours."""
+NUM_REMOTE_SHARDS = 1
+"""A remote shard is fetched whole, so that few of them must do."""
+
+
+def covered_share(reader: SampleReader, tokenizer: TextTokenizer, num_texts: int = NUM_TEXTS) -> UnknownShare:
+    """Count the tokens of the beginnings of texts of an index, the same ones in every call. Bad samples are left out.
+
+    Raises OSError if a shard is gone.
+    """
+    total = UnknownShare()
+    for sample in _drawn(reader, num_texts):
+        try:
+            total += unknown_share(tokenizer.encode(reader.text(int(sample))[:MAX_CHARACTERS]))
+        except BadSampleError:  # the run, or check_shards, counts it
+            continue
+    return total
+
+
+def _drawn(reader: SampleReader, num_texts: int) -> np.ndarray:
+    """Samples at even distances, of all local shards or of the first remote ones; (at most num_texts,) int64."""
+    num_samples = reader.index.num_samples
+    if reader.cache is not None:
+        num_samples = int(reader.index.shard_starts[min(NUM_REMOTE_SHARDS, len(reader.index.shards))])
+    return np.unique(np.linspace(0, num_samples - 1, num_texts).astype(np.int64))

@@ -1,0 +1,1 @@
+"""How is the state of a run saved, found and loaded?"""

@@ -1,0 +1,77 @@
+"""A checkpoint on another topology: another number of ranks, another ZeRO stage.
+
+Weights and the moments of AdamW are read parameter by parameter (partitions.py) and put into the engine through
+DeepSpeed's access to single parameters, which all stages have: its own loader of universal checkpoints knows none of
+another stage, leaves buffers alone and gives all parameter groups one set of settings.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+from torch import nn
+
+from pretrain.checkpoints.partitions import MOMENTS, float32_partitions, saved_parameters
+from pretrain.checkpoints.saver import Checkpoint
+from pretrain.checkpoints.weights import checkpoint_weights
+from pretrain.engine.engine import own_partition
+from pretrain.engine.optimizer import step_counter
+from pretrain.survival.agreement import on_every_rank
+
+
+def is_of_another_layout(checkpoint: Checkpoint[Any], memory_config: dict[str, Any]) -> bool:
+    """Whether DeepSpeed's files may lie otherwise than those of this run: some settings change that silently."""
+    return (checkpoint.world_size, checkpoint.memory_config) != (dist.get_world_size(), memory_config)
+
+
+@torch.no_grad()
+def load_weights_into(model: nn.Module, folder: Path) -> None:
+    """Weights and buffers of a verified checkpoint, of whatever topology, into a model that no engine has yet.
+
+    Raises ValueError where they are not those of the model.
+    """
+    targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, tensor in checkpoint_weights(folder):
+        target = targets.pop(name, None)
+        if target is None or target.shape != tensor.shape:
+            raise ValueError(f"{folder} has another {name} than the network of the run; give a new run_dir")
+        target.copy_(tensor)
+    if targets:
+        raise ValueError(f"{folder} lacks {', '.join(targets)}; give a new run_dir")
+
+
+def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
+    """The optimizer state of a verified checkpoint, and DeepSpeed's counters. All ranks call it.
+
+    Raises AgreedError where the files do not hold it.
+    """
+    num_updates = checkpoint.num_updates
+    engine.global_steps, engine.skipped_steps = checkpoint.step, checkpoint.step - num_updates
+    engine.global_samples = checkpoint.step * engine.train_batch_size()
+    if num_updates == 0:
+        return  # there are no moments yet
+    optimizer = engine.optimizer
+    for partition in float32_partitions(optimizer):
+        moments = {name: torch.zeros_like(partition) for name in MOMENTS}
+        optimizer.optimizer.state[partition] = {
+            "step": step_counter(optimizer.optimizer, partition, num_updates),
+            **moments,
+        }
+    if engine.zero_optimization_stage() < 3:
+        optimizer._lazy_init_hp_params_optimizer_state()
+    on_every_rank(lambda: _set_moments(engine.module, checkpoint.folder))
+
+
+def _set_moments(module: nn.Module, folder: Path) -> None:
+    parameters: dict[str, Any] = dict(module.named_parameters())
+    for name, moments in saved_parameters(folder, MOMENTS):
+        parameter = parameters.pop(name)  # the weights were found to be the model's
+        for moment, full in zip(MOMENTS, moments, strict=True):
+            if hasattr(parameter, "ds_id"):  # ZeRO-3
+                safe_set_local_optimizer_state(parameter, own_partition(parameter, full), moment)
+            else:
+                safe_set_full_optimizer_state(parameter, full, moment)
+    assert not parameters, parameters.keys()

@@ -1,0 +1,85 @@
+"""RECIPE [overrides] from the command line, with every mistake told once in one sentence."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from data_pipeline.settings.command_line import EXIT_USER_ERROR
+from data_pipeline.settings.parsing import (
+    HELP,
+    HelpRequest,
+    help_text,
+    option_names,
+    parse_first_options,
+    parse_options,
+)
+from data_pipeline.settings.suggestions import did_you_mean
+from pretrain.survival.stop import JobStatus
+
+C = TypeVar("C")
+Options = TypeVar("Options")
+
+
+def parse_recipe(
+    recipes: dict[str, Callable[[], C]], module: str, arguments: list[str] | None = None, own_options: str = ""
+) -> C:
+    """The recipe that the first argument names, with the overrides that follow it (--optimizer.peak-lr 1e-4).
+
+    arguments: None: the process's; own_options: help on what the module has taken of them already. Ends the process, on
+    every rank, with help or with a sentence that says what is wrong.
+    """
+    if arguments is None:
+        arguments = [a for a in sys.argv[1:] if not re.match(r"--local[_-]rank=", a)]  # the DeepSpeed launcher's
+    form = f"{module}{' [options]' * bool(own_options)} RECIPE [overrides]"
+    if not arguments or arguments[0] in HELP:
+        _print_once(f"usage: {form}; RECIPE --help explains every field\n\n{_list(recipes)}\n{own_options}")
+        sys.exit(0 if arguments else EXIT_USER_ERROR)
+    name, overrides = arguments[0], arguments[1:]
+    if name.startswith("-"):
+        meant = did_you_mean(name, option_names(own_options))
+        _fail(f"there is no option {name} before the recipe{meant}; the form is {form}")
+    if name not in recipes:
+        _fail(f"there is no recipe {name!r}{did_you_mean(name, recipes)}; choose one of: {', '.join(recipes)}")
+    try:
+        default = recipes[name]()
+        return parse_options(type(default), overrides, f"{module} {name}", default)
+    except HelpRequest as help:
+        _print_once(str(help))
+        sys.exit(0)
+    except ValueError as error:
+        _fail(str(error))
+
+
+def parse_recipe_and_options(
+    recipes: dict[str, Callable[[], C]], kind: type[Options], module: str, default_recipe: str | None = None
+) -> tuple[C, Options]:
+    """The same with options of the module's own, which stand anywhere. default_recipe: if none is named."""
+    try:
+        options, arguments = parse_first_options(kind, [a for a in sys.argv[1:] if a not in HELP], module)
+    except ValueError as error:
+        _fail(str(error))
+    if default_recipe is not None and (not arguments or arguments[0].startswith("-")):
+        arguments = [default_recipe, *arguments]
+    if any(argument in HELP for argument in sys.argv[1:]):
+        arguments = [*(arguments if default_recipe is None else []), "--help"]
+    return parse_recipe(recipes, module, arguments, help_text(kind, module)), options
+
+
+def _list(recipes: dict[str, Callable[[], C]]) -> str:
+    """Each recipe with the first line of its docstring."""
+    width = max(map(len, recipes))
+    return "\n".join(f"{name:{width}} {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in recipes.items())
+
+
+def _print_once(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
+def _fail(message: str) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        JobStatus().told("mistake")
+    sys.exit(EXIT_USER_ERROR)

@@ -1,0 +1,180 @@
+"""Everything that defines a pretraining run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Interval
+
+from data_pipeline.loading.dataset import SamplesPerStep
+from data_pipeline.settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
+from model.checkpointing import KEEP_EVERYTHING, Checkpointing
+from model.config import MultiwayConfig
+from model.flops import StepSize
+from model.kernels.backend import KernelChoice
+from model.kernels.text_masks import num_masked
+from model.masked_data_model import OBJECTIVES
+from pretrain.config.run_config import RunConfig
+
+BlockSize = Annotated[int, Interval(ge=1, le=65_536)]
+"""The kernel multiplies it by 4096, in 32 bits."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Masked data modeling: how much is hidden, and how the four losses add up."""
+
+    image_mask_ratio: Part = 75 / 196
+    """Part of an image's patches that is hidden (BEiT: 75 of 196, which it calls 40 %), rounded to whole patches."""
+    num_masked_patches: SizeOrZero | None = None
+    """The number of hidden patches, for all sizes of images. None: as image_mask_ratio gives it."""
+    whole_image_share: Part = 0.0
+    """Share of the pairs whose image is left whole, for which words alone are predicted; drawn for each pair. 0 is the
+    paper's; a network that never saw a whole image may be unable to use one (docs/whole_images.md)."""
+    min_block_patches: BlockSize = 16
+    """Smallest block of the block-wise image masks (BEiT: 16)."""
+    text_mask_ratio: PartBetween = 0.15
+    """Part of a text's tokens that is hidden (BEiT-3: 15 %)."""
+    caption_mask_ratio: PartBetween = 0.5
+    """Part of a caption's tokens that is hidden (BEiT-3: 50 %)."""
+    mim_weight: Weight = 1.0
+    """Weight of masked image modeling on images. No weight was published: our choice."""
+    mlm_weight: Weight = 1.0
+    """Weight of masked language modeling on texts. Our choice."""
+    mvlm_image_weight: Weight = 1.0
+    """Weight of the image part of masked vision-language modeling, a mean over the patches asked for: the fewer pairs
+    have hidden patches, the more each patch weighs. Our choice."""
+    mvlm_text_weight: Weight = 1.0
+    """Weight of its text part. Our choice."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    def weights(self) -> tuple[float, float, float, float]:
+        """In the order of model.masked_data_model.OBJECTIVES."""
+        return self.mim_weight, self.mlm_weight, self.mvlm_image_weight, self.mvlm_text_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig):
+    """One pretraining run: a function of this, the data and the step."""
+
+    model: MultiwayConfig
+    visual_tokenizer: Path
+    """File of pretrain.train_visual_tokenizer or of BEiT v2 (vqkd_*.pth); gives the targets of masked patches."""
+    images_per_step: SampleCount
+    """Image-only samples in the global batch."""
+    pairs_per_step: SampleCount
+    """Image-text pairs in the global batch."""
+    texts_per_step: SampleCount
+    """Text-only samples in the global batch."""
+    initial_weights: Path | None = None
+    """Folder to begin from, as pretrain.convert writes it from Microsoft's files or a run; None: random weights."""
+    visual_tokenizer_precision: Literal["float32", "float16", "bfloat16"] = "float16"
+    """Of the visual tokenizer's matrix products on a GPU, where precision is bfloat16. float16 is as fast as bfloat16
+    and gives float32's codes for more patches; BEiT v2 used it."""
+    kernels: KernelChoice = "auto"
+    """Who computes what surrounds the matrix products: auto (Triton on a GPU, plain torch elsewhere), reference (plain
+    torch), compile (torch.compile), triton, or apex (NVIDIA's, where it is installed). A resumed run may change it."""
+    activation_checkpointing: Checkpointing = KEEP_EVERYTHING
+    """What of a block is kept for backward. A resumed run may change it."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+
+    KIND: ClassVar[str] = "pretraining"
+    FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {
+        "visual_tokenizer",
+        "initial_weights",
+        "activation_checkpointing.mode",
+        "activation_checkpointing.every",
+        "kernels",
+        "objective.image_mask_ratio",  # the number that it gives is compared
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data.text_tokenizer is None:
+            raise ValueError("data.text_tokenizer is needed for words and their masks; give a SentencePiece model")
+        if self.kernels == "compile" and self.activation_checkpointing.mode == "selective":
+            raise ValueError(
+                "activation_checkpointing.mode selective does not work with kernels compile; set one of them otherwise"
+            )
+        if self.samples_per_step.total < 1:
+            raise ValueError(
+                "images_per_step, pairs_per_step and texts_per_step are all 0: there is nothing to train on"
+            )
+        if self.num_masked_patches > self.model.num_patches:
+            raise ValueError(
+                f"objective.num_masked_patches {self.num_masked_patches} exceeds the {self.model.num_patches} patches "
+                "of an image; lower it, or leave it out for objective.image_mask_ratio"
+            )
+        longest = max(self.data.caption_length, self.data.text_length)
+        if longest > self.model.max_text_length:
+            raise ValueError(f"model.max_text_length {self.model.max_text_length} is below the data's length {longest}")
+
+    @property
+    def num_masked_patches(self) -> int:
+        """Hidden in every image that is not whole."""
+        given = self.objective.num_masked_patches
+        return round(self.objective.image_mask_ratio * self.model.num_patches) if given is None else given
+
+    def resolved(self) -> "PretrainConfig":
+        ratio = self.num_masked_patches / self.model.num_patches
+        return replace(
+            self,
+            objective=replace(self.objective, num_masked_patches=self.num_masked_patches, image_mask_ratio=ratio),
+        )
+
+    def warnings(self) -> list[str]:
+        found, objective, hidden = super().warnings(), self.objective, self.num_masked_patches
+        if not self.images_per_step + self.pairs_per_step:
+            return found
+        if hidden in (0, self.model.num_patches):
+            found.append(f"{hidden} of the {self.model.num_patches} patches of an image are hidden; see objective")
+        elif self.pairs_per_step and not objective.whole_image_share:
+            found.append(
+                "objective.whole_image_share is 0, as in the paper: a network that is never trained on whole images "
+                "may be unable to use them; set it to 0.5, or see docs/whole_images.md"
+            )
+        elif objective.whole_image_share == 1 and not self.images_per_step:
+            found.append(
+                "objective.whole_image_share is 1 and images_per_step 0: no patch of any image is hidden, and the head "
+                "for visual tokens learns nothing; lower the share"
+            )
+        if 0 < hidden < min(objective.min_block_patches, self.model.num_patches):
+            found.append(
+                f"objective.min_block_patches {objective.min_block_patches} exceeds the {hidden} hidden patches of an "
+                "image: hardly a block fits, and patches are hidden one by one; lower it"
+            )
+        return found
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the run has samples for, of model.masked_data_model.OBJECTIVES."""
+        num_masked_pairs = self.pairs_per_step if self.objective.whole_image_share < 1 else 0
+        counts = (self.images_per_step, self.texts_per_step, num_masked_pairs, self.pairs_per_step)
+        return tuple(name for name, count in zip(OBJECTIVES, counts, strict=True) if count)
+
+    def step_size(self, num_images: int, caption_lengths: Sequence[int], text_lengths: Sequence[int]) -> StepSize:
+        """Of so many image-only samples, pairs with captions and texts of so many tokens."""
+        objective = self.objective
+        captions = num_masked(caption_lengths, objective.caption_mask_ratio)
+        texts = num_masked(text_lengths, objective.text_mask_ratio)
+        return StepSize(
+            num_images=num_images,
+            caption_lengths=caption_lengths,
+            text_lengths=text_lengths,
+            masked_patches=self.num_masked_patches,
+            masked_words=sum(captions) + sum(texts),
+        )
+
+    @property
+    def largest_step(self) -> StepSize:
+        """A whole step whose captions and texts are as long as they can be."""
+        captions = (self.data.caption_length,) * self.pairs_per_step
+        return self.step_size(self.images_per_step, captions, (self.data.text_length,) * self.texts_per_step)
+
+    @property
+    def samples_per_step(self) -> SamplesPerStep:
+        return SamplesPerStep(self.images_per_step, self.pairs_per_step, self.texts_per_step)

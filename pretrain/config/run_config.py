@@ -1,0 +1,172 @@
+"""What defines a training run, whatever it trains; config.py and visual_tokenizer_config.py add theirs."""
+
+import dataclasses
+import textwrap
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+import pydantic
+import torch
+from annotated_types import Interval
+
+from data_pipeline.files.remote_files import public_url
+from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.dataset import SamplesPerStep
+from data_pipeline.settings.changes import changes
+from data_pipeline.settings.ranges import (
+    Count,
+    CountOrZero,
+    LearningRate,
+    PartBelowOne,
+    Seconds,
+    Seed,
+    Weight,
+    check_ranges,
+)
+
+C = TypeVar("C", bound="RunConfig")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warmup and cosine decay. The defaults are those of BEiT-3's Table 11."""
+
+    peak_lr: LearningRate = 1e-3
+    """Learning rate after warmup."""
+    min_lr: LearningRate = 1e-5
+    """Learning rate at the last step. Not published for BEiT-3: BEiT's value."""
+    warmup_steps: CountOrZero = 10_000
+    """Steps of linear warmup."""
+    beta1: PartBelowOne = 0.9
+    """Decay of the first moment."""
+    beta2: PartBelowOne = 0.98
+    """Decay of the second moment."""
+    eps: Annotated[float, Interval(gt=0, le=1)] = 1e-6
+    """Added to the root of the second moment."""
+    weight_decay: Weight = 0.05
+    """Decoupled decay; not of biases, norms, the class token and image positions."""
+    gradient_clip: Weight = 3.0
+    """Largest norm of the whole gradient; 0 switches clipping off."""
+    implementation: Literal["auto", "torch", "deepspeed", "apex"] = "auto"
+    """Whose AdamW it is; all compute the same. auto: the fastest that is there, see pretrain/engine/optimizer.py."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(ABC):
+    """One run: a function of this, the data and the step."""
+
+    data: DataConfig
+    run_dir: Path
+    """Log, checkpoints and resolved config. An existing run is continued."""
+    num_steps: Count
+    """Optimizer steps of the whole run."""
+    gradient_accumulation_steps: Count = 1
+    """Micro-steps a step; each holds its part of all kinds of data."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of matrix products in forward and backward, in pretraining of the weights too; optimizer state is float32."""
+    seed: Seed = 0
+    """Of initial weights, sample order, augmentation and everything else that is random."""
+    deepspeed_config: Path = Path("ds_configs/zero3.json")
+    """How memory and communication work; must not hold what this config owns."""
+    save_every_steps: Count = 1000
+    """Optimizer steps between checkpoints; one more is saved at the end and at a stop."""
+    keep_checkpoints: Count = 3
+    """Newest checkpoints that are kept."""
+    keep_every_steps: CountOrZero = 0
+    """Checkpoints of every so many steps are kept besides; 0: none. Takes effect at multiples of save_every_steps."""
+    max_consecutive_skips: CountOrZero = 10
+    """The run stops after so many steps in a row that were not applied: loss or gradient not finite, or a spike."""
+    spike_deviations: Weight = 0.0
+    """A step whose loss lies so many standard deviations above the mean of the last 128 is not applied; 0: all are.
+    OLMo takes 6."""
+    silent_rank_seconds: Seconds = 60.0
+    """A rank that gives no sign of life for so long is lost, and the run ends."""
+    hang_seconds: Seconds = 1800.0
+    """The run ends when no rank has moved on for so long, and says where each of them was. Longer than reading and
+    verifying a checkpoint takes."""
+    allow_data_change: bool = False
+    """Go on although shards, tokenizers or teacher are not those that the run was begun with."""
+    log_sample_keys: bool = False
+    """Write the sample keys of every step into the log: for tests and audits."""
+
+    KIND: ClassVar[str]
+    """What is trained, in words."""
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        """run_dir gradient_accumulation_steps deepspeed_config save_every_steps keep_checkpoints keep_every_steps
+        max_consecutive_skips spike_deviations silent_rank_seconds hang_seconds allow_data_change log_sample_keys
+        data.images data.pairs data.texts data.text_tokenizer data.num_workers data.max_bad_samples data.cache_folder
+        data.cache_bytes data.cache_for_group optimizer.implementation""".split()
+    )
+    """Fields that a resumed run may change: what does not touch the batches, and paths, whose contents are compared."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    @abstractmethod
+    def samples_per_step(self) -> SamplesPerStep:
+        """The global batch."""
+
+    def resolved(self: C) -> C:
+        """The same run, with what follows from other fields filled in: what is saved, shown and compared."""
+        return self
+
+    def warnings(self) -> list[str]:
+        """What is allowed and hardly meant; a line each."""
+        optimizer, found = self.optimizer, []
+        if optimizer.warmup_steps >= self.num_steps:
+            found.append(
+                f"optimizer.warmup_steps {optimizer.warmup_steps} is not below num_steps {self.num_steps}: the "
+                "whole run is warmup; lower it"
+            )
+        if optimizer.min_lr > optimizer.peak_lr:
+            found.append(
+                f"optimizer.min_lr {optimizer.min_lr:g} is above optimizer.peak_lr {optimizer.peak_lr:g}: the learning "
+                "rate rises after warmup; lower it"
+            )
+        return found
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrix products."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+
+def config_to_json(config: RunConfig) -> str:
+    """Without the passwords of its sources: it is kept in folders and files that are passed on."""
+    data = config.data
+    images, pairs, texts = (tuple(map(public_url, sources)) for sources in (data.images, data.pairs, data.texts))
+    shown = dataclasses.replace(
+        config.resolved(), data=dataclasses.replace(data, images=images, pairs=pairs, texts=texts)
+    )
+    return pydantic.TypeAdapter(type(config)).dump_json(shown, indent=2).decode() + "\n"
+
+
+def config_from_json(kind: type[C], text: str) -> C:
+    """Raises ValueError, naming the field, where the text is no config of that kind."""
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place, value = ".".join(map(str, first["loc"])), textwrap.shorten(repr(first["input"]), 60)
+        raise ValueError(f"{place} {value}: {first['msg']}" if place else first["msg"]) from error
+
+
+def changed_fields(old: RunConfig, new: RunConfig) -> list[str]:
+    """What differs of that which defines a run, one 'name was OLD, is now NEW' per field."""
+    before, after = (_flat(dataclasses.asdict(config.resolved())) for config in (old, new))
+    return changes(*({name: all_[name] for name in all_ if name not in new.FREE} for all_ in (before, after)))
+
+
+def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """{'data': {'seed': 0}} -> {'data.seed': 0}"""
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -1,0 +1,1 @@
+"""How do weights move between our runs and the formats of others?"""

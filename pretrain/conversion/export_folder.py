@@ -1,0 +1,152 @@
+"""The folder that converted weights are written into: complete or not at all, and nothing of others is replaced."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.shards.index import INDEX_NAME
+from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, save_pretrained
+from pretrain.checkpoints.manifest import MANIFEST_NAME
+from pretrain.checkpoints.saver import is_checkpoint
+from pretrain.conversion.model_card import (
+    CARD_NAME,
+    MADE_BY,
+    README_NAME,
+    README_TITLE,
+    make_card,
+    read_card,
+    render_readme,
+)
+from pretrain.conversion.source import Source
+from pretrain.conversion.verify import TOLERANCE, largest_difference
+from pretrain.formats.beit3 import Role
+from pretrain.formats.beit3_file import save_beit3
+from pretrain.formats.timm import save_timm
+from pretrain.formats.vocabulary import EXPORTED_NAME, FINGERPRINT_KEY, MICROSOFTS_NAME, Vocabulary, sha256_of
+
+ANOTHER = "give another folder to write into"
+
+
+class ExportFolder:
+    """OUT, for weights in one format and role."""
+
+    def __init__(self, out: Path, to: str, role: Role | None):
+        self.out, self.to, self.role = out, to, role
+        self.path = out / (f"beit3_{role}.pth" if to == "beit3" else WEIGHTS_NAME)
+        """The weights."""
+        self.card = self.path.with_suffix(".json") if to == "beit3" else out / CARD_NAME
+
+    def check_is_free(self, source: Path) -> None:
+        """Raises ValueError if writing there would put one thing in the place of another."""
+        out = self.out
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"{out} is a file; {ANOTHER}")
+        if (out / "checkpoints").is_dir() or (out / MANIFEST_NAME).is_file():
+            raise ValueError(f"{out} is a run or a checkpoint; {ANOTHER}")
+        if (out / INDEX_NAME).is_file():
+            raise ValueError(f"{out} is a folder of shards; {ANOTHER}")
+        if any(is_checkpoint(parent) for parent in out.resolve().parents):
+            raise ValueError(f"{out} lies in a checkpoint, which may hold its own files alone; {ANOTHER}")
+        for path in (self.path, self.card, out / CONFIG_NAME, out / EXPORTED_NAME, out / README_NAME):
+            if path.is_dir():
+                raise ValueError(f"{path} is a folder; {ANOTHER}")
+        weights = source / WEIGHTS_NAME if source.is_dir() else source
+        if self.path.exists() and self.path.resolve() == weights.resolve():
+            raise ValueError(f"{self.path} is the source itself; {ANOTHER}")
+        replaced = [self.path, self.card] if self.to == "beit3" else [self.path, self.card, out / CONFIG_NAME]
+        if any(path.exists() for path in replaced):
+            held = read_card(self.card).get("format") if self.card.is_file() else None
+            if held != self.to:
+                raise ValueError(f"{out} holds {held or 'files of others'} already; {ANOTHER}")
+        readme = out / README_NAME
+        if readme.exists() and not (readme.is_file() and readme.read_bytes().startswith(README_TITLE.encode())):
+            raise ValueError(f"{readme} is not a card that was written here; {ANOTHER}")
+
+    def check_tokenizer(self, vocabulary: Vocabulary | None) -> None:
+        """Raises ValueError if weights with another text tokenizer lie there."""
+        # Microsoft's own file does not matter, but earlier versions gave its name to ours
+        names = [EXPORTED_NAME, MICROSOFTS_NAME] if self._other_cards(by_earlier=True) else [EXPORTED_NAME]
+        for path in (self.out / name for name in names):
+            if path.is_file() and (vocabulary is None or sha256_of(path) != vocabulary.sha256):
+                raise ValueError(f"{path} is the text tokenizer of other weights; {ANOTHER}")
+
+    def write(self, source: Source, verify: bool) -> dict[str, Any]:
+        """Write all files and return the card. Raises ValueError or OSError, leaving the folder as it was."""
+        is_new = not self.out.exists()
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            with self._partial() as partial:
+                card = self._fill(partial, source, verify)
+                self._move(partial)
+            return card
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(f"{self.out} cannot be written ({reason}); make room there, or {ANOTHER}") from error
+        finally:
+            if is_new and self.out.is_dir() and not any(self.out.iterdir()):
+                self.out.rmdir()
+
+    @contextmanager
+    def _partial(self) -> Iterator[Path]:
+        """An empty folder inside, for one process at a time; what a killed one left there is removed."""
+        partial = self.out / f".partial-{self.path.stem}"
+        partial.mkdir(exist_ok=True)
+        descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"another pretrain.convert writes {self.path} now; wait for it to end") from error
+            for leftover in partial.iterdir():
+                leftover.unlink()
+            try:
+                yield partial
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+    def _fill(self, folder: Path, source: Source, verify: bool) -> dict[str, Any]:
+        path, vocabulary = folder / self.path.name, source.vocabulary
+        fingerprint = None if vocabulary is None else vocabulary.sha256
+        if self.to == "beit3":
+            assert self.role is not None
+            save_beit3(source.weights(), source.config, self.role, path, fingerprint)
+        elif self.to == "timm":
+            save_timm(source.weights(), source.config, folder)
+        else:
+            metadata = {} if fingerprint is None else {FINGERPRINT_KEY: fingerprint}
+            save_pretrained(dict(source.weights()), source.config, folder, metadata)
+        difference = None
+        if verify:
+            difference = largest_difference(self.to, self.role, path, source.config, source.weights)
+            if not difference <= TOLERANCE:
+                raise ValueError(f"{path.name} differs from its source by {difference:.1e}, more than {TOLERANCE}")
+        if vocabulary is not None:
+            shutil.copyfile(vocabulary.path, folder / EXPORTED_NAME)
+        card = make_card(self.path.name, self.to, self.role, source.config, vocabulary, difference)
+        card |= source.provenance
+        (folder / self.card.name).write_text(json.dumps(card, indent=2) + "\n")
+        (folder / README_NAME).write_text(render_readme([card, *self._other_cards()]))
+        return card
+
+    def _other_cards(self, by_earlier: bool = False) -> list[dict[str, Any]]:
+        """Return the cards of weights in other formats and roles there.
+
+        by_earlier: those of earlier versions, which lack what a README.md needs.
+        """
+        paths = [path for path in (self.out / CARD_NAME, *sorted(self.out.glob("beit3_*.json"))) if path.is_file()]
+        cards = [read_card(path) for path in paths if path != self.card]
+        return [card for card in cards if (card.get("made_by") != MADE_BY) == by_earlier]
+
+    def _move(self, partial: Path) -> None:
+        """Into their places; what a loader opens first comes last."""
+        last = self.path.name if self.to == "beit3" else CONFIG_NAME
+        (self.out / last).unlink(missing_ok=True)
+        for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
+            file.replace(self.out / file.name)

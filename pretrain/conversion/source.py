@@ -1,0 +1,194 @@
+"""Weights to convert: a run's, Microsoft's, or a folder of ours; and what can be changed about them on the way."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from model.config import MultiwayConfig
+from model.embeddings import interpolate_positions
+from model.pretrained import WEIGHTS_NAME, load_pretrained, read_config
+from model.weight_checks import check_weight
+from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.config.run_config import config_to_json
+from pretrain.conversion.model_card import CARD_NAME, read_card
+from pretrain.formats.beit3 import decoupled_weights
+from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
+from pretrain.formats.beit3_file import load_beit3, tokenizer_sha256
+from pretrain.formats.vocabulary import (
+    EXPORTED_NAME,
+    MICROSOFTS_NAME,
+    WORD_ROWS,
+    Vocabulary,
+    fingerprint_in,
+    read_vocabulary,
+    tokenizer_beside,
+)
+
+Weights = Callable[[], Iterator[tuple[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights to convert."""
+
+    origin: str
+    """Which they are, for a message."""
+    config: MultiwayConfig
+    weights: Weights
+    """Each parameter of a MaskedDataModel; can be asked for again."""
+    vocabulary: Vocabulary | None
+    provenance: dict[str, Any]
+    """For the card."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about them."""
+
+
+def checkpoint_source(path: Path) -> Source:
+    """Open the newest checkpoint of a run, or a checkpoint folder. Raises ValueError if it is neither."""
+    if path.is_file():
+        raise ValueError(f"{path} is a file, not a run or a checkpoint folder; Microsoft's files need --from beit3")
+    checkpoint = find_checkpoint(path)
+    return Source(
+        origin=f"step {checkpoint.step} in {checkpoint.folder}",
+        config=checkpoint.config.model,
+        weights=lambda: checkpoint_weights(checkpoint.folder),
+        vocabulary=read_vocabulary(checkpoint.text_tokenizer) if checkpoint.text_tokenizer.is_file() else None,
+        provenance={
+            "checkpoint": checkpoint.folder.name,
+            "step": checkpoint.step,
+            "data_fingerprints": checkpoint.data_fingerprints,
+            "config": json.loads(config_to_json(checkpoint.config)),
+        },
+    )
+
+
+def safetensors_source(folder: Path) -> Source:
+    """Open a folder that --to safetensors wrote. Raises ValueError if it is not one."""
+    config = read_config(folder)
+    card = folder / CARD_NAME
+    path = tokenizer_beside(folder, fingerprint_in(folder / WEIGHTS_NAME))
+    return Source(
+        origin=str(folder),
+        config=config,
+        weights=lambda: ((name, p.detach()) for name, p in load_pretrained(folder).named_parameters()),
+        vocabulary=None if path is None else read_vocabulary(path),
+        provenance={"source": folder.name, "source_card": read_card(card) if card.is_file() else {}},
+        notes=() if path is not None else (_no_tokenizer(folder),),
+    )
+
+
+def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_tokens: int | None) -> Source:
+    """Open a file of Microsoft's, or one that --to beit3 wrote. Raises ValueError if it is neither.
+
+    num_heads: if neither the sizes nor a card say it; new_heads: start anew what it lacks, the masked-image head for
+    num_visual_tokens codes.
+    """
+    entries = load_beit3(path, is_mapped=True)
+    card = path.with_suffix(".json")
+    written_as = read_card(card).get("model", {}) if card.is_file() else {}
+    heads = _agreed_heads(card, _number(card, written_as, "num_heads"), num_heads)
+    absent, left_out = missing_parts(entries), task_heads(entries)
+    if num_visual_tokens is not None and "mim_head" not in absent:
+        raise ValueError(f"{path} has a masked-image head; leave out --num-visual-tokens")
+    if new_heads and not absent:
+        raise ValueError(f"{path} lacks no head; leave out --new-heads")
+    config = config_of(
+        entries,
+        heads,
+        _number(card, written_as, "max_text_length"),
+        num_visual_tokens or MultiwayConfig.num_visual_tokens,
+        path,
+    )
+    fingerprint = tokenizer_sha256(path)
+    tokenizer = tokenizer_beside(path.parent, fingerprint, is_microsofts=fingerprint is None and not written_as)
+    notes = [
+        f"started anew, as the file has none: {', '.join(absent)}" if absent else "",
+        f"left out, as only its task uses them: {', '.join(left_out)}" if left_out else "",
+        _no_tokenizer(path.parent) if tokenizer is None else "",
+    ]
+    return Source(
+        origin=str(path),
+        config=config,
+        weights=lambda: decoupled_weights(load_beit3(path), config, new_heads, path),
+        vocabulary=None if tokenizer is None else read_vocabulary(tokenizer),
+        provenance={"source": path.name, "new_heads": list(absent), "left_out": left_out},
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def resized(source: Source, image_size: int) -> Source:
+    """Return the same weights for images of another size. Raises ValueError if patches do not divide it."""
+    config = replace(source.config, image_size=image_size)
+
+    def weights() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in source.weights():
+            if name == "encoder.vision_embed.pos_embed":
+                tensor = interpolate_positions(tensor, (config.grid_size, config.grid_size))
+            yield name, tensor
+
+    return replace(source, config=config, weights=weights, provenance={**source.provenance, "image_size": image_size})
+
+
+def trimmed(source: Source) -> Source:
+    """Return the same weights without the rows that no id of the text tokenizer reaches.
+
+    Raises ValueError if there is no tokenizer, or it has more ids than the model has rows.
+    """
+    if source.vocabulary is None:
+        raise ValueError(f"--trim-vocab needs the text tokenizer, and none lies beside {source.origin}")
+    num_ids = source.vocabulary.num_ids
+    if num_ids > source.config.vocab_size:
+        raise ValueError(
+            f"{source.vocabulary.path} has {num_ids} ids, more than the {source.config.vocab_size} rows of words in "
+            f"{source.origin}: it is the text tokenizer of other weights"
+        )
+
+    def weights() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in source.weights():
+            yield name, tensor[:num_ids].clone() if name.startswith(WORD_ROWS) else tensor
+
+    provenance = {**source.provenance, "vocab_size_before": source.config.vocab_size}
+    return replace(source, config=replace(source.config, vocab_size=num_ids), weights=weights, provenance=provenance)
+
+
+def readable(source: Source) -> Source:
+    """Return the same weights; reading them raises ValueError, naming the source, if it fails or finds NaN or infinity.
+
+    An OSError is then always one of writing.
+    """
+
+    def weights() -> Iterator[tuple[str, Tensor]]:
+        try:
+            for name, tensor in source.weights():
+                check_weight(source.origin, name, tensor, tensor.shape, (tensor.dtype,))
+                yield name, tensor
+        except OSError as error:
+            raise ValueError(f"{source.origin} cannot be read ({error.strerror or error})") from error
+
+    return replace(source, weights=weights)
+
+
+def _number(card: Path, values: dict[str, Any], name: str) -> int | None:
+    """Return a size that a card says, None if it does not. Raises ValueError if it is not a number."""
+    value = values.get(name)
+    if value is None or (type(value) is int and value > 0):
+        return value
+    raise ValueError(f"{card} says {name} {value!r}, not a number; remove the card (--num-heads says what it holds)")
+
+
+def _agreed_heads(card: Path, found: int | None, given: int | None) -> int | None:
+    """Return the heads that are known. Raises ValueError if the card beside a file and --num-heads differ."""
+    if None not in (found, given) and found != given:
+        raise ValueError(f"{card} says {found} heads, --num-heads {given}; leave it out")
+    return found or given
+
+
+def _no_tokenizer(folder: Path) -> str:
+    return (
+        f"no text tokenizer ({EXPORTED_NAME} or Microsoft's {MICROSOFTS_NAME}) lies in {folder}, so none is written: "
+        "put the one that the weights were trained with there"
+    )

@@ -1,0 +1,1 @@
+"""How do memory and communication work? DeepSpeed, its config, the optimizer."""

@@ -1,0 +1,197 @@
+"""The DeepSpeed engine: one merge of the two configurations, one place that builds it."""
+
+import math
+import os
+import socket
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.config import DeepSpeedConfig
+from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param, set_z3_leaf_modules
+from torch import nn
+
+from pretrain.config.run_config import OptimizerConfig, RunConfig
+from pretrain.engine.memory_config import check_memory_config
+from pretrain.engine.optimizer import build_optimizer, choose_implementation, describe_optimizer
+from pretrain.survival.agreement import AgreedError, join_hosts, met_by_all
+from pretrain.survival.console import say
+from pretrain.survival.meeting import meet
+
+COLLECTIVE_MARGIN_SECONDS = 300
+"""A collective waits so much longer than the watchdog, whose sentence says more."""
+
+
+def init_distributed(hang_seconds: float) -> torch.device:
+    """Join the process group that the launcher's environment describes, alone if there is none; give the device.
+
+    Ends the process with a sentence if the ranks cannot meet.
+    """
+    for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, alone)
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500"
+    # DeepSpeed calls collectives by names that torch 2.13 deprecates
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+    # DeepSpeed would compile its shared-memory all-reduce here, for minutes; only its inference code uses it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    timeout = timedelta(seconds=hang_seconds + COLLECTIVE_MARGIN_SECONDS)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = meet(rank, world_size, timeout)
+    backend = get_accelerator().communication_backend_name()
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    deepspeed.init_distributed(timeout=timeout, auto_mpi_discovery=False, verbose=False)  # it takes this group
+    join_hosts(timeout)
+    if torch.cuda.is_available():
+        local_rank = int(os.environ["LOCAL_RANK"])
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    if "OMP_NUM_THREADS" not in os.environ:  # else every rank would use every core
+        ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ["WORLD_SIZE"]))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+    return torch.device("cpu")
+
+
+def merged_deepspeed_config(
+    config: RunConfig, memory_config: dict[str, Any], world_size: int, bfloat16_weights: bool = True
+) -> dict[str, Any]:
+    """DeepSpeed's configuration: how memory and communication work from the JSON, what is trained from the recipe.
+
+    bfloat16_weights: precision bfloat16 means that the weights are held so too.
+    Raises ValueError where the JSON holds a key that the recipe owns or the batch does not divide.
+    """
+    check_memory_config(config, memory_config, world_size)
+    choose_implementation(config.optimizer, state_device(memory_config))  # finds mistakes
+    micro_steps = config.gradient_accumulation_steps
+    for kind, count in vars(config.samples_per_step).items():
+        if count % (world_size * micro_steps):
+            raise ValueError(
+                f"{kind}_per_step {count} must be a multiple of world size {world_size} x "
+                f"gradient_accumulation_steps {micro_steps}; change one of them"
+            )
+    total = config.samples_per_step.total
+    return {
+        **memory_config,
+        "train_batch_size": total,
+        "train_micro_batch_size_per_gpu": total // (world_size * micro_steps),
+        "gradient_accumulation_steps": micro_steps,
+        "gradient_clipping": config.optimizer.gradient_clip,
+        "bf16": {"enabled": bfloat16_weights and config.precision == "bfloat16", "check_grad_overflow": True},
+        "zero_allow_untested_optimizer": True,  # build_engine chooses it
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,  # we print
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice a micro-step
+    }
+
+
+def check_accepted(deepspeed_config: dict[str, Any]) -> None:
+    """Raise ValueError if DeepSpeed refuses a configuration, before anything is built."""
+    try:
+        DeepSpeedConfig(deepspeed_config)
+    except Exception as error:  # assertions, its own errors, pydantic's
+        raise ValueError(f"DeepSpeed refuses the configuration: {' '.join(str(error).split())}") from error
+
+
+def _free_port() -> int:
+    """For a process that is alone, beside others that are."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def build_engine(
+    model: nn.Module,
+    config: RunConfig,
+    deepspeed_config: dict[str, Any],
+    leaf_modules: tuple[type[nn.Module], ...],
+    undecayed: tuple[str, ...],
+) -> deepspeed.DeepSpeedEngine:
+    """The model under DeepSpeed, its float32 weights exactly those that it comes with.
+
+    leaf_modules: ZeRO-3 gathers each as one piece; undecayed: ends of names of parameters without weight decay.
+    """
+    is_rounded = deepspeed_config["bf16"]["enabled"]  # then DeepSpeed makes its float32 copy from rounded weights
+    given = {name: p.detach().clone() for name, p in model.named_parameters()} if is_rounded else {}
+    set_z3_leaf_modules(model, list(leaf_modules))
+    device = state_device(deepspeed_config)
+    implementation = choose_implementation(config.optimizer, device)
+    check_alike(implementation)
+    groups = parameter_groups(model, config.optimizer.weight_decay, undecayed)
+    optimizer = build_optimizer(groups, config.optimizer, implementation, device)
+    if dist.get_rank() == 0:
+        say(describe_optimizer(implementation, device))
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
+        )
+    except Exception as error:
+        if may_pass(error) or not met_by_all():
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise AgreedError(f"DeepSpeed cannot work with {config.deepspeed_config}: {reason}") from error
+    if is_rounded:
+        for name, parameter in engine.module.named_parameters():
+            full = given.pop(name)
+            if hasattr(parameter, "ds_id"):  # ZeRO-3
+                safe_set_local_fp32_param(parameter, own_partition(parameter, full))
+            else:
+                safe_set_full_fp32_param(parameter, full)
+    return engine
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether it can be one of memory, a device, a file or the network; what DeepSpeed refuses is of other kinds."""
+    return isinstance(error, (RuntimeError, OSError)) and not isinstance(error, NotImplementedError)
+
+
+def check_alike(implementation: str) -> None:
+    """Raises AgreedError where ranks would take different optimizers: they round differently. All ranks call it."""
+    per_rank = [implementation] * dist.get_world_size()
+    dist.all_gather_object(per_rank, implementation)
+    if len(found := sorted(set(per_rank))) > 1:
+        raise AgreedError(
+            f"ranks find different optimizers ({', '.join(found)}); install the same on all nodes or set "
+            "optimizer.implementation to torch"
+        )
+
+
+def state_device(deepspeed_config: dict[str, Any]) -> torch.device:
+    """Where the optimizer's state lies."""
+    offload = deepspeed_config["zero_optimization"].get("offload_optimizer") or {}
+    is_on_gpu = torch.cuda.is_available() and offload.get("device", "none") == "none"
+    return torch.device("cuda" if is_on_gpu else "cpu")
+
+
+def own_partition(parameter: Any, full: torch.Tensor) -> torch.Tensor:
+    """This rank's part of what belongs to a parameter under ZeRO-3: equal parts, the last one padded with zeros.
+
+    DeepSpeed 0.19.8's access to whole parameters fails where their size is no multiple of the number of ranks.
+    """
+    num_elements = parameter.partition_numel()
+    rank = dist.get_rank(parameter.ds_process_group)
+    part = full.flatten()[rank * num_elements : (rank + 1) * num_elements]
+    return nn.functional.pad(part, (0, num_elements - part.numel()))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, undecayed: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Decay for everything but biases, norms and the parameters whose names end so."""
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_exempt = parameter.ndim == 1 or name.endswith(undecayed)
+        (exempt if is_exempt else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+
+
+def learning_rate(optimizer: OptimizerConfig, step: int, num_steps: int) -> float:
+    """Linear warmup, then cosine decay to min_lr at the last step. A function of the step: nothing to save."""
+    if step < optimizer.warmup_steps:
+        return optimizer.peak_lr * (step + 1) / optimizer.warmup_steps
+    progress = (step - optimizer.warmup_steps) / max(1, num_steps - 1 - optimizer.warmup_steps)
+    return optimizer.min_lr + (optimizer.peak_lr - optimizer.min_lr) * 0.5 * (
+        1 + math.cos(math.pi * min(1.0, progress))
+    )

@@ -1,0 +1,127 @@
+"""AdamW by whoever computes it fastest. All compute the same formula with the same two moments (Loshchilov and Hutter,
+"Decoupled Weight Decay Regularization"; bias correction, eps outside the root), so that a run may go on with another.
+"""
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from deepspeed.ops import op_builder
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils import cpp_extension
+
+from pretrain.config.run_config import OptimizerConfig
+
+Implementation = Literal["torch", "deepspeed", "apex"]
+"""Whose AdamW it is."""
+
+
+def choose_implementation(config: OptimizerConfig, state_device: torch.device) -> Implementation:
+    """auto: on a GPU NVIDIA apex's where it is installed, else DeepSpeed's where it was built beforehand, else torch's;
+    on a CPU torch's. Nothing is compiled but for those who ask for `deepspeed`.
+
+    state_device: where the moments are, the CPU under offload_optimizer. Raises ValueError where what was asked for
+    cannot run.
+    """
+    choice, is_gpu = config.implementation, state_device.type == "cuda"
+    if choice == "auto":
+        if is_gpu and _missing_of_apex() is None:
+            return "apex"
+        return "deepspeed" if is_gpu and _is_built(op_builder.FusedAdamBuilder()) else "torch"
+    if choice == "apex":
+        missing = _missing_of_apex() if is_gpu else "a GPU that holds the optimizer state"
+        if missing is not None:
+            raise ValueError(f"optimizer.implementation is apex, which needs {missing}; set it to auto or torch")
+    if choice == "deepspeed":
+        builder = (op_builder.FusedAdamBuilder if is_gpu else op_builder.CPUAdamBuilder)()
+        if not (_is_built(builder) or (builder.is_compatible() and (not is_gpu or cpp_extension.CUDA_HOME))):
+            raise ValueError(
+                f"optimizer.implementation is deepspeed, whose {builder.NAME} cannot be built here; "
+                "set it to auto or torch"
+            )
+    return choice
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], config: OptimizerConfig, implementation: Implementation, state_device: torch.device
+) -> Optimizer:
+    """AdamW over parameter groups, which DeepSpeed then puts its own partitions into."""
+    settings: dict[str, Any] = {"lr": config.peak_lr, "betas": (config.beta1, config.beta2), "eps": config.eps}
+    if implementation == "apex":
+        optimizer = importlib.import_module("apex.optimizers").FusedAdam(groups, adam_w_mode=True, **settings)
+        _count_steps_by_parameter(optimizer)
+        return optimizer
+    if implementation == "deepspeed":
+        adam = importlib.import_module("deepspeed.ops.adam")
+        if state_device.type == "cuda":
+            return adam.FusedAdam(groups, adam_w_mode=True, **settings)
+        return adam.DeepSpeedCPUAdam(groups, adamw_mode=True, **settings)
+    return torch.optim.AdamW(groups, fused=True, **settings)
+
+
+def describe_optimizer(implementation: Implementation, state_device: torch.device) -> str:
+    """For the log."""
+    where = "GPU" if state_device.type == "cuda" else "CPU"
+    return f"optimizer: AdamW of {implementation}, fused, on the {where}"
+
+
+def step_counter(optimizer: Optimizer, partition: Tensor, num_updates: int) -> Tensor | int:
+    """The state `step` of a partition that was updated so often, as this optimizer keeps it."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        return torch.tensor(float(num_updates), device=partition.device)
+    return num_updates
+
+
+def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What each parameter group is set to."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def adopt_state(optimizer: Optimizer, settings: list[dict[str, Any]], num_updates: int) -> None:
+    """Make state that was loaded this optimizer's, whichever implementation saved it.
+
+    settings: `group_settings` from before it was loaded; a checkpoint's would choose its implementation.
+    """
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        parameters = group["params"]
+        group.clear()
+        group.update(own, params=parameters)
+    for partition, state in optimizer.state.items():
+        if state:
+            state["step"] = step_counter(optimizer, partition, num_updates)
+
+
+def _count_steps_by_parameter(optimizer: Optimizer) -> None:
+    """apex counts the steps of a group, but ZeRO-3 steps the partitions of a group one after the other."""
+
+    def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"][:1]:
+                group["step"] = optimizer.state[parameter].get("step", 0)
+
+    def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["step"] = group["step"]
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
+
+
+def _is_built(builder: Any) -> bool:
+    """Whether an operation came compiled with DeepSpeed's installation (DS_BUILD_FUSED_ADAM=1)."""
+    return importlib.util.find_spec(builder.absolute_name()) is not None
+
+
+def _missing_of_apex() -> str | None:
+    """What there must be for NVIDIA apex's FusedAdam and is not; PyPI's package of that name is another project."""
+    spec = importlib.util.find_spec("apex")
+    places = [Path(place) for place in (spec.submodule_search_locations if spec is not None else None) or []]
+    if not any((place / "optimizers").is_dir() for place in places):
+        return "NVIDIA apex, built from github.com/NVIDIA/apex"
+    if importlib.util.find_spec("amp_C") is None and not any(list(place.glob("**/amp_C*")) for place in places):
+        return "NVIDIA apex built with APEX_CUDA_EXT=1"
+    return None

@@ -1,0 +1,1 @@
+"""How much memory and traffic will a run need?"""

@@ -1,0 +1,230 @@
+"""Peak memory of a rank, before anything runs: what DeepSpeed holds by formula, activations from the meta device.
+
+DeepSpeed 0.19.8 (runtime/zero/stage3.py, stage_1_and_2.py), for P parameters on N ranks, w = 2 bytes a weight where
+precision is bfloat16 and 4 where it is float32; gradients are kept and reduced in the same type:
+
+| | stage 1 | stage 2 | stage 3 |
+| --- | --- | --- | --- |
+| weights | w P | w P | w P / N, and w P / hpz with hpZ |
+| float32 weights, both moments of Adam | 12 P / N | 12 P / N | 12 P / N |
+| gradients of the micro-steps before | w P | w P / N | w P / N, also with one micro-step |
+| ... of this one, once a bucket is full | w P / N in the last | w P / N | none beside a bucket |
+| buckets of gradients | w bucket, twice with overlap_comm | the same | w bucket |
+| ... copied once a bucket is full | w bucket on several ranks | the same | w bucket |
+| gathered weights | none | none | below |
+
+Stage 3 gathers a block as one piece (a leaf module), prefetches up to stage3_prefetch_bucket_size weights of the next
+ones, keeps those that are used again within stage3_max_reuse_distance (the last blocks, at the end of forward, where
+activations are at their peak), and copies what has arrived out of the collective's buffer: at most all of these, the
+largest piece twice, and the small ones that stay. On one rank nothing is gathered. An optimizer's step makes the
+float32 gradient of its part (stage 3: of a sub-group) from a flat copy. Offloading to the CPU takes float32 weights,
+moments and gradients off the GPU, with offload_param also the weights. Float32 weights are a copy also where precision
+is float32.
+
+Not counted: CUDA's context, NCCL's and cuBLAS's workspaces, what the allocator loses in fragments.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+from model.config import MultiwayConfig
+from model.kernels.backend import KernelChoice
+from model.masked_data_model import MaskedDataModel
+from model.multiway import MultiwayBlock
+from model.visual_tokenizer import VisualTokenizerConfig
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.jobs.visual_tokens import load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
+from pretrain.planning.micro_step_memory import (
+    MicroBatch,
+    batch_bytes,
+    micro_step_memory,
+    tokenizer_memory,
+)
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes of a rank."""
+
+    weights: int
+    optimizer: int
+    """Float32 weights and moments."""
+    gradients: int
+    buffers: int
+    """Buckets of gradients, gathered weights."""
+    activations: int
+    """At the peak of forward and backward."""
+    tokenizer: int
+    """The visual tokenizer's weights."""
+    batch: int
+    """The samples of the step."""
+    beyond: int
+    """What tokenizing or the optimizer's step needs more than forward and backward with their buffers."""
+
+    @property
+    def state(self) -> int:
+        return self.weights + self.optimizer + self.gradients
+
+    @property
+    def total(self) -> int:
+        return self.state + self.buffers + self.activations + self.tokenizer + self.batch + self.beyond
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Parameters of a network as ZeRO-3 gathers them."""
+
+    total: int
+    largest: int
+    """Of a piece."""
+    persistent: int
+    """In parameters so small that they stay gathered."""
+
+
+def rank_memory(
+    config: PretrainConfig,
+    memory_config: dict[str, Any],
+    world_size: int,
+    kernels: KernelChoice = "triton",
+    device: str = "cuda",
+) -> RankMemory:
+    """kernels: reference or triton; device: where the run will be, for the visual tokenizer's precision.
+
+    Raises ValueError where the batch does not divide.
+    """
+    zero = DeepSpeedZeroConfig(**memory_config["zero_optimization"])
+    batch = micro_batch(config, world_size)
+    pieces = count_pieces(config.model, int(zero.param_persistence_threshold))
+    micro_step = micro_step_memory(_of_the_forward(config), batch, kernels)
+    visual = visual_tokenizer_config(config)
+    side = tokenizer_view_size(visual, config.model)
+    view = (batch.images + batch.pairs, 3, side, side)
+    tokenizer_weights, tokenizing = tokenizer_memory(visual, view, tokenizer_dtype(config, torch.device(device)))
+    step = _stage3 if zero.stage == 3 else _stages_1_and_2
+    held = step(zero, pieces, config.dtype.itemsize, world_size, config.gradient_accumulation_steps > 1)
+    bucket = config.dtype.itemsize * min(int(zero.reduce_bucket_size), pieces.total)
+    activations, extra = micro_step.peak(bucket, held.late_gradients + held.late_buffers)
+    is_late = extra > 0
+    working = held.buffers + activations + extra
+    return RankMemory(
+        weights=held.weights,
+        optimizer=held.optimizer,
+        gradients=held.gradients + is_late * held.late_gradients,
+        buffers=held.buffers + is_late * held.late_buffers,
+        activations=activations,
+        tokenizer=tokenizer_weights,
+        batch=batch_bytes(config, batch, visual),
+        beyond=max(tokenizing, held.stepping, working) - working,
+    )
+
+
+def planned_kernels(config: PretrainConfig) -> KernelChoice:
+    """Those that the recipe has on a GPU; what apex needs is not known here, but near the reference."""
+    return "triton" if config.kernels in ("auto", "triton") else "reference"
+
+
+def micro_batch(config: PretrainConfig, world_size: int) -> MicroBatch:
+    """Of a rank. Raises ValueError where the step's samples are no multiple of ranks x micro-steps."""
+    parts = world_size * config.gradient_accumulation_steps
+    samples = config.samples_per_step
+    for kind, count in vars(samples).items():
+        if count % parts:
+            raise ValueError(
+                f"{kind}_per_step {count} must be a multiple of {world_size} ranks x gradient_accumulation_steps "
+                f"{config.gradient_accumulation_steps}; change one of them"
+            )
+    return MicroBatch(samples.images // parts, samples.pairs // parts, samples.texts // parts)
+
+
+def visual_tokenizer_config(config: PretrainConfig) -> VisualTokenizerConfig:
+    """Of the recipe's file; where there is none yet, of BEiT v2's base tokenizer."""
+    if config.visual_tokenizer.is_file():
+        return load_visual_tokenizer(config.visual_tokenizer).config
+    return VisualTokenizerConfig(num_codes=config.model.num_visual_tokens)
+
+
+@cache
+def count_pieces(network: MultiwayConfig, persistence_threshold: int) -> Pieces:
+    """Blocks are pieces; what lies outside of them is gathered module by module."""
+    with torch.device("meta"):
+        model = MaskedDataModel(network)
+    inside = {id(module) for block in model.modules() if isinstance(block, MultiwayBlock) for module in block.modules()}
+    sizes = [
+        sum(parameter.numel() for parameter in module.parameters(recurse=isinstance(module, MultiwayBlock)))
+        for module in model.modules()
+        if isinstance(module, MultiwayBlock) or id(module) not in inside
+    ]
+    small = [p.numel() for p in model.parameters() if p.numel() <= persistence_threshold]
+    return Pieces(sum(p.numel() for p in model.parameters()), max(sizes), sum(small))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Bytes that DeepSpeed holds: all the time, once a bucket of gradients is full (late), and in the step."""
+
+    weights: int
+    optimizer: int
+    gradients: int
+    buffers: int
+    late_gradients: int
+    late_buffers: int
+    stepping: int
+
+
+def _stage3(zero: DeepSpeedZeroConfig, pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool) -> _Held:
+    part = -(-pieces.total // ranks)
+    bucket = int(zero.reduce_bucket_size)
+    buffers = itemsize * bucket
+    if ranks > 1:
+        prefetched = min(int(zero.prefetch_bucket_size), int(zero.max_live_parameters))
+        kept = int(zero.max_reuse_distance) + pieces.persistent
+        gathered = min(pieces.total, pieces.largest + prefetched + kept) + pieces.largest
+        buffers += itemsize * gathered
+    weights = 0 if _is_offloaded(zero.offload_param) else itemsize * part
+    if zero.zero_hpz_partition_size > 1:
+        weights += itemsize * -(-pieces.total // zero.zero_hpz_partition_size)
+    is_offloaded = _is_offloaded(zero.offload_optimizer)
+    flat = (itemsize + (4 if itemsize < 4 else 0)) * min(part, int(zero.sub_group_size))
+    return _Held(
+        weights=weights,
+        optimizer=0 if is_offloaded else 12 * part,
+        gradients=0 if is_offloaded else itemsize * part,
+        buffers=buffers,
+        late_gradients=0,
+        late_buffers=itemsize * min(bucket, pieces.total),
+        stepping=itemsize * bucket + (0 if is_offloaded else flat),
+    )
+
+
+def _stages_1_and_2(
+    zero: DeepSpeedZeroConfig, pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool
+) -> _Held:
+    """Of the stages that hold all weights. Offloaded are the float32 gradients too, and stage 2's of micro-steps."""
+    part = -(-pieces.total // ranks)
+    bucket = int(zero.reduce_bucket_size)
+    is_offloaded = _is_offloaded(zero.offload_optimizer)
+    gradients = 0
+    if has_micro_steps:
+        gradients = itemsize * pieces.total if zero.stage == 1 else 0 if is_offloaded else itemsize * part
+    return _Held(
+        weights=itemsize * pieces.total,
+        optimizer=0 if is_offloaded else 12 * part,
+        gradients=gradients,
+        buffers=itemsize * bucket * (2 if zero.overlap_comm else 1),
+        late_gradients=0 if is_offloaded else itemsize * part,
+        late_buffers=itemsize * min(bucket, pieces.total) if ranks > 1 else 0,
+        stepping=0 if is_offloaded else (2 * itemsize + (4 if itemsize < 4 else 0)) * part,
+    )
+
+
+def _is_offloaded(offload: Any) -> bool:
+    return offload is not None and offload.device != "none"
+
+
+def _of_the_forward(config: PretrainConfig) -> PretrainConfig:
+    """Without what the memory of a micro-step does not depend on, so that plans of many settings share it."""
+    return replace(config, gradient_accumulation_steps=1, images_per_step=1, pairs_per_step=1, texts_per_step=1)

@@ -1,0 +1,1 @@
+"""How does a run go from its config to its last step? The loop, the step, the log."""

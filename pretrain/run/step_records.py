@@ -1,0 +1,39 @@
+"""What is known of each step, in order: read from the device late, remembered by the guard, logged by the main rank."""
+
+from typing import Any
+
+from pretrain.run.device_copies import LateRecord
+from pretrain.run.run_log import RunLog
+from pretrain.run.speed import SpeedMeter, StepWork
+from pretrain.survival.step_guard import StepGuard
+
+
+class StepRecords:
+    """A step's figures are read when the step after it has been launched, so that the device never waits for the host.
+
+    Where spikes are skipped they are read at once: whether a loss is one depends on those before it.
+    """
+
+    def __init__(self, log: RunLog | None, guard: StepGuard, speed: SpeedMeter | None = None):
+        """log: on the main rank; speed: adds its figures."""
+        self.log, self.guard, self.speed = log, guard, speed
+        self._late: LateRecord | None = None
+
+    def add(self, record: dict[str, Any], work: StepWork | None = None) -> None:
+        """record: of a step that has just been launched, see `RunLog.write`; work: of all ranks, where it is known."""
+        speed = {} if self.speed is None or work is None else self.speed.step_ended(work, record["seconds"])
+        late = LateRecord(record | speed)
+        self.finish()
+        self._late = late
+        if self.guard.spike_deviations:
+            self.finish()
+
+    def finish(self, is_kept: bool = False) -> None:
+        """Read and log what was added last; is_kept: as in `RunLog.write`."""
+        if self._late is None:
+            return
+        record, self._late = self._late.read(), None
+        if not record["skipped"]:
+            self.guard.remember(record["loss"])
+        if self.log is not None:
+            self.log.write(record, is_kept)

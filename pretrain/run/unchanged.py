@@ -1,0 +1,76 @@
+"""Whether a run continues with the settings and the data of its start."""
+
+import hashlib
+from pathlib import Path
+
+import torch.distributed as dist
+
+from data_pipeline.files.remote_files import public_url
+from data_pipeline.loading.dataset import StepDataset
+from pretrain.checkpoints.saver import Checkpoint
+from pretrain.config.run_config import C, RunConfig, changed_fields
+from pretrain.survival.agreement import AgreedError, in_words, on_every_rank
+from pretrain.survival.console import warn
+
+Files = dict[str, Path | None]
+"""The files that define a run, beside the shards, by name. None: the run has no such file."""
+
+
+def file_fingerprint(path: Path | None) -> str:
+    """Return what changes with any byte of the file. Raises OSError."""
+    if path is None:
+        return "no file"
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise in_words(error, f"{path} cannot be read ({error.strerror}); make it readable, or give another") from error
+
+
+def agreed_fingerprints(dataset: StepDataset, config: RunConfig, files: Files) -> dict[str, str]:
+    """Return those of the data and the files of a run, by kind or name. Raises AgreedError if a rank sees others."""
+    own = on_every_rank(lambda: dataset.fingerprints | {name: file_fingerprint(path) for name, path in files.items()})
+    per_rank: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(per_rank, own)
+    for rank, other in enumerate(per_rank):
+        for name in (name for name in other if other[name] != per_rank[0][name]):
+            place = _places(config, files)[name]
+            raise AgreedError(f"rank {rank} and rank 0 read different {place}; give all nodes the same files")
+    return own
+
+
+def check_unchanged(
+    checkpoint: Checkpoint[C], config: C, fingerprints: dict[str, str], files_before: Files, files: Files
+) -> None:
+    """Raise AgreedError, listing the differences, if a run was started with different settings or data.
+
+    files_before: of the checkpoint's config. With allow_data_change, different data are reported and taken.
+    """
+    settings = changed_fields(checkpoint.config, config)
+    before, now = _places(checkpoint.config, files_before), _places(config, files)
+    data = [
+        f"the contents of the {now[name]} changed"
+        if before.get(name) == now[name]
+        else f"{before.get(name, f'no {name}')} at its start, {now[name]} now, with other contents"
+        for name, fingerprint in fingerprints.items()
+        if checkpoint.data_fingerprints.get(name) != fingerprint
+    ]
+    if settings or (data and not config.allow_data_change):
+        what = " and ".join(name for name, found in (("settings", settings), ("data", data)) if found)
+        remedy = "give those of its start, or a new run_dir" + ("" if settings else "; --allow-data-change takes these")
+        differences = "; ".join(settings + data)
+        raise AgreedError(f"{config.run_dir} was started with different {what} ({differences}); {remedy}")
+    if data and dist.get_rank() == 0:
+        warn(f"warning: {config.run_dir} continues with different data ({'; '.join(data)})")
+
+
+def _places(config: RunConfig, files: Files) -> dict[str, str]:
+    """Where the data of a config lie, by the names of their fingerprints."""
+    data = config.data
+    shards = {"image": data.images, "pair": data.pairs, "text": data.texts}
+    return {
+        **{
+            kind: f"{kind}s of {', '.join(map(public_url, sources)) or 'no folder'}" for kind, sources in shards.items()
+        },
+        **{name: f"{name} {'(no file)' if path is None else path}" for name, path in files.items()},
+    }

@@ -1,0 +1,1 @@
+"""What happens if something goes wrong, or somebody stops the run?"""

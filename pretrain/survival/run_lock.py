@@ -1,0 +1,60 @@
+"""One job a run: a second start waits for the first to end, which may be a rest of a job that lost its launcher."""
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from data_pipeline.samples.sample import printable
+from pretrain.survival.agreement import AgreedFailure, in_words
+from pretrain.survival.console import say, warn
+
+LOCK_NAME = "lock"
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Of file systems without locks."""
+
+
+def lock_run(run_dir: Path, wait_seconds: float, is_stopped: Callable[[], bool]) -> None:
+    """Hold the run until this process ends, in whatever way.
+
+    A POSIX record lock: loader workers do not inherit it, and network file systems know it across nodes. The process
+    must not open the file again: closing any of its descriptors would give the lock up.
+    Raises AgreedFailure where another job still holds it after that time (the rest of a lost one, perhaps), or a stop
+    is asked for.
+    """
+    path = run_dir / LOCK_NAME
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)  # never closed
+    except OSError as error:
+        raise in_words(error, f"{path} cannot be opened ({error.strerror}); move it away and start again") from error
+    deadline, has_told = time.monotonic() + wait_seconds, False
+    while not _try(descriptor):
+        holder = printable(os.pread(descriptor, 1000, 0).decode(errors="replace").strip("\0 \n")) or "another job"
+        if is_stopped():
+            raise AgreedFailure(f"stopped while {run_dir} was in use by {holder}; start again")
+        if time.monotonic() > deadline:
+            raise AgreedFailure(
+                f"{run_dir} is in use by {holder}; end it, or delete {path} if its file system keeps a lock of the dead"
+            )
+        if not has_told:
+            say(f"{run_dir} is in use by {holder}; waiting up to {wait_seconds:.0f} s for its end")
+            has_told = True
+        time.sleep(0.2)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            warn("warning: run_dir is on a file system without locks: start no second job in it")
+            return True
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        return False
+    return True

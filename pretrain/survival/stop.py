@@ -1,0 +1,124 @@
+"""How a run ends before its last step, and what it tells whoever started it: exit codes, and a status file."""
+
+import ctypes
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Literal, NoReturn
+
+from data_pipeline.settings.command_line import EXIT_USER_ERROR, PR_SET_PDEATHSIG
+from pretrain.survival.console import warn
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_FILE_NAME = "stop"
+EXIT_RANK_LOST = 71
+"""A rank died, hung or failed, or another job holds the run: start the same command again to continue."""
+EXIT_STOPPED = 75
+"""Stopped by a signal and saved: start the same command again to continue (sysexits.h: EX_TEMPFAIL)."""
+EXIT_STOPPED_BY_FILE = 76
+"""Stopped by RUN/stop and saved: it was meant, so nothing starts it again by itself."""
+EXIT_MANY_SKIPPED = 77
+"""All steps are done and saved, but too many of them were skipped (step_guard.MAX_SKIPPED_SHARE): another start would
+not mend it."""
+
+Ending = Literal["complete", "many_skipped", "stopped", "stopped_by_file", "mistake"]
+EXIT_CODES: dict[Ending, int] = {
+    "complete": 0,
+    "many_skipped": EXIT_MANY_SKIPPED,
+    "stopped": EXIT_STOPPED,
+    "stopped_by_file": EXIT_STOPPED_BY_FILE,
+    "mistake": EXIT_USER_ERROR,
+}
+
+
+class StopRequest:
+    """Set by SIGTERM, SIGUSR1 or Ctrl-C on this rank, or by a file; the ranks agree on it once a step. A second Ctrl-C
+    kills."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.signalled = False
+        self.file = run_dir / STOP_FILE_NAME
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._handle)
+        if any(argument.startswith("--local_rank") for argument in sys.argv):
+            # DeepSpeed's launcher started this rank; where it is killed nobody could stop the run any more
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    @property
+    def is_asked_by_file(self) -> bool:
+        return os.path.exists(
+            self.file
+        )  # unlike Path.exists, False if the folder cannot be read: the log tells of that
+
+    def forget_file(self) -> None:
+        """It was obeyed; where it cannot be deleted the next start obeys it again."""
+        with suppress(OSError):
+            self.file.unlink()
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self.signalled = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class JobStatus:
+    """One line for a job script, in the file that IMGLISH_STATUS_FILE names: `STEP WORD FOUND`.
+
+    STEP: steps in the newest checkpoint. WORD: running, complete, many_skipped, stopped, stopped_by_file, or mistake,
+    for what another start would not mend. FOUND: steps in the checkpoint that this start found, 0 if there was none.
+    A rank that dies leaves `running`. srun ends all ranks as soon as one ends with a code, so with such a file every
+    ending is written there alone and the code is 0.
+    """
+
+    def __init__(self) -> None:
+        self.path = os.environ.get("IMGLISH_STATUS_FILE", "")
+        self.step = self.found = 0
+
+    def begin(self, found: int) -> None:
+        """On the main rank, as all that follow. found: steps in the checkpoint that was loaded. Raises OSError."""
+        self.step = self.found = found
+        self._write("running")
+
+    def saved(self, step: int) -> None:
+        """There is a new checkpoint. Raises OSError."""
+        self.step = step
+        self._write("running")
+
+    def _write(self, word: Ending | Literal["running"]) -> None:
+        if self.path:
+            partial = Path(f"{self.path}.partial")
+            partial.write_text(f"{self.step} {word} {self.found}\n")
+            partial.rename(self.path)
+
+    def told(self, ending: Ending) -> bool:
+        """Write how the run ends, if this is the main rank; false where an exit code has to say it."""
+        try:
+            if os.environ.get("RANK", "0") == "0":
+                self._write(ending)
+        except OSError:
+            return False
+        return bool(self.path)
+
+
+def end_as_mistake(message: str) -> NoReturn:
+    """End this rank for what another start would not mend, before there is a run to end; the main rank says why."""
+    if message and os.environ.get("RANK", "0") == "0":
+        warn(f"error: {message}")
+    end_process(0 if JobStatus().told("mistake") else EXIT_USER_ERROR)
+
+
+def end_process(exit_code: int) -> NoReturn:
+    """End a rank without the interpreter's teardown.
+
+    Threads of gloo, which groups that DeepSpeed holds keep alive, may still release tensors then, and a thread that
+    asks a dying interpreter for its lock aborts the process: now and then another code would reach the launcher.
+    """
+    try:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+    finally:
+        os._exit(exit_code)

@@ -1,0 +1,50 @@
+"""A worker that dies is told with the sample that it was at."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from data_pipeline.samples import under_way
+from data_pipeline.samples.under_way import at_sample
+from data_pipeline.settings.command_line import worker_pool
+
+
+def busy(name: str, seconds: float) -> str:
+    """Stands for a decoder that does not end."""
+    with at_sample(name):
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+    return name
+
+
+def killed(name: str) -> None:
+    with at_sample(name):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_sample_that_takes_too_long_ends_the_job_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_way, "SAMPLE_CPU_SECONDS", 0.3)
+    with pytest.raises(ValueError) as caught, worker_pool(2) as workers:
+        assert workers.submit(busy, "quick", 0.01).result() == "quick"
+        workers.submit(busy, "0.tar:bomb", 60).result()
+    told = "0.tar:bomb took more than 0.3 s of CPU time; leave it out of the data, and the same command goes on"
+    assert str(caught.value) == told
+
+
+def test_many_samples_that_are_each_quick_and_a_wait_do_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_way, "SAMPLE_CPU_SECONDS", 0.3)
+    with worker_pool(1) as workers:
+        for _ in range(5):
+            assert workers.submit(busy, "quick", 0.1).result() == "quick"
+        workers.submit(time.sleep, 0.5).result()
+        assert workers.submit(busy, "quick", 0.1).result() == "quick"
+
+
+def test_a_worker_that_is_killed_is_told_with_its_sample() -> None:
+    with pytest.raises(ValueError) as caught, worker_pool(1) as workers:
+        workers.submit(killed, "a\nb").result()
+    told = "a worker process was killed, perhaps for memory, at a\\nb; the same command goes on"
+    assert str(caught.value) == told

@@ -1,0 +1,45 @@
+"""What a rank writes of a checkpoint: snapshots, checksums, failures. CPU, seconds."""
+
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.checkpoints.background_files import RankFiles, write_file
+
+
+def test_a_file_is_what_torch_loads_and_its_checksum_is_right(tmp_path: Path) -> None:
+    weights = torch.randn(1000)
+    described = write_file(tmp_path / "state.pt", {"weights": weights, "step": 3})
+    content = (tmp_path / "state.pt").read_bytes()
+    assert described == {"num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert torch.equal(loaded["weights"], weights) and loaded["step"] == 3
+
+
+def test_what_training_does_after_a_snapshot_is_not_in_the_file(tmp_path: Path) -> None:
+    files, weights = RankFiles(), torch.zeros(2_000_000)
+    files.begin(tmp_path)
+    files.save({"weights": weights, "parts": [weights[:5]], "shape": weights.shape}, str(tmp_path / "state.pt"))
+    weights.fill_(1)
+    assert set(files.written()) == {"state.pt"}
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert not loaded["weights"].any() and not loaded["parts"][0].any()
+    assert isinstance(loaded["shape"], torch.Size)
+
+
+def test_a_full_disk_is_told_when_asked_not_raised_on_one_rank_alone() -> None:
+    files = RankFiles()
+    files.begin(Path("/dev"))
+    files.save({"weights": torch.zeros(1_000_000)}, "/dev/full")
+    with pytest.raises(OSError, match=r"/dev/full cannot be written \(No space left on device\); free space"):
+        files.written()
+
+
+def test_a_file_system_that_comes_back_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "comes" / "state.pt"
+    threading.Timer(0.8, path.parent.mkdir).start()
+    write_file(path, {"step": 1})
+    assert torch.load(path, weights_only=True) == {"step": 1}

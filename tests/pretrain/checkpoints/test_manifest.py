@@ -1,0 +1,213 @@
+"""A checkpoint folder holds what its manifest lists, and nothing else. CPU, seconds."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pretrain.checkpoints.manifest import MANIFEST_NAME, find_defect, read_manifest
+from pretrain.checkpoints.saver import latest_checkpoint, read_checkpoint
+from pretrain.checkpoints.weights import find_checkpoint
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.survival.step_guard import StepGuard
+from tests.support.crafted import copy_of_run, seal
+from tests.support.unreadable import forbidden
+
+
+@pytest.fixture
+def checkpoint(two_ranks: Path, tmp_path: Path) -> Path:
+    """The checkpoint of a copied run, which lies in tmp_path / "run"."""
+    return copy_of_run(two_ranks, tmp_path / "run")
+
+
+def linked(path: Path) -> None:
+    """Put a link to the same content in the place of a file."""
+    elsewhere = path.parents[2] / "elsewhere.pt"
+    shutil.move(path, elsewhere)
+    path.symlink_to(elsewhere)
+
+
+def piped(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+FOREIGN: list[tuple[str, str, Callable[[Path], object], str]] = [
+    ("optimizer states", "x_optim_states.pt", lambda path: path.write_bytes(b"x"), "is not listed in manifest.json"),
+    ("model states", "x_model_states.pt", lambda path: path.touch(), "is not listed in manifest.json"),
+    ("hidden", ".hidden", lambda path: path.touch(), "is not listed in manifest.json"),
+    ("temporary", "config.json~", lambda path: path.touch(), "is not listed in manifest.json"),
+    ("not UTF-8", os.fsdecode(b"\xff.pt"), lambda path: path.touch(), "is not listed in manifest.json"),
+    ("folder", "zero", lambda path: path.mkdir(), "is a folder"),
+    ("link", "y_optim_states.pt", lambda path: path.symlink_to("/dev/null"), "is a symbolic link"),
+    ("dead link", "y.pt", lambda path: path.symlink_to("nowhere"), "is a symbolic link"),
+    ("pipe", "pipe_model_states.pt", lambda path: os.mkfifo(path), "is no regular file"),
+    ("listed link", "config.json", linked, "is a symbolic link"),
+    ("listed pipe", "config.json", piped, "is no regular file"),
+    ("linked manifest", MANIFEST_NAME, linked, "is a symbolic link"),
+]
+
+
+@pytest.mark.parametrize(("name", "put", "reason"), [case[1:] for case in FOREIGN], ids=[case[0] for case in FOREIGN])
+def test_a_checkpoint_with_more_than_its_own_files_is_refused_by_name(
+    checkpoint: Path, name: str, put: Callable[[Path], object], reason: str
+) -> None:
+    assert find_defect(checkpoint) is None
+    put(checkpoint / name)
+    for read in (
+        lambda: find_checkpoint(checkpoint.parents[1]),
+        lambda: find_checkpoint(checkpoint),
+        lambda: read_checkpoint(checkpoint, PretrainConfig),
+    ):
+        with pytest.raises(
+            ValueError, match="a checkpoint that holds more than its own files is not opened; "
+        ) as error:
+            read()
+        assert str(error.value).startswith(f"{checkpoint / name} {reason}; ")
+
+
+def test_a_manifest_that_lists_files_elsewhere_does_not_open_them(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside.pt").write_bytes(b"outside")
+    described = {"num_bytes": 7, "sha256": hashlib.sha256(b"outside").hexdigest()}
+    manifest = json.loads((checkpoint / MANIFEST_NAME).read_text())
+    for name in ("../../../outside.pt", str(tmp_path / "outside.pt")):
+        content = {**manifest, "files": {**manifest["files"], name: described}}
+        write_consistent(checkpoint, content)
+        with pytest.raises(ValueError, match="outside.pt is damaged; give another checkpoint"):
+            find_checkpoint(checkpoint)
+
+
+def write_consistent(folder: Path, content: dict[str, object]) -> None:
+    content.pop("sha256_of_the_rest", None)
+    content["sha256_of_the_rest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (folder / MANIFEST_NAME).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("step", "many"),
+        ("step", -1),
+        ("step", None),
+        ("world_size", 0),
+        ("world_size", [2]),
+        ("files", 5),
+        ("files", {"config.json": 7}),
+        ("guard_state", {}),
+        ("guard_state", {**StepGuard(0, 1).state(), "recent_losses": 5}),
+        ("guard_state", {**StepGuard(0, 1).state(), "num_skipped_steps": "no"}),
+        ("memory_config", []),
+        ("data_fingerprints", {"images": 5}),
+        ("kind", {}),
+    ],
+)
+def test_a_consistent_manifest_of_other_types_is_damaged(checkpoint: Path, name: str, value: object) -> None:
+    content = json.loads((checkpoint / MANIFEST_NAME).read_text())
+    write_consistent(checkpoint, {**content, name: value})
+    with pytest.raises(ValueError, match=f"manifest.json is damaged: {name}"):
+        read_manifest(checkpoint)
+    with pytest.raises(ValueError, match="manifest.json is damaged; give another checkpoint"):
+        find_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"null", b"{}", b"", b"\xff", b"{}" + b" " * (1 << 24)])
+def test_a_manifest_that_is_none_is_damaged(checkpoint: Path, content: bytes) -> None:
+    (checkpoint / MANIFEST_NAME).write_bytes(content)
+    with pytest.raises(ValueError, match="manifest.json is damaged; give another checkpoint"):
+        find_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda config: config.update(num_steps="many"),
+            "config.json is no config of pretraining: num_steps .*Input should be a valid integer",
+        ),
+        (lambda config: config["model"].update(num_heads=0), "config.json is no config of pretraining: "),
+        (
+            lambda config: config["model"].update(depth=10**9),
+            r"does not hold the network|no config of pretraining: .*depth",
+        ),
+        (
+            lambda config: config["model"].update(dim=48 * 1000),
+            r"does not hold the network|no config of pretraining: .*dim",
+        ),
+        (lambda config: config.clear(), "config.json is no config of pretraining"),
+    ],
+    ids=["type", "heads", "depth", "dim", "empty"],
+)
+def test_a_consistent_config_of_another_network_is_refused_before_that_is_built(
+    checkpoint: Path, change: Callable[[dict[str, object]], None], message: str
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    change(config)
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    seal(checkpoint)
+    with pytest.raises(ValueError, match=message) as error:
+        find_checkpoint(checkpoint)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def older(checkpoint: Path) -> Path:
+    """A copy that stands for a checkpoint before it."""
+    copy = checkpoint.with_name("step_00000004")
+    shutil.copytree(checkpoint, copy)
+    return copy
+
+
+@pytest.mark.parametrize("name", ["", MANIFEST_NAME, "config.json"])
+def test_a_checkpoint_that_cannot_be_read_is_passed_over_with_a_warning(
+    checkpoint: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, path = older(checkpoint), checkpoint / name
+    with forbidden(path):
+        found = latest_checkpoint(checkpoint.parents[1], PretrainConfig)
+        assert found is not None and found.folder == before
+        said = f"warning: checkpoint file {path} cannot be read (Permission denied); the checkpoint before it is used"
+        assert said in capfd.readouterr().err
+        shown = f"checkpoint file {path} cannot be read .Permission denied.; give another checkpoint"
+        with pytest.raises(ValueError, match=shown):
+            read_checkpoint(checkpoint, PretrainConfig)
+
+
+def test_permission_is_not_damage_and_starts_no_new_run(checkpoint: Path) -> None:
+    run_dir = checkpoint.parents[1]
+    message = (
+        rf"no checkpoint of {run_dir} can be used: .*config.json cannot be read \(Permission denied\); make it read"
+    )
+    with forbidden(checkpoint / "config.json"), pytest.raises(ValueError, match=message):
+        latest_checkpoint(run_dir, PretrainConfig)
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_listed_is_not_taken_for_an_empty_one(checkpoint: Path) -> None:
+    folder, run_dir = checkpoint.parent, checkpoint.parents[1]
+    with forbidden(folder), pytest.raises(OSError, match=rf"{folder} cannot be read \(Permission denied\); make it"):
+        latest_checkpoint(run_dir, PretrainConfig)
+    shutil.rmtree(folder)
+    assert latest_checkpoint(run_dir, PretrainConfig) is None
+    folder.write_text("a file")
+    with pytest.raises(OSError, match=rf"{folder} cannot be read \(Not a directory\)"):
+        latest_checkpoint(run_dir, PretrainConfig)
+
+
+def test_a_checkpoint_on_a_failing_disk_is_passed_over(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, broken, known = older(checkpoint), checkpoint / "config.json", Path.open
+
+    def fail(path: Path, *arguments: object, **named: object) -> object:
+        if path == broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return known(path, *arguments, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr("data_pipeline.files.retries.FIRST_WAIT_SECONDS", 0.0)
+    found = latest_checkpoint(checkpoint.parents[1], PretrainConfig)
+    assert found is not None and found.folder == before
+    assert f"{broken} cannot be read (Input/output error); the checkpoint before it is used" in capfd.readouterr().err

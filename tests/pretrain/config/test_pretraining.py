@@ -1,0 +1,89 @@
+"""What of a config may change when a run is continued."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.config.run_config import changed_fields, config_from_json, config_to_json
+from pretrain.recipes.small import demo, laptop
+
+
+def test_paths_and_the_cache_may_change_and_what_defines_the_batches_may_not() -> None:
+    config = demo()
+    moved = replace(config.data, pairs=("elsewhere",), cache_folder=Path("/scratch"), cache_bytes=1, num_workers=7)
+    assert changed_fields(config, replace(config, data=moved)) == []
+    other = replace(config, data=replace(config.data, num_lanes=2), seed=5)
+    assert changed_fields(config, other) == [
+        "data.num_lanes was 4, is now 2",
+        "seed was 0, is now 5",
+    ]
+
+
+def test_a_run_that_began_with_a_number_of_hidden_patches_goes_on_with_the_ratio_that_gives_it() -> None:
+    saved = json.loads(config_to_json(laptop()))
+    assert saved["objective"]["num_masked_patches"] == 26
+    saved["objective"].pop("image_mask_ratio")  # as configs were written before there was one
+    before = config_from_json(PretrainConfig, json.dumps(saved))
+    assert changed_fields(before, laptop()) == []
+    larger = replace(laptop(), model=replace(laptop().model, image_size=128))
+    assert changed_fields(before, larger) == [
+        "model.image_size was 64, is now 128",
+        "objective.num_masked_patches was 26, is now 102",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("num_steps", -1, "num_steps -1: Input should be greater than or equal to 1"),
+        ("optimizer", {"beta1": 2}, "optimizer.beta1 2: Input should be less than 1"),
+        ("model", {"dim": 100, "num_heads": 6}, "num_heads 6 must divide dim 100"),
+        ("precision", "float8", "precision 'float8': Input should be 'float32' or 'bfloat16'"),
+        ("data", None, "data None: Input should be"),
+    ],
+)
+def test_a_damaged_config_is_told_in_one_sentence(field: str, value: object, expected: str) -> None:
+    saved = {**json.loads(config_to_json(demo())), field: value}
+    with pytest.raises(ValueError) as refused:
+        config_from_json(PretrainConfig, json.dumps(saved))
+    assert expected in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_config_survives_being_written() -> None:
+    assert config_from_json(PretrainConfig, config_to_json(demo())) == demo().resolved()
+
+
+def test_what_is_allowed_and_hardly_meant_is_told() -> None:
+    assert demo().warnings() == [] and laptop().warnings() == []
+    tiny = demo()
+    for config, sentence in (
+        (
+            replace(tiny, optimizer=replace(tiny.optimizer, warmup_steps=700)),
+            "optimizer.warmup_steps 700 is not below",
+        ),
+        (
+            replace(tiny, objective=replace(tiny.objective, image_mask_ratio=0.0)),
+            "0 of the 36 patches of an image are",
+        ),
+        (
+            replace(tiny, model=replace(tiny.model, image_size=16)),
+            "objective.min_block_patches 3 exceeds the 2 hidden pa",
+        ),
+    ):
+        (warning,) = config.warnings()
+        assert warning.startswith(sentence)
+    rising = replace(demo(), optimizer=replace(demo().optimizer, min_lr=1.0))
+    assert rising.warnings() == [
+        "optimizer.min_lr 1 is above optimizer.peak_lr 0.001: the learning rate rises after warmup; lower it"
+    ]
+
+
+def test_a_saved_config_holds_no_password_and_no_signature() -> None:
+    sources = ("https://user:hunter2@host/x=2", "https://host/x?X-Amz-Signature=hunter2", "s3://key:hunter2@bucket/x")
+    config = replace(demo(), data=replace(demo().data, images=sources, pairs=sources, texts=sources))
+    saved = config_to_json(config)
+    assert "hunter2" not in saved and saved.count("https://***@host/x=2") == 3
+    assert changed_fields(config_from_json(PretrainConfig, saved), config) == []

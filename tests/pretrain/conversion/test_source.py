@@ -1,0 +1,222 @@
+"""What is converted: weights of different origins, and what is said about them. CPU, seconds."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data_pipeline.texts.tokenizer import TextTokenizer
+from model import load_pretrained
+from model.config import MultiwayConfig
+from model.pretrained import save_pretrained
+from pretrain.conversion.model_card import make_card
+from pretrain.conversion.source import Source, readable
+from pretrain.convert import Converted, ConvertOptions, convert, open_source, report
+from pretrain.formats.vocabulary import Vocabulary
+from tests.pretrain.formats.test_beit3_contents import HEADS, pretrained_state, tuned_state
+from tests.support.tiny import CONFIG, tiny_model
+from tests.support.tiny_run import TinyData
+
+NUM_WORDS = 120
+
+
+@pytest.fixture
+def text_tokenizer(tiny_data: TinyData) -> Path:
+    return tiny_data.folder / "text_tokenizer.spm"
+
+
+@pytest.fixture
+def ours(text_tokenizer: Path, tmp_path: Path) -> Path:
+    """A folder of safetensors with a tokenizer of fewer ids than rows."""
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    model = tiny_model(vocab_size=NUM_WORDS)
+    save_pretrained(dict(model.state_dict()), model.encoder.config, folder)
+    (folder / "text_tokenizer.spm").write_bytes(text_tokenizer.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("to", ["beit3", "safetensors"])
+def test_trimming_leaves_out_the_rows_that_the_tokenizer_does_not_reach(ours: Path, to: Any, tmp_path: Path) -> None:
+    num_ids = TextTokenizer(ours / "text_tokenizer.spm").vocab_size
+    assert num_ids < NUM_WORDS
+    converted = convert(ConvertOptions(ours, tmp_path / "out", to, "safetensors", trim_vocab=True))
+    assert converted.card["model"]["vocab_size"] == num_ids and converted.card["vocab_size_before"] == NUM_WORDS
+    assert converted.card["text_tokenizer"]["unused_rows"] is None
+    options = ConvertOptions(converted.path, tmp_path / "back", "safetensors", "beit3")
+    folder = convert(options).path.parent if to == "beit3" else converted.path.parent
+    whole, trimmed = load_pretrained(ours), load_pretrained(folder)
+    for name in ("encoder.text_embed.word_embed.weight", "mlm_head.weight", "mlm_head.bias"):
+        assert torch.equal(trimmed.get_parameter(name), whole.get_parameter(name)[:num_ids])
+    assert f"--vocab_size {num_ids}" in report_of_base(replace(converted.source.config))
+
+
+def report_of_base(config: MultiwayConfig) -> str:
+    """What is printed of a network of base's size with that vocabulary."""
+    sizes = MultiwayConfig()
+    config = replace(
+        config, dim=sizes.dim, depth=sizes.depth, num_heads=sizes.num_heads, ffn_dim=sizes.ffn_dim, patch_size=16
+    )
+    return reported(config, "fusion")
+
+
+def reported(config: MultiwayConfig, role: Any, num_ids: int = 8002) -> str:
+    """What is printed of a network of any size, without its weights."""
+    path = Path("/dev/null")  # has a size
+    vocabulary = Vocabulary(Path("words.spm"), "0" * 64, num_ids)
+    card = make_card(path.name, "beit3", role, config, vocabulary, 1e-6)
+    source = Source("step 5 in runs/a/checkpoints/step_00000005", config, lambda: iter(()), vocabulary, {})
+    return report(Converted(path, 1e-6, source, card))
+
+
+def test_the_report_says_which_step_was_taken_and_what_loads_the_file() -> None:
+    said = reported(MultiwayConfig(vocab_size=8002), "fusion")
+    assert "from step 5 in runs/a/checkpoints/step_00000005, largest difference 1.0e-06" in said
+    assert "torchscale loads it" in said
+    assert "run_beit3_finetuning.py --task imagenet --model beit3_base_patch16_224" in said
+    assert "--vocab_size 8002 --sentencepiece_model" in said and "wrong for" not in said and "note:" not in said
+    laptop = reported(MultiwayConfig(dim=192, depth=4, num_heads=6, ffn_dim=576), "fusion")
+    assert "Microsoft's finetuning code cannot load it: not base or large, but dim 192" in laptop
+    assert "run_beit3_finetuning.py" not in laptop
+
+
+@pytest.mark.parametrize(
+    ("role", "wrong", "other"),
+    [
+        ("fusion", "imagenet, flickr30k, coco_retrieval", "dual"),
+        ("dual", "vqav2, nlvr2, coco_captioning, nocaps", "fusion"),
+    ],
+)
+def test_the_report_says_which_tasks_a_role_is_wrong_for(role: str, wrong: str, other: str) -> None:
+    said = reported(MultiwayConfig(num_vl_layers=3), role)
+    inputs = "images alone and texts alone" if role == "fusion" else "image-text pairs"
+    assert f"wrong for {inputs} ({wrong}): for those, --role {other}" in said
+    task = "vqav2 --model beit3_base_patch16_384" if role == "fusion" else "imagenet --model beit3_base_patch16_224"
+    assert f"--task {task}" in said
+
+
+def test_the_report_says_how_many_rows_of_words_are_never_used() -> None:
+    said = reported(MultiwayConfig(attention="decoupled"), "dual")
+    assert "56008, 31% of all parameters, are never used; --trim-vocab leaves them out" in said
+    assert "--trim-vocab" not in reported(MultiwayConfig(), "dual", num_ids=64002)
+
+
+def microsofts(state: dict[str, torch.Tensor], path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"model": state}, path)
+    return path
+
+
+def test_a_tuned_file_is_converted_and_what_it_lacks_is_said(text_tokenizer: Path, tmp_path: Path) -> None:
+    path = microsofts(tuned_state("retrieval"), tmp_path / "theirs" / "beit3_itc.pth")
+    options = ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads, new_heads=True)
+    converted = convert(replace(options, num_visual_tokens=9))
+    said = report(converted)
+    assert "started anew, as the file has none: mim_head, mlm_head" in said
+    assert f"left out, as only its task uses them: {', '.join(sorted(HEADS['retrieval']))}" in said
+    assert "no text tokenizer (text_tokenizer.spm or Microsoft's beit3.spm) lies in" in said
+    assert converted.card["left_out"] == sorted(HEADS["retrieval"])
+    assert load_pretrained(tmp_path / "out").encoder.config.num_visual_tokens == 9
+
+
+def test_microsofts_tokenizer_beside_their_file_is_taken_along(text_tokenizer: Path, tmp_path: Path) -> None:
+    path = microsofts(pretrained_state(), tmp_path / "theirs" / "beit3_base.pth")
+    (path.parent / "text_tokenizer.spm").write_bytes(b"of an export in the same folder")
+    (path.parent / "beit3.spm").write_bytes(text_tokenizer.read_bytes())
+    convert(ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads))
+    assert (tmp_path / "out" / "text_tokenizer.spm").read_bytes() == text_tokenizer.read_bytes()
+
+
+def test_a_tokenizer_of_other_weights_is_not_taken_for_that_of_a_folder(ours: Path, tmp_path: Path) -> None:
+    folder = convert(ConvertOptions(ours, tmp_path / "out", "safetensors", "safetensors")).path.parent
+    (folder / "text_tokenizer.spm").write_bytes(b"another")
+    with pytest.raises(ValueError, match="is not the text tokenizer that the weights beside it were trained with"):
+        open_source(ConvertOptions(folder, tmp_path, from_="safetensors"))
+
+
+def test_the_length_of_texts_survives_the_padding(ours: Path, tmp_path: Path) -> None:
+    path = convert(ConvertOptions(ours, tmp_path / "out", "beit3", "safetensors", role="dual")).path
+    convert(ConvertOptions(path, tmp_path / "back", from_="beit3"))
+    assert load_pretrained(tmp_path / "back").encoder.config.max_text_length == CONFIG.max_text_length
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ("[]", "holds no JSON object"),
+        ('{"model": 5}', "is not a card of pretrain.convert"),
+        ('{"model": {"num_heads": "6"}}', "says num_heads '6', not a number"),
+        ('{"model": {"num_heads": 4, "max_text_length": true}}', "says max_text_length True, not a number"),
+        ('{"model": {"num_heads": 5}}', "num_heads 5 must divide dim 32"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("\udcff", "is not valid JSON"),
+    ],
+)
+def test_a_damaged_card_is_said_in_a_sentence(card: str, message: str, tmp_path: Path) -> None:
+    path = microsofts(pretrained_state(), tmp_path / "theirs" / "beit3.pth")
+    path.with_suffix(".json").write_bytes(card.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=message):
+        open_source(ConvertOptions(path, tmp_path / "out", from_="beit3"))
+
+
+def without_tokenizer(folder: Path) -> None:
+    (folder / "text_tokenizer.spm").unlink()
+
+
+def with_damaged_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\0" * 100)
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_tokenizer, "--trim-vocab needs the text tokenizer, and none lies beside"),
+        (with_damaged_weights, "model.safetensors is"),
+        (without_weights, "model.safetensors does not exist"),
+    ],
+)
+def test_a_source_that_is_not_whole_is_refused(
+    damage: Callable[[Path], None], message: str, ours: Path, tmp_path: Path
+) -> None:
+    damage(ours)
+    with pytest.raises(ValueError, match=message):
+        convert(ConvertOptions(ours, tmp_path / "out", "safetensors", "safetensors", trim_vocab=True))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"new_heads": True}, "lacks no head; leave out --new-heads"),
+        ({"new_heads": True, "num_visual_tokens": 9}, "has a masked-image head; leave out --num-visual-tokens"),
+    ],
+    ids=str,
+)
+def test_an_option_that_does_nothing_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = microsofts(pretrained_state(), tmp_path / "theirs" / "beit3.pth")
+    options = ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads)
+    with pytest.raises(ValueError, match=message):
+        convert(replace(options, **changes))
+
+
+def test_weights_that_are_not_finite_are_named_with_their_step() -> None:
+    weights = [("mim_head.bias", torch.zeros(2)), ("mlm_head.bias", torch.tensor([1.0, torch.nan]))]
+    source = Source("step 5 in runs/a", CONFIG, lambda: iter(weights), None, {})
+    with pytest.raises(ValueError, match=r"step 5 in runs/a has NaN or infinity for mlm_head.bias"):
+        list(readable(source).weights())
+
+
+def test_weights_that_cannot_be_read_are_not_taken_for_a_full_disk() -> None:
+    def failing() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "mim_head.bias", torch.zeros(2)
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(ValueError, match=r"runs/a cannot be read .Input/output error"):
+        list(readable(Source("runs/a", CONFIG, failing, None, {})).weights())

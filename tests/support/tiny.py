@@ -1,0 +1,91 @@
+"""A tiny network and random inputs for it, in float32."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from model.checkpointing import KEEP_EVERYTHING, Checkpointing
+from model.config import MultiwayConfig
+from model.initialization import init_weights
+from model.kernels.backend import KernelChoice
+from model.masked_data_model import MaskedDataModel, MaskedTargets
+from model.multiway import MultiwayInputs
+from model.stochastic_depth import IGNORED
+
+CONFIG = MultiwayConfig(
+    dim=32,
+    depth=3,
+    num_heads=4,
+    ffn_dim=48,
+    num_vl_layers=1,
+    image_size=32,
+    patch_size=8,
+    vocab_size=50,
+    num_visual_tokens=20,
+    max_text_length=12,
+)
+
+
+def tiny_model(
+    seed: int = 0,
+    kernels: KernelChoice = "auto",
+    checkpointing: Checkpointing = KEEP_EVERYTHING,
+    **changes: Any,
+) -> MaskedDataModel:
+    """A model whose every parameter, biases and norms too, is random and of a size that matters."""
+    config = replace(CONFIG, **changes)
+    model = MaskedDataModel(config, kernels, checkpointing)
+    init_weights(model, config, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def tiny_inputs(num_images: int, num_pairs: int, num_texts: int, seed: int = 0) -> MultiwayInputs:
+    """Random pixels and ids; texts of different lengths, some patches hidden."""
+    generator = torch.Generator().manual_seed(seed)
+    size, patches = CONFIG.image_size, CONFIG.num_patches
+
+    def texts(count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.randint(4, CONFIG.vocab_size, (count, length), generator=generator)
+        lengths = torch.randint(3, length + 1, (count, 1), generator=generator)
+        return ids, torch.arange(length) >= lengths
+
+    caption_ids, caption_padding = texts(num_pairs, 7)
+    text_ids, text_padding = texts(num_texts, 10)
+    return MultiwayInputs(
+        images=torch.randn(num_images + num_pairs, 3, size, size, generator=generator),
+        image_mask=torch.rand(num_images + num_pairs, patches, generator=generator) < 0.4,
+        caption_ids=caption_ids,
+        caption_padding=caption_padding,
+        text_ids=text_ids,
+        text_padding=text_padding,
+    )
+
+
+def tiny_targets(inputs: MultiwayInputs, seed: int = 0) -> MaskedTargets:
+    """Answers: five patches an image, three places a caption and two a text, of every other one the last unused."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def positions(count: int, total: int, asked: int) -> torch.Tensor:
+        order = torch.rand(count, total, generator=generator).argsort(dim=1)
+        return order[:, :asked]
+
+    def labels(count: int, asked: int) -> torch.Tensor:
+        ids = torch.randint(4, CONFIG.vocab_size, (count, asked), generator=generator)
+        ids[::2, -1] = IGNORED
+        return ids
+
+    num_pairs, num_texts = len(inputs.caption_ids), len(inputs.text_ids)
+    codes = torch.randint(CONFIG.num_visual_tokens, (len(inputs.images), 5), generator=generator)
+    return MaskedTargets(
+        image_positions=positions(len(inputs.images), CONFIG.num_patches, 5),
+        visual_token_ids=codes,
+        caption_positions=positions(num_pairs, 3, 3),
+        caption_labels=labels(num_pairs, 3),
+        text_positions=positions(num_texts, 3, 2),
+        text_labels=labels(num_texts, 2),
+    )
