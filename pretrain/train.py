@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_pipeline.loading.dataset import StepBatch, StepDataset
+from data_pipeline.files.hashing import file_sha256
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.experts import ExpertNorm
 from model.flops import training_flops
@@ -25,7 +27,7 @@ from model.visual_tokenizer import VisualTokenizer
 from pretrain.config.command_line import parse_recipe
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.machine_memory import check_batch_fits, check_network_fits
-from pretrain.formats.vocabulary import fingerprint_in, sha256_of, tokenizer_beside, unused_rows
+from pretrain.formats.vocabulary import fingerprint_in, tokenizer_beside, unused_rows
 from pretrain.jobs.micro_step import make_micro_step
 from pretrain.jobs.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
 from pretrain.recipes import RECIPES
@@ -158,8 +160,8 @@ def check_initial_weights(config: PretrainConfig) -> None:
     ]
     beside, fingerprint = tokenizer_beside(folder), fingerprint_in(folder / WEIGHTS_NAME)
     if fingerprint is None and beside is not None:
-        fingerprint = sha256_of(beside)
-    if fingerprint not in (None, sha256_of(config.data.text_tokenizer)):
+        fingerprint = file_sha256(beside)
+    if fingerprint not in (None, file_sha256(config.data.text_tokenizer)):
         differences.append(
             f"its words are those of {beside or f'a text tokenizer with SHA-256 {fingerprint}'}, "
             f"not of {config.data.text_tokenizer}"

@@ -11,7 +11,8 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from data_pipeline.loading.dataset import StepBatch, StepDataset
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.dataset import StepDataset
 from model.quantizer import Codebook
 from model.visual_tokenizer import Block, VisualTokenizer, init_visual_tokenizer
 from pretrain.checkpoints.weights import checkpoint_weights

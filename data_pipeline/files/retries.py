@@ -9,13 +9,13 @@ from typing import TypeVar
 NUM_TRIALS = 4
 FIRST_WAIT_SECONDS = 0.5
 FULL = (errno.ENOSPC, errno.EDQUOT)
-HOPELESS = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS)
+PERMANENT_ERRNOS = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS)
 """Failures that another trial does not mend."""
 
 T = TypeVar("T")
 
 
-def with_retries(action: Callable[[], T], hopeless: Container[int | None] = HOPELESS) -> T:
+def with_retries(action: Callable[[], T], hopeless: Container[int | None] = PERMANENT_ERRNOS) -> T:
     """What the action gives, tried again after growing waits where that may help. Raises its last OSError."""
     for trial in range(NUM_TRIALS):
         try:

@@ -9,7 +9,8 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import DataLoader, get_worker_info
 
-from data_pipeline.loading.dataset import StepBatch, StepDataset
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.samples.sample import Kind
 from data_pipeline.samples.under_way import SAMPLE_CPU_SECONDS, lift_cpu_limit, limit_cpu_time
 

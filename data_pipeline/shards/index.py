@@ -19,6 +19,7 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
+from data_pipeline.files.hashing import file_sha256
 from data_pipeline.files.remote_files import is_remote, public_url, read_remote_file
 from data_pipeline.samples.sample import Kind, printable
 from data_pipeline.shards.cache import ShardCache
@@ -187,11 +188,6 @@ def is_plain(name: str) -> bool:
 def records_name(sha256: str) -> str:
     """The name of the file of records with this checksum."""
     return f"samples-{sha256[:16]}.npy"
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_local(folder: Path) -> tuple[IndexHeader, NDArray[np.void]]:

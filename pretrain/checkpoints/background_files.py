@@ -28,7 +28,7 @@ FileDescription = dict[str, Any]
 """num_bytes and sha256 of a file."""
 
 
-class RankFiles(CheckpointEngine):  # type: ignore[misc]
+class BackgroundCheckpointEngine(CheckpointEngine):  # type: ignore[misc]
     """DeepSpeed's checkpoint engine of this rank. One checkpoint is under way at a time."""
 
     def __init__(self) -> None:

@@ -46,7 +46,7 @@ def load_weights_into(model: nn.Module, folder: Path) -> None:
 def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
     """The optimizer state of a verified checkpoint, and DeepSpeed's counters. All ranks call it.
 
-    Raises AgreedError where the files do not hold it.
+    Raises FatalRunError where the files do not hold it.
     """
     num_updates = checkpoint.num_updates
     engine.global_steps, engine.skipped_steps = checkpoint.step, checkpoint.step - num_updates

@@ -26,7 +26,7 @@ import torch.distributed as dist
 
 from data_pipeline.files.retries import with_retries, written_with_retries
 from model.weight_files import read_json_object
-from pretrain.checkpoints.background_files import FileDescription, RankFiles
+from pretrain.checkpoints.background_files import BackgroundCheckpointEngine, FileDescription
 from pretrain.checkpoints.manifest import (
     MANIFEST_NAME,
     Defect,
@@ -38,9 +38,16 @@ from pretrain.checkpoints.manifest import (
     write_manifest,
 )
 from pretrain.checkpoints.partitions import check_own_files
-from pretrain.config.run_config import C, RunConfig, config_from_json, config_to_json
+from pretrain.config.run_config import ConfigT, RunConfig, config_from_json, config_to_json
 from pretrain.engine.optimizer import adopt_state, group_settings
-from pretrain.survival.agreement import PASSING, AgreedError, AgreedFailure, in_words, on_every_rank
+from pretrain.survival.agreement import (
+    TRANSIENT_ERRNOS,
+    FatalRunError,
+    RetryableRunError,
+    RunError,
+    in_words,
+    on_every_rank,
+)
 from pretrain.survival.console import warn
 
 CONFIG_NAME = "config.json"
@@ -50,7 +57,7 @@ _PUT_BACK = "put the run folder back as it was and start again, or give a new ru
 
 
 @dataclass(frozen=True)
-class Checkpoint(Generic[C]):
+class Checkpoint(Generic[ConfigT]):
     """A complete checkpoint on disk."""
 
     folder: Path
@@ -62,7 +69,7 @@ class Checkpoint(Generic[C]):
     data_fingerprints: dict[str, str]
     guard_state: dict[str, Any]
     """Of StepGuard."""
-    config: C
+    config: ConfigT
 
     @property
     def text_tokenizer(self) -> Path:
@@ -93,7 +100,7 @@ class CheckpointSaver:
         path = config.data.text_tokenizer
         self.text_tokenizer = None if path is None else path.read_bytes()  # it may move while the run goes on
         self.folder = config.run_dir / "checkpoints"
-        self.files = RankFiles()
+        self.files = BackgroundCheckpointEngine()
         self.step: int | None = None
         """Of the checkpoint that is under way."""
         self.guard_state: dict[str, Any] = {}
@@ -111,7 +118,7 @@ class CheckpointSaver:
         return self.step is not None and self.files.is_written
 
     def begin(self, step: int, guard_state: dict[str, Any]) -> None:
-        """Take the state after `step` steps. Raises AgreedError where the folder cannot be made."""
+        """Take the state after `step` steps. Raises FatalRunError where the folder cannot be made."""
         assert self.step is None
         folder = self._partial(step)
         on_every_rank(lambda: self._make(folder) if dist.get_rank() == 0 else None)
@@ -122,14 +129,14 @@ class CheckpointSaver:
     def finish(self) -> Path | None:
         """Wait until all ranks have written, and complete the checkpoint; returns its folder, None where none began.
 
-        Raises AgreedError where any rank could not write: the checkpoint before it stays.
+        Raises FatalRunError where any rank could not write: the checkpoint before it stays.
         """
         if self.step is None:
             return None
         step, self.step = self.step, None
         try:
             own = on_every_rank(self.files.written)
-        except AgreedError:
+        except RunError:
             if dist.get_rank() == 0:
                 shutil.rmtree(self._partial(step), ignore_errors=True)
             raise
@@ -233,7 +240,7 @@ def check_there(folder: Path) -> None:
         raise OSError(f"{folder / lacking} was damaged after it was saved; {_PUT_BACK}")
 
 
-def latest_checkpoint(run_dir: Path, kind: type[C]) -> Checkpoint[C] | None:
+def latest_checkpoint(run_dir: Path, kind: type[ConfigT]) -> Checkpoint[ConfigT] | None:
     """The newest complete checkpoint of a run of that kind that is sound; None where there is none.
 
     Those that are damaged or cannot be read are named on standard error. Raises ValueError where no other is left, and
@@ -251,9 +258,9 @@ def latest_checkpoint(run_dir: Path, kind: type[C]) -> Checkpoint[C] | None:
     return None
 
 
-def agreed_latest_checkpoint(config: C) -> Checkpoint[C] | None:
-    """`latest_checkpoint` of a run, verified by all ranks together. Raises AgreedError where it raises ValueError,
-    AgreedFailure where another start may be able to read one."""
+def agreed_latest_checkpoint(config: ConfigT) -> Checkpoint[ConfigT] | None:
+    """`latest_checkpoint` of a run, verified by all ranks together. Raises FatalRunError where it raises ValueError,
+    RetryableRunError where another start may be able to read one."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     names = [on_every_rank(lambda: _names_for_all(config.run_dir / "checkpoints") if rank == 0 else [])]
     dist.broadcast_object_list(names)  # as the main rank sees them
@@ -268,12 +275,12 @@ def agreed_latest_checkpoint(config: C) -> Checkpoint[C] | None:
         on_every_rank(partial(_pass_over, first, is_told=rank == 0))
         defects.append(first)
     if defects:
-        is_passing = any(defect.errno in PASSING for defect in defects)
-        raise (AgreedFailure if is_passing else AgreedError)(_none_is_left(config.run_dir, defects))
+        is_passing = any(defect.errno in TRANSIENT_ERRNOS for defect in defects)
+        raise (RetryableRunError if is_passing else FatalRunError)(_none_is_left(config.run_dir, defects))
     return None
 
 
-def read_checkpoint(folder: Path, kind: type[C]) -> Checkpoint[C]:
+def read_checkpoint(folder: Path, kind: type[ConfigT]) -> Checkpoint[ConfigT]:
     """Verify a checkpoint and say what it holds.
 
     Raises ValueError, naming the file, where it is damaged or of a run that is not of that kind, and where a file is
@@ -294,12 +301,12 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
-    """Put a verified checkpoint of the same topology into the engine. All ranks call it. Raises AgreedError where its
+    """Put a verified checkpoint of the same topology into the engine. All ranks call it. Raises FatalRunError where its
     files do not hold the state of such an engine."""
     optimizer = engine.optimizer.optimizer
     settings = group_settings(optimizer)
     on_every_rank(lambda: check_own_files(engine, checkpoint.folder))
-    engine.checkpoint_engine = RankFiles()  # DeepSpeed's own would unpickle
+    engine.checkpoint_engine = BackgroundCheckpointEngine()  # DeepSpeed's own would unpickle
     loaded, _ = engine.load_checkpoint(checkpoint.folder.parent, tag=checkpoint.folder.name)
     assert loaded is not None
     adopt_state(optimizer, settings, checkpoint.num_updates)
@@ -332,7 +339,7 @@ def _step_folders(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names) if _COMPLETE.fullmatch(name)]
 
 
-def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:
+def _open(folder: Path, kind: type[ConfigT]) -> Checkpoint[ConfigT]:
     """What a verified checkpoint holds. Raises ValueError where it is of another kind of run."""
     manifest = read_manifest(folder)
     if manifest.kind != kind.KIND:
@@ -348,7 +355,7 @@ def _open(folder: Path, kind: type[C]) -> Checkpoint[C]:
     )
 
 
-def _read_config(path: Path, kind: type[C]) -> C:
+def _read_config(path: Path, kind: type[ConfigT]) -> ConfigT:
     """Raises ValueError, naming the first problem, where it is no config of that kind."""
     try:
         return config_from_json(kind, json.dumps(read_json_object(path)))

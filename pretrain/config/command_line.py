@@ -18,13 +18,13 @@ from data_pipeline.settings.parsing import (
 from data_pipeline.settings.suggestions import did_you_mean
 from pretrain.survival.stop import JobStatus
 
-C = TypeVar("C")
+ConfigT = TypeVar("ConfigT")
 Options = TypeVar("Options")
 
 
 def parse_recipe(
-    recipes: dict[str, Callable[[], C]], module: str, arguments: list[str] | None = None, own_options: str = ""
-) -> C:
+    recipes: dict[str, Callable[[], ConfigT]], module: str, arguments: list[str] | None = None, own_options: str = ""
+) -> ConfigT:
     """The recipe that the first argument names, with the overrides that follow it (--optimizer.peak-lr 1e-4).
 
     arguments: None: the process's; own_options: help on what the module has taken of them already. Ends the process, on
@@ -53,8 +53,8 @@ def parse_recipe(
 
 
 def parse_recipe_and_options(
-    recipes: dict[str, Callable[[], C]], kind: type[Options], module: str, default_recipe: str | None = None
-) -> tuple[C, Options]:
+    recipes: dict[str, Callable[[], ConfigT]], kind: type[Options], module: str, default_recipe: str | None = None
+) -> tuple[ConfigT, Options]:
     """The same with options of the module's own, which stand anywhere. default_recipe: if none is named."""
     try:
         options, arguments = parse_first_options(kind, [a for a in sys.argv[1:] if a not in HELP], module)
@@ -67,7 +67,7 @@ def parse_recipe_and_options(
     return parse_recipe(recipes, module, arguments, help_text(kind, module)), options
 
 
-def _list(recipes: dict[str, Callable[[], C]]) -> str:
+def _list(recipes: dict[str, Callable[[], ConfigT]]) -> str:
     """Each recipe with the first line of its docstring."""
     width = max(map(len, recipes))
     return "\n".join(f"{name:{width}} {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in recipes.items())

@@ -12,8 +12,8 @@ import torch
 from annotated_types import Interval
 
 from data_pipeline.files.remote_files import public_url
+from data_pipeline.loading.batch import SamplesPerStep
 from data_pipeline.loading.config import DataConfig
-from data_pipeline.loading.dataset import SamplesPerStep
 from data_pipeline.settings.changes import changes
 from data_pipeline.settings.ranges import (
     Count,
@@ -26,7 +26,7 @@ from data_pipeline.settings.ranges import (
     check_ranges,
 )
 
-C = TypeVar("C", bound="RunConfig")
+ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class RunConfig(ABC):
     def samples_per_step(self) -> SamplesPerStep:
         """The global batch."""
 
-    def resolved(self: C) -> C:
+    def resolved(self: ConfigT) -> ConfigT:
         """The same run, with what follows from other fields filled in: what is saved, shown and compared."""
         return self
 
@@ -148,7 +148,7 @@ def config_to_json(config: RunConfig) -> str:
     return pydantic.TypeAdapter(type(config)).dump_json(shown, indent=2).decode() + "\n"
 
 
-def config_from_json(kind: type[C], text: str) -> C:
+def config_from_json(kind: type[ConfigT], text: str) -> ConfigT:
     """Raises ValueError, naming the field, where the text is no config of that kind."""
     try:
         return pydantic.TypeAdapter(kind).validate_json(text)

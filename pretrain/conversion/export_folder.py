@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.files.hashing import file_sha256
 from data_pipeline.shards.index import INDEX_NAME
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, save_pretrained
 from pretrain.checkpoints.manifest import MANIFEST_NAME
@@ -27,7 +28,7 @@ from pretrain.conversion.verify import TOLERANCE, largest_difference
 from pretrain.formats.beit3 import Role
 from pretrain.formats.beit3_file import save_beit3
 from pretrain.formats.timm import save_timm
-from pretrain.formats.vocabulary import EXPORTED_NAME, FINGERPRINT_KEY, MICROSOFTS_NAME, Vocabulary, sha256_of
+from pretrain.formats.vocabulary import EXPORTED_NAME, FINGERPRINT_KEY, MICROSOFTS_NAME, Vocabulary
 
 ANOTHER = "give another folder to write into"
 
@@ -72,7 +73,7 @@ class ExportFolder:
         # Microsoft's own file does not matter, but earlier versions gave its name to ours
         names = [EXPORTED_NAME, MICROSOFTS_NAME] if self._other_cards(by_earlier=True) else [EXPORTED_NAME]
         for path in (self.out / name for name in names):
-            if path.is_file() and (vocabulary is None or sha256_of(path) != vocabulary.sha256):
+            if path.is_file() and (vocabulary is None or file_sha256(path) != vocabulary.sha256):
                 raise ValueError(f"{path} is the text tokenizer of other weights; {ANOTHER}")
 
     def write(self, source: Source, verify: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import nn
 from pretrain.config.run_config import OptimizerConfig, RunConfig
 from pretrain.engine.memory_config import check_memory_config
 from pretrain.engine.optimizer import build_optimizer, choose_implementation, describe_optimizer
-from pretrain.survival.agreement import AgreedError, join_hosts, met_by_all
+from pretrain.survival.agreement import FatalRunError, join_hosts, met_by_all
 from pretrain.survival.console import say
 from pretrain.survival.meeting import meet
 
@@ -132,7 +132,7 @@ def build_engine(
         if may_pass(error) or not met_by_all():
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise AgreedError(f"DeepSpeed cannot work with {config.deepspeed_config}: {reason}") from error
+        raise FatalRunError(f"DeepSpeed cannot work with {config.deepspeed_config}: {reason}") from error
     if is_rounded:
         for name, parameter in engine.module.named_parameters():
             full = given.pop(name)
@@ -149,11 +149,11 @@ def may_pass(error: Exception) -> bool:
 
 
 def check_alike(implementation: str) -> None:
-    """Raises AgreedError where ranks would take different optimizers: they round differently. All ranks call it."""
+    """Raises FatalRunError where ranks would take different optimizers: they round differently. All ranks call it."""
     per_rank = [implementation] * dist.get_world_size()
     dist.all_gather_object(per_rank, implementation)
     if len(found := sorted(set(per_rank))) > 1:
-        raise AgreedError(
+        raise FatalRunError(
             f"ranks find different optimizers ({', '.join(found)}); install the same on all nodes or set "
             "optimizer.implementation to torch"
         )

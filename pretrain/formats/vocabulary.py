@@ -1,11 +1,11 @@
 """The text tokenizer beside weights: its file, its fingerprint, and how many rows of the network it uses."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from data_pipeline.files.hashing import file_sha256
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.config import MultiwayConfig
 from model.parameter_counts import parameter_shapes
@@ -34,7 +34,7 @@ class Vocabulary:
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """Read a text tokenizer. Raises ValueError or OSError if the file is not one."""
-    return Vocabulary(path, sha256_of(path), TextTokenizer(path).vocab_size)
+    return Vocabulary(path, file_sha256(path), TextTokenizer(path).vocab_size)
 
 
 def tokenizer_beside(folder: Path, sha256: str | None = None, is_microsofts: bool = False) -> Path | None:
@@ -48,7 +48,7 @@ def tokenizer_beside(folder: Path, sha256: str | None = None, is_microsofts: boo
     if sha256 is None or not found:
         return found[0] if found else None
     for path in found:
-        if sha256_of(path) == sha256:
+        if file_sha256(path) == sha256:
             return path
     raise ValueError(
         f"{found[0]} is not the text tokenizer that the weights beside it were trained with (SHA-256 "
@@ -73,11 +73,6 @@ def fingerprint_in(weights: Path) -> str | None:
     except SafetensorError as error:
         raise ValueError(f"{weights} is damaged: {error}") from error
     return metadata.get(FINGERPRINT_KEY)
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unused_rows(num_ids: int, config: MultiwayConfig, remedy: str = "") -> str | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data_pipeline.loading.dataset import StepBatch
+from data_pipeline.loading.batch import StepBatch
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.kernels.backend import choose_backend
 from model.kernels.block_masks import block_image_masks

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipeline.loading.dataset import StepBatch
+from data_pipeline.loading.batch import StepBatch
 
 
 def batches_ahead(batches: Iterable[StepBatch], device: torch.device) -> Iterator[StepBatch]:
@@ -36,7 +36,7 @@ def _hand_over(batch: StepBatch, stream: torch.cuda.Stream) -> None:
         tensor.record_stream(computing)  # its memory is not used again before that stream is done with it
 
 
-class LateRecord:
+class DeferredMetrics:
     """A step's log record whose figures are still on the device, or on the way."""
 
     def __init__(self, record: dict[str, Any]):

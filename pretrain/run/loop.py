@@ -21,7 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from data_pipeline.loading.dataset import StepBatch, StepDataset
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
 from pretrain.checkpoints.elastic import is_of_another_layout, load_moments, load_weights_into
 from pretrain.checkpoints.saver import (
@@ -31,7 +32,7 @@ from pretrain.checkpoints.saver import (
     check_there,
     load_checkpoint,
 )
-from pretrain.config.run_config import C, config_to_json
+from pretrain.config.run_config import ConfigT, config_to_json
 from pretrain.engine.engine import (
     build_engine,
     check_accepted,
@@ -46,7 +47,14 @@ from pretrain.run.run_log import RunLog
 from pretrain.run.speed import SpeedMeter, StepWork
 from pretrain.run.step_records import StepRecords
 from pretrain.run.unchanged import agreed_fingerprints, check_unchanged
-from pretrain.survival.agreement import AgreedError, AgreedFailure, end_together, on_every_rank, summed_over_hosts
+from pretrain.survival.agreement import (
+    FatalRunError,
+    RetryableRunError,
+    RunError,
+    end_together,
+    on_every_rank,
+    summed_over_hosts,
+)
 from pretrain.survival.bad_samples import BadSampleBudget
 from pretrain.survival.console import say, warn
 from pretrain.survival.run_lock import lock_run
@@ -55,7 +63,7 @@ from pretrain.survival.stop import EXIT_CODES, EXIT_RANK_LOST, STOP_SIGNALS, End
 from pretrain.survival.watchdog import Watchdog
 
 
-class Job(ABC, Generic[C]):
+class Job(ABC, Generic[ConfigT]):
     """What a run trains. All ranks call everything in the same order."""
 
     leaf_modules: ClassVar[tuple[type[nn.Module], ...]]
@@ -68,7 +76,7 @@ class Job(ABC, Generic[C]):
     guard: StepGuard
     """Its `factor` belongs to the last loss of a step, so that a step can be left out."""
 
-    def __init__(self, config: C, device: torch.device, watchdog: Watchdog):
+    def __init__(self, config: ConfigT, device: torch.device, watchdog: Watchdog):
         self.config = config
         self.device = device
         self.watchdog = watchdog
@@ -87,7 +95,7 @@ class Job(ABC, Generic[C]):
         return None
 
     @abstractmethod
-    def files(self, config: C) -> dict[str, Path | None]:
+    def files(self, config: ConfigT) -> dict[str, Path | None]:
         """Return the files that define a run of that config, beside the shards, by name. None: it has no such file."""
 
     @abstractmethod
@@ -107,7 +115,7 @@ class Job(ABC, Generic[C]):
         """Called on the main rank with a complete checkpoint, when it was loaded and whenever one was saved."""
 
 
-def run_job(kind: type[Job[C]], config: C) -> NoReturn:
+def run_job(kind: type[Job[ConfigT]], config: ConfigT) -> NoReturn:
     """Train in this process, one of the ranks, to its end."""
     stop = StopRequest(config.run_dir)
     device = init_distributed(config.hang_seconds)
@@ -121,25 +129,25 @@ def run_job(kind: type[Job[C]], config: C) -> NoReturn:
     end_process(exit_code)
 
 
-def _run(job: Job[C], stop: StopRequest, status: JobStatus) -> int:
+def _run(job: Job[ConfigT], stop: StopRequest, status: JobStatus) -> int:
     """Train, and tell how it ended. Returns the exit code."""
     is_main_rank = dist.get_rank() == 0
     try:
         ending: Ending = train(job, stop, status)
-    except AgreedError as error:
+    except RunError as error:
         if is_main_rank:
             warn(f"error: {error}")
-        if isinstance(error, AgreedFailure):
+        if isinstance(error, RetryableRunError):
             return EXIT_RANK_LOST
         ending = "mistake"
     job.watchdog.at("end")
     return 0 if status.told(ending) else EXIT_CODES[ending]
 
 
-def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
+def train(job: Job[ConfigT], stop: StopRequest, status: JobStatus) -> Ending:
     """Run or continue a run, until all steps are done or it is asked to stop.
 
-    Raises AgreedError for a mistake in the config, the data or the run folder, and for what nobody can go on with.
+    Raises FatalRunError for a mistake in the config, the data or the run folder, and for what nobody can go on with.
     """
     config, is_main_rank = job.config, dist.get_rank() == 0
     job.watchdog.at("preparation")
@@ -169,15 +177,15 @@ def train(job: Job[C], stop: StopRequest, status: JobStatus) -> Ending:
     records = StepRecords(log, job.guard, speed)
     try:
         return run_steps(job, engine, dataset, first_step, stop, saver, bad_samples, records, status)
-    except AgreedError:
+    except RunError:
         records.finish()
-        with suppress(AgreedError):  # what is under way is worth keeping, whatever ends the run
+        with suppress(RunError):  # what is under way is worth keeping, whatever ends the run
             publish(job, status, saver.finish())
         raise
 
 
 def run_steps(
-    job: Job[C],
+    job: Job[ConfigT],
     engine: deepspeed.DeepSpeedEngine,
     dataset: StepDataset,
     first_step: int,
@@ -187,7 +195,7 @@ def run_steps(
     records: StepRecords,
     status: JobStatus,
 ) -> Ending:
-    """The steps that are left, with their log lines and checkpoints. Raises AgreedError."""
+    """The steps that are left, with their log lines and checkpoints. Raises FatalRunError."""
     config, log, at = job.config, records.log, job.watchdog.at
     at("reading", first_step)
     workers, pin_memory = config.data.num_workers, job.device.type == "cuda"
@@ -203,7 +211,7 @@ def run_steps(
         record["num_skipped_steps"] = job.guard.num_skipped_steps
         records.add({**record, "passes": dataset.seen(done)} if save else record, agreed.work)
         if too_many_skips:
-            raise AgreedError(too_many_skips)
+            raise FatalRunError(too_many_skips)
         at("saving")
         if agreed.is_written or save:
             publish(job, status, saver.finish())
@@ -230,7 +238,7 @@ def run_steps(
 
 
 def check_on_disk(newest: Path | None, log: RunLog | None) -> None:
-    """Raise AgreedError if the newest checkpoint or the log is no longer in the run folder; all ranks call it."""
+    """Raise FatalRunError if the newest checkpoint or the log is no longer in the run folder; all ranks call it."""
 
     def check() -> None:
         if log is not None and newest is not None:
@@ -240,8 +248,10 @@ def check_on_disk(newest: Path | None, log: RunLog | None) -> None:
     on_every_rank(check)
 
 
-def build(job: Job[C], memory_config: dict[str, Any], checkpoint: Checkpoint[C] | None) -> deepspeed.DeepSpeedEngine:
-    """The model under DeepSpeed, new or as the checkpoint has it. Raises AgreedError."""
+def build(
+    job: Job[ConfigT], memory_config: dict[str, Any], checkpoint: Checkpoint[ConfigT] | None
+) -> deepspeed.DeepSpeedEngine:
+    """The model under DeepSpeed, new or as the checkpoint has it. Raises FatalRunError."""
     config = job.config
     deepspeed_config = merged_deepspeed_config(config, memory_config, dist.get_world_size(), job.bfloat16_weights)
     is_elastic = checkpoint is not None and is_of_another_layout(checkpoint, memory_config)
@@ -282,8 +292,8 @@ def agree(
     bad_samples: BadSampleBudget,
     log: RunLog | None,
 ) -> Agreed:
-    """Raises AgreedError where a rank could not read its part of the batch, too many samples are bad, or the main rank
-    could not log the step before; AgreedFailure where another start may log it."""
+    """Raises FatalRunError if a rank could not read its part of the batch, too many samples are bad, or the main
+    rank could not log the step before; RetryableRunError if another start may log it."""
     is_asked_by_file = dist.get_rank() == 0 and stop.is_asked_by_file
     has_failed = bool(batch.failure) or (log is not None and log.failure is not None)
     own_work = (0, 0) if work is None else (work.num_tokens, work.flops)
@@ -301,7 +311,7 @@ def agree(
 
 
 def step_and_measure(
-    job: Job[C], engine: deepspeed.DeepSpeedEngine, batch: StepBatch, agreed: Agreed
+    job: Job[ConfigT], engine: deepspeed.DeepSpeedEngine, batch: StepBatch, agreed: Agreed
 ) -> dict[str, Any]:
     """One optimizer step. Returns its log record, the same on every rank but for the seconds; its figures may still be
     on the device, and on a GPU the seconds end when the step is launched."""
@@ -325,7 +335,7 @@ def step_and_measure(
     return record
 
 
-def prepare(job: Job[C]) -> tuple[StepDataset, dict[str, Any]]:
+def prepare(job: Job[ConfigT]) -> tuple[StepDataset, dict[str, Any]]:
     """The data, and what the run's ds_configs/*.json holds. Raises ValueError or OSError."""
     config, rank, world_size = job.config, dist.get_rank(), dist.get_world_size()
     dataset = job.prepare(rank, world_size)
@@ -349,14 +359,14 @@ def prepare_run_dir(run_dir: Path, rank: int) -> None:
         ) from error
 
 
-def open_dataset(config: C, image_size: int, rank: int, world_size: int) -> StepDataset:
+def open_dataset(config: ConfigT, image_size: int, rank: int, world_size: int) -> StepDataset:
     """The data of a run; image_size: side of its images in pixels. Raises ValueError where it is not sound."""
     ranks_per_node = int(os.environ.get("LOCAL_SIZE", world_size))
     return StepDataset(config.data, config.samples_per_step, image_size, config.seed, rank, world_size, ranks_per_node)
 
 
-def publish(job: Job[C], status: JobStatus, checkpoint: Path | None) -> None:
-    """Report a complete checkpoint, and let the main rank publish it; all ranks call it. Raises AgreedError."""
+def publish(job: Job[ConfigT], status: JobStatus, checkpoint: Path | None) -> None:
+    """Report a complete checkpoint, and let the main rank publish it; all ranks call it. Raises FatalRunError."""
     if checkpoint is None:
         return
 
@@ -369,7 +379,7 @@ def publish(job: Job[C], status: JobStatus, checkpoint: Path | None) -> None:
     on_every_rank(lambda: tell() if dist.get_rank() == 0 else None)
 
 
-def start_log(job: Job[C], dataset: StepDataset, first_step: int) -> RunLog:
+def start_log(job: Job[ConfigT], dataset: StepDataset, first_step: int) -> RunLog:
     """The main rank's log; says what begins."""
     config = job.config
     (config.run_dir / "config.json").write_text(config_to_json(config))
@@ -389,7 +399,7 @@ def leave_signals_to_the_rank() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def global_keys(config: C, batch: StepBatch) -> list[str]:
+def global_keys(config: ConfigT, batch: StepBatch) -> list[str]:
     """The sample keys of the whole global batch, in its order, on every rank."""
     per_rank: list[list[str]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(per_rank, batch.keys)

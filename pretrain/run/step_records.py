@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pretrain.run.device_copies import LateRecord
+from pretrain.run.device_copies import DeferredMetrics
 from pretrain.run.run_log import RunLog
 from pretrain.run.speed import SpeedMeter, StepWork
 from pretrain.survival.step_guard import StepGuard
@@ -17,12 +17,12 @@ class StepRecords:
     def __init__(self, log: RunLog | None, guard: StepGuard, speed: SpeedMeter | None = None):
         """log: on the main rank; speed: adds its figures."""
         self.log, self.guard, self.speed = log, guard, speed
-        self._late: LateRecord | None = None
+        self._late: DeferredMetrics | None = None
 
     def add(self, record: dict[str, Any], work: StepWork | None = None) -> None:
         """record: of a step that has just been launched, see `RunLog.write`; work: of all ranks, where it is known."""
         speed = {} if self.speed is None or work is None else self.speed.step_ended(work, record["seconds"])
-        late = LateRecord(record | speed)
+        late = DeferredMetrics(record | speed)
         self.finish()
         self._late = late
         if self.guard.spike_deviations:

@@ -8,8 +8,8 @@ import torch.distributed as dist
 from data_pipeline.files.remote_files import public_url
 from data_pipeline.loading.dataset import StepDataset
 from pretrain.checkpoints.saver import Checkpoint
-from pretrain.config.run_config import C, RunConfig, changed_fields
-from pretrain.survival.agreement import AgreedError, in_words, on_every_rank
+from pretrain.config.run_config import ConfigT, RunConfig, changed_fields
+from pretrain.survival.agreement import FatalRunError, in_words, on_every_rank
 from pretrain.survival.console import warn
 
 Files = dict[str, Path | None]
@@ -28,21 +28,21 @@ def file_fingerprint(path: Path | None) -> str:
 
 
 def agreed_fingerprints(dataset: StepDataset, config: RunConfig, files: Files) -> dict[str, str]:
-    """Return those of the data and the files of a run, by kind or name. Raises AgreedError if a rank sees others."""
+    """Return those of the data and the files of a run, by kind or name. Raises FatalRunError if a rank sees others."""
     own = on_every_rank(lambda: dataset.fingerprints | {name: file_fingerprint(path) for name, path in files.items()})
     per_rank: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(per_rank, own)
     for rank, other in enumerate(per_rank):
         for name in (name for name in other if other[name] != per_rank[0][name]):
             place = _places(config, files)[name]
-            raise AgreedError(f"rank {rank} and rank 0 read different {place}; give all nodes the same files")
+            raise FatalRunError(f"rank {rank} and rank 0 read different {place}; give all nodes the same files")
     return own
 
 
 def check_unchanged(
-    checkpoint: Checkpoint[C], config: C, fingerprints: dict[str, str], files_before: Files, files: Files
+    checkpoint: Checkpoint[ConfigT], config: ConfigT, fingerprints: dict[str, str], files_before: Files, files: Files
 ) -> None:
-    """Raise AgreedError, listing the differences, if a run was started with different settings or data.
+    """Raise FatalRunError, listing the differences, if a run was started with different settings or data.
 
     files_before: of the checkpoint's config. With allow_data_change, different data are reported and taken.
     """
@@ -59,7 +59,7 @@ def check_unchanged(
         what = " and ".join(name for name, found in (("settings", settings), ("data", data)) if found)
         remedy = "give those of its start, or a new run_dir" + ("" if settings else "; --allow-data-change takes these")
         differences = "; ".join(settings + data)
-        raise AgreedError(f"{config.run_dir} was started with different {what} ({differences}); {remedy}")
+        raise FatalRunError(f"{config.run_dir} was started with different {what} ({differences}); {remedy}")
     if data and dist.get_rank() == 0:
         warn(f"warning: {config.run_dir} continues with different data ({'; '.join(data)})")
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PASSING = (
+TRANSIENT_ERRNOS = (
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EREMOTEIO),
     *(errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH),
 )
@@ -22,12 +22,16 @@ T = TypeVar("T")
 _hosts: dist.ProcessGroup | None = None
 
 
-class AgreedError(ValueError):
-    """Raised by every rank alike, with the same sentence: all can end together. Another start would not mend it."""
+class RunError(ValueError):
+    """Raised by every rank with the same sentence, so that all end together."""
 
 
-class AgreedFailure(AgreedError):
-    """One that another start may mend."""
+class FatalRunError(RunError):
+    """Raised if another start would meet the same error: a mistake in the config, the data or the run folder."""
+
+
+class RetryableRunError(RunError):
+    """Raised if another start may succeed: a file system or a network failed for the moment."""
 
 
 def in_words(error: Exception, sentence: str) -> OSError:
@@ -38,7 +42,7 @@ def in_words(error: Exception, sentence: str) -> OSError:
 
 
 def on_every_rank(action: Callable[[], T]) -> T:
-    """Do what can fail on any rank: if it does on one, AgreedError or AgreedFailure with its sentence on all.
+    """Do what can fail on any rank: if it does on one, FatalRunError or RetryableRunError with its sentence on all.
 
     The action must hold no collective: the others would wait in it for a rank that failed.
     """
@@ -47,7 +51,7 @@ def on_every_rank(action: Callable[[], T]) -> T:
         result = action()
     except (ValueError, OSError) as error:
         message = str(error) or repr(error)
-        is_mistake = not isinstance(error, AgreedFailure) and getattr(error, "errno", None) not in PASSING
+        is_mistake = not isinstance(error, RetryableRunError) and getattr(error, "errno", None) not in TRANSIENT_ERRNOS
     except Exception:  # a fault of this rank must not leave the others waiting
         message, is_mistake = traceback.format_exc(), False
     end_together(message, is_mistake)
@@ -55,13 +59,13 @@ def on_every_rank(action: Callable[[], T]) -> T:
 
 
 def end_together(message: str, is_mistake: bool) -> None:
-    """Raises AgreedError, or AgreedFailure where it is no mistake, on every rank where one has a message."""
+    """Raises FatalRunError, or RetryableRunError where it is no mistake, on every rank where one has a message."""
     per_rank: list[tuple[str, bool]] = [("", True)] * dist.get_world_size()
     dist.all_gather_object(per_rank, (message, is_mistake))
     told = [(said, is_theirs) for said, is_theirs in per_rank if said]
     if told:
         said, is_mistake = told[0]
-        raise AgreedError(said) if is_mistake else AgreedFailure(said)
+        raise FatalRunError(said) if is_mistake else RetryableRunError(said)
 
 
 def met_by_all() -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 
 from data_pipeline.samples.sample import BadSample, printable
-from pretrain.survival.agreement import AgreedError
+from pretrain.survival.agreement import FatalRunError
 from pretrain.survival.console import warn
 from pretrain.survival.json_lines import append_whole, read_records, restore_lines
 
@@ -43,7 +43,7 @@ class BadSampleBudget:
     def add(self, step: int, found: list[BadSample]) -> None:
         """What this rank found in a step; called by all ranks where one has found some.
 
-        Raises AgreedError, a report, on all of them when the budget is spent.
+        Raises FatalRunError, a report, on all of them when the budget is spent.
         """
         per_rank: list[list[BadSample]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(per_rank, found)
@@ -61,7 +61,7 @@ class BadSampleBudget:
             except OSError as error:  # it is in memory and on standard error; no reason to end one rank alone
                 warn(f"{self.path} cannot be written ({error})")
         if len(self.samples) > self.max_bad_samples:
-            raise AgreedError(self.report())
+            raise FatalRunError(self.report())
 
     def report(self) -> str:
         """How many, why, and where most of them lie."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.samples.sample import printable
-from pretrain.survival.agreement import AgreedFailure, in_words
+from pretrain.survival.agreement import RetryableRunError, in_words
 from pretrain.survival.console import say, warn
 
 LOCK_NAME = "lock"
@@ -22,8 +22,8 @@ def lock_run(run_dir: Path, wait_seconds: float, is_stopped: Callable[[], bool])
 
     A POSIX record lock: loader workers do not inherit it, and network file systems know it across nodes. The process
     must not open the file again: closing any of its descriptors would give the lock up.
-    Raises AgreedFailure where another job still holds it after that time (the rest of a lost one, perhaps), or a stop
-    is asked for.
+    Raises RetryableRunError if another job still holds it after that time (the rest of a lost one, perhaps), or if a
+    stop is requested.
     """
     path = run_dir / LOCK_NAME
     try:
@@ -34,9 +34,9 @@ def lock_run(run_dir: Path, wait_seconds: float, is_stopped: Callable[[], bool])
     while not _try(descriptor):
         holder = printable(os.pread(descriptor, 1000, 0).decode(errors="replace").strip("\0 \n")) or "another job"
         if is_stopped():
-            raise AgreedFailure(f"stopped while {run_dir} was in use by {holder}; start again")
+            raise RetryableRunError(f"stopped while {run_dir} was in use by {holder}; start again")
         if time.monotonic() > deadline:
-            raise AgreedFailure(
+            raise RetryableRunError(
                 f"{run_dir} is in use by {holder}; end it, or delete {path} if its file system keeps a lock of the dead"
             )
         if not has_told:

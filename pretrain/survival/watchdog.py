@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from pretrain.survival.agreement import AgreedError, on_every_rank
+from pretrain.survival.agreement import RunError, on_every_rank
 from pretrain.survival.console import warn
 from pretrain.survival.rank_links import Doors, Link, connect, encode, open_doors
 from pretrain.survival.stop import EXIT_RANK_LOST, end_as_mistake, end_process
@@ -57,7 +57,7 @@ class Watchdog:
             self._judge.start()
         try:
             on_every_rank(lambda: self._join(doors))
-        except AgreedError as error:
+        except RunError as error:
             end_as_mistake(str(error))
 
     def _join(self, doors: Doors) -> None:

@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from data_pipeline.index_shards import IndexOptions, index_shards
+from data_pipeline.loading.batch import SamplesPerStep, StepBatch
 from data_pipeline.loading.config import DataConfig
-from data_pipeline.loading.dataset import SamplesPerStep, StepBatch, StepDataset
+from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
 from data_pipeline.samples import under_way
 from data_pipeline.samples.sample import BadSample, Kind

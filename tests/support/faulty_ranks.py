@@ -118,7 +118,7 @@ def install(fault: Fault) -> None:
     for module in (agreement, train):
         module.summed_over_ranks = summed_over_ranks  # type: ignore[attr-defined]
 
-    around(rank_files.RankFiles, "save", fault, "snapshot")
+    around(rank_files.BackgroundCheckpointEngine, "save", fault, "snapshot")
     around(rank_files, "write_file", fault, "file")
     around(checkpoint, "write_manifest", fault, "manifest")
     around(Path, "rename", fault, "rename", lambda path, *_: path.name.endswith(".partial") and path.is_dir())

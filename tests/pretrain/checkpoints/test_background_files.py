@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.checkpoints.background_files import RankFiles, write_file
+from pretrain.checkpoints.background_files import BackgroundCheckpointEngine, write_file
 
 
 def test_a_file_is_what_torch_loads_and_its_checksum_is_right(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_a_file_is_what_torch_loads_and_its_checksum_is_right(tmp_path: Path) ->
 
 
 def test_what_training_does_after_a_snapshot_is_not_in_the_file(tmp_path: Path) -> None:
-    files, weights = RankFiles(), torch.zeros(2_000_000)
+    files, weights = BackgroundCheckpointEngine(), torch.zeros(2_000_000)
     files.begin(tmp_path)
     files.save({"weights": weights, "parts": [weights[:5]], "shape": weights.shape}, str(tmp_path / "state.pt"))
     weights.fill_(1)
@@ -31,7 +31,7 @@ def test_what_training_does_after_a_snapshot_is_not_in_the_file(tmp_path: Path) 
 
 
 def test_a_full_disk_is_told_when_asked_not_raised_on_one_rank_alone() -> None:
-    files = RankFiles()
+    files = BackgroundCheckpointEngine()
     files.begin(Path("/dev"))
     files.save({"weights": torch.zeros(1_000_000)}, "/dev/full")
     with pytest.raises(OSError, match=r"/dev/full cannot be written \(No space left on device\); free space"):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.checkpoints.background_files import RankFiles
+from pretrain.checkpoints.background_files import BackgroundCheckpointEngine
 from pretrain.checkpoints.partitions import MOMENTS, saved_parameters
 from pretrain.convert import ConvertOptions, convert
 from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
@@ -63,7 +63,7 @@ def test_deepspeeds_own_loading_reads_data_alone(attack: str, tmp_path: Path, mo
     ATTACKS[attack](path, marker)
     monkeypatch.setattr(torch.jit, "load", lambda *arguments, **named: marker.touch())
     with pytest.raises(ValueError, match=str(path)):
-        RankFiles().load(str(path), map_location=lambda storage, location: storage)
+        BackgroundCheckpointEngine().load(str(path), map_location=lambda storage, location: storage)
     assert not marker.exists()
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.files.hashing import file_sha256
 from model.config import MultiwayConfig
-from pretrain.formats.vocabulary import sha256_of, tokenizer_beside, unused_rows
+from pretrain.formats.vocabulary import tokenizer_beside, unused_rows
 
 
 def test_the_name_of_earlier_exports_is_still_read(tmp_path: Path) -> None:
@@ -22,8 +23,8 @@ def test_a_fingerprint_decides_between_tokenizers(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "text_tokenizer.spm", tmp_path / "beit3.spm"
     ours.write_bytes(b"ours")
     theirs.write_bytes(b"theirs")
-    assert tokenizer_beside(tmp_path, sha256_of(theirs)) == theirs
-    assert tokenizer_beside(tmp_path, sha256_of(ours), is_microsofts=True) == ours
+    assert tokenizer_beside(tmp_path, file_sha256(theirs)) == theirs
+    assert tokenizer_beside(tmp_path, file_sha256(ours), is_microsofts=True) == ours
     with pytest.raises(ValueError, match="text_tokenizer.spm is not the text tokenizer that the weights beside it"):
         tokenizer_beside(tmp_path, "0" * 64)
 

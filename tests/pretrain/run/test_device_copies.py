@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipeline.loading.dataset import SamplesPerStep, StepBatch, StepDataset
+from data_pipeline.loading.batch import SamplesPerStep, StepBatch
+from data_pipeline.loading.dataset import StepDataset
 from model import visual_tokenizer
 from model.kernels.block_masks import ImageMasks, block_image_masks
 from model.masked_data_model import MaskedDataModel
@@ -19,7 +20,7 @@ from pretrain.config.pretraining import PretrainConfig
 from pretrain.jobs import micro_step
 from pretrain.jobs.micro_step import make_micro_step
 from pretrain.jobs.visual_tokens import load_visual_tokenizer
-from pretrain.run.device_copies import LateRecord, batches_ahead
+from pretrain.run.device_copies import DeferredMetrics, batches_ahead
 
 CPU, META, CUDA = torch.device("cpu"), torch.device("meta"), torch.device("cuda")
 
@@ -56,7 +57,9 @@ def test_no_batches_are_none() -> None:
 
 def test_a_record_comes_with_the_bits_that_it_had() -> None:
     value = torch.tensor(0.1)
-    late = LateRecord({"step": 3, "loss": value, "losses": {"mim": value * math.inf, "mlm": 2.5}, "skipped": False})
+    late = DeferredMetrics(
+        {"step": 3, "loss": value, "losses": {"mim": value * math.inf, "mlm": 2.5}, "skipped": False}
+    )
     value += 1  # what follows on the device changes nothing
     assert late.read() == {
         "step": 3,
@@ -64,15 +67,15 @@ def test_a_record_comes_with_the_bits_that_it_had() -> None:
         "losses": {"mim": math.inf, "mlm": 2.5},
         "skipped": False,
     }
-    assert LateRecord({"step": 1}).read() == {"step": 1}
-    assert LateRecord({"grad_norm": torch.tensor([2.0])}).read() == {"grad_norm": 2.0}
+    assert DeferredMetrics({"step": 1}).read() == {"step": 1}
+    assert DeferredMetrics({"grad_norm": torch.tensor([2.0])}).read() == {"grad_norm": 2.0}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_record_may_come_from_both_device_and_host() -> None:
     figures = {"loss": torch.tensor(1.5, device=CUDA), "grad_norm": torch.tensor(0.5)}
-    assert LateRecord(figures).read() == {"loss": 1.5, "grad_norm": 0.5}
+    assert DeferredMetrics(figures).read() == {"loss": 1.5, "grad_norm": 0.5}
 
 
 def one_micro_step(config: PretrainConfig, batch: StepBatch, device: torch.device) -> Tensor:

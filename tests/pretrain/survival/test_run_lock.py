@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.survival.agreement import AgreedFailure
+from pretrain.survival.agreement import RetryableRunError
 from pretrain.survival.run_lock import LOCK_NAME, lock_run
 
 HOLD = """
@@ -34,7 +34,7 @@ def test_the_holder_of_a_lock_is_named_on_one_line(
     command = [sys.executable, "-c", HOLD, str(tmp_path / LOCK_NAME)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"held\n"
-        with pytest.raises(AgreedFailure, match=f"is in use by {holder}") as refused:
+        with pytest.raises(RetryableRunError, match=f"is in use by {holder}") as refused:
             lock_run(tmp_path, 0.1, lambda: False)
         other.communicate()
     assert str(refused.value).isprintable()
