@@ -4,12 +4,13 @@
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from deepspeed.ops import op_builder
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import cpp_extension
 
@@ -17,6 +18,32 @@ from pretrain.config.run_config import OptimizerConfig
 
 Implementation = Literal["torch", "deepspeed", "apex"]
 """Whose AdamW it is."""
+ScaleOfName = Callable[[str], float]
+"""A parameter's share of the learning rate, by its name."""
+
+
+def unscaled(name: str) -> float:
+    """Give every parameter the whole learning rate."""
+    return 1.0
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, undecayed: tuple[str, ...], lr_scale: ScaleOfName = unscaled
+) -> list[dict[str, Any]]:
+    """Return the optimizer's groups, one per `lr_scale` and weight decay.
+
+    undecayed: ends of the names of parameters without weight decay, beside biases and norms. lr_scale: what
+    `set_learning_rate` multiplies the learning rate by, such as layer-wise decay. The order of the groups is part of a
+    checkpoint's layout: by scale, decayed before undecayed.
+    """
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        is_exempt = parameter.ndim == 1 or name.endswith(undecayed)
+        members.setdefault((lr_scale(name), is_exempt), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": 0.0 if is_exempt else weight_decay, "lr_scale": scale}
+        for (scale, is_exempt), parameters in sorted(members.items(), key=lambda group: group[0])
+    ]
 
 
 def choose_implementation(config: OptimizerConfig, state_device: torch.device) -> Implementation:

@@ -37,11 +37,11 @@ from pretrain.engine.engine import (
     build_engine,
     check_accepted,
     init_distributed,
-    learning_rate,
     merged_deepspeed_config,
 )
 from pretrain.engine.machine_memory import check_buckets_fit
 from pretrain.engine.memory_config import read_memory_config
+from pretrain.engine.schedule import learning_rate, set_learning_rate
 from pretrain.run.device_copies import batches_ahead
 from pretrain.run.run_log import RunLog
 from pretrain.run.speed import SpeedMeter, StepWork
@@ -317,8 +317,7 @@ def step_and_measure(
     on the device, and on a GPU the seconds end when the step is launched."""
     start, config = time.perf_counter(), job.config
     lr = learning_rate(config.optimizer, batch.step, config.num_steps)
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+    set_learning_rate(engine.optimizer, lr)
     skipped_before = engine.skipped_steps
     record = {"step": batch.step, **job.train_step(engine, batch)}
     record |= {
