@@ -107,6 +107,18 @@ class RunConfig(ABC):
     def samples_per_step(self) -> SamplesPerStep:
         """The global batch."""
 
+    def micro_batch(self, world_size: int) -> SamplesPerStep:
+        """Return the samples of one rank's micro-step. Raises ValueError if the global batch does not divide."""
+        micro_steps = self.gradient_accumulation_steps
+        num_parts, total = world_size * micro_steps, self.samples_per_step
+        for kind, count in vars(total).items():
+            if count % num_parts:
+                raise ValueError(
+                    f"{kind}_per_step {count} must be a multiple of {world_size} rank{'s' * (world_size > 1)} x "
+                    f"gradient_accumulation_steps {micro_steps}; change one of them"
+                )
+        return SamplesPerStep(**{kind: count // num_parts for kind, count in vars(total).items()})
+
     def resolved(self: ConfigT) -> ConfigT:
         """The same run, with what follows from other fields filled in: what is saved, shown and compared."""
         return self

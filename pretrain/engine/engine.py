@@ -72,19 +72,11 @@ def merged_deepspeed_config(
     """
     check_memory_config(config, memory_config, world_size)
     choose_implementation(config.optimizer, state_device(memory_config))  # finds mistakes
-    micro_steps = config.gradient_accumulation_steps
-    for kind, count in vars(config.samples_per_step).items():
-        if count % (world_size * micro_steps):
-            raise ValueError(
-                f"{kind}_per_step {count} must be a multiple of world size {world_size} x "
-                f"gradient_accumulation_steps {micro_steps}; change one of them"
-            )
-    total = config.samples_per_step.total
     return {
         **memory_config,
-        "train_batch_size": total,
-        "train_micro_batch_size_per_gpu": total // (world_size * micro_steps),
-        "gradient_accumulation_steps": micro_steps,
+        "train_batch_size": config.samples_per_step.total,
+        "train_micro_batch_size_per_gpu": config.micro_batch(world_size).total,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "gradient_clipping": config.optimizer.gradient_clip,
         "bf16": {"enabled": bfloat16_weights and config.precision == "bfloat16", "check_grad_overflow": True},
         "zero_allow_untested_optimizer": True,  # build_engine chooses it
