@@ -10,9 +10,9 @@ from annotated_types import Interval
 from data_pipeline.loading.config import SamplesPerStep
 from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
-from model.config import KEEP_EVERYTHING, OBJECTIVES, Checkpointing, KernelChoice, MultiwayConfig
+from model.config import KEEP_EVERYTHING, OBJECTIVES, Checkpointing, KernelChoice
 from model.flops import StepSize
-from pretrain.config.run_config import RunConfig
+from pretrain.config.run_config import EncoderRunConfig
 
 BlockSize = Annotated[int, Interval(ge=1, le=65_536)]
 """The kernel multiplies it by 4096, in 32 bits."""
@@ -56,10 +56,9 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(RunConfig):
+class PretrainConfig(EncoderRunConfig):
     """One pretraining run: a function of this, the data and the step."""
 
-    model: MultiwayConfig
     visual_tokenizer: MayChange[Path]
     """File of pretrain.train_visual_tokenizer or of BEiT v2 (vqkd_*.pth); gives the targets of masked patches."""
     images_per_step: SampleCount

@@ -23,11 +23,13 @@ from data_pipeline.settings.ranges import (
     Weight,
     check_ranges,
 )
+from model.config import MultiwayConfig
 
 if TYPE_CHECKING:
     import torch
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
+EncoderConfigT = TypeVar("EncoderConfigT", bound="EncoderRunConfig")
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,13 @@ class RunConfig(ABC):
         import torch  # here: a config is built, printed and checked without the seconds that torch takes to import
 
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRunConfig(RunConfig):
+    """A run whose network has a MultiwayTransformer as its `encoder`; config/kinds.py lists the kinds."""
+
+    model: MultiwayConfig
 
 
 def config_to_json(config: RunConfig) -> str:
