@@ -72,7 +72,7 @@ class RunConfig(ABC):
     """Number of micro-steps per step; each has its part of every kind of data."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type of matrix products in forward and backward, and of the weights in pretraining; optimizer state is float32."""
+    """Type of matrix products in forward and backward, and in pretraining of weights; optimizer state is float32."""
     seed: Seed = 0
     """Seed of initial weights, sample order, augmentation and everything else that is random."""
     deepspeed_config: MayChange[Path] = Path("ds_configs/zero3.json")
