@@ -42,7 +42,6 @@ UNTESTED = {
     "data_pipeline/files/http_client.py", "data_pipeline/samples/records.py", "data_pipeline/samples/sample.py",
     "data_pipeline/samples/scenes.py", "data_pipeline/shards/index_writer.py", "data_pipeline/shards/members.py",
     "data_pipeline/images/sheet_font.py", "data_pipeline/sources/captioned_objects.py",
-    "pretrain/checkpoints/elastic.py", "pretrain/checkpoints/partitions.py", "pretrain/checkpoints/weights.py",
     "pretrain/conversion/model_card.py", "pretrain/formats/beit3_file.py", "pretrain/formats/cpu_torchvision.py",
     # each recipe by tests/pretrain/test_recipes.py
     "pretrain/recipes/beit3.py", "pretrain/recipes/small.py", "pretrain/recipes/vlbeit.py", "pretrain/recipes/vlmo.py",

@@ -32,7 +32,6 @@ class Setting:
     """A way to share the state, and how many micro-steps it then needs."""
 
     name: str
-    memory_config: dict[str, Any]
     micro_steps: int
     memory: int
     """Bytes of a rank."""
@@ -127,7 +126,7 @@ def fitting_settings(
             micro_steps, memory = fitting
             sent = collectives(way, num_parameters, config.dtype.itemsize, num_ranks, micro_steps)
             seconds = sum(map(machine.network.seconds, sent))
-            found.append(Setting(name, way, micro_steps, memory, seconds))
+            found.append(Setting(name, micro_steps, memory, seconds))
     return found
 
 
