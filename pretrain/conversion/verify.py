@@ -1,7 +1,7 @@
 """Is a converted file the same network? Every tensor, bit for bit, and outputs on random inputs.
 
-One network is held at a time. Reading uses the same table of names as writing: that the table is right is for the tests
-to show, which compare with torchscale and timm.
+One network is held at a time. Reading uses the same table of names as writing; the tests show that the table is right
+by comparison with torchscale and timm.
 """
 
 from collections.abc import Callable, Iterator

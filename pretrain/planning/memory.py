@@ -169,7 +169,7 @@ def count_pieces(network: MultiwayConfig, persistence_threshold: int) -> Pieces:
 
 @dataclass(frozen=True)
 class _Held:
-    """Bytes that DeepSpeed holds: always, from the first full bucket of gradients on (late), and in the optimizer step."""
+    """Bytes that DeepSpeed holds: always, from the first full bucket of gradients on (late), and in the step."""
 
     weights: int
     optimizer: int

@@ -136,7 +136,7 @@ def test_the_card_says_how_many_heads_a_file_has(run_dir: Path, tmp_path: Path) 
     path = convert(ConvertOptions(run_dir, tmp_path)).path
     convert(ConvertOptions(path, tmp_path / "ours", from_="beit3"))
     assert load_pretrained(tmp_path / "ours").encoder.config.num_heads == 6
-    with pytest.raises(ValueError, match="says 6 heads, --num-heads 12"):
+    with pytest.raises(ValueError, match="has 6 heads, --num-heads is 12"):
         convert(ConvertOptions(path, tmp_path / "ours", from_="beit3", num_heads=12))
 
 

@@ -1,4 +1,4 @@
-"""What is converted: weights of different origins, and what is said about them. CPU, seconds."""
+"""Sources of conversion, and the report on what became of them. CPU, seconds."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -57,7 +57,7 @@ def test_trimming_leaves_out_the_rows_that_the_tokenizer_does_not_reach(ours: Pa
 
 
 def report_of_base(config: MultiwayConfig) -> str:
-    """What is printed of a network of base's size with that vocabulary."""
+    """Return the report on a network of base's size with that vocabulary."""
     sizes = MultiwayConfig()
     config = replace(
         config, dim=sizes.dim, depth=sizes.depth, num_heads=sizes.num_heads, ffn_dim=sizes.ffn_dim, patch_size=16
@@ -66,7 +66,7 @@ def report_of_base(config: MultiwayConfig) -> str:
 
 
 def reported(config: MultiwayConfig, role: Any, num_ids: int = 8002) -> str:
-    """What is printed of a network of any size, without its weights."""
+    """Return the report on a network of any size, without its weights."""
     path = Path("/dev/null")  # has a size
     vocabulary = Vocabulary(Path("words.spm"), "0" * 64, num_ids)
     card = make_card(Beit3Target(role), config, vocabulary, 1e-6)
@@ -117,7 +117,7 @@ def test_a_tuned_file_is_converted_and_what_it_lacks_is_said(text_tokenizer: Pat
     options = ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads, new_heads=True)
     converted = convert(replace(options, num_visual_tokens=9))
     said = report(converted)
-    assert "started anew, as the file has none: mim_head, mlm_head" in said
+    assert "initialized anew, as the file has none: mim_head, mlm_head" in said
     assert f"left out, as only its task uses them: {', '.join(sorted(HEADS['retrieval']))}" in said
     assert "no text tokenizer (text_tokenizer.spm or Microsoft's beit3.spm) lies in" in said
     assert converted.card["left_out"] == sorted(HEADS["retrieval"])
@@ -150,8 +150,8 @@ def test_the_length_of_texts_survives_the_padding(ours: Path, tmp_path: Path) ->
     [
         ("[]", "holds no JSON object"),
         ('{"model": 5}', "is not a card of pretrain.convert"),
-        ('{"model": {"num_heads": "6"}}', "says num_heads '6', not a number"),
-        ('{"model": {"num_heads": 4, "max_text_length": true}}', "says max_text_length True, not a number"),
+        ('{"model": {"num_heads": "6"}}', "has num_heads '6', not a number"),
+        ('{"model": {"num_heads": 4, "max_text_length": true}}', "has max_text_length True, not a number"),
         ('{"model": {"num_heads": 5}}', "num_heads 5 must divide dim 32"),
         ("[" * 100_000, "is not valid JSON"),
         ("\udcff", "is not valid JSON"),
