@@ -99,7 +99,6 @@ def commonest_left_out(codes: Tensor) -> int:
 
 def _guess(model: MaskedDataModel, config: PretrainConfig, images: Tensor, mask: Tensor) -> Tensor:
     """Return log probabilities (hidden patches, codes)."""
-    states = model.encode(image_inputs(network_view(images, config.model.image_size), mask)).images[
-        :, 1:
-    ]  # past the class token
+    inputs = image_inputs(network_view(images, config.model.image_size), mask)
+    states = model.encode(inputs).images[:, 1:]  # without the class token
     return model.mim_head(states[mask]).log_softmax(-1)

@@ -214,9 +214,7 @@ def _existing(config: TeacherConfig) -> Path:
     if config.weights is None:
         raise ValueError(f"teacher {config.name} has no weights; set teacher.weights to a local file")
     if not config.weights.is_file():
-        raise ValueError(
-            f"teacher.weights {config.weights} is not a file; give the local file of teacher {config.name}"
-        )
+        raise ValueError(f"teacher.weights {config.weights} is not a file; give the weights of teacher {config.name}")
     return config.weights
 
 
