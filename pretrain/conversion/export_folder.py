@@ -13,7 +13,7 @@ from data_pipeline.files.hashing import file_sha256
 from data_pipeline.shards.index import INDEX_NAME
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME
 from pretrain.checkpoints.manifest import MANIFEST_NAME
-from pretrain.checkpoints.saver import is_checkpoint
+from pretrain.checkpoints.reader import is_checkpoint
 from pretrain.conversion.model_card import MADE_BY, README_TITLE, make_card, read_card, render_readme
 from pretrain.conversion.source import Source
 from pretrain.conversion.target import CARD_NAME, README_NAME, Target

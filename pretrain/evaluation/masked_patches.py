@@ -53,7 +53,7 @@ def report(result: MaskedPatchesResult) -> str:
 @torch.no_grad()
 def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResult:
     """Evaluate a checkpoint. Raises ValueError if it, the tokenizer or the shards are missing, or nothing is hidden."""
-    checkpoint = find_checkpoint(options.source)
+    checkpoint = find_checkpoint(options.source, PretrainConfig)
     model, config = load_model(checkpoint), checkpoint.config
     if not config.num_masked_patches or not {"mim", "mvlm_image"} & set(config.objectives):
         raise ValueError(

@@ -21,6 +21,7 @@ from data_pipeline.settings.command_line import progress_bar
 from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer
 from model.masked_data_model import MaskedDataModel
 from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
 from pretrain.evaluation.held_out import pair_inputs, read_held_out, training_masks
 from pretrain.evaluation.options import MaskedWordsOptions
 from pretrain.jobs.visual_tokens import network_view
@@ -113,7 +114,7 @@ def report(result: MaskedWordsResult) -> str:
 
 def evaluate_masked_words(options: MaskedWordsOptions) -> MaskedWordsResult:
     """Evaluate a checkpoint. Raises ValueError if it, the shards or their content words are missing."""
-    checkpoint = find_checkpoint(options.source)
+    checkpoint = find_checkpoint(options.source, PretrainConfig)
     model, config = load_model(checkpoint), checkpoint.config
     tokenizer = TextTokenizer(checkpoint.text_tokenizer)
     images, captions = read_held_out(options.pairs, config.data, config.model.image_size, options.max_pairs)
