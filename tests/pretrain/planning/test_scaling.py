@@ -1,23 +1,10 @@
 """Scaling on paper names its assumptions and its limits."""
 
-from dataclasses import replace
-
-from pretrain.config.pretraining import PretrainConfig
 from pretrain.planning.scaling import Machine, scaling
 from pretrain.planning.traffic import Network
-from tests.support.launch import ROOT
-from tests.support.memory_ranks import small_config
+from tests.pretrain.planning.test_plan import config_for
 
 NETWORK = Network(gpus_per_node=8)
-
-
-def config_for(num_ranks: int) -> PretrainConfig:
-    config = small_config(num_ranks, 1)
-    return replace(
-        config,
-        model=replace(config.model, depth=1, num_vl_layers=1),
-        deepspeed_config=ROOT / "ds_configs" / "zero3.json",
-    )
 
 
 def test_scaling_names_its_assumptions_and_what_breaks_first() -> None:
