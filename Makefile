@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 SHELL := /bin/bash
 SLURM_TESTS := slurm
+TEST_WORKERS := 2
 
 .PHONY: install demo test test-slow test-slurm fuzz check clean
 
@@ -23,7 +24,7 @@ demo: $(VENV)/.run
 	$(BIN)/python -m pretrain.demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m 'slow and not slurm'

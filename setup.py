@@ -58,6 +58,7 @@ setup(
             "mypy",
             "pyarrow",
             "pytest",
+            "pytest-xdist",
             "regex",
             "ruff",
             "transformers<5",

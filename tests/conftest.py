@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -12,7 +13,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined; programs then run one by one, in numpy
 
-from tests.support.launch import run_ranks
+from tests.support.launch import LAUNCHED, run_ranks
+from tests.support.shared_folders import shared_folder
 from tests.support.tiny_run import TinyData, write_tiny_data
 
 # the same examples on every machine, however slow it is
@@ -29,16 +31,34 @@ def _seeds() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
-    """Shards and tokenizers for runs of a few steps. Read only: tests that damage them take a copy."""
-    folder: Path = tmp_path_factory.mktemp("tiny_data")
-    return write_tiny_data(folder)
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyData]:
+    """Shards and tokenizers for runs of a few steps. Read only: a test that damages them takes a copy."""
+    with shared_folder(tmp_path_factory, "tiny_data", write_tiny_data) as folder:
+        yield TinyData(folder)
 
 
 @pytest.fixture(scope="session")
-def two_ranks(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_ranks(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An undisturbed run of eight steps on two ranks, with three experts and shared attention. Read only."""
-    run_dir: Path = tmp_path_factory.mktemp("runs") / "two_ranks"
-    ended = run_ranks(2, "pretrain.train", ["demo", *tiny_data.overrides(run_dir)], fresh=True)
-    assert ended.exit_codes == [0, 0], ended.stderr
-    return run_dir
+
+    def train(run_dir: Path) -> None:
+        ended = run_ranks(2, "pretrain.train", ["demo", *tiny_data.overrides(run_dir)], fresh=True)
+        assert ended.exit_codes == [0, 0], ended.stderr
+
+    with shared_folder(tmp_path_factory, "two_ranks", train) as run_dir:
+        yield run_dir
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the counts of a pytest-xdist worker to the process that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["launched"] = dict(LAUNCHED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    LAUNCHED.update(getattr(node, "workeroutput", {}).get("launched", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"launched: {LAUNCHED['launches']} times, {LAUNCHED['processes']} processes")

@@ -1,16 +1,16 @@
-"""The one helper that starts ranks: real processes of a module, as a launcher would start them."""
+"""Start ranks: real processes of a module, as a launcher would start them. Tests start processes with nothing else."""
 
 import multiprocessing
 import os
 import random
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.forkserver import ensure_running
@@ -18,10 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.support.ports import reserved_port
+
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT_SECONDS = 240
 ON_CPU = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-"""What torch and DeepSpeed read when they are imported."""
+"""Environment variables that torch and DeepSpeed read when they are imported."""
+LAUNCHED = Counter[str]()
+"""`launches` and `processes` of this test process so far; printed after the last test."""
 
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(["tests.support.preload"])
@@ -29,7 +33,7 @@ _server.set_forkserver_preload(["tests.support.preload"])
 
 @dataclass(frozen=True)
 class Ended:
-    """What the ranks left: exit codes and what they printed, by rank."""
+    """Exit codes and output of ranks that have ended, by rank."""
 
     exit_codes: list[int]
     stdout: list[str]
@@ -37,7 +41,7 @@ class Ended:
 
 
 class RankProcess:
-    """A rank that runs, forked from a process that has imported what takes seconds to import."""
+    """A running rank, forked from a process that has already imported torch and DeepSpeed, which takes seconds."""
 
     def __init__(self, module: str, arguments: Sequence[str], environment: dict[str, str], cwd: Path, folder: Path):
         self.stdout, self.stderr = folder / f"{environment['RANK']}.out", folder / f"{environment['RANK']}.err"
@@ -48,7 +52,7 @@ class RankProcess:
         self.pid: int = self._process.pid
 
     def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
+        """Return the exit code, negative for a signal; None while the rank runs."""
         return self._process.exitcode
 
     def wait(self, timeout_seconds: float) -> None:
@@ -60,7 +64,7 @@ class RankProcess:
 
 
 class FreshProcess(RankProcess):
-    """A rank in an interpreter of its own."""
+    """A running rank in an interpreter of its own."""
 
     def __init__(self, module: str, arguments: Sequence[str], environment: dict[str, str], cwd: Path, folder: Path):
         self.stdout, self.stderr = folder / f"{environment['RANK']}.out", folder / f"{environment['RANK']}.err"
@@ -87,46 +91,54 @@ def run_ranks(
     environment: dict[str, str] | None = None,
     fresh: bool = False,
 ) -> Ended:
-    """Run `python -m module arguments` on so many CPU ranks and wait for all. while_running: called once with them.
+    """Run `python -m module arguments` on `num_ranks` CPU ranks and wait for all of them.
 
-    A rank that is still alive timeout_seconds later is killed and fails the test. fresh: in interpreters that have
-    imported nothing yet, as in real life, seconds slower; what starts a pool of processes needs it.
+    while_running: called once with the processes. A rank that is still alive timeout_seconds after the start is killed
+    and fails the test. fresh: start interpreters that have imported nothing yet, as a user does; seconds slower, and
+    needed by modules that start a pool of processes.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
-        **os.environ,
-        **ON_CPU,
-        "WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": str(ROOT),
-        **(environment or {}),
-    }
-    kind = FreshProcess if fresh else RankProcess
-    deadline = time.monotonic() + timeout_seconds
-    with tempfile.TemporaryDirectory() as folder:
+    LAUNCHED.update(launches=1, processes=num_ranks)
+    with reserved_port() as port, tempfile.TemporaryDirectory() as folder:
+        shared = {
+            **os.environ,
+            **ON_CPU,
+            "WORLD_SIZE": str(num_ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "PYTHONPATH": str(ROOT),
+            **(environment or {}),
+        }
         if not fresh:
             _start_server()
+        kind = FreshProcess if fresh else RankProcess
         environments = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
         processes = [kind(module, [*map(str, arguments)], own, cwd, Path(folder)) for own in environments]
-        try:
-            if while_running is not None:
-                while_running(processes)
-            for process in processes:
-                process.wait(max(1.0, deadline - time.monotonic()))
-            exit_codes = [process.poll() for process in processes]
-            outputs = [(process.stdout.read_text(), process.stderr.read_text()) for process in processes]
-        finally:
-            for process in processes:
-                process.send_signal(signal.SIGKILL)
+        exit_codes = _wait(processes, timeout_seconds, while_running)
+        outputs = [(process.stdout.read_text(), process.stderr.read_text()) for process in processes]
     assert None not in exit_codes, f"ranks do not end: {exit_codes}\n{outputs}"
     return Ended([code for code in exit_codes if code is not None], [o for o, _ in outputs], [e for _, e in outputs])
 
 
+def _wait(
+    processes: list[RankProcess],
+    timeout_seconds: float,
+    while_running: Callable[[list[RankProcess]], None] | None,
+) -> list[int | None]:
+    """Return the exit codes, None for ranks that had to be killed."""
+    deadline = time.monotonic() + timeout_seconds
+    try:
+        if while_running is not None:
+            while_running(processes)
+        for process in processes:
+            process.wait(max(1.0, deadline - time.monotonic()))
+        return [process.poll() for process in processes]
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+
+
 def _start_server() -> None:
-    """The process that ranks are forked from, with the environment that its imports read."""
+    """Start the process that ranks are forked from, with the environment that its imports read."""
     before = dict(os.environ)
     os.environ.update(ON_CPU)
     try:
@@ -137,13 +149,13 @@ def _start_server() -> None:
 
 
 def _begin(module: str, arguments: list[str], environment: dict[str, str], cwd: str, stdout: str, stderr: str) -> None:
-    """In the forked process."""
+    """Run the module in the forked process."""
     for path, descriptor in ((stdout, 1), (stderr, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    random.seed()  # else all ranks would have the same random state, and what depends on it would not show
+    random.seed()  # else all ranks would share one random state, which would hide what depends on it
     np.random.seed()
     sys.argv = [module, *arguments]
     with warnings.catch_warnings():

@@ -13,8 +13,8 @@ import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pretrain.survival import meeting
-from pretrain.survival.ports import free_port
 from tests.support.launch import run_ranks
+from tests.support.ports import reserved_port
 from tests.support.tiny_run import TinyData
 
 TIMEOUT = timedelta(seconds=60)
@@ -98,7 +98,7 @@ def test_a_rank_of_another_node_says_it_once_for_its_node() -> None:
 def test_a_port_that_is_none_is_refused(port: str) -> None:
     ended = run_ranks(2, "tests.pretrain.survival.test_meeting", [], environment={"MASTER_PORT": port})
     assert ended.exit_codes == [2, 2]
-    assert ended.stderr[0].startswith(f"error: MASTER_PORT {port!r} is no port; give the launcher one")
+    assert ended.stderr[0].startswith(f"error: MASTER_PORT {port!r} is not a port; give the launcher one")
     assert ended.stderr[1] == ""
 
 
@@ -111,8 +111,9 @@ def test_a_main_node_without_an_address_is_said(name: str) -> None:
 
 
 def test_ranks_that_start_late_are_waited_for() -> None:
-    names = {"MASTER_PORT": str(free_port()), "IMGLISH_TEST_DELAY": "3"}
-    ended = run_ranks(3, "tests.pretrain.survival.test_meeting", [], environment=names)
+    with reserved_port() as port:
+        names = {"MASTER_PORT": str(port), "IMGLISH_TEST_DELAY": "3"}
+        ended = run_ranks(3, "tests.pretrain.survival.test_meeting", [], environment=names)
     assert ended.exit_codes == [0] * 3, ended.stderr
 
 

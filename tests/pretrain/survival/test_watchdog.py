@@ -106,7 +106,7 @@ def test_strangers_are_told_of_once(judge: Judge, monkeypatch: pytest.MonkeyPatc
         with stranger(judge) as connection:
             connection.sendall(b"hello\n")
             assert is_dropped(connection)
-    assert warned == ["warning: the watchdog dropped a connection from 127.0.0.1 that is none of this run's ranks"]
+    assert warned == ["warning: the watchdog dropped a connection from 127.0.0.1 that is not one of this run's ranks"]
 
 
 def test_a_thousand_silent_connections_keep_no_rank_out(judge: Judge) -> None:
@@ -135,7 +135,7 @@ def test_nobody_is_let_in_once_all_ranks_have_come(judge: Judge) -> None:
 
 
 def test_a_rank_without_the_secret_is_refused_in_a_sentence(judge: Judge) -> None:
-    with pytest.raises(OSError, match=r"rank 1 on .* does not reach the main rank's watchdog \(127.0.0.1 port "):
+    with pytest.raises(OSError, match=r"rank 1 on .* cannot reach the main rank's watchdog \(127.0.0.1 port "):
         connect(replace(doors(judge), secret=bytes(32)), 1, 0.5)
 
 
@@ -182,7 +182,7 @@ def test_the_main_rank_listens_where_its_ranks_look_for_it_and_nowhere_else(monk
             listener.close()
     assert not warned or not socket.has_dualstack_ipv6()
     listeners, ports = rank_links._listen(["192.0.2.7"], False, 2)  # translated on the way
-    assert set(ports) == {"127.0.0.1", ""} and "main is no address of the main node itself" in warned[-1]
+    assert set(ports) == {"127.0.0.1", ""} and "main is not an address of the main node itself" in warned[-1]
     for listener in listeners:
         listener.close()
 

@@ -1,8 +1,9 @@
 """Training a visual tokenizer in real processes: any topology, exact resume, faults. CPU, about two minutes."""
 
+import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from pretrain.checkpoints.reader import latest_checkpoint
+from pretrain.config.pretraining import PretrainConfig
 from pretrain.formats.vqkd import load_vqkd
+from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining
+from pretrain.recipes import VISUAL_TOKENIZER_RECIPES
 from pretrain.run.run_log import LOG_NAME, read_log
-from pretrain.survival.stop import EXIT_STOPPED
+from pretrain.survival.stop import EXIT_STOPPED, EXIT_STOPPED_BY_FILE
+from tests.support.faults import few_now
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
+from tests.support.mistakes import option_mistake, preparation_mistake
+from tests.support.shared_folders import shared_folder
 from tests.support.tiny_run import TinyData
 
-NUM_STEPS = 50
+NUM_STEPS = 30
+FEW_STEPS = 12
 
 
 def overrides(data: TinyData, run_dir: Path, num_steps: int = NUM_STEPS) -> list[object]:
@@ -41,13 +50,16 @@ def without_times(run_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifty steps on two ranks. Read only."""
-    run_dir: Path = tmp_path_factory.mktemp("runs") / "undisturbed"
-    ended = train(2, overrides(tiny_data, run_dir))
+@pytest.fixture(scope="session")
+def undisturbed(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Thirty steps on two ranks. Read only."""
+    with shared_folder(tmp_path_factory, "tokenizer", lambda run_dir: whole(overrides(tiny_data, run_dir))) as run_dir:
+        yield run_dir
+
+
+def whole(arguments: list[object]) -> None:
+    ended = train(2, arguments)
     assert ended.exit_codes == [0, 0], ended.stderr
-    return run_dir
 
 
 def test_it_learns_and_tells_how_the_codes_are_used(undisturbed: Path) -> None:
@@ -75,19 +87,21 @@ def test_every_rank_ends_with_the_same_codebook_to_the_bit_and_the_file_has_it(u
 def published_pace(data: TinyData, run_dir: Path) -> list[object]:
     """BEiT v2's decay and learning rate, and few codes: hardly a feature is as near to two of them as rounding goes."""
     pace = ["--codebook.decay", 0.99, "--optimizer.peak-lr", 2e-4, "--optimizer.min-lr", 1e-5, "--model.num-codes", 16]
-    return [*overrides(data, run_dir), *pace]
+    return [*overrides(data, run_dir, FEW_STEPS), *pace]
 
 
-@pytest.fixture(scope="module")
-def at_published_pace(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifty steps on two ranks. Read only."""
-    run_dir: Path = tmp_path_factory.mktemp("runs") / "at_published_pace"
-    ended = train(2, published_pace(tiny_data, run_dir))
-    assert ended.exit_codes == [0, 0], ended.stderr
-    return run_dir
+@pytest.fixture(scope="session")
+def at_published_pace(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Twelve steps on two ranks. Read only."""
+
+    def make(run_dir: Path) -> None:
+        whole(published_pace(tiny_data, run_dir))
+
+    with shared_folder(tmp_path_factory, "at_published_pace", make) as run_dir:
+        yield run_dir
 
 
-@pytest.mark.parametrize(("num_ranks", "micro_steps"), [pytest.param(1, 1, marks=pytest.mark.slow), (1, 2), (2, 2)])
+@pytest.mark.parametrize(("num_ranks", "micro_steps"), few_now([(1, 2)], [(1, 1), (2, 2)]))
 def test_another_topology_gives_the_same_codebook(
     num_ranks: int, micro_steps: int, at_published_pace: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -100,8 +114,9 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     at_published_pace: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     arguments = published_pace(tiny_data, tmp_path)
-    stopped = train(2, arguments, while_running=stop_after_five_steps(tmp_path))
-    assert stopped.exit_codes == [EXIT_STOPPED] * 2, stopped.stderr
+    (tmp_path / "stop").touch()
+    stopped = train(2, arguments)
+    assert stopped.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, stopped.stderr
     ended = train(1, arguments)
     assert ended.exit_codes == [0], ended.stderr
     check_same_codebook(tmp_path, at_published_pace)
@@ -154,7 +169,7 @@ class BreaksOnce:
 
 
 def breaks_once(weights: Path | None) -> BreaksOnce:
-    """What `--teacher.name tests.pretrain.test_train_visual_tokenizer.breaks_once` names."""
+    """What `--teacher.name tests.runs.test_train_visual_tokenizer.breaks_once` names."""
     return BreaksOnce()
 
 
@@ -169,6 +184,7 @@ def test_a_step_that_is_not_finite_on_one_rank_leaves_the_codebook_alone(tiny_da
     assert load_vqkd(tmp_path / "tokenizer.pt").codebook.codes.isfinite().all()
 
 
+@pytest.mark.slow
 def test_bfloat16_matrix_products_train_alike(undisturbed: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     ended = train(2, [*overrides(tiny_data, tmp_path, 10), "--precision", "bfloat16"])
     assert ended.exit_codes == [0, 0], ended.stderr
@@ -179,6 +195,7 @@ def test_bfloat16_matrix_products_train_alike(undisturbed: Path, tiny_data: Tiny
     assert load_vqkd(tmp_path / "tokenizer.pt").encoder.pos_embed.dtype == torch.float32
 
 
+@pytest.mark.slow  # a hundred steps pass before a code counts as dead
 def test_a_codebook_that_collapses_is_told(tiny_data: TinyData, tmp_path: Path) -> None:
     arguments = [*overrides(tiny_data, tmp_path, 120), "--codebook.no-kmeans-start", "--codebook.revival-threshold", 0]
     ended = train(1, arguments)
@@ -187,58 +204,63 @@ def test_a_codebook_that_collapses_is_told(tiny_data: TinyData, tmp_path: Path) 
     assert read_log(tmp_path)[-1]["codebook"]["live_share"] < 0.5
 
 
+def mistake(arguments: list[object]) -> str:
+    return preparation_mistake(VisualTokenizerTraining, VISUAL_TOKENIZER_RECIPES, arguments)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (["--model.num-codes", 1000], "a step of 16 images has 576 patches for 1000 codes"),
         (["--model.teacher-dim", 100], "6 x 6 patches of 192 dimensions"),
-        (["--codebook.decay", 1.5], "--codebook.decay 1.5 must be a number in [0, 1)"),
-        (["--teacher.name", "nobody"], "there is no teacher 'nobody'; teacher.name is one of"),
+        (["--teacher.name", f"{__name__}.gives_nothing"], "the teacher gives NoneType; it must be a tensor"),
         (["--out", "/proc/nowhere/tokenizer.pt"], "out /proc/nowhere/tokenizer.pt cannot be written"),
         (["--out", "/tmp"], "out /tmp is a folder; give a file"),
     ],
 )
 def test_a_mistake_is_one_sentence(change: list[object], message: str, tiny_data: TinyData, tmp_path: Path) -> None:
-    num_ranks = 2 if "--teacher.name" in change else 1
-    ended = train(num_ranks, [*overrides(tiny_data, tmp_path), *change])
-    assert ended.exit_codes == [2] * num_ranks
+    assert message in mistake([*overrides(tiny_data, tmp_path), *change])
+
+
+def test_a_setting_outside_its_range_is_one_sentence(
+    tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = ["--codebook.decay", 1.5]
+    line = option_mistake(VISUAL_TOKENIZER_RECIPES, [*overrides(tiny_data, tmp_path), *change], capsys)
+    assert "--codebook.decay 1.5 must be a number in [0, 1)" in line
+
+
+def test_a_mistake_ends_all_ranks_with_one_sentence(tiny_data: TinyData, tmp_path: Path) -> None:
+    ended = train(2, [*overrides(tiny_data, tmp_path), "--teacher.name", "nobody"])
+    assert ended.exit_codes == [2, 2]
     (line,) = "".join(ended.stderr).splitlines()
-    assert line.startswith("error: ") and message in line
+    assert line.startswith("error: there is no teacher 'nobody'; teacher.name is one of")
 
 
 def gives_nothing(weights: Path | None) -> Callable[[Tensor], None]:
     return lambda pixels: None
 
 
-def test_a_teacher_that_gives_no_tensor_is_told(tiny_data: TinyData, tmp_path: Path) -> None:
-    ended = train(1, [*overrides(tiny_data, tmp_path), "--teacher.name", f"{__name__}.gives_nothing"])
-    assert ended.exit_codes == [2] and "the teacher gives NoneType; it must be a tensor" in ended.stderr[0]
-
-
-def test_a_finished_run_writes_its_file_again_and_is_not_continued_otherwise(
+def test_a_finished_run_writes_its_file_again_and_is_not_continued_with_other_settings(
     undisturbed: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    other = tmp_path / "elsewhere" / "tokenizer.pt"
-    ended = train(2, [*overrides(tiny_data, undisturbed), "--out", other])
+    run_dir, other = shutil.copytree(undisturbed, tmp_path / "run"), tmp_path / "elsewhere" / "tokenizer.pt"
+    ended = train(2, [*overrides(tiny_data, run_dir), "--out", other])
     assert ended.exit_codes == [0, 0], ended.stderr
-    there, here = load_vqkd(undisturbed / "tokenizer.pt").state_dict(), load_vqkd(other).state_dict()
+    there, here = load_vqkd(run_dir / "tokenizer.pt").state_dict(), load_vqkd(other).state_dict()
     assert all(torch.equal(value, here[name]) for name, value in there.items())
     assert "is complete" in ended.stdout[0]
-    ended = train(2, [*overrides(tiny_data, tmp_path / "new"), "--out", other])
-    assert ended.exit_codes == [2, 2]
-    assert f"out {other} is there already, from another run; give another --out" in ended.stderr[0]
+    message = f"out {other} is there already, from another run; give another --out"
+    assert message in mistake([*overrides(tiny_data, tmp_path / "new"), "--out", other])
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"a teacher's")
     change = ["--codebook.decay", 0.5, "--teacher.name", f"{__name__}.breaks_once", "--teacher.weights", weights]
-    ended = train(2, [*overrides(tiny_data, undisturbed), *change])
-    assert ended.exit_codes == [2, 2]
+    ended = train(1, [*overrides(tiny_data, run_dir), *change])
+    assert ended.exit_codes == [2]
     for difference in ("codebook.decay was 0.9, is now 0.5", "teacher.name was ", "teacher (no file) at its start, "):
         assert difference in ended.stderr[0]
 
 
-def test_pretraining_does_not_take_a_tokenizers_run_for_its_own(
-    undisturbed: Path, tiny_data: TinyData, tmp_path: Path
-) -> None:
-    ended = run_ranks(1, "pretrain.train", ["demo", *tiny_data.overrides(undisturbed)])
-    assert ended.exit_codes == [2]
-    assert "is a checkpoint of a visual tokenizer's training, not of pretraining" in ended.stderr[0]
+def test_pretraining_does_not_take_a_tokenizers_run_for_its_own(undisturbed: Path) -> None:
+    with pytest.raises(ValueError, match="is a checkpoint of a visual tokenizer's training, not of pretraining"):
+        latest_checkpoint(undisturbed, PretrainConfig)

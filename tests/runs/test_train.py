@@ -1,4 +1,4 @@
-"""Whole runs of eight steps in real processes: the same on any topology, exact after a stop. CPU, about a minute."""
+"""Whole runs of eight steps in real processes: the same on any topology, exact after a stop. CPU, half a minute."""
 
 import json
 import math
@@ -26,6 +26,7 @@ from pretrain.jobs.visual_tokens import load_visual_tokenizer
 from pretrain.recipes.small import demo
 from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.stop import EXIT_STOPPED, EXIT_STOPPED_BY_FILE
+from tests.support.faults import few_now
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
 from tests.support.tiny_run import TinyData
 
@@ -54,7 +55,7 @@ def test_losses_fall_and_every_objective_is_there(two_ranks: Path) -> None:
     assert last < first
 
 
-@pytest.mark.parametrize(("num_ranks", "micro_steps"), [(1, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize(("num_ranks", "micro_steps"), few_now([(1, 2)], [(1, 1), (2, 2)]))
 def test_another_topology_sees_the_same_samples_and_losses(
     num_ranks: int, micro_steps: int, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -102,23 +103,18 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
     assert losses(run_dir) == losses(two_ranks)
 
 
-def test_a_finished_run_is_left_alone(two_ranks: Path, tiny_data: TinyData) -> None:
-    before = (two_ranks / LOG_NAME).read_bytes()
-    ended = train(2, tiny_data, two_ranks)
-    assert ended.exit_codes == [0, 0], ended.stderr
-    assert (two_ranks / LOG_NAME).read_bytes() == before
-
-
-def test_a_run_is_not_continued_with_other_settings(two_ranks: Path, tiny_data: TinyData) -> None:
-    ended = train(2, tiny_data, two_ranks, "--optimizer.peak-lr", 0.5)
-    assert ended.exit_codes == [2, 2]
+def test_a_run_is_not_continued_with_other_settings(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(two_ranks, tmp_path / "run")
+    ended = train(1, tiny_data, run_dir, "--optimizer.peak-lr", 0.5)
+    assert ended.exit_codes == [2]
     assert "was started with different settings (optimizer.peak_lr" in ended.stderr[0]
     assert "); give those of its start, or a new run_dir" in ended.stderr[0]
 
 
-def test_other_data_are_named_by_their_folders_and_files(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
-    run_dir, other = tmp_path / "run", tmp_path / "pairs"
-    shutil.copytree(two_ranks, run_dir)
+def test_other_data_are_named_by_their_folders_and_files_and_a_finished_run_is_left_alone(
+    two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    run_dir, other = shutil.copytree(two_ranks, tmp_path / "run"), tmp_path / "pairs"
     write_shards(ShardOptions("pair", "scenes:44", other, samples_per_shard=9))
     tokenizer = tmp_path / "tokenizer.pt"
     tokenizer.write_bytes((tiny_data.folder / "visual_tokenizer.pt").read_bytes())
@@ -133,6 +129,7 @@ def test_other_data_are_named_by_their_folders_and_files(two_ranks: Path, tiny_d
     allowed = train(2, tiny_data, run_dir, *settings, "--allow-data-change")
     assert allowed.exit_codes == [0, 0]
     assert f"warning: {run_dir} continues with different data ({difference})" in allowed.stderr[0].splitlines()
+    assert (run_dir / LOG_NAME).read_bytes() == (two_ranks / LOG_NAME).read_bytes()
 
 
 def test_the_first_losses_are_those_of_guessing_evenly(two_ranks: Path) -> None:
@@ -152,7 +149,7 @@ def test_every_word_of_the_log_is_in_the_glossary(two_ranks: Path) -> None:
 
 def test_a_network_of_smaller_patches_gets_its_codes_from_a_larger_view(tiny_data: TinyData, tmp_path: Path) -> None:
     ended = train(  # 8 x 8 patches; the tokenizer's are 6 x 6
-        1, tiny_data, tmp_path, "--model.patch-size", 6, "--objective.whole-image-share", 0
+        1, tiny_data, tmp_path, "--model.patch-size", 6, "--objective.whole-image-share", 0, "--num-steps", 1
     )
     assert ended.exit_codes == [0], ended.stderr
     config = find_checkpoint(tmp_path, PretrainConfig).config
@@ -166,47 +163,20 @@ def test_a_network_of_smaller_patches_gets_its_codes_from_a_larger_view(tiny_dat
     assert torch.equal(micro.targets.visual_token_ids, expected)
 
 
-def damage(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    two_ranks: Path, tiny_data: TinyData, tmp_path: Path
-) -> None:
-    ended = train(2, tiny_data, tmp_path, "--save-every-steps", 3, "--keep-checkpoints", 2)
-    assert ended.exit_codes == [0, 0], ended.stderr
-    folders = sorted((tmp_path / "checkpoints").iterdir())
-    assert [folder.name for folder in folders] == ["step_00000006", "step_00000008"]
-    victim = next(folders[1].glob("*rank_1*optim_states.pt"))
-    damage(victim)
-    again = train(2, tiny_data, tmp_path)
-    assert again.exit_codes == [0, 0], again.stderr
-    assert f"warning: checkpoint file {victim} is damaged; the checkpoint before it is used" in again.stderr[0]
-    assert "continues at step 6" in again.stdout[0]
-    assert losses(tmp_path) == losses(two_ranks)
-    for folder in (tmp_path / "checkpoints").iterdir():
-        damage(folder / "manifest.json") if folder.name.endswith("6") else damage(folder / "config.json")
-    refused = train(2, tiny_data, tmp_path)
-    assert refused.exit_codes == [2, 2]
-    assert f"every checkpoint of {tmp_path} is damaged; give a new run_dir" in refused.stderr[0]
-
-
 @pytest.mark.parametrize(
     "starts",
     [
-        pytest.param([(2, 3, 1), (1, 2, 2), (4, 3, 1)], id="all"),
-        pytest.param([(2, 3, 1), (1, 3, 1), (4, 3, 1), (2, 3, 1)], marks=pytest.mark.slow, id="ranks"),
-        pytest.param([(2, 3, 1), (2, 2, 1), (1, 1, 2), (2, 3, 2)], marks=pytest.mark.slow, id="stages"),
+        pytest.param([(1, 2, 2), (4, 3, 1)], id="all"),
+        pytest.param([(1, 3, 1), (4, 3, 1), (2, 3, 1)], marks=pytest.mark.slow, id="ranks"),
+        pytest.param([(2, 2, 1), (1, 1, 2), (2, 3, 2)], marks=pytest.mark.slow, id="stages"),
     ],
 )
 def test_a_run_goes_on_with_another_topology(
-    starts: list[tuple[int, int, int]], two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+    starts: list[tuple[int, int, int]], two_ranks: Path, saved_run: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    """Ranks, ZeRO stage and accumulation change at each start: the same samples, losses to rounding."""
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
+    """Ranks, ZeRO stage and accumulation change at each start, from two ranks, stage 3 and no accumulation: the same
+    samples, losses to rounding."""
+    run_dir = saved_run
     for start, (num_ranks, stage, micro_steps) in enumerate(starts):
         config = {"zero_optimization": {"stage": stage}, "zero_allow_untested_optimizer": True}
         deepspeed_config = tmp_path / f"stage{stage}.json"
@@ -226,7 +196,7 @@ def test_a_run_goes_on_with_another_topology(
         assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-4)
 
 
-@pytest.mark.parametrize("stage", [3, 2])
+@pytest.mark.parametrize("stage", few_now([3], [2]))
 def test_float32_weights_are_exact_under_bfloat16_on_a_number_of_ranks_that_divides_nothing(
     stage: int, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -273,40 +243,16 @@ def test_checkpoints_after_skipped_steps_do_not_displace_those_of_progress(
     assert kept_of(num_updates, keep_checkpoints=2) == kept
 
 
-def test_what_is_saved_after_damaged_ones_were_passed_over_is_kept(tiny_data: TinyData, tmp_path: Path) -> None:
-    often = ["--save-every-steps", 3, "--keep-checkpoints", 2]
-    ended = train(2, tiny_data, tmp_path, *often)
-    assert ended.exit_codes == [0, 0], ended.stderr
-    folders = sorted((tmp_path / "checkpoints").iterdir())
-    damage(next(folders[1].glob("*optim_states.pt")))
-    (tmp_path / "stop").touch()  # it goes on from step 6, and stops after 7: below the damaged one of step 8
-    ended = train(2, tiny_data, tmp_path, "--save-every-steps", 3, "--keep-checkpoints", 1)
-    assert ended.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, ended.stderr
-    assert find_checkpoint(tmp_path).step == 7
-
-
-def test_another_layout_of_the_same_stage_is_no_other_run(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+def test_another_layout_of_the_same_stage_is_no_other_run(
+    two_ranks: Path, saved_run: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
     deepspeed_config = tmp_path / "ds.json"
     zero = json.loads((ROOT / "ds_configs" / "zero3_cpu.json").read_text())["zero_optimization"]
     deepspeed_config.write_text(json.dumps({"zero_optimization": {**zero, "sub_group_size": 5000}}))
-    (tmp_path / "stop").touch()
-    stopped = train(2, tiny_data, tmp_path)
-    assert stopped.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, stopped.stderr
-    ended = train(2, tiny_data, tmp_path, "--deepspeed-config", deepspeed_config)
-    assert ended.exit_codes == [0, 0], ended.stderr
-    for here, there in zip(losses(tmp_path), losses(two_ranks), strict=True):
+    ended = train(2, tiny_data, saved_run, "--deepspeed-config", deepspeed_config)
+    assert ended.exit_codes == [0, 0] and "continues at step 4" in ended.stdout[0], ended.stderr
+    for here, there in zip(losses(saved_run), losses(two_ranks), strict=True):
         assert here["losses"] == pytest.approx(there["losses"], abs=1e-4)
-
-
-@pytest.mark.parametrize("zero", [{"stage": 0}, {}, {"stage": 2, "round_robin_gradients": True}])
-def test_deepspeed_settings_that_would_train_wrongly_are_refused(
-    zero: dict[str, Any], tiny_data: TinyData, tmp_path: Path
-) -> None:
-    deepspeed_config = tmp_path / "ds.json"
-    deepspeed_config.write_text(json.dumps({"zero_optimization": zero}))
-    ended = train(1, tiny_data, tmp_path, "--deepspeed-config", deepspeed_config)
-    assert ended.exit_codes == [2]
-    assert f"{deepspeed_config} must" in ended.stderr[0]
 
 
 def test_the_checkpoint_carries_its_config_and_manifest(two_ranks: Path) -> None:

@@ -1,75 +1,52 @@
 """The fault table: what is broken on purpose, how the other rank ends, and that the next start goes on to the bit.
 
-Two CPU ranks, eight steps, a checkpoint every second one; a few seconds a fault. Most of them run with make test-slow.
+Two CPU ranks, eight steps, a checkpoint every second one; a few seconds per fault. Four of them run with make
+test (a rank is killed while it saves, hangs, or fails alone; a disk is full), all others with make test-slow.
 """
 
-import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from pretrain.checkpoints.reader import latest_checkpoint
+from pretrain.checkpoints.weights import find_checkpoint
+from pretrain.config.pretraining import PretrainConfig
 from pretrain.demo import ranks_of
 from pretrain.run.run_log import LOG_NAME, read_log
-from pretrain.survival.ports import free_port
 from pretrain.survival.stop import EXIT_RANK_LOST, EXIT_STOPPED, EXIT_STOPPED_BY_FILE
-from tests.support.launch import ON_CPU, ROOT, TIMEOUT_SECONDS, Ended, RankProcess, run_ranks
+from tests.support.faults import (
+    SILENT_SECONDS,
+    arguments_of,
+    broken,
+    check_it_goes_on,
+    few_now,
+    lines,
+    newest_step,
+    wait_for,
+)
+from tests.support.launch import ON_CPU, ROOT, Ended, RankProcess, run_ranks
+from tests.support.ports import reserved_port
 from tests.support.tiny_run import TinyData
 
-NUM_STEPS = 8
-SILENT_SECONDS = 8.0
 HANG_SECONDS = 20.0
 KILLED = -signal.SIGKILL
 
 
-def arguments_of(data: TinyData, run_dir: Path) -> list[object]:
-    times = ["--silent-rank-seconds", SILENT_SECONDS, "--keep-checkpoints", 2]
-    return ["demo", *data.overrides(run_dir), "--save-every-steps", 2, *times]
-
-
-def broken(
-    data: TinyData, run_dir: Path, *extra: object, while_running: Any = None, output: str = "", **fault: Any
-) -> Ended:
-    """A run with a fault: see tests/support/faulty_ranks.py. output: where standard output and error go instead."""
-    return run_ranks(
-        2,
-        "tests.support.faulty_ranks",
-        [*arguments_of(data, run_dir), *extra],
-        environment={"FAULT": json.dumps(fault), "OUTPUT": output},
-        while_running=while_running,
-    )
-
-
-def check_it_goes_on(data: TinyData, run_dir: Path, undisturbed: Path) -> None:
-    """Start again: the joined run is the undisturbed one to the bit, and nothing half done is left."""
-    ended = run_ranks(2, "pretrain.train", arguments_of(data, run_dir))
-    assert ended.exit_codes == [0, 0], ended.stderr
-    assert lines(run_dir) == lines(undisturbed)
-    names = [path.name for path in sorted((run_dir / "checkpoints").iterdir())]
-    assert names == ["step_00000006", "step_00000008"]
-
-
-def lines(run_dir: Path) -> list[dict[str, Any]]:
-    names = ("step", "loss", "losses", "grad_norm", "lr", "samples_seen", "skipped", "keys")
-    return [{name: record[name] for name in names} for record in read_log(run_dir)]
-
-
-KILLS = [
+KILLS = [("inside file", 1, 3)]
+MORE_KILLS = [
     ("loading", 0, -1),
     ("inside backward", 1, 5),
     ("collective", 0, 5),
-    ("inside file", 1, 3),
-]
-MORE_KILLS = [
     ("preparation", 1, -1),
     ("reading", 1, 3),
     ("inside forward", 0, 5),
@@ -84,11 +61,6 @@ MORE_KILLS = [
     ("after rename", 0, 3),
     ("end", 1, -1),
 ]
-
-
-def few_now(now: list[Any], slow: list[Any]) -> list[Any]:
-    """Cases, the second of them with make test-slow."""
-    return [*now, *(pytest.param(*(c if isinstance(c, tuple) else (c,)), marks=pytest.mark.slow) for c in slow)]
 
 
 @pytest.mark.parametrize(("point", "rank", "step"), few_now(KILLS, MORE_KILLS))
@@ -121,7 +93,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("point", few_now(["inside manifest"], ["inside forward", "inside file", "after manifest"]))
+@pytest.mark.parametrize("point", few_now([], ["inside manifest", "inside forward", "inside file", "after manifest"]))
 def test_all_ranks_are_killed(point: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     """The main rank by the fault, which alone writes manifests, the other as soon as that shows."""
 
@@ -158,11 +130,6 @@ def test_twenty_kills_at_random_moments_of_saves(tiny_data: TinyData, tmp_path: 
     ended = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, run_dir), *longer])
     assert ended.exit_codes == [0, 0], ended.stderr
     assert lines(run_dir) == lines(whole)
-
-
-def newest_step(run_dir: Path) -> int:
-    found = (run_dir / "checkpoints").glob("step_*/manifest.json")
-    return max((int(p.parent.name[5:]) for p in found if "." not in p.parent.name), default=0)
 
 
 def test_a_rank_that_hangs_is_named(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
@@ -223,6 +190,7 @@ def test_a_rank_that_fails_alone_ends_all_with_its_traceback(
     check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_while_the_engine_is_built_ends_all(tiny_data: TinyData, tmp_path: Path) -> None:
     ended = broken(tiny_data, tmp_path / "run", point="building", rank=1, step=-1, action="fail")
     assert ended.exit_codes == [EXIT_RANK_LOST] * 2, ended.stderr
@@ -230,6 +198,7 @@ def test_a_rank_that_fails_while_the_engine_is_built_ends_all(tiny_data: TinyDat
     assert 'raise MemoryError("no memory is left")' in ended.stderr[1]
 
 
+@pytest.mark.slow
 def test_a_rank_ends_although_nothing_can_be_printed(tiny_data: TinyData, tmp_path: Path) -> None:
     fault: dict[str, Any] = {"point": "inside forward", "rank": 1, "step": 3, "action": "kill"}
     ended = broken(tiny_data, tmp_path / "run", output="/dev/full", **fault)
@@ -247,7 +216,7 @@ def test_a_rank_that_leaves_is_missed(two_ranks: Path, tiny_data: TinyData, tmp_
 PHASES = ["preparation", "building", "reading", "agreement", "forward", "backward", "optimizer", "saving"]
 
 
-@pytest.mark.parametrize("phase", few_now(PHASES[-1:], PHASES[:-1]))
+@pytest.mark.parametrize("phase", few_now([], PHASES))
 def test_a_preemption_signal_in_every_phase(phase: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     number = PHASES.index(phase)
     action, rank = ("terminate", "preempt")[number % 2], number // 2 % 2
@@ -278,6 +247,7 @@ def newest_step_said(ended: Ended) -> int:
     return int(line.removeprefix("stopped on request after step ").partition(",")[0])
 
 
+@pytest.mark.slow
 def test_a_stop_file_ends_the_run_with_a_code_of_its_own(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     run_dir, status = tmp_path / "run", tmp_path / "status"
     run_dir.mkdir()
@@ -301,12 +271,12 @@ def test_the_launcher_is_killed(who: str, tiny_data: TinyData, tmp_path: Path) -
     undisturbed = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, whole), *longer])
     assert undisturbed.exit_codes == [0, 0], undisturbed.stderr
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical", "--num_accelerators", "2"]
-    command += ["--master_port", str(free_port()), "--module", "pretrain.train"]
-    command += [*map(str, [*arguments_of(tiny_data, run_dir), *longer])]
     environment = {**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT)}
-    with (tmp_path / "output").open("w") as output:
+    with (tmp_path / "output").open("w") as output, reserved_port() as port:
+        command += ["--master_port", str(port), "--module", "pretrain.train"]
+        command += [*map(str, [*arguments_of(tiny_data, run_dir), *longer])]
         runner = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-    wait_for(lambda: (run_dir / LOG_NAME).exists() and len(read_log(run_dir)) >= 2)
+        wait_for(lambda: (run_dir / LOG_NAME).exists() and len(read_log(run_dir)) >= 2)
     ranks = [psutil.Process(rank) for rank in ranks_of(runner.pid)]
     assert len(ranks) == 2
     launcher = ranks[0].parent()
@@ -338,13 +308,6 @@ def test_a_second_job_in_a_run_waits_and_is_refused(tiny_data: TinyData, tmp_pat
     assert refused[0].exit_codes == [EXIT_RANK_LOST] * 2
     assert f"{run_dir} is in use by process " in refused[0].stderr[0]
     assert ended.exit_codes == [EXIT_STOPPED] * 2, ended.stderr
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -394,30 +357,61 @@ def test_a_disk_that_is_full_when_a_step_is_logged(tiny_data: TinyData, small_di
     assert whole.exit_codes == [0, 0] and lines(run_dir) == lines(small_disk / "whole")
 
 
-@pytest.mark.parametrize("name", few_now(["*optim_states.pt", "manifest.json"], ["*model_states.pt", "config.json"]))
-@pytest.mark.parametrize("how", few_now(["truncated"], ["gone"]))
-def test_a_checkpoint_file_is_damaged(
-    name: str, how: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path, saved_twice: Path
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+FILES = ["*rank_1*optim_states.pt", "*model_states.pt", "manifest.json", "config.json"]
+DAMAGES: list[Callable[[Path], object]] = [change_a_bit, truncate, Path.unlink]
+
+
+def damaged(run_dir: Path, name: str, damage: Callable[[Path], object]) -> str:
+    """Damage a file of the newest checkpoint. Return the warning that follows, "" if none does."""
+    victim = next((run_dir / "checkpoints" / "step_00000004").glob(name))
+    damage(victim)
+    if (name, damage) == ("manifest.json", Path.unlink):  # without a manifest it was never complete
+        return ""
+    return f"warning: checkpoint file {victim} is damaged; the checkpoint before it is used"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_found(
+    name: str, damage: Callable[[Path], object], saved_run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run_dir = tmp_path / "run"
-    shutil.copytree(saved_twice, run_dir)
-    newest = run_dir / "checkpoints" / "step_00000004"
-    victim = next(newest.glob(name))
-    os.truncate(victim, victim.stat().st_size // 2) if how == "truncated" else victim.unlink()
-    ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir))
-    assert ended.exit_codes == [0, 0], ended.stderr
-    assert "continues at step 2" in ended.stdout[0]
-    if (name, how) != ("manifest.json", "gone"):  # without one it is no checkpoint
-        assert f"warning: checkpoint file {victim} is damaged; the checkpoint before it is used" in ended.stderr[0]
-    assert lines(run_dir) == lines(two_ranks)
+    warning = damaged(saved_run, name, damage)
+    found = latest_checkpoint(saved_run, PretrainConfig)
+    assert found is not None and found.step == 2
+    assert warning in capfd.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def saved_twice(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of which step 2 and step 4 are saved. Read only."""
-    run_dir = tmp_path_factory.mktemp("saved") / "run"
-    ended = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, run_dir), "--keep-checkpoints", 4])
+@pytest.mark.parametrize(("name", "damage"), few_now([(FILES[0], change_a_bit)], list(product(FILES, DAMAGES))[1:]))
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    name: str, damage: Callable[[Path], object], saved_run: Path, two_ranks: Path, tiny_data: TinyData
+) -> None:
+    warning = damaged(saved_run, name, damage)
+    ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, saved_run))
     assert ended.exit_codes == [0, 0], ended.stderr
-    for step in (6, 8):
-        shutil.rmtree(run_dir / "checkpoints" / f"step_{step:08d}")
-    return run_dir
+    assert "continues at step 2" in ended.stdout[0] and warning in ended.stderr[0]
+    assert lines(saved_run) == lines(two_ranks)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(saved_run: Path) -> None:
+    damaged(saved_run, "manifest.json", change_a_bit)
+    change_a_bit(saved_run / "checkpoints" / "step_00000002" / "config.json")
+    with pytest.raises(ValueError, match=f"every checkpoint of {saved_run} is damaged; give a new run_dir"):
+        latest_checkpoint(saved_run, PretrainConfig)
+
+
+def test_a_checkpoint_saved_after_damaged_ones_is_kept(saved_run: Path, tiny_data: TinyData) -> None:
+    damaged(saved_run, FILES[0], change_a_bit)
+    (saved_run / "stop").touch()  # it goes on from step 2 and stops after step 3, below the damaged one
+    ended = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, saved_run), "--keep-checkpoints", 1])
+    assert ended.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, ended.stderr
+    assert find_checkpoint(saved_run).step == 3

@@ -20,10 +20,10 @@ import pytest
 
 from pretrain.demo import ranks_of
 from pretrain.run.run_log import LOG_NAME, read_log
-from pretrain.survival.ports import free_port
 from pretrain.survival.stop import EXIT_RANK_LOST
-from tests.pretrain.test_faults import arguments_of, newest_step, wait_for
+from tests.support.faults import arguments_of, newest_step, wait_for
 from tests.support.launch import ON_CPU, ROOT, TIMEOUT_SECONDS
+from tests.support.ports import reserved_port
 from tests.support.tiny_run import TinyData
 
 pytestmark = pytest.mark.slow  # each starts four interpreters
@@ -54,12 +54,18 @@ class Launched:
 
 
 @pytest.fixture
-def launched(request: pytest.FixtureRequest, tiny_data: TinyData, tmp_path: Path) -> Iterator[Launched]:
+def port() -> Iterator[int]:
+    with reserved_port() as port:
+        yield port
+
+
+@pytest.fixture
+def launched(request: pytest.FixtureRequest, tiny_data: TinyData, tmp_path: Path, port: int) -> Iterator[Launched]:
     """Two ranks that have logged two steps of many; param: a fault, see tests/support/faulty_ranks.py."""
     fault, run_dir, output = getattr(request, "param", None), tmp_path / "run", tmp_path / "output"
     module = "tests.support.faulty_ranks" if fault else "pretrain.train"
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical", "--num_accelerators", "2"]
-    command += ["--master_port", str(free_port()), "--module", module, *map(str, arguments_of(tiny_data, run_dir))]
+    command += ["--master_port", str(port), "--module", module, *map(str, arguments_of(tiny_data, run_dir))]
     command += ["--num-steps", "100000", "--save-every-steps", "100000", "--silent-rank-seconds", "600"]
     environment = {**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT), "FAULT": json.dumps(fault), "OUTPUT": ""}
     with output.open("w") as file:
