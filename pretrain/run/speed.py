@@ -1,4 +1,4 @@
-"""How fast a run is: tokens a second, and what share of the GPU's peak the model's own operations are (MFU)."""
+"""Speed of a run: tokens per second, and model FLOPs utilization (MFU), the model's own operations over the GPU's peak."""
 
 import time
 
@@ -7,14 +7,14 @@ import torch
 from pretrain.jobs.job import StepWork
 
 PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "GH200": 989, "B200": 2250}
-"""Of dense bfloat16 products, by datasheets; SXM versions."""
+"""Peak of dense bfloat16 matrix products in TFLOPS, from the datasheets of the SXM versions."""
 
 
 class SpeedMeter:
-    """Speed from step to step: reading, agreement and log lines included, the rank's start left out."""
+    """Speed from step to step, including reading, agreement and logging, without the start of the run."""
 
     def __init__(self, num_ranks: int, device: torch.device, dtype: torch.dtype = torch.bfloat16):
-        """dtype: of matrix products; of others than bfloat16 there is no MFU."""
+        """dtype: of matrix products; MFU is reported for bfloat16 only."""
         self.num_ranks = num_ranks
         self.peak_flops = peak_flops(device) if dtype == torch.bfloat16 else None
         self._last_step_ended: float | None = None
