@@ -1,7 +1,7 @@
 """Copies between host and device that no step waits for.
 
-Reading a value from a GPU (`.item()`) waits for everything launched before it, and the GPU then idles until the host has
-launched more. So batches are copied one step ahead, and figures of a step are read one step later.
+Reading a value from a GPU (`.item()`) waits for everything launched before it, and the GPU then idles until the host
+has launched more. So batches are copied one step ahead, and figures of a step are read one step later.
 """
 
 from collections.abc import Iterable, Iterator
