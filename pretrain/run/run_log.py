@@ -48,9 +48,8 @@ class RunLog:
             if is_kept:
                 os.fsync(self._file.fileno())
             self._last_line = line
-            with_retries(
-                self.check_in_place, hopeless=(*PERMANENT_ERRNOS, None)
-            )  # None: not an OS error, the file was replaced
+            # errno None: the file was moved or replaced, which no retry mends
+            with_retries(self.check_in_place, hopeless=(*PERMANENT_ERRNOS, None))
         except OSError as error:
             self.failure = error
         now = time.monotonic()

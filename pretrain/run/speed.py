@@ -1,4 +1,4 @@
-"""Speed of a run: tokens per second, and model FLOPs utilization (MFU), the model's own operations over the GPU's peak."""
+"""Speed of a run: tokens per second, and model FLOPs utilization (MFU)."""
 
 import time
 
@@ -20,8 +20,10 @@ class SpeedMeter:
         self._last_step_ended: float | None = None
 
     def step_ended(self, work: StepWork, step_seconds: float) -> dict[str, float]:
-        """Figures of the step that has just been launched; work: of all ranks; step_seconds: it took, for the first
-        one."""
+        """Return figures of the step just launched, for the log.
+
+        work: of all ranks; step_seconds: duration of the step, used for the first one, which none goes before.
+        """
         now = time.monotonic()
         seconds = step_seconds if self._last_step_ended is None else now - self._last_step_ended
         self._last_step_ended = now
@@ -35,10 +37,10 @@ class SpeedMeter:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Of a GPU, operations a second; None where the table does not have it, and for a CPU."""
+    """Return the peak of a GPU in operations per second; None for a CPU and for a GPU that the table lacks."""
     if device.type != "cuda":
         return None
     words = torch.cuda.get_device_name(device).replace("-", " ").split()
     if "PCIe" in words or "PCIE" in words:
-        return None  # slower by a third, and by how much depends on the board
+        return None  # slower than SXM by a third or more, depending on the board
     return next((peak * 1e12 for name, peak in PEAK_TFLOPS.items() if name in words), None)

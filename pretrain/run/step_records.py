@@ -1,4 +1,4 @@
-"""Records of the steps, in order: read from the device one step later, remembered by the guard, logged by the main rank."""
+"""Records of the steps, in order: read from the device one step late, counted by the guard, logged by the main rank."""
 
 from collections.abc import Callable
 from typing import Any

@@ -27,7 +27,7 @@ def file_fingerprint(path: Path | None) -> str:
 
 
 def agreed_fingerprints(dataset: StepDataset, config: RunConfig, files: Files) -> dict[str, str]:
-    """Return fingerprints of a run's data and files, by kind or name. Raises FatalRunError if ranks read different ones."""
+    """Return fingerprints of the run's data and files, by kind or name. Raises FatalRunError if ranks' files differ."""
     own = on_every_rank(lambda: dataset.fingerprints | {name: file_fingerprint(path) for name, path in files.items()})
     per_rank: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(per_rank, own)
