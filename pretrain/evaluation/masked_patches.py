@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from model.masked_data_model import MaskedDataModel
+from pretrain.checkpoints.fingerprints import file_fingerprint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.evaluation.held_out import image_inputs, read_held_out, training_masks
 from pretrain.evaluation.options import MaskedPatchesOptions
 from pretrain.jobs.visual_tokens import load_visual_tokenizer, network_view, tokenizer_view, tokenizer_view_size
-from pretrain.run.unchanged import file_fingerprint
 
 CHUNK = 64
 
