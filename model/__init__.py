@@ -1,8 +1,20 @@
 """The network: packed Multiway Transformer, masking, heads and losses, visual tokenizer.
 
-Knows nothing of data files, DeepSpeed or runs: plain PyTorch modules and pure functions.
+Plain PyTorch modules and pure functions; nothing here depends on data files, DeepSpeed or runs.
 """
 
-from model.pretrained import load_pretrained
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.pretrained import load_pretrained
 
 __all__ = ["load_pretrained"]
+
+
+def __getattr__(name: str) -> Any:
+    # imported on first use: a command that only reads model.config for its --help must not wait for torch
+    if name == "load_pretrained":
+        from model.pretrained import load_pretrained
+
+        return load_pretrained
+    raise AttributeError(f"module 'model' has no attribute {name!r}")

@@ -12,10 +12,9 @@ from typing import Any, get_args
 
 from data_pipeline.settings.command_line import EXIT_USER_ERROR
 from data_pipeline.settings.ranges import Count, Figure, check_ranges
-from model.checkpointing import Checkpointing, CheckpointingMode
-from model.config import MultiwayConfig
+from model.config import USES, Checkpointing, CheckpointingMode, MultiwayConfig
 from model.flops import forward_flops
-from model.parameter_counts import USES, count_activated, count_by_part
+from model.parameter_counts import count_activated, count_by_part
 from pretrain.config.command_line import parse_recipe_and_options
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import check_memory_config, read_memory_config

@@ -20,8 +20,9 @@ from model.experts import ExpertNorm
 from model.flops import training_flops
 from model.initialization import init_weights
 from model.kernels.backend import choose_backend
-from model.masked_data_model import OBJECTIVES, MaskedDataModel
+from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock
+from model.objective import OBJECTIVES
 from model.pretrained import WEIGHTS_NAME, load_weights, read_config
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.config.command_line import parse_recipe

@@ -9,12 +9,9 @@ from annotated_types import Interval
 
 from data_pipeline.loading.batch import SamplesPerStep
 from data_pipeline.settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
-from model.checkpointing import KEEP_EVERYTHING, Checkpointing
-from model.config import MultiwayConfig
+from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayConfig
 from model.flops import StepSize
-from model.kernels.backend import KernelChoice
-from model.kernels.text_masks import num_masked
-from model.masked_data_model import OBJECTIVES
+from model.objective import OBJECTIVES, num_masked
 from pretrain.config.run_config import RunConfig
 
 BlockSize = Annotated[int, Interval(ge=1, le=65_536)]

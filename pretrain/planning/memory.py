@@ -31,11 +31,9 @@ from typing import Any
 import torch
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-from model.config import MultiwayConfig
-from model.kernels.backend import KernelChoice
+from model.config import KernelChoice, MultiwayConfig, VisualTokenizerConfig
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock
-from model.visual_tokenizer import VisualTokenizerConfig
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.jobs.visual_tokens import load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
 from pretrain.planning.micro_step_memory import (

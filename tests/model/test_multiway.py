@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpointing import Checkpointing
-from model.config import MultiwayConfig
+from model.config import Checkpointing, MultiwayConfig
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
-from model.stochastic_depth import IGNORED, drop_path_scales
+from model.objective import IGNORE_INDEX
+from model.stochastic_depth import drop_path_scales
 from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
 NUM_IMAGES, NUM_PAIRS, NUM_TEXTS = 2, 3, 4
@@ -67,7 +67,7 @@ def test_one_packed_step_equals_three_separate_forwards(whole_pairs: list[int], 
     targets = tiny_targets(inputs)
     for pair in whole_pairs:
         inputs.image_mask[NUM_IMAGES + pair] = False
-        targets.visual_token_ids[NUM_IMAGES + pair] = IGNORED
+        targets.visual_token_ids[NUM_IMAGES + pair] = IGNORE_INDEX
     scales = drop_path_scales(1, torch.arange(9), CONFIG.depth, model.encoder.config.drop_path_rate)
 
     packed_losses = model(inputs, targets, scales)
@@ -136,7 +136,7 @@ def test_a_dropped_sample_passes_unchanged_and_the_others_are_untouched() -> Non
     scales[:, :, 1] = 0  # all branches of the second image
     with torch.no_grad():
         layout = inputs.layout()
-        _, normed = model.encoder.norm(model.encoder.pack(inputs, layout), None, layout, "reference")
+        normed = model.encoder.norm(model.encoder.pack(inputs, layout), layout, "reference")
         embedded = model.encoder.unpack(normed, inputs, layout)
         dropped, full = model.encoder(inputs, scales), model.encoder(inputs)
     torch.testing.assert_close(dropped.images[1], embedded.images[1])

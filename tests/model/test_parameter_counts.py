@@ -5,10 +5,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.config import USES, Use
 from model.flops import StepSize, forward_flops, training_flops
 from model.multiway import MultiwayInputs, MultiwayTransformer
-from model.parameter_counts import USES, Use, count_activated, count_by_part
-from model.stochastic_depth import IGNORED
+from model.objective import IGNORE_INDEX
+from model.parameter_counts import count_activated, count_by_part
 from pretrain.recipes import RECIPES
 from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
@@ -83,7 +84,7 @@ def test_operations_of_a_training_step_are_those_that_torch_counts() -> None:
         caption_lengths=(~inputs.caption_padding).sum(1).tolist(),
         text_lengths=(~inputs.text_padding).sum(1).tolist(),
         masked_patches=5,
-        masked_words=int((targets.caption_labels != IGNORED).sum() + (targets.text_labels != IGNORED).sum()),
+        masked_words=int((targets.caption_labels != IGNORE_INDEX).sum() + (targets.text_labels != IGNORE_INDEX).sum()),
     )
     assert len(set(step.caption_lengths)) > 1 and step.masked_words < 3 * 3 + 4 * 2
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (torch.full((20, 32), torch.nan), "NaN or infinity for mim_head.weight, in 640 of 640 places"),
+        (torch.full((20, 32), torch.nan), "NaN or infinity for mim_head.weight, in 640 of 640 elements"),
         (torch.zeros(20, 32).half(), "float16 for mim_head.weight, expected float32"),
         (torch.zeros(20, 32).double(), "float64 for mim_head.weight, expected float32"),
         (torch.zeros(20, 32).long(), "int64 for mim_head.weight, expected float32"),
@@ -49,7 +49,7 @@ def test_weights_that_are_not_sound_are_refused(changed: torch.Tensor | None, me
     [
         ({"depth": 10**9}, "describes 1000000000 blocks|depth"),
         ({"dim": "wide"}, "dim Input should be a valid"),
-        ({"num_heads": 0}, "config.json describes no network: "),
+        ({"num_heads": 0}, "config.json does not describe a valid network: "),
         ({"dim": 320}, r"model.safetensors has \(\d+"),
         ({"attention": "other"}, "attention Input should be 'shared' or 'decoupled'"),
     ],

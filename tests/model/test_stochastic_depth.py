@@ -2,7 +2,8 @@
 
 import torch
 
-from model.stochastic_depth import drop_path_scales, whole_images
+from model.kernels.block_masks import whole_images
+from model.stochastic_depth import drop_path_scales
 
 
 def test_stochastic_depth_keeps_its_rates_and_the_mean() -> None:

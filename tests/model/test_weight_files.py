@@ -52,13 +52,13 @@ WRONG_FILES: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: path.touch(), "is empty; copy it again"),
     (lfs, "is a git-LFS pointer, not the file itself; run git lfs pull"),
     (lambda path: path.write_text("\n<!DOCTYPE html><html>404"), r"is a web page \(HTML\), not weights; download"),
-    (lambda path: path.write_text("Not found\n"), "is text, not weights; give the file itself"),
+    (lambda path: path.write_text("Not found\n"), "is text, not weights; use the file itself"),
     (lambda path: path.write_bytes(b"\x1f\x8b\x08" + bytes(50)), "is compressed; unpack it"),
-    (lambda path: path.write_bytes(os.urandom(7) + bytes(600)), "is cut off, damaged or no file of weights"),
+    (lambda path: path.write_bytes(os.urandom(7) + bytes(600)), "is cut off, damaged or not a weight file"),
     (cut, "is cut off or damaged"),
-    (lambda path: path.mkdir(), "is a folder; give a file"),
-    (lambda path: os.mkfifo(path), "is no regular file; give a file"),
-    (lambda path: path.symlink_to("/dev/zero"), "is no regular file; give a file"),
+    (lambda path: path.mkdir(), "is a folder; use a file"),
+    (lambda path: os.mkfifo(path), "is not a regular file; use a file"),
+    (lambda path: path.symlink_to("/dev/zero"), "is not a regular file; use a file"),
 ]
 
 
@@ -121,7 +121,7 @@ def test_headers_of_safetensors_that_lie_are_refused(content: bytes, message: st
         (b'{"a":' * 200_000, r"is not valid JSON \(it is nested too deeply\)|is not valid JSON"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "is not valid JSON"),
         (b"\xff\xfe{", "is not valid JSON"),
-        (b"5", "holds no JSON object"),
+        (b"5", "does not hold a JSON object"),
         (b"{}" + b" " * MAX_JSON_BYTES, "is larger than"),
     ],
     ids=["list", "object", "number", "encoding", "scalar", "size"],
@@ -153,10 +153,10 @@ DEFECTS: list[tuple[object, str]] = [
     (meta(), r"a tensor without values \(meta\) for w"),
     (torch.zeros(1, 1).expand(3, 2), "one value many times for w"),
     (torch.zeros(2, 3), r"\(2, 3\) for w, expected \(3, 2\)"),
-    (torch.full((3, 2), torch.nan), "NaN or infinity for w, in 6 of 6 places; give a sound file"),
-    (torch.tensor([[1.0, 2.0], [-torch.inf, 0.0], [0.0, 0.0]]), "NaN or infinity for w, in 1 of 6 places"),
-    ([1.0, 2.0], "no tensor but list for w, expected a tensor"),
-    ("weights", "no tensor but str for w, expected a tensor"),
+    (torch.full((3, 2), torch.nan), "NaN or infinity for w, in 6 of 6 elements; use a valid file"),
+    (torch.tensor([[1.0, 2.0], [-torch.inf, 0.0], [0.0, 0.0]]), "NaN or infinity for w, in 1 of 6 elements"),
+    ([1.0, 2.0], "a list instead of a tensor for w, expected a tensor"),
+    ("weights", "a str instead of a tensor for w, expected a tensor"),
 ]
 
 
@@ -176,7 +176,7 @@ def test_weights_that_are_missing_or_not_expected_are_named() -> None:
         check_weights("file", {"w": w}, {"w": meta(), "v": meta()})
     with pytest.raises(ValueError, match=r"file has \(3, 2\) for v, expected nothing"):
         check_weights("file", {"w": w, "v": w}, {"w": meta()})
-    with pytest.raises(ValueError, match="file has no tensor for 7, expected nothing"):
+    with pytest.raises(ValueError, match="file has a str for 7, expected nothing"):
         check_weights("file", {"w": w, 7: "x"}, {"w": meta()})  # type: ignore[dict-item]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.kernels.expert_rows import ExpertRows
+from model.expert_rows import ExpertRows
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.expert_rows import ExpertRows
 from model.kernels import backend
 from model.kernels.backend import Backend, choose_backend
 from model.kernels.expert_linear import expert_linear
 from model.kernels.expert_norm import expert_norm
-from model.kernels.expert_rows import ExpertRows
 from tests.support.kernels import assert_same, random_tensors
 from tests.support.launch import ROOT
 

@@ -1,6 +1,5 @@
 import weakref
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.kernels import masked_cross_entropy as module
-from model.kernels.masked_cross_entropy import RowLosses, liger_losses, masked_cross_entropy, torch_losses
+from model.kernels.masked_cross_entropy import masked_cross_entropy
 from tests.support.kernels import DEVICE, assert_same, outputs_and_gradients, random_tensors
 from tests.support.tiny import tiny_inputs, tiny_model, tiny_targets
 
@@ -41,8 +40,8 @@ def in_float64(labels: Tensor) -> Callable[..., Tensor]:
     return lambda *inputs: cross_entropy(linear(*(x.double() for x in inputs)), labels, reduction="none").float()
 
 
-def losses(labels: Tensor, row_losses: RowLosses = torch_losses) -> Callable[..., Tensor]:
-    return lambda hidden, weight, bias: masked_cross_entropy(hidden, weight, bias, labels, row_losses)
+def losses(labels: Tensor) -> Callable[..., Tensor]:
+    return lambda hidden, weight, bias: masked_cross_entropy(hidden, weight, bias, labels)
 
 
 @pytest.mark.parametrize("num_rows", ROWS)
@@ -56,16 +55,6 @@ def test_one_chunk_equals_float64(num_rows: int) -> None:
 def test_many_chunks_equal_float64(num_rows: int) -> None:
     labels = random_labels(num_rows)
     assert_same(losses(labels), in_float64(labels), head_inputs(num_rows))
-
-
-@pytest.mark.parametrize("num_rows", [1, 5, 13])
-@pytest.mark.parametrize("chunk_rows", [CHUNK_ROWS, 100])
-def test_ligers_losses_equal_float64(num_rows: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    if find_spec("liger_kernel") is None:
-        pytest.skip("needs liger-kernel")
-    monkeypatch.setattr(module, "CHUNK_BYTES", chunk_rows * CLASSES * 4)
-    labels = random_labels(num_rows)  # on a CPU it runs in Triton's interpreter
-    assert_same(losses(labels, liger_losses), in_float64(labels), head_inputs(num_rows))
 
 
 @pytest.mark.usefixtures("small_chunks")

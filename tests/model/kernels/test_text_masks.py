@@ -6,8 +6,8 @@ from torch import Tensor
 
 from model.kernels import language
 from model.kernels.text_masks import MASKED_BELOW, RANDOM_BELOW, mask_texts
+from model.objective import IGNORE_INDEX
 from model.philox import uniform
-from model.stochastic_depth import IGNORED
 from tests.support.kernels import DEVICE, digest, poisoned_memory
 
 SAMPLE_IDS = torch.cat([torch.arange(500), torch.tensor([2**31, 2**32 - 1, 2**32, 2**40 + 1, 2**62 + 12345])])
@@ -88,7 +88,7 @@ def texts(count: int, length: int, real: int) -> tuple[torch.Tensor, torch.Tenso
 def test_texts_hide_the_asked_for_share_of_real_tokens(real: int, ratio: float, expected: int) -> None:
     ids, padding = texts(200, 24, real)
     masked = mask_texts(0, torch.arange(200), ids, padding, ratio, SMALL_MASK_ID, SMALL_WORD_IDS, "reference")
-    asked = masked.labels != IGNORED
+    asked = masked.labels != IGNORE_INDEX
     assert (asked.sum(1) == expected).all()
     assert (masked.positions[asked] > 0).all() and (masked.positions[asked] < real).all()
     assert torch.equal(masked.labels[asked], ids.gather(1, masked.positions)[asked])

@@ -353,7 +353,7 @@ def test_the_real_teacher_tells_patches_of_real_images_apart() -> None:
         (TeacherConfig("timm:test_vit.none", Path(__file__)), "is text, not weights|Invalid pretrained tag"),
         (TeacherConfig("open_clip:ViT", Path(__file__)), "open_clip has no model 'ViT'; open_clip.list_models"),
         (TeacherConfig("torchscript", Path(__file__)), "test_teachers.py is no TorchScript .*; save it with torch.jit"),
-        (TeacherConfig("timm:test_vit", Path(__file__)), "test_teachers.py is text, not weights; give the file itself"),
+        (TeacherConfig("timm:test_vit", Path(__file__)), "test_teachers.py is text, not weights; use the file itself"),
         (TeacherConfig("nopackage.teacher"), "there is no teacher 'nopackage.teacher' .*; check teacher.name"),
         (TeacherConfig("math.teacher"), "there is no teacher 'math.teacher' .*; check teacher.name"),
         (TeacherConfig("builtins.repr"), "builtins.repr gives str; builtins.repr must take teacher.weights"),
