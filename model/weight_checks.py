@@ -65,13 +65,9 @@ def form_defect(tensor: object, shape: torch.Size, dtypes: Collection[torch.dtyp
 
 
 def _shape(tensor: object) -> str:
-    return (
-        "nothing"
-        if tensor is None
-        else str(tuple(tensor.shape))
-        if isinstance(tensor, Tensor)
-        else f"a {type(tensor).__name__}"
-    )
+    if tensor is None:
+        return "nothing"
+    return str(tuple(tensor.shape)) if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
 
 
 def _names(dtypes: Collection[torch.dtype]) -> str:

@@ -70,8 +70,3 @@ def test_each_mode_keeps_less() -> None:
         kept(c) for c in (KEEP_EVERYTHING, Checkpointing("full", 2), Checkpointing("full"))
     )
     assert full < every_second < everything
-
-
-def test_every_must_be_at_least_one() -> None:
-    with pytest.raises(ValueError, match="every 0 must be an integer from 1 to"):
-        Checkpointing("full", 0)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from model.kernels import language
-from model.kernels.block_masks import ImageMasks, block_image_masks, block_image_masks_reference
+from model.kernels.block_masks import ImageMasks, block_image_masks, block_image_masks_reference, whole_images
+from model.stochastic_depth import drop_path_scales
 from tests.benchmarks.published_masks import published_mask
 from tests.support.kernels import DEVICE, digest, poisoned_memory
 
@@ -136,3 +137,16 @@ def test_a_mask_depends_on_seed_and_sample_id_alone() -> None:
     assert torch.equal(together, torch.cat(alone))
     assert not torch.equal(together, cpu_masks(2, ids, GRID, NUM_MASKED, MIN_BLOCK).mask)
     assert not torch.equal(together[0], together[1])
+
+
+def test_the_share_of_whole_images_is_kept_and_an_image_keeps_its_draw_in_any_batch() -> None:
+    ids = torch.arange(20_000)
+    assert not whole_images(0, ids, 0.0).any() and whole_images(0, ids, 1.0).all()
+    is_whole = whole_images(0, ids, 0.3)
+    assert abs(float(is_whole.float().mean()) - 0.3) < 0.01
+    assert torch.equal(whole_images(0, ids[37:41], 0.3), is_whole[37:41])
+    assert not torch.equal(whole_images(1, ids, 0.3), is_whole)
+    assert (is_whole <= whole_images(0, ids, 0.5)).all()  # a larger share keeps those of a smaller one
+    # the draws of stochastic depth are others
+    dropped = drop_path_scales(0, ids, depth=2, rate=0.3)[1, 0] == 0
+    assert abs(float((is_whole & dropped).float().mean()) - 0.09) < 0.01
