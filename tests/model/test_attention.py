@@ -1,4 +1,4 @@
-"""Attention within sequences of different lengths, at once and one after the other, beside a mask's."""
+"""Attention within sequences of different lengths: in one call, one by one, and with a mask. CPU, seconds."""
 
 import inspect
 from dataclasses import replace
@@ -34,7 +34,7 @@ def sequence_by_sequence(
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Puts the function above in torch's place; the sequences of each call."""
+    """Replace torch's function by the one above, and list the sequences of each call."""
     seen: list[Tensor] = []
 
     def attention(*args: Any) -> Tensor:
@@ -46,7 +46,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 
 def results(network: MaskedDataModel, inputs: MultiwayInputs, targets: MaskedTargets) -> list[Tensor]:
-    """Hidden states of all that is no padding, losses, and the gradients of all parameters."""
+    """Return the hidden states without padding, the losses, and the gradients of all parameters."""
     states = network.encode(inputs)
     seen = [states.images, states.captions[~inputs.caption_padding], states.texts[~inputs.text_padding]]
     losses = network(inputs, targets)
@@ -67,7 +67,7 @@ def test_a_network_computes_sequences_at_once_as_one_after_the_other(
     torch.testing.assert_close(results(network, inputs, targets), at_once, rtol=1e-4, atol=1e-5)
 
 
-def test_sequences_of_any_length_give_what_a_mask_gives(calls: list[Tensor]) -> None:
+def test_sequences_of_any_length_equal_attention_with_a_mask(calls: list[Tensor]) -> None:
     by_mask, by_sequences = attend_both_ways(torch.float32)
     assert len(calls) == 1
     torch.testing.assert_close(by_sequences, by_mask, rtol=1e-4, atol=1e-5)
@@ -83,7 +83,7 @@ def test_torchs_function_takes_what_attend_gives_it() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_torchs_attention_over_sequences_gives_what_the_mask_gives() -> None:
+def test_torchs_varlen_attention_equals_attention_with_a_mask() -> None:
     qkv = torch.zeros(1, 2, 3, 4, 64, dtype=torch.bfloat16, device=DEVICE)
     assert find_varlen_attention(qkv) is not None
     by_mask, by_sequences = attend_both_ways(torch.bfloat16)
@@ -91,7 +91,7 @@ def test_torchs_attention_over_sequences_gives_what_the_mask_gives() -> None:
 
 
 def attend_both_ways(dtype: torch.dtype) -> list[list[Tensor]]:
-    """Outputs and gradients: of padded samples with a mask, and of their tokens as sequences."""
+    """Return outputs and gradients of padded samples with a mask, and of their tokens as sequences."""
     lengths, num_tokens = (7, 64, 1, 0, 33), 64
     generator = torch.Generator().manual_seed(0)
     padding = torch.arange(num_tokens, device=DEVICE) >= torch.tensor(lengths, device=DEVICE)[:, None]
@@ -112,7 +112,7 @@ def test_a_causal_mask_is_cut_to_each_pairs_length(calls: list[Tensor]) -> None:
     with torch.no_grad():
         states = network.encode(inputs)
         for pair, length in enumerate(lengths):
-            for kept in (length, 7):  # with the mask that fits, and with one to cut
+            for kept in (length, 7):  # with a mask of the right size, and with one to cut
                 alone = replace(
                     inputs,
                     **{name: getattr(inputs, name)[pair : pair + 1] for name in ("images", "image_mask")},
@@ -130,7 +130,7 @@ def test_a_captioner_that_keeps_keys_and_values_keeps_its_mask(calls: list[Tenso
     assert calls == [] and cached.num_tokens == CONFIG.num_image_tokens
 
 
-def test_a_cpu_has_no_attention_over_sequences() -> None:
+def test_a_cpu_has_no_varlen_attention() -> None:
     assert find_varlen_attention(torch.zeros(1, 2, 3, 4, 8, dtype=torch.bfloat16)) is None
 
 

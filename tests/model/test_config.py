@@ -27,7 +27,7 @@ def test_image_tokens_are_the_patches_and_the_class_token() -> None:
     assert (config.grid_size, config.num_patches, config.num_image_tokens) == (4, 16, 17)
 
 
-def test_one_block_in_every_so_many_is_checkpointed() -> None:
+def test_the_first_block_in_every_is_checkpointed() -> None:
     checkpointing = Checkpointing("full", every=3)
     assert [checkpointing.mode_of(block) for block in range(5)] == ["full", "none", "none", "full", "none"]
 

@@ -1,5 +1,5 @@
-"""All kernels: each compiles for sm_80 and sm_90 at the giant's sizes without spilling a register, and on a GPU, in
-bfloat16, none is further from float32 than twice plain torch's own bfloat16."""
+"""The kernels together: all compile for sm_80 and sm_90 at the giant's sizes without spilling a register, and on a GPU,
+in bfloat16, none is further from float32 than twice plain torch's own bfloat16."""
 
 import json
 import re

@@ -27,7 +27,7 @@ VARIANTS = pytest.mark.parametrize(
 
 
 def only(kind: str, inputs: MultiwayInputs, targets: MaskedTargets) -> tuple[MultiwayInputs, MaskedTargets, slice]:
-    """The samples of one kind, and where they stand among all samples of the step."""
+    """Return the inputs and targets of one kind, and its slice of all samples of the step."""
     images = {"images": slice(0, NUM_IMAGES), "pairs": slice(NUM_IMAGES, None), "texts": slice(0, 0)}[kind]
     pairs = slice(None) if kind == "pairs" else slice(0, 0)
     texts = slice(None) if kind == "texts" else slice(0, 0)
@@ -83,20 +83,20 @@ def test_one_packed_step_equals_three_separate_forwards(whole_pairs: list[int], 
         losses.sum().backward()
         separate_losses += losses.detach()
     torch.testing.assert_close(packed_losses, separate_losses, atol=1e-5, rtol=1e-5)
-    assert (packed_losses[2] == 0) == (len(whole_pairs) == NUM_PAIRS)  # nothing was asked of whole images
+    assert (packed_losses[2] == 0) == (len(whole_pairs) == NUM_PAIRS)  # whole images have no labels
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(packed[name], gradient, atol=1e-5, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("counts", [(2, 0, 0), (0, 2, 0), (0, 0, 2), (0, 0, 0)], ids=str)
-def test_every_parameter_has_a_gradient_also_where_kinds_are_absent(counts: tuple[int, int, int]) -> None:
+def test_every_parameter_has_a_gradient_even_if_kinds_are_absent(counts: tuple[int, int, int]) -> None:
     model = tiny_model().train()
     inputs = tiny_inputs(*counts)
     model(inputs, tiny_targets(inputs)).sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
-def test_what_stands_in_padding_changes_nothing() -> None:
+def test_the_content_of_padding_changes_nothing() -> None:
     model, inputs = tiny_model(), tiny_inputs(1, 3, 4)
     other = replace(
         inputs,
@@ -114,7 +114,7 @@ def test_what_stands_in_padding_changes_nothing() -> None:
         assert padding.any() and not ours[padding].any() and ours[~padding].any(dim=1).all()
 
 
-def test_what_the_host_knows_of_lengths_is_what_the_device_would_say() -> None:
+def test_lengths_known_to_the_host_give_the_same_as_those_read_from_the_device() -> None:
     model, inputs = tiny_model(), tiny_inputs(1, 3, 4)
     targets = tiny_targets(inputs)
     known = replace(

@@ -24,7 +24,7 @@ def test_the_number_is_rounded_and_leaves_the_first_token(length: int, ratio: fl
     assert num_masked((length,), ratio) == (expected,)
 
 
-def test_the_host_counts_what_the_masks_have() -> None:
+def test_the_host_counts_as_many_as_the_masks_have() -> None:
     lengths = tuple(range(13))
     padding = torch.arange(12) >= torch.tensor(lengths)[:, None]
     ids = torch.full((13, 12), 5)

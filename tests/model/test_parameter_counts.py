@@ -26,7 +26,7 @@ def test_the_giant_is_that_of_the_papers_table_2() -> None:
 
 @pytest.mark.parametrize(("recipe", "in_millions"), [("vlmo_base", 175), ("vlmo_base_plus", 167), ("vlmo_large", 562)])
 def test_vlmos_encoders_have_vlmos_size(recipe: str, in_millions: int) -> None:
-    """VLMo's published counts have 30,522 words and no masked-image head; ours differ by words and SubLN."""
+    """VLMo's published counts have 30,522 words, no masked-image head and no sub-LayerNorm."""
     model = RECIPES[recipe]().model
     counts = count_by_part(model)
     without_words = sum(counts[part] for part in ("attention", "vision experts", "language experts"))

@@ -41,7 +41,7 @@ DEFECTS: list[tuple[object, str]] = [
 
 @pytest.mark.parametrize(("value", "message"), DEFECTS, ids=[message[:24] for _, message in DEFECTS])
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")
-def test_what_is_wrong_with_a_weight_is_said(value: object, message: str, tmp_path: Path) -> None:
+def test_the_error_names_the_defect_of_a_weight(value: object, message: str, tmp_path: Path) -> None:
     path = tmp_path / "file.pt"
     torch.save({"w": value}, path)
     with pytest.raises(ValueError, match=f"{path} has {message}"):
@@ -59,7 +59,7 @@ def test_weights_that_are_missing_or_not_expected_are_named() -> None:
         check_weights("file", {"w": w, 7: "x"}, {"w": meta()})  # type: ignore[dict-item]
 
 
-def test_safetensors_of_another_type_of_numbers_are_refused(tmp_path: Path) -> None:
+def test_safetensors_of_another_dtype_are_refused(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(3, 2).half()}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="has float16 for w, expected float32"):
         check_weights("model.safetensors", read_safetensors(tmp_path / "model.safetensors"), {"w": meta()})

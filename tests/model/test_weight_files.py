@@ -1,4 +1,4 @@
-"""Files of weights are data: attacks, damage and what else a file may be. CPU, seconds."""
+"""Weight files are data: attacks, damage, and files of other kinds. CPU, seconds."""
 
 import os
 import struct
@@ -60,7 +60,9 @@ WRONG_FILES: list[tuple[Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("write", "message"), WRONG_FILES, ids=[message[:20] for _, message in WRONG_FILES])
-def test_what_a_file_is_instead_is_said(write: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+def test_the_error_names_what_the_file_is_instead(
+    write: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "weights.pth"
     write(path)
     with pytest.raises(ValueError, match=f"^{path} {message}"):
@@ -69,7 +71,7 @@ def test_what_a_file_is_instead_is_said(write: Callable[[Path], object], message
         read_safetensors(path)
 
 
-def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_not_reported_as_damaged(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"weight": torch.zeros(3)}, path)
     for read in (read_torch_file, read_safetensors, read_json_object):

@@ -1,4 +1,6 @@
-"""Block-wise masks: exact counts, BEiT's frequencies, the same bits as ever and with every backend. CPU, seconds."""
+"""Block-wise masks: exact counts, BEiT's frequencies, the same bits in every version and with every backend.
+
+CPU, seconds."""
 
 import random
 
@@ -35,7 +37,7 @@ def assert_kernel_equals_reference(
     assert torch.equal(found.positions.cpu(), expected.positions)
 
 
-# written at commit 42f6e21 on a CPU; masks are part of a run's definition: never renew
+# written at commit 42f6e21 on a CPU; masks are part of a run's definition: never regenerate
 @pytest.mark.parametrize(
     ("seed", "grid_size", "num_masked", "min_block", "expected"),
     [
@@ -50,9 +52,7 @@ def assert_kernel_equals_reference(
         (-5, 6, 14, 3, "49353ecd78de12e3"),
     ],
 )
-def test_masks_are_the_same_bits_as_ever(
-    seed: int, grid_size: int, num_masked: int, min_block: int, expected: str
-) -> None:
+def test_masks_never_change(seed: int, grid_size: int, num_masked: int, min_block: int, expected: str) -> None:
     assert digest(cpu_masks(seed, SAMPLE_IDS, grid_size, num_masked, min_block).mask) == expected
 
 
@@ -82,7 +82,7 @@ def test_kernel_equals_reference_for_other_grids_counts_and_blocks(
     assert_kernel_equals_reference(3, SAMPLE_IDS[-40:], grid_size, num_masked, min_block)
 
 
-def test_kernel_equals_reference_with_an_image_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_equals_reference_with_one_image_per_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "INTERPRETED_ELEMENTS", 1)
     assert_kernel_equals_reference(5, LARGE_IDS, GRID, NUM_MASKED, MIN_BLOCK)
 
@@ -94,7 +94,7 @@ def test_no_image_has_no_mask() -> None:
 
 @pytest.fixture(scope="module")
 def frequencies() -> tuple[torch.Tensor, torch.Tensor]:
-    """How often each patch is masked: ours and the published algorithm's, (GRID, GRID) each."""
+    """The frequency with which each patch is masked, ours and the published algorithm's, (GRID, GRID) each."""
     ours = cpu_masks(0, torch.arange(NUM_DRAWS), GRID, NUM_MASKED, MIN_BLOCK).mask
     assert (ours.sum(1) == NUM_MASKED).all()
     rng = random.Random(0)
@@ -106,7 +106,7 @@ def test_masks_fall_where_beits_fall(frequencies: tuple[torch.Tensor, torch.Tens
     ours, published = frequencies
     corners = ours[[0, 0, -1, -1], [0, -1, 0, -1]].mean()
     center = ours[6:8, 6:8].mean()
-    # FORMATS of the published algorithm: center 72 %, corner 4.6 %; 4,000 draws have a standard error of 0.7 and 0.3
+    # the published algorithm: center 72 %, corner 4.6 %; 4,000 draws have a standard error of 0.7 and 0.3
     assert abs(center - 0.72) < 0.02
     assert abs(corners - 0.046) < 0.01
     # every patch: five standard errors of the difference of two means of 4,000 draws
@@ -147,6 +147,6 @@ def test_the_share_of_whole_images_is_kept_and_an_image_keeps_its_draw_in_any_ba
     assert torch.equal(whole_images(0, ids[37:41], 0.3), is_whole[37:41])
     assert not torch.equal(whole_images(1, ids, 0.3), is_whole)
     assert (is_whole <= whole_images(0, ids, 0.5)).all()  # a larger share keeps those of a smaller one
-    # the draws of stochastic depth are others
+    # independent of the draws of stochastic depth
     dropped = drop_path_scales(0, ids, depth=2, rate=0.3)[1, 0] == 0
     assert abs(float((is_whole & dropped).float().mean()) - 0.09) < 0.01

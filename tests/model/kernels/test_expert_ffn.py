@@ -52,7 +52,7 @@ def test_gradients_of_the_reference_are_right() -> None:
     assert torch.autograd.gradcheck(partial(either, backend="reference"), inputs)
 
 
-def test_it_keeps_the_residual_stream_the_pre_activation_and_four_statistics_a_row() -> None:
+def test_it_keeps_the_residual_stream_the_pre_activation_and_four_statistics_per_row() -> None:
     rows = ExpertRows((50, 100), (0, 1))
     inputs = inputs_for(rows, rows)
     given = {tensor.data_ptr() for tensor in inputs}

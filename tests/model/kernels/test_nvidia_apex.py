@@ -1,4 +1,4 @@
-"""NVIDIA apex: recognised, told apart from its namesake, and called with its signatures. CPU, seconds."""
+"""NVIDIA apex: recognised, distinguished from its namesake, and called with its signatures. CPU, seconds."""
 
 import importlib.util
 import sys
@@ -44,8 +44,8 @@ def test_the_other_project_called_apex_is_recognised(tmp_path: Path, monkeypatch
         choose_backend("apex", CUDA)
 
 
-def test_apex_is_called_as_it_wants_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small apex in plain torch, with the names and signatures of NVIDIA's."""
+def test_apex_is_called_with_its_signatures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses a small apex in plain torch, with the names and signatures of NVIDIA's."""
     files = {
         "apex/__init__.py": "",
         "apex/normalization/__init__.py": "",

@@ -1,4 +1,4 @@
-"""How programs share the packed rows. CPU, seconds."""
+"""Programs share the packed rows: each row has one program, which knows its expert. CPU, seconds."""
 
 import pytest
 import torch
