@@ -60,6 +60,7 @@ def attend(qkv: Tensor, sequences: Sequences, mask: Tensor | None = None, cache:
         qkv = qkv.view(num_samples, sequences.max_seqlen, *qkv.shape[1:])
         return attend_equal_lengths(qkv, mask, cache).flatten(0, 1)
     assert cache is None
+    # varlen attention takes no mask of one's own; captions with a causal mask are few, and go one by one
     varlen_attention = find_varlen_attention(qkv) if mask is None else None
     if varlen_attention is not None:
         (q, k, v), cu_seqlens, max_seqlen = qkv.unbind(1), sequences.cu_seqlens, sequences.max_seqlen
@@ -73,6 +74,7 @@ def attend_equal_lengths(qkv: Tensor, mask: Tensor | None = None, cache: LayerCa
     if cache is not None:
         k, v = cache.extend(k, v)
     if mask is not None:
+        # cut at the end on both sides: the keys at the beginning are the image's and the cache's
         num_left_out = len(mask) - qkv.shape[1]
         mask = mask[: len(mask) - num_left_out, : mask.shape[1] - num_left_out]
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)

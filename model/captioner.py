@@ -49,5 +49,6 @@ def greedy_captions(
         cache.drop_last(1)  # the mask token
         words = model.mlm_head(states[:, 1]).argmax(dim=-1).masked_fill(is_done, pad_id)
         captions = torch.cat([captions, words[:, None]], dim=1)
+        # captions that have ended go on with padding until the last one ends: the cache keeps equal lengths
         is_done |= words == end_id
     return captions

@@ -44,6 +44,7 @@ class PatchProjection(nn.Conv2d):
         """(B, 3, H, W) -> (B, V - 1, D)"""
         down, across = self.kernel_size
         pixels = images.unflatten(3, (-1, across)).unflatten(2, (-1, down))  # (B, 3, rows, p, columns, p)
+        # channels, then rows, then columns of a patch: the order of the convolution's weight
         pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, V - 1, 3 * p * p)
         return nn.functional.linear(pixels, self.weight.flatten(1), self.bias)
 

@@ -76,6 +76,7 @@ class UnpaddedTexts(Sequences):
     def pad(self, values: Tensor, num_positions: int) -> Tensor:
         """(R, ...) -> (B, S, ...), S = num_positions, zero at padding."""
         num_samples = len(self.lengths)
+        # without padding the rows are in order already, and a view is enough
         if len(values) < num_samples * num_positions:
             padded = values.new_zeros(num_samples * num_positions, *values.shape[1:])
             values = padded.index_copy_(0, self._flat_indices(num_positions), values)
@@ -163,10 +164,12 @@ def packed_layout(
     """Return the layout of `num_images` image-only samples, one pair per caption, and the texts."""
     device = captions.cu_seqlens.device
     num_pairs = len(captions.lengths)
+    # rows of pairs lie as [all images | all captions]; attention wants [image 0, caption 0, image 1, caption 1, ...]
     pair_starts = captions.cu_seqlens + image_tokens * torch.arange(num_pairs + 1, device=device)
     image_places = pair_starts[:-1, None] + torch.arange(image_tokens, device=device)  # (P, V)
     caption_places = pair_starts[captions.samples] + image_tokens + captions.positions
     inverse_order = torch.cat([image_places.flatten(), caption_places])
+    # a permutation is inverted by writing each row's number to its place, which needs no sort
     row_numbers = torch.arange(len(inverse_order), device=device)
     order = torch.empty_like(inverse_order).scatter_(0, inverse_order, row_numbers)
     image_starts = image_tokens * torch.arange(num_images + 1, dtype=torch.int32, device=device)

@@ -55,7 +55,7 @@ class MaskedTargets:
 class PredictionHead(nn.Linear):
     """A linear head that also computes its losses.
 
-    They are part of its forward because they need the weight a chunk at a time, and ZeRO-3 gathers it for forward only.
+    The losses are computed inside of its forward, since ZeRO-3 has gathered its parameters there only.
     """
 
     def forward(self, hidden: Tensor, labels: Tensor | None = None, backend: Backend = "reference") -> Tensor:
@@ -85,6 +85,7 @@ class MaskedDataModel(nn.Module):
         num_pairs = len(targets.caption_labels)
         num_images = len(targets.visual_token_ids) - num_pairs
 
+        # images ask for M positions each, a rectangle; texts of different lengths ask for different numbers of words
         hidden = _gather(states.images, targets.image_positions + 1)  # + 1: the class token is first
         mim, mvlm_image = self.mim_head(hidden, targets.visual_token_ids, backend).split([num_images, num_pairs])
 

@@ -118,7 +118,7 @@ class MultiwayBlock(nn.Module):
         """Return the residual stream (N, D) and the experts' branch, which is not yet added to it.
 
         x: (N, D), the residual stream; branch: added to it first, None if nothing is left to add (the first block, and
-        after `_block_alone`); scales: (2, N) float32 factors of the two branches, None = 1; cache: see
+        after `_block_and_add`); scales: (2, N) float32 factors of the two branches, None = 1; cache: see
         `MultiwayAttention`.
         """
         attention_scale, experts_scale = (None, None) if scales is None else scales
@@ -142,7 +142,7 @@ class MultiwayBlock(nn.Module):
         return self.experts.each("fc2.weight")
 
 
-def _block_alone(
+def _block_and_add(
     block: MultiwayBlock,
     x: Tensor,
     branch: Branch | None,
@@ -170,6 +170,7 @@ class MultiwayTransformer(nn.Module):
         self.checkpointing = checkpointing
         self.vision_embed = VisionEmbedding(config.dim, config.image_size, config.patch_size)
         self.text_embed = TextEmbedding(config.dim, config.vocab_size, config.max_text_length)
+        # only the top blocks have vision-language experts: below, both parts of a pair use those of their modality
         first_vl_layer = config.depth - config.num_vl_layers
         self.blocks = nn.ModuleList(MultiwayBlock(config, i >= first_vl_layer) for i in range(config.depth))
         final_experts = SHARED if config.attention == "shared" else TWO_EXPERTS
@@ -188,6 +189,7 @@ class MultiwayTransformer(nn.Module):
         layout = inputs.layout()
         x = self.pack(inputs, layout, backend)
         if drop_path_scale is not None:
+            # from samples to rows: all tokens of a sample, both parts of a pair, are kept or dropped together
             drop_path_scale = drop_path_scale[:, :, layout.sample_of_row()].contiguous()  # (depth, 2, N)
         branch = None
         for i, block in enumerate(cast(Iterable[MultiwayBlock], self.blocks)):
@@ -197,8 +199,9 @@ class MultiwayTransformer(nn.Module):
             if mode == "none":
                 x, branch = block(x, branch, layout, backend, scales, layer_cache)
             else:
+                # recomputing a block would extend its cache again
                 assert cache is None, "a cache is for inference: call under torch.no_grad()"
-                function = partial(_block_alone, block) if mode == "full" else block
+                function = partial(_block_and_add, block) if mode == "full" else block
                 last_weights = [] if backend == "compile" else block.last_weights
                 x, branch = call_checkpointed(
                     mode, function, x, branch, layout, backend, scales, last_weights=last_weights
@@ -217,6 +220,7 @@ class MultiwayTransformer(nn.Module):
         captions = unpadded_texts(torch.zeros_like(caption_ids, dtype=torch.bool), (num_new,) * num_pairs)
         no_texts = unpadded_texts(pair_mask[:0], ())
         layout = packed_layout(0, 0, captions, no_texts, pair_mask.tril(cache.num_tokens))
+        # an image's keys and values never change, as it sees only itself: only caption tokens have rows here
         words, positions = self.text_embed(caption_ids.flatten(), num_new, cache.num_caption_tokens)
         x, branch = words + positions.repeat(num_pairs, 1), None
         backend = choose_backend(self.kernels, x.device)
@@ -236,6 +240,7 @@ class MultiwayTransformer(nn.Module):
     def unpack(self, x: Tensor, inputs: MultiwayInputs, layout: PackedLayout) -> MultiwayStates:
         """Return the states (N, D) by sample."""
         num_images = len(inputs.images)
+        # image-only samples and the images of pairs are neighbours, so all images are one view
         sizes = [num_images * layout.image_tokens, layout.captions.num_rows, layout.texts.num_rows]
         images, captions, texts = x.split(sizes)
         return MultiwayStates(

@@ -99,10 +99,12 @@ class Codebook(nn.Module):
         its features falls below this fraction of an even share, 0 = never.
         """
         self.cluster_sizes.lerp_(counts, 1 - decay)
+        # a code without features in this step stays where it is
         means = torch.where(counts[:, None] > 0, normalize(sums, dim=-1), self.codes)
         moved = normalize(torch.lerp(self.codes, means, 1 - decay), dim=-1)
         self.steps_unused.copy_(torch.where(counts > 0, 0, self.steps_unused + 1))
         even_share = counts.sum() / len(counts)
         dead = self.cluster_sizes < revival_threshold * even_share
         self.codes.copy_(torch.where(dead[:, None], normalize(fresh.float(), dim=-1), moved))
+        # an even share, so that a revived code has time to attract features before it counts as dead again
         self.cluster_sizes.copy_(torch.where(dead, even_share, self.cluster_sizes))

@@ -72,6 +72,7 @@ class VisualTokenizer(nn.Module):
         grid = (pixels.shape[2] // self.config.patch_size, pixels.shape[3] // self.config.patch_size)
         features = self.features(pixels, dtype)
         ids = self.codebook(features.detach().flatten(0, 1)).view(features.shape[:2])
+        # cosine distance: features and codes are compared, decoded and pulled together on the unit sphere
         unit_features, codes = normalize(features, dim=-1), self.codebook.lookup(ids)
         # straight-through: the value is the code, the gradient that of the features, as argmin has none
         quantized = unit_features + (codes - unit_features).detach()
@@ -101,7 +102,7 @@ class PatchTransformer(nn.Module):
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1) + self._positions(grid)
         for block in self.blocks:
             x = block(x)
-        return self.fc_norm(x[:, 1:])
+        return self.fc_norm(x[:, 1:])  # the class token takes part in attention only
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Return the position embeddings for a grid, (1, H' * W' + 1, D).
@@ -188,6 +189,7 @@ def init_visual_tokenizer(tokenizer: VisualTokenizer, init_std: float, seed: int
             nn.init.zeros_(parameter)
     for name, module in tokenizer.named_modules():
         if isinstance(module, nn.Linear):
+            # truncated at +-2, torch's default, which no draw reaches: in effect a normal distribution
             nn.init.trunc_normal_(module.weight, std=init_std, generator=generator)
             if name.endswith(("attn.proj", "mlp.fc2")):
                 module.weight.div_(math.sqrt(2 * (int(name.split(".")[2]) + 1)))

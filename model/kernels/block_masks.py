@@ -177,12 +177,13 @@ def _block_masks_kernel(
     missing = tl.where(exists, num_masked, 0).to(tl.int32)
     attempts = tl.zeros([IMAGES], tl.int32)
     proposal = tl.zeros([IMAGES], tl.uint32)
+    # images of a program that are complete wait for the others: proposals that come then do not fit
     while tl.max(((missing > 0) & (attempts < _MAX_ATTEMPTS)).to(tl.int32), 0) > 0:
         word0, word1, word2, word3 = tl.philox(seed, proposal, _IMAGE_BLOCKS, low, high)
         level = tl.umulhi(word0, tl.cast(_AREA_LEVELS, tl.uint32)).to(tl.int32)
         aspect = tl.umulhi(word1, tl.cast(_ASPECT_LEVELS, tl.uint32)).to(tl.int32)
         area = (min_block * _AREA_LEVELS + level * (missing - min_block)).to(tl.float32) * (1.0 / _AREA_LEVELS)
-        side = tl.sqrt_rn(area)
+        side = tl.sqrt_rn(area)  # correctly rounded, as on a CPU; tl.sqrt is an approximation
         height = (side * tl.load(sqrt_aspects_ptr + aspect) + 0.5).to(tl.int32)
         width = (side * tl.load(sqrt_aspects_ptr + _ASPECT_LEVELS + aspect) + 0.5).to(tl.int32)
         top = tl.umulhi(word2, tl.maximum(GRID + 1 - height, 1).to(tl.uint32)).to(tl.int32)

@@ -116,6 +116,7 @@ def _residual_norm_backward(
             tl.store(y_ptr + offsets, normed * weight + norm_bias, mask=mask)
         weight_sum += dy * normed
         norm_bias_sum += dy
+        # without a scale the branch's gradient is dx itself, which is written already
         if HAS_SCALE:
             dx *= tl.load(scale_ptr + row)
             tl.store(dbranch_ptr + offsets, dx, mask=mask)
@@ -193,6 +194,7 @@ def launch_backward(
             *row_arguments(rows, rows_per_program), expert_code(rows),
             D=width, BLOCK=block_size(width), HAS_SCALE=scale is not None, EMIT_Y=emit_y, num_warps=num_warps(width),
         )  # fmt: skip
+    # one matrix of partial sums, but two sets of experts: those of the norm and those of the branch's bias
     dweight, dnorm_bias = sum_by_expert(partial[:, :2], programs).to(weight.dtype).unbind(1)
     dbias = sum_by_expert(partial[:, 2:], num_programs(bias_rows, rows_per_program)).to(weight.dtype)
     return BackwardResult(dx, dbranch, dbias[:, 0], dweight, dnorm_bias)

@@ -46,6 +46,7 @@ def backward_rows(rows: ExpertRows) -> int:
 @jit
 def program_rows(program, end0, end1, end2, num_rows, rows_per_program):
     """Return the group of a program, and the first and last + 1 of its rows, int64: see model/kernels/__init__.py."""
+    # groups do not share programs, so each rounds up by itself; four groups need no loop, and Triton has no arrays
     programs0 = tl.cdiv(end0, rows_per_program)
     programs1 = programs0 + tl.cdiv(end1 - end0, rows_per_program)
     programs2 = programs1 + tl.cdiv(end2 - end1, rows_per_program)
@@ -74,6 +75,7 @@ def _sum_by_expert(
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     first = tl.where(expert == 0, 0, tl.where(expert == 1, programs0, programs0 + programs1))
     count = tl.where(expert == 0, programs0, tl.where(expert == 1, programs1, programs2))
+    # every run adds the same numbers in the same order: PROGRAMS running sums, then their sum
     total = tl.zeros([PROGRAMS, COLUMNS], tl.float32)
     for start in range(0, count, PROGRAMS):
         rows = start + tl.arange(0, PROGRAMS)

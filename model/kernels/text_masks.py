@@ -103,6 +103,7 @@ def _text_masks_kernel(
     slots = texts[:, None] * max_masked + tl.cumsum(chosen.to(tl.int32), 1) - 1
     tl.store(positions_ptr + slots, places, mask=chosen)
     tl.store(labels_ptr + slots, ids, mask=chosen)
+    # shorter texts have fewer masked words: fill the rest of their row
     unused = exists[:, None] & (places >= count[:, None]) & (places < max_masked)
     tl.store(positions_ptr + texts[:, None] * max_masked + places, 0, mask=unused)
     tl.store(labels_ptr + texts[:, None] * max_masked + places, _IGNORE_INDEX, mask=unused)

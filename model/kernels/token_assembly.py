@@ -229,6 +229,7 @@ class _TokenAssembly(torch.autograd.Function):
             _text_positions_backward, ctx.num_text_positions, dim,
             dwords, cu_seqlens, dtext_positions, len(cu_seqlens) - 1,
         )  # fmt: skip
+        # the mask token stands at every position but the first: each program wrote the sum at its position
         dcls, dmask = dtokens[0].to(cls_type), dtokens[1:].sum(0).to(mask_type)
         return dpatches, dcls, dmask, dimage_positions, dwords, dtext_positions, None, None
 
