@@ -74,7 +74,7 @@ def test_one_call_loads_our_own_format(run_dir: Path, tmp_path: Path) -> None:
     weights = dict(checkpoint_weights(checkpoint.folder))
     assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="describes no network of ours"):
+    with pytest.raises(ValueError, match="is not the configuration of an Imglish network"):
         load_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not exist; write it with pretrain.convert"):
         load_pretrained(tmp_path / "nowhere")
@@ -156,7 +156,7 @@ def test_the_card_says_how_many_heads_a_file_has(run_dir: Path, tmp_path: Path) 
         ({"image_size": 0}, "image.size 0 "),
         ({"image_size": 1 << 40}, "image.size 1099511627776 "),
         ({"to": "timm", "trim_vocab": True}, "leave out --trim-vocab"),
-        ({"from_": "safetensors"}, "config.json does not exist|describes no network of ours"),
+        ({"from_": "safetensors"}, "config.json does not exist|is not the configuration of an Imglish network"),
     ],
 )
 def test_what_cannot_be_is_refused(run_dir: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:

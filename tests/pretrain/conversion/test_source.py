@@ -105,7 +105,7 @@ def test_the_length_of_texts_survives_the_padding(ours: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        ("[]", "holds no JSON object"),
+        ("[]", "does not hold a JSON object"),
         ('{"model": 5}', "is not a card of pretrain.convert"),
         ('{"model": {"num_heads": "6"}}', "has num_heads '6', not a number"),
         ('{"model": {"num_heads": 4, "max_text_length": true}}', "has max_text_length True, not a number"),

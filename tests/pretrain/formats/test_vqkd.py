@@ -219,7 +219,7 @@ NAME = "encoder.blocks.0.mlp.fc1.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda value: value * torch.nan, "NaN or infinity for {name}, in 16384 of 16384 places; give a sound file"),
+        (lambda value: value * torch.nan, "NaN or infinity for {name}, in 16384 of 16384 elements; use a valid file"),
         (lambda value: value.index_fill(0, torch.tensor(0), torch.inf), "NaN or infinity for {name}, in 64 of"),
         (lambda value: value.long(), "int64 for {name}, expected float32"),
         (lambda value: value.half(), "float16 for {name}, expected float32"),
@@ -229,7 +229,7 @@ NAME = "encoder.blocks.0.mlp.fc1.weight"
         (lambda value: value.to("meta"), "a tensor without values .meta. for {name}"),
         (lambda value: value[:1, :1].expand(value.shape), "one value many times for {name}"),
         (lambda value: value.T, r".64, 256. for {name}, expected .256, 64."),
-        (lambda value: value.tolist(), "no tensor but list for {name}, expected a tensor"),
+        (lambda value: value.tolist(), "a list instead of a tensor for {name}, expected a tensor"),
     ],
 )
 def test_a_visual_tokenizer_with_unsound_weights_is_refused_with_what_is_wrong(

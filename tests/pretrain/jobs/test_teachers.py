@@ -356,7 +356,7 @@ def test_the_real_teacher_tells_patches_of_real_images_apart() -> None:
             TeacherConfig("torchscript", Path(__file__)),
             "test_teachers.py is not a TorchScript file .*; save it",
         ),
-        (TeacherConfig("timm:test_vit", Path(__file__)), "test_teachers.py is text, not weights; give the file itself"),
+        (TeacherConfig("timm:test_vit", Path(__file__)), "test_teachers.py is text, not weights; use the file itself"),
         (TeacherConfig("nopackage.teacher"), "there is no teacher 'nopackage.teacher' .*; check teacher.name"),
         (TeacherConfig("math.teacher"), "there is no teacher 'math.teacher' .*; check teacher.name"),
         (TeacherConfig("builtins.repr"), "builtins.repr gives str; builtins.repr must take teacher.weights"),
@@ -443,9 +443,7 @@ def test_features_of_another_shape_are_refused_with_a_remedy(grid_size: int, tea
 def test_features_that_are_not_patches_or_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match=r"gives the shape \(1, 3, 64, 64\); it must be \(B, patches, dimensions\)"):
         check_teacher(lambda pixels: pixels, SIZE, GRID, 3, CPU)
-    with pytest.raises(
-        ValueError, match="features of a grey image are not finite; its weights are broken, take others"
-    ):
+    with pytest.raises(ValueError, match="features of a grey image are not finite; its weights are broken, use others"):
         check_teacher(lambda pixels: load("pixels")(pixels) * torch.inf, SIZE, GRID, 768, CPU)
 
 
