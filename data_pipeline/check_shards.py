@@ -4,32 +4,34 @@ Compares every shard with its checksum, decodes every image and text, counts, na
 contact sheet of random samples as training sees them.
 """
 
-import hashlib
 import html
-import os
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from annotated_types import Interval
-from PIL import Image
 
+from data_pipeline.files.hashing import descriptor_sha256
 from data_pipeline.files.remote_files import is_remote, public_url
-from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.config import DataConfig
 from data_pipeline.samples.sample import BadSampleError, printable
-from data_pipeline.samples.under_way import at_sample
-from data_pipeline.settings.command_line import num_cores, progress_bar, run_command, worker_pool
+from data_pipeline.settings.command_line import num_cores, progress_bar, run_command
 from data_pipeline.settings.ranges import ByteCount, PartBelowOne, Seed, Side, Workers, check_ranges
 from data_pipeline.shards.cache import ShardCache
-from data_pipeline.shards.contact_sheet import draw_sheet
 from data_pipeline.shards.index import index_problem, read_index
 from data_pipeline.shards.reader import SampleReader, ShardMismatchError
 from data_pipeline.shards.scan import SampleReport
 from data_pipeline.texts.tokenizer import NO_TOKEN, TextTokenizer, UnknownShare, unknown_share
+from data_pipeline.workers.pool import worker_pool
+from data_pipeline.workers.under_way import at_sample
+
+if TYPE_CHECKING:  # these import torch and Pillow, which take seconds: functions that need them import them
+    from PIL.Image import Image
+
+    from data_pipeline.images.transform import ImageTransform
 
 MAX_ENCODED = 1 << 20
 """Characters of a text that are encoded: a run reads fewer, and all of a long one could take too much CPU time."""
@@ -150,7 +152,8 @@ def check_shards(options: CheckOptions) -> CheckResult:
     num_shards = len(index.shards)
     if problem := problem_of_index(options):
         result.damaged.append(problem)
-        return result  # what its records say of samples is not true
+        return result  # its records cannot be trusted
+    checking_transform(options)  # imports torch once, before the fork, not in each worker
     with worker_pool(options.num_workers) as workers, progress_bar("shards", num_shards) as progress:
         for part in workers.map(partial(check_shard, options), range(num_shards)):
             result.add(part)
@@ -177,10 +180,8 @@ def check_shard(options: CheckOptions, number: int) -> CheckResult:
     shard = reader.index.shards[number]
     name = printable(shard.name)
     try:
-        with os.fdopen(os.dup(reader.open_shard(number)), "rb") as file:
-            file.seek(0)
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                result.damaged.append(f"shard {name} differs from its checksum; restore it or index again")
+        if descriptor_sha256(reader.open_shard(number)) != shard.sha256:
+            result.damaged.append(f"shard {name} differs from its checksum; restore it or index again")
         _check_samples(options, number, result)
     except (OSError, ShardMismatchError) as error:
         num_checked = result.report.num_kept + sum(result.report.skipped.values())
@@ -227,13 +228,18 @@ def open_tokenizer(path: Path) -> TextTokenizer:
     return TextTokenizer(path)
 
 
-def checking_transform(options: CheckOptions) -> ImageTransform:
-    """Accepts what a run accepts; small, since its pixels are not used."""
+def checking_transform(options: CheckOptions) -> "ImageTransform":
+    """Return a transform that accepts what a run accepts; it is small, since its pixels are not used."""
+    from data_pipeline.images.transform import ImageTransform
+
     return ImageTransform(64, 1, 0, False, options.max_image_pixels)
 
 
-def draw_contact_sheet(options: CheckOptions) -> tuple[Image.Image, str]:
-    """The sheet, and a sentence about what it cannot show."""
+def draw_contact_sheet(options: CheckOptions) -> "tuple[Image, str]":
+    """Return the sheet, and a sentence about the characters that it cannot show."""
+    from data_pipeline.images.transform import ImageTransform
+    from data_pipeline.shards.contact_sheet import draw_sheet
+
     transform = ImageTransform(
         options.image_size,
         options.min_crop_scale,

@@ -17,12 +17,13 @@ import tyro
 
 from data_pipeline.files.folder_lock import LOCK_NAME, folder_lock
 from data_pipeline.files.remote_files import is_remote, list_remote_files, local_copy, public_url, remote_origin
-from data_pipeline.files.retries import told_if_not_written
+from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.samples.sample import Kind, is_utf8, printable
-from data_pipeline.settings.command_line import num_cores, progress_bar, run_command, worker_pool
+from data_pipeline.settings.command_line import num_cores, progress_bar, run_command
 from data_pipeline.settings.ranges import Workers, check_ranges
 from data_pipeline.shards.index import INDEX_NAME, check_name, read_index
 from data_pipeline.shards.index_writer import merge_scans
+from data_pipeline.shards.parts import unfinished_parts
 from data_pipeline.shards.scan import (
     SCAN_VERSION,
     SCANS_NAME,
@@ -34,7 +35,7 @@ from data_pipeline.shards.scan import (
     scan_shard,
 )
 from data_pipeline.sources.files import is_hidden, walk
-from data_pipeline.write_shards import unfinished_parts
+from data_pipeline.workers.pool import worker_pool
 
 ARCHIVE = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst|tar)$", re.IGNORECASE)
 """Ends the name of a shard, or of what somebody may take for one."""
@@ -110,7 +111,7 @@ def index_shards(options: IndexOptions) -> SampleReport:
     shards = find_shards(options)
     out = options.out or Path(shards.folder)
     locks = out / SCANS_NAME / LOCK_NAME
-    with told_if_not_written(out):
+    with naming_write_errors(out):
         locks.parent.mkdir(parents=True, exist_ok=True)
     with folder_lock(locks, part=0):  # two that write the index of a folder would delete each other's records
         return _index_found(options, shards, out)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from data_pipeline.files.retries import told_if_not_written
+from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.samples.sample import BadSampleError, Kind
 from data_pipeline.settings.command_line import run_command
 from data_pipeline.settings.ranges import Count, Part, Size, check_ranges
@@ -57,7 +57,7 @@ def _train(options: TextTokenizerOptions) -> str:
         raise ValueError(
             f"{options.out} exists, and shards may have been written with it; give another name, or remove it first"
         )
-    with told_if_not_written(options.out):
+    with naming_write_errors(options.out):
         options.out.parent.mkdir(parents=True, exist_ok=True)
     sample = draw_sentences(_texts(options), options.max_sentences)
     drawn = f"{len(sample.sentences)} sentences"

@@ -7,7 +7,6 @@ one that finishes last writes the index of all.
 
 import hashlib
 import itertools
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
@@ -17,37 +16,33 @@ from typing import Annotated
 import tyro
 
 from data_pipeline.files.folder_lock import LOCK_NAME, FolderLock, folder_lock
-from data_pipeline.files.retries import told_if_not_written
+from data_pipeline.files.hashing import file_sha256
+from data_pipeline.files.partial_files import write_text_atomically
+from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.samples.records import Record
 from data_pipeline.samples.sample import BadSampleError, Kind
 from data_pipeline.samples.scenes import Split
-from data_pipeline.settings.changes import changes
-from data_pipeline.settings.command_line import num_cores, progress_bar, run_command, worker_pool
+from data_pipeline.settings.command_line import num_cores, progress_bar, run_command
 from data_pipeline.settings.ranges import Count, CountOrZero, TextLength, Workers, check_ranges
 from data_pipeline.shards.index import INDEX_NAME, ShardIndex, read_index
 from data_pipeline.shards.index_writer import merge_scans
 from data_pipeline.shards.members import MAX_MEMBER_BYTES
+from data_pipeline.shards.parts import check_plan, finished_part, unfinished_parts
 from data_pipeline.shards.reader import SampleReader
-from data_pipeline.shards.scan import (
-    SCANS_NAME,
-    SampleReport,
-    file_origin,
-    load_scan,
-    own_partial,
-    scan_path,
-)
+from data_pipeline.shards.scan import SCANS_NAME, SampleReport, file_origin, load_scan, scan_path
 from data_pipeline.shards.writer import OTHER_SIDE, SampleFilter, checked_text, is_in_split, write_shard
 from data_pipeline.sources import DRAWN, SourceOptions, read_records
 from data_pipeline.texts.passages import pack_passages
 from data_pipeline.texts.token_coverage import covered_share
 from data_pipeline.texts.tokenizer import NO_TOKEN, TextTokenizer
+from data_pipeline.workers.pool import worker_pool
 
-PLAN_NAME = "plan.txt"
-FINISHED = "finished-"
 MOST_PROBLEMS = 10_000
 """Records of a block that are no samples."""
 LATER_OPTIONS = ("image_splits", "unescape_html")
 """Options that folders of earlier versions do not know: the plan has them only if they are given."""
+FREE_OPTIONS = ("out", "num_workers", "part", "deduplicate")
+"""Options that change no shard, so that a later command for the same folder may give others."""
 BLOCKS_AHEAD = 2
 """Blocks listed ahead for each worker."""
 CHARACTERS_PER_TOKEN = 4
@@ -129,16 +124,30 @@ def write_shards(options: ShardOptions) -> SampleReport:
     if first is None:
         raise ValueError(f"source {options.source} is empty")
     locks = options.out / SCANS_NAME / LOCK_NAME
-    with told_if_not_written(options.out):
+    with naming_write_errors(options.out):
         locks.parent.mkdir(parents=True, exist_ok=True)
     with folder_lock(locks, options.part) as lock:
         return _write_part(options, itertools.chain([first], records), lock)
 
 
+def plan_settings(options: ShardOptions) -> dict[str, object]:
+    """Return the settings that the shards depend on, by name."""
+    settings = {name: value for name, value in vars(options).items() if name not in (*FREE_OPTIONS, "keep", "columns")}
+    settings |= {**vars(options.keep), **vars(options.columns)}
+    for name in LATER_OPTIONS:
+        if settings[name] == getattr(SourceOptions, name):
+            del settings[name]
+    if options.kind != "text":
+        settings["text_tokenizer"] = None  # it counts tokens and changes no shard
+    elif options.text_tokenizer is not None:
+        settings["text_tokenizer_sha256"] = file_sha256(TextTokenizer(options.text_tokenizer).path)
+    return settings
+
+
 def _write_part(options: ShardOptions, records: Iterator[list[Record]], lock: FolderLock) -> SampleReport:
     """Write what is missing of a part that no other process writes."""
-    with told_if_not_written(options.out), lock.plan():
-        check_plan(options, lock)
+    with naming_write_errors(options.out), lock.plan():
+        check_plan(options.out, plan_settings(options), lock)
         finished_part(options.out, options.part).unlink(missing_ok=True)
     listing, num_blocks = hashlib.sha256(), 0
     shards: list[str] = []
@@ -162,8 +171,8 @@ def _write_part(options: ShardOptions, records: Iterator[list[Record]], lock: Fo
             under_way.add(workers.submit(write_block, shards[-1], block, digest, options))
         for future in under_way:
             future.result()
-    with told_if_not_written(options.out), lock.plan():  # of two parts that end at once, one merges after the other
-        write_atomically(finished_part(options.out, options.part), f"{num_blocks} {listing.hexdigest()}\n")
+    with naming_write_errors(options.out), lock.plan():  # of two parts that end at once, one merges after the other
+        write_text_atomically(finished_part(options.out, options.part), f"{num_blocks} {listing.hexdigest()}\n")
         if not unfinished_parts(options.out):
             return merge_parts(options)
     report = SampleReport()
@@ -257,65 +266,6 @@ def is_written(out: Path, shard: str, digest: str) -> bool:
         return scan.block == digest and (scan.num_bytes == 0 or scan.origin == file_origin(out / shard))
     except FileNotFoundError:
         return False
-
-
-def finished_part(out: Path, part: int) -> Path:
-    """A file that says that a part is complete, and which blocks the source had."""
-    return out / SCANS_NAME / f"{FINISHED}{part}"
-
-
-def unfinished_parts(out: Path) -> list[int]:
-    """Parts that are still to be written in a folder that write_shards has begun."""
-    if not (out / PLAN_NAME).is_file():
-        return []
-    num_parts = re.search(r"^num_parts = (\d{1,6})$", (out / PLAN_NAME).read_text(errors="replace"), re.MULTILINE)
-    if num_parts is None:
-        raise ValueError(f"{out / PLAN_NAME} is no plan of write_shards; move it away or restore it")
-    return [part for part in range(int(num_parts[1])) if not finished_part(out, part).exists()]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    partial = own_partial(path)
-    partial.write_text(text)
-    partial.rename(path)
-
-
-def _settings_of(plan: str) -> dict[str, str]:
-    """Of a plan's lines, NAME = VALUE as Python writes it; the values without the names of Python's types."""
-    entries = (line.partition(" = ") for line in plan.splitlines())
-    return {name: re.sub(r"^(?:\w*Path\()?'(.*?)'\)?$", r"\1", value) for name, _, value in entries}
-
-
-def check_plan(options: ShardOptions, lock: FolderLock) -> None:
-    """Remember what a folder was begun with. Raises ValueError if shards were written, or are, with something else."""
-    path = options.out / PLAN_NAME
-    free = ("out", "num_workers", "part", "deduplicate")
-    entries = {name: value for name, value in vars(options).items() if name not in (*free, "keep", "columns")}
-    entries |= {**vars(options.keep), **vars(options.columns)}
-    for name in LATER_OPTIONS:
-        if entries[name] == getattr(SourceOptions, name):
-            del entries[name]
-    if options.kind != "text":
-        entries["text_tokenizer"] = None  # counts, and changes no shard
-    elif options.text_tokenizer is not None:
-        model = TextTokenizer(options.text_tokenizer).path.read_bytes()
-        entries["text_tokenizer_sha256"] = hashlib.sha256(model).hexdigest()
-    plan = "".join(f"{name} = {value!r}\n" for name, value in entries.items())
-    if not path.is_file() and any(options.out.glob("*.tar")):
-        raise ValueError(f"{options.out} holds shards of another origin; give a new folder")
-    if not path.is_file():
-        write_atomically(path, plan)
-    told = "; ".join(changes(_settings_of(path.read_text(errors="replace")), _settings_of(plan)))
-    if not told:
-        return
-    if any(options.out.glob("*.tar")):
-        raise ValueError(f"{options.out} was started with different settings ({told}); give those, or a new folder")
-    if not lock.is_alone():
-        raise ValueError(f"{options.out} is being written by another command with different settings ({told})")
-    for left in (options.out / SCANS_NAME).iterdir():  # a command that was mistaken has left nothing of worth
-        if left.suffix == ".npz" or left.name.startswith(FINISHED):
-            left.unlink()
-    write_atomically(path, plan)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_pipeline.files.retries import told_if_not_written
+from data_pipeline.files.retries import naming_write_errors
 
 LOCK_NAME = "lock"
 """Of the file, in the folder of the scans."""
@@ -99,7 +99,7 @@ class FolderLock:
 @contextmanager
 def folder_lock(path: Path, part: int, wait_seconds: float = WAIT_SECONDS) -> Iterator[FolderLock]:
     """Hold a part of a folder; path: the file of locks. Raises ValueError if another process goes on writing it."""
-    with told_if_not_written(path):
+    with naming_write_errors(path):
         lock = FolderLock(path, part, wait_seconds)
     try:
         lock.hold_part()

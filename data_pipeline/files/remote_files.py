@@ -3,12 +3,12 @@
 import contextlib
 import re
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from data_pipeline.files.http_client import MAX_ANSWER_BYTES, RefusedError, client_options
+from data_pipeline.files.retries import with_retries
 
 _PACKAGES = {
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
@@ -21,7 +21,6 @@ REMOTE_PROTOCOLS = tuple(_PACKAGES)
 """Those that only read bytes: nothing that runs a command, nothing that chains others ("::")."""
 
 NUM_ATTEMPTS = 5
-FIRST_WAIT_SECONDS = 0.5
 STALL_SECONDS = 60.0
 """An HTTP connection that is silent for so long has failed; other protocols have limits of their own."""
 MAX_UNSIZED_BYTES = 64 << 30
@@ -31,8 +30,6 @@ MAX_FOLDERS, MAX_DEPTH = 10_000, 32
 MAX_TOLD = 500
 """Characters of another's message: some repeat what a server sent."""
 _CHUNK_BYTES = 1 << 23
-
-T = TypeVar("T")
 
 
 def is_remote(location: str) -> bool:
@@ -87,7 +84,7 @@ def read_remote_file(url: str) -> bytes:
             raise RefusedError(f"it has more than {MAX_ANSWER_BYTES} bytes")
         return content
 
-    return with_retries(url, read)
+    return with_retries(read, RemoteErrors(url))
 
 
 def list_remote_files(url: str) -> list[str]:
@@ -98,7 +95,7 @@ def list_remote_files(url: str) -> list[str]:
         found = _walk(filesystem, root) if "http" in filesystem.protocol else filesystem.find(root)
         return sorted(path.removeprefix(root).lstrip("/") for path in found)
 
-    return with_retries(url, find)
+    return with_retries(find, RemoteErrors(url))
 
 
 def _walk(filesystem: Any, root: str) -> list[str]:
@@ -119,7 +116,7 @@ def remote_origin(url: str) -> str:
         version = [str(info[name]) for name in ("ETag", "etag", "LastModified", "mtime", "updated") if name in info]
         return " ".join([public_url(url), str(info.get("size")), *version])
 
-    return with_retries(url, ask)
+    return with_retries(ask, RemoteErrors(url))
 
 
 @contextlib.contextmanager
@@ -139,7 +136,7 @@ def local_copy(url: str) -> Iterator[Path]:
             if size is not None and path.stat().st_size != size:
                 raise OSError(f"{path.stat().st_size} of {size} bytes came")
 
-        with_retries(url, copy)
+        with_retries(copy, RemoteErrors(url))
         yield path
 
 
@@ -184,25 +181,27 @@ def _require_packages(url: str) -> None:
         ) from error
 
 
-def with_retries(url: str, action: Callable[[], T]) -> T:
-    """What the action gives. Raises OSError once it has failed NUM_ATTEMPTS times or cannot succeed.
+class RemoteErrors:
+    """The retry policy for one URL: everything is retried but a missing file, a refusal and a lack of rights.
 
-    The errors that it met are told without their secrets and not chained: a traceback would print them.
+    Errors are reported without their secrets, in one sentence that names the URL.
     """
-    _require_packages(url)
-    shown, failure = public_url(url), ""
-    for attempt in range(NUM_ATTEMPTS):
-        if attempt > 0:
-            time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
-        try:
-            return action()
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{shown} does not exist; restore it or correct the location") from None
-        except RefusedError as error:
-            raise OSError(f"{shown} is refused: {without_secrets(error)}") from None
-        except Exception as error:
-            told = without_secrets(error)
-            if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
-                raise PermissionError(f"{shown} may not be read ({told}); check the credentials of this node") from None
-            failure = f"{type(error).__name__}: {told}"
-    raise OSError(f"{shown} failed {NUM_ATTEMPTS} times, at last by {failure}")
+
+    num_attempts = NUM_ATTEMPTS
+
+    def __init__(self, url: str):
+        """Raises ValueError if this URL cannot be read, whatever the network does."""
+        _require_packages(url)
+        self.shown = public_url(url)
+
+    def final_error(self, error: Exception, is_last: bool) -> Exception | None:
+        if isinstance(error, FileNotFoundError):
+            return FileNotFoundError(f"{self.shown} does not exist; restore it or correct the location")
+        reason = without_secrets(error)
+        if isinstance(error, RefusedError):
+            return OSError(f"{self.shown} is refused: {reason}")
+        if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
+            return PermissionError(f"{self.shown} may not be read ({reason}); check the credentials of this node")
+        if is_last:
+            return OSError(f"{self.shown} failed {NUM_ATTEMPTS} times, at last by {type(error).__name__}: {reason}")
+        return None

@@ -14,8 +14,8 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from data_pipeline.images.decoding import is_stored_format, open_as, open_image, to_rgb
 from data_pipeline.images.headers import MAX_EXIF_BYTES, has_bounded_tiffs, is_bounded_tiff
-from data_pipeline.images.transform import is_stored_format, open_as, open_image, to_rgb
 from data_pipeline.samples.sample import BadSampleError
 
 _AVIF_BRANDS = (b"ftypavif", b"ftypavis")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.samples.sample import Kind
-from data_pipeline.samples.under_way import SAMPLE_CPU_SECONDS, lift_cpu_limit, limit_cpu_time
+from data_pipeline.workers.under_way import SAMPLE_CPU_SECONDS, lift_cpu_limit, limit_cpu_time
 
 DEATH_SECONDS = 5.0
 """How long a worker that has failed may take to end."""

@@ -16,7 +16,9 @@ import re
 import time
 from pathlib import Path
 
-from data_pipeline.files.remote_files import public_url, remote_chunks, with_retries
+from data_pipeline.files.hashing import descriptor_sha256
+from data_pipeline.files.remote_files import RemoteErrors, public_url, remote_chunks
+from data_pipeline.files.retries import with_retries
 from data_pipeline.shards.cache_folder import CacheFolder, opened_folder
 
 _POLL_SECONDS = 0.1
@@ -80,7 +82,7 @@ class ShardCache:
         try:
             while not self._reserve(folder, writer, num_bytes):
                 time.sleep(_POLL_SECONDS)
-            with_retries(url, lambda: _download(url, num_bytes, sha256, writer))
+            with_retries(lambda: _download(url, num_bytes, sha256, writer), RemoteErrors(url))
         except BaseException:
             folder.remove(partial)
             raise
@@ -137,7 +139,7 @@ def _verified(folder: CacheFolder, num_bytes: int, sha256: str) -> int | None:
     if status.st_uid == os.geteuid():
         is_sound = status.st_size == num_bytes and _read_seal(folder, sha256) == _seal(status, sha256)
     else:
-        is_sound = folder.for_group and status.st_size == num_bytes and _content_sha256(descriptor) == sha256
+        is_sound = folder.for_group and status.st_size == num_bytes and descriptor_sha256(descriptor) == sha256
         is_sound = is_sound and _seal(os.fstat(descriptor), sha256) == _seal(status, sha256)
     if not is_sound:
         os.close(descriptor)
@@ -160,12 +162,6 @@ def _read_seal(folder: CacheFolder, sha256: str) -> bytes | None:
         return os.pread(descriptor, 1000, 0) if os.fstat(descriptor).st_uid == os.geteuid() else None
     finally:
         os.close(descriptor)
-
-
-def _content_sha256(descriptor: int) -> str:
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _allocate(writer: int, num_bytes: int) -> bool:

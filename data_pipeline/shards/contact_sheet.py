@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_pipeline.images.transform import ImageTransform, open_image, to_rgb, upright
+from data_pipeline.images.decoding import open_image, to_rgb, upright
+from data_pipeline.images.sheet_font import SheetFont
+from data_pipeline.images.transform import ImageTransform
 from data_pipeline.samples.sample import BadSampleError, printable
 from data_pipeline.shards.reader import SampleReader, ShardMismatchError
-from data_pipeline.shards.sheet_font import SheetFont
 
 VIEW = 128
 """Side of a picture on the sheet, in pixels."""

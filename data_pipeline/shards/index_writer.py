@@ -1,7 +1,6 @@
 """The index of a folder of shards, written from their scans."""
 
 import contextlib
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +8,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.files.hashing import file_sha256
+from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import written_with_retries
 from data_pipeline.samples.sample import Kind, key_text
 from data_pipeline.shards.index import (
@@ -21,7 +22,7 @@ from data_pipeline.shards.index import (
     records_name,
 )
 from data_pipeline.shards.members import record_dtype
-from data_pipeline.shards.scan import SampleReport, ShardScan, load_scan, own_partial
+from data_pipeline.shards.scan import SampleReport, ShardScan, load_scan
 
 T = TypeVar("T")
 
@@ -105,7 +106,7 @@ def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.b
 
     def write() -> tuple[str, int, str]:
         number = 0
-        with partial.open("wb+") as file:
+        with partial.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, description)  # type: ignore[no-untyped-call]
             for scan, keep in zip(scans, kept, strict=True):
                 if keep.any():
@@ -114,8 +115,7 @@ def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.b
                     file.write(part.tobytes())
                     number += 1
             num_bytes = file.tell()
-            file.seek(0)
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = file_sha256(partial)
         name = records_name(sha256)
         partial.rename(folder / name)
         return name, num_bytes, sha256

@@ -11,7 +11,7 @@ from collections import OrderedDict
 import numpy as np
 
 from data_pipeline.files.remote_files import is_remote, public_url
-from data_pipeline.files.retries import PERMANENT_ERRNOS, with_retries
+from data_pipeline.files.retries import PERMANENT_ERRNOS, FileErrors, with_retries
 from data_pipeline.samples.sample import BadSampleError, check_text, key_text, printable
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import ShardIndex
@@ -117,7 +117,7 @@ class SampleReader:
                     os.close(self._descriptors.pop(shard))
                 raise
 
-        return read() if self.cache is not None else with_retries(read, (*PERMANENT_ERRNOS, errno.ENOENT))
+        return read() if self.cache is not None else with_retries(read, FileErrors((*PERMANENT_ERRNOS, errno.ENOENT)))
 
     def open_shard(self, shard: int) -> int:
         """A descriptor of it, for pread.

@@ -18,6 +18,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.files.hashing import file_sha256
+from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import written_with_retries
 from data_pipeline.samples.sample import BadSampleError, Kind, printable
 from data_pipeline.shards.members import NOTHING, MemberReader, Part, record_dtype, short_key
@@ -106,8 +108,6 @@ def scan_shard(
     """
     report = SampleReport()
     samples = _samples_in(path, caption_key, report, location or str(path))
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     needed = {"image": ["image"], "text": ["text"], "pair": ["image", "text"]}[kind]
     rows, hashes, num_members = [], [], []
     for key, parts in samples.items():
@@ -129,7 +129,7 @@ def scan_shard(
         origin=origin,
         block=block,
         num_bytes=path.stat().st_size,
-        sha256=sha256,
+        sha256=file_sha256(path),
         records=np.array(rows, dtype=record_dtype(max((len(row[0]) for row in rows), default=1))),
         content_hashes=np.array(hashes, dtype=np.uint64),
         report=report,
@@ -162,11 +162,6 @@ def _samples_in(path: Path, caption_key: str, report: SampleReport, location: st
 def scan_path(folder: Path, shard: str) -> Path:
     """Where the scan of a shard is kept: shard 'a/000001.tar' of a folder -> folder/.index/a/000001.npz."""
     return (folder / SCANS_NAME / shard).with_suffix(".npz")
-
-
-def own_partial(path: Path) -> Path:
-    """Where this process writes what it then renames: two that write the same file do not meet."""
-    return path.with_name(f"{path.name}.{os.uname().nodename}-{os.getpid()}.partial")
 
 
 def save_scan(scan: ShardScan, path: Path) -> None:

@@ -20,23 +20,17 @@ from annotated_types import Interval
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
+from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import cannot_be_written, with_retries
 from data_pipeline.images.converted import converted_to_rgb, open_any
-from data_pipeline.images.transform import to_rgb, upright
+from data_pipeline.images.decoding import to_rgb, upright
 from data_pipeline.samples.records import Record, read_image
 from data_pipeline.samples.sample import BadSampleError, Kind, check_text
 from data_pipeline.samples.scenes import Split
-from data_pipeline.samples.under_way import at_sample
 from data_pipeline.settings.ranges import ByteCount, CountOrZero, Part, check_ranges
 from data_pipeline.shards.members import record_dtype
-from data_pipeline.shards.scan import (
-    SampleReport,
-    ShardScan,
-    file_origin,
-    own_partial,
-    save_scan,
-    scan_shard,
-)
+from data_pipeline.shards.scan import SampleReport, ShardScan, file_origin, save_scan, scan_shard
+from data_pipeline.workers.under_way import at_sample
 
 MAX_UNREADABLE = 10
 """Images in a row that a file system fails to read, after retries, before it is taken for gone."""

@@ -8,8 +8,8 @@ from typing import Literal
 
 import sentencepiece
 
-from data_pipeline.files.retries import told_if_not_written
-from data_pipeline.shards.scan import own_partial
+from data_pipeline.files.partial_files import own_partial
+from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.texts.sentence_sample import draw_sentences
 from data_pipeline.texts.tokenizer import TextTokenizer
 
@@ -49,7 +49,7 @@ def train_on_sentences(
         raise ValueError(_sentence(str(error), vocab_size)) from error
     partial = own_partial(path)
     try:
-        with told_if_not_written(path):
+        with naming_write_errors(path):
             partial.write_bytes(model.getvalue())
             partial.rename(path)
     finally:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Interval
 
-from data_pipeline.loading.batch import SamplesPerStep
+from data_pipeline.loading.config import SamplesPerStep
 from data_pipeline.settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
 from model.checkpointing import KEEP_EVERYTHING, Checkpointing
 from model.config import MultiwayConfig

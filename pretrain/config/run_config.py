@@ -12,8 +12,7 @@ import torch
 from annotated_types import Interval
 
 from data_pipeline.files.remote_files import public_url
-from data_pipeline.loading.batch import SamplesPerStep
-from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.settings.changes import changes
 from data_pipeline.settings.ranges import (
     Count,

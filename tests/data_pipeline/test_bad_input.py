@@ -18,15 +18,15 @@ import pytest
 from PIL import Image
 
 from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.loading.batch import SamplesPerStep, StepBatch
-from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
-from data_pipeline.samples import under_way
 from data_pipeline.samples.sample import BadSample, Kind
 from data_pipeline.shards.index import read_index
 from data_pipeline.shards.scan import SampleReport
 from data_pipeline.texts.tokenizer import EOS_ID
+from data_pipeline.workers import under_way
 from tests.support.tiny_run import TinyData
 
 Member = tuple[str, bytes]

@@ -13,8 +13,9 @@ from data_pipeline.files.folder_lock import LOCK_NAME
 from data_pipeline.samples.records import ImageLocation, Record, read_image
 from data_pipeline.shards import writer as shard_writer
 from data_pipeline.shards.index import read_index
+from data_pipeline.shards.parts import PLAN_NAME, unfinished_parts
 from data_pipeline.shards.writer import MAX_UNREADABLE, SampleFilter, is_in_split
-from data_pipeline.write_shards import PLAN_NAME, ShardOptions, _write, unfinished_parts, write_shards
+from data_pipeline.write_shards import ShardOptions, _write, write_shards
 from tests.data_pipeline.files.test_folder_lock import held
 
 KEEP = SampleFilter(held_out_fraction=0)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.check_shards import CheckOptions, check_shards
-from data_pipeline.files import http_client, remote_files
+from data_pipeline.files import http_client, remote_files, retries
 from data_pipeline.files.remote_files import (
     NUM_ATTEMPTS,
     is_remote,
@@ -29,8 +29,7 @@ from data_pipeline.files.remote_files import (
     without_secrets,
 )
 from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.loading.batch import SamplesPerStep
-from data_pipeline.loading.config import DataConfig, parse_source
+from data_pipeline.loading.config import DataConfig, SamplesPerStep, parse_source
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import read_index
@@ -84,7 +83,7 @@ class Hostile:
 
 @pytest.fixture
 def hostile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hostile]:
-    monkeypatch.setattr(remote_files, "FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.0)
     server = Hostile()
     yield server
     server.server.shutdown()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.files import retries
-from data_pipeline.files.retries import NUM_TRIALS, with_retries, written_with_retries
+from data_pipeline.files.retries import FileErrors, with_retries, written_with_retries
 from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.write_shards import ShardOptions, write_shards
@@ -39,7 +39,7 @@ def test_what_stays_is_raised_after_a_few_trials() -> None:
     failing = Failing(*[OSError(errno.EIO, "Input/output error")] * 10)
     with pytest.raises(OSError, match="Input/output error"):
         with_retries(failing)
-    assert len(failing.errors) == 10 - NUM_TRIALS
+    assert len(failing.errors) == 10 - FileErrors().num_attempts
 
 
 def test_a_full_disk_is_told_at_once() -> None:

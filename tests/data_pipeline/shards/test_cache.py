@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.files import remote_files
+from data_pipeline.files import remote_files, retries
 from data_pipeline.files.remote_files import NUM_ATTEMPTS, REMOTE_PROTOCOLS, is_remote, read_remote_file
 from data_pipeline.shards import cache as shard_cache
 from data_pipeline.shards.cache import ShardCache
@@ -125,7 +125,7 @@ def _no_test_hangs() -> Iterator[None]:
 
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
-    monkeypatch.setattr(remote_files, "FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.0)
     server = Remote()
     yield server
     server.close()

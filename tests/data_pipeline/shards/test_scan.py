@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
+from data_pipeline.files.partial_files import own_partial
 from data_pipeline.index_shards import IndexOptions, _index, index_shards, scan_one
 from data_pipeline.loading.config import parse_source
 from data_pipeline.samples.sample import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, BadSampleError, Kind
 from data_pipeline.shards.index import damaged_records, read_index
 from data_pipeline.shards.reader import SampleReader
-from data_pipeline.shards.scan import SampleReport, load_scan, own_partial, save_scan, scan_path, scan_shard
+from data_pipeline.shards.scan import SampleReport, load_scan, save_scan, scan_path, scan_shard
 from tests.data_pipeline.test_bad_input import write_tar
 
 JPEG = b"\xff\xd8\xff and the rest of an image"

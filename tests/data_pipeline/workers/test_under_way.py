@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from data_pipeline.samples import under_way
-from data_pipeline.samples.under_way import at_sample
-from data_pipeline.settings.command_line import worker_pool
+from data_pipeline.workers import under_way
+from data_pipeline.workers.pool import worker_pool
+from data_pipeline.workers.under_way import at_sample
 
 
 def busy(name: str, seconds: float) -> str:
