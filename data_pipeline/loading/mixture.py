@@ -28,12 +28,8 @@ class Mixture:
     """The map (step, place in the global batch) -> draw, for one kind of data."""
 
     def __init__(self, sizes: list[int], weights: list[Fraction], samples_per_step: int, num_lanes: int, seed: int):
-        """sizes: samples of each source; samples_per_step: of this kind, in the global batch.
-
-        Raises ValueError where the lanes do not divide it.
-        """
-        if samples_per_step % num_lanes:
-            raise ValueError(f"num_lanes {num_lanes} must divide the {samples_per_step} samples a step; change one")
+        """sizes: the number of samples of each source. samples_per_step: samples of this kind in the global batch."""
+        assert samples_per_step % num_lanes == 0, f"{num_lanes} lanes must divide {samples_per_step} samples per step"
         self.num_lanes = num_lanes
         self.per_lane = samples_per_step // num_lanes
         shares = [weight * size for weight, size in zip(weights, sizes, strict=True)]

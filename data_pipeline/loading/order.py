@@ -24,13 +24,9 @@ class SampleOrder:
     """The map (lane, position) -> sample of one source."""
 
     def __init__(self, shard_sizes: list[int], num_lanes: int, window_shards: int, seed: int) -> None:
-        """shard_sizes: samples of each shard, in the order of the index.
-
-        Raises ValueError where the samples do not fill the lanes.
-        """
+        """shard_sizes: the number of samples of each shard, in the order of the index."""
         num_samples = sum(shard_sizes)
-        if num_samples < num_lanes:
-            raise ValueError(f"{num_samples} samples cannot fill {num_lanes} lanes; use fewer lanes or more samples")
+        assert num_samples >= num_lanes, f"{num_samples} samples cannot fill {num_lanes} lanes"
         self.seed = seed
         self.takes_turns = num_samples % num_lanes != 0 and num_samples // num_lanes < MIN_SAMPLES_PER_LANE
         """Whether the lanes share one sequence."""

@@ -2,9 +2,11 @@
 
 import unicodedata
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Kind = Literal["image", "pair", "text"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""All kinds, in their order in a batch."""
 
 _INVISIBLE = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
 """Unicode's categories of characters that show nothing: controls, format (zero-width) characters, spaces."""

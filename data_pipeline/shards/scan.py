@@ -13,7 +13,7 @@ import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from data_pipeline.files.hashing import file_sha256
 from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import written_with_retries
-from data_pipeline.samples.sample import BadSampleError, Kind, printable
+from data_pipeline.samples.sample import KINDS, BadSampleError, Kind, printable
 from data_pipeline.shards.members import NOTHING, MemberReader, Part, record_dtype, short_key
 from data_pipeline.shards.tar_members import TarError, open_tar
 
@@ -238,7 +238,7 @@ def _checked_scan(
     numbers = (version, scan.num_bytes, num_kept, *counts, *report.skipped.values())
     lengths = {records.shape, hashes.shape, num_members.shape}
     if (
-        scan.kind not in get_args(Kind)
+        scan.kind not in KINDS
         or not all(isinstance(text, str) for text in texts)
         or not all(isinstance(number, int) and number >= 0 for number in numbers)
         or set(examples) != set(report.skipped)

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import sentencepiece
-
 from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.texts.sentence_sample import draw_sentences
@@ -35,6 +33,8 @@ def train_on_sentences(
     """
     if not any(sentence.strip() for sentence in sentences):
         raise ValueError("the sources hold no text to train on; give others")
+    import sentencepiece  # see texts/tokenizer.py
+
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -13,8 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import sentencepiece
+if TYPE_CHECKING:
+    import sentencepiece
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 FIRST_PIECE_ID = 4
@@ -42,7 +44,7 @@ class TextTokenizer:
         return {"path": self.path}
 
     @cached_property
-    def _model(self) -> sentencepiece.SentencePieceProcessor:
+    def _model(self) -> "sentencepiece.SentencePieceProcessor":
         return _read_model(self.path)
 
     @property
@@ -112,8 +114,10 @@ def unknown_share(ids: Iterable[int]) -> UnknownShare:
     return UnknownShare(num_tokens, counts[UNK_ID])
 
 
-def _read_model(path: Path) -> sentencepiece.SentencePieceProcessor:
+def _read_model(path: Path) -> "sentencepiece.SentencePieceProcessor":
     """Raises ValueError or OSError with a sentence that names the file."""
+    import sentencepiece  # a command that only prints its --help does without
+
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.batch import LoadedSample, StepBatch
 from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
@@ -396,7 +396,7 @@ def test_a_worker_that_dies_is_told_with_the_sample_it_was_at(pairs: Path, tiny_
     class DiesAtACaption(StepDataset):
         """Stands for a decoder that crashes."""
 
-        def _ids(self, *arguments: object) -> list[int]:
+        def _encode(self, *arguments: object) -> list[int]:
             os.kill(os.getpid(), signal.SIGKILL)
             return []
 
@@ -404,7 +404,7 @@ def test_a_worker_that_dies_is_told_with_the_sample_it_was_at(pairs: Path, tiny_
     whole.__class__ = DiesAtACaption
     batches: Iterator[StepBatch] = step_batches(whole, 5, 100, num_workers=1)
     batch = next(batches)
-    source, sample = whole.kinds["pair"].sample(5, 0)
+    source, sample = whole.kinds["pair"].locate(5, 0)
     name = whole.name("pair", source, sample)
     assert batch.failure == f"loader worker 0 died (killed by SIGKILL); it had last begun to read {name} of step 5"
     assert next(batches, None) is None
@@ -416,12 +416,11 @@ def test_a_sample_that_takes_too_long_is_told_and_batches_that_are_each_quick_ar
     class SlowAtStep7(StepDataset):
         """Stands for a decoder that does not end."""
 
-        def _batch(self, step: int, bad: list[BadSample]) -> StepBatch:
+        def _read(self, step: int) -> Iterator[LoadedSample | BadSample]:
             end = time.process_time() + (60 if step == 7 else 0.1)
-            batch = super()._batch(step, bad)
+            yield from super()._read(step)
             while time.process_time() < end:
                 pass
-            return batch
 
     monkeypatch.setattr(under_way, "SAMPLE_CPU_SECONDS", 0.5)
     whole = dataset(pairs, tiny_data)
@@ -435,7 +434,7 @@ def test_a_sample_that_takes_too_long_is_told_and_batches_that_are_each_quick_ar
 
 def test_an_error_that_nobody_foresaw_fails_the_batch_and_not_one_rank_alone(pairs: Path, tiny_data: TinyData) -> None:
     class Faulty(StepDataset):
-        def _ids(self, *arguments: object) -> list[int]:
+        def _encode(self, *arguments: object) -> list[int]:
             raise KeyError("a fault of ours")
 
     whole = dataset(pairs, tiny_data)

@@ -123,7 +123,7 @@ def test_a_second_command_with_other_options_is_refused_while_the_first_has_no_s
 def test_a_damaged_plan_is_told(images: Path) -> None:
     write_shards(options(images))
     (images.parent / "out" / PLAN_NAME).write_bytes(b"\xff\0")
-    with pytest.raises(ValueError, match="is no plan of write_shards"):
+    with pytest.raises(ValueError, match="is not a plan of write_shards"):
         unfinished_parts(images.parent / "out")
 
 

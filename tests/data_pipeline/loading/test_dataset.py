@@ -77,7 +77,7 @@ def test_sources_are_mixed_by_weight_and_what_was_seen_of_each_is_told(tiny_data
     folder = str(tiny_data.folder / "pairs")
     mixed = replace(config(tiny_data), pairs=(f"{folder}=3", f"{folder}/."))  # forty samples each
     dataset = StepDataset(mixed, PER_STEP, IMAGE_SIZE, seed=3)
-    drawn = [dataset.kinds["pair"].sample(step, place)[0] for step in range(20) for place in range(8)]
+    drawn = [dataset.kinds["pair"].locate(step, place)[0] for step in range(20) for place in range(8)]
     assert drawn.count(0) == 120 and drawn.count(1) == 40
     assert dataset.describe()[1] == f"pair: {folder} 40 samples 75%, {folder}/. 40 samples 25%"
     assert dataset.seen(20)["pair"] == {folder: 3.0, f"{folder}/.": 1.0}

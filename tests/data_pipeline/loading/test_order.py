@@ -149,8 +149,8 @@ def test_a_step_is_mixed_as_the_whole_is() -> None:
         assert 12 <= sum(mixture.draw(step, place).source == 0 for place in range(64)) <= 20
 
 
-def test_lanes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_lanes 5 must divide the 12 samples a step"):
+def test_lanes_that_do_not_fit_are_a_broken_invariant() -> None:
+    with pytest.raises(AssertionError, match="5 lanes must divide 12 samples per step"):
         Mixture([75], [Fraction(1)], 12, 5, 0)
-    with pytest.raises(ValueError, match="75 samples cannot fill 80 lanes"):
+    with pytest.raises(AssertionError, match="75 samples cannot fill 80 lanes"):
         SampleOrder([75], 80, 1, 0)
