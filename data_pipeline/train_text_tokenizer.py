@@ -13,7 +13,7 @@ from data_pipeline.samples.sample import BadSampleError, Kind
 from data_pipeline.settings.command_line import run_command
 from data_pipeline.settings.ranges import Count, Part, Size, check_ranges
 from data_pipeline.shards.writer import SampleFilter, checked_text, is_in_split
-from data_pipeline.sources import DRAWN, SourceOptions, read_records
+from data_pipeline.sources.readers import DRAWN, SourceOptions, read_records
 from data_pipeline.texts.sentence_sample import draw_sentences
 from data_pipeline.texts.sentencepiece_training import MAX_SENTENCES, ModelType, train_on_sentences
 from data_pipeline.texts.tokenizer import UnknownShare, unknown_share

@@ -31,7 +31,7 @@ from data_pipeline.shards.parts import check_plan, finished_part, unfinished_par
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.shards.scan import SCANS_NAME, SampleReport, file_origin, load_scan, scan_path
 from data_pipeline.shards.writer import OTHER_SIDE, SampleFilter, checked_text, is_in_split, write_shard
-from data_pipeline.sources import DRAWN, SourceOptions, read_records
+from data_pipeline.sources.readers import DRAWN, SourceOptions, read_records
 from data_pipeline.texts.passages import pack_passages
 from data_pipeline.texts.token_coverage import covered_share
 from data_pipeline.texts.tokenizer import NO_TOKEN, TextTokenizer

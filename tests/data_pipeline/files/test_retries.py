@@ -1,16 +1,11 @@
 """What a file system does not give at first. CPU, seconds."""
 
 import errno
-import os
-from pathlib import Path
 
 import pytest
 
 from data_pipeline.files import retries
 from data_pipeline.files.retries import FileErrors, with_retries, written_with_retries
-from data_pipeline.shards.index import read_index
-from data_pipeline.shards.reader import SampleReader
-from data_pipeline.write_shards import ShardOptions, write_shards
 
 
 @pytest.fixture(autouse=True)
@@ -47,29 +42,3 @@ def test_a_full_disk_is_told_at_once() -> None:
     with pytest.raises(OSError, match="log.jsonl cannot be written \\(No space left on device\\); free space"):
         written_with_retries(failing, "log.jsonl")
     assert len(failing.errors) == 9
-
-
-def test_a_stale_handle_of_a_shard_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_shards(ShardOptions("pair", "scenes:4", tmp_path, samples_per_shard=2))
-    expected = SampleReader(read_index(tmp_path), 1 << 20).image_bytes(3)
-    reader = SampleReader(read_index(tmp_path), 1 << 20)
-    reader.image_bytes(3)
-    failures = [errno.ESTALE, errno.EIO]
-    known = os.pread
-
-    def pread(descriptor: int, size: int, offset: int) -> bytes:
-        if failures:
-            raise OSError(failures.pop(), "not now")
-        return known(descriptor, size, offset)
-
-    monkeypatch.setattr(os, "pread", pread)
-    opened: list[str] = []
-    known_open = os.open
-
-    def open_again(path: str, *flags: int) -> int:
-        opened.append(path)
-        return known_open(path, *flags)
-
-    monkeypatch.setattr(os, "open", open_again)
-    assert reader.image_bytes(3) == expected
-    assert failures == [] and len(opened) == 2

@@ -18,12 +18,14 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.files import remote_files, retries
-from data_pipeline.files.remote_files import NUM_ATTEMPTS, REMOTE_PROTOCOLS, is_remote, read_remote_file
+from data_pipeline.files.remote_files import NUM_ATTEMPTS, read_remote_file
 from data_pipeline.shards import cache as shard_cache
 from data_pipeline.shards.cache import ShardCache
 from tests.support.launch import Ended, RankProcess, run_ranks
 
 SHARD_BYTES = 200_000
+
+
 TIMEOUT_SECONDS = 60
 
 
@@ -163,58 +165,6 @@ def run_readers(
 
 def all_started(folder: Path, num_ranks: int) -> bool:
     return all(folder.with_name(f"started-{rank}").exists() for rank in range(num_ranks))
-
-
-@pytest.mark.parametrize("protocol", REMOTE_PROTOCOLS)
-def test_urls_of_stores_are_remote(protocol: str) -> None:
-    assert is_remote(f"{protocol}://bucket/shards")
-
-
-@pytest.mark.parametrize("path", ["shards", "/data/shards", "../shards", "/data/12:30", "./a:b", "~/x", ""])
-def test_paths_are_not_remote(path: str) -> None:
-    assert not is_remote(path)
-
-
-@pytest.mark.parametrize(
-    "location",
-    [
-        "pipe:cat /etc/passwd",
-        "python://x",
-        "file::s3://bucket/x",
-        "simplecache::s3://bucket/x",
-        "s3://bucket/x::file:///etc/passwd",
-        "memory://x",
-        "file:///etc/passwd",
-        "reference://x",
-        "foo://x",
-        "S3://bucket/x",
-        "s3:/bucket/x",
-        "s3://",
-        "x/pipe://y",
-    ],
-)
-def test_any_other_url_is_refused(location: str, folder: Path) -> None:
-    with pytest.raises(ValueError, match="neither a path nor a plain URL of s3, .*; correct it"):
-        is_remote(location)
-    with pytest.raises(ValueError, match="neither a path nor a plain URL"):
-        read_remote_file(location)
-    with pytest.raises(ValueError, match="neither a path nor a plain URL"):
-        ShardCache(folder, SHARD_BYTES).fetch(location, SHARD_BYTES, sha256("a"))
-    assert names_in(folder) == set()
-
-
-@pytest.mark.parametrize(
-    ("url", "absent", "packages"),
-    [
-        ("s3://bucket/x", "s3fs", "fsspec s3fs"),
-        ("abfss://bucket/x", "adlfs", "fsspec adlfs"),
-        ("http://host/x", "fsspec", "fsspec aiohttp"),
-    ],
-)
-def test_an_absent_package_is_named(url: str, absent: str, packages: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, absent, None)
-    with pytest.raises(ValueError, match=f"{url} cannot be read without .*; pip install {packages}"):
-        read_remote_file(url)
 
 
 def test_a_remote_shard_is_downloaded_once_and_has_its_bytes(remote: Remote, folder: Path) -> None:

@@ -12,15 +12,15 @@ import pytest
 
 from data_pipeline.samples.records import Record
 from data_pipeline.samples.sample import Kind
-from data_pipeline.sources import SourceOptions, read_records
 from data_pipeline.sources.entries import FIRST_ENTRIES, RefusedFileError
+from data_pipeline.sources.readers import SourceOptions, read_records
 
 BAD_CAPTIONS: list[Any] = [None, 5, float("nan"), True, {"text": "a"}, [], ["", None][1:]]
 NUM_GOOD = 3
 
 
-def records(kind: Kind, source: Path) -> list[Record]:
-    return list(read_records(kind, str(source), SourceOptions()))
+def records(kind: Kind, source: Path, **options: object) -> list[Record]:
+    return list(read_records(kind, str(source), SourceOptions(**options)))  # type: ignore[arg-type]
 
 
 def coco(path: Path, captions: list[Any]) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.samples.records import Record
-from data_pipeline.sources import SourceOptions, read_records, text_lines
+from data_pipeline.sources import text_lines
 from data_pipeline.sources.entries import RefusedFileError
+from data_pipeline.sources.readers import SourceOptions, read_records
 from data_pipeline.sources.text_lines import LongLine, is_tar, open_text
 
 

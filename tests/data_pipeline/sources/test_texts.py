@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.samples.records import Record
-from data_pipeline.sources import SourceOptions, read_records, texts
+from data_pipeline.sources import texts
+from data_pipeline.sources.readers import SourceOptions, read_records
 
 
 def documents(path: Path, content: str = "") -> list[Record]:

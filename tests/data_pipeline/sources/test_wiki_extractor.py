@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.samples.records import Record
-from data_pipeline.sources import SourceOptions, read_records
+from data_pipeline.sources.readers import SourceOptions, read_records
 
 URL = "https://en.wikipedia.org/wiki?curid=12"
 TITLE = 'AT&T "and" sons'

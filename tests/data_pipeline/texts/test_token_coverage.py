@@ -7,19 +7,19 @@ from data_pipeline.check_shards import CheckOptions, check_shards
 from data_pipeline.index_shards import IndexOptions, index_shards
 from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
-from data_pipeline.samples.records import Record
 from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.shards.writer import SampleFilter
-from data_pipeline.texts.passages import pack_passages
 from data_pipeline.texts.token_coverage import MAX_CHARACTERS, covered_share
 from data_pipeline.texts.tokenizer import NO_TOKEN, TextTokenizer
 from data_pipeline.write_shards import ShardOptions, write_shards
-from tests.data_pipeline.test_bad_input import GOOD, write_tar
 from tests.support.launch import run_ranks
+from tests.support.shard_files import GOOD, write_tar
 from tests.support.tiny_run import TinyData
 
 ZERO_WIDTH = "\u200b\u200d\ufeff"
+
+
 NORMALISED_AWAY = "\ufffd\ufffd"
 """Visible, but SentencePiece's normalisation leaves nothing of it."""
 
@@ -66,14 +66,6 @@ def test_of_long_texts_the_beginning_counts(tiny_data: TinyData, tmp_path: Path)
     index_shards(IndexOptions("text", str(tmp_path), num_workers=1))
     share = covered_share(SampleReader(read_index(tmp_path), 1 << 20), tokenizer)
     assert share.num_unknown == 0 and share.num_tokens < len(tokenizer.encode(text))
-
-
-def test_a_document_of_which_the_tokenizer_makes_no_token_is_passed_on_by_name(tiny_data: TinyData) -> None:
-    tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
-    documents = [Record("a", text="a red star"), Record("b", text=NORMALISED_AWAY), Record("c", text="a blue circle")]
-    without: list[Record] = []
-    (passage,) = pack_passages(documents, tokenizer, 24, without.append)
-    assert passage.text == "a red star a blue circle" and [record.name for record in without] == ["b"]
 
 
 def test_captions_without_a_token_are_bad_samples_of_a_run_and_of_check_shards(

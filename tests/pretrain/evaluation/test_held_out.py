@@ -26,9 +26,9 @@ from pretrain.masked_words import (
     masked_words,
     report,
 )
-from tests.data_pipeline.test_bad_input import GOOD
 from tests.support.crafted import copy_of_run, seal
 from tests.support.launch import run_ranks
+from tests.support.shard_files import GOOD
 from tests.support.tiny_run import TinyData
 
 

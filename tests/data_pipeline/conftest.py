@@ -1,0 +1,5 @@
+"""Fixtures of the tests that read from HTTP servers."""
+
+from tests.support.http_servers import hostile, served
+
+__all__ = ["hostile", "served"]
