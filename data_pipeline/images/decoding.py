@@ -1,6 +1,6 @@
-"""Encoded images to upright RGB pixels, by Pillow alone: what the commands and the loader have in common.
+"""Encoded images to upright RGB pixels, by Pillow alone, for the commands and for the loader.
 
-An image is opened by the first bytes of its file, and what its header says is bounded before a pixel is decoded.
+The first bytes of a file decide its format, and its header is checked before a pixel is decoded.
 """
 
 import io
@@ -20,7 +20,7 @@ _FILE_CLASSES: dict[bytes, type[ImageFile]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"RIFF": WebPImageFile,
 }
-"""By the first bytes of a file, whatever it is named: Pillow would run Ghostscript for an EPS."""
+"""Readers by the first bytes of a file, whatever its name: Pillow would run Ghostscript for an EPS."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,20 +31,20 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by its EXIF orientation."""
+"""Transposition that turns an image upright, by its EXIF orientation."""
 
 STRIP_PIXELS = 1 << 22
-"""Larger images become RGB in strips of this size, which bounds the copies in memory."""
+"""Larger images are converted to RGB in strips of this size, which bounds the copies in memory."""
 
 Box = tuple[int, int, int, int]
-"""left, top, right, bottom in pixels"""
+"""Left, top, right and bottom edge, in pixels."""
 
 
 def open_image(encoded: bytes, max_pixels: int) -> ImageFile:
-    """A JPEG, PNG or WebP of which only the header is read; with several frames it stands at the first.
+    """Open a JPEG, PNG or WebP, reading only its header; of several frames the first is shown.
 
-    Raises BadSampleError for anything else, and from the header where there are more than max_pixels or where decoding
-    would take time or memory out of proportion to them.
+    Raises BadSampleError for any other file, and if the header announces more than max_pixels, or data whose decoding
+    would take time or memory out of proportion to the pixels.
     """
     file_class = next((found for magic, found in _FILE_CLASSES.items() if encoded.startswith(magic)), None)
     if file_class is None:
@@ -53,20 +53,20 @@ def open_image(encoded: bytes, max_pixels: int) -> ImageFile:
         check_jpeg(encoded)
     elif file_class is PngImageFile:
         encoded = lean_png(encoded)
-    elif size := webp_size(encoded):  # its decoder takes memory for all pixels before it says how many they are
+    elif size := webp_size(encoded):  # its decoder allocates all pixels before it reports how many there are
         check_size(*size, max_pixels)
     return open_as(file_class, encoded, max_pixels)
 
 
 def is_stored_format(encoded: bytes) -> bool:
-    """Is it, by its first bytes, of a format that shards hold?"""
+    """Return whether the first bytes are those of a format that shards hold."""
     return encoded.startswith(tuple(_FILE_CLASSES))
 
 
 def open_as(file_class: type[ImageFile], encoded: bytes, max_pixels: int) -> ImageFile:
-    """An image of a known format. Not by Image.open, which warns of large images or refuses them by a rule of its own.
+    """Open an image of a known format; not by Image.open, which has its own rule for large images.
 
-    Raises BadSampleError where it is none, and where it has more than max_pixels.
+    Raises BadSampleError if it is damaged or has more than max_pixels.
     """
     try:
         image = file_class(io.BytesIO(encoded), "")
@@ -80,7 +80,7 @@ def open_as(file_class: type[ImageFile], encoded: bytes, max_pixels: int) -> Ima
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise BadSampleError for an image that is too large, or has no pixel."""
+    """Raise BadSampleError for an image that is too large or has no pixels."""
     if width * height > max_pixels:
         raise BadSampleError(f"image exceeds max_image_pixels ({width} x {height} pixels)")
     if max(width, height) > MAX_SIDE:
@@ -90,7 +90,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def to_rgb(image: Image.Image, box: Box | None = None) -> Image.Image:
-    """RGB of 8 bits of the image or a box of it; what is transparent becomes white."""
+    """Return the image, or a box of it, as 8-bit RGB; transparent pixels become white."""
     left, top, right, bottom = box or (0, 0, *image.size)
     rows = max(1, STRIP_PIXELS // (right - left))
     if rows >= bottom - top:
@@ -105,7 +105,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _gray_of_8_bits(image)
     if image.mode == "CMYK" and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for one of Adobe's, which are inverted
+        image = ImageChops.invert(image)  # Pillow treats every CMYK JPEG as Adobe's, which are inverted
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -114,17 +114,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image, source: ImageFile) -> Image.Image:
-    """The image turned as its source's EXIF orientation says. After loading: a PNG may say it behind its pixels."""
+    """Return the image turned by its source's EXIF orientation. Load it first: in a PNG, EXIF may follow the pixels."""
     try:
         is_known = has_bounded_exif(source.info)
         turn = _UPRIGHT.get(source.getexif().get(ExifTags.Base.Orientation, 1)) if is_known else None
-    except Exception:  # broken EXIF does not make a picture unusable
+    except Exception:  # broken EXIF data does not make an image unusable
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
 def _gray_of_8_bits(image: Image.Image) -> Image.Image:
-    """Pillow's own conversions of modes I;16 and I clip at 255."""
+    """Return modes I;16 and I scaled to 8 bits: Pillow's own conversion clips at 255."""
     values = np.asarray(image).astype(np.int64).clip(0, 65535)
     gray = ((values * 255 + 32767) // 65535).astype(np.uint8)
     if "transparency" in image.info:

@@ -1,8 +1,8 @@
-"""BEiT's augmentation: one random crop, color jitter, flip. Two views of it are made on the device.
+"""BEiT's augmentation: one random crop, color jitter and flip, of which the device makes two views.
 
-Source: unilm/beit2 (RandomResizedCropAndInterpolationWithTwoPic). Ours: the jitter comes after the crop, on the few
-pixels that remain, and a JPEG is decoded at the reduced size that the crop allows. Pillow decodes, torch resizes, numpy
-jitters: to Pillow's own results within 2 and 3 levels, in half of the time.
+Source: unilm/beit2 (RandomResizedCropAndInterpolationWithTwoPic). Differences: the jitter comes after the crop, on the
+few pixels that remain, and a JPEG is decoded at the reduced size that the crop allows. Pillow decodes, torch resizes
+and numpy jitters: within 2 and 3 levels of Pillow's results, in half of the time.
 
 Shapes: S side of the result; H, W sides of the crop.
 """
@@ -23,26 +23,26 @@ CROP_ATTEMPTS = 10
 MIN_ASPECT, MAX_ASPECT = 3 / 4, 4 / 3
 
 GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-"""Of red, green and blue in a gray value (ITU-R 601-2)."""
+"""Weights of red, green and blue in a gray value (ITU-R 601-2)."""
 
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Encoded bytes to a square uint8 image."""
+    """Turns an encoded image into a square uint8 array."""
 
     size: int
     """Side of the result in pixels."""
     min_crop_scale: float
-    """Smallest part of the area that a random crop keeps (BEiT v2: 0.2)."""
+    """Smallest fraction of the area that a random crop keeps (BEiT v2: 0.2)."""
     color_jitter: float
     """Brightness, contrast and saturation factors are drawn from 1 - color_jitter .. 1 + color_jitter."""
     horizontal_flip: bool
-    """Mirror half of the images. Not for captions that say left and right."""
+    """Whether half of the images are mirrored. Not for captions with left and right."""
     max_pixels: int
-    """Larger images are bad samples; told from the header, before decoding."""
+    """Larger images are bad samples, by their headers, before decoding."""
 
     def __call__(self, encoded: bytes, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """A random view, (3, S, S). Raises BadSampleError where the bytes are no usable image."""
+        """Return a random view, (3, S, S). Raises BadSampleError if the bytes are not a usable image."""
         with open_image(encoded, self.max_pixels) as image:
             box = random_crop(*image.size, self.min_crop_scale, rng)
             factors = rng.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3)
@@ -54,13 +54,13 @@ class ImageTransform:
         return view[:, :, ::-1] if mirror and self.horizontal_flip else view
 
     def center(self, encoded: bytes) -> NDArray[np.uint8]:
-        """The whole image without augmentation, its sides scaled to (3, S, S)."""
+        """Return the whole image without augmentation, scaled to (3, S, S)."""
         with open_image(encoded, self.max_pixels) as image:
             return _resized(_decoded_crop(image, (0, 0, *image.size), self.size), self.size)
 
 
 def random_crop(width: int, height: int, min_scale: float, rng: np.random.Generator) -> Box:
-    """A box of min_scale..1 of the area and aspect 3/4..4/3; the largest center crop allowed if ten draws fail."""
+    """Draw a box with min_scale to 1 of the area and aspect 3/4 to 4/3; after ten failures, the largest center crop."""
     for _ in range(CROP_ATTEMPTS):
         area = width * height * rng.uniform(min_scale, 1)
         aspect = math.exp(rng.uniform(math.log(MIN_ASPECT), math.log(MAX_ASPECT)))
@@ -75,7 +75,7 @@ def random_crop(width: int, height: int, min_scale: float, rng: np.random.Genera
 
 
 def jittered(image: NDArray[np.uint8], factors: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """BRIGHTNESS, CONTRAST and SATURATION scaled by their factors, in the given order.
+    """Return the image with BRIGHTNESS, CONTRAST and SATURATION scaled by their factors, in the given order.
 
     image: (3, S, S). Within 3 levels of Pillow's ImageEnhance, which rounds down after each step.
     """
@@ -96,15 +96,15 @@ def jittered(image: NDArray[np.uint8], factors: NDArray[np.float32], order: NDAr
         else:
             pixels *= factor
         if factor > 1:
-            torch.from_numpy(pixels).clamp_(0, 255)  # numpy's clip takes three times as long
+            torch.from_numpy(pixels).clamp_(0, 255)  # three times as fast as numpy's clip
     return pixels.astype(np.uint8)
 
 
 def _decoded_crop(image: ImageFile, box: Box, size: int) -> NDArray[np.uint8]:
-    """The box as (H, W, 3); of a JPEG, decoded at the smallest scale that still has `size` pixels for it.
+    """Return the box as (H, W, 3). A JPEG is decoded at the smallest scale that still has `size` pixels in the box.
 
-    The box is one of the image as stored; a crop that is turned upright is as random as one of the upright image.
-    Raises BadSampleError where the bytes are broken.
+    The box refers to the image as stored: a random crop turned upright is as random as a crop of the upright image.
+    Raises BadSampleError if the bytes are broken.
     """
     width, height = image.size
     shrink = min(box[2] - box[0], box[3] - box[1]) / size
@@ -114,13 +114,13 @@ def _decoded_crop(image: ImageFile, box: Box, size: int) -> NDArray[np.uint8]:
         scale = image.size[0] / width
         left, top, right, bottom = (round(edge * scale) for edge in box)
         crop = upright(to_rgb(image, (left, top, min(right, image.size[0]), min(bottom, image.size[1]))), image)
-    except Exception as error:  # a decoder fed with broken bytes raises anything
+    except Exception as error:  # a decoder can raise anything for broken bytes
         raise BadSampleError(f"image cannot be decoded ({error})") from error
     return np.array(crop)
 
 
 def _resized(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(H, W, 3) to (3, S, S), bicubic and antialiased as Pillow's."""
+    """Return (H, W, 3) pixels as (3, S, S), bicubic and antialiased like Pillow's resize."""
     pixels = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)  # channels last, which torch resizes fastest
     resized = torch.nn.functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
     return resized[0].contiguous().numpy()

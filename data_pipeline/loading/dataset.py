@@ -116,7 +116,7 @@ class StepDataset(Dataset[StepBatch]):
         return f"{reader.shard_name(sample)}:{reader.key(sample)}"
 
     def __getitem__(self, step: int) -> StepBatch:
-        """Return the batch of a step. If it cannot be read, it is empty and its `failure` says why.
+        """Return the batch of a step. If it cannot be read, it is empty and its `failure` has the reason.
 
         An exception would end this rank alone, while the others wait for it in the next collective: the ranks agree on
         a failure instead.

@@ -1,10 +1,10 @@
-"""Which settings differ, with the old value and the new one."""
+"""Settings that differ, with their old and new values."""
 
 from collections.abc import Mapping
 
 
 def changes(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """'NAME was OLD, is now NEW' for each setting of either that differs."""
+    """Return 'NAME was OLD, is now NEW' for each setting that differs."""
     return [
         f"{name} was {as_typed(old.get(name))}, is now {as_typed(new.get(name))}"
         for name in dict.fromkeys([*old, *new])
@@ -13,6 +13,6 @@ def changes(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
 
 
 def as_typed(value: object) -> str:
-    """A value as a command line has it, without the names of Python's types."""
+    """Return a value as a command line has it, without the names of Python's types."""
     text = " ".join(map(as_typed, value)) if isinstance(value, (tuple, list)) else str(value)
     return text or "nothing"

@@ -1,4 +1,4 @@
-"""What every command that takes options has in common."""
+"""Shared behavior of the commands: parsing, error messages, exit codes, progress."""
 
 import io
 import os
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
+"""128 + SIGINT, as in shells."""
 
 Options = TypeVar("Options")
 
 
 def run_command(options_type: type[Options], module: str, action: Callable[[Options], str]) -> None:
-    """Parse the command line, act, print the sentence that comes back; end with one sentence where it fails."""
+    """Parse the command line, run the action and print its result. If it fails, exit with one sentence on stderr."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be UTF-8
     try:
         print(printable_lines(action(parse_options(options_type, sys.argv[1:], f"python -m {module}"))))
     except HelpRequest as help:
@@ -36,7 +36,7 @@ def run_command(options_type: type[Options], module: str, action: Callable[[Opti
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 

@@ -1,4 +1,4 @@
-"""The index of a folder of shards, written from their scans."""
+"""Writing the index of a folder of shards from their scans."""
 
 import contextlib
 from collections.abc import Callable
@@ -37,9 +37,9 @@ def merge_scans(
     text_length: int = 0,
     caption_key: str = "",
 ) -> SampleReport:
-    """Write the index of shards from their scans, in the order given. Returns what was kept and left out.
+    """Write the index of shards from their scans, in the given order. Returns what was kept and skipped.
 
-    shard_folder: where the shards lie, if not in `folder`. deduplicate: of exact copies only the first is kept.
+    shard_folder: path or URL of the shards, if not `folder`. deduplicate: keep only the first of exact copies.
     Raises ValueError if no sample is left, OSError, naming the file, if the index cannot be written.
     """
     report = SampleReport()
@@ -59,7 +59,7 @@ def merge_scans(
         kept = [np.ones(len(scan.records), dtype=bool) for scan in loaded]
     if not report.num_kept:
         raise ValueError(
-            f"{shard_folder or folder} holds no sample with what kind {kind!r} needs\n" + "\n".join(report.lines())
+            f"{shard_folder or folder} holds no sample with the parts of kind {kind!r}\n" + "\n".join(report.lines())
         )
     entries = [
         Shard(name, int(keep.sum()), scan.num_bytes, scan.sha256)
@@ -88,16 +88,17 @@ def merge_scans(
         partial.rename(folder / INDEX_NAME)
 
     _complete_or_absent(partial, folder / INDEX_NAME, write)
-    for old in folder.glob("samples-*.npy"):  # the new index holds, with its own records
+    for old in folder.glob("samples-*.npy"):  # only now: until the rename above, readers needed them
         if old.name != header.records:
             old.unlink()
     return report
 
 
 def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.bool_]]) -> tuple[str, int, str]:
-    """Write what is kept of the records of all shards as one array. Returns name, size and SHA-256 of the file.
+    """Write the kept records of all shards as one array. Returns name, size and SHA-256 of the file.
 
-    Not through a memory map: on a full disk SIGBUS would end the process.
+    Not through a memory map: on a full disk, SIGBUS would kill the process. The name holds the checksum, so that an
+    index.json and its records always belong together, whichever of the two files a reader or a crash catches first.
     """
     dtype = np.dtype(record_dtype(max(scan.records.dtype["key"].itemsize for scan in scans)))
     shape = (sum(int(keep.sum()) for keep in kept),)
@@ -124,16 +125,16 @@ def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.b
 
 
 def _complete_or_absent(partial: Path, path: Path, write: Callable[[], T]) -> T:
-    """Return what `write` gives, which writes `partial` and renames it. Raises OSError, naming `path`, if it cannot."""
+    """Return the result of `write`, which writes and renames `partial`. Raises OSError, naming `path`, if it fails."""
     try:
         return written_with_retries(write, path)
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink()  # is there if it could not be written, and would fill the disk
+            partial.unlink()  # left if it could not be written: a full disk needs the space
 
 
 def _first_of_each(hashes: list[NDArray[np.uint64]]) -> list[NDArray[np.bool_]]:
-    """True where a hash occurs for the first time."""
+    """Return a mask per list of hashes, True for the first occurrence of a hash in all of them."""
     together = np.concatenate(hashes)
     first = np.zeros(len(together), dtype=bool)
     first[np.unique(together, return_index=True)[1]] = True

@@ -1,4 +1,4 @@
-"""Where samples come from, by what a source is and what its files hold.
+"""The reader of each source, by its type and by the content of its files.
 
 | SOURCE                | kind image           | kind pair                          | kind text              |
 | --------------------- | -------------------- | ---------------------------------- | ---------------------- |
@@ -12,9 +12,9 @@
 | .jsonl                | an image column      | an image and a caption column      | a text column          |
 | .csv, .tsv, .parquet  | an image column      | an image and a caption column      | a text column          |
 
-Text may be compressed (.gz, .bz2, .xz, .zst); WikiExtractor's output is told by its <doc> elements. Image paths are
-relative to `image_root`, or else to the folder of the file. Shards that others wrote are indexed in place, not read
-from here. What cannot be a sample becomes a record with a `problem`, so that nothing vanishes uncounted.
+Text may be compressed (.gz, .bz2, .xz, .zst); WikiExtractor's output is recognized by its <doc> elements. Image paths
+are relative to `image_root`, or by default to the folder of the file. Shards of other tools are indexed in place, not
+read here. Anything that cannot be a sample becomes a record with a `problem`, so that nothing vanishes uncounted.
 """
 
 import html
@@ -36,31 +36,31 @@ from data_pipeline.sources.tables import TABLE_FORMS, Columns, records_of_table
 from data_pipeline.sources.texts import texts_of_file
 
 DRAWN = "scenes:"
-"""Beginning of a source that is drawn, not read."""
+"""Prefix of a source that is drawn, not read."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to read a source."""
+    """Options for reading a source."""
 
     image_root: Path | None = None
-    """Folder that image paths are relative to. None: the folder of the source's file."""
+    """Folder that image paths are relative to. By default the folder of the source file."""
     image_column: str = "image"
-    """Column or field with the path, or in Parquet the bytes, of the image."""
+    """Column or field with the path of the image, or in Parquet its bytes."""
     caption_column: str = "caption"
-    """Column or field with the caption, or with a list of them, each a pair of its own."""
+    """Column or field with the caption, or with a list of captions, each of which becomes a pair."""
     text_column: str = "text"
     """Column or field with the document."""
     image_splits: tuple[str, ...] = ("train", "restval")
-    """Karpathy's JSON: the splits to read; the others are left out and counted."""
+    """Splits to read from Karpathy's JSON; others are skipped and counted."""
     unescape_html: bool = False
-    """Turn HTML entities in captions and documents (&amp;, &#39;) into the characters that they stand for."""
+    """Replace HTML entities (&amp;, &#39;) in captions and documents by their characters."""
 
 
 def read_records(kind: Kind, source: str, options: SourceOptions, split: Split = "train") -> Iterator[Record]:
-    """Every sample of a source, in a fixed order, as a record. split: of drawn scenes, whose compositions decide it.
+    """Yield every sample of a source as a record, in a fixed order. split: only for drawn scenes.
 
-    Raises ValueError for a source that does not exist, cannot be read or does not give this kind.
+    Raises ValueError if the source does not exist, cannot be read or gives no samples of this kind.
     """
     if source.startswith(DRAWN):
         count, seed = _scenes_arguments(source)
@@ -70,7 +70,7 @@ def read_records(kind: Kind, source: str, options: SourceOptions, split: Split =
     elif Path(source).is_dir():
         found = records_of_folder(kind, Path(source), _columns(kind, options))
     elif not Path(source).is_file():
-        raise ValueError(f"source {source} is neither a file nor a folder; write what a pipe gives to a file first")
+        raise ValueError(f"source {source} is neither a file nor a folder; write the output of a pipe to a file first")
     else:
         found = _records_of_file(kind, Path(source), options)
     if found is None:
@@ -79,7 +79,7 @@ def read_records(kind: Kind, source: str, options: SourceOptions, split: Split =
 
 
 def _finished(records: Iterator[Record], source: str, unescape_html: bool) -> Iterator[Record]:
-    """With a place each, and the text as it is kept."""
+    """Yield the records with a place each, and with HTML entities unescaped if asked for."""
     for record in records:
         if record.text is not None and unescape_html:
             record = replace(record, text=html.unescape(record.text))

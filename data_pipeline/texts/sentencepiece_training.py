@@ -13,13 +13,13 @@ from data_pipeline.texts.tokenizer import TextTokenizer
 
 ModelType = Literal["unigram", "bpe"]
 MAX_SENTENCES = 1_000_000
-"""Take about 2 GB of memory if they have 100 characters on average."""
+"""Default limit: needs about 2 GB of memory at 100 characters per sentence."""
 
 
 def train_text_tokenizer(
     texts: Iterable[str], path: Path, vocab_size: int, model_type: ModelType = "unigram"
 ) -> TextTokenizer:
-    """Train on the sentences of texts, at most MAX_SENTENCES of them; see train_on_sentences."""
+    """Train on at most MAX_SENTENCES sentences of texts; see train_on_sentences."""
     return train_on_sentences(draw_sentences(texts, MAX_SENTENCES).sentences, path, vocab_size, model_type)
 
 
@@ -28,8 +28,8 @@ def train_on_sentences(
 ) -> TextTokenizer:
     """Train a model with BEiT-3's specials (SentencePiece's own, no pad or mask piece) and write it to `path`.
 
-    vocab_size: SentencePiece pieces, its three specials included. Raises ValueError if the sentences do not give that
-    many, and OSError if the file cannot be written.
+    vocab_size: the number of pieces, including SentencePiece's three specials. Raises ValueError if the sentences do
+    not give that many, OSError if the file cannot be written.
     """
     if not any(sentence.strip() for sentence in sentences):
         raise ValueError("the sources hold no text to train on; give others")
@@ -58,7 +58,7 @@ def train_on_sentences(
 
 
 def _sentence(message: str, vocab_size: int) -> str:
-    """Say what SentencePiece's message means for the options of the command."""
+    """Return SentencePiece's message in terms of the command's options."""
     if largest := re.search(r"set it to a value <= (\d+)", message):
         return f"vocab_size {vocab_size} is more than the {largest[1]} pieces that the texts give; lower --vocab-size"
     if smallest := re.search(r"smaller than required_chars\. -?\d+ vs (\d+)", message):

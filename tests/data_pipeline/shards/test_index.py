@@ -93,7 +93,7 @@ def test_a_missing_folder_is_refused(good_pairs: Path, tiny_data: TinyData) -> N
     with pytest.raises(ValueError, match="does not exist; write it with"):
         read_index(good_pairs)
     config = DataConfig((), (), (), tiny_data.folder / "text_tokenizer.spm")
-    with pytest.raises(ValueError, match="4 good_pairs per step need a source; set data.pairs"):
+    with pytest.raises(ValueError, match="4 pairs per step need a source; set data.pairs"):
         StepDataset(config, SamplesPerStep(0, 4, 0), SIZE, seed=0)
     for entry in ("x=0", "x=-1"):
         with pytest.raises(ValueError, match="must be positive"):
