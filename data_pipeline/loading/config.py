@@ -66,9 +66,9 @@ class DataConfig:
     text_length: TextLength = 512
     """Tokens per text passage, including <s> and </s>."""
     num_lanes: Count = 64
-    """Number of independent sequences of samples. Must divide the global batch of each kind. Affects the sample order."""
+    """Number of independent sequences of samples. Must divide the global batch of each kind. Affects the order."""
     window_shards: Count = 4
-    """Number of shards of a lane whose samples are shuffled together. Affects the sample order."""
+    """Number of shards of a lane whose samples are shuffled together. Affects the order."""
     min_crop_scale: Annotated[float, Interval(gt=0, le=1)] = 0.2
     """Smallest fraction of an image's area that the random crop keeps."""
     color_jitter: PartBelowOne = 0.4

@@ -99,7 +99,7 @@ class ShardCache:
         return descriptor
 
     def _reserve(self, folder: CacheFolder, writer: int, num_bytes: int) -> bool:
-        """Return whether the partial file got its space. If not, other downloads fill the cache: wait for one to end."""
+        """Return whether the partial file got its space. If not, other downloads fill the cache: wait for one."""
         with folder.locked("lock"):
             os.ftruncate(writer, 0)  # left by a dead download
             # partial files first: one that is completed in between counts twice rather than not at all
