@@ -42,7 +42,7 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
     try:
         file = path.open("rb")
     except FileNotFoundError as error:
-        raise RefusedFileError(path, "is a link to nothing") from error
+        raise RefusedFileError(path, "is a dangling link") from error
     except OSError as error:
         raise cannot_be_read(path, error) from error
     with file:

@@ -133,7 +133,7 @@ def test_a_shard_that_is_gone_fails_the_check_in_a_sentence(tmp_path: Path) -> N
     result = check_shards(CheckOptions(str(tmp_path), num_workers=1))
     assert result.damaged == ["shard 000000.tar cannot be read (No such file or directory)"]
     assert (result.report.num_kept, result.report.skipped) == (2, {"shard 000000.tar cannot be read": 2})
-    with pytest.raises(ValueError, match="index.json is no folder"):
+    with pytest.raises(ValueError, match="index.json is not a folder"):
         check_shards(CheckOptions(str(tmp_path / "index.json")))
 
 

@@ -29,11 +29,11 @@ def test_a_truncated_tar_is_refused_or_left_out(tmp_path: Path) -> None:
         write_tar(tmp_path / f"{number}.tar", [(f"{number}.png", GOOD), (f"{number}.txt", b"a circle")])
     for number in (0, 2):
         os.truncate(tmp_path / f"{number}.tar", 1024)
-    with pytest.raises(ValueError, match=r"(?s)0.tar is no readable tar.*2.tar is no readable tar.*download it again"):
+    with pytest.raises(ValueError, match=r"(?s)0.tar is not a readable tar.*2.tar is not a readable tar.*download it again"):
         index_folder(tmp_path)
     report = index_folder(tmp_path, leave_out_damaged=True)
     assert keys(tmp_path) == ["1"] and report.skipped["damaged shard"] == 2
-    assert "0.tar is no readable tar" in report.examples["damaged shard"]
+    assert "0.tar is not a readable tar" in report.examples["damaged shard"]
 
 
 def test_a_corrupt_header_in_the_middle_is_not_taken_for_the_end(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_corrupt_header_in_the_middle_is_not_taken_for_the_end(tmp_path: Path)
     content = bytearray(path.read_bytes())
     content[3 * 1024 : 3 * 1024 + 512] = b"\xff" * 512
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="corrupt at byte 3072|is no readable tar"):
+    with pytest.raises(ValueError, match="corrupt at byte 3072|is not a readable tar"):
         index_folder(tmp_path, "text")
 
 
@@ -218,7 +218,7 @@ def test_hidden_archives_are_counted_and_damaged_ones_alone_are_no_index(tmp_pat
     report = indexed("text", tmp_path)
     assert (report.num_kept, report.skipped) == (1, {"archive is hidden": 2})
     (tmp_path / "0.tar").write_bytes(b"damaged" * 100)
-    with pytest.raises(ValueError, match=r"(?s)0.tar is no readable tar.*mend them, or leave them out by --leave-out"):
+    with pytest.raises(ValueError, match=r"(?s)0.tar is not a readable tar.*repair them, or skip them with --leave-out"):
         indexed("text", tmp_path, leave_out_damaged=True)
 
 

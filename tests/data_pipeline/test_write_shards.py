@@ -172,7 +172,7 @@ def test_a_folder_without_samples_gives_no_index(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no .tar shard"):
         index_and_report("image", tmp_path)
     write_tar(tmp_path / "0.tar", [])
-    with pytest.raises(ValueError, match=r"holds no sample with what kind 'image' needs\n.*shard without a sample"):
+    with pytest.raises(ValueError, match=r"holds no sample with the parts of kind 'image'\n.*shard without a sample"):
         index_and_report("image", tmp_path)
 
 

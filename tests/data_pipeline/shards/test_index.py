@@ -177,7 +177,7 @@ def test_a_pipe_or_a_folder_in_place_of_an_index_is_refused(pairs: Path) -> None
     for path in (records, pairs / "index.json"):
         path.unlink()
         os.mkfifo(path)
-        with pytest.raises(ValueError, match="is no regular file; index the folder again"):
+        with pytest.raises(ValueError, match="is not a regular file; index the folder again"):
             read_index(pairs)
 
 
@@ -225,7 +225,7 @@ def test_a_remote_index_names_no_shards_outside_of_its_own_url(elsewhere: str, s
 def test_a_remote_index_names_no_shard_outside_of_its_folder(name: str, served: Hostile, tmp_path: Path) -> None:
     shards = json.loads(served.answers["/pairs/index.json"][2] or b"")["shards"]
     changed_index(served, shards=[shard | {"name": name} for shard in shards])
-    with pytest.raises(ValueError, match="lies outside of its folder; do not trust where this comes from"):
+    with pytest.raises(ValueError, match="lies outside of its folder; do not trust the origin of this index"):
         read_index(f"{served.url}/pairs", ShardCache(tmp_path / "cache", 10**8))
 
 

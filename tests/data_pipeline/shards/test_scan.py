@@ -125,8 +125,8 @@ def test_each_member_that_is_left_out_is_counted_by_its_reason_with_the_first_na
     dots = "name has a dot before the one of its extension, and WebDataset's key ends at the first"
     assert report.skipped == {
         dots: 4,
-        ".gif is no format of images that is read, convert it to .jpg, .png or .webp": 1,
-        ".avif is no format of images that is read, convert it to .jpg, .png or .webp": 1,
+        ".gif is not a supported image format, convert it to .jpg, .png or .webp": 1,
+        ".avif is not a supported image format, convert it to .jpg, .png or .webp": 1,
         "name has no extension": 1,
         "name begins with a dot, which leaves no key": 1,
         "image is neither JPEG nor PNG nor WebP": 1,
@@ -135,7 +135,7 @@ def test_each_member_that_is_left_out_is_counted_by_its_reason_with_the_first_na
         "member is a link, which is not followed": 2,
         "member is a folder": 1,
         "member is a device, a pipe or of another special type": 1,
-        "archive is no shard, decompress it to a file whose name ends in .tar": 3,
+        "archive is not a shard, decompress it to a file whose name ends in .tar": 3,
     }
     assert report.examples[dots] == "0.tar:a.1.txt"
     assert report.examples["key has a second image, the first is kept"] == "0.tar:a.PNG"
@@ -164,7 +164,7 @@ def test_sparse_members_joined_archives_and_long_tails_are_counted(tmp_path: Pat
     content = bytearray((tmp_path / "0.tar").read_bytes())
     content[1024:1536] = b"\xff" * 512
     (tmp_path / "0.tar").write_bytes(content)
-    with pytest.raises(ValueError, match=r"0.tar is no readable tar \(no header at byte 1024\); write or download"):
+    with pytest.raises(ValueError, match=r"0.tar is not a readable tar \(no header at byte 1024\); write or download"):
         indexed("text", tmp_path)
 
 

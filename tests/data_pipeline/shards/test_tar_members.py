@@ -176,12 +176,12 @@ LONG_NAME = bytes(header(b"././@LongLink", b"00000000005", b"L")) + b"b.txt".lju
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (header(size=b"\xff" * 12), "size is no number of bytes at byte 0"),
-        (header(size=b"\xff" * 11 + b"\x00"), "size is no number of bytes at byte 0"),
-        (header(size=b"\x80" + b"\xff" * 11), "size is no number of bytes at byte 0"),
-        (header(size=b"-0000000005"), "size is no number of bytes at byte 0"),
-        (header(size=b"0o000000005"), "size is no number of bytes at byte 0"),
-        (header(size=b"0000000_005"), "size is no number of bytes at byte 0"),
+        (header(size=b"\xff" * 12), "size is not a number of bytes at byte 0"),
+        (header(size=b"\xff" * 11 + b"\x00"), "size is not a number of bytes at byte 0"),
+        (header(size=b"\x80" + b"\xff" * 11), "size is not a number of bytes at byte 0"),
+        (header(size=b"-0000000005"), "size is not a number of bytes at byte 0"),
+        (header(size=b"0o000000005"), "size is not a number of bytes at byte 0"),
+        (header(size=b"0000000_005"), "size is not a number of bytes at byte 0"),
         (header(size=ONE_PETABYTE), f"a member of {1 << 50} bytes at byte 0"),
         (header(b"././@LongLink", ONE_PETABYTE, b"L"), f"a long name of {1 << 50} bytes, more than"),
         (header(b"././@LongLink", ONE_PETABYTE, b"K"), f"a long name of {1 << 50} bytes, more than"),
@@ -189,9 +189,9 @@ LONG_NAME = bytes(header(b"././@LongLink", b"00000000005", b"L")) + b"b.txt".lju
         (header(b"x", ONE_PETABYTE, b"g"), f"a global pax header of {1 << 50} bytes"),
         (LONG_NAME * 2000, "a member with two long names at byte 0"),
         (pax(record(b"path", b"b"))[:1024] * 2000, "a member with two pax headers at byte 0"),
-        (pax(record(b"size", b"9" * 400)), "size is no number of bytes at byte 0"),
-        (pax(record(b"size", b"-5")), "size is no number of bytes at byte 0"),
-        (pax(record(b"size", b"\xd9\xa5")), "size is no number of bytes at byte 0"),
+        (pax(record(b"size", b"9" * 400)), "size is not a number of bytes at byte 0"),
+        (pax(record(b"size", b"-5")), "size is not a number of bytes at byte 0"),
+        (pax(record(b"size", b"\xd9\xa5")), "size is not a number of bytes at byte 0"),
         (pax(b"99999999999999999999 path=x\n"), "a damaged pax header at byte 0"),
         (pax(b"0 path=x\n"), "a damaged pax header at byte 0"),
         (pax(b"-9 path=x\n"), "a damaged pax header at byte 0"),
@@ -208,7 +208,7 @@ LONG_NAME = bytes(header(b"././@LongLink", b"00000000005", b"L")) + b"b.txt".lju
 def test_a_header_that_lies_is_refused_with_its_place(content: bytes, message: str, from_pipe: bool) -> None:
     if from_pipe and "a member of" in message:
         message = "it breaks off at byte"
-    with pytest.raises(TarError, match="a.tar is no readable tar") as raised:
+    with pytest.raises(TarError, match="a.tar is not a readable tar") as raised:
         read(bytes(content), from_pipe)
     assert message in str(raised.value)
 
@@ -239,7 +239,7 @@ def test_whatever_is_damaged_the_reader_ends_with_members_or_one_error(data: st.
             if content[block + 257 : block + 262] == b"ustar":
                 content[block : block + BLOCK_BYTES] = summed(content[block : block + BLOCK_BYTES])
     entries, problem = read_or_problem(bytes(content), data.draw(st.booleans()))
-    assert problem == "" or problem.startswith("a.tar is no readable tar (")
+    assert problem == "" or problem.startswith("a.tar is not a readable tar (")
     assert all(entry.kind == "file" or entry.kind in UNUSABLE for entry in entries)
     assert sum(entry.size for entry in entries) <= len(content)
 
@@ -258,7 +258,7 @@ def test_an_inner_tar_is_read_within_its_member() -> None:
                 names.append(str(error))
         else:
             names.append(entry.name)
-    breaks_off = "n02.tar is no readable tar (it breaks off at byte "
+    breaks_off = "n02.tar is not a readable tar (it breaks off at byte "
     assert names[:3] == ["1.jpg", "2.jpg", "1.jpg"] and names[3].startswith(breaks_off) and names[4:] == ["z.txt"]
 
 

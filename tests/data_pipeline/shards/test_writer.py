@@ -101,7 +101,7 @@ def test_what_is_left_out_is_counted_by_reason_and_named(tmp_path: Path) -> None
     report = write_shards(ShardOptions("pair", str(source), tmp_path / "out", keep=keep))
     assert report.num_kept == 1 and keys(read_index(tmp_path / "out")) == ["good"]
     assert dict(report.skipped) == {
-        "caption is not of 2 to 100 characters": 2,
+        "caption does not have 2 to 100 characters": 2,
         "text is missing or empty": 1,
         "line has no text in field 'caption'": 1,
         "image has a side below 8 pixels": 1,
@@ -210,4 +210,4 @@ def test_names_that_are_no_utf_8_are_written_and_told_with_escapes(images: Path)
     told = _write(options(images))
     assert f"{MAX_UNREADABLE + 6} samples in 1 shards" in told
     (line,) = [line for line in told.splitlines() if line.startswith("  skipped 1: image cannot be decoded")]
-    assert line.isprintable() and "kept 1 exact copies of other samples; --deduplicate leaves them out" in told
+    assert line.isprintable() and "kept 1 exact copies of other samples; --deduplicate skips them" in told

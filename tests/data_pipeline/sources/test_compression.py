@@ -75,7 +75,7 @@ def test_a_text_that_begins_as_bzip2_does_is_text(tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.txt")
-    with pytest.raises(RefusedFileError, match="is no regular file"), open_text(tmp_path / "a.txt"):
+    with pytest.raises(RefusedFileError, match="is not a regular file"), open_text(tmp_path / "a.txt"):
         pass
 
 

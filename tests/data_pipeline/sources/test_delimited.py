@@ -28,11 +28,11 @@ def test_a_quote_that_does_not_close_costs_its_row_alone_whatever_follows(tmp_pa
         found = records("pair", path)
         assert [record.text for record in found if not record.problem] == ["one, \nin two lines", *captions]
         (damaged,) = [record for record in found if record.problem]
-        assert damaged.place == f"{path}:4" and str(damaged.problem).startswith("row is no CSV (")
+        assert damaged.place == f"{path}:4" and str(damaged.problem).startswith("row is not valid CSV (")
     path.write_text("\n".join([lines[0], 'b.jpg,"two', *(f"{number}.jpg,{number}" for number in range(3000))]))
     found = records("pair", path)
     assert len(found) == 3001 and found[-1].text == "2999"
-    assert [record.problem for record in found if record.problem] == ["row is no CSV (a quote does not close)"]
+    assert [record.problem for record in found if record.problem] == ["row is not valid CSV (a quote does not close)"]
 
 
 def test_a_carriage_return_in_the_header_of_a_tsv_is_part_of_a_name(tmp_path: Path) -> None:

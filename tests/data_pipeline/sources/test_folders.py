@@ -94,15 +94,15 @@ def test_pipes_and_links_to_nothing_are_counted(tmp_path: Path) -> None:
     for name in ("d/a.tar", "d/a.parquet", "d/a.jpg"):
         os.mkfifo(tmp_path / name)
     assert problems(records("image", tmp_path / "d")) == {
-        "a.tar": "file is no regular file",
-        "a.parquet": "file is no image by its name",
+        "a.tar": "file is not a regular file",
+        "a.parquet": "file is not an image by its name",
     }
     parquet(tmp_path / "d" / "b.parquet", text=["one"])
-    assert problems(records("text", tmp_path / "d"))["a.parquet"] == "file is no regular file"
+    assert problems(records("text", tmp_path / "d"))["a.parquet"] == "file is not a regular file"
     shutil.rmtree(tmp_path / "d")
     assert problems(records("text", tmp_path)) == {
-        "a.txt": "file is no regular file",
-        "b.txt": "file is a link to nothing",
+        "a.txt": "file is not a regular file",
+        "b.txt": "file is a dangling link",
     }
 
 
@@ -119,7 +119,7 @@ def test_img2datasets_parquet_with_its_own_names_of_columns(tmp_path: Path) -> N
     assert [(record.image, record.text) for record in found if record.problem is None] == [
         (image, text) for _ in range(2) for image, text in ((b"0", "zero"), (b"1", "one"), (None, "two"))
     ]
-    assert problems(found) == {"00000_stats.json": "file is no table by its name"}
+    assert problems(found) == {"00000_stats.json": "file is not a table by its name"}
 
 
 def test_a_table_of_something_else_among_others_is_counted_and_one_alone_is_refused(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_imagenet_21k_with_a_tar_for_each_class(tmp_path: Path) -> None:
     assert [(record.metadata, record.name) for record in found if record.problem is None] == [
         ({"class": wnid}, f"{wnid}.tar/{wnid}_1.JPEG") for wnid in ("n00004475", "n00005787")
     ]
-    assert problems(found) == {"._n00004475.tar": "file is hidden", "n3.tar": "file is no readable uncompressed tar"}
+    assert problems(found) == {"._n00004475.tar": "file is hidden", "n3.tar": "file is not a readable uncompressed tar"}
 
 
 def test_openwebtext_is_a_tar_of_compressed_tars(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_corrupt_header_in_a_tar_is_not_taken_for_its_end(tmp_path: Path) -> N
     content = tar_of({f"{number}.jpg": b"image" for number in range(4)})
     content[2048:2560] = b"\xff" * 512
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a.tar is no readable tar \(no header at byte 2048\)"):
+    with pytest.raises(ValueError, match=r"a.tar is not a readable tar \(no header at byte 2048\)"):
         images(tmp_path / "a.tar")
 
 
@@ -95,9 +95,9 @@ def test_what_is_no_image_in_a_tar_and_joined_tars_are_counted(tmp_path: Path) -
     read = [(record.name, read_image(record.image)) for record in found if record.image is not None]
     assert read == [("n01/1.JPEG", b"one"), ("n01/2.JPEG", b"two"), ("a.jpg", b"image")]
     assert [(record.name, record.problem) for record in found if record.image is None] == [
-        ("n01/readme.txt", "member is no image by its name"),
+        ("n01/readme.txt", "member is not an image by its name"),
         ("n01/bytes 2560 to 10751", "zeros between members, of joined archives or a hole in a download"),
-        ("labels.mat", "member is no image by its name"),
+        ("labels.mat", "member is not an image by its name"),
         ("link.jpg", "member is a link, which is not followed"),
     ]
 

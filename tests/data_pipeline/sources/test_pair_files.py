@@ -96,5 +96,5 @@ def test_pairs_of_one_tar_by_webdatasets_keys(tmp_path: Path) -> None:
 
 def test_a_damaged_tar_of_pairs_is_refused_with_the_remedy(tmp_path: Path) -> None:
     write(tmp_path, {"pairs.tar": tar_of({"a.jpg": b"a", "a.txt": b"one"})[:1200]})
-    with pytest.raises(ValueError, match="pairs.tar is no readable tar .*; unpack or download it again"):
+    with pytest.raises(ValueError, match="pairs.tar is not a readable tar .*; unpack or download it again"):
         records("pair", tmp_path / "pairs.tar")

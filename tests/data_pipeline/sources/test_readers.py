@@ -42,7 +42,7 @@ def test_imagenet_class_folders(tmp_path: Path) -> None:
         ("n00004475_n00004475_0", picture(0), None),
         ("n00005787_n00005787_1", picture(1), None),
     ]
-    assert (readme.name, readme.problem) == ("readme.md", "file is no image by its name")
+    assert (readme.name, readme.problem) == ("readme.md", "file is not an image by its name")
     assert [r.metadata for r in found] == [{"class": "n00004475"}, {"class": "n00005787"}]
 
 
@@ -271,11 +271,11 @@ def test_plain_text_with_a_document_a_line_or_a_paragraph(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("kind", "name", "content", "message"),
     [
-        ("pair", "a.json", "{", "is no JSON"),
+        ("pair", "a.json", "{", "is not valid JSON"),
         ("pair", "a.json", '{"images": []}', "neither COCO captions"),
-        ("pair", "a.jsonl", "[1]", r"a.jsonl has no JSON lines with .*\(line 1: line is no JSON object\)"),
+        ("pair", "a.jsonl", "[1]", r"a.jsonl has no JSON lines with .*\(line 1: line is not a JSON object\)"),
         ("text", "a.jsonl", '{"text": 5}', r"a.jsonl has no JSON with text in field 'text' \(line 1: .* \(5\)\); name"),
-        ("image", "a.tar", "no tar", "is no readable tar"),
+        ("image", "a.tar", "no tar", "is not a readable tar"),
         ("image", "a.xyz", "", "gives no samples of kind 'image'"),
         ("pair", "captions.txt", "a", "has no list of URLs beside it"),
     ],

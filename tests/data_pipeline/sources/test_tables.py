@@ -23,7 +23,7 @@ def test_a_row_with_more_or_fewer_cells_than_the_header_is_skipped_with_a_reason
     path = tmp_path / f"pairs{suffix}"
     rows = [["image", "caption"], ["a.jpg", "one"], ["b.jpg", "two", " not quoted"], [], ["c.jpg"], ["d.jpg", "four"]]
     path.write_text("\n".join(mark.join(row) for row in rows))
-    cut = "row has not as many cells as the header"
+    cut = "row and header differ in their number of cells"
     assert [(record.key, record.text, record.problem) for record in records("pair", path)] == [
         ("a", "one", None),
         (f"pairs_{suffix[1:]}_00000001", None, cut),
@@ -48,7 +48,7 @@ def test_a_name_of_a_parquet_column_that_is_not_utf_8_is_a_damaged_file(tmp_path
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["one"]}), path, store_schema=False)
     path.write_bytes(path.read_bytes().replace(b"text", b"te\xfft"))
-    with pytest.raises(ValueError, match=r"a.parquet (is no readable Parquet file|has no column)"):
+    with pytest.raises(ValueError, match=r"a.parquet (is not a readable Parquet file|has no column)"):
         records("text", path)
 
 
@@ -156,5 +156,5 @@ def test_a_damaged_parquet_file_is_refused_by_name(tmp_path: Path) -> None:
     content = path.read_bytes()
     for broken in (b"", b"<html>404</html>", content[:-20], content[:100] + bytes(2000) + content[2100:]):
         path.write_bytes(broken)
-        with pytest.raises(ValueError, match=r"00001.parquet (is no readable Parquet file|.*row group is damaged)"):
+        with pytest.raises(ValueError, match=r"00001.parquet (is not a readable Parquet file|.*row group is damaged)"):
             records("text", path)
