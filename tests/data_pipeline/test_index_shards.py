@@ -4,7 +4,6 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,12 +14,10 @@ from PIL import Image
 from data_pipeline.check_shards import CheckOptions, check_shards
 from data_pipeline.index_shards import IndexOptions, _index, index_shards
 from data_pipeline.loading.config import parse_source
-from data_pipeline.samples.sample import Kind
-from data_pipeline.shards.index import ShardIndex, read_index
+from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
-from data_pipeline.shards.scan import SampleReport
 from tests.support.http_servers import CountingHandler, serving
-from tests.support.shard_files import GOOD, index_folder, keys, write_tar
+from tests.support.shard_files import GOOD, JPEG, index_and_report, index_folder, indexed, keys, write_tar
 from tests.support.tiny_run import TinyData
 
 
@@ -29,7 +26,9 @@ def test_a_truncated_tar_is_refused_or_left_out(tmp_path: Path) -> None:
         write_tar(tmp_path / f"{number}.tar", [(f"{number}.png", GOOD), (f"{number}.txt", b"a circle")])
     for number in (0, 2):
         os.truncate(tmp_path / f"{number}.tar", 1024)
-    with pytest.raises(ValueError, match=r"(?s)0.tar is not a readable tar.*2.tar is not a readable tar.*download it again"):
+    with pytest.raises(
+        ValueError, match=r"(?s)0.tar is not a readable tar.*2.tar is not a readable tar.*download it again"
+    ):
         index_folder(tmp_path)
     report = index_folder(tmp_path, leave_out_damaged=True)
     assert keys(tmp_path) == ["1"] and report.skipped["damaged shard"] == 2
@@ -104,11 +103,6 @@ def test_what_is_named_as_an_image_and_is_none_does_not_enter_the_index(content:
     assert report.examples[reason] == f"0.tar:b.jpg (it begins with {content[:8]!r})"
 
 
-def index_and_report(kind: Kind, folder: Path, **options: object) -> tuple[ShardIndex, SampleReport]:
-    report = index_shards(IndexOptions(kind, str(folder), num_workers=1, **options))  # type: ignore[arg-type]
-    return read_index(folder), report
-
-
 def test_shards_of_others_are_indexed_in_place_or_elsewhere_at_any_depth(tmp_path: Path) -> None:
     png = io.BytesIO()
     Image.new("RGB", (4, 4)).save(png, "png")
@@ -155,13 +149,6 @@ def test_a_key_of_any_length_leaves_the_index_small(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", [(f"{name}.txt", b"abc") for name in names])
     index = index_and_report("text", tmp_path)[0]
     assert len(set(keys(index))) == 2 and index.records.dtype["key"].itemsize == 200
-
-
-JPEG = b"\xff\xd8\xff and the rest of an image"
-
-
-def indexed(kind: Kind, folder: Path | str, **options: object) -> SampleReport:
-    return index_shards(IndexOptions(kind, str(folder), num_workers=1, **options))  # type: ignore[arg-type]
 
 
 def test_a_single_tar_is_indexed_with_out_or_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -218,17 +205,10 @@ def test_hidden_archives_are_counted_and_damaged_ones_alone_are_no_index(tmp_pat
     report = indexed("text", tmp_path)
     assert (report.num_kept, report.skipped) == (1, {"archive is hidden": 2})
     (tmp_path / "0.tar").write_bytes(b"damaged" * 100)
-    with pytest.raises(ValueError, match=r"(?s)0.tar is not a readable tar.*repair them, or skip them with --leave-out"):
+    with pytest.raises(
+        ValueError, match=r"(?s)0.tar is not a readable tar.*repair them, or skip them with --leave-out"
+    ):
         indexed("text", tmp_path, leave_out_damaged=True)
-
-
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    for number in range(2):
-        members = [(f"{number}{i}.{e}", JPEG + bytes([i])) for i in range(3) for e in ("jpg", "txt")]
-        write_tar(tmp_path / f"{number}.tar", members)
-    indexed("pair", tmp_path)
-    return tmp_path
 
 
 def test_replacing_an_index_of_another_kind_is_said_and_indexed_folders_are_not_joined(
@@ -244,13 +224,6 @@ def test_replacing_an_index_of_another_kind_is_said_and_indexed_folders_are_not_
         indexed("pair", outer)
     with pytest.raises(ValueError, match=rf"{outer} has no index.json; name one of {outer}/held_out"):
         read_index(outer)
-
-
-@pytest.fixture
-def server(tiny_data: TinyData) -> Iterator[tuple[str, list[str]]]:
-    """URL of the data, and the shards that were fetched from it."""
-    with serving(CountingHandler, tiny_data.folder) as url:
-        yield url, CountingHandler.fetched
 
 
 def test_remote_shards_are_indexed_from_afar(

@@ -13,30 +13,14 @@ import pytest
 import webdataset
 from PIL import Image
 
-from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.samples.sample import Kind
 from data_pipeline.samples.scenes import draw_samples
-from data_pipeline.shards.index import ShardIndex, read_index
+from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
-from data_pipeline.shards.scan import SampleReport
-from data_pipeline.shards.writer import MAX_UNREADABLE, SampleFilter
 from data_pipeline.sources.readers import SourceOptions
 from data_pipeline.write_shards import ShardOptions, write_shards
 from tests.support.launch import ROOT
-from tests.support.shard_files import keys, write_tar
+from tests.support.shard_files import ALL, image_options, index_and_report, keys, write_tar, written
 from tests.support.tiny_run import TinyData
-
-ALL = SampleFilter(held_out_fraction=0)
-
-
-def written(kind: Kind, source: str | Path, out: Path, samples_per_shard: int = 1000, **options: object) -> ShardIndex:
-    write_shards(ShardOptions(kind, str(source), out, samples_per_shard, num_workers=2, **options))  # type: ignore[arg-type]
-    return read_index(out)
-
-
-def index_and_report(kind: Kind, folder: Path, **options: object) -> tuple[ShardIndex, SampleReport]:
-    report = index_shards(IndexOptions(kind, str(folder), num_workers=1, **options))  # type: ignore[arg-type]
-    return read_index(folder), report
 
 
 def test_what_is_written_is_what_was_drawn_and_what_webdataset_reads(tmp_path: Path) -> None:
@@ -176,23 +160,7 @@ def test_a_folder_without_samples_gives_no_index(tmp_path: Path) -> None:
         index_and_report("image", tmp_path)
 
 
-KEEP = SampleFilter(held_out_fraction=0)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(MAX_UNREADABLE + 5):
-        Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / f"{number:02d}.png")
-    return folder
-
-
-def options(images: Path, **changed: object) -> ShardOptions:
-    return ShardOptions("image", str(images), images.parent / "out", keep=KEEP, num_workers=1, **changed)  # type: ignore[arg-type]
-
-
 def test_a_folder_that_cannot_be_made_is_named(images: Path) -> None:
     (images.parent / "out").write_text("a file")
     with pytest.raises(OSError, match=r"out.* cannot be written \(.*\); see to the file system and start again"):
-        write_shards(options(images))
+        write_shards(image_options(images))

@@ -1,5 +1,5 @@
 """Fixtures of the tests that read from HTTP servers."""
 
-from tests.support.http_servers import hostile, served
+from tests.support.http_servers import hostile, served, server
 
-__all__ = ["hostile", "served"]
+__all__ = ["hostile", "served", "server"]

@@ -11,11 +11,8 @@ import pytest
 from PIL import Image
 
 from data_pipeline.loading.batch import StepBatch
-from data_pipeline.loading.config import DataConfig, SamplesPerStep
-from data_pipeline.loading.dataset import StepDataset
-from data_pipeline.shards.index import read_index
 from data_pipeline.texts.tokenizer import EOS_ID
-from tests.support.shard_files import GOOD, SIZE, Member, encoded, index_folder, png, write_tar
+from tests.support.shard_files import GOOD, SIZE, Member, encoded, index_folder, pair_dataset, png, write_tar
 from tests.support.tiny_run import TinyData
 
 
@@ -26,24 +23,9 @@ def read(tiny_data: TinyData, tmp_path: Path) -> Callable[[list[Member]], StepBa
     def read_pairs(members: list[Member]) -> StepBatch:
         write_tar(tmp_path / "pairs" / "0.tar", members)
         index_folder(tmp_path / "pairs")
-        return dataset(tmp_path / "pairs", tiny_data)[0]
+        return pair_dataset(tmp_path / "pairs", tiny_data)[0]
 
     return read_pairs
-
-
-def dataset(folder: Path, tiny_data: TinyData) -> StepDataset:
-    config = DataConfig(
-        images=(),
-        pairs=(str(folder),),
-        texts=(),
-        text_tokenizer=tiny_data.folder / "text_tokenizer.spm",
-        caption_length=8,
-        num_lanes=1,
-        min_crop_scale=1,
-        color_jitter=0,
-        horizontal_flip=False,
-    )
-    return StepDataset(config, SamplesPerStep(0, read_index(folder).num_samples, 0), SIZE, seed=0)
 
 
 class Bomb:

@@ -23,31 +23,9 @@ from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import read_index
-from tests.support.http_servers import CountingHandler, Hostile, serving
-from tests.support.tiny_run import TEXT_LENGTH, TinyData
-
-PER_STEP = SamplesPerStep(images=4, pairs=8, texts=4)
-
-
-@pytest.fixture
-def server(tiny_data: TinyData) -> Iterator[tuple[str, list[str]]]:
-    """URL of the data, and the shards that were fetched from it."""
-    with serving(CountingHandler, tiny_data.folder) as url:
-        yield url, CountingHandler.fetched
-
-
-def remote_config(data: TinyData, root: str, cache_folder: Path) -> DataConfig:
-    return DataConfig(
-        images=(f"{root}/images",),
-        pairs=(f"{root}/pairs",),
-        texts=(f"{root}/texts",),
-        text_tokenizer=data.folder / "text_tokenizer.spm",
-        caption_length=20,
-        text_length=TEXT_LENGTH,
-        num_lanes=2,
-        window_shards=1,
-        cache_folder=cache_folder,
-    )
+from tests.support.data_configs import PER_STEP, remote_config
+from tests.support.http_servers import Hostile
+from tests.support.tiny_run import TinyData
 
 
 def test_batches_are_those_of_the_disk_and_each_shard_is_fetched_once_for_all_ranks_and_workers(

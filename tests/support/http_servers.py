@@ -104,3 +104,10 @@ def served(hostile: Hostile, tiny_data: TinyData) -> Hostile:
 def changed_index(served: Hostile, **changes: Any) -> None:
     index = json.loads(served.answers["/pairs/index.json"][2] or b"")
     served.answers["/pairs/index.json"] = (200, {}, json.dumps(index | changes).encode())
+
+
+@pytest.fixture
+def server(tiny_data: TinyData) -> Iterator[tuple[str, list[str]]]:
+    """URL of the data, and the shards that were fetched from it."""
+    with serving(CountingHandler, tiny_data.folder) as url:
+        yield url, CountingHandler.fetched

@@ -4,31 +4,15 @@ from dataclasses import replace
 
 import torch
 
-from data_pipeline.loading.config import DataConfig, SamplesPerStep
+from data_pipeline.loading.config import SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID
+from tests.support.data_configs import IMAGE_SIZE, PER_STEP, local_config
 from tests.support.tiny_run import TEXT_LENGTH, TinyData
-
-PER_STEP = SamplesPerStep(images=4, pairs=8, texts=4)
-
-
-IMAGE_SIZE = 32
-
-
-def config(data: TinyData) -> DataConfig:
-    return DataConfig(
-        images=(str(data.folder / "images"),),
-        pairs=(str(data.folder / "pairs"),),
-        texts=(str(data.folder / "texts"),),
-        text_tokenizer=data.folder / "text_tokenizer.spm",
-        caption_length=20,
-        text_length=TEXT_LENGTH,
-        num_lanes=4,
-    )
 
 
 def test_micro_batches_hold_each_sample_once(tiny_data: TinyData) -> None:
-    batch = StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)[0]
+    batch = StepDataset(local_config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)[0]
     micro_batches = batch.micro_batches(2)
     assert [len(micro.caption_ids) for micro in micro_batches] == [4, 4]
     for field in ("image_sample_ids", "text_sample_ids"):
@@ -43,7 +27,7 @@ def test_micro_batches_hold_each_sample_once(tiny_data: TinyData) -> None:
 
 
 def test_shapes_types_and_specials(tiny_data: TinyData) -> None:
-    batch = StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)[0]
+    batch = StepDataset(local_config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)[0]
     assert batch.images.shape == (12, 3, IMAGE_SIZE, IMAGE_SIZE) and batch.images.dtype == torch.uint8
     assert batch.caption_ids.shape == (8, 20) and batch.text_ids.shape == (4, TEXT_LENGTH)
     for ids, padding in ((batch.caption_ids, batch.caption_padding), (batch.text_ids, batch.text_padding)):
@@ -56,6 +40,6 @@ def test_shapes_types_and_specials(tiny_data: TinyData) -> None:
 
 
 def test_a_kind_may_be_absent(tiny_data: TinyData) -> None:
-    absent = replace(config(tiny_data), pairs=("nowhere",), texts=("nowhere",))
+    absent = replace(local_config(tiny_data), pairs=("nowhere",), texts=("nowhere",))
     batch = StepDataset(absent, SamplesPerStep(4, 0, 0), IMAGE_SIZE, seed=3)[2]
     assert len(batch.images) == 4 and batch.caption_ids.shape == (0, 20) and batch.text_ids.shape == (0, TEXT_LENGTH)

@@ -19,24 +19,8 @@ from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
 from data_pipeline.shards.index_writer import merge_scans
 from data_pipeline.shards.scan import save_scan, scan_path, scan_shard
-from tests.support.tiny_run import TEXT_LENGTH, TinyData
-
-PER_STEP = SamplesPerStep(images=4, pairs=8, texts=4)
-
-
-IMAGE_SIZE = 32
-
-
-def config(data: TinyData) -> DataConfig:
-    return DataConfig(
-        images=(str(data.folder / "images"),),
-        pairs=(str(data.folder / "pairs"),),
-        texts=(str(data.folder / "texts"),),
-        text_tokenizer=data.folder / "text_tokenizer.spm",
-        caption_length=20,
-        text_length=TEXT_LENGTH,
-        num_lanes=4,
-    )
+from tests.support.data_configs import IMAGE_SIZE, PER_STEP, local_config
+from tests.support.tiny_run import TinyData
 
 
 def part(batch: StepBatch, kind: str) -> list[tuple[str, list[int], bytes]]:
@@ -59,8 +43,10 @@ def part(batch: StepBatch, kind: str) -> list[tuple[str, list[int], bytes]]:
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_the_ranks_parts_make_up_the_global_batch_to_the_byte(world_size: int, tiny_data: TinyData) -> None:
-    whole = StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)
-    ranks = [StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, 3, rank, world_size) for rank in range(world_size)]
+    whole = StepDataset(local_config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)
+    ranks = [
+        StepDataset(local_config(tiny_data), PER_STEP, IMAGE_SIZE, 3, rank, world_size) for rank in range(world_size)
+    ]
     for step in (0, 1, 57):
         batches = [dataset[step] for dataset in ranks]
         for kind in ("image", "pair", "text"):
@@ -70,10 +56,10 @@ def test_the_ranks_parts_make_up_the_global_batch_to_the_byte(world_size: int, t
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
 def test_four_ranks_with_three_workers_and_one_rank_with_none_read_the_same_bytes(tiny_data: TinyData) -> None:
     """Augmentation included; begun in the middle of the run, where the other begins at its start."""
-    whole = StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)
+    whole = StepDataset(local_config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)
     expected = list(step_batches(whole, 0, 12, num_workers=0))
     loaders = [
-        step_batches(StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, 3, rank, 4), 5, 12, num_workers=3)
+        step_batches(StepDataset(local_config(tiny_data), PER_STEP, IMAGE_SIZE, 3, rank, 4), 5, 12, num_workers=3)
         for rank in range(4)
     ]
     for step in range(5, 12):

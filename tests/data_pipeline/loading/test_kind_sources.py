@@ -1,37 +1,19 @@
 """The sources of a kind: mixed by weight, and refused if a run cannot use them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from data_pipeline.loading.config import DataConfig, SamplesPerStep
+from data_pipeline.loading.config import SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
-from tests.support.http_servers import CountingHandler, serving
+from tests.support.data_configs import IMAGE_SIZE, PER_STEP, local_config, remote_config
 from tests.support.tiny_run import TEXT_LENGTH, TinyData
-
-PER_STEP = SamplesPerStep(images=4, pairs=8, texts=4)
-
-
-IMAGE_SIZE = 32
-
-
-def config(data: TinyData) -> DataConfig:
-    return DataConfig(
-        images=(str(data.folder / "images"),),
-        pairs=(str(data.folder / "pairs"),),
-        texts=(str(data.folder / "texts"),),
-        text_tokenizer=data.folder / "text_tokenizer.spm",
-        caption_length=20,
-        text_length=TEXT_LENGTH,
-        num_lanes=4,
-    )
 
 
 def test_sources_are_mixed_by_weight_and_what_was_seen_of_each_is_told(tiny_data: TinyData) -> None:
     folder = str(tiny_data.folder / "pairs")
-    mixed = replace(config(tiny_data), pairs=(f"{folder}=3", f"{folder}/."))  # forty samples each
+    mixed = replace(local_config(tiny_data), pairs=(f"{folder}=3", f"{folder}/."))  # forty samples each
     dataset = StepDataset(mixed, PER_STEP, IMAGE_SIZE, seed=3)
     drawn = [dataset.kinds["pair"].locate(step, place)[0] for step in range(20) for place in range(8)]
     assert drawn.count(0) == 120 and drawn.count(1) == 40
@@ -45,53 +27,32 @@ def test_passages_that_a_run_would_cut_are_refused(tiny_data: TinyData) -> None:
     with pytest.raises(
         ValueError, match=rf"passages of up to {TEXT_LENGTH} ids, of which data.text_length 16 would cut"
     ):
-        StepDataset(replace(config(tiny_data), text_length=16), PER_STEP, IMAGE_SIZE, seed=3)
+        StepDataset(replace(local_config(tiny_data), text_length=16), PER_STEP, IMAGE_SIZE, seed=3)
 
 
 def test_folders_of_the_wrong_kind_and_odd_world_sizes_are_refused(tiny_data: TinyData) -> None:
-    swapped = replace(config(tiny_data), images=(str(tiny_data.folder / "texts"),))
+    swapped = replace(local_config(tiny_data), images=(str(tiny_data.folder / "texts"),))
     with pytest.raises(ValueError, match="holds shards of kind 'text', not 'image'"):
         StepDataset(swapped, PER_STEP, IMAGE_SIZE, seed=3)
     with pytest.raises(ValueError, match="4 images per step must be a multiple of the 3 ranks"):
-        StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, 3, 0, 3)
+        StepDataset(local_config(tiny_data), PER_STEP, IMAGE_SIZE, 3, 0, 3)
 
 
 def test_lanes_that_a_kind_cannot_fill_are_told_with_the_kind(tiny_data: TinyData) -> None:
-    many = replace(config(tiny_data), num_lanes=3)
+    many = replace(local_config(tiny_data), num_lanes=3)
     with pytest.raises(ValueError, match=r"^4 images per step must be a multiple of data.num_lanes 3; change one$"):
         StepDataset(many, PER_STEP, IMAGE_SIZE, seed=3)
     with pytest.raises(ValueError, match=r"images holds \d+ images, fewer than data.num_lanes 80; lower it, or"):
         StepDataset(replace(many, num_lanes=80), SamplesPerStep(80, 0, 0), IMAGE_SIZE, seed=3)
     with pytest.raises(ValueError, match=r"^4 texts per step need a source; set data.texts$"):
-        StepDataset(replace(config(tiny_data), texts=()), PER_STEP, IMAGE_SIZE, seed=3)
+        StepDataset(replace(local_config(tiny_data), texts=()), PER_STEP, IMAGE_SIZE, seed=3)
 
 
 def test_a_batch_that_repeats_samples_is_told(tiny_data: TinyData) -> None:
-    assert StepDataset(config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3).warnings() == []
-    (warning,) = StepDataset(config(tiny_data), SamplesPerStep(4, 48, 4), IMAGE_SIZE, seed=3).warnings()
+    assert StepDataset(local_config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3).warnings() == []
+    (warning,) = StepDataset(local_config(tiny_data), SamplesPerStep(4, 48, 4), IMAGE_SIZE, seed=3).warnings()
     expected = f"a step takes 48 pairs of {tiny_data.folder / 'pairs'}, which holds "
     assert warning.startswith(expected) and "a batch repeats samples; lower pairs_per_step, or add pairs" in warning
-
-
-@pytest.fixture
-def server(tiny_data: TinyData) -> Iterator[tuple[str, list[str]]]:
-    """URL of the data, and the shards that were fetched from it."""
-    with serving(CountingHandler, tiny_data.folder) as url:
-        yield url, CountingHandler.fetched
-
-
-def remote_config(data: TinyData, root: str, cache_folder: Path) -> DataConfig:
-    return DataConfig(
-        images=(f"{root}/images",),
-        pairs=(f"{root}/pairs",),
-        texts=(f"{root}/texts",),
-        text_tokenizer=data.folder / "text_tokenizer.spm",
-        caption_length=20,
-        text_length=TEXT_LENGTH,
-        num_lanes=2,
-        window_shards=1,
-        cache_folder=cache_folder,
-    )
 
 
 def test_a_cache_that_cannot_hold_what_is_read_at_once_is_refused(

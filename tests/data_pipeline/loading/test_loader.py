@@ -18,34 +18,8 @@ from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import MAX_OPEN_SHARDS
 from data_pipeline.workers import under_way
 from data_pipeline.write_shards import ShardOptions, write_shards
-from tests.support.shard_files import GOOD, SIZE, index_folder, write_tar
+from tests.support.shard_files import pair_dataset
 from tests.support.tiny_run import TinyData
-
-
-def dataset(folder: Path, tiny_data: TinyData) -> StepDataset:
-    config = DataConfig(
-        images=(),
-        pairs=(str(folder),),
-        texts=(),
-        text_tokenizer=tiny_data.folder / "text_tokenizer.spm",
-        caption_length=8,
-        num_lanes=1,
-        min_crop_scale=1,
-        color_jitter=0,
-        horizontal_flip=False,
-    )
-    return StepDataset(config, SamplesPerStep(0, read_index(folder).num_samples, 0), SIZE, seed=0)
-
-
-@pytest.fixture
-def good_pairs(tiny_data: TinyData, tmp_path: Path) -> Path:
-    """Shards of eight good pairs, to be damaged."""
-    folder = tmp_path / "pairs"
-    for shard in range(2):
-        names = [f"{shard}{sample}" for sample in range(4)]
-        write_tar(folder / f"{shard}.tar", [m for n in names for m in ((f"{n}.png", GOOD), (f"{n}.txt", b"a circle"))])
-    index_folder(folder)
-    return folder
 
 
 def test_a_worker_that_dies_is_told_with_the_sample_it_was_at(good_pairs: Path, tiny_data: TinyData) -> None:
@@ -56,7 +30,7 @@ def test_a_worker_that_dies_is_told_with_the_sample_it_was_at(good_pairs: Path, 
             os.kill(os.getpid(), signal.SIGKILL)
             return []
 
-    whole = dataset(good_pairs, tiny_data)
+    whole = pair_dataset(good_pairs, tiny_data)
     whole.__class__ = DiesAtACaption
     batches: Iterator[StepBatch] = step_batches(whole, 5, 100, num_workers=1)
     batch = next(batches)
@@ -79,7 +53,7 @@ def test_a_sample_that_takes_too_long_is_told_and_batches_that_are_each_quick_ar
                 pass
 
     monkeypatch.setattr(under_way, "SAMPLE_CPU_SECONDS", 0.5)
-    whole = dataset(good_pairs, tiny_data)
+    whole = pair_dataset(good_pairs, tiny_data)
     whole.__class__ = SlowAtStep7
     *sound, batch = step_batches(whole, 0, 100, num_workers=1)
     assert len(sound) == 7 and not any(before.failure for before in sound)
@@ -93,7 +67,7 @@ def test_an_unforeseen_error_fails_the_batch_and_not_one_rank_alone(good_pairs: 
         def _encode(self, *arguments: object) -> list[int]:
             raise KeyError("a fault of ours")
 
-    whole = dataset(good_pairs, tiny_data)
+    whole = pair_dataset(good_pairs, tiny_data)
     whole.__class__ = Faulty
     for num_workers in (0, 1):
         (batch, *_) = step_batches(whole, 0, 3, num_workers)

@@ -14,43 +14,16 @@ import numpy as np
 import pytest
 
 from data_pipeline.check_shards import CheckOptions, check_shards
-from data_pipeline.index_shards import IndexOptions, index_shards
 from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
-from data_pipeline.samples.sample import BadSampleError, Kind
+from data_pipeline.samples.sample import BadSampleError
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import damaged_records, read_index
 from data_pipeline.shards.reader import SampleReader
-from data_pipeline.shards.scan import SampleReport, load_scan, save_scan
+from data_pipeline.shards.scan import load_scan, save_scan
 from tests.support.http_servers import Hostile, changed_index
-from tests.support.shard_files import GOOD, SIZE, index_folder, write_tar
+from tests.support.shard_files import SIZE, indexed, pair_dataset
 from tests.support.tiny_run import TinyData
-
-
-def dataset(folder: Path, tiny_data: TinyData) -> StepDataset:
-    config = DataConfig(
-        images=(),
-        pairs=(str(folder),),
-        texts=(),
-        text_tokenizer=tiny_data.folder / "text_tokenizer.spm",
-        caption_length=8,
-        num_lanes=1,
-        min_crop_scale=1,
-        color_jitter=0,
-        horizontal_flip=False,
-    )
-    return StepDataset(config, SamplesPerStep(0, read_index(folder).num_samples, 0), SIZE, seed=0)
-
-
-@pytest.fixture
-def good_pairs(tiny_data: TinyData, tmp_path: Path) -> Path:
-    """Shards of eight good pairs, to be damaged."""
-    folder = tmp_path / "pairs"
-    for shard in range(2):
-        names = [f"{shard}{sample}" for sample in range(4)]
-        write_tar(folder / f"{shard}.tar", [m for n in names for m in ((f"{n}.png", GOOD), (f"{n}.txt", b"a circle"))])
-    index_folder(folder)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -73,7 +46,7 @@ def test_a_damaged_index_is_refused(damage: str, good_pairs: Path, tiny_data: Ti
     }[damage]
     (good_pairs / "index.json").write_text(changed)
     with pytest.raises(ValueError, match=message):
-        dataset(good_pairs, tiny_data)
+        pair_dataset(good_pairs, tiny_data)
 
 
 @pytest.mark.parametrize(
@@ -98,22 +71,6 @@ def test_a_missing_folder_is_refused(good_pairs: Path, tiny_data: TinyData) -> N
     for entry in ("x=0", "x=-1"):
         with pytest.raises(ValueError, match="must be positive"):
             replace(config, pairs=(entry,))
-
-
-JPEG = b"\xff\xd8\xff and the rest of an image"
-
-
-def indexed(kind: Kind, folder: Path | str, **options: object) -> SampleReport:
-    return index_shards(IndexOptions(kind, str(folder), num_workers=1, **options))  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    for number in range(2):
-        members = [(f"{number}{i}.{e}", JPEG + bytes([i])) for i in range(3) for e in ("jpg", "txt")]
-        write_tar(tmp_path / f"{number}.tar", members)
-    indexed("pair", tmp_path)
-    return tmp_path
 
 
 def test_a_flipped_bit_in_the_records_is_found_before_any_sample_is_read(pairs: Path) -> None:

@@ -1,41 +1,27 @@
 """An index merged from scans: of all parts, with and without exact copies, on a full disk."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from data_pipeline.files.partial_files import own_partial
-from data_pipeline.index_shards import IndexOptions, index_shards, scan_one
-from data_pipeline.samples.sample import Kind
-from data_pipeline.shards.index import ShardIndex, read_index
-from data_pipeline.shards.scan import SampleReport, scan_path
-from data_pipeline.shards.writer import MAX_UNREADABLE, SampleFilter
+from data_pipeline.index_shards import scan_one
+from data_pipeline.shards.index import read_index
+from data_pipeline.shards.scan import scan_path
+from data_pipeline.shards.writer import MAX_UNREADABLE
 from data_pipeline.write_shards import ShardOptions, write_shards
-from tests.support.shard_files import keys, write_tar
-
-ALL = SampleFilter(held_out_fraction=0)
-
-
-def written(kind: Kind, source: str | Path, out: Path, samples_per_shard: int = 1000, **options: object) -> ShardIndex:
-    write_shards(ShardOptions(kind, str(source), out, samples_per_shard, num_workers=2, **options))  # type: ignore[arg-type]
-    return read_index(out)
-
-
-def index_and_report(kind: Kind, folder: Path, **options: object) -> tuple[ShardIndex, SampleReport]:
-    report = index_shards(IndexOptions(kind, str(folder), num_workers=1, **options))  # type: ignore[arg-type]
-    return read_index(folder), report
-
-
-def write_pairs(folder: Path, captions: dict[str, str]) -> Path:
-    """A source of JSON lines: image name to caption, an 8 x 8 image of its own color each."""
-    for number, name in enumerate(captions):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name)
-    source = folder / "pairs.jsonl"
-    source.write_text("".join(json.dumps({"image": n, "caption": c}) + "\n" for n, c in captions.items()))
-    return source
+from tests.support.shard_files import (
+    ALL,
+    JPEG,
+    image_options,
+    index_and_report,
+    indexed,
+    keys,
+    write_pairs,
+    write_tar,
+    written,
+)
 
 
 def test_of_exact_copies_one_is_kept_across_shards_and_parts(tmp_path: Path) -> None:
@@ -68,36 +54,13 @@ def test_the_parts_of_a_job_array_merge_into_the_index_that_one_process_writes(t
         write_shards(replace(options[1], num_parts=4))
 
 
-KEEP = SampleFilter(held_out_fraction=0)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(MAX_UNREADABLE + 5):
-        Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / f"{number:02d}.png")
-    return folder
-
-
-def options(images: Path, **changed: object) -> ShardOptions:
-    return ShardOptions("image", str(images), images.parent / "out", keep=KEEP, num_workers=1, **changed)  # type: ignore[arg-type]
-
-
 def test_exact_copies_are_counted_even_if_they_are_kept(images: Path) -> None:
     (images / "copy.png").write_bytes((images / "01.png").read_bytes())
-    report = write_shards(options(images))
+    report = write_shards(image_options(images))
     assert (report.num_kept, report.num_copies) == (MAX_UNREADABLE + 6, 1)
-    report = write_shards(options(images, deduplicate=True))
+    report = write_shards(image_options(images, deduplicate=True))
     assert (report.num_kept, report.num_copies) == (MAX_UNREADABLE + 5, 0)
     assert report.skipped == {"exact copy of another sample": 1}
-
-
-JPEG = b"\xff\xd8\xff and the rest of an image"
-
-
-def indexed(kind: Kind, folder: Path | str, **options: object) -> SampleReport:
-    return index_shards(IndexOptions(kind, str(folder), num_workers=1, **options))  # type: ignore[arg-type]
 
 
 def test_a_copy_that_is_left_out_takes_its_members_along(tmp_path: Path) -> None:

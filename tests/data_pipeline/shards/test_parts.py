@@ -1,37 +1,18 @@
 """The plan and the parts of a folder: shards of different settings do not mix."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from data_pipeline.files.folder_lock import LOCK_NAME
-from data_pipeline.samples.sample import Kind
-from data_pipeline.shards.index import ShardIndex, read_index
+from data_pipeline.shards.index import read_index
 from data_pipeline.shards.parts import PLAN_NAME, unfinished_parts
 from data_pipeline.shards.writer import MAX_UNREADABLE, SampleFilter
 from data_pipeline.sources.readers import SourceOptions
 from data_pipeline.write_shards import ShardOptions, write_shards
 from tests.data_pipeline.files.test_folder_lock import held
-from tests.support.shard_files import write_tar
-
-ALL = SampleFilter(held_out_fraction=0)
-
-
-def written(kind: Kind, source: str | Path, out: Path, samples_per_shard: int = 1000, **options: object) -> ShardIndex:
-    write_shards(ShardOptions(kind, str(source), out, samples_per_shard, num_workers=2, **options))  # type: ignore[arg-type]
-    return read_index(out)
-
-
-def write_pairs(folder: Path, captions: dict[str, str]) -> Path:
-    """A source of JSON lines: image name to caption, an 8 x 8 image of its own color each."""
-    for number, name in enumerate(captions):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name)
-    source = folder / "pairs.jsonl"
-    source.write_text("".join(json.dumps({"image": n, "caption": c}) + "\n" for n, c in captions.items()))
-    return source
+from tests.support.shard_files import ALL, image_options, write_pairs, write_tar, written
 
 
 def test_a_folder_that_was_begun_before_an_option_came_goes_on(tmp_path: Path) -> None:
@@ -82,37 +63,21 @@ def test_a_folder_that_was_begun_otherwise_is_not_written_into(tmp_path: Path) -
         written("text", "scenes:2", tmp_path / "texts")
 
 
-KEEP = SampleFilter(held_out_fraction=0)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(MAX_UNREADABLE + 5):
-        Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / f"{number:02d}.png")
-    return folder
-
-
-def options(images: Path, **changed: object) -> ShardOptions:
-    return ShardOptions("image", str(images), images.parent / "out", keep=KEEP, num_workers=1, **changed)  # type: ignore[arg-type]
-
-
 def test_a_second_command_with_other_options_is_refused_while_the_first_has_no_shard_yet(images: Path) -> None:
-    write_shards(options(images, part=0, num_parts=2))
+    write_shards(image_options(images, part=0, num_parts=2))
     out = images.parent / "out"
     for path in out.glob("*.tar"):
         path.unlink()
     plan = (out / PLAN_NAME).read_text()
     with held(out / ".index" / LOCK_NAME, 1), pytest.raises(ValueError, match="is being written by another command"):
-        write_shards(options(images, samples_per_shard=2, part=0, num_parts=2))
+        write_shards(image_options(images, samples_per_shard=2, part=0, num_parts=2))
     assert (out / PLAN_NAME).read_text() == plan
-    write_shards(options(images, samples_per_shard=2))  # nobody writes: what is left is of no worth
+    write_shards(image_options(images, samples_per_shard=2))  # nobody writes: what is left is of no worth
     assert read_index(out).num_samples == MAX_UNREADABLE + 5
 
 
 def test_a_damaged_plan_is_told(images: Path) -> None:
-    write_shards(options(images))
+    write_shards(image_options(images))
     (images.parent / "out" / PLAN_NAME).write_bytes(b"\xff\0")
     with pytest.raises(ValueError, match="is not a plan of write_shards"):
         unfinished_parts(images.parent / "out")

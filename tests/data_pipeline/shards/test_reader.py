@@ -12,41 +12,15 @@ from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.write_shards import ShardOptions, write_shards
-from tests.support.shard_files import GOOD, SIZE, index_folder, write_tar
+from tests.support.shard_files import GOOD, SIZE, pair_dataset
 from tests.support.tiny_run import TinyData
-
-
-def dataset(folder: Path, tiny_data: TinyData) -> StepDataset:
-    config = DataConfig(
-        images=(),
-        pairs=(str(folder),),
-        texts=(),
-        text_tokenizer=tiny_data.folder / "text_tokenizer.spm",
-        caption_length=8,
-        num_lanes=1,
-        min_crop_scale=1,
-        color_jitter=0,
-        horizontal_flip=False,
-    )
-    return StepDataset(config, SamplesPerStep(0, read_index(folder).num_samples, 0), SIZE, seed=0)
-
-
-@pytest.fixture
-def good_pairs(tiny_data: TinyData, tmp_path: Path) -> Path:
-    """Shards of eight good pairs, to be damaged."""
-    folder = tmp_path / "pairs"
-    for shard in range(2):
-        names = [f"{shard}{sample}" for sample in range(4)]
-        write_tar(folder / f"{shard}.tar", [m for n in names for m in ((f"{n}.png", GOOD), (f"{n}.txt", b"a circle"))])
-    index_folder(folder)
-    return folder
 
 
 def test_bytes_that_differ_from_the_index_are_skipped_counted_and_named(good_pairs: Path, tiny_data: TinyData) -> None:
     content = bytearray((good_pairs / "0.tar").read_bytes())
     content[int(read_index(good_pairs).records[1]["image"]["offset"]) + 5] ^= 1
     (good_pairs / "0.tar").write_bytes(content)
-    batch = dataset(good_pairs, tiny_data)[0]
+    batch = pair_dataset(good_pairs, tiny_data)[0]
     assert [str(bad) for bad in batch.bad_samples] == [f"{good_pairs / '0.tar'}:01: bytes differ from the index"]
     assert sorted(batch.keys) == ["00", "02", "02", "03", "10", "11", "12", "13"]
 
@@ -61,15 +35,15 @@ def test_a_member_larger_than_the_limit_is_skipped(good_pairs: Path, tiny_data: 
 
 
 def test_a_shard_of_another_size_than_indexed_is_refused(good_pairs: Path, tiny_data: TinyData) -> None:
-    opened = dataset(good_pairs, tiny_data)
+    opened = pair_dataset(good_pairs, tiny_data)
     os.truncate(good_pairs / "1.tar", 2048)
     with pytest.raises(ValueError, match=r"1.tar is missing or not the one that was indexed; restore it"):
-        dataset(good_pairs, tiny_data)
+        pair_dataset(good_pairs, tiny_data)
     assert f"shard {good_pairs / '1.tar'} is not the one that was indexed" in opened[0].failure  # found in mid-run
 
 
 def test_a_shard_that_vanishes_in_mid_run_is_told_with_its_name(good_pairs: Path, tiny_data: TinyData) -> None:
-    opened = dataset(good_pairs, tiny_data)
+    opened = pair_dataset(good_pairs, tiny_data)
     (good_pairs / "1.tar").unlink()
     batch = opened[0]
     assert str(good_pairs / "1.tar") in batch.failure and "No such file" in batch.failure and len(batch.images) == 0

@@ -15,19 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from data_pipeline.index_shards import IndexOptions, index_shards
 from data_pipeline.samples.sample import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, Kind
 from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
-from data_pipeline.shards.scan import SampleReport, load_scan, scan_path, scan_shard
-from tests.support.shard_files import keys, write_tar
-
-JPEG = b"\xff\xd8\xff and the rest of an image"
-
-
-def indexed(kind: Kind, folder: Path | str, **options: object) -> SampleReport:
-    return index_shards(IndexOptions(kind, str(folder), num_workers=1, **options))  # type: ignore[arg-type]
-
+from data_pipeline.shards.scan import load_scan, scan_path, scan_shard
+from tests.support.shard_files import JPEG, indexed, keys, write_tar
 
 KEYS = ["a", "b", "v1.0/a", "./a", "photo v1", "../x", "/x", ".hidden", ""]
 
@@ -198,15 +190,6 @@ def test_captions_are_read_from_a_field_of_the_json_members(tmp_path: Path) -> N
     assert read_index(tmp_path).fingerprint != by_caption
     with pytest.raises(ValueError, match="kind image has none"):
         indexed("image", tmp_path, caption_key="caption")
-
-
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    for number in range(2):
-        members = [(f"{number}{i}.{e}", JPEG + bytes([i])) for i in range(3) for e in ("jpg", "txt")]
-        write_tar(tmp_path / f"{number}.tar", members)
-    indexed("pair", tmp_path)
-    return tmp_path
 
 
 def test_a_scan_whose_directory_leads_before_its_beginning_is_made_anew(pairs: Path) -> None:

@@ -11,33 +11,13 @@ import pytest
 import webdataset
 from PIL import Image
 
-from data_pipeline.files import retries
-from data_pipeline.samples.records import ImageLocation, read_image
-from data_pipeline.samples.sample import Kind
 from data_pipeline.samples.scenes import Split
-from data_pipeline.shards import writer as shard_writer
-from data_pipeline.shards.index import ShardIndex, read_index
+from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.shards.writer import MAX_UNREADABLE, SampleFilter
 from data_pipeline.write_shards import ShardOptions, _write, write_shards
-from tests.support.shard_files import keys
+from tests.support.shard_files import ALL, break_disk, image_options, keys, write_pairs, written
 from tests.support.tiny_run import TinyData
-
-ALL = SampleFilter(held_out_fraction=0)
-
-
-def written(kind: Kind, source: str | Path, out: Path, samples_per_shard: int = 1000, **options: object) -> ShardIndex:
-    write_shards(ShardOptions(kind, str(source), out, samples_per_shard, num_workers=2, **options))  # type: ignore[arg-type]
-    return read_index(out)
-
-
-def write_pairs(folder: Path, captions: dict[str, str]) -> Path:
-    """A source of JSON lines: image name to caption, an 8 x 8 image of its own color each."""
-    for number, name in enumerate(captions):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name)
-    source = folder / "pairs.jsonl"
-    source.write_text("".join(json.dumps({"image": n, "caption": c}) + "\n" for n, c in captions.items()))
-    return source
 
 
 def test_the_split_follows_the_content_so_that_all_captions_of_an_image_fall_on_one_side(tmp_path: Path) -> None:
@@ -139,40 +119,12 @@ def test_a_text_that_is_no_text_is_skipped_and_its_neighbours_stay(tiny_data: Ti
     assert text == "a red circle. caf\u00e9 \ufffd is valid. a blue square."
 
 
-KEEP = SampleFilter(held_out_fraction=0)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(MAX_UNREADABLE + 5):
-        Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / f"{number:02d}.png")
-    return folder
-
-
-def options(images: Path, **changed: object) -> ShardOptions:
-    return ShardOptions("image", str(images), images.parent / "out", keep=KEEP, num_workers=1, **changed)  # type: ignore[arg-type]
-
-
-def break_disk(monkeypatch: pytest.MonkeyPatch, names: set[str], number: int = errno.EIO) -> None:
-    """Reading these files fails, as on a disk with a bad sector."""
-
-    def read(location: ImageLocation) -> bytes:
-        if isinstance(location, Path) and location.name in names:
-            raise OSError(number, os.strerror(number))
-        return read_image(location)
-
-    monkeypatch.setattr(shard_writer, "read_image", read)
-    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0)
-
-
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
 def test_an_image_that_a_disk_fails_to_read_is_skipped_by_name(
     number: int, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_disk(monkeypatch, {"03.png"}, number)
-    report = write_shards(options(images))
+    report = write_shards(image_options(images))
     assert report.num_kept == MAX_UNREADABLE + 4 and report.skipped == {"image file cannot be read": 1}
     example = report.examples["image file cannot be read"]
     assert "03" in example and os.strerror(number) in example
@@ -181,11 +133,11 @@ def test_an_image_that_a_disk_fails_to_read_is_skipped_by_name(
 def test_a_disk_that_is_gone_ends_the_job_with_the_image(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_disk(monkeypatch, {f"{number:02d}.png" for number in range(2, 2 + MAX_UNREADABLE)})
     with pytest.raises(ValueError) as caught:
-        write_shards(options(images))
+        write_shards(image_options(images))
     assert f"{MAX_UNREADABLE} images in a row cannot be read, the last " in str(caught.value)
     assert "11" in str(caught.value) and "Input/output error" in str(caught.value)
     monkeypatch.undo()
-    assert write_shards(options(images)).num_kept == MAX_UNREADABLE + 5
+    assert write_shards(image_options(images)).num_kept == MAX_UNREADABLE + 5
 
 
 def test_a_full_disk_is_named_and_keeps_no_partial_shard(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,20 +146,20 @@ def test_a_full_disk_is_named_and_keeps_no_partial_shard(images: Path, monkeypat
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError) as caught:
-        write_shards(options(images))
+        write_shards(image_options(images))
     out = images.parent / "out"
     sentence = f"{out}/000000.tar cannot be written (No space left on device); free space and start again"
     assert str(caught.value) == sentence
     assert not list(out.glob("*.tar*"))
     monkeypatch.undo()
-    assert write_shards(options(images)).num_kept == MAX_UNREADABLE + 5
+    assert write_shards(image_options(images)).num_kept == MAX_UNREADABLE + 5
 
 
 def test_names_that_are_no_utf_8_are_written_and_told_with_escapes(images: Path) -> None:
     sound = (images / "00.png").read_bytes()
     Path(os.fsdecode(os.fsencode(images) + b"/\xff\x1b[2J.png")).write_bytes(sound)
     Path(os.fsdecode(os.fsencode(images) + b"/\xfe\n.png")).write_bytes(b"no image")
-    told = _write(options(images))
+    told = _write(image_options(images))
     assert f"{MAX_UNREADABLE + 6} samples in 1 shards" in told
     (line,) = [line for line in told.splitlines() if line.startswith("  skipped 1: image cannot be decoded")]
     assert line.isprintable() and "kept 1 exact copies of other samples; --deduplicate skips them" in told

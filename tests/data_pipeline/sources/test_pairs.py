@@ -68,7 +68,9 @@ def test_json_of_another_kind_is_refused_by_name(content: object, tmp_path: Path
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 def test_json_that_is_nested_too_deeply_is_refused_by_name(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"deep{suffix}").write_text("[" * 200_000 + "]" * 200_000)
-    with pytest.raises(ValueError, match=f"deep{suffix} (is not valid JSON|has no JSON lines .*line is not valid JSON)"):
+    with pytest.raises(
+        ValueError, match=f"deep{suffix} (is not valid JSON|has no JSON lines .*line is not valid JSON)"
+    ):
         pairs(tmp_path / f"deep{suffix}")
 
 

@@ -3,22 +3,13 @@
 from pathlib import Path
 
 from data_pipeline.samples.records import Record
-from data_pipeline.samples.sample import Kind
-from data_pipeline.shards.index import ShardIndex, read_index
+from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
-from data_pipeline.shards.writer import SampleFilter
 from data_pipeline.sources.readers import SourceOptions, read_records
 from data_pipeline.texts.passages import pack_passages
 from data_pipeline.texts.tokenizer import TextTokenizer
-from data_pipeline.write_shards import ShardOptions, write_shards
+from tests.support.shard_files import ALL, written
 from tests.support.tiny_run import TEXT_LENGTH, TinyData
-
-ALL = SampleFilter(held_out_fraction=0)
-
-
-def written(kind: Kind, source: str | Path, out: Path, samples_per_shard: int = 1000, **options: object) -> ShardIndex:
-    write_shards(ShardOptions(kind, str(source), out, samples_per_shard, num_workers=2, **options))  # type: ignore[arg-type]
-    return read_index(out)
 
 
 def test_passages_are_whole_sentences_of_about_text_length(tiny_data: TinyData) -> None:
