@@ -1,4 +1,4 @@
-"""Reading shards through, and the contact sheet."""
+"""Checking shards, and the contact sheet."""
 
 import json
 import os
@@ -50,8 +50,8 @@ def test_the_sheet_shows_images_of_every_format_in_their_aspect(form: str, tmp_p
     assert (columns.max() - columns.min() + 1) / (rows.max() - rows.min() + 1) == pytest.approx(2, abs=0.1)
 
 
-def test_the_sheet_shows_two_draws_of_what_training_sees(tmp_path: Path) -> None:
-    """A picture of which each crop shows another part, at the size of a run."""
+def test_the_sheet_shows_two_views_as_in_training(tmp_path: Path) -> None:
+    """Each crop of this picture shows another part, at the size of a run."""
     levels = np.linspace(0, 255, 400).astype(np.uint8)
     Image.fromarray(np.tile(levels, (400, 1))).save(tmp_path / "a.png")
     write_shards(ShardOptions("image", str(tmp_path), tmp_path / "out", keep=SampleFilter(held_out_fraction=0)))
@@ -77,7 +77,7 @@ def test_an_image_of_any_shape_is_shown(tmp_path: Path) -> None:
         assert (sheet[:, column * TILE : column * TILE + MARGIN + VIEW, 0] > 190).any()
 
 
-def test_what_a_run_would_skip_is_named_and_shown_with_its_reason(tmp_path: Path) -> None:
+def test_bad_samples_are_named_and_shown_with_their_reasons(tmp_path: Path) -> None:
     captions = {}
     for name in ("a.png", "large.png", "b.png"):
         Image.new("RGB", (30, 20) if name != "large.png" else (300, 200)).save(tmp_path / name)
@@ -94,7 +94,7 @@ def test_what_a_run_would_skip_is_named_and_shown_with_its_reason(tmp_path: Path
     assert result.report.examples == {"image exceeds max_image_pixels": example}
     assert result.num_characters == len(captions["a.png"] + captions["b.png"])
     pixels = np.asarray(draw_contact_sheet(options)[0]).astype(int)
-    reddish = (pixels[..., 0] - pixels[..., 1] > 100).any(axis=0)  # the reason is written in red, in one tile of three
+    reddish = (pixels[..., 0] - pixels[..., 1] > 100).any(axis=0)  # the reason is red, in one of three tiles
     assert [bool(reddish[i * TILE : (i + 1) * TILE].any()) for i in range(3)] == [False, True, False]
 
 

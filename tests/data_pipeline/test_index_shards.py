@@ -1,4 +1,4 @@
-"""Indexing shards of others: each member is part of a kept sample, or skipped and counted; and folders as they lie."""
+"""Indexing shards of other tools: members that are kept, skipped and counted, and folders as found."""
 
 import io
 import os
@@ -93,7 +93,7 @@ def test_a_member_of_zero_bytes_and_a_missing_caption_are_skipped_and_named(tmp_
 @pytest.mark.parametrize(
     "content", [b"<html>404 Not Found</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"GIF89a\x10\0\x10\0"]
 )
-def test_what_is_named_as_an_image_and_is_none_does_not_enter_the_index(content: bytes, tmp_path: Path) -> None:
+def test_a_file_named_as_an_image_that_is_not_one_does_not_enter_the_index(content: bytes, tmp_path: Path) -> None:
     members = [("a.png", GOOD), ("a.txt", b"a circle"), ("b.jpg", content), ("b.txt", b"a square")]
     write_tar(tmp_path / "0.tar", members)
     report = index_folder(tmp_path)
@@ -103,7 +103,7 @@ def test_what_is_named_as_an_image_and_is_none_does_not_enter_the_index(content:
     assert report.examples[reason] == f"0.tar:b.jpg (it begins with {content[:8]!r})"
 
 
-def test_shards_of_others_are_indexed_in_place_or_elsewhere_at_any_depth(tmp_path: Path) -> None:
+def test_shards_of_other_tools_are_indexed_in_place_or_elsewhere_at_any_depth(tmp_path: Path) -> None:
     png = io.BytesIO()
     Image.new("RGB", (4, 4)).save(png, "png")
     theirs = tmp_path / "theirs"
@@ -197,7 +197,7 @@ def test_a_shard_that_cannot_be_opened_is_not_left_out_as_damaged(tmp_path: Path
         indexed("text", tmp_path, leave_out_damaged=True)
 
 
-def test_hidden_archives_are_counted_and_damaged_ones_alone_are_no_index(tmp_path: Path) -> None:
+def test_hidden_archives_are_counted_and_damaged_ones_alone_give_no_index(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", [("a.txt", b"one")])
     (tmp_path / "._0.tar").write_bytes(b"\0\5\x16\7 as macOS leaves it")
     (tmp_path / ".trash").mkdir()
@@ -211,7 +211,7 @@ def test_hidden_archives_are_counted_and_damaged_ones_alone_are_no_index(tmp_pat
         indexed("text", tmp_path, leave_out_damaged=True)
 
 
-def test_replacing_an_index_of_another_kind_is_said_and_indexed_folders_are_not_joined(
+def test_replacing_an_index_of_another_kind_is_reported_and_indexed_folders_are_not_joined(
     pairs: Path, tmp_path: Path
 ) -> None:
     report = _index(IndexOptions("image", str(pairs), num_workers=1, out=tmp_path / "images"))

@@ -1,4 +1,4 @@
-"""What a text tokenizer is trained on."""
+"""The texts that a text tokenizer is trained on."""
 
 from dataclasses import replace
 from pathlib import Path

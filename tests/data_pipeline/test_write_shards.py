@@ -1,4 +1,4 @@
-"""Writing a folder of shards: by any number of processes, in parts, after a kill; webdataset reads it."""
+"""Writing a folder of shards: by any number of processes, after a kill, read by webdataset."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.support.shard_files import ALL, image_options, index_and_report, keys
 from tests.support.tiny_run import TinyData
 
 
-def test_what_is_written_is_what_was_drawn_and_what_webdataset_reads(tmp_path: Path) -> None:
+def test_written_shards_hold_the_drawn_samples_and_webdataset_reads_them(tmp_path: Path) -> None:
     index = written("pair", "scenes:25", tmp_path / "pairs", samples_per_shard=10)
     assert [shard.num_samples for shard in index.shards] == [10, 10, 5]
     drawn = list(draw_samples("pair", 25))
@@ -46,7 +46,7 @@ def test_equal_sources_give_equal_bytes_whatever_the_number_of_processes(tmp_pat
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
-def test_what_is_left_out_is_named_by_its_place_in_the_source_with_all_that_is_known(tmp_path: Path) -> None:
+def test_skipped_samples_are_named_by_their_place_in_the_source_with_details(tmp_path: Path) -> None:
     folder = tmp_path / "pairs"
     folder.mkdir()
     for name in ("a", "b", "c"):
@@ -64,7 +64,7 @@ def test_what_is_left_out_is_named_by_its_place_in_the_source_with_all_that_is_k
     assert SampleReader(read_index(out), 1 << 20).text(0) == "R&D"
 
 
-def test_texts_are_left_out_by_their_place_and_a_tar_of_them_is_read(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_texts_are_skipped_by_their_place_and_a_tar_of_them_is_read(tiny_data: TinyData, tmp_path: Path) -> None:
     write_tar(tmp_path / "texts.tar", [("a.txt", b"a red circle"), ("b.txt", b"caf\xe9"), ("c.txt", b"x" * 40 + b"\0")])
     tokenizer = tiny_data.folder / "text_tokenizer.spm"
     options = ShardOptions(
@@ -77,7 +77,7 @@ def test_texts_are_left_out_by_their_place_and_a_tar_of_them_is_read(tiny_data: 
     }
 
 
-def test_after_a_kill_the_same_command_goes_on_with_the_shards_that_are_missing(tmp_path: Path) -> None:
+def test_after_a_kill_the_same_command_writes_the_missing_shards(tmp_path: Path) -> None:
     arguments = ["pair", "scenes:600", str(tmp_path / "killed"), "--samples-per-shard", "20", "--num-workers", "2"]
     command = [sys.executable, "-m", "data_pipeline.write_shards", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
@@ -93,7 +93,7 @@ def test_after_a_kill_the_same_command_goes_on_with_the_shards_that_are_missing(
     again = written("pair", "scenes:600", tmp_path / "killed", samples_per_shard=20)
     assert again.fingerprint == written("pair", "scenes:600", tmp_path / "whole", samples_per_shard=20).fingerprint
     unchanged = [path for path, modified in kept.items() if path.stat().st_mtime_ns == modified]
-    assert len(unchanged) >= len(kept) - 2  # a kill may come between a shard and its scan, once a process
+    assert len(unchanged) >= len(kept) - 2  # a kill may come between a shard and its scan, once per process
 
 
 def test_a_source_that_has_changed_is_written_as_it_is_now(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_source_that_has_changed_is_written_as_it_is_now(tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["000000.tar", "000001.tar"]
 
 
-def test_what_a_crash_has_left_of_a_scan_is_written_again(tmp_path: Path) -> None:
+def test_a_scan_damaged_by_a_crash_is_written_again(tmp_path: Path) -> None:
     index = written("pair", "scenes:6", tmp_path, samples_per_shard=2)
     os.truncate(tmp_path / ".index" / "000001.npz", 0)
     assert written("pair", "scenes:6", tmp_path, samples_per_shard=2).fingerprint == index.fingerprint

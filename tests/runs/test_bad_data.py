@@ -18,7 +18,7 @@ from tests.support.tiny_run import TinyData
 
 @pytest.fixture
 def read(tiny_data: TinyData, tmp_path: Path) -> Callable[[list[Member]], StepBatch]:
-    """Write pairs into a shard and gives the batch of all of them, in any order, without augmentation."""
+    """Write pairs into a shard and return the batch of all of them, in any order, without augmentation."""
 
     def read_pairs(members: list[Member]) -> StepBatch:
         write_tar(tmp_path / "pairs" / "0.tar", members)
@@ -29,7 +29,7 @@ def read(tiny_data: TinyData, tmp_path: Path) -> Callable[[list[Member]], StepBa
 
 
 class Bomb:
-    """Unpickling it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -91,18 +91,18 @@ def test_an_image_of_an_odd_kind_becomes_rgb(
     assert np.abs(difference).max() <= 2
 
 
-def test_an_image_is_turned_as_its_exif_data_say(read: Callable[..., StepBatch]) -> None:
+def test_an_image_is_turned_by_its_exif_data(read: Callable[..., StepBatch]) -> None:
     left_is_bright = np.zeros((SIZE, SIZE, 3), np.uint8)
     left_is_bright[:, : SIZE // 2] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter clockwise: the left comes to the top
+    exif[0x0112] = 6  # a quarter clockwise: the left becomes the top
     content = encoded(Image.fromarray(left_is_bright), "jpeg", exif=exif, quality=95)
     (image,) = read([("a.jpg", content), ("a.txt", b"a circle")]).images.numpy()
     assert image[:, : SIZE // 2 - 1].min() > 200 and image[:, SIZE // 2 + 1 :].max() < 55
 
 
 def huge_png() -> bytes:
-    """A PNG whose header says 60,000 x 60,000 pixels."""
+    """Return a PNG with 60,000 x 60,000 pixels in its header."""
     header = struct.pack(">II5B", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
     body = b"".join(

@@ -1,4 +1,4 @@
-"""Shards behind a real HTTP server: the same batches as from the disk, and no message that repeats a password."""
+"""Shards on a real HTTP server: the same batches as from the disk, and no message that repeats a password."""
 
 import json
 import os
@@ -55,7 +55,7 @@ SECRETS = ("hunter2", "s3cr3t", "AKIA1234")
 
 
 def refusals(url: str, tmp_path: Path) -> Iterator[str]:
-    """Messages of all that reads a URL."""
+    """Yield the messages of everything that reads a URL."""
     cache = ShardCache(tmp_path / "cache", 10**6)
     data = DataConfig(images=(url,), num_lanes=1, cache_folder=tmp_path / "cache")
     actions = [
@@ -78,7 +78,7 @@ def refusals(url: str, tmp_path: Path) -> Iterator[str]:
         with pytest.raises((ValueError, OSError)) as raised:
             action()
         error: BaseException | None = raised.value
-        while error is not None:  # what a traceback would print
+        while error is not None:  # everything that a traceback would print
             yield str(error)
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
@@ -109,7 +109,7 @@ def test_reports_and_figures_of_a_run_name_its_sources_without_their_passwords(
     )
     dataset = StepDataset(data, SamplesPerStep(0, 4, 0), 32, 0)
     assert not dataset[0].failure
-    said = [*dataset.describe(), json.dumps(dataset.seen(5)), dataset.name("pair", 0, 3)]
-    assert not [text for text in said if "hunter2" in text] and all("***@127.0.0.1" in text for text in said)
+    shown = [*dataset.describe(), json.dumps(dataset.seen(5)), dataset.name("pair", 0, 3)]
+    assert not [text for text in shown if "hunter2" in text] and all("***@127.0.0.1" in text for text in shown)
     assert all("Authorization" in headers for headers in served.headers)
     assert NUM_ATTEMPTS and not [name for name in os.listdir(tmp_path / "cache") if "hunter2" in name]

@@ -42,7 +42,7 @@ def serving(handler: type[CountingHandler], folder: Path) -> Iterator[str]:
 
 
 class Hostile:
-    """A server of a few answers: path -> (status, headers, body); a body of None never ends."""
+    """A server of a few responses: path -> (status, headers, body); a body of None never ends."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, dict[str, str], bytes | None]] = {}

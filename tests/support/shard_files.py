@@ -72,7 +72,7 @@ def written(kind: Kind, source: str | Path, out: Path, samples_per_shard: int = 
 
 
 def write_pairs(folder: Path, captions: dict[str, str]) -> Path:
-    """A source of JSON lines: image name to caption, an 8 x 8 image of its own color each."""
+    """Write a source of JSON lines from image names and captions; each 8 x 8 image has its own color."""
     for number, name in enumerate(captions):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name)
     source = folder / "pairs.jsonl"
@@ -94,7 +94,7 @@ def image_options(images: Path, **changed: object) -> ShardOptions:
 
 
 def break_disk(monkeypatch: pytest.MonkeyPatch, names: set[str], number: int = errno.EIO) -> None:
-    """Reading these files fails, as on a disk with a bad sector."""
+    """Make reading these files fail, as on a disk with a bad sector."""
 
     def read(location: ImageLocation) -> bytes:
         if isinstance(location, Path) and location.name in names:

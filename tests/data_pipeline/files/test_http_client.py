@@ -1,4 +1,4 @@
-"""Answers of servers that nobody vouches for, from a real HTTP server."""
+"""Responses of untrusted servers, from a real HTTP server."""
 
 import gzip
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which URLs are read, how they are shown, and listings and copies that are bounded."""
+"""URLs that are read and refused, URLs in messages, and bounds on listings and copies."""
 
 import contextlib
 import hashlib
@@ -41,12 +41,12 @@ def test_a_listing_without_end_is_refused(hostile: Hostile, monkeypatch: pytest.
 
 def test_a_copy_is_never_longer_than_announced(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_files, "MAX_UNSIZED_BYTES", 1 << 20)
-    hostile.answers = {"/told": (200, {"Content-Length": "1000"}, None), "/untold": (200, {}, None)}
-    # it depends on the moment if the client sees that more was sent
-    with contextlib.suppress(OSError), local_copy(f"{hostile.url}/told") as path:
+    hostile.answers = {"/sized": (200, {"Content-Length": "1000"}, None), "/unsized": (200, {}, None)}
+    # whether the client sees the surplus depends on timing
+    with contextlib.suppress(OSError), local_copy(f"{hostile.url}/sized") as path:
         assert path.stat().st_size == 1000
     with pytest.raises(OSError, match="is refused: the server sends more than the 1048576 bytes expected"):
-        local_copy(f"{hostile.url}/untold").__enter__()
+        local_copy(f"{hostile.url}/unsized").__enter__()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a file system does not give at first. CPU, seconds."""
+"""Errors of a file system that pass, or do not. CPU, seconds."""
 
 import errno
 
@@ -14,7 +14,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Failing:
-    """Fails so many times, then gives what it was called with."""
+    """Raises the given errors, one per call, then returns."""
 
     def __init__(self, *errors: OSError):
         self.errors = list(errors)
@@ -25,19 +25,19 @@ class Failing:
         return "done"
 
 
-def test_what_passes_is_tried_again() -> None:
+def test_a_passing_error_is_retried() -> None:
     passing = [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale file handle")]
     assert with_retries(Failing(*passing)) == "done"
 
 
-def test_what_stays_is_raised_after_a_few_trials() -> None:
+def test_a_lasting_error_is_raised_after_a_few_attempts() -> None:
     failing = Failing(*[OSError(errno.EIO, "Input/output error")] * 10)
     with pytest.raises(OSError, match="Input/output error"):
         with_retries(failing)
     assert len(failing.errors) == 10 - FileErrors().num_attempts
 
 
-def test_a_full_disk_is_told_at_once() -> None:
+def test_a_full_disk_is_reported_at_once() -> None:
     failing = Failing(*[OSError(errno.ENOSPC, "No space left on device")] * 10)
     with pytest.raises(OSError, match="log.jsonl cannot be written \\(No space left on device\\); free space"):
         written_with_retries(failing, "log.jsonl")

@@ -27,7 +27,7 @@ def encoded(image: Image.Image, form: str = "png", **options: Any) -> bytes:
 
 
 def png(width: int, height: int, depth: int, color_type: int, rows: bytes, transparency: bytes = b"") -> bytes:
-    """A PNG file as the specification has it, for what Pillow does not write."""
+    """Return a PNG file of a type that Pillow does not write."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -91,7 +91,7 @@ def test_16_bits_are_scaled_to_8() -> None:
 
 def test_cmyk_of_adobe_is_inverted_and_other_cmyk_is_not() -> None:
     ink = Image.new("CMYK", (40, 40), (0, 255, 255, 0))
-    adobe = encoded(ink, "jpeg", quality=95)  # as Adobe's programs do, Pillow writes the inverse and says so in APP14
+    adobe = encoded(ink, "jpeg", quality=95)  # like Adobe's programs, Pillow writes the inverse and marks it in APP14
     assert adobe[2:4] == b"\xff\xee" and adobe[6:11] == b"Adobe"
     assert_color(transform().center(adobe), RED, 3)
     inverse = encoded(Image.new("CMYK", (40, 40), (255, 0, 0, 255)), "jpeg", quality=95)
@@ -100,7 +100,7 @@ def test_cmyk_of_adobe_is_inverted_and_other_cmyk_is_not() -> None:
 
 
 @pytest.mark.parametrize(("form", "options"), [("png", {}), ("webp", {"lossless": True})])
-def test_of_an_animation_the_first_frame_is_taken(form: str, options: dict[str, Any]) -> None:
+def test_the_first_frame_of_an_animation_is_taken(form: str, options: dict[str, Any]) -> None:
     frames = [Image.new("RGB", (40, 40), color) for color in (RED, (0, 255, 0), (0, 0, 255))]
     movie = encoded(frames[0], form, save_all=True, append_images=frames[1:], duration=50, **options)
     with Image.open(io.BytesIO(movie)) as image:
@@ -165,7 +165,7 @@ PHOTO = encoded(gradient(300, 200), "jpeg")
         ","
     ),
 )
-def test_bad_images_are_bad_samples_and_nothing_else_is_said(content: bytes, reason: str) -> None:
+def test_bad_images_are_bad_samples_without_warnings(content: bytes, reason: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(BadSampleError, match=reason):

@@ -55,7 +55,7 @@ def test_the_ranks_parts_make_up_the_global_batch_to_the_byte(world_size: int, t
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
 def test_four_ranks_with_three_workers_and_one_rank_with_none_read_the_same_bytes(tiny_data: TinyData) -> None:
-    """Augmentation included; begun in the middle of the run, where the other begins at its start."""
+    """Including augmentation; one starts in the middle of the run, the other at its beginning."""
     whole = StepDataset(local_config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3)
     expected = list(step_batches(whole, 0, 12, num_workers=0))
     loaders = [
@@ -76,7 +76,7 @@ Sample = tuple[str, int, tuple[int, ...]]
 
 @contextmanager
 def text_sources(sources: list[list[int]]) -> Iterator[list[str]]:
-    """Folders of text shards, written directly: the sizes of the shards of each. A sample's key is unique over all."""
+    """Write folders of text shards directly. sources: shard sizes per folder. Keys are unique over all folders."""
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for number, sizes in enumerate(sources):
@@ -149,7 +149,7 @@ def test_a_step_is_the_same_on_any_ranks_workers_and_micro_steps_and_after_a_res
         parts: list[list[Sample]] = [[] for _ in range(4)]
         for rank in range(world_size):
             batches = step_batches(dataset(rank, world_size), first + 1, first + 4, topology["num_workers"])
-            for number, batch in enumerate(batches, start=1):  # begun one step later than the whole: a restart
+            for number, batch in enumerate(batches, start=1):  # a restart one step later
                 assert batch.step == first + number and not batch.failure
                 parts[number] += samples_of(batch)
                 micro = batch.micro_batches(topology["micro_steps"])
@@ -180,6 +180,6 @@ def test_a_pass_visits_each_sample_once(tiny_data: TinyData, sizes: list[int], t
             if step == shortest:
                 assert set(counts.values()) == {1} and len(counts) == shortest * num_lanes
             counts.update(dataset[step].keys)
-        # a lane has one sample more than another where they do not divide the samples: it is the last to come
+        # if the lanes do not divide the samples, some have one more, which comes last
         assert len(counts) == num_samples and sum(counts.values()) == longest * num_lanes
         assert dataset.seen(longest)["text"][folders[0]] >= 1

@@ -11,7 +11,7 @@ from tests.support.data_configs import IMAGE_SIZE, PER_STEP, local_config, remot
 from tests.support.tiny_run import TEXT_LENGTH, TinyData
 
 
-def test_sources_are_mixed_by_weight_and_what_was_seen_of_each_is_told(tiny_data: TinyData) -> None:
+def test_sources_are_mixed_by_weight_and_their_passes_are_counted(tiny_data: TinyData) -> None:
     folder = str(tiny_data.folder / "pairs")
     mixed = replace(local_config(tiny_data), pairs=(f"{folder}=3", f"{folder}/."))  # forty samples each
     dataset = StepDataset(mixed, PER_STEP, IMAGE_SIZE, seed=3)
@@ -38,7 +38,7 @@ def test_folders_of_the_wrong_kind_and_odd_world_sizes_are_refused(tiny_data: Ti
         StepDataset(local_config(tiny_data), PER_STEP, IMAGE_SIZE, 3, 0, 3)
 
 
-def test_lanes_that_a_kind_cannot_fill_are_told_with_the_kind(tiny_data: TinyData) -> None:
+def test_lanes_that_a_kind_cannot_fill_are_refused_with_the_kind(tiny_data: TinyData) -> None:
     many = replace(local_config(tiny_data), num_lanes=3)
     with pytest.raises(ValueError, match=r"^4 images per step must be a multiple of data.num_lanes 3; change one$"):
         StepDataset(many, PER_STEP, IMAGE_SIZE, seed=3)
@@ -48,14 +48,14 @@ def test_lanes_that_a_kind_cannot_fill_are_told_with_the_kind(tiny_data: TinyDat
         StepDataset(replace(local_config(tiny_data), texts=()), PER_STEP, IMAGE_SIZE, seed=3)
 
 
-def test_a_batch_that_repeats_samples_is_told(tiny_data: TinyData) -> None:
+def test_a_batch_that_repeats_samples_causes_a_warning(tiny_data: TinyData) -> None:
     assert StepDataset(local_config(tiny_data), PER_STEP, IMAGE_SIZE, seed=3).warnings() == []
     (warning,) = StepDataset(local_config(tiny_data), SamplesPerStep(4, 48, 4), IMAGE_SIZE, seed=3).warnings()
     expected = f"a step takes 48 pairs of {tiny_data.folder / 'pairs'}, which holds "
     assert warning.startswith(expected) and "a batch repeats samples; lower pairs_per_step, or add pairs" in warning
 
 
-def test_a_cache_that_cannot_hold_what_is_read_at_once_is_refused(
+def test_a_cache_too_small_for_the_shards_read_at_once_is_refused(
     server: tuple[str, list[str]], tiny_data: TinyData, tmp_path: Path
 ) -> None:
     small = replace(remote_config(tiny_data, server[0], tmp_path / "cache"), cache_bytes=50_000)

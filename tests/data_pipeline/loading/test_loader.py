@@ -1,4 +1,4 @@
-"""Loader workers: what they die of is named; they run for as long as a pretraining job."""
+"""Loader workers: how they die is reported, and they can run as long as a pretraining job."""
 
 import os
 import signal
@@ -22,9 +22,9 @@ from tests.support.shard_files import pair_dataset
 from tests.support.tiny_run import TinyData
 
 
-def test_a_worker_that_dies_is_told_with_the_sample_it_was_at(good_pairs: Path, tiny_data: TinyData) -> None:
+def test_a_dead_worker_is_reported_with_the_sample_it_was_reading(good_pairs: Path, tiny_data: TinyData) -> None:
     class DiesAtACaption(StepDataset):
-        """Stands for a decoder that crashes."""
+        """Imitates a decoder that crashes."""
 
         def _encode(self, *arguments: object) -> list[int]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -40,11 +40,11 @@ def test_a_worker_that_dies_is_told_with_the_sample_it_was_at(good_pairs: Path, 
     assert next(batches, None) is None
 
 
-def test_a_sample_that_takes_too_long_is_told_and_batches_that_are_each_quick_are_not(
+def test_a_sample_that_takes_too_long_is_reported_and_batches_that_are_each_quick_are_not(
     good_pairs: Path, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class SlowAtStep7(StepDataset):
-        """Stands for a decoder that does not end."""
+        """Imitates a decoder that does not end."""
 
         def _read(self, step: int) -> Iterator[LoadedSample | BadSample]:
             end = time.process_time() + (60 if step == 7 else 0.1)
@@ -116,5 +116,5 @@ def test_a_hundred_thousand_steps_take_no_more_memory_and_files_than_twenty_thou
         for now, settled in zip(memory, measured[0][0], strict=True):
             assert now - settled < ALLOWED_GROWTH_BYTES
         for now, settled in zip(files, measured[0][1], strict=True):
-            assert now <= settled + 20  # tensors on their way between processes are open files
+            assert now <= settled + 20  # tensors in transit between processes are open files
             assert now < open_before + MAX_OPEN_SHARDS + 40

@@ -1,4 +1,4 @@
-"""The order of samples: every pass complete, nothing but (seed, lane, position) behind it."""
+"""The order of samples: every pass is complete, and only seed, lane and position matter."""
 
 import pickle
 from collections import Counter

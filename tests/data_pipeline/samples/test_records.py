@@ -14,7 +14,7 @@ def images(source: Path) -> list[Record]:
     return list(read_records("image", str(source), SourceOptions()))
 
 
-def test_what_is_no_regular_file_or_too_large_is_no_image(tmp_path: Path) -> None:
+def test_a_file_that_is_not_regular_or_too_large_is_not_an_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "large.jpg").touch()
     os.truncate(tmp_path / "large.jpg", MAX_IMAGE_BYTES + 1)

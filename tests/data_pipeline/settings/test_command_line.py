@@ -1,4 +1,4 @@
-"""What every command does with what its action says. CPU, seconds."""
+"""Messages and imports of every command. CPU, seconds."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ print("imported:", *[name for name in {slow!r} if name in sys.modules])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_printed_without_what_takes_long_to_import(command: str) -> None:
+def test_help_is_printed_without_slow_imports(command: str) -> None:
     program = HELP.format(command=command, slow=SLOW_IMPORTS)
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr

@@ -38,7 +38,7 @@ def sha256(name: str) -> str:
 
 
 def read(cache: ShardCache, url: str) -> bytes:
-    """All that the cache has of a shard, whose name ends the URL's path."""
+    """Return the cached bytes of a shard, whose name is the end of the URL's path."""
     descriptor = cache.open(url, SHARD_BYTES, sha256(url.rpartition("/")[2].partition("?")[0]))
     try:
         return os.pread(descriptor, 2 * SHARD_BYTES, 0)
@@ -54,17 +54,17 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 class Remote:
-    """A web server that has every shard and misbehaves as told."""
+    """A web server that has every shard and misbehaves on demand."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
         self.statuses: list[int] = []
-        """Of the next answers; 200 after them."""
+        """Statuses of the next responses; 200 after them."""
         self.tell_length = True
         self.num_stalls = 0
-        """So many answers stop half-way until resume is set."""
+        """Number of responses that stop halfway until resume is set."""
         self.num_cuts = 0
-        """So many answers break off half-way."""
+        """Number of responses that end halfway."""
         self.num_stalled = 0
         self.resume = threading.Event()
         remote = self
@@ -80,7 +80,7 @@ class Remote:
 
         class Server(ThreadingHTTPServer):
             def handle_error(self, request: object, client_address: object) -> None:
-                pass  # a client that hangs up, killed or tired of waiting
+                pass  # a client that hung up
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -104,7 +104,7 @@ class Remote:
             self.num_stalls -= 1
             self.num_stalled += 1
             self.resume.wait(TIMEOUT_SECONDS)
-        with contextlib.suppress(ConnectionError):  # of a client that is dead or waits no longer
+        with contextlib.suppress(ConnectionError):  # a client that is dead or no longer waits
             request.wfile.write(body[SHARD_BYTES // 2 :])
 
     def close(self) -> None:
@@ -153,7 +153,7 @@ def run_readers(
     urls: list[str],
     while_running: Callable[[list[RankProcess]], None] | None = None,
 ) -> Ended:
-    """Processes that each read all URLs, every one from another start."""
+    """Start processes that each read all URLs, from different starts."""
     return run_ranks(
         num_ranks,
         "tests.data_pipeline.shards.test_cache",
@@ -186,7 +186,7 @@ def test_the_descriptor_is_read_only(remote: Remote, folder: Path) -> None:
 
 
 def test_processes_that_want_the_same_shard_download_it_once(remote: Remote, folder: Path) -> None:
-    remote.num_stalls = 1  # so that all of them have asked before it is there
+    remote.num_stalls = 1  # so that all of them ask before it is there
 
     def release(processes: list[RankProcess]) -> None:
         wait_for(lambda: all_started(folder, 4) and remote.num_stalled == 1)
@@ -212,9 +212,7 @@ def test_a_download_that_is_killed_is_taken_over_by_who_waits_for_it(remote: Rem
 
 
 @pytest.mark.parametrize("next_shard", ["a", "b"])
-def test_what_a_killed_download_leaves_is_no_shard_and_takes_no_room(
-    next_shard: str, remote: Remote, folder: Path
-) -> None:
+def test_a_killed_download_leaves_no_shard_and_takes_no_room(next_shard: str, remote: Remote, folder: Path) -> None:
     remote.num_stalls = 1
 
     def kill(processes: list[RankProcess]) -> None:
@@ -236,14 +234,14 @@ def test_the_bound_holds_at_all_times(remote: Remote, folder: Path) -> None:
     def files() -> list[tuple[str, int, int]] | None:
         try:
             statuses = [(e.name, e.stat()) for e in os.scandir(folder) if not e.name.endswith(".seal")]
-        except FileNotFoundError:  # moved on while we looked
+        except FileNotFoundError:  # renamed meanwhile
             return None
         return sorted((name, status.st_ino, status.st_size) for name, status in statuses)
 
     def watch(processes: list[RankProcess]) -> None:
         while any(process.poll() is None for process in processes):
             before, after = files(), files()
-            if before is not None and before == after:  # else the two were seen at different moments
+            if before is not None and before == after:  # else they were seen at different moments
                 sums.append(sum(size for _, _, size in before))
             time.sleep(0.001)
 
@@ -363,7 +361,7 @@ def test_a_server_that_is_away_ends_in_an_error_that_names_it(remote: Remote, fo
     ("status", "kind", "words"),
     [(404, FileNotFoundError, "does not exist"), (403, PermissionError, "may not be read")],
 )
-def test_what_cannot_succeed_is_not_tried_again(
+def test_a_request_that_cannot_succeed_is_not_retried(
     status: int, kind: type[OSError], words: str, remote: Remote, folder: Path
 ) -> None:
     remote.statuses = [status, status]
@@ -406,7 +404,7 @@ def test_a_shard_that_differs_from_its_index_is_an_error(
     assert names_in(folder) == set()
 
 
-def test_a_shard_longer_than_its_index_says_never_outgrows_its_room(remote: Remote, tmp_path: Path) -> None:
+def test_a_shard_longer_than_in_its_index_never_outgrows_its_room(remote: Remote, tmp_path: Path) -> None:
     with (tmp_path / "shard").open("wb") as file, pytest.raises(OSError, match="differs from its index"):
         shard_cache._download(f"{remote.url}/a", SHARD_BYTES // 4, sha256("a"), file.fileno())
     assert (tmp_path / "shard").stat().st_size <= SHARD_BYTES // 4

@@ -1,4 +1,4 @@
-"""Indexes that are missing, damaged, hostile or of older code."""
+"""Indexes that are missing, damaged, hostile or written by older code."""
 
 import contextlib
 import hashlib
@@ -109,7 +109,7 @@ def damages_of(content: bytes) -> list[bytes]:
 
 @contextlib.contextmanager
 def printable_problem() -> Iterator[None]:
-    """One sentence, if there is a problem; not each flipped bit of index.json matters."""
+    """Expect one sentence if there is a problem: not every flipped bit of index.json matters."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -118,7 +118,7 @@ def printable_problem() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["index.json", "samples-*.npy", ".index/1.npz"])
-def test_a_damaged_file_of_an_index_is_told_in_one_sentence_or_made_anew(name: str, pairs: Path) -> None:
+def test_a_damaged_file_of_an_index_is_reported_in_one_sentence_or_written_again(name: str, pairs: Path) -> None:
     (path,) = pairs.glob(name)
     content, fingerprint = path.read_bytes(), read_index(pairs).fingerprint
     for damaged in damages_of(content):
@@ -155,7 +155,7 @@ def test_scans_and_indexes_of_older_code_are_read(pairs: Path) -> None:
     assert scan.version == 1 and scan.report.num_kept == 3 and not scan.report.num_members
     save_scan(scan, path)
     assert load_scan(path).version == 1
-    assert indexed("pair", pairs).num_members == 12  # scanned anew, as older code did not count all
+    assert indexed("pair", pairs).num_members == 12  # scanned again, as older code did not count everything
     assert load_scan(path).version == 2
 
 
@@ -186,7 +186,7 @@ def test_a_remote_index_names_no_shard_outside_of_its_folder(name: str, served: 
         read_index(f"{served.url}/pairs", ShardCache(tmp_path / "cache", 10**8))
 
 
-def test_a_damaged_remote_index_is_told_without_its_password(served: Hostile, tmp_path: Path) -> None:
+def test_a_damaged_remote_index_is_reported_without_its_password(served: Hostile, tmp_path: Path) -> None:
     index = json.loads(served.answers["/pairs/index.json"][2] or b"")
     changed_index(served, shards=[shard | {"num_bytes": 1} for shard in index["shards"]])
     url = f"{served.url}/pairs".replace("://", "://user:QQQ@")
@@ -199,7 +199,7 @@ def test_a_damaged_remote_index_is_told_without_its_password(served: Hostile, tm
     ]
 
 
-def test_a_remote_index_may_name_its_own_url_and_what_lies_below(served: Hostile, tmp_path: Path) -> None:
+def test_a_remote_index_may_name_its_own_url_and_urls_below(served: Hostile, tmp_path: Path) -> None:
     for folder in (f"{served.url}/pairs", f"{served.url}/pairs/", f"{served.url}/pairs/below"):
         changed_index(served, shard_folder=folder)
         assert read_index(f"{served.url}/pairs", ShardCache(tmp_path / "cache", 10**8)).folder == folder
@@ -245,7 +245,7 @@ def test_absurd_numbers_in_an_index_are_refused(changes: dict[str, Any], served:
         b"nothing",
     ],
 )
-def test_records_that_are_no_records_are_refused(records: bytes, served: Hostile, tmp_path: Path) -> None:
+def test_files_that_are_not_records_are_refused(records: bytes, served: Hostile, tmp_path: Path) -> None:
     checksum = hashlib.sha256(records).hexdigest()
     changed_index(served, records_bytes=len(records), records_sha256=checksum)
     name = json.loads(served.answers["/pairs/index.json"][2] or b"")["records"]

@@ -24,7 +24,7 @@ from tests.support.shard_files import (
 )
 
 
-def test_of_exact_copies_one_is_kept_across_shards_and_parts(tmp_path: Path) -> None:
+def test_one_of_several_exact_copies_is_kept_across_shards_and_parts(tmp_path: Path) -> None:
     source = write_pairs(tmp_path, {f"{i}.png": f"number {i}" for i in range(8)})
     for copy, original in ((5, 1), (7, 1), (6, 2)):
         (tmp_path / f"{copy}.png").write_bytes((tmp_path / f"{original}.png").read_bytes())
@@ -70,7 +70,7 @@ def test_a_copy_that_is_left_out_takes_its_members_along(tmp_path: Path) -> None
     assert (report.num_kept, report.num_members, report.num_skipped_members) == (1, 6, 3)
 
 
-def test_a_full_disk_is_told_as_such_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_such_and_leaves_nothing_behind(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "0.tar", [("a.txt", b"one")])
     (tmp_path / ".index").mkdir()
     own_partial(scan_path(tmp_path, "0.tar")).symlink_to("/dev/full")

@@ -15,7 +15,7 @@ from tests.data_pipeline.files.test_folder_lock import held
 from tests.support.shard_files import ALL, image_options, write_pairs, write_tar, written
 
 
-def test_a_folder_that_was_begun_before_an_option_came_goes_on(tmp_path: Path) -> None:
+def test_a_folder_started_before_an_option_existed_can_be_resumed(tmp_path: Path) -> None:
     options = ShardOptions("image", "scenes:4", tmp_path / "out", 2, num_workers=1)
     write_shards(options)
     plan = (tmp_path / "out" / "plan.txt").read_text()
@@ -50,7 +50,7 @@ def test_a_mistaken_first_command_does_not_block_the_folder(tmp_path: Path) -> N
         SampleFilter(held_out_fraction=2)
 
 
-def test_a_folder_that_was_begun_otherwise_is_not_written_into(tmp_path: Path) -> None:
+def test_a_folder_started_with_different_settings_is_not_written_to(tmp_path: Path) -> None:
     written("image", "scenes:2", tmp_path / "a")
     with pytest.raises(
         ValueError, match=r"different settings \(source was scenes:\d, is now scenes:\d\); give those, or"
@@ -72,11 +72,11 @@ def test_a_second_command_with_other_options_is_refused_while_the_first_has_no_s
     with held(out / ".index" / LOCK_NAME, 1), pytest.raises(ValueError, match="is being written by another command"):
         write_shards(image_options(images, samples_per_shard=2, part=0, num_parts=2))
     assert (out / PLAN_NAME).read_text() == plan
-    write_shards(image_options(images, samples_per_shard=2))  # nobody writes: what is left is of no worth
+    write_shards(image_options(images, samples_per_shard=2))  # nobody is writing, and no shard is lost
     assert read_index(out).num_samples == MAX_UNREADABLE + 5
 
 
-def test_a_damaged_plan_is_told(images: Path) -> None:
+def test_a_damaged_plan_is_reported(images: Path) -> None:
     write_shards(image_options(images))
     (images.parent / "out" / PLAN_NAME).write_bytes(b"\xff\0")
     with pytest.raises(ValueError, match="is not a plan of write_shards"):

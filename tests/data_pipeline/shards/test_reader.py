@@ -42,7 +42,7 @@ def test_a_shard_of_another_size_than_indexed_is_refused(good_pairs: Path, tiny_
     assert f"shard {good_pairs / '1.tar'} is not the one that was indexed" in opened[0].failure  # found in mid-run
 
 
-def test_a_shard_that_vanishes_in_mid_run_is_told_with_its_name(good_pairs: Path, tiny_data: TinyData) -> None:
+def test_a_shard_that_vanishes_in_mid_run_is_reported_with_its_name(good_pairs: Path, tiny_data: TinyData) -> None:
     opened = pair_dataset(good_pairs, tiny_data)
     (good_pairs / "1.tar").unlink()
     batch = opened[0]

@@ -1,4 +1,4 @@
-"""What index_shards makes of the members of a tar: each is part of a kept sample, or skipped and counted."""
+"""Scans of tars: each member is part of a kept sample, or skipped and counted; damaged scans are repeated."""
 
 import io
 import json
@@ -54,7 +54,7 @@ MEMBERS = st.lists(
 
 @given(MEMBERS, st.sampled_from(["image", "pair", "text"]), st.sampled_from(["", "caption"]), st.integers(0, 12))
 @settings(max_examples=300)
-def test_what_is_kept_and_what_is_skipped_by_reason_are_all_members_that_were_seen(
+def test_kept_and_skipped_members_add_up_to_all_members(
     members: list[tuple[str, str, bytes, bytes]], kind: Kind, caption_key: str, joined_at: int
 ) -> None:
     content = b""
@@ -85,7 +85,7 @@ def test_what_is_kept_and_what_is_skipped_by_reason_are_all_members_that_were_se
 
 
 def expected_samples(members: list[tuple[str, str, bytes, bytes]], kind: Kind, caption_key: str) -> dict[str, int]:
-    """Number of members of each sample that is kept, by WebDataset's own split of names."""
+    """Return the number of members of each kept sample, by WebDataset's own split of names."""
     found: dict[str, dict[str, bool]] = {}
     for folder_and_key, extension, content, member_type in members:
         key, suffix = base_plus_ext((folder_and_key + extension).removeprefix("./"))
@@ -192,17 +192,17 @@ def test_captions_are_read_from_a_field_of_the_json_members(tmp_path: Path) -> N
         indexed("image", tmp_path, caption_key="caption")
 
 
-def test_a_scan_whose_directory_leads_before_its_beginning_is_made_anew(pairs: Path) -> None:
+def test_a_scan_whose_directory_leads_before_its_beginning_is_repeated(pairs: Path) -> None:
     path = scan_path(pairs, "0.tar")
     content = path.read_bytes()
-    end = content.rindex(b"PK\5\6")  # of zip: bytes 12 to 20 say how long the directory is, and where it begins
+    end = content.rindex(b"PK\5\6")  # bytes 12 to 20 of the zip record: size and position of the directory
     path.write_bytes(content[: end + 16] + b"\xff" * 4 + content[end + 20 :])
     with pytest.raises(FileNotFoundError, match="is damaged"):
         load_scan(path)
     assert indexed("pair", pairs).num_kept == 6
 
 
-def test_a_scan_that_would_fill_the_memory_is_made_anew(pairs: Path) -> None:
+def test_a_scan_that_would_fill_the_memory_is_repeated(pairs: Path) -> None:
     path = pairs / ".index" / "0.npz"
     with zipfile.ZipFile(path) as archive:
         contents = {entry.filename: archive.read(entry) for entry in archive.infolist()}
@@ -217,12 +217,12 @@ def test_a_scan_that_would_fill_the_memory_is_made_anew(pairs: Path) -> None:
     assert indexed("pair", pairs).num_kept == 6
 
 
-def test_a_scan_whose_members_begin_before_the_file_is_made_anew(pairs: Path) -> None:
+def test_a_scan_whose_members_begin_before_the_file_is_repeated(pairs: Path) -> None:
     path = pairs / ".index" / "1.npz"
     content = bytearray(path.read_bytes())
     end = content.rindex(b"PK\5\6")
     (directory,) = struct.unpack_from("<I", content, end + 16)
-    struct.pack_into("<I", content, end + 16, directory + 1000)  # seeking to its members is an error of the system
+    struct.pack_into("<I", content, end + 16, directory + 1000)  # seeking to its members is an OSError
     path.write_bytes(content)
     with pytest.raises(FileNotFoundError, match="is damaged"):
         load_scan(path)

@@ -1,4 +1,4 @@
-"""Every member of a tar is seen or missed aloud: joined, holed, sparse, hostile, from a file and from a pipe."""
+"""Every member of a tar is read or reported as lost: joined, holed, sparse, hostile, from files and from pipes."""
 
 import io
 import random
@@ -25,7 +25,7 @@ FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarf
 
 
 class Pipe(io.RawIOBase):
-    """Cannot seek, and gives what it has in pieces of any size."""
+    """A stream that cannot seek and returns pieces of any size."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.random = io.BytesIO(content), random.Random(0)
@@ -66,7 +66,7 @@ def kinds(content: bytes) -> dict[str, str]:
 
 
 def header(name: bytes = b"a.txt", size: bytes = b"00000000000", kind: bytes = b"0") -> bytearray:
-    """A header in ustar's form, its checksum right whatever is in it."""
+    """Return a ustar header with the right checksum, whatever is in it."""
     block = bytearray(BLOCK_BYTES)
     block[: len(name)], block[124 : 124 + len(size)], block[156:157] = name, size, kind
     block[257:265] = b"ustar\00000"
@@ -107,16 +107,16 @@ def test_every_member_is_seen_as_tarfile_sees_it(
     assert [(entry.name.rstrip("/"), entry.kind == "file", content) for entry, content in ours] == theirs
 
 
-def test_joined_archives_are_read_on_and_where_they_meet_is_told() -> None:
+def test_joined_archives_are_read_and_the_gap_between_them_is_reported() -> None:
     first, second = tar_of({f"{i}.txt": b"text" for i in range(30)}), tar_of({"last.txt": b"text"})
-    for padding in (first, first[: 30 * 1024 + 1024]):  # as tar pads, and as writers of two blocks do
+    for padding in (first, first[: 30 * 1024 + 1024]):  # padded as by tar, and with two blocks
         for from_pipe in (False, True):
             entries = [entry for entry, _ in read(padding + second, from_pipe)]
             assert [entry.kind for entry in entries] == ["file"] * 30 + ["gap", "file"]
             assert entries[30].name == f"bytes {30 * 1024} to {len(padding) - 1}"
 
 
-def test_wherever_zeros_have_replaced_headers_the_loss_is_an_error_or_told() -> None:
+def test_zeros_in_place_of_headers_are_an_error_or_reported() -> None:
     content, num_members = tar_of({f"{number:02d}.txt": b"text" for number in range(24)}), 24
     end = 2 * num_members
     for start in range(end):
@@ -131,12 +131,12 @@ def test_wherever_zeros_have_replaced_headers_the_loss_is_an_error_or_told() -> 
                 assert num_lost
                 assert f"zeros at byte {zeros}" in problem
                 continue
-            told = any(entry.kind in ("gap", "tail") for entry in entries)
+            is_reported = any(entry.kind in ("gap", "tail") for entry in entries)
             assert sum(entry.kind == "file" for entry in entries) == num_members - num_lost
-            assert told or not num_lost or (stop == end and is_padded)  # those are the end of an archive
+            assert is_reported or not num_lost or (stop == end and is_padded)  # the end of an archive
 
 
-def test_a_long_tail_of_zeros_is_told() -> None:
+def test_a_long_tail_of_zeros_is_reported() -> None:
     content = tar_of({"a.txt": b"text"})
     assert [entry.kind for entry, _ in read(content)] == ["file"]
     entries = [entry for entry, _ in read(content + bytes(20_000))]
@@ -146,7 +146,7 @@ def test_a_long_tail_of_zeros_is_told() -> None:
     assert [entry.kind for entry, _ in read(unpadded[:-1024])] == [entry.kind for entry, _ in read(content)]
 
 
-def test_sparse_members_of_every_kind_are_told_from_files(tmp_path: Path) -> None:
+def test_sparse_members_of_every_kind_are_distinguished_from_files(tmp_path: Path) -> None:
     with (tmp_path / "holes.txt").open("wb") as file:
         for number in range(40):  # more holes than a header holds: the map of GNU's oldest form continues
             file.seek(number << 16)
@@ -234,7 +234,7 @@ def test_whatever_is_damaged_the_reader_ends_with_members_or_one_error(data: st.
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, 4000))
         content[position : position + data.draw(st.integers(0, 20))] = data.draw(st.binary(max_size=20))
-    if data.draw(st.booleans()):  # and with checksums that are right
+    if data.draw(st.booleans()):  # with valid checksums
         for block in range(0, len(content) - BLOCK_BYTES, BLOCK_BYTES):
             if content[block + 257 : block + 262] == b"ustar":
                 content[block : block + BLOCK_BYTES] = summed(content[block : block + BLOCK_BYTES])

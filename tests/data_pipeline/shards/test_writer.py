@@ -1,4 +1,4 @@
-"""What becomes of a record: stored, converted, or left out by its reason; and disks that fail meanwhile."""
+"""Records that are stored, converted or skipped by reason, and disks that fail meanwhile."""
 
 import errno
 import io
@@ -59,7 +59,7 @@ def test_names_that_give_the_same_key_stay_two_samples(tmp_path: Path) -> None:
     assert len(list(webdataset.WebDataset([str(tmp_path / "out" / "000000.tar")], shardshuffle=False))) == 3
 
 
-def test_what_is_left_out_is_counted_by_reason_and_named(tmp_path: Path) -> None:
+def test_skipped_samples_are_counted_by_reason_and_named(tmp_path: Path) -> None:
     captions = {"good.png": "a good one", "short.png": "x", "empty.png": " ", "small.png": "too small an image"}
     source = write_pairs(tmp_path, captions)
     Image.new("RGB", (8, 4)).save(tmp_path / "small.png")
@@ -96,7 +96,7 @@ def test_large_images_are_scaled_down_upright_and_small_ones_stay_as_they_are(tm
     x = np.linspace(0, 255, 300).astype(np.uint8)
     stored = Image.fromarray(np.broadcast_to(x[None, :, None], (200, 300, 3)).copy())  # bright on the right
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise: bright at the bottom
+    exif[0x0112] = 6  # turned a quarter clockwise: bright at the bottom
     stored.save(tmp_path / "large.jpg", exif=exif)
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
     index = written("image", tmp_path, tmp_path / "out", keep=SampleFilter(max_side=120, held_out_fraction=0))
@@ -108,7 +108,7 @@ def test_large_images_are_scaled_down_upright_and_small_ones_stay_as_they_are(tm
     assert reader.image_bytes(1) == (tmp_path / "small.png").read_bytes()
 
 
-def test_a_text_that_is_no_text_is_skipped_and_its_neighbours_stay(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_skipped_and_its_neighbors_stay(tiny_data: TinyData, tmp_path: Path) -> None:
     texts = ["a red circle.", "caf\u00e9 \ufffd is valid.", "\ud83d alone", "", "a blue square."]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     tokenizer = tiny_data.folder / "text_tokenizer.spm"
@@ -155,11 +155,11 @@ def test_a_full_disk_is_named_and_keeps_no_partial_shard(images: Path, monkeypat
     assert write_shards(image_options(images)).num_kept == MAX_UNREADABLE + 5
 
 
-def test_names_that_are_no_utf_8_are_written_and_told_with_escapes(images: Path) -> None:
+def test_names_that_are_not_utf_8_are_written_and_reported_with_escapes(images: Path) -> None:
     sound = (images / "00.png").read_bytes()
     Path(os.fsdecode(os.fsencode(images) + b"/\xff\x1b[2J.png")).write_bytes(sound)
     Path(os.fsdecode(os.fsencode(images) + b"/\xfe\n.png")).write_bytes(b"no image")
-    told = _write(image_options(images))
-    assert f"{MAX_UNREADABLE + 6} samples in 1 shards" in told
-    (line,) = [line for line in told.splitlines() if line.startswith("  skipped 1: image cannot be decoded")]
-    assert line.isprintable() and "kept 1 exact copies of other samples; --deduplicate skips them" in told
+    printed = _write(image_options(images))
+    assert f"{MAX_UNREADABLE + 6} samples in 1 shards" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("  skipped 1: image cannot be decoded")]
+    assert line.isprintable() and "kept 1 exact copies of other samples; --deduplicate skips them" in printed

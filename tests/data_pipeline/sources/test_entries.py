@@ -1,4 +1,4 @@
-"""One bad entry costs one sample, wherever it stands; a file of another layout is refused at once. CPU, seconds."""
+"""A bad entry costs one sample, wherever it is; a file of another layout is refused at once. CPU, seconds."""
 
 import json
 import pickle
@@ -102,7 +102,7 @@ NESTED = "[" * 600 + "]" * 600
     ],
     ids=["Visual Genome", "Karpathy"],
 )
-def test_what_is_kept_beside_a_caption_is_plain(content: str, tmp_path: Path) -> None:
+def test_the_metadata_of_a_caption_is_plain(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(content)
     (record,) = read_records("pair", str(tmp_path / "a.json"), SourceOptions())
     assert record.text == "one" and pickle.loads(pickle.dumps(record)) == record

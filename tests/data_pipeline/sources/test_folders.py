@@ -1,4 +1,4 @@
-"""Folders in which anything may lie: what is read, and that each of the other files is counted. CPU, seconds."""
+"""Folders of any files: those of the kind are read, each of the others is counted. CPU, seconds."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Images in damaged tars, and what is named as an image but is none. CPU, seconds."""
+"""Images in damaged tars, and files that are named like images. CPU, seconds."""
 
 import io
 import tarfile
@@ -80,7 +80,7 @@ def test_hidden_files_in_tars_are_counted(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_no_image_in_a_tar_and_joined_tars_are_counted(tmp_path: Path) -> None:
+def test_members_that_are_not_images_and_joined_tars_are_counted(tmp_path: Path) -> None:
     inner = tar_of({"1.JPEG": b"one", "readme.txt": b"text"}) + tar_of({"2.JPEG": b"two"})
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, content in {"n01.tar": bytes(inner), "a.jpg": b"image", "labels.mat": b"x"}.items():

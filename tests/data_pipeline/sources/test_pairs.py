@@ -1,4 +1,4 @@
-"""Captions that are missing, shifted or something else. CPU, seconds."""
+"""Captions that are missing, shifted or of another type. CPU, seconds."""
 
 import json
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def test_json_that_is_nested_too_deeply_is_refused_by_name(suffix: str, tmp_path
 
 @pytest.fixture
 def sbu(tmp_path: Path) -> Callable[[bytes], list[Record]]:
-    """Three URLs beside the given captions."""
+    """Write three URLs beside the given captions."""
     urls = "".join(f"http://static.flickr.com/2723/{number}.jpg\n" for number in range(3))
     (tmp_path / "SBU_captioned_photo_dataset_urls.txt").write_text(urls)
 

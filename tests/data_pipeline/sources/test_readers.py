@@ -1,4 +1,4 @@
-"""Every source in its true layout, written here in small. CPU, seconds."""
+"""Every source in its original layout, in small. CPU, seconds."""
 
 import csv
 import gzip
@@ -280,7 +280,7 @@ def test_plain_text_with_a_document_a_line_or_a_paragraph(tmp_path: Path) -> Non
         ("pair", "captions.txt", "a", "has no list of URLs beside it"),
     ],
 )
-def test_what_cannot_be_read_is_refused(kind: Kind, name: str, content: str, message: str, tmp_path: Path) -> None:
+def test_files_of_another_layout_are_refused(kind: Kind, name: str, content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         records(kind, tmp_path / name)

@@ -1,4 +1,4 @@
-"""Rows that are cut, tables that break off. CPU, seconds."""
+"""Tables with odd rows, cells and columns, and damaged tables. CPU, seconds."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_a_table_without_a_header_is_refused_in_a_sentence(content: str, tmp_pat
 
 
 @pytest.mark.parametrize("type_of_day", [pyarrow.date32(), pyarrow.timestamp("ns"), pyarrow.duration("s")])
-def test_dates_beyond_pythons_are_no_captions(type_of_day: pyarrow.DataType, tmp_path: Path) -> None:
+def test_dates_beyond_pythons_are_not_captions(type_of_day: pyarrow.DataType, tmp_path: Path) -> None:
     largest = pyarrow.array([2**31 - 1], pyarrow.int32())
     days = largest.cast(type_of_day) if type_of_day == pyarrow.date32() else pyarrow.array([2**60 + 1], type_of_day)
     path = tmp_path / "a.parquet"
@@ -83,13 +83,13 @@ def test_two_columns_of_the_same_name_are_refused(suffix: str, tmp_path: Path) -
         list(read_records("pair", str(path), SourceOptions()))
 
 
-def test_bytes_are_no_captions_and_no_class_of_ours_is_shown(tmp_path: Path) -> None:
+def test_bytes_are_not_captions_and_no_class_of_ours_is_shown(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"image": ["a.jpg"], "caption": [b"one"]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"row has no text in column 'caption' \(bytes\)"):
         list(read_records("pair", str(tmp_path / "a.parquet"), SourceOptions()))
 
 
-def test_an_empty_image_cell_is_no_folder(tmp_path: Path) -> None:
+def test_an_empty_image_cell_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("image,caption\n,one\n")
     (record,) = records("pair", tmp_path / "pairs.csv")
     assert record.image is None and record.text == "one"
@@ -111,9 +111,7 @@ def rows_with_images(path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["image", "plain"])
-def test_embedded_images_are_read_where_they_are_needed_and_not_when_they_are_listed(
-    column: str, tmp_path: Path
-) -> None:
+def test_embedded_images_are_read_when_needed_and_not_when_listed(column: str, tmp_path: Path) -> None:
     path = tmp_path / "train-00000-of-00001.parquet"
     rows_with_images(path)
     found = list(read_records("pair", str(path), SourceOptions(image_column=column)))

@@ -1,4 +1,4 @@
-"""Texts that a tokenizer does not know: said when written, checked and read by a run."""
+"""Texts that a tokenizer does not cover are reported when written, when checked and by a run."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ NORMALISED_AWAY = "\ufffd\ufffd"
 """Visible, but SentencePiece's normalisation leaves nothing of it."""
 
 
-def test_every_command_that_meets_unknown_texts_says_so(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_every_command_reports_texts_that_the_tokenizer_does_not_cover(tiny_data: TinyData, tmp_path: Path) -> None:
     tokenizer = tiny_data.folder / "text_tokenizer.spm"
     source = tmp_path / "texts.jsonl"
     source.write_text("\n".join(json.dumps({"text": "\u96ea\u306e " * n}) for n in range(1, 30)))
@@ -59,7 +59,7 @@ def test_texts_without_a_token_are_counted_when_written(tiny_data: TinyData, tmp
     assert report.skipped == {"text has no visible character": 3, "text is missing or empty": 1}
 
 
-def test_of_long_texts_the_beginning_counts(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_only_the_beginning_of_a_long_text_counts(tiny_data: TinyData, tmp_path: Path) -> None:
     tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
     text = "a red star " * (MAX_CHARACTERS // 11) + " " * 20 + "\u0416" * 100
     write_tar(tmp_path / "0.tar", [("a.txt", text.encode())])
