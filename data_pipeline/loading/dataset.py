@@ -131,7 +131,7 @@ class StepDataset(Dataset[StepBatch]):
             return collate(step, samples, bad, self.shape)
         except (RottenShardError, ShardMismatchError, OSError) as error:
             return self.failed(step, str(error), bad)
-        except Exception:  # also a fault of ours must not end one rank alone
+        except Exception:  # a bug must not end one rank alone either
             return self.failed(step, traceback.format_exc(), bad)
         finally:
             if self.done_reading is not None:
@@ -142,7 +142,7 @@ class StepDataset(Dataset[StepBatch]):
         return collate(step, [], bad, self.shape, failure)
 
     def _read(self, step: int) -> Iterator[LoadedSample | BadSample]:
-        """Yield this rank's samples of a step in their order, and the bad ones where they were met."""
+        """Yield this rank's samples of a step in order, and the bad samples in between."""
         first_id = step * self.samples_per_step.total
         for sources in self.kinds.values():
             part = sources.samples_per_step // self.world_size
@@ -153,7 +153,7 @@ class StepDataset(Dataset[StepBatch]):
     def _read_place(
         self, sources: KindSources, step: int, place: int, sample_id: int
     ) -> Iterator[LoadedSample | BadSample]:
-        """Yield the good sample of one place, after the bad ones that it stands in for.
+        """Yield the good sample of one place, after the bad ones that it replaces.
 
         A bad sample is replaced by its neighbor in the same shard: that is open already, and the choice depends on
         nothing but the sample, so that every topology makes the same one. Raises RottenShardError if there is none.
@@ -179,6 +179,7 @@ class StepDataset(Dataset[StepBatch]):
         """Return a sample, augmented by its id. Raises BadSampleError if it cannot be used."""
         pixels = ids = None
         if kind != "text":
+            # keyed by the place in the run: the same view on any rank and worker, and after a restart
             rng = np.random.Generator(np.random.Philox(key=[self.seed, sample_id]))
             pixels = self.transform(reader.image_bytes(sample), rng)
         if kind != "image":

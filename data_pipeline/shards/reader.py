@@ -79,6 +79,7 @@ class SampleReader:
         if self.cache is None:
             return
         if self._wanted is None:
+            # started on first use, which is in the loader worker: a thread does not survive the fork
             self._wanted = queue.SimpleQueue()
             threading.Thread(target=self._fetch, args=(self.cache, self._wanted), daemon=True).start()
         for shard in shards:
@@ -105,6 +106,7 @@ class SampleReader:
         if offset + size > self.index.shards[shard].num_bytes:
             raise BadSampleError("member lies outside of its shard")
         content = self._pread(shard, size, offset)
+        # a checksum per sample, not per shard: a run reads samples, and one flipped bit must not cost a whole shard
         if len(content) != size or zlib.crc32(content) != crc32:
             raise BadSampleError("bytes differ from the index")
         return content
