@@ -48,15 +48,7 @@ def merge_scans(
         if (scan.kind, scan.caption_key) != (kind, caption_key):
             raise ValueError(f"{path} is the scan of another kind of index; remove it and run the command again")
         report.add(scan.report)
-    kept = _first_of_each([scan.content_hashes for scan in loaded])
-    if deduplicate:
-        for name, scan, keep in zip(shards, loaded, kept, strict=True):
-            for record, num_members in zip(scan.records[~keep], scan.num_members[~keep], strict=True):
-                report.skip(f"{name}:{key_text(record['key'])}", "exact copy of another sample", int(num_members))
-        report.num_kept = sum(int(keep.sum()) for keep in kept)
-    else:
-        report.num_copies = sum(int((~keep).sum()) for keep in kept)
-        kept = [np.ones(len(scan.records), dtype=bool) for scan in loaded]
+    kept = _kept_samples(shards, loaded, deduplicate, report)
     if not report.num_kept:
         raise ValueError(
             f"{shard_folder or folder} holds no sample with the parts of kind {kind!r}\n" + "\n".join(report.lines())
@@ -92,6 +84,21 @@ def merge_scans(
         if old.name != header.records:
             old.unlink()
     return report
+
+
+def _kept_samples(
+    shards: list[str], scans: list[ShardScan], deduplicate: bool, report: SampleReport
+) -> list[NDArray[np.bool_]]:
+    """Return a mask of the kept samples per shard, and count exact copies in the report, kept or skipped."""
+    first = _first_of_each([scan.content_hashes for scan in scans])
+    if not deduplicate:
+        report.num_copies = sum(int((~mask).sum()) for mask in first)
+        return [np.ones(len(scan.records), dtype=bool) for scan in scans]
+    for name, scan, mask in zip(shards, scans, first, strict=True):
+        for record, num_members in zip(scan.records[~mask], scan.num_members[~mask], strict=True):
+            report.skip(f"{name}:{key_text(record['key'])}", "exact copy of another sample", int(num_members))
+    report.num_kept = sum(int(mask.sum()) for mask in first)
+    return first
 
 
 def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.bool_]]) -> tuple[str, int, str]:
