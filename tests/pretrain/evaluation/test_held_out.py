@@ -9,7 +9,7 @@ import pytest
 from data_pipeline.index_shards import IndexOptions, index_shards
 from data_pipeline.loading.config import DataConfig
 from pretrain.evaluation.held_out import read_held_out
-from tests.data_pipeline.test_bad_input import GOOD
+from tests.support.shard_files import GOOD
 
 
 def test_keys_of_bad_samples_cannot_move_the_cursor(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -23,8 +23,8 @@ from pretrain.evaluation.masked_words import (
 )
 from pretrain.evaluation.options import MaskedWordsOptions
 from pretrain.jobs.visual_tokens import network_view
-from tests.data_pipeline.test_bad_input import GOOD
 from tests.support.launch import run_ranks
+from tests.support.shard_files import GOOD
 from tests.support.tiny_run import TinyData
 
 

@@ -1,4 +1,4 @@
-"""A worker that dies is told with the sample that it was at."""
+"""The death of a worker is reported with the sample that it was reading."""
 
 import os
 import signal
@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from data_pipeline.samples import under_way
-from data_pipeline.samples.under_way import at_sample
-from data_pipeline.settings.command_line import worker_pool
+from data_pipeline.workers import under_way
+from data_pipeline.workers.pool import worker_pool
+from data_pipeline.workers.under_way import at_sample
 
 
 def busy(name: str, seconds: float) -> str:
-    """Stands for a decoder that does not end."""
+    """Imitates a decoder that does not end."""
     with at_sample(name):
         end = time.process_time() + seconds
         while time.process_time() < end:
@@ -30,8 +30,8 @@ def test_a_sample_that_takes_too_long_ends_the_job_with_its_name(monkeypatch: py
     with pytest.raises(ValueError) as caught, worker_pool(2) as workers:
         assert workers.submit(busy, "quick", 0.01).result() == "quick"
         workers.submit(busy, "0.tar:bomb", 60).result()
-    told = "0.tar:bomb took more than 0.3 s of CPU time; leave it out of the data, and the same command goes on"
-    assert str(caught.value) == told
+    words = "0.tar:bomb took more than 0.3 s of CPU time; remove it from the data and rerun the same command to resume"
+    assert str(caught.value) == words
 
 
 def test_many_samples_that_are_each_quick_and_a_wait_do_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,8 +43,8 @@ def test_many_samples_that_are_each_quick_and_a_wait_do_not_end_it(monkeypatch: 
         assert workers.submit(busy, "quick", 0.1).result() == "quick"
 
 
-def test_a_worker_that_is_killed_is_told_with_its_sample() -> None:
+def test_a_killed_worker_is_reported_with_its_sample() -> None:
     with pytest.raises(ValueError) as caught, worker_pool(1) as workers:
         workers.submit(killed, "a\nb").result()
-    told = "a worker process was killed, perhaps for memory, at a\\nb; the same command goes on"
-    assert str(caught.value) == told
+    words = "a worker process was killed, perhaps for lack of memory, at a\\nb; rerun the same command to resume"
+    assert str(caught.value) == words

@@ -1,7 +1,7 @@
-"""Text of any script on a picture: drawn with fonts that have its characters; a character that none has is escaped.
+"""Text of any script on a picture, drawn with fonts that have its characters; others are escaped.
 
-Pillow's own font has little beyond ASCII and draws a box for the rest. Fonts of the system are looked through only if
-there is such a character.
+Pillow's own font has little beyond ASCII and draws boxes for the rest. The system's fonts are searched only if there is
+such a character.
 """
 
 import itertools
@@ -17,11 +17,11 @@ MAX_FONTS_TRIED = 300
 MAX_FONTS_USED = 5
 _NO_CHARACTER = "\U0010ffff"
 _STYLED = ("bold", "italic", "oblique", "condensed", "light", "black", "thin", "medium", "mono")
-"""Parts of names of fonts that are read with more effort than their plain siblings."""
+"""Parts of names of fonts that are harder to read than their plain siblings."""
 
 
 class SheetFont:
-    """A font for given texts."""
+    """A set of fonts for given texts."""
 
     def __init__(self, texts: Iterable[str], size: int, folders: tuple[Path, ...] = FONT_FOLDERS):
         """size: in pixels."""
@@ -29,19 +29,19 @@ class SheetFont:
         assert isinstance(default, FreeTypeFont)  # wheels of Pillow have FreeType
         self._fonts = [default]
         self.missing = {character for text in texts for character in text if not character.isspace()}
-        """Characters that are escaped."""
+        """Characters that no font has, which are escaped."""
         self.missing -= _covered(self._fonts[0], self.missing)
         if self.missing:
             self._add_system_fonts(size, folders)
 
     def _add_system_fonts(self, size: int, folders: tuple[Path, ...]) -> None:
-        """Those that together have most of what is missing."""
+        """Add the fonts that together have most of the missing characters."""
         covered = {}
         for path in itertools.islice(_font_files(folders), MAX_FONTS_TRIED):
             try:
                 font = ImageFont.truetype(path, size)
                 covered[font] = _covered(font, self.missing)
-            except (OSError, ValueError):  # a bitmap font of one size, a damaged one
+            except (OSError, ValueError):  # a bitmap font of one size, or a damaged one
                 continue
         while covered and len(self._fonts) < MAX_FONTS_USED:
             best = max(covered, key=lambda font: len(covered[font] & self.missing))
@@ -51,11 +51,11 @@ class SheetFont:
             self.missing -= covered[best]
 
     def shown(self, text: str) -> str:
-        """The text in one line, with escapes for what cannot be drawn."""
+        """Return the text as one line, with escapes for characters that cannot be drawn."""
         return "".join(_escaped(c) if c in self.missing else c for c in " ".join(text.split()))
 
     def wrapped(self, text: str, width: int, max_lines: int) -> list[str]:
-        """Lines of at most `width` pixels, broken between words where possible."""
+        """Return at most max_lines lines of at most `width` pixels, broken between words if possible."""
         lines, line = list[str](), ""
         for word in self.shown(text).split(" "):
             if line and self._width(f"{line} {word}") <= width:
@@ -72,7 +72,7 @@ class SheetFont:
         return [*lines, line][:max_lines]
 
     def draw(self, draw: ImageDraw.ImageDraw, left: float, top: float, line: str, color: str) -> None:
-        """Each run of characters with the first font that has them."""
+        """Draw a line, each run of characters with the first font that has them."""
         for font, characters in itertools.groupby(line, self._font_of):
             run = "".join(characters)
             draw.text((left, top), run, fill=color, font=font)
@@ -94,13 +94,13 @@ def _covered(font: FreeTypeFont, characters: set[str]) -> set[str]:
 
 @cache
 def _has(font: FreeTypeFont, character: str) -> bool:
-    """Whether a character is drawn otherwise than one that no font has. What shows nothing is not there either."""
+    """Return whether a font draws a character: not as nothing, nor as the box for characters that it lacks."""
     glyph, box = font.getmask(character), font.getmask(_NO_CHARACTER)
     return bool(glyph.getbbox()) and (glyph.size != box.size or bytes(glyph) != bytes(box))
 
 
 def _font_files(folders: tuple[Path, ...]) -> list[Path]:
-    """Plain ones first."""
+    """Return the font files in the folders, plain styles first."""
     found = [
         path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in (".ttf", ".otf", ".ttc")
     ]

@@ -1,8 +1,8 @@
-"""Which sample each worker process is at, in memory that it shares with its parent, so that its death names the sample.
+"""The sample that each worker is reading, in memory shared with its parent, so that a death can name the sample.
 
-A sample that takes more than SAMPLE_CPU_SECONDS ends its worker, and with it the job. Samples are skipped by what they
-contain alone: which ones are must not depend on how fast a machine is. The time is the CPU's, so that a process that
-was stopped, or shares its core, is not taken for one that hangs.
+A sample that takes more than SAMPLE_CPU_SECONDS ends its worker, and with it the job. It is not skipped: which samples
+are skipped must depend on their content alone, never on the speed of a machine. The limit counts CPU time, so that a
+process that was stopped, or that shares its core, does not count as hanging.
 """
 
 import mmap
@@ -18,13 +18,13 @@ from data_pipeline.samples.sample import printable
 SAMPLE_CPU_SECONDS = 60.0
 _SLOT_BYTES = 1024
 _HEAD = struct.Struct("dH")
-"""When the sample was begun, on the clock that all processes of a machine share; bytes of its name."""
+"""Start of the sample on the clock that all processes of a machine share, and the number of bytes of its name."""
 _NAMED = 4
-"""Samples that a message names."""
+"""Maximum number of samples that a message names."""
 
 
 def limit_cpu_time() -> None:
-    """End this process by SIGPROF when it has used that much CPU time from now on, also inside a decoder."""
+    """Have the kernel end this process by SIGPROF after SAMPLE_CPU_SECONDS of CPU time, even inside a decoder."""
     signal.setitimer(signal.ITIMER_PROF, SAMPLE_CPU_SECONDS)
 
 
@@ -33,7 +33,7 @@ def lift_cpu_limit() -> None:
 
 
 class UnderWay:
-    """A slot for each worker of a pool, which holds what it is at."""
+    """One slot per worker of a pool, with the name of its current sample."""
 
     def __init__(self, num_workers: int):
         self._slots = mmap.mmap(-1, num_workers * _SLOT_BYTES)
@@ -41,7 +41,7 @@ class UnderWay:
         self._own: int | None = None
 
     def take_slot(self) -> None:
-        """In a worker, once."""
+        """Take a slot for this worker. Called once, in the worker."""
         with self._num_taken.get_lock():
             self._own = self._num_taken.value * _SLOT_BYTES
             self._num_taken.value += 1
@@ -59,7 +59,7 @@ class UnderWay:
             _HEAD.pack_into(self._slots, self._own, 0, 0)
 
     def explain_death(self) -> str:
-        """In the parent, when a worker has died: at which sample, as far as that is known."""
+        """Return a sentence that names the sample at which a worker has died, if known. Called in the parent."""
         now, overdue, others = time.monotonic(), list[str](), list[str]()
         for start in range(0, self._num_taken.value * _SLOT_BYTES, _SLOT_BYTES):
             since, length = _HEAD.unpack_from(self._slots, start)
@@ -68,19 +68,19 @@ class UnderWay:
                 (overdue if now - since >= SAMPLE_CPU_SECONDS else others).append(name)
         if overdue:
             return (
-                f"{', '.join(overdue[:_NAMED])} took more than {SAMPLE_CPU_SECONDS:g} s of CPU time; leave it out of "
-                "the data, and the same command goes on"
+                f"{', '.join(overdue[:_NAMED])} took more than {SAMPLE_CPU_SECONDS:g} s of CPU time; remove it from "
+                "the data and rerun the same command to resume"
             )
         at = f", at {' or '.join(others[:_NAMED])}" if 0 < len(others) <= _NAMED else ""
-        return f"a worker process was killed, perhaps for memory{at}; the same command goes on"
+        return f"a worker process was killed, perhaps for lack of memory{at}; rerun the same command to resume"
 
 
 _under_way: UnderWay | None = None
-"""Of the pool that this process works in."""
+"""Slots of the pool that this process works in; None outside of a worker."""
 
 
 def join(under_way: UnderWay) -> None:
-    """In a new worker of a pool."""
+    """Take a slot in the pool of this worker, when it starts."""
     global _under_way
     under_way.take_slot()
     _under_way = under_way
@@ -88,7 +88,7 @@ def join(under_way: UnderWay) -> None:
 
 @contextmanager
 def at_sample(name: str) -> Iterator[None]:
-    """Work on a sample: in a worker it is named if the worker dies, and limited in time."""
+    """Mark the block as work on a sample: in a worker, its CPU time is limited and a death names it."""
     if _under_way is not None:
         _under_way.begin(name)
     try:
