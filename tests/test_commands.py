@@ -151,7 +151,7 @@ def options_in_help() -> set[str]:
     texts = [help_text(kind, "") for kind in (*OPTIONS.values(), *PLANNING.values())]
     configs = [recipes["demo"]() for recipes in OF_RECIPES.values()]
     texts += [help_text(type(config), "", config) for config in configs]
-    lines = [line for text in texts for line in re.findall(r"^\W*(--.*)$", text, re.MULTILINE)]
+    lines = [line for text in texts for line in re.findall(r"^\W*(?:-h, )?(--.*)$", text, re.MULTILINE)]
     options = {option for line in lines for option in re.findall(r"--[\w.-]*\w", line)}
     return options | {option.rpartition(".")[0] for option in options if "." in option}
 
