@@ -93,12 +93,12 @@ class CheckpointSaver:
         config: RunConfig,
         memory_config: dict[str, Any],
         data_fingerprints: dict[str, str],
+        extra_files: Mapping[str, bytes],
     ):
-        """memory_config: what the run's ds_configs/*.json holds. Raises OSError."""
+        """memory_config: what the run's ds_configs/*.json holds; extra_files: of the job, by name. Raises OSError."""
         self.engine, self.config, self.data_fingerprints = engine, config, data_fingerprints
         self.memory_config = memory_config
-        path = config.data.text_tokenizer
-        self.text_tokenizer = None if path is None else path.read_bytes()  # it may move while the run goes on
+        self.extra_files = extra_files
         self.folder = config.run_dir / "checkpoints"
         self.files = BackgroundCheckpointEngine()
         self.step: int | None = None
@@ -162,8 +162,8 @@ class CheckpointSaver:
 
         def write() -> None:
             (folder / CONFIG_NAME).write_text(config_to_json(self.config))
-            if self.text_tokenizer is not None:
-                (folder / TEXT_TOKENIZER_NAME).write_bytes(self.text_tokenizer)
+            for name, content in self.extra_files.items():
+                (folder / name).write_bytes(content)
             header = {
                 "kind": self.config.KIND,
                 "step": step,

@@ -23,8 +23,10 @@ class RunLog:
     A line that cannot be written is no reason to end one rank alone: `failure` says why, for all to agree on.
     """
 
-    def __init__(self, run_dir: Path, first_step: int, num_steps: int):
+    def __init__(self, run_dir: Path, first_step: int, num_steps: int, progress_fields: tuple[str, ...] = ("losses",)):
+        """progress_fields: fields of a record, dicts of figures, that the progress line prints. Raises OSError."""
         self.num_steps = num_steps
+        self.progress_fields = progress_fields
         path = run_dir / LOG_NAME
         kept = restore_lines(path, is_log_line, itemgetter("step"), first_step)
         if missing := first_step - len(kept):
@@ -52,9 +54,8 @@ class RunLog:
         now = time.monotonic()
         if now - self._last_progress >= PROGRESS_SECONDS or record["step"] == self.num_steps - 1:
             self._last_progress = now
-            parts = "  ".join(
-                f"{name} {value:.3f}" for name, value in (record["losses"] | record.get("codebook", {})).items()
-            )
+            figures = [item for field in self.progress_fields for item in record.get(field, {}).items()]
+            parts = "  ".join(f"{name} {value:.3f}" for name, value in figures)
             say(
                 f"step {record['step'] + 1}/{self.num_steps}  loss {record['loss']:.3f}  {parts}  "
                 f"grad norm {record['grad_norm']:.2f}  lr {record['lr']:.1e}  "

@@ -1,21 +1,13 @@
 """How fast a run is: tokens a second, and what share of the GPU's peak the model's own operations are (MFU)."""
 
 import time
-from dataclasses import dataclass
 
 import torch
 
+from pretrain.jobs.job import StepWork
+
 PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "GH200": 989, "B200": 2250}
 """Of dense bfloat16 products, by datasheets; SXM versions."""
-
-
-@dataclass(frozen=True)
-class StepWork:
-    """What is computed in a step, by a rank or by all."""
-
-    num_tokens: int
-    flops: int
-    """Of forward and backward, see model/flops.py."""
 
 
 class SpeedMeter:

@@ -1,10 +1,12 @@
 """What is known of each step, in order: read from the device late, remembered by the guard, logged by the main rank."""
 
+from collections.abc import Callable
 from typing import Any
 
+from pretrain.jobs.job import StepWork
 from pretrain.run.device_copies import DeferredMetrics
 from pretrain.run.run_log import RunLog
-from pretrain.run.speed import SpeedMeter, StepWork
+from pretrain.run.speed import SpeedMeter
 from pretrain.survival.step_guard import StepGuard
 
 
@@ -14,9 +16,15 @@ class StepRecords:
     Where spikes are skipped they are read at once: whether a loss is one depends on those before it.
     """
 
-    def __init__(self, log: RunLog | None, guard: StepGuard, speed: SpeedMeter | None = None):
-        """log: on the main rank; speed: adds its figures."""
-        self.log, self.guard, self.speed = log, guard, speed
+    def __init__(
+        self,
+        log: RunLog | None,
+        guard: StepGuard,
+        speed: SpeedMeter | None = None,
+        check_record: Callable[[dict[str, Any]], None] | None = None,
+    ):
+        """log: on the main rank; speed: adds its figures; check_record: called with each record before it is logged."""
+        self.log, self.guard, self.speed, self.check_record = log, guard, speed, check_record
         self._late: DeferredMetrics | None = None
 
     def add(self, record: dict[str, Any], work: StepWork | None = None) -> None:
@@ -36,4 +44,6 @@ class StepRecords:
         if not record["skipped"]:
             self.guard.remember(record["loss"])
         if self.log is not None:
+            if self.check_record is not None:
+                self.check_record(record)
             self.log.write(record, is_kept)

@@ -4,7 +4,7 @@ import errno
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ TRANSIENT_ERRNOS = (
 
 MEETING_SECONDS = 60
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _hosts: dist.ProcessGroup | None = None
 
@@ -56,6 +57,14 @@ def on_every_rank(action: Callable[[], T]) -> T:
         message, is_mistake = traceback.format_exc(), False
     end_together(message, is_mistake)
     return cast(T, result)
+
+
+def on_main_rank(action: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
+    """Call on the main rank alone what can fail there, and return its result, None on the others.
+
+    If it fails, all ranks raise; like `on_every_rank`, the action must hold no collective.
+    """
+    return on_every_rank(lambda: action(*arguments, **options) if dist.get_rank() == 0 else None)
 
 
 def end_together(message: str, is_mistake: bool) -> None:

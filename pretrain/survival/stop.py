@@ -64,6 +64,12 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def ignore_stop_signals() -> None:
+    """Ignore them in a loader worker: a signal to the whole process group must not kill it under a rank that saves."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class JobStatus:
     """One line for a job script, in the file that IMGLISH_STATUS_FILE names: `STEP WORD FOUND`.
 

@@ -14,8 +14,8 @@ from model.embeddings import interpolate_positions
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.conversion.verify import TOLERANCE, largest_difference
 from pretrain.convert import ConvertOptions, convert
+from pretrain.jobs.pretraining import check_initial_weights
 from pretrain.run.run_log import read_log
-from pretrain.train import check_initial_weights
 from tests.support.launch import run_ranks
 from tests.support.tiny import tiny_model
 from tests.support.tiny_run import TinyData
