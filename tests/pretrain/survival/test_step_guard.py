@@ -12,7 +12,7 @@ import torch
 from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.step_guard import MAX_SKIPPED_SHARE, MIN_RECENT, NUM_RECENT, StepGuard
 from pretrain.survival.stop import EXIT_MANY_SKIPPED, EXIT_STOPPED
-from tests.pretrain.test_faults import arguments_of, broken, wait_for
+from tests.runs.test_faults import arguments_of, broken, wait_for
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
 from tests.support.tiny_run import TinyData
 

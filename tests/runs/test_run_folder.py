@@ -10,7 +10,7 @@ import pytest
 from pretrain.checkpoints.saver import check_there
 from pretrain.run.run_log import LOG_NAME, RunLog, read_log
 from pretrain.survival.json_lines import append_whole
-from tests.pretrain.test_faults import wait_for
+from tests.runs.test_faults import wait_for
 from tests.support.launch import RankProcess, run_ranks
 from tests.support.tiny_run import TinyData
 

@@ -21,7 +21,7 @@ import pytest
 from pretrain.demo import free_port, ranks_of
 from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.stop import EXIT_RANK_LOST
-from tests.pretrain.test_faults import arguments_of, newest_step, wait_for
+from tests.runs.test_faults import arguments_of, newest_step, wait_for
 from tests.support.launch import ON_CPU, ROOT, TIMEOUT_SECONDS
 from tests.support.tiny_run import TinyData
 

@@ -154,7 +154,7 @@ class BreaksOnce:
 
 
 def breaks_once(weights: Path | None) -> BreaksOnce:
-    """What `--teacher.name tests.pretrain.test_train_visual_tokenizer.breaks_once` names."""
+    """What `--teacher.name tests.runs.test_train_visual_tokenizer.breaks_once` names."""
     return BreaksOnce()
 
 
