@@ -18,12 +18,10 @@ from data_pipeline.settings.parsing import (
 from data_pipeline.train_text_tokenizer import TextTokenizerOptions
 from data_pipeline.write_shards import ShardOptions
 from pretrain.config.command_line import parse_recipe
-from pretrain.convert import ConvertOptions
-from pretrain.masked_patches import MaskedPatchesOptions
-from pretrain.masked_words import MaskedWordsOptions
-from pretrain.plan import PlanOptions
+from pretrain.conversion.options import ConvertOptions
+from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions
+from pretrain.planning.options import PlanOptions, ScalingOptions
 from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
-from pretrain.scaling import ScalingOptions
 from tests.support.documents import DOCUMENTS, commands, inline_code
 from tests.support.launch import ROOT
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from data_pipeline.settings.command_line import EXIT_USER_ERROR
+from data_pipeline.settings.command_line import EXIT_USER_ERROR, print_result
 from data_pipeline.settings.parsing import (
     HELP,
     HelpRequest,
@@ -50,6 +50,19 @@ def parse_recipe(
         sys.exit(0)
     except ValueError as error:
         _fail(str(error))
+
+
+def run_recipe_command(
+    recipes: dict[str, Callable[[], ConfigT]],
+    options_type: type[Options],
+    module: str,
+    action: Callable[[ConfigT, Options], str],
+    default_recipe: str | None = None,
+) -> None:
+    """Parse a recipe and the options of the module and print what the action returns; end the process with one sentence
+    if it fails."""
+    config, options = parse_recipe_and_options(recipes, options_type, module, default_recipe)
+    print_result(lambda: action(config, options))
 
 
 def parse_recipe_and_options(

@@ -7,14 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Interval
 
-from data_pipeline.loading.batch import SamplesPerStep
+from data_pipeline.loading.config import SamplesPerStep
 from data_pipeline.settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
-from model.checkpointing import KEEP_EVERYTHING, Checkpointing
-from model.config import MultiwayConfig
+from model.config import KEEP_EVERYTHING, OBJECTIVES, Checkpointing, KernelChoice, MultiwayConfig
 from model.flops import StepSize
-from model.kernels.backend import KernelChoice
-from model.kernels.text_masks import num_masked
-from model.masked_data_model import OBJECTIVES
 from pretrain.config.run_config import RunConfig
 
 BlockSize = Annotated[int, Interval(ge=1, le=65_536)]
@@ -53,7 +49,7 @@ class ObjectiveConfig:
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
-        """In the order of model.masked_data_model.OBJECTIVES."""
+        """In the order of model.config.OBJECTIVES."""
         return self.mim_weight, self.mlm_weight, self.mvlm_image_weight, self.mvlm_text_weight
 
 
@@ -151,13 +147,15 @@ class PretrainConfig(RunConfig):
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """What the run has samples for, of model.masked_data_model.OBJECTIVES."""
+        """What the run has samples for, of model.config.OBJECTIVES."""
         num_masked_pairs = self.pairs_per_step if self.objective.whole_image_share < 1 else 0
         counts = (self.images_per_step, self.texts_per_step, num_masked_pairs, self.pairs_per_step)
         return tuple(name for name, count in zip(OBJECTIVES, counts, strict=True) if count)
 
     def step_size(self, num_images: int, caption_lengths: Sequence[int], text_lengths: Sequence[int]) -> StepSize:
         """Of so many image-only samples, pairs with captions and texts of so many tokens."""
+        from model.kernels.text_masks import num_masked  # here, as in RunConfig.dtype: it needs torch
+
         objective = self.objective
         captions = num_masked(caption_lengths, objective.caption_mask_ratio)
         texts = num_masked(text_lengths, objective.text_mask_ratio)

@@ -5,15 +5,13 @@ import textwrap
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import pydantic
-import torch
 from annotated_types import Interval
 
 from data_pipeline.files.remote_files import public_url
-from data_pipeline.loading.batch import SamplesPerStep
-from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.settings.changes import changes
 from data_pipeline.settings.ranges import (
     Count,
@@ -25,6 +23,9 @@ from data_pipeline.settings.ranges import (
     Weight,
     check_ranges,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
@@ -133,8 +134,10 @@ class RunConfig(ABC):
         return found
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of matrix products."""
+    def dtype(self) -> "torch.dtype":
+        """Type of matrix products."""
+        import torch  # here: a config is built, printed and checked without the seconds that torch takes to import
+
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
 

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Interval
 
-from data_pipeline.loading.batch import SamplesPerStep
+from data_pipeline.loading.config import SamplesPerStep
 from data_pipeline.settings.ranges import Deviation, PartBelowOne, Side, check_ranges
-from model.visual_tokenizer import VisualTokenizerConfig
+from model.config import VisualTokenizerConfig
 from pretrain.config.run_config import OptimizerConfig, RunConfig
 
 

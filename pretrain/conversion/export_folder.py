@@ -25,8 +25,8 @@ from pretrain.conversion.model_card import (
 )
 from pretrain.conversion.source import Source
 from pretrain.conversion.verify import TOLERANCE, largest_difference
-from pretrain.formats.beit3 import Role
 from pretrain.formats.beit3_file import save_beit3
+from pretrain.formats.role import Role
 from pretrain.formats.timm import save_timm
 from pretrain.formats.vocabulary import EXPORTED_NAME, FINGERPRINT_KEY, MICROSOFTS_NAME, Vocabulary
 

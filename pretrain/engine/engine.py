@@ -2,7 +2,6 @@
 
 import math
 import os
-import socket
 import warnings
 from datetime import timedelta
 from typing import Any
@@ -21,6 +20,7 @@ from pretrain.engine.optimizer import build_optimizer, choose_implementation, de
 from pretrain.survival.agreement import FatalRunError, join_hosts, met_by_all
 from pretrain.survival.console import say
 from pretrain.survival.meeting import meet
+from pretrain.survival.ports import free_port
 
 COLLECTIVE_MARGIN_SECONDS = 300
 """A collective waits so much longer than the watchdog, whose sentence says more."""
@@ -34,7 +34,7 @@ def init_distributed(hang_seconds: float) -> torch.device:
     for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, alone)
     if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(_free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500"
+        os.environ["MASTER_PORT"] = str(free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500"
     # DeepSpeed calls collectives by names that torch 2.13 deprecates
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     # DeepSpeed would compile its shared-memory all-reduce here, for minutes; only its inference code uses it.
@@ -94,13 +94,6 @@ def check_accepted(deepspeed_config: dict[str, Any]) -> None:
         DeepSpeedConfig(deepspeed_config)
     except Exception as error:  # assertions, its own errors, pydantic's
         raise ValueError(f"DeepSpeed refuses the configuration: {' '.join(str(error).split())}") from error
-
-
-def _free_port() -> int:
-    """For a process that is alone, beside others that are."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def build_engine(

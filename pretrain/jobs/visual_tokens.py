@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from model.config import MultiwayConfig
-from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
+from model.config import MultiwayConfig, VisualTokenizerConfig
+from model.visual_tokenizer import VisualTokenizer
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.formats.vqkd import load_vqkd
 

@@ -26,17 +26,15 @@ Not counted: CUDA's context, NCCL's and cuBLAS's workspaces, what the allocator 
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-from model.config import MultiwayConfig
-from model.kernels.backend import KernelChoice
+from model.config import KernelChoice, MultiwayConfig, VisualTokenizerConfig
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock
-from model.visual_tokenizer import VisualTokenizerConfig
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.engine.memory_config import zero_settings
 from pretrain.jobs.visual_tokens import load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
 from pretrain.planning.micro_step_memory import (
     MicroBatch,
@@ -44,6 +42,9 @@ from pretrain.planning.micro_step_memory import (
     micro_step_memory,
     tokenizer_memory,
 )
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def rank_memory(
 
     Raises ValueError where the batch does not divide.
     """
-    zero = DeepSpeedZeroConfig(**memory_config["zero_optimization"])
+    zero = zero_settings(memory_config)
     batch = micro_batch(config, world_size)
     pieces = count_pieces(config.model, int(zero.param_persistence_threshold))
     micro_step = micro_step_memory(_of_the_forward(config), batch, kernels)
@@ -175,7 +176,7 @@ class _Held:
     stepping: int
 
 
-def _stage3(zero: DeepSpeedZeroConfig, pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool) -> _Held:
+def _stage3(zero: "DeepSpeedZeroConfig", pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool) -> _Held:
     part = -(-pieces.total // ranks)
     bucket = int(zero.reduce_bucket_size)
     buffers = itemsize * bucket
@@ -201,7 +202,7 @@ def _stage3(zero: DeepSpeedZeroConfig, pieces: Pieces, itemsize: int, ranks: int
 
 
 def _stages_1_and_2(
-    zero: DeepSpeedZeroConfig, pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool
+    zero: "DeepSpeedZeroConfig", pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool
 ) -> _Held:
     """Of the stages that hold all weights. Offloaded are the float32 gradients too, and stage 2's of micro-steps."""
     part = -(-pieces.total // ranks)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from model.kernels.backend import KernelChoice
+from model.config import KernelChoice
 from model.masked_data_model import MaskedDataModel
 from pretrain.engine.engine import build_engine, merged_deepspeed_config
 from pretrain.engine.memory_config import read_memory_config

@@ -22,8 +22,8 @@ from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock, MultiwayInputs
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.evaluation.held_out import read_held_out, training_masks
+from pretrain.evaluation.masked_words import masked_words
 from pretrain.jobs.visual_tokens import network_view
-from pretrain.masked_words import masked_words
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.study_whole_images import PACKAGES
 

@@ -32,9 +32,10 @@ from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.evaluation.held_out import read_held_out
+from pretrain.evaluation.masked_patches import evaluate_masked_patches
+from pretrain.evaluation.masked_words import evaluate_masked_words
+from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions
 from pretrain.jobs.visual_tokens import network_view
-from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
-from pretrain.masked_words import MaskedWordsOptions, evaluate_masked_words
 from pretrain.recipes.small import laptop
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results

@@ -12,8 +12,9 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from model import load_pretrained
 from model.embeddings import interpolate_positions
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.conversion.convert import convert
+from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.verify import TOLERANCE, largest_difference
-from pretrain.convert import ConvertOptions, convert
 from pretrain.jobs.pretraining import check_initial_weights
 from pretrain.run.run_log import read_log
 from tests.support.launch import run_ranks

@@ -18,8 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
-from pretrain.demo import free_port, ranks_of
+from pretrain.demo import ranks_of
 from pretrain.run.run_log import LOG_NAME, read_log
+from pretrain.survival.ports import free_port
 from pretrain.survival.stop import EXIT_RANK_LOST, EXIT_STOPPED, EXIT_STOPPED_BY_FILE
 from tests.support.launch import ON_CPU, ROOT, TIMEOUT_SECONDS, Ended, RankProcess, run_ranks
 from tests.support.tiny_run import TinyData

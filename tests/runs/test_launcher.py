@@ -18,8 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pretrain.demo import free_port, ranks_of
+from pretrain.demo import ranks_of
 from pretrain.run.run_log import LOG_NAME, read_log
+from pretrain.survival.ports import free_port
 from pretrain.survival.stop import EXIT_RANK_LOST
 from tests.runs.test_faults import arguments_of, newest_step, wait_for
 from tests.support.launch import ON_CPU, ROOT, TIMEOUT_SECONDS

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.checkpointing import Checkpointing, CheckpointingMode
+from model.config import Checkpointing, CheckpointingMode
 from model.masked_data_model import MaskedTargets
 from model.multiway import MultiwayInputs
 from pretrain.engine.engine import build_engine, init_distributed, merged_deepspeed_config

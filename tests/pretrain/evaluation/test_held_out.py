@@ -14,18 +14,18 @@ from data_pipeline.texts.tokenizer import TextTokenizer
 from model.kernels.block_masks import block_image_masks
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.evaluation.held_out import read_held_out
-from pretrain.formats.vqkd import save_vqkd
-from pretrain.jobs.visual_tokens import load_visual_tokenizer, network_view
-from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
-from pretrain.masked_words import (
+from pretrain.evaluation.masked_patches import evaluate_masked_patches
+from pretrain.evaluation.masked_words import (
     Guesses,
-    MaskedWordsOptions,
     MaskedWordsResult,
     evaluate_masked_words,
     guess_words,
     masked_words,
     report,
 )
+from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions
+from pretrain.formats.vqkd import save_vqkd
+from pretrain.jobs.visual_tokens import load_visual_tokenizer, network_view
 from tests.data_pipeline.test_bad_input import GOOD
 from tests.support.crafted import copy_of_run, seal
 from tests.support.launch import run_ranks

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipeline.loading.batch import SamplesPerStep, StepBatch
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.config import SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
 from model import visual_tokenizer
 from model.kernels.block_masks import ImageMasks, block_image_masks

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from pretrain.demo import free_port
 from pretrain.survival import meeting
+from pretrain.survival.ports import free_port
 from tests.support.launch import run_ranks
 from tests.support.tiny_run import TinyData
 
