@@ -88,6 +88,16 @@ def test_the_readme_stays_short_and_the_index_lists_every_page() -> None:
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(listed)
 
 
+def test_contributing_has_a_question_for_every_folder() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| `([\w/]+)/` \|", text, re.MULTILINE)
+    packages = {
+        path.parent for name in ("model", "data_pipeline", "pretrain") for path in ROOT.glob(f"{name}/*/__init__.py")
+    }
+    assert len(packages) > 15 and set(names_of(sorted(packages))) <= set(rows)
+    assert all((ROOT / name).is_dir() for name in rows)
+
+
 def test_every_page_begins_with_what_its_reader_can_do_after_it() -> None:
     for path in sorted((ROOT / "docs").glob("*.md")):
         if path.name != "README.md":
