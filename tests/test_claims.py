@@ -41,11 +41,11 @@ def test_documented_defaults_are_those_of_the_recipes() -> None:
     assert f"`--silent-rank-seconds {config.silent_rank_seconds:g}`" in page
     assert f"`--hang-seconds {config.hang_seconds:g}`" in page
     text_length = re.search(r"`--text-length` tokens \(default (\d+)\)", words_of("docs/data.md"))
-    assert text_length is not None and int(text_length[1]) == ShardOptions("text", "source", ROOT).text_length
+    assert text_length is not None and int(text_length[1]) == ShardOptions.text_length
 
 
 @pytest.mark.parametrize("page", ["docs/measured.md", "docs/kernels.md"])
 def test_the_number_of_kernels_is_documented(page: str) -> None:
     sources = [path.read_text() for path in (ROOT / "model" / "kernels").glob("*.py")]
-    num_kernels = sum(len(re.findall(r"^@jit\b", source, re.MULTILINE)) for source in sources)
+    num_kernels = sum(len(re.findall(r"^@jit\(do_not_specialize=", source, re.MULTILINE)) for source in sources)
     assert num_kernels > 5 and re.search(rf"\ball {num_kernels} (are )?compiled for sm_80 and sm_90", words_of(page))
