@@ -14,7 +14,8 @@ from model.pretrained import WEIGHTS_NAME, load_pretrained, read_config
 from model.weight_checks import check_weight
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.config.run_config import config_to_json
-from pretrain.conversion.model_card import CARD_NAME, read_card
+from pretrain.conversion.model_card import read_card
+from pretrain.conversion.target import CARD_NAME
 from pretrain.formats.beit3 import decoupled_weights
 from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
 from pretrain.formats.beit3_file import load_beit3, tokenizer_sha256

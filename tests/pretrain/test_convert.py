@@ -12,6 +12,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from model import load_pretrained
 from model.embeddings import interpolate_positions
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.conversion.beit3_target import Beit3Target
 from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.verify import TOLERANCE, largest_difference
@@ -104,7 +105,7 @@ def test_a_file_that_differs_is_found_out(run_dir: Path, tmp_path: Path, name: s
     torch.save(content, path)
     with pytest.raises(ValueError, match=f"beit3_fusion.pth does not hold the {name}"):
         largest_difference(
-            "beit3", "fusion", path, checkpoint.config.model, lambda: checkpoint_weights(checkpoint.folder)
+            Beit3Target("fusion"), path, checkpoint.config.model, lambda: checkpoint_weights(checkpoint.folder)
         )
 
 

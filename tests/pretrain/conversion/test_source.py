@@ -12,6 +12,7 @@ from data_pipeline.texts.tokenizer import TextTokenizer
 from model import load_pretrained
 from model.config import MultiwayConfig
 from model.pretrained import save_pretrained
+from pretrain.conversion.beit3_target import Beit3Target
 from pretrain.conversion.convert import Converted, convert, open_source, report
 from pretrain.conversion.model_card import make_card
 from pretrain.conversion.options import ConvertOptions
@@ -68,7 +69,7 @@ def reported(config: MultiwayConfig, role: Any, num_ids: int = 8002) -> str:
     """What is printed of a network of any size, without its weights."""
     path = Path("/dev/null")  # has a size
     vocabulary = Vocabulary(Path("words.spm"), "0" * 64, num_ids)
-    card = make_card(path.name, "beit3", role, config, vocabulary, 1e-6)
+    card = make_card(Beit3Target(role), config, vocabulary, 1e-6)
     source = Source("step 5 in runs/a/checkpoints/step_00000005", config, lambda: iter(()), vocabulary, {})
     return report(Converted(path, 1e-6, source, card))
 
