@@ -56,7 +56,26 @@ FOREIGN_OPTIONS = {
     "benchmarks": {"--append", "--source"},
     "git and apptainer": {"--nv"},
 }
+
+
+def commands_in_job_scripts() -> list[str]:
+    """Return the usage lines in the comments of slurm/*.sbatch."""
+    sources = [(ROOT / script).read_text() for script in JOB_SCRIPTS]
+    return [
+        re.sub(r"\[.*\]", "", line).strip()
+        for source in sources
+        for line in re.findall(r"^# +(sbatch .*)$", source, re.MULTILINE)
+    ]
+
+
+def commands_in_recipes() -> list[str]:
+    """Return the command in the docstring of every recipe."""
+    recipes = [recipe for recipes in OF_RECIPES.values() for recipe in recipes.values()]
+    return [line for recipe in recipes for line in re.findall(r"Command: (.*)", recipe.__doc__ or "")]
+
+
 COMMANDS = sorted({command for path in DOCUMENTS for command in commands(path.read_text())})
+ELSEWHERE = sorted({*commands_in_job_scripts(), *commands_in_recipes()})
 
 
 def check(words: list[str]) -> None:
@@ -110,7 +129,12 @@ def test_the_documentation_has_commands_of_every_kind() -> None:
     assert all(script in found for script in JOB_SCRIPTS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_job_scripts_and_recipes_have_a_command_each() -> None:
+    assert len(commands_in_job_scripts()) == len(JOB_SCRIPTS)
+    assert len(commands_in_recipes()) == sum(map(len, OF_RECIPES.values()))
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *ELSEWHERE])
 def test_a_documented_command_is_accepted(command: str) -> None:
     words = shlex.split(command)
     code, is_help = None, False
