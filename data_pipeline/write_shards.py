@@ -56,7 +56,7 @@ CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """Write WebDataset shards with an index. What SOURCE may be: see docs/data.md."""
+    """Write WebDataset shards with an index. What SOURCE may be: see data_pipeline/README.md."""
 
     kind: tyro.conf.Positional[Kind]
     """What a sample is."""

@@ -59,7 +59,7 @@ def beit3_base() -> PretrainConfig:
     """The released base, 276M with heads: decoupled attention, no vision-language experts.
 
     Command: sbatch --nodes 4 slurm/pretrain.sbatch beit3_base
-    To go on from the released weights, convert them (docs/converting.md) and add --initial-weights FOLDER.
+    To go on from the released weights, convert them (README) and add --initial-weights FOLDER.
     Sizes: unilm/beit3. Its pretraining was never published: the giant's schedule is our choice, and 75 hidden patches
     of 196 are BEiT's.
     """
