@@ -6,6 +6,7 @@ of the run and the step at which it was stopped and resumed. It needs matplotlib
 """
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,6 +67,15 @@ class Word:
 def main() -> None:
     options = tyro.cli(DrawOptions)
     require_packages({"matplotlib": "matplotlib"})
+    try:
+        draw_demo(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}; run make demo first")
+    print(options.picture)
+
+
+def draw_demo(options: DrawOptions) -> None:
+    """Write the picture. Raises ValueError or OSError if the run or its held-out pairs are missing."""
     checkpoint = find_checkpoint(options.run)
     model, config = load_model(checkpoint).eval(), checkpoint.config
     tokenizer = TextTokenizer(checkpoint.text_tokenizer)
@@ -79,7 +89,6 @@ def main() -> None:
         shown.append([(images[place], words) for place, words in zip(places, guesses, strict=True)])
     options.picture.parent.mkdir(parents=True, exist_ok=True)
     draw(shown, read_log(options.run), options.picture)
-    print(options.picture)
 
 
 @torch.no_grad()
