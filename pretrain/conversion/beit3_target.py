@@ -94,7 +94,7 @@ class Beit3Target(Target):
         }
 
     def loaders(self, path: Path, card: dict[str, Any], config: MultiwayConfig) -> list[str]:
-        """Return what loads the file, and which of Microsoft's tasks its role is wrong for."""
+        """Return lines on programs that load the file, and on the tasks of Microsoft's that its role is wrong for."""
         readme = path.with_name(README_NAME)
         arguments = path.with_suffix(".json")
         lines = [f"torchscale loads it{import_note()}: BEiT3 with the arguments in {arguments}; {readme} has the lines"]

@@ -1,4 +1,4 @@
-"""From a source to a folder of converted weights, and what is printed of it."""
+"""Conversion from a source to a folder of weights, and the report that the command prints."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,12 @@ from pretrain.formats.vocabulary import unused_rows
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written."""
+    """Result of a conversion."""
 
     path: Path
     """The weights."""
     largest_difference: float | None
-    """Between outputs of the source and of what was written; None: not verified."""
+    """Largest difference between outputs of the source and of the written weights; None: not verified."""
     source: Source
     card: dict[str, Any]
 
@@ -35,7 +35,7 @@ class Converted:
 def convert(options: ConvertOptions) -> Converted:
     """Write weights, tokenizer and cards.
 
-    Raises ValueError or OSError, leaving OUT as it was, if the source is unsound, or the result cannot be written, or
+    Raises ValueError or OSError, leaving OUT as it was, if the source is unsound, or if the result cannot be written or
     is not exact.
     """
     target = TARGETS[options.to or ("safetensors" if options.from_ == "beit3" else "beit3")](options.role)
@@ -59,15 +59,15 @@ def check_uses(options: ConvertOptions, target: Target) -> None:
     if options.from_ != "beit3":
         for name, is_given in (("--num-heads", options.num_heads is not None), ("--new-heads", options.new_heads)):
             if is_given:
-                raise ValueError(f"{name} is for --from beit3; other sources have all that it is about")
+                raise ValueError(f"{name} is for --from beit3; other sources hold what it sets")
     if options.num_visual_tokens is not None and not options.new_heads:
-        raise ValueError("--num-visual-tokens is for --new-heads; other files say how many they have")
+        raise ValueError("--num-visual-tokens is for --new-heads; other files record their number")
     if options.trim_vocab and not target.has_words:
         raise ValueError(f"--to {target.name} writes no words; leave out --trim-vocab")
 
 
 def open_source(options: ConvertOptions) -> Source:
-    """Open the source. Raises ValueError if it is not what --from says."""
+    """Open the source. Raises ValueError if it is not of the kind given by --from."""
     if options.from_ == "checkpoint":
         return readable(checkpoint_source(options.source))
     if options.from_ == "safetensors":
@@ -76,7 +76,7 @@ def open_source(options: ConvertOptions) -> Source:
 
 
 def report(converted: Converted) -> str:
-    """Say what was written, from what, and what can load it."""
+    """Return the lines that the command prints: the file, its source, and what can load it."""
     path, card, difference = converted.path, converted.card, converted.largest_difference
     verified = "not verified" if difference is None else f"largest difference {difference:.1e}"
     lines = [f"{path}: {path.stat().st_size / 1e6:.1f} MB, from {converted.source.origin}, {verified}"]

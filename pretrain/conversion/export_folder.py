@@ -1,4 +1,4 @@
-"""The folder that converted weights are written into: complete or not at all, and nothing of others is replaced."""
+"""The folder that converted weights are written into: complete or not at all, without replacing files of others."""
 
 import fcntl
 import json
@@ -13,7 +13,7 @@ from data_pipeline.files.hashing import file_sha256
 from data_pipeline.shards.index import INDEX_NAME
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME
 from pretrain.checkpoints.manifest import MANIFEST_NAME
-from pretrain.checkpoints.saver import is_checkpoint
+from pretrain.checkpoints.reader import is_checkpoint
 from pretrain.conversion.model_card import MADE_BY, README_TITLE, make_card, read_card, render_readme
 from pretrain.conversion.source import Source
 from pretrain.conversion.target import CARD_NAME, README_NAME, Target
@@ -33,7 +33,7 @@ class ExportFolder:
         self.card = out / target.card_name
 
     def check_is_free(self, source: Path) -> None:
-        """Raises ValueError if writing there would put one thing in the place of another."""
+        """Raise ValueError if writing there would replace something else."""
         out = self.out
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file; {ANOTHER}")
@@ -42,7 +42,7 @@ class ExportFolder:
         if (out / INDEX_NAME).is_file():
             raise ValueError(f"{out} is a folder of shards; {ANOTHER}")
         if any(is_checkpoint(parent) for parent in out.resolve().parents):
-            raise ValueError(f"{out} lies in a checkpoint, which may hold its own files alone; {ANOTHER}")
+            raise ValueError(f"{out} lies in a checkpoint, which must hold only its own files; {ANOTHER}")
         for path in (self.path, self.card, out / CONFIG_NAME, out / EXPORTED_NAME, out / README_NAME):
             if path.is_dir():
                 raise ValueError(f"{path} is a folder; {ANOTHER}")
@@ -58,7 +58,7 @@ class ExportFolder:
             raise ValueError(f"{readme} is not a card that was written here; {ANOTHER}")
 
     def check_tokenizer(self, vocabulary: Vocabulary | None) -> None:
-        """Raises ValueError if weights with another text tokenizer lie there."""
+        """Raise ValueError if weights with another text tokenizer lie there."""
         # Microsoft's own file does not matter, but earlier versions gave its name to ours
         names = [EXPORTED_NAME, MICROSOFTS_NAME] if self._other_cards(by_earlier=True) else [EXPORTED_NAME]
         for path in (self.out / name for name in names):
@@ -83,7 +83,7 @@ class ExportFolder:
 
     @contextmanager
     def _partial(self) -> Iterator[Path]:
-        """An empty folder inside, for one process at a time; what a killed one left there is removed."""
+        """Make an empty folder inside, for one process at a time; leftovers of a killed one are removed."""
         partial = self.out / f".partial-{self.path.stem}"
         partial.mkdir(exist_ok=True)
         descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
@@ -121,7 +121,7 @@ class ExportFolder:
     def _other_cards(self, by_earlier: bool = False) -> list[dict[str, Any]]:
         """Return the cards of weights in other formats and roles there.
 
-        by_earlier: those of earlier versions, which lack what a README.md needs.
+        by_earlier: return those of earlier versions instead, which lack entries that README.md needs.
         """
         paths = [path for path in (self.out / CARD_NAME, *sorted(self.out.glob("beit3_*.json"))) if path.is_file()]
         cards = [read_card(path) for path in paths if path != self.card]

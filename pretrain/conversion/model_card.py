@@ -1,4 +1,4 @@
-"""The cards beside converted weights: one JSON file for each, and a README.md that is written from all of them."""
+"""Cards beside converted weights: one JSON file for each, and a README.md written from all of them."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +14,9 @@ MADE_BY = "pretrain.convert"
 README_TITLE = "# BEiT-3 weights written by pretrain.convert\n"
 """First line, which tells a README.md of ours from any other."""
 PREPROCESSING = """\
-Imglish puts transparent images on white, turns images as their EXIF orientation says, and normalises pixels with mean
-and standard deviation 0.5. Microsoft's loader does neither of the first two, and its imagenet task normalises with
-ImageNet's mean and standard deviation."""
+Imglish puts transparent images on white, applies the EXIF orientation, and normalises pixels with mean and standard
+deviation 0.5. Microsoft's loader does neither of the first two, and its imagenet task normalises with ImageNet's mean
+and standard deviation."""
 
 
 def make_card(
@@ -75,7 +75,7 @@ def _section(card: dict[str, Any]) -> str:
 
 def _tokenizer_lines(tokenizer: dict[str, Any] | None) -> list[str]:
     if tokenizer is None:
-        return ["No text tokenizer was beside the source; the one that it was trained with belongs here.\n"]
+        return ["The source had no text tokenizer beside it; put the one that it was trained with here.\n"]
     lines = [f"Text tokenizer: {tokenizer['file']}, {tokenizer['num_ids']} ids, SHA-256 {tokenizer['sha256']}.\n"]
     if tokenizer["unused_rows"]:
         lines.append(f"Note: {tokenizer['unused_rows']}.\n")

@@ -1,4 +1,4 @@
-"""What a format must supply to be a target of conversion: its files, how they are written, checked and loaded."""
+"""The interface of a format to convert to: its files, how they are written, checked and loaded."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -78,19 +78,19 @@ class Target(ABC):
         """Return a function from inputs to hidden states that is computed from the file at `path`."""
 
     def card_entries(self, config: MultiwayConfig, vocabulary: Vocabulary | None) -> dict[str, Any]:
-        """Return what a card holds for this format alone."""
+        """Return the entries of a card that only this format has."""
         return {}
 
     @abstractmethod
     def loaders(self, path: Path, card: dict[str, Any], config: MultiwayConfig) -> list[str]:
-        """Return the lines that the command prints about what loads the weights at `path`."""
+        """Return the lines that the command prints about programs that load the weights at `path`."""
 
     @abstractmethod
     def readme_code(self, card: dict[str, Any]) -> str:
         """Return the Python lines that load the weights from within their folder."""
 
     def readme_notes(self, card: dict[str, Any]) -> list[str]:
-        """Return the sentences of README.md about what the weights are exact for."""
+        """Return the sentences of README.md on the uses that the weights are exact for."""
         return []
 
     def readme_commands(self, card: dict[str, Any]) -> list[str]:

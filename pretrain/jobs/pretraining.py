@@ -21,7 +21,7 @@ from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock
 from model.pretrained import WEIGHTS_NAME, load_weights, read_config
 from model.visual_tokenizer import VisualTokenizer
-from pretrain.checkpoints.saver import TEXT_TOKENIZER_NAME
+from pretrain.checkpoints.reader import TEXT_TOKENIZER_NAME
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.machine_memory import check_batch_fits, check_network_fits
 from pretrain.formats.vocabulary import fingerprint_in, tokenizer_beside, unused_rows

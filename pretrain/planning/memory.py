@@ -130,19 +130,8 @@ def planned_kernels(config: PretrainConfig) -> KernelChoice:
 
 
 def micro_batch(config: PretrainConfig, world_size: int) -> MicroBatch:
-    """Return the samples of a rank in a micro-step.
-
-    Raises ValueError if the samples per step are not a multiple of ranks x micro-steps.
-    """
-    parts = world_size * config.gradient_accumulation_steps
-    samples = config.samples_per_step
-    for kind, count in vars(samples).items():
-        if count % parts:
-            raise ValueError(
-                f"{kind}_per_step {count} must be a multiple of {world_size} ranks x gradient_accumulation_steps "
-                f"{config.gradient_accumulation_steps}; change one of them"
-            )
-    return MicroBatch(samples.images // parts, samples.pairs // parts, samples.texts // parts)
+    """Return a rank's part of a micro-step. Raises ValueError if the global batch does not divide."""
+    return MicroBatch(**vars(config.micro_batch(world_size)))
 
 
 def visual_tokenizer_config(config: PretrainConfig) -> VisualTokenizerConfig:
@@ -169,7 +158,7 @@ def count_pieces(network: MultiwayConfig, persistence_threshold: int) -> Pieces:
 
 @dataclass(frozen=True)
 class _Held:
-    """Bytes that DeepSpeed holds: always, from the first full bucket of gradients on (late), and in the optimizer step."""
+    """Bytes that DeepSpeed holds: always, from the first full bucket of gradients on (late), and in the step."""
 
     weights: int
     optimizer: int

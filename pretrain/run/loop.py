@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 from data_pipeline.loading.batch import StepBatch
 from pretrain.config.run_config import ConfigT
-from pretrain.engine.engine import init_distributed, learning_rate
+from pretrain.engine.engine import init_distributed
+from pretrain.engine.schedule import learning_rate, set_learning_rate
 from pretrain.jobs.job import Job, StepWork
 from pretrain.run.accumulate import accumulate
 from pretrain.run.start import Run, start
@@ -96,8 +97,7 @@ def train_step(run: Run[ConfigT], batch: StepBatch, agreed: Agreed) -> dict[str,
     """
     started, config, engine = time.perf_counter(), run.config, run.engine
     lr = learning_rate(config.optimizer, batch.step, config.num_steps)
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+    set_learning_rate(engine.optimizer, lr)
     num_skipped = engine.skipped_steps
     record = accumulate(engine, run.job.start_step(engine, batch), run.guard, run.watchdog)
     is_skipped = engine.skipped_steps > num_skipped

@@ -17,14 +17,9 @@ from torch import nn
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
-from pretrain.checkpoints.elastic import is_of_another_layout, load_moments, load_weights_into
-from pretrain.checkpoints.saver import (
-    Checkpoint,
-    CheckpointSaver,
-    agreed_latest_checkpoint,
-    check_there,
-    load_checkpoint,
-)
+from pretrain.checkpoints.elastic import is_of_another_layout, load_checkpoint, load_moments, load_weights_into
+from pretrain.checkpoints.reader import Checkpoint, agreed_latest_checkpoint
+from pretrain.checkpoints.saver import CheckpointSaver, check_there
 from pretrain.config.run_config import ConfigT, config_to_json
 from pretrain.engine.engine import build_engine, check_accepted, merged_deepspeed_config
 from pretrain.engine.machine_memory import check_buckets_fit
@@ -175,7 +170,7 @@ def build(
         return model
 
     model = on_every_rank(build_model)
-    engine = build_engine(model, config, deepspeed_config, job.leaf_modules, job.undecayed)
+    engine = build_engine(model, config, deepspeed_config, job.leaf_modules, job.undecayed, job.lr_scale)
     if checkpoint is not None:
         watchdog.at("loading")
         load_moments(engine, checkpoint) if is_elastic else load_checkpoint(engine, checkpoint)

@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from data_pipeline.files.remote_files import public_url
 from data_pipeline.loading.dataset import StepDataset
-from pretrain.checkpoints.saver import Checkpoint
+from pretrain.checkpoints.reader import Checkpoint
 from pretrain.config.run_config import ConfigT, RunConfig, changed_fields
 from pretrain.survival.agreement import FatalRunError, in_words, on_every_rank
 from pretrain.survival.console import warn

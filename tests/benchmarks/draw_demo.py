@@ -19,6 +19,7 @@ from data_pipeline.texts.tokenizer import PAD_ID, TextTokenizer
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
 from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
 from pretrain.evaluation.held_out import read_held_out
 from pretrain.evaluation.masked_words import masked_words
 from pretrain.jobs.visual_tokens import network_view
@@ -76,7 +77,7 @@ def main() -> None:
 
 def draw_demo(options: DrawOptions) -> None:
     """Write the picture. Raises ValueError or OSError if the run or its held-out pairs are missing."""
-    checkpoint = find_checkpoint(options.run)
+    checkpoint = find_checkpoint(options.run, PretrainConfig)
     model, config = load_model(checkpoint).eval(), checkpoint.config
     tokenizer = TextTokenizer(checkpoint.text_tokenizer)
     pairs = options.run / "data" / "held_out_pairs"

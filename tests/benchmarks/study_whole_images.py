@@ -31,6 +31,7 @@ from torch import Tensor
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
 from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
 from pretrain.evaluation.held_out import read_held_out
 from pretrain.evaluation.masked_patches import evaluate_masked_patches
 from pretrain.evaluation.masked_words import evaluate_masked_words
@@ -221,7 +222,7 @@ def probe(run: Path, out: Path) -> float:
 
     It is trained on pictures of the artists that the network has seen, and tested on the held-out artist's.
     """
-    checkpoint = find_checkpoint(run)
+    checkpoint = find_checkpoint(run, PretrainConfig)
     model, config = load_model(checkpoint), checkpoint.config
     groups = json.loads((out / "data" / "groups.json").read_text())
     names = sorted(set(groups.values()))

@@ -87,7 +87,7 @@ def test_an_unwritable_run_folder(tiny_data: TinyData, tmp_path: Path) -> None:
 
 def test_a_batch_that_the_ranks_do_not_divide(tiny_data: TinyData, tmp_path: Path) -> None:
     line = error_of(["demo", *tiny_data.overrides(tmp_path / "run"), "--gradient-accumulation-steps", "3"])
-    assert "images_per_step 4 must be a multiple of world size 1 x gradient_accumulation_steps 3" in line
+    assert "images_per_step 4 must be a multiple of 1 rank x gradient_accumulation_steps 3" in line
 
 
 def test_a_setting_in_the_wrong_file(tiny_data: TinyData, tmp_path: Path) -> None:

@@ -189,8 +189,8 @@ def test_what_we_write_is_such_a_file_and_survives(tmp_path: Path) -> None:
         (lambda e: e.update({"encoder.more": torch.zeros(1)}), r"has \(1,\) for encoder.more, expected nothing"),
         (lambda e: e.update({"decoder.cls_token": torch.zeros(3)}), r"has \(3,\) for decoder.cls_token, exp"),
         (lambda e: e.update({"quantize.embedding.initted": torch.zeros(1)}), "has a codebook that was never trained"),
-        (lambda e: e.pop("encoder.pos_embed"), "is no visual tokenizer"),
-        (lambda e: e.pop("quantize.embedding.weight"), "is no visual tokenizer that is understood here"),
+        (lambda e: e.pop("encoder.pos_embed"), "is not a visual tokenizer"),
+        (lambda e: e.pop("quantize.embedding.weight"), "is not a visual tokenizer of a known kind"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_not_exactly_a_tokenizer_is_refused(change, message: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
