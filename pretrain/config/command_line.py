@@ -97,5 +97,5 @@ def _print_once(text: str) -> None:
 def _fail(message: str) -> NoReturn:
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
-        JobStatus().told("mistake")
+        JobStatus().report("mistake")
     sys.exit(EXIT_USER_ERROR)
