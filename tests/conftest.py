@@ -42,7 +42,7 @@ def two_ranks(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> 
     """An undisturbed run of eight steps on two ranks, with three experts and shared attention. Read only."""
 
     def train(run_dir: Path) -> None:
-        ended = run_ranks(2, "pretrain.train", ["demo", *tiny_data.overrides(run_dir)], fresh=True)
+        ended = run_ranks(2, "pretrain.train", ["demo", *tiny_data.overrides(run_dir)])
         assert ended.exit_codes == [0, 0], ended.stderr
 
     with shared_folder(tmp_path_factory, "two_ranks", train) as run_dir:

@@ -60,7 +60,8 @@ def test_another_topology_sees_the_same_samples_and_losses(
     num_ranks: int, micro_steps: int, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    ended = train(num_ranks, tiny_data, run_dir, "--gradient-accumulation-steps", micro_steps)
+    micro = ["--gradient-accumulation-steps", micro_steps]
+    ended = train(num_ranks, tiny_data, run_dir, *micro, fresh=num_ranks == 1)  # as a user starts it
     assert set(ended.exit_codes) == {0}, ended.stderr
     assert sample_keys(run_dir) == sample_keys(two_ranks)
     num_tokens = [record["num_tokens"] for record in read_log(run_dir)]

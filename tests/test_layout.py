@@ -1,0 +1,195 @@
+"""The layout shows itself: commands apart from machinery, one direction of imports, tests in the tree of sources."""
+
+import ast
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.support.launch import ROOT
+
+PACKAGES = ("model", "data_pipeline", "pretrain")
+FORBIDDEN = {
+    "model": {"pretrain", "data_pipeline", "deepspeed", "tests"},
+    "data_pipeline": {"pretrain", "model", "deepspeed", "tests"},
+    "pretrain": {"tests"},
+}
+"""Packages that a package does not know, by name."""
+COMMANDS = "commands"
+FOLDERS = {
+    "model": ["kernels", COMMANDS],
+    "data_pipeline": [
+        "samples", "files", "workers", "images", "settings", "shards", "sources", "texts", "loading", COMMANDS,
+    ],
+    "pretrain": [
+        "survival", "formats", "config", "engine", "checkpoints", "jobs", "evaluation", "planning", "conversion",
+        "recipes", "run", COMMANDS,
+    ],
+}  # fmt: skip
+"""From low to high: a folder imports only those before it. Files directly in a package are the last."""
+MAX_COMMAND_LINES = 260
+UNMIRRORED = {"runs", "slurm", "fuzz", "benchmarks", "support", "golden"}
+"""Folders of tests/ that mirror no source: whole runs, clusters, and what is not collected by pytest."""
+UNTESTED = {
+    # network, layouts and their arithmetic are compared as a whole in tests/model/test_multiway.py, bit by bit
+    "model/config.py", "model/experts.py", "model/flops.py", "model/kv_cache.py", "model/layout.py",
+    "model/masked_data_model.py", "model/ranges.py", "model/weight_checks.py",
+    # every kernel runs through them
+    "model/kernels/expert_rows.py", "model/kernels/language.py", "model/kernels/nvidia_apex.py",
+    "model/kernels/random_choice.py", "model/kernels/row_tiles.py",
+    # written and read back by every test of a run, of shards or of conversion
+    "data_pipeline/files/http_client.py", "data_pipeline/samples/records.py", "data_pipeline/samples/sample.py",
+    "data_pipeline/samples/scenes.py", "data_pipeline/shards/index_writer.py", "data_pipeline/shards/members.py",
+    "data_pipeline/images/sheet_font.py", "data_pipeline/sources/captioned_objects.py",
+    "pretrain/checkpoints/elastic.py", "pretrain/checkpoints/partitions.py", "pretrain/checkpoints/weights.py",
+    "pretrain/conversion/model_card.py", "pretrain/formats/beit3_file.py", "pretrain/formats/cpu_torchvision.py",
+    # each recipe by tests/pretrain/test_recipes.py
+    "pretrain/recipes/beit3.py", "pretrain/recipes/small.py", "pretrain/recipes/vlbeit.py", "pretrain/recipes/vlmo.py",
+    "pretrain/recipes/vqkd.py",
+    # `make demo`
+    "pretrain/demo.py",
+}  # fmt: skip
+"""Modules with functions and without a test file of their own, by the reason."""
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Return the full names of all modules that a file imports, those that functions import too."""
+    names = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            submodules = {f"{module}.{alias.name}" for alias in node.names}
+            names |= {name for name in submodules if module_file(name)} or {module}
+    return names
+
+
+def module_file(name: str) -> Path | None:
+    path = ROOT.joinpath(*name.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def own_imports(path: Path) -> list[Path]:
+    """Return the project's files that a file imports."""
+    files = (module_file(name) for name in imported(path) if name.split(".")[0] in (*PACKAGES, "tests"))
+    return [file for file in files if file is not None and file != path]
+
+
+def folder_of(path: Path) -> str:
+    """Return the name of a source's folder in its package; files directly in it are `commands`."""
+    parts = path.relative_to(ROOT).parts
+    return parts[1] if len(parts) > 2 else COMMANDS
+
+
+def functions(path: Path) -> list[str]:
+    return [node.name for node in tree(path).body if isinstance(node, ast.FunctionDef)]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_in_one_direction(package: str) -> None:
+    for path in sources(package):
+        assert not {name.split(".")[0] for name in imported(path)} & FORBIDDEN[package], path
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_import_in_one_direction(package: str) -> None:
+    order = FOLDERS[package]
+    found = {folder_of(path) for path in sources(package)}
+    assert found <= set(order), "a new folder: give it a place in FOLDERS"
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {other.relative_to(ROOT)}"
+        for path in sources(package)
+        for other in own_imports(path)
+        if other.relative_to(ROOT).parts[0] == package
+        and path.name != "__init__.py"
+        and other.name != "__init__.py"
+        and order.index(folder_of(other)) > order.index(folder_of(path))
+    ]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {path: own_imports(path) for package in PACKAGES for path in sources(package)}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
+
+
+@pytest.mark.parametrize("package", ["data_pipeline", "pretrain"])
+def test_what_lies_directly_in_a_package_is_a_command(package: str) -> None:
+    for path in sorted((ROOT / package).glob("*.py")):
+        if path.name == "__init__.py":
+            continue
+        assert "main" in functions(path), f"{path}: no main()"
+        last = tree(path).body[-1]
+        assert isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'", path
+        assert len(path.read_text().splitlines()) <= MAX_COMMAND_LINES, f"{path}: machinery belongs into a folder"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_else_is_a_command(package: str) -> None:
+    for path in sources(package):
+        if package == "model" or folder_of(path) != COMMANDS:
+            assert "main" not in functions(path), f"{path}: a command lies directly in {package}/"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_folder_says_which_question_it_answers(package: str) -> None:
+    for init in (ROOT / package).rglob("__init__.py"):
+        documentation = ast.get_docstring(tree(init)) or ""
+        assert "?" in documentation or init.parent == ROOT / package, f"{init}: its docstring asks no question"
+        assert documentation, init
+
+
+def test_every_test_file_has_a_source_of_its_name() -> None:
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        place = path.relative_to(ROOT / "tests")
+        if len(place.parts) == 1 or place.parts[0] in UNMIRRORED:  # tests/test_*.py: of the repository as a whole
+            continue
+        source = ROOT / place.with_name(place.name.removeprefix("test_"))
+        helper = path.with_name(source.name)
+        assert source.is_file() or source.with_suffix("").is_dir() or helper.is_file(), f"{path} tests no source"
+
+
+def test_every_module_with_functions_has_a_test_file() -> None:
+    missing = set()
+    for path in (path for package in PACKAGES for path in sources(package) if path.name != "__init__.py"):
+        place = path.relative_to(ROOT)
+        own = ROOT / "tests" / place.with_name(f"test_{place.name}")
+        run = ROOT / "tests" / "runs" / f"test_{place.name}"
+        is_command = folder_of(path) == COMMANDS and place.parts[0] != "model"
+        has_functions = any(isinstance(node, ast.FunctionDef) for node in ast.walk(tree(path)))
+        if has_functions and not own.is_file() and not (is_command and run.is_file()):
+            missing.add(str(place))
+    assert missing - UNTESTED == set(), "give each a test file, or name it in UNTESTED with the reason"
+    assert UNTESTED - missing == set(), "these are tested, or gone: remove them from UNTESTED"
+
+
+def test_files_that_the_documentation_names_are_there() -> None:
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    documents += [ROOT / folder / "README.md" for folder in ("data_pipeline", "ds_configs", "slurm")]
+    for document in documents:
+        words = document.read_text().replace("`", " ").replace("::", " ").split()
+        for word in words:
+            name = word.strip("(),.;:[]")
+            if name.startswith(("tests/", "model/", "data_pipeline/", "pretrain/")) and name.endswith((".py", ".md")):
+                assert (ROOT / name).is_file(), f"{document.name} names {name}"
+
+
+def test_setup_lists_every_package_and_imports_no_torch() -> None:
+    assert not {name for name in imported(ROOT / "setup.py") if name.split(".")[0] == "torch"}
+    setup = (ROOT / "setup.py").read_text()
+    for package in PACKAGES:
+        for init in (ROOT / package).rglob("__init__.py"):
+            name = ".".join(init.parent.relative_to(ROOT).parts)
+            assert f'"{name}"' in setup, name
