@@ -51,7 +51,7 @@ def run_to_its_end(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, sta
             return EXIT_RANK_LOST
         ending = "mistake"
     watchdog.at("end")
-    return 0 if status.told(ending) else EXIT_CODES[ending]
+    return 0 if status.report(ending) else EXIT_CODES[ending]
 
 
 def train(run: Run[ConfigT]) -> Ending:

@@ -1,4 +1,4 @@
-"""What is known of each step, in order: read from the device late, remembered by the guard, logged by the main rank."""
+"""Records of the steps, in order: read from the device one step late, counted by the guard, logged by the main rank."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,9 @@ from pretrain.survival.step_guard import StepGuard
 
 
 class StepRecords:
-    """A step's figures are read when the step after it has been launched, so that the device never waits for the host.
+    """Records whose figures are read once the next step has been launched, so that the device never idles.
 
-    Where spikes are skipped they are read at once: whether a loss is one depends on those before it.
+    If spikes are skipped they are read at once: whether a loss is a spike depends on the one before it.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class StepRecords:
         self._late: DeferredMetrics | None = None
 
     def add(self, record: dict[str, Any], work: StepWork | None = None) -> None:
-        """record: of a step that has just been launched, see `RunLog.write`; work: of all ranks, where it is known."""
+        """Add the record of a step just launched, see `RunLog.write`; work: of all ranks, None if unknown."""
         speed = {} if self.speed is None or work is None else self.speed.step_ended(work, record["seconds"])
         late = DeferredMetrics(record | speed)
         self.finish()
@@ -37,7 +37,7 @@ class StepRecords:
             self.finish()
 
     def finish(self, is_kept: bool = False) -> None:
-        """Read and log what was added last; is_kept: as in `RunLog.write`."""
+        """Read and log the record added last; is_kept: as in `RunLog.write`."""
         if self._late is None:
             return
         record, self._late = self._late.read(), None
