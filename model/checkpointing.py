@@ -12,19 +12,16 @@ Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
+from model.config import CheckpointingMode
 from model.kernels.expert_linear import PRODUCTS_NAME
-from model.ranges import Count, check_ranges
 
-CheckpointingMode = Literal["none", "selective", "full"]
 DEAR = frozenset(
     [
         PRODUCTS_NAME,
@@ -39,26 +36,6 @@ DEAR = frozenset(
 
 T = TypeVar("T")
 Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
-
-
-@dataclass(frozen=True)
-class Checkpointing:
-    """What a run keeps for backward. No mode changes what is computed."""
-
-    mode: CheckpointingMode = "none"
-    """none: everything. selective: results of matrix products and attention. full: the input of a block."""
-    every: Count = 1
-    """Of so many blocks the first is checkpointed; of the others everything is kept."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-    def mode_of(self, block: int) -> CheckpointingMode:
-        """Of the block of that number, from 0; none where no backward will follow."""
-        return self.mode if block % self.every == 0 and torch.is_grad_enabled() else "none"
-
-
-KEEP_EVERYTHING = Checkpointing()
 
 
 def call_checkpointed(

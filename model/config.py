@@ -1,9 +1,22 @@
-"""Sizes of a Multiway Transformer."""
+"""Settings of the networks: sizes, activation checkpointing, who computes.
+
+Nothing here imports torch, so that a command line is parsed and explained without the seconds that torch takes.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from model.ranges import Depth, Deviation, PartBelowOne, Side, Size, SizeOrZero, TextLength, check_ranges
+from model.ranges import Count, Depth, Deviation, PartBelowOne, Side, Size, SizeOrZero, TextLength, check_ranges
+
+Use = Literal["image", "text", "pair"]
+USES: tuple[Use, ...] = ("image", "text", "pair")
+"""Kinds of samples, each of which passes through experts of its own."""
+OBJECTIVES = ("mim", "mlm", "mvlm_image", "mvlm_text")
+"""Masked image modeling on images, masked language modeling on texts, and both parts of the masked
+vision-language modeling on pairs; the order of every loss vector."""
+KernelChoice = Literal["auto", "reference", "compile", "triton", "apex"]
+"""Implementation of the fused operations that a user asks for; see model/kernels/backend.py."""
+CheckpointingMode = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True)
@@ -67,3 +80,59 @@ class MultiwayConfig:
     @property
     def head_dim(self) -> int:
         return self.dim // self.num_heads
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """What a run keeps for backward. No mode changes what is computed. See model/checkpointing.py."""
+
+    mode: CheckpointingMode = "none"
+    """none: everything. selective: results of matrix products and attention. full: the input of a block."""
+    every: Count = 1
+    """Checkpoint one block in `every`; of the others everything is kept."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def mode_of(self, block: int) -> CheckpointingMode:
+        """Return the mode of a block, counted from 0."""
+        return self.mode if block % self.every == 0 else "none"
+
+
+KEEP_EVERYTHING = Checkpointing()
+
+
+@dataclass(frozen=True)
+class VisualTokenizerConfig:
+    """Sizes of the tokenizer. The defaults are the published vqkd_encoder_base_decoder_3x768x12_clip."""
+
+    image_size: Side = 224
+    """Side of the square input in pixels; positions are interpolated for others."""
+    patch_size: Side = 16
+    """Side of a patch in pixels."""
+    dim: Size = 768
+    """Width of encoder and decoder."""
+    num_heads: Size = 12
+    """Attention heads; must divide dim."""
+    encoder_depth: Depth = 12
+    """Blocks of the encoder."""
+    decoder_depth: Depth = 3
+    """Blocks of the decoder, used in training only."""
+    num_codes: Size = 8192
+    """Size of the codebook."""
+    code_dim: Size = 32
+    """Dimensions of a code."""
+    teacher_dim: Size = 512
+    """Dimensions of the teacher's features (CLIP ViT-B/16: 512)."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} must divide image_size {self.image_size}")
+        if self.dim % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} must divide dim {self.dim}")
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size

@@ -15,8 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.config import MultiwayConfig
-from model.parameter_counts import Use
+from model.config import MultiwayConfig, Use
 
 
 def forward_flops(config: MultiwayConfig, use: Use, num_text_tokens: int) -> int:

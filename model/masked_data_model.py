@@ -11,18 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.checkpointing import KEEP_EVERYTHING, Checkpointing
-from model.config import MultiwayConfig
-from model.kernels.backend import Backend, KernelChoice, choose_backend
+from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayConfig
+from model.kernels.backend import Backend, choose_backend
 from model.kernels.compiled import compiled
 from model.kernels.masked_cross_entropy import masked_cross_entropy, torch_losses
 from model.layout import tokens_of
 from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
 from model.stochastic_depth import IGNORED
-
-OBJECTIVES = ("mim", "mlm", "mvlm_image", "mvlm_text")
-"""Masked image modeling on images, masked language modeling on texts, and both parts of the masked
-vision-language modeling on pairs; the order of every loss vector."""
 
 
 @dataclass(frozen=True, eq=False)

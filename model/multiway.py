@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import MultiwayAttention
-from model.checkpointing import KEEP_EVERYTHING, Checkpointing, call_checkpointed
-from model.config import MultiwayConfig
+from model.checkpointing import call_checkpointed
+from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
 from model.experts import ExpertFeedForward, ExpertNorm
-from model.kernels.backend import Backend, KernelChoice, choose_backend
+from model.kernels.backend import Backend, choose_backend
 from model.kernels.residual_norm import Branch, residual_reference
 from model.kernels.token_assembly import assemble_tokens
 from model.kv_cache import KeyValueCache, LayerCache
@@ -169,7 +169,7 @@ class MultiwayTransformer(nn.Module):
         for i, block in enumerate(cast(Iterable[MultiwayBlock], self.blocks)):
             scales = None if drop_path_scale is None else drop_path_scale[i]
             layer_cache = None if cache is None else cache.layers[i]
-            mode = self.checkpointing.mode_of(i)
+            mode = self.checkpointing.mode_of(i) if torch.is_grad_enabled() else "none"
             if mode == "none":
                 x, branch = block(x, branch, layout, backend, scales, layer_cache)
             else:

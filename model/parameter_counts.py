@@ -1,15 +1,12 @@
 """How many parameters a network has, by part and by use, without allocating any."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 
-from model.config import MultiwayConfig
+from model.config import MultiwayConfig, Use
 from model.masked_data_model import MaskedDataModel
 
-Use = Literal["image", "text", "pair"]
-USES: tuple[Use, ...] = ("image", "text", "pair")
 PARTS = (
     "vision embedding",
     "text embedding",

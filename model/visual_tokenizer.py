@@ -7,7 +7,6 @@ Shapes: B images, G x G patches (or H/p x W/p for other views), D dim, d code di
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,46 +19,10 @@ from torch.nn.functional import (
     unfold,
 )
 
+from model.config import VisualTokenizerConfig
 from model.quantizer import Codebook
-from model.ranges import Depth, Side, Size, check_ranges
 
 NORM_EPS = 1e-6
-
-
-@dataclass(frozen=True)
-class VisualTokenizerConfig:
-    """Sizes of the tokenizer. The defaults are the published vqkd_encoder_base_decoder_3x768x12_clip."""
-
-    image_size: Side = 224
-    """Side of the square input in pixels; positions are interpolated for others."""
-    patch_size: Side = 16
-    """Side of a patch in pixels."""
-    dim: Size = 768
-    """Width of encoder and decoder."""
-    num_heads: Size = 12
-    """Attention heads; must divide dim."""
-    encoder_depth: Depth = 12
-    """Blocks of the encoder."""
-    decoder_depth: Depth = 3
-    """Blocks of the decoder, used in training only."""
-    num_codes: Size = 8192
-    """Size of the codebook."""
-    code_dim: Size = 32
-    """Dimensions of a code."""
-    teacher_dim: Size = 512
-    """Dimensions of the teacher's features (CLIP ViT-B/16: 512)."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.image_size % self.patch_size:
-            raise ValueError(f"patch_size {self.patch_size} must divide image_size {self.image_size}")
-        if self.dim % self.num_heads:
-            raise ValueError(f"num_heads {self.num_heads} must divide dim {self.dim}")
-
-    @property
-    def grid_size(self) -> int:
-        """Patches along a side."""
-        return self.image_size // self.patch_size
 
 
 class VisualTokenizer(nn.Module):

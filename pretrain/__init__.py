@@ -1,4 +1,7 @@
-"""The run: recipes, DeepSpeed engine, the loop, checkpoints, conversion."""
+"""The run: recipes, DeepSpeed engine, the loop, checkpoints, conversion.
+
+Imports no torch: a command answers --help without it.
+"""
 
 import os
 
@@ -7,8 +10,3 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # Captions have no rows for padding, so each step asks a GPU for other sizes, which fixed segments would fragment
 if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-
-import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when DeepSpeed is imported; it would search and warn

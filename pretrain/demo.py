@@ -8,21 +8,21 @@ under runs/demo, which is begun anew.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-
-import psutil
-import torch
+from typing import TYPE_CHECKING
 
 from data_pipeline.settings.command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from data_pipeline.settings.parsing import HELP
-from pretrain.masked_words import MaskedWordsOptions, MaskedWordsResult, evaluate_masked_words
+from pretrain.evaluation.options import MaskedWordsOptions
 from pretrain.recipes.small import demo
-from pretrain.run.run_log import LOG_NAME, read_log
+from pretrain.survival.ports import free_port
 from pretrain.survival.stop import EXIT_STOPPED
+
+if TYPE_CHECKING:
+    from pretrain.evaluation.masked_words import MaskedWordsResult
 
 NUM_IMAGES, NUM_PAIRS, NUM_SENTENCES, NUM_HELD_OUT = 2000, 8000, 12000, 500
 REQUIRED_MARGIN = 0.20
@@ -44,6 +44,9 @@ def main() -> None:
 
 
 def run_demo() -> None:
+    # Imported here and below, so that --help does not wait for torch
+    from pretrain.evaluation.masked_words import evaluate_masked_words
+
     start = time.perf_counter()
     config = demo()
     print(f"{config.run_dir} is begun anew", flush=True)
@@ -96,6 +99,10 @@ def run(module: str, *arguments: object) -> None:
 
 def pretrain(run_dir: Path, stop_after: int | None = None) -> None:
     """Pretraining under the DeepSpeed launcher, to the end or until SIGUSR1 after a step."""
+    import torch
+
+    from pretrain.run.run_log import LOG_NAME, read_log
+
     num_gpus = torch.cuda.device_count()
     num_ranks = next((n for n in (4, 2, 1) if n <= num_gpus), 2)
     overrides = ["--deepspeed-config", "ds_configs/zero3.json"] if num_gpus else []
@@ -116,17 +123,15 @@ def pretrain(run_dir: Path, stop_after: int | None = None) -> None:
 
 def ranks_of(launcher: int) -> list[int]:
     """Process ids of the ranks under a launcher."""
+    import psutil
+
     children = psutil.Process(launcher).children(recursive=True)
     return [child.pid for child in children if "--local_rank" in " ".join(child.cmdline())]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def report(run_dir: Path, result: "MaskedWordsResult", seconds: float) -> None:
+    from pretrain.run.run_log import read_log
 
-
-def report(run_dir: Path, result: MaskedWordsResult, seconds: float) -> None:
     losses = [record["loss"] for record in read_log(run_dir)]
     loss_start = sum(losses[:LOSS_STEPS]) / LOSS_STEPS
     loss_end = sum(losses[-LOSS_STEPS:]) / LOSS_STEPS

@@ -1,199 +1,24 @@
-"""What a recipe builds and needs: python -m pretrain.plan [--ranks N] [--gpu-gb 80] RECIPE [overrides]
+"""Parameters, memory and traffic of a recipe: python -m pretrain.plan [--ranks N] [--gpu-gb 80] RECIPE [overrides]
 
-Parameters by part, what one sample of each kind passes through, and for each ZeRO stage the memory of a rank and what
-it sends. Nothing is allocated.
+Prints parameters by part, the cost of one sample of each kind, and for each ZeRO stage the memory of a rank and the
+bytes that it sends. Nothing is allocated.
 """
 
-import math
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, get_args
-
-from data_pipeline.settings.command_line import EXIT_USER_ERROR
-from data_pipeline.settings.ranges import Count, Figure, check_ranges
-from model.checkpointing import Checkpointing, CheckpointingMode
-from model.config import MultiwayConfig
-from model.flops import forward_flops
-from model.parameter_counts import USES, count_activated, count_by_part
-from pretrain.config.command_line import parse_recipe_and_options
+from pretrain.config.command_line import run_recipe_command
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.engine.memory_config import check_memory_config, read_memory_config
-from pretrain.planning.memory import RankMemory, count_pieces, micro_batch, planned_kernels, rank_memory
-from pretrain.planning.traffic import collectives, sent_bytes
+from pretrain.planning.options import PlanOptions
 from pretrain.recipes import RECIPES
-
-GPUS_PER_NODE = 8
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What the recipe is planned for."""
-
-    ranks: Count | None = None
-    """Ranks. None: a node of 8, or as much of it as divides the batch."""
-    gpu_gb: Figure = 80.0
-    """Memory of a GPU, in 1e9 bytes."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """A ZeRO stage on so many ranks."""
-
-    stage: int
-    memory: RankMemory
-    sent: int
-    """Bytes by a rank, in a step."""
 
 
 def main() -> None:
-    config, options = parse_recipe_and_options(RECIPES, PlanOptions, "pretrain.plan")
-    try:
-        print(plan(config, default_ranks(config) if options.ranks is None else options.ranks, options.gpu_gb))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    run_recipe_command(RECIPES, PlanOptions, "pretrain.plan", plan_recipe)
 
 
-def default_ranks(config: PretrainConfig) -> int:
-    """A node, or as much of it as divides the batch."""
-    return math.gcd(GPUS_PER_NODE, *vars(config.samples_per_step).values())
+def plan_recipe(config: PretrainConfig, options: PlanOptions) -> str:
+    # Imported here, so that --help and mistakes in the options do not wait for torch and DeepSpeed
+    from pretrain.planning.plan import default_ranks, plan
 
-
-def plan(config: PretrainConfig, num_ranks: int, gpu_gb: float) -> str:
-    """Three tables, and what follows from the last. Raises ValueError where the batch does not divide."""
-    memory_config = read_memory_config(config.deepspeed_config)
-    check_memory_config(config, memory_config, num_ranks)
-    stages = plan_stages(config, memory_config, num_ranks)
-    parts = [
-        parameter_table(config.model),
-        use_table(config),
-        stage_table(config, stages, num_ranks),
-        verdict(config, memory_config, stages, num_ranks, gpu_gb),
-    ]
-    return "\n\n".join(parts)
-
-
-def parameter_table(model: MultiwayConfig) -> str:
-    """Parameters by part and in total."""
-    counts = count_by_part(model)
-    rows = [("parameters", "", ""), *(_row(part, count) for part, count in counts.items())]
-    return "\n".join(f"{a:26}{b:>15}{c:>10}" for a, b, c in [*rows, _row("total", sum(counts.values()))])
-
-
-def use_table(config: PretrainConfig) -> str:
-    """Tokens, parameters and operations of the encoder for one sample of each kind, texts at the recipe's lengths."""
-    lines = [f"{'one sample (no heads)':26}{'tokens':>8}{'parameters used':>20}{'forward GFLOPs':>17}"]
-    text_tokens = {"image": 0, "text": config.data.text_length, "pair": config.data.caption_length}
-    for use in USES:
-        num_tokens = text_tokens[use] + (0 if use == "text" else config.model.num_image_tokens)
-        activated = count_activated(config.model, use)
-        gflops = forward_flops(config.model, use, text_tokens[use]) / 1e9
-        lines.append(f"{use:26}{num_tokens:>8}{activated:>20,}{gflops:>17.2f}")
-    return "\n".join(lines)
-
-
-def plan_stages(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int) -> list[StagePlan]:
-    """Of stages 1, 2 and 3, all else as the JSON has it."""
-    return [plan_stage(config, with_stage(memory_config, stage), num_ranks) for stage in (1, 2, 3)]
-
-
-def plan_stage(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int) -> StagePlan:
-    num_parameters = count_pieces(config.model, 0).total
-    found = collectives(
-        memory_config, num_parameters, config.dtype.itemsize, num_ranks, config.gradient_accumulation_steps
-    )
-    memory = rank_memory(config, memory_config, num_ranks, planned_kernels(config))
-    return StagePlan(memory_config["zero_optimization"]["stage"], memory, sent_bytes(found))
-
-
-def with_stage(memory_config: dict[str, Any], stage: int) -> dict[str, Any]:
-    return memory_config | {"zero_optimization": memory_config["zero_optimization"] | {"stage": stage}}
-
-
-def stage_table(config: PretrainConfig, stages: list[StagePlan], num_ranks: int) -> str:
-    """GB of a rank, at the peak of a step."""
-    batch, micro_steps = micro_batch(config, num_ranks), config.gradient_accumulation_steps
-    head = (
-        f"{num_ranks} ranks, {micro_steps} micro-step{'s' * (micro_steps > 1)} of {batch.images} images, {batch.pairs} "
-        f"pairs and {batch.texts} texts a rank, kernels {planned_kernels(config)}; GB a rank, GB = 1e9 bytes"
-    )
-    names = ("weights", "optimizer", "gradients", "buffers", "activations", "tokenizer", "total", "sent a step")
-    lines = [head, f"{'ZeRO stage':12}" + "".join(f"{name:>13}" for name in names)]
-    for stage in stages:
-        memory = stage.memory
-        figures = (
-            memory.weights, memory.optimizer, memory.gradients, memory.buffers, memory.activations + memory.beyond,
-            memory.tokenizer + memory.batch, memory.total, stage.sent,
-        )  # fmt: skip
-        lines.append(f"{stage.stage:<12}" + "".join(f"{figure / 1e9:>13.2f}" for figure in figures))
-    lines.append("tokenizer: the visual one and the batch. CUDA's context and NCCL's buffers come on top.")
-    return "\n".join(lines)
-
-
-def verdict(
-    config: PretrainConfig, memory_config: dict[str, Any], stages: list[StagePlan], num_ranks: int, gpu_gb: float
-) -> str:
-    """Whether stage 3 is worth what it sends, or what would make the recipe fit."""
-    fitting = [stage for stage in stages if stage.memory.total <= gpu_gb * 1e9]
-    if not fitting:
-        least = min(stages, key=lambda stage: stage.memory.total)
-        answers = list(remedies(config, memory_config, num_ranks, gpu_gb))
-        said = f"No stage fits {gpu_gb:g} GB: stage {least.stage} needs {least.memory.total / 1e9:.1f} GB. "
-        return said + ("; ".join(answers) + "." if answers else "Take more ranks or a smaller model.")
-    best = min(fitting, key=lambda stage: (round(stage.sent / 1e7), stage.stage))
-    third = stages[-1]
-    if best.stage == 3:
-        return f"Stage 3 is worth what it sends: no other stage that fits {gpu_gb:g} GB sends less."
-    if round(best.sent / 1e7) == round(third.sent / 1e7):
-        saved = (best.memory.total - third.memory.total) / 1e9
-        return (
-            f"Stage 3 costs nothing here: it sends what stage {best.stage} does, in one micro-step, and saves "
-            f"{saved:.1f} GB a rank."
-        )
-    return (
-        f"Stage 3 is not worth what it sends: stage {best.stage} fits {gpu_gb:g} GB with {best.memory.total / 1e9:.1f} "
-        f"GB and sends {best.sent / 1e9:.1f} GB a step, stage 3 {third.sent / 1e9:.1f} GB."
-    )
-
-
-def remedies(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float) -> Iterator[str]:
-    """What fits, first what costs least: more micro-steps, then checkpointing, then stage 3, each with those before."""
-    modes = get_args(CheckpointingMode)
-    ways = [(config, memory_config, "")]
-    for mode in modes[modes.index(config.activation_checkpointing.mode) + 1 :]:
-        lighter = replace(config, activation_checkpointing=Checkpointing(mode))
-        ways.append((lighter, memory_config, f" --activation-checkpointing.mode {mode}"))
-    if memory_config["zero_optimization"]["stage"] < 3:
-        lightest, _, name = ways[-1]
-        ways.append((lightest, with_stage(memory_config, 3), f"{name} under stage 3"))
-    for way, memory, name in ways:
-        fitting = fewest_micro_steps(way, memory, num_ranks, gpu_gb)
-        if fitting is not None:
-            steps, total = fitting
-            yield f"--gradient-accumulation-steps {steps}{name} needs {total / 1e9:.1f} GB"
-
-
-def fewest_micro_steps(
-    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float
-) -> tuple[int, int] | None:
-    """Micro-steps, doubled from those of the recipe, that fit a GPU, and bytes of a rank. None: no number does."""
-    steps = config.gradient_accumulation_steps
-    parts = math.gcd(*vars(config.samples_per_step).values())
-    while parts % (num_ranks * steps) == 0:
-        tried = replace(config, gradient_accumulation_steps=steps)
-        total = rank_memory(tried, memory_config, num_ranks, planned_kernels(config)).total
-        if total <= gpu_gb * 1e9:
-            return steps, total
-        steps *= 2
-    return None
-
-
-def _row(name: str, count: int) -> tuple[str, str, str]:
-    return name, f"{count:,}", f"{count / 1e6:.0f}M"
+    return plan(config, options.ranks or default_ranks(config), options.gpu_gb)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ from data_pipeline.check_shards import CheckOptions
 from data_pipeline.index_shards import IndexOptions
 from data_pipeline.train_text_tokenizer import TextTokenizerOptions
 from data_pipeline.write_shards import ShardOptions
-from pretrain.convert import ConvertOptions
-from pretrain.masked_patches import MaskedPatchesOptions
-from pretrain.masked_words import MaskedWordsOptions
+from pretrain.conversion.options import ConvertOptions
+from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions
 from tests.support.launch import ROOT
 
 OPTIONS = {

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from model.pretrained import save_pretrained
-from pretrain.convert import ConvertOptions, convert
+from pretrain.conversion.convert import convert
+from pretrain.conversion.options import ConvertOptions
 from tests.support.beside_cpu_torch import import_beside_cpu_torch
 from tests.support.launch import ON_CPU, ROOT
 from tests.support.tiny import CONFIG, tiny_model

@@ -13,23 +13,6 @@ from data_pipeline.samples.sample import BadSample
 from data_pipeline.texts.tokenizer import PAD_ID
 
 
-@dataclass(frozen=True)
-class SamplesPerStep:
-    """The global batch: samples of each kind in a step, over all ranks and micro-steps."""
-
-    images: int
-    pairs: int
-    texts: int
-
-    def __str__(self) -> str:
-        counts = [f"{count} {kind}" for kind, count in vars(self).items() if count]
-        return " and ".join(filter(None, [", ".join(counts[:-1]), *counts[-1:]])) or "no samples"
-
-    @property
-    def total(self) -> int:
-        return self.images + self.pairs + self.texts
-
-
 @dataclass(eq=False)
 class StepBatch:
     """This rank's part of the global batch of one step."""

@@ -11,6 +11,7 @@ from typing import Annotated
 from annotated_types import Interval
 
 from data_pipeline.files.remote_files import is_remote, public_url
+from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import (
     ByteCount,
     Count,
@@ -52,14 +53,14 @@ def parse_source(entry: str) -> tuple[str, Fraction]:
 class DataConfig:
     """Shards, tokenizer and augmentation. Batch sizes belong to the run."""
 
-    images: tuple[str, ...] = ()
+    images: MayChange[tuple[str, ...]] = ()
     """Folders or URLs (s3://, gs://, https://, ...) of image shards. FOLDER=2 shows each of its samples twice as often
     as those of the others."""
-    pairs: tuple[str, ...] = ()
+    pairs: MayChange[tuple[str, ...]] = ()
     """The same of image-text shards."""
-    texts: tuple[str, ...] = ()
+    texts: MayChange[tuple[str, ...]] = ()
     """The same of text shards."""
-    text_tokenizer: Path | None = None
+    text_tokenizer: MayChange[Path | None] = None
     """SentencePiece model, such as beit3.spm. Not needed for images alone."""
     caption_length: TextLength = 64
     """Tokens of a caption with <s> and </s>; longer ones are cut, shorter ones padded."""
@@ -75,15 +76,15 @@ class DataConfig:
     """Strength of brightness, contrast and saturation jitter."""
     horizontal_flip: bool = True
     """Mirror half of the images."""
-    num_workers: WorkersOrZero = 4
+    num_workers: MayChange[WorkersOrZero] = 4
     """Loader processes per rank; 0 reads in the training process. Does not change the batches."""
-    max_bad_samples: CountOrZero = 1000
+    max_bad_samples: MayChange[CountOrZero] = 1000
     """The run stops, with a report, when more different samples than this had to be skipped."""
-    cache_folder: Path = Path(tempfile.gettempdir()) / f"imglish_shards-{os.getuid()}"
+    cache_folder: MayChange[Path] = Path(tempfile.gettempdir()) / f"imglish_shards-{os.getuid()}"
     """Where remote shards are kept, on the local disk of each node; shared by its ranks. It must be yours alone."""
-    cache_for_group: bool = False
+    cache_for_group: MayChange[bool] = False
     """Let the members of the cache folder's group share it; what another member fetched is verified when opened."""
-    cache_bytes: ByteCount = 200_000_000_000
+    cache_bytes: MayChange[ByteCount] = 200_000_000_000
     """Most that the cache may hold; the shards least recently used go first."""
     max_image_pixels: ByteCount = 64_000_000
     """Larger images are bad samples."""
@@ -94,3 +95,20 @@ class DataConfig:
         check_ranges(self)
         for entry in (*self.images, *self.pairs, *self.texts):
             parse_source(entry)
+
+
+@dataclass(frozen=True)
+class SamplesPerStep:
+    """The global batch: samples of each kind in a step, over all ranks and micro-steps."""
+
+    images: int
+    pairs: int
+    texts: int
+
+    def __str__(self) -> str:
+        counts = [f"{count} {kind}" for kind, count in vars(self).items() if count]
+        return " and ".join(filter(None, [", ".join(counts[:-1]), *counts[-1:]])) or "no samples"
+
+    @property
+    def total(self) -> int:
+        return self.images + self.pairs + self.texts

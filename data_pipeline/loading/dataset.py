@@ -21,8 +21,8 @@ from torch.utils.data import Dataset
 
 from data_pipeline.files.remote_files import is_remote, public_url
 from data_pipeline.images.transform import ImageTransform
-from data_pipeline.loading.batch import SamplesPerStep, StepBatch
-from data_pipeline.loading.config import DataConfig, parse_source
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.config import DataConfig, SamplesPerStep, parse_source
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.order import SampleOrder
 from data_pipeline.samples.sample import BadSample, BadSampleError, Kind

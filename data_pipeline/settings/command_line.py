@@ -12,7 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch
 from tqdm import tqdm
 
 from data_pipeline.samples.sample import printable_lines
@@ -30,11 +29,16 @@ Options = TypeVar("Options")
 
 
 def run_command(options_type: type[Options], module: str, action: Callable[[Options], str]) -> None:
-    """Parse the command line, act, print the sentence that comes back; end with one sentence where it fails."""
+    """Parse the command line and print what the action returns; if it fails, end the process with one sentence."""
+    print_result(lambda: action(parse_options(options_type, sys.argv[1:], f"python -m {module}")))
+
+
+def print_result(command: Callable[[], str]) -> None:
+    """Print what a command returns, or its help; if it fails, end the process with one sentence."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
     try:
-        print(printable_lines(action(parse_options(options_type, sys.argv[1:], f"python -m {module}"))))
+        print(printable_lines(command()))
     except HelpRequest as help:
         print(help)
     except (ValueError, OSError) as error:
@@ -76,6 +80,8 @@ def _begin_worker(parent: int, under_way: UnderWay) -> None:
     if os.getppid() != parent:  # it died before that
         os._exit(1)
     join(under_way)
+    import torch  # here: a command line is parsed without it
+
     torch.set_num_threads(1)
 
 

@@ -4,12 +4,11 @@ from typing import Literal
 
 import torch
 
+from model.config import KernelChoice
 from model.kernels.compiled import require_compiler
 from model.kernels.language import IS_INTERPRETED, triton
 from model.kernels.nvidia_apex import require_apex
 
-KernelChoice = Literal["auto", "reference", "compile", "triton", "apex"]
-"""What a user may ask for."""
 Backend = Literal["reference", "compile", "triton", "apex"]
 """Who it is. compile has norms, activation, sums and token assembly, apex LayerNorm and linear layers; what else
 is asked of them, the reference does."""

@@ -1,8 +1,9 @@
-"""A checkpoint on another topology: another number of ranks, another ZeRO stage.
+"""A checkpoint put into the engine of a run, whatever topology it was saved on.
 
-Weights and the moments of AdamW are read parameter by parameter (partitions.py) and put into the engine through
-DeepSpeed's access to single parameters, which all stages have: its own loader of universal checkpoints knows none of
-another stage, leaves buffers alone and gives all parameter groups one set of settings.
+On the same number of ranks and the same ds_configs/*.json DeepSpeed loads its own files. Otherwise weights and the
+moments of AdamW are read parameter by parameter (partitions.py) and put into the engine through DeepSpeed's access to
+single parameters, which all stages have: its own loader of universal checkpoints cannot read those of another stage,
+ignores buffers and gives all parameter groups one set of settings.
 """
 
 from pathlib import Path
@@ -14,24 +15,39 @@ import torch.distributed as dist
 from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 from torch import nn
 
-from pretrain.checkpoints.partitions import MOMENTS, float32_partitions, saved_parameters
-from pretrain.checkpoints.saver import Checkpoint
+from pretrain.checkpoints.background_files import BackgroundCheckpointEngine
+from pretrain.checkpoints.partitions import MOMENTS, check_own_files, float32_partitions, saved_parameters
+from pretrain.checkpoints.reader import Checkpoint
 from pretrain.checkpoints.weights import checkpoint_weights
 from pretrain.engine.engine import own_partition
-from pretrain.engine.optimizer import step_counter
+from pretrain.engine.optimizer import adopt_state, group_settings, step_counter
 from pretrain.survival.agreement import on_every_rank
 
 
 def is_of_another_layout(checkpoint: Checkpoint[Any], memory_config: dict[str, Any]) -> bool:
-    """Whether DeepSpeed's files may lie otherwise than those of this run: some settings change that silently."""
+    """Return whether the checkpoint needs resharding. Any other setting counts: some change the layout silently."""
     return (checkpoint.world_size, checkpoint.memory_config) != (dist.get_world_size(), memory_config)
+
+
+def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
+    """Load a verified checkpoint of the same topology into the engine. All ranks call it.
+
+    Raises FatalRunError if its files do not hold the state of such an engine.
+    """
+    optimizer = engine.optimizer.optimizer
+    settings = group_settings(optimizer)
+    on_every_rank(lambda: check_own_files(engine, checkpoint.folder))
+    engine.checkpoint_engine = BackgroundCheckpointEngine()  # DeepSpeed's own would unpickle
+    loaded, _ = engine.load_checkpoint(checkpoint.folder.parent, tag=checkpoint.folder.name)
+    assert loaded is not None
+    adopt_state(optimizer, settings, checkpoint.num_updates)
 
 
 @torch.no_grad()
 def load_weights_into(model: nn.Module, folder: Path) -> None:
-    """Weights and buffers of a verified checkpoint, of whatever topology, into a model that no engine has yet.
+    """Copy weights and buffers of a verified checkpoint, of any topology, into a model that no engine has yet.
 
-    Raises ValueError where they are not those of the model.
+    Raises ValueError if they are not those of the model.
     """
     targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, tensor in checkpoint_weights(folder):
@@ -44,9 +60,9 @@ def load_weights_into(model: nn.Module, folder: Path) -> None:
 
 
 def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
-    """The optimizer state of a verified checkpoint, and DeepSpeed's counters. All ranks call it.
+    """Load the optimizer state of a verified checkpoint, and DeepSpeed's counters. All ranks call it.
 
-    Raises FatalRunError where the files do not hold it.
+    Raises FatalRunError if the files do not hold it.
     """
     num_updates = checkpoint.num_updates
     engine.global_steps, engine.skipped_steps = checkpoint.step, checkpoint.step - num_updates
@@ -54,6 +70,7 @@ def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any])
     if num_updates == 0:
         return  # there are no moments yet
     optimizer = engine.optimizer
+    # the optimizer makes its state at its first step, which is still to come: DeepSpeed's access needs it before
     for partition in float32_partitions(optimizer):
         moments = {name: torch.zeros_like(partition) for name in MOMENTS}
         optimizer.optimizer.state[partition] = {
@@ -68,7 +85,7 @@ def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any])
 def _set_moments(module: nn.Module, folder: Path) -> None:
     parameters: dict[str, Any] = dict(module.named_parameters())
     for name, moments in saved_parameters(folder, MOMENTS):
-        parameter = parameters.pop(name)  # the weights were found to be the model's
+        parameter = parameters.pop(name)  # load_weights_into has compared the names
         for moment, full in zip(MOMENTS, moments, strict=True):
             if hasattr(parameter, "ds_id"):  # ZeRO-3
                 safe_set_local_optimizer_state(parameter, own_partition(parameter, full), moment)

@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: size and SHA-256 of each of its files, and what the checkpoint is.
 
 A folder is sound if it holds the files of its manifest, byte for byte, and nothing else: a tool that looks for files by
-pattern would open what lies beside them. Whatever is no regular file, a symbolic link too, is foreign.
+pattern would open what lies beside them. Whatever is not a regular file, a symbolic link too, is foreign.
 """
 
 import hashlib
@@ -141,7 +141,7 @@ def find_defect(folder: Path, part: int = 0, num_parts: int = 1) -> Defect | Non
 
 def _kind(status: os.stat_result) -> str:
     kinds = ((stat.S_ISLNK, "is a symbolic link"), (stat.S_ISDIR, "is a folder"))
-    return next((said for is_kind, said in kinds if is_kind(status.st_mode)), "is no regular file")
+    return next((said for is_kind, said in kinds if is_kind(status.st_mode)), "is not a regular file")
 
 
 def gravest(defects: Iterable[Defect | None]) -> Defect | None:

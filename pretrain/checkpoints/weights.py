@@ -1,41 +1,59 @@
-"""A checkpoint's float32 weights, whatever its world size, without a GPU and without holding them all."""
+"""Float32 weights of a checkpoint, of any kind of run with an encoder and of any world size, without a GPU and without
+holding them all at once."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from model.config import MultiwayConfig
 from model.masked_data_model import MaskedDataModel
+from model.multiway import MultiwayTransformer
 from model.parameter_counts import parameter_shapes
 from model.weight_checks import check_weight
 from pretrain.checkpoints.partitions import CHUNK_BYTES, WEIGHT, Partitions, saved_parameters
-from pretrain.checkpoints.saver import Checkpoint, latest_checkpoint, read_checkpoint
+from pretrain.checkpoints.reader import Checkpoint, latest_checkpoint, read_checkpoint
+from pretrain.config.kinds import ENCODER_RUNS
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.config.run_config import EncoderConfigT, EncoderRunConfig
+
+ENCODER = "encoder."
+"""Prefix of the encoder's parameters in the network of every kind of run."""
 
 
-def find_checkpoint(source: Path) -> Checkpoint[PretrainConfig]:
-    """The newest checkpoint of a pretraining run's folder, or the checkpoint folder itself.
+@overload
+def find_checkpoint(source: Path) -> Checkpoint[EncoderRunConfig]: ...
 
-    Raises ValueError where it is neither, or does not hold the network that its config describes.
+
+@overload
+def find_checkpoint(source: Path, kind: type[EncoderConfigT]) -> Checkpoint[EncoderConfigT]: ...
+
+
+def find_checkpoint(source: Path, kind: Any = None) -> Any:
+    """Return the newest checkpoint of a run's folder, or the checkpoint whose folder is given.
+
+    kind: the config of which it must be; None: any of ENCODER_RUNS, as the checkpoint's manifest has it. Raises
+    ValueError if it is neither, or does not hold the network that its config describes.
     """
+    kinds = ENCODER_RUNS if kind is None else (kind,)
     if not source.is_dir():
         raise ValueError(f"{source} does not exist; give a run folder or a checkpoint folder")
     if (source / "checkpoints").is_dir():
-        checkpoint = latest_checkpoint(source, PretrainConfig)
+        checkpoint = latest_checkpoint(source, *kinds)
         if checkpoint is None:
             raise ValueError(f"run {source} has no complete checkpoint yet")
     else:
-        checkpoint = read_checkpoint(source, PretrainConfig)
+        checkpoint = read_checkpoint(source, *kinds)
     _check_network(checkpoint)
     return checkpoint
 
 
 def checkpoint_weights(folder: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[str, Tensor]]:
-    """The buffers and weights of a verified checkpoint, one after the other, by their names in the model.
+    """Yield the buffers and weights of a verified checkpoint one by one, with their names in the network.
 
-    Raises ValueError where its files do not hold them.
+    Raises ValueError if its files do not hold them.
     """
     for name, buffer in Partitions(folder).buffers.items():
         yield name, buffer.clone()
@@ -44,7 +62,7 @@ def checkpoint_weights(folder: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator
 
 
 def model_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MaskedDataModel:
-    """A network in evaluation mode that holds the given tensors themselves, not copies."""
+    """Return a network in evaluation mode that holds the given tensors themselves, not copies."""
     with torch.device("meta"):
         model = MaskedDataModel(config)
     model.load_state_dict(dict(weights), assign=True)
@@ -52,19 +70,46 @@ def model_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> M
 
 
 def load_model(checkpoint: Checkpoint[PretrainConfig]) -> MaskedDataModel:
-    """The network of a verified checkpoint, in evaluation mode on the CPU. Raises ValueError if it is not finite."""
+    """Return the network of a verified checkpoint of pretraining, in evaluation mode on the CPU.
 
-    def weights() -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in checkpoint_weights(checkpoint.folder):
-            check_weight(checkpoint.folder, name, tensor, tensor.shape)
-            yield name, tensor
-
-    return model_of(checkpoint.config.model, weights())
+    Raises ValueError if a weight is not finite.
+    """
+    return model_of(checkpoint.config.model, _finite_weights(checkpoint.folder))
 
 
-def _check_network(checkpoint: Checkpoint[PretrainConfig]) -> None:
-    """Raises ValueError where the files hold other parameters than the config says, before a network is built by it."""
+def load_encoder(checkpoint: Checkpoint[EncoderConfigT]) -> MultiwayTransformer:
+    """Return the encoder of a verified checkpoint of any kind of run, in evaluation mode on the CPU.
+
+    Raises ValueError if a weight is not finite.
+    """
+    with torch.device("meta"):
+        encoder = MultiwayTransformer(checkpoint.config.model)
+    weights = _finite_weights(checkpoint.folder)
+    own = {name.removeprefix(ENCODER): tensor for name, tensor in weights if name.startswith(ENCODER)}
+    encoder.load_state_dict(own, assign=True)
+    return encoder.requires_grad_(True).eval()
+
+
+def _finite_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in checkpoint_weights(folder):
+        check_weight(folder, name, tensor, tensor.shape)
+        yield name, tensor
+
+
+def _check_network(checkpoint: Checkpoint[EncoderConfigT]) -> None:
+    """Raise ValueError if the files hold other parameters than the config says, before a network is built by it.
+
+    The network of pretraining is compared as a whole. Another kind of run knows itself what lies beside its encoder.
+    """
     config, partitions = checkpoint.config.model, Partitions(checkpoint.folder)
-    found = {name: place.shape for name, place in partitions.places.items()}
-    if partitions.buffers or config.depth > len(found) or found != parameter_shapes(config):  # it has no buffers
+    is_whole = isinstance(checkpoint.config, PretrainConfig)
+    found = {name: place.shape for name, place in partitions.places.items() if is_whole or name.startswith(ENCODER)}
+    buffers = [name for name in partitions.buffers if is_whole or name.startswith(ENCODER)]  # neither has any
+    # a depth that the files cannot hold would take minutes to build
+    if buffers or config.depth > len(found) or found != _expected_shapes(config, is_whole):
         raise ValueError(f"{checkpoint.folder} does not hold the network of its config.json; give another checkpoint")
+
+
+def _expected_shapes(config: MultiwayConfig, is_whole: bool) -> dict[str, torch.Size]:
+    shapes = parameter_shapes(config)
+    return {name: shape for name, shape in shapes.items() if is_whole or name.startswith(ENCODER)}

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from data_pipeline.settings.command_line import EXIT_USER_ERROR
+from data_pipeline.settings.command_line import EXIT_USER_ERROR, print_result
 from data_pipeline.settings.parsing import (
     HELP,
     HelpRequest,
@@ -52,6 +52,19 @@ def parse_recipe(
         _fail(str(error))
 
 
+def run_recipe_command(
+    recipes: dict[str, Callable[[], ConfigT]],
+    options_type: type[Options],
+    module: str,
+    action: Callable[[ConfigT, Options], str],
+    default_recipe: str | None = None,
+) -> None:
+    """Parse a recipe and the options of the module and print what the action returns; end the process with one sentence
+    if it fails."""
+    config, options = parse_recipe_and_options(recipes, options_type, module, default_recipe)
+    print_result(lambda: action(config, options))
+
+
 def parse_recipe_and_options(
     recipes: dict[str, Callable[[], ConfigT]], kind: type[Options], module: str, default_recipe: str | None = None
 ) -> tuple[ConfigT, Options]:
@@ -81,5 +94,5 @@ def _print_once(text: str) -> None:
 def _fail(message: str) -> NoReturn:
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
-        JobStatus().told("mistake")
+        JobStatus().report("mistake")
     sys.exit(EXIT_USER_ERROR)

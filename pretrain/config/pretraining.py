@@ -7,15 +7,12 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Interval
 
-from data_pipeline.loading.batch import SamplesPerStep
+from data_pipeline.loading.config import SamplesPerStep
+from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
-from model.checkpointing import KEEP_EVERYTHING, Checkpointing
-from model.config import MultiwayConfig
+from model.config import KEEP_EVERYTHING, OBJECTIVES, Checkpointing, KernelChoice
 from model.flops import StepSize
-from model.kernels.backend import KernelChoice
-from model.kernels.text_masks import num_masked
-from model.masked_data_model import OBJECTIVES
-from pretrain.config.run_config import RunConfig
+from pretrain.config.run_config import EncoderRunConfig
 
 BlockSize = Annotated[int, Interval(ge=1, le=65_536)]
 """The kernel multiplies it by 4096, in 32 bits."""
@@ -25,8 +22,9 @@ BlockSize = Annotated[int, Interval(ge=1, le=65_536)]
 class ObjectiveConfig:
     """Masked data modeling: how much is hidden, and how the four losses add up."""
 
-    image_mask_ratio: Part = 75 / 196
-    """Part of an image's patches that is hidden (BEiT: 75 of 196, which it calls 40 %), rounded to whole patches."""
+    image_mask_ratio: MayChange[Part] = 75 / 196
+    """Part of an image's patches that is hidden (BEiT: 75 of 196, which it calls 40 %), rounded to whole patches.
+    A resumed run may change it if the number of hidden patches, which is compared, stays."""
     num_masked_patches: SizeOrZero | None = None
     """The number of hidden patches, for all sizes of images. None: as image_mask_ratio gives it."""
     whole_image_share: Part = 0.0
@@ -53,16 +51,15 @@ class ObjectiveConfig:
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
-        """In the order of model.masked_data_model.OBJECTIVES."""
+        """In the order of model.config.OBJECTIVES."""
         return self.mim_weight, self.mlm_weight, self.mvlm_image_weight, self.mvlm_text_weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(RunConfig):
+class PretrainConfig(EncoderRunConfig):
     """One pretraining run: a function of this, the data and the step."""
 
-    model: MultiwayConfig
-    visual_tokenizer: Path
+    visual_tokenizer: MayChange[Path]
     """File of pretrain.train_visual_tokenizer or of BEiT v2 (vqkd_*.pth); gives the targets of masked patches."""
     images_per_step: SampleCount
     """Image-only samples in the global batch."""
@@ -70,27 +67,19 @@ class PretrainConfig(RunConfig):
     """Image-text pairs in the global batch."""
     texts_per_step: SampleCount
     """Text-only samples in the global batch."""
-    initial_weights: Path | None = None
+    initial_weights: MayChange[Path | None] = None
     """Folder to begin from, as pretrain.convert writes it from Microsoft's files or a run; None: random weights."""
     visual_tokenizer_precision: Literal["float32", "float16", "bfloat16"] = "float16"
     """Of the visual tokenizer's matrix products on a GPU, where precision is bfloat16. float16 is as fast as bfloat16
     and gives float32's codes for more patches; BEiT v2 used it."""
-    kernels: KernelChoice = "auto"
+    kernels: MayChange[KernelChoice] = "auto"
     """Who computes what surrounds the matrix products: auto (Triton on a GPU, plain torch elsewhere), reference (plain
     torch), compile (torch.compile), triton, or apex (NVIDIA's, where it is installed). A resumed run may change it."""
-    activation_checkpointing: Checkpointing = KEEP_EVERYTHING
+    activation_checkpointing: MayChange[Checkpointing] = KEEP_EVERYTHING
     """What of a block is kept for backward. A resumed run may change it."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     KIND: ClassVar[str] = "pretraining"
-    FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {
-        "visual_tokenizer",
-        "initial_weights",
-        "activation_checkpointing.mode",
-        "activation_checkpointing.every",
-        "kernels",
-        "objective.image_mask_ratio",  # the number that it gives is compared
-    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,13 +140,15 @@ class PretrainConfig(RunConfig):
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """What the run has samples for, of model.masked_data_model.OBJECTIVES."""
+        """What the run has samples for, of model.config.OBJECTIVES."""
         num_masked_pairs = self.pairs_per_step if self.objective.whole_image_share < 1 else 0
         counts = (self.images_per_step, self.texts_per_step, num_masked_pairs, self.pairs_per_step)
         return tuple(name for name, count in zip(OBJECTIVES, counts, strict=True) if count)
 
     def step_size(self, num_images: int, caption_lengths: Sequence[int], text_lengths: Sequence[int]) -> StepSize:
         """Of so many image-only samples, pairs with captions and texts of so many tokens."""
+        from model.kernels.text_masks import num_masked  # here, as in RunConfig.dtype: it needs torch
+
         objective = self.objective
         captions = num_masked(caption_lengths, objective.caption_mask_ratio)
         texts = num_masked(text_lengths, objective.text_mask_ratio)

@@ -5,16 +5,14 @@ import textwrap
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import pydantic
-import torch
 from annotated_types import Interval
 
 from data_pipeline.files.remote_files import public_url
-from data_pipeline.loading.batch import SamplesPerStep
-from data_pipeline.loading.config import DataConfig
-from data_pipeline.settings.changes import changes
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
+from data_pipeline.settings.changes import MayChange, changes, fixed_fields
 from data_pipeline.settings.ranges import (
     Count,
     CountOrZero,
@@ -25,8 +23,13 @@ from data_pipeline.settings.ranges import (
     Weight,
     check_ranges,
 )
+from model.config import MultiwayConfig
+
+if TYPE_CHECKING:
+    import torch
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
+EncoderConfigT = TypeVar("EncoderConfigT", bound="EncoderRunConfig")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class OptimizerConfig:
     """Decoupled decay; not of biases, norms, the class token and image positions."""
     gradient_clip: Weight = 3.0
     """Largest norm of the whole gradient; 0 switches clipping off."""
-    implementation: Literal["auto", "torch", "deepspeed", "apex"] = "auto"
+    implementation: MayChange[Literal["auto", "torch", "deepspeed", "apex"]] = "auto"
     """Whose AdamW it is; all compute the same. auto: the fastest that is there, see pretrain/engine/optimizer.py."""
 
     def __post_init__(self) -> None:
@@ -61,49 +64,42 @@ class RunConfig(ABC):
     """One run: a function of this, the data and the step."""
 
     data: DataConfig
-    run_dir: Path
+    run_dir: MayChange[Path]
     """Log, checkpoints and resolved config. An existing run is continued."""
     num_steps: Count
     """Optimizer steps of the whole run."""
-    gradient_accumulation_steps: Count = 1
+    gradient_accumulation_steps: MayChange[Count] = 1
     """Micro-steps a step; each holds its part of all kinds of data."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Of matrix products in forward and backward, in pretraining of the weights too; optimizer state is float32."""
     seed: Seed = 0
     """Of initial weights, sample order, augmentation and everything else that is random."""
-    deepspeed_config: Path = Path("ds_configs/zero3.json")
+    deepspeed_config: MayChange[Path] = Path("ds_configs/zero3.json")
     """How memory and communication work; must not hold what this config owns."""
-    save_every_steps: Count = 1000
+    save_every_steps: MayChange[Count] = 1000
     """Optimizer steps between checkpoints; one more is saved at the end and at a stop."""
-    keep_checkpoints: Count = 3
+    keep_checkpoints: MayChange[Count] = 3
     """Newest checkpoints that are kept."""
-    keep_every_steps: CountOrZero = 0
+    keep_every_steps: MayChange[CountOrZero] = 0
     """Checkpoints of every so many steps are kept besides; 0: none. Takes effect at multiples of save_every_steps."""
-    max_consecutive_skips: CountOrZero = 10
+    max_consecutive_skips: MayChange[CountOrZero] = 10
     """The run stops after so many steps in a row that were not applied: loss or gradient not finite, or a spike."""
-    spike_deviations: Weight = 0.0
+    spike_deviations: MayChange[Weight] = 0.0
     """A step whose loss lies so many standard deviations above the mean of the last 128 is not applied; 0: all are.
     OLMo takes 6."""
-    silent_rank_seconds: Seconds = 60.0
+    silent_rank_seconds: MayChange[Seconds] = 60.0
     """A rank that gives no sign of life for so long is lost, and the run ends."""
-    hang_seconds: Seconds = 1800.0
+    hang_seconds: MayChange[Seconds] = 1800.0
     """The run ends when no rank has moved on for so long, and says where each of them was. Longer than reading and
     verifying a checkpoint takes."""
-    allow_data_change: bool = False
+    allow_data_change: MayChange[bool] = False
     """Go on although shards, tokenizers or teacher are not those that the run was begun with."""
-    log_sample_keys: bool = False
+    log_sample_keys: MayChange[bool] = False
     """Write the sample keys of every step into the log: for tests and audits."""
 
     KIND: ClassVar[str]
     """What is trained, in words."""
-    FREE: ClassVar[frozenset[str]] = frozenset(
-        """run_dir gradient_accumulation_steps deepspeed_config save_every_steps keep_checkpoints keep_every_steps
-        max_consecutive_skips spike_deviations silent_rank_seconds hang_seconds allow_data_change log_sample_keys
-        data.images data.pairs data.texts data.text_tokenizer data.num_workers data.max_bad_samples data.cache_folder
-        data.cache_bytes data.cache_for_group optimizer.implementation""".split()
-    )
-    """Fields that a resumed run may change: what does not touch the batches, and paths, whose contents are compared."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -112,6 +108,18 @@ class RunConfig(ABC):
     @abstractmethod
     def samples_per_step(self) -> SamplesPerStep:
         """The global batch."""
+
+    def micro_batch(self, world_size: int) -> SamplesPerStep:
+        """Return the samples of one rank's micro-step. Raises ValueError if the global batch does not divide."""
+        micro_steps = self.gradient_accumulation_steps
+        num_parts, total = world_size * micro_steps, self.samples_per_step
+        for kind, count in vars(total).items():
+            if count % num_parts:
+                raise ValueError(
+                    f"{kind}_per_step {count} must be a multiple of {world_size} rank{'s' * (world_size > 1)} x "
+                    f"gradient_accumulation_steps {micro_steps}; change one of them"
+                )
+        return SamplesPerStep(**{kind: count // num_parts for kind, count in vars(total).items()})
 
     def resolved(self: ConfigT) -> ConfigT:
         """The same run, with what follows from other fields filled in: what is saved, shown and compared."""
@@ -133,9 +141,18 @@ class RunConfig(ABC):
         return found
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of matrix products."""
+    def dtype(self) -> "torch.dtype":
+        """Type of matrix products."""
+        import torch  # here: a config is built, printed and checked without the seconds that torch takes to import
+
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRunConfig(RunConfig):
+    """A run whose network has a MultiwayTransformer as its `encoder`; config/kinds.py lists the kinds."""
+
+    model: MultiwayConfig
 
 
 def config_to_json(config: RunConfig) -> str:
@@ -159,14 +176,5 @@ def config_from_json(kind: type[ConfigT], text: str) -> ConfigT:
 
 
 def changed_fields(old: RunConfig, new: RunConfig) -> list[str]:
-    """What differs of that which defines a run, one 'name was OLD, is now NEW' per field."""
-    before, after = (_flat(dataclasses.asdict(config.resolved())) for config in (old, new))
-    return changes(*({name: all_[name] for name in all_ if name not in new.FREE} for all_ in (before, after)))
-
-
-def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
-    """{'data': {'seed': 0}} -> {'data.seed': 0}"""
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+    """Return one 'NAME was OLD, is now NEW' for each field that differs and that a resumed run may not change."""
+    return changes(fixed_fields(old.resolved()), fixed_fields(new.resolved()))

@@ -6,9 +6,10 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Interval
 
-from data_pipeline.loading.batch import SamplesPerStep
+from data_pipeline.loading.config import SamplesPerStep
+from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import Deviation, PartBelowOne, Side, check_ranges
-from model.visual_tokenizer import VisualTokenizerConfig
+from model.config import VisualTokenizerConfig
 from pretrain.config.run_config import OptimizerConfig, RunConfig
 
 
@@ -22,7 +23,7 @@ class TeacherConfig:
     patch tokens; OpenAI's weights need a model with -quickgelu. torchscript: a saved module, pixels in [0, 1] to
     (B, G * G, E) or a map (B, E, G, G); it is code, which runs when it is loaded: take it from those whom you trust.
     package.module.function, which is code too: called with `weights`, gives such a function or module."""
-    weights: Path | None = None
+    weights: MayChange[Path | None] = None
     """Local file of the teacher: safetensors or a state dict of torch.save, read as data. OpenAI's own CLIP archives
     are TorchScript, which is code: take open_clip's safetensors, or save their state dict. Nothing is downloaded."""
     image_size: Side | None = None
@@ -53,7 +54,7 @@ class VisualTokenizerRun(RunConfig):
     """VQ-KD training on the image shards of `data`: a function of this, the data and the step."""
 
     model: VisualTokenizerConfig
-    out: Path
+    out: MayChange[Path]
     """The file to write, at every checkpoint: what a pretraining run takes as its visual_tokenizer."""
     images_per_step: Annotated[int, Interval(ge=1, le=10_000_000)]
     """Images in the global batch."""
@@ -68,7 +69,6 @@ class VisualTokenizerRun(RunConfig):
     )
 
     KIND: ClassVar[str] = "a visual tokenizer's training"
-    FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {"out", "teacher.weights"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ from data_pipeline.files.hashing import file_sha256
 from data_pipeline.shards.index import INDEX_NAME
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, save_pretrained
 from pretrain.checkpoints.manifest import MANIFEST_NAME
-from pretrain.checkpoints.saver import is_checkpoint
+from pretrain.checkpoints.reader import is_checkpoint
 from pretrain.conversion.model_card import (
     CARD_NAME,
     MADE_BY,
@@ -25,8 +25,8 @@ from pretrain.conversion.model_card import (
 )
 from pretrain.conversion.source import Source
 from pretrain.conversion.verify import TOLERANCE, largest_difference
-from pretrain.formats.beit3 import Role
 from pretrain.formats.beit3_file import save_beit3
+from pretrain.formats.role import Role
 from pretrain.formats.timm import save_timm
 from pretrain.formats.vocabulary import EXPORTED_NAME, FINGERPRINT_KEY, MICROSOFTS_NAME, Vocabulary
 

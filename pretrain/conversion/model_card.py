@@ -6,8 +6,9 @@ from typing import Any
 
 from model.config import MultiwayConfig
 from model.weight_files import read_json_object
-from pretrain.formats.beit3 import Role, decoupled
+from pretrain.formats.beit3 import decoupled
 from pretrain.formats.beit3_loaders import exact_tasks, finetuning_command, torchscale_arguments, why_not_finetuned
+from pretrain.formats.role import Role
 from pretrain.formats.vocabulary import EXPORTED_NAME, Vocabulary, unused_rows
 
 CARD_NAME = "card.json"

@@ -15,8 +15,9 @@ from model.config import MultiwayConfig
 from model.multiway import MultiwayInputs
 from model.pretrained import load_pretrained
 from pretrain.checkpoints.weights import model_of
-from pretrain.formats.beit3 import Role, decoupled, decoupled_weights, file_entries
+from pretrain.formats.beit3 import decoupled, decoupled_weights, file_entries
 from pretrain.formats.beit3_file import load_beit3
+from pretrain.formats.role import Role
 from pretrain.formats.timm import timm_entries, timm_features
 
 TOLERANCE = 2e-5

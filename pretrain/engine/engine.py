@@ -1,8 +1,6 @@
 """The DeepSpeed engine: one merge of the two configurations, one place that builds it."""
 
-import math
 import os
-import socket
 import warnings
 from datetime import timedelta
 from typing import Any
@@ -15,12 +13,20 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param, set_z3_leaf_modules
 from torch import nn
 
-from pretrain.config.run_config import OptimizerConfig, RunConfig
+from pretrain.config.run_config import RunConfig
 from pretrain.engine.memory_config import check_memory_config
-from pretrain.engine.optimizer import build_optimizer, choose_implementation, describe_optimizer
+from pretrain.engine.optimizer import (
+    ScaleOfName,
+    build_optimizer,
+    choose_implementation,
+    describe_optimizer,
+    parameter_groups,
+    unscaled,
+)
 from pretrain.survival.agreement import FatalRunError, join_hosts, met_by_all
 from pretrain.survival.console import say
 from pretrain.survival.meeting import meet
+from pretrain.survival.ports import free_port
 
 COLLECTIVE_MARGIN_SECONDS = 300
 """A collective waits so much longer than the watchdog, whose sentence says more."""
@@ -34,7 +40,7 @@ def init_distributed(hang_seconds: float) -> torch.device:
     for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, alone)
     if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(_free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500"
+        os.environ["MASTER_PORT"] = str(free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500"
     # DeepSpeed calls collectives by names that torch 2.13 deprecates
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     # DeepSpeed would compile its shared-memory all-reduce here, for minutes; only its inference code uses it.
@@ -66,19 +72,11 @@ def merged_deepspeed_config(
     """
     check_memory_config(config, memory_config, world_size)
     choose_implementation(config.optimizer, state_device(memory_config))  # finds mistakes
-    micro_steps = config.gradient_accumulation_steps
-    for kind, count in vars(config.samples_per_step).items():
-        if count % (world_size * micro_steps):
-            raise ValueError(
-                f"{kind}_per_step {count} must be a multiple of world size {world_size} x "
-                f"gradient_accumulation_steps {micro_steps}; change one of them"
-            )
-    total = config.samples_per_step.total
     return {
         **memory_config,
-        "train_batch_size": total,
-        "train_micro_batch_size_per_gpu": total // (world_size * micro_steps),
-        "gradient_accumulation_steps": micro_steps,
+        "train_batch_size": config.samples_per_step.total,
+        "train_micro_batch_size_per_gpu": config.micro_batch(world_size).total,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "gradient_clipping": config.optimizer.gradient_clip,
         "bf16": {"enabled": bfloat16_weights and config.precision == "bfloat16", "check_grad_overflow": True},
         "zero_allow_untested_optimizer": True,  # build_engine chooses it
@@ -96,23 +94,18 @@ def check_accepted(deepspeed_config: dict[str, Any]) -> None:
         raise ValueError(f"DeepSpeed refuses the configuration: {' '.join(str(error).split())}") from error
 
 
-def _free_port() -> int:
-    """For a process that is alone, beside others that are."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def build_engine(
     model: nn.Module,
     config: RunConfig,
     deepspeed_config: dict[str, Any],
     leaf_modules: tuple[type[nn.Module], ...],
     undecayed: tuple[str, ...],
+    lr_scale: ScaleOfName = unscaled,
 ) -> deepspeed.DeepSpeedEngine:
-    """The model under DeepSpeed, its float32 weights exactly those that it comes with.
+    """Put the model under DeepSpeed, with float32 weights that are exactly those it comes with.
 
-    leaf_modules: ZeRO-3 gathers each as one piece; undecayed: ends of names of parameters without weight decay.
+    leaf_modules: ZeRO-3 gathers each as one piece. undecayed, lr_scale: see `parameter_groups`.
+    Raises FatalRunError if DeepSpeed refuses the configuration.
     """
     is_rounded = deepspeed_config["bf16"]["enabled"]  # then DeepSpeed makes its float32 copy from rounded weights
     given = {name: p.detach().clone() for name, p in model.named_parameters()} if is_rounded else {}
@@ -120,7 +113,7 @@ def build_engine(
     device = state_device(deepspeed_config)
     implementation = choose_implementation(config.optimizer, device)
     check_alike(implementation)
-    groups = parameter_groups(model, config.optimizer.weight_decay, undecayed)
+    groups = parameter_groups(model, config.optimizer.weight_decay, undecayed, lr_scale)
     optimizer = build_optimizer(groups, config.optimizer, implementation, device)
     if dist.get_rank() == 0:
         say(describe_optimizer(implementation, device))
@@ -175,23 +168,3 @@ def own_partition(parameter: Any, full: torch.Tensor) -> torch.Tensor:
     rank = dist.get_rank(parameter.ds_process_group)
     part = full.flatten()[rank * num_elements : (rank + 1) * num_elements]
     return nn.functional.pad(part, (0, num_elements - part.numel()))
-
-
-def parameter_groups(model: nn.Module, weight_decay: float, undecayed: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Decay for everything but biases, norms and the parameters whose names end so."""
-    decayed: list[nn.Parameter] = []
-    exempt: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_exempt = parameter.ndim == 1 or name.endswith(undecayed)
-        (exempt if is_exempt else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-
-
-def learning_rate(optimizer: OptimizerConfig, step: int, num_steps: int) -> float:
-    """Linear warmup, then cosine decay to min_lr at the last step. A function of the step: nothing to save."""
-    if step < optimizer.warmup_steps:
-        return optimizer.peak_lr * (step + 1) / optimizer.warmup_steps
-    progress = (step - optimizer.warmup_steps) / max(1, num_steps - 1 - optimizer.warmup_steps)
-    return optimizer.min_lr + (optimizer.peak_lr - optimizer.min_lr) * 0.5 * (
-        1 + math.cos(math.pi * min(1.0, progress))
-    )

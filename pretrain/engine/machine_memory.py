@@ -8,7 +8,7 @@ import psutil
 import torch
 from torch import nn
 
-from data_pipeline.loading.batch import SamplesPerStep
+from data_pipeline.loading.config import SamplesPerStep
 
 FLOAT32_BYTES = 4
 ID_BYTES = 8

@@ -57,6 +57,11 @@ class MemoryConfig(BaseModel):
     """What every run sets, as files made for other trainers mostly do."""
 
 
+def zero_settings(memory_config: dict[str, Any]) -> DeepSpeedZeroConfig:
+    """Return the settings of ZeRO, with DeepSpeed's defaults for those that the file leaves out."""
+    return DeepSpeedZeroConfig(**memory_config["zero_optimization"])
+
+
 def read_memory_config(path: Path) -> dict[str, Any]:
     """The content of a file. Raises ValueError unless it is a JSON object of settings that DeepSpeed understands."""
     path = find_memory_config(path)

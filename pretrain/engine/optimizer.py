@@ -4,19 +4,46 @@
 
 import importlib
 import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from deepspeed.ops import op_builder
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import cpp_extension
 
+from model.kernels.nvidia_apex import missing_of_apex
 from pretrain.config.run_config import OptimizerConfig
 
 Implementation = Literal["torch", "deepspeed", "apex"]
 """Whose AdamW it is."""
+ScaleOfName = Callable[[str], float]
+"""A parameter's share of the learning rate, by its name."""
+
+
+def unscaled(name: str) -> float:
+    """Give every parameter the whole learning rate."""
+    return 1.0
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, undecayed: tuple[str, ...], lr_scale: ScaleOfName = unscaled
+) -> list[dict[str, Any]]:
+    """Return the optimizer's groups, one per `lr_scale` and weight decay.
+
+    undecayed: ends of the names of parameters without weight decay, beside biases and norms. lr_scale: what
+    `set_learning_rate` multiplies the learning rate by, such as layer-wise decay. The order of the groups is part of a
+    checkpoint's layout: by scale, decayed before undecayed.
+    """
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        is_exempt = parameter.ndim == 1 or name.endswith(undecayed)
+        members.setdefault((lr_scale(name), is_exempt), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": 0.0 if is_exempt else weight_decay, "lr_scale": scale}
+        for (scale, is_exempt), parameters in sorted(members.items(), key=lambda group: group[0])
+    ]
 
 
 def choose_implementation(config: OptimizerConfig, state_device: torch.device) -> Implementation:
@@ -28,13 +55,17 @@ def choose_implementation(config: OptimizerConfig, state_device: torch.device) -
     """
     choice, is_gpu = config.implementation, state_device.type == "cuda"
     if choice == "auto":
-        if is_gpu and _missing_of_apex() is None:
+        if is_gpu and _missing_of_fused_adam() is None:
             return "apex"
         return "deepspeed" if is_gpu and _is_built(op_builder.FusedAdamBuilder()) else "torch"
     if choice == "apex":
-        missing = _missing_of_apex() if is_gpu else "a GPU that holds the optimizer state"
-        if missing is not None:
-            raise ValueError(f"optimizer.implementation is apex, which needs {missing}; set it to auto or torch")
+        if not is_gpu:
+            raise ValueError(
+                "optimizer.implementation is apex, which needs a GPU that holds the optimizer state; set it to auto or "
+                "torch"
+            )
+        if (missing := _missing_of_fused_adam()) is not None:
+            raise ValueError(f"optimizer.implementation is apex, but {missing}, or set it to auto or torch")
     if choice == "deepspeed":
         builder = (op_builder.FusedAdamBuilder if is_gpu else op_builder.CPUAdamBuilder)()
         if not (_is_built(builder) or (builder.is_compatible() and (not is_gpu or cpp_extension.CUDA_HOME))):
@@ -116,12 +147,5 @@ def _is_built(builder: Any) -> bool:
     return importlib.util.find_spec(builder.absolute_name()) is not None
 
 
-def _missing_of_apex() -> str | None:
-    """What there must be for NVIDIA apex's FusedAdam and is not; PyPI's package of that name is another project."""
-    spec = importlib.util.find_spec("apex")
-    places = [Path(place) for place in (spec.submodule_search_locations if spec is not None else None) or []]
-    if not any((place / "optimizers").is_dir() for place in places):
-        return "NVIDIA apex, built from github.com/NVIDIA/apex"
-    if importlib.util.find_spec("amp_C") is None and not any(list(place.glob("**/amp_C*")) for place in places):
-        return "NVIDIA apex built with APEX_CUDA_EXT=1"
-    return None
+def _missing_of_fused_adam() -> str | None:
+    return missing_of_apex("optimizers", "amp_C")

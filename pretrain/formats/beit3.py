@@ -1,12 +1,8 @@
 """Microsoft's BEiT-3 files: {"model": {name: float32 tensor}}, the names of torchscale's BEiT3 behind `beit3.`.
 
 That format has a vision branch (A) and a language branch (B) in every layer, every projection and norm once per branch,
-and no vision-language expert. Shared attention is written into both. Where the network has vision-language experts, a
-role says what stands in the top layers, each exact for its use:
-
-    fusion         the vision-language expert in both branches: image-text pairs
-    dual           the vision and the language expert: images alone, texts alone
-    vision, text   the same weights as dual, verified for images alone, for texts alone
+and no vision-language expert. Shared attention is written into both; role.py has what becomes of vision-language
+experts.
 
 Their code builds a text position table of 1,024 rows, so a shorter one is padded with zeros, which no text reaches.
 
@@ -16,7 +12,6 @@ Source: torchscale 0.3.0; unilm/beit3 utils.load_model_and_may_interpolate.
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,8 +21,8 @@ from model.embeddings import POSITION_OFFSET
 from model.parameter_counts import parameter_shapes
 from model.weight_checks import check_weight
 from pretrain.formats.beit3_contents import TEXT_POSITIONS, kind_of, missing_parts, task_heads
+from pretrain.formats.role import Role
 
-Role = Literal["fusion", "dual", "vision", "text"]
 BRANCHES = {"A": "vision", "B": "language"}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Types of numbers that are read; float32 is written."""

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from model.config import MultiwayConfig
 from model.weight_files import HoldsCodeError, read_torch_file
-from pretrain.formats.beit3 import Role, file_entries
+from pretrain.formats.beit3 import file_entries
+from pretrain.formats.role import Role
 from pretrain.formats.vocabulary import FINGERPRINT_KEY
 
 

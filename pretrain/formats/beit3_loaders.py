@@ -22,7 +22,8 @@ from typing import Any
 
 from model.config import MultiwayConfig
 from model.embeddings import POSITION_OFFSET
-from pretrain.formats.beit3 import NUM_TEXT_ROWS, Role
+from pretrain.formats.beit3 import NUM_TEXT_ROWS
+from pretrain.formats.role import Role
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ import pydantic
 import torch
 from torch import Tensor
 
-from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
+from model.config import VisualTokenizerConfig
+from model.visual_tokenizer import VisualTokenizer
 from model.weight_checks import check_weights
 from model.weight_files import read_torch_file
 

@@ -1,4 +1,8 @@
-"""From a batch of samples to what the model is shown and asked: tokens, masks, stochastic depth."""
+"""From a batch of samples to the inputs and targets of one forward: tokens, masks, stochastic depth.
+
+All randomness is keyed by the seed and by the sample's id, its place in the run (model/philox.py): the same sample is
+masked alike on any number of ranks, in any micro-step and after a restart.
+"""
 
 from dataclasses import dataclass
 
@@ -31,7 +35,7 @@ class MicroStep:
 def make_micro_step(
     config: PretrainConfig, batch: StepBatch, visual_tokenizer: VisualTokenizer, text_tokenizer: TextTokenizer
 ) -> MicroStep:
-    """Hide parts of a batch and keep what they were. A function of the samples and their ids."""
+    """Mask parts of a batch and return inputs and targets; a function of the seed, the samples and their ids."""
     objective, seed = config.objective, config.seed
     backend = choose_backend(config.kernels, batch.image_sample_ids.device)
     image_masks = block_image_masks(
@@ -43,6 +47,7 @@ def make_micro_step(
         backend,
     )
     view = tokenizer_view(batch.images, tokenizer_view_size(visual_tokenizer.config, config.model))
+    # of whole images: the tokenizer must see what the network has to predict
     codes = visual_tokenizer.tokenize(view, tokenizer_dtype(config, view.device))
 
     num_pairs = len(batch.caption_ids)
@@ -51,9 +56,10 @@ def make_micro_step(
     image_mask, visual_token_ids = image_masks.mask, codes.gather(1, image_masks.positions)
     if objective.whole_image_share:
         is_whole = whole_images(seed, batch.image_sample_ids, objective.whole_image_share)
-        is_whole[:num_images] = False  # an image alone and whole would teach nothing
+        is_whole[:num_images] = False  # an unmasked image without a caption would teach nothing
         image_mask = image_mask & ~is_whole[:, None]
-        # their places reach the head unasked: to leave them out would save less than 1 % of a step
+        # Their places still go through the head, with labels that the loss ignores: leaving them out would save less
+        # than 1 % of a step and need their number on the host.
         visual_token_ids = visual_token_ids.masked_fill(is_whole[:, None], IGNORED)
     mask_id, piece_ids = text_tokenizer.mask_id, text_tokenizer.piece_ids
     captions = mask_texts(
@@ -83,6 +89,7 @@ def make_micro_step(
         caption_padding=batch.caption_padding,
         text_ids=texts.ids,
         text_padding=batch.text_padding,
+        # on the host: packing drops padding, and the number of packed rows must be known without reading the device
         caption_lengths=batch.caption_lengths,
         text_lengths=batch.text_lengths,
     )
@@ -100,6 +107,7 @@ def make_micro_step(
 
 
 def _drop_path_scale(config: PretrainConfig, batch: StepBatch) -> Tensor | None:
+    """Return the factors of stochastic depth, (depth, 2, I + P + T); None without it."""
     if config.model.drop_path_rate == 0:
         return None
     sample_ids = torch.cat([batch.image_sample_ids, batch.text_sample_ids])

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from model.config import MultiwayConfig
-from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
+from model.config import MultiwayConfig, VisualTokenizerConfig
+from model.visual_tokenizer import VisualTokenizer
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.formats.vqkd import load_vqkd
 
 LEAST_AGREEMENT = 0.9
-"""Of the codes in a lower precision with those in float32, on noise."""
+"""Least share of patches, on noise, whose code in a lower precision is that in float32."""
 
 
 def load_visual_tokenizer(path: Path) -> VisualTokenizer:
-    """A frozen tokenizer. Raises ValueError where there is no such file or its codebook was never trained."""
+    """Return a frozen tokenizer. Raises ValueError if there is no such file or its codebook was never trained."""
     if path.is_dir():
         raise ValueError(f"visual tokenizer {path} is a folder; give the file that its run wrote (--out)")
     if not path.is_file():
@@ -31,12 +31,15 @@ def load_visual_tokenizer(path: Path) -> VisualTokenizer:
 
 
 def tokenizer_view_size(visual: VisualTokenizerConfig, network: MultiwayConfig) -> int:
-    """Side in pixels of the view that gives a code for each patch of the network (14 px patches: 16 / 14 as large)."""
+    """Return the side in pixels of the view with one code per patch of the network.
+
+    For a network of 14-pixel patches and a tokenizer of 16-pixel ones it is 16 / 14 of the network's.
+    """
     return network.grid_size * visual.patch_size
 
 
 def tokenizer_dtype(config: PretrainConfig, device: torch.device) -> torch.dtype:
-    """Of the tokenizer's matrix products."""
+    """Return the type of the tokenizer's matrix products: float32 on a CPU, where others are slower."""
     if device.type == "cpu" or config.precision == "float32":
         return torch.float32
     dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -44,7 +47,7 @@ def tokenizer_dtype(config: PretrainConfig, device: torch.device) -> torch.dtype
 
 
 def check_precision(tokenizer: VisualTokenizer, view_size: int, dtype: torch.dtype) -> None:
-    """Raises ValueError where the tokenizer gives other codes in dtype than in float32, as after an overflow."""
+    """Raise ValueError if the tokenizer's codes in dtype are not those in float32, as after an overflow."""
     device = tokenizer.codebook.codes.device
     noise = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     pixels = interpolate(noise, size=(view_size, view_size), mode="bicubic").clamp(0, 1).to(device)
@@ -57,12 +60,12 @@ def check_precision(tokenizer: VisualTokenizer, view_size: int, dtype: torch.dty
 
 
 def network_view(images: Tensor, size: int) -> Tensor:
-    """(B, 3, S, S) uint8 -> (B, 3, size, size) float32 normalised to [-1, 1], as Microsoft's finetuning code does."""
+    """Return (B, 3, S, S) uint8 images as (B, 3, size, size) float32 in [-1, 1], as in Microsoft's finetuning code."""
     return _resized(images, size) * 2 - 1
 
 
 def tokenizer_view(images: Tensor, size: int) -> Tensor:
-    """(B, 3, S, S) uint8 -> (B, 3, size, size) float32 in [0, 1]."""
+    """Return (B, 3, S, S) uint8 images as (B, 3, size, size) float32 in [0, 1]."""
     return _resized(images, size)
 
 

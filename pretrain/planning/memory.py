@@ -26,17 +26,15 @@ Not counted: CUDA's context, NCCL's and cuBLAS's workspaces, what the allocator 
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-from model.config import MultiwayConfig
-from model.kernels.backend import KernelChoice
+from model.config import KernelChoice, MultiwayConfig, VisualTokenizerConfig
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock
-from model.visual_tokenizer import VisualTokenizerConfig
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.engine.memory_config import zero_settings
 from pretrain.jobs.visual_tokens import load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
 from pretrain.planning.micro_step_memory import (
     MicroBatch,
@@ -44,6 +42,9 @@ from pretrain.planning.micro_step_memory import (
     micro_step_memory,
     tokenizer_memory,
 )
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def rank_memory(
 
     Raises ValueError where the batch does not divide.
     """
-    zero = DeepSpeedZeroConfig(**memory_config["zero_optimization"])
+    zero = zero_settings(memory_config)
     batch = micro_batch(config, world_size)
     pieces = count_pieces(config.model, int(zero.param_persistence_threshold))
     micro_step = micro_step_memory(_of_the_forward(config), batch, kernels)
@@ -128,16 +129,8 @@ def planned_kernels(config: PretrainConfig) -> KernelChoice:
 
 
 def micro_batch(config: PretrainConfig, world_size: int) -> MicroBatch:
-    """Of a rank. Raises ValueError where the step's samples are no multiple of ranks x micro-steps."""
-    parts = world_size * config.gradient_accumulation_steps
-    samples = config.samples_per_step
-    for kind, count in vars(samples).items():
-        if count % parts:
-            raise ValueError(
-                f"{kind}_per_step {count} must be a multiple of {world_size} ranks x gradient_accumulation_steps "
-                f"{config.gradient_accumulation_steps}; change one of them"
-            )
-    return MicroBatch(samples.images // parts, samples.pairs // parts, samples.texts // parts)
+    """Return a rank's part of a micro-step. Raises ValueError if the global batch does not divide."""
+    return MicroBatch(**vars(config.micro_batch(world_size)))
 
 
 def visual_tokenizer_config(config: PretrainConfig) -> VisualTokenizerConfig:
@@ -175,7 +168,7 @@ class _Held:
     stepping: int
 
 
-def _stage3(zero: DeepSpeedZeroConfig, pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool) -> _Held:
+def _stage3(zero: "DeepSpeedZeroConfig", pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool) -> _Held:
     part = -(-pieces.total // ranks)
     bucket = int(zero.reduce_bucket_size)
     buffers = itemsize * bucket
@@ -201,7 +194,7 @@ def _stage3(zero: DeepSpeedZeroConfig, pieces: Pieces, itemsize: int, ranks: int
 
 
 def _stages_1_and_2(
-    zero: DeepSpeedZeroConfig, pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool
+    zero: "DeepSpeedZeroConfig", pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool
 ) -> _Held:
     """Of the stages that hold all weights. Offloaded are the float32 gradients too, and stage 2's of micro-steps."""
     part = -(-pieces.total // ranks)

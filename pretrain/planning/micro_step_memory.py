@@ -18,11 +18,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.kernels.backend import KernelChoice
+from model.config import KernelChoice, VisualTokenizerConfig
 from model.kernels.text_masks import num_masked
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
-from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
+from model.visual_tokenizer import VisualTokenizer
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.jobs.micro_step import MicroStep
 from pretrain.jobs.visual_tokens import tokenizer_view_size

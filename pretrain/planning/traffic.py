@@ -26,7 +26,7 @@ each GPU. The slower of the two counts, and the time that a message takes throug
 from dataclasses import dataclass
 from typing import Any
 
-from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from pretrain.engine.memory_config import zero_settings
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def collectives(
     memory_config: dict[str, Any], num_parameters: int, itemsize: int, world_size: int, num_micro_steps: int
 ) -> list[Collective]:
     """Of a step. itemsize: bytes of a weight."""
-    zero = DeepSpeedZeroConfig(**memory_config["zero_optimization"])
+    zero = zero_settings(memory_config)
     num_bytes = itemsize * num_parameters
     reduced = -(-num_parameters // int(zero.reduce_bucket_size))
     if zero.stage == 3:

@@ -4,9 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.loading.config import DataConfig
-from model.checkpointing import Checkpointing
-from model.config import MultiwayConfig
-from model.visual_tokenizer import VisualTokenizerConfig
+from model.config import Checkpointing, MultiwayConfig, VisualTokenizerConfig
 from pretrain.config.pretraining import ObjectiveConfig, PretrainConfig
 from pretrain.config.run_config import OptimizerConfig
 from pretrain.config.visual_tokenizer import CodebookConfig, VisualTokenizerRun

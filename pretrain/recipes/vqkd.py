@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.loading.config import DataConfig
-from model.visual_tokenizer import VisualTokenizerConfig
+from model.config import VisualTokenizerConfig
 from pretrain.config.run_config import OptimizerConfig
 from pretrain.config.visual_tokenizer import TeacherConfig, VisualTokenizerRun
 

@@ -1,4 +1,8 @@
-"""Copies between host and device that nobody waits for: the next batch goes ahead, a step's figures come after it."""
+"""Copies between host and device that no step waits for.
+
+Reading a value from a GPU (`.item()`) waits for everything launched before it, and the GPU then idles until the host
+has launched more. So batches are copied one step ahead, and figures of a step are read one step later.
+"""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,11 +14,13 @@ from data_pipeline.loading.batch import StepBatch
 
 
 def batches_ahead(batches: Iterable[StepBatch], device: torch.device) -> Iterator[StepBatch]:
-    """The batches, on the device. Each is read, and on a GPU copied on a stream of its own, before the step that goes
-    before it computes; from pinned memory the copy takes no time of that step."""
+    """Yield the batches on the device, each read and copied before the step before it is yielded.
+
+    On a GPU the copy runs on its own stream; from pinned memory it overlaps with that step's computation.
+    """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     ahead: StepBatch | None = None
-    for batch in batches:  # asked for no more after one that failed, so that its sentence comes at once
+    for batch in batches:
         with torch.cuda.stream(stream):
             copied = batch.to(device)
         if ahead is not None:
@@ -22,28 +28,28 @@ def batches_ahead(batches: Iterable[StepBatch], device: torch.device) -> Iterato
         if stream is not None:
             _hand_over(copied, stream)
         ahead = copied
-        if batch.failure:
+        if batch.failure:  # reported by this step's agreement; to read on might wait for a dead worker
             break
     if ahead is not None:
         yield ahead
 
 
 def _hand_over(batch: StepBatch, stream: torch.cuda.Stream) -> None:
-    """From the stream that copied to the one that computes, which waits for it; the host does not."""
+    """Make the computing stream, not the host, wait for the stream that copied."""
     computing = torch.cuda.current_stream()
     computing.wait_stream(stream)
     for tensor in batch.tensors().values():
-        tensor.record_stream(computing)  # its memory is not used again before that stream is done with it
+        tensor.record_stream(computing)  # else the allocator could reuse the memory while that stream still reads
 
 
 class DeferredMetrics:
-    """A step's log record whose figures are still on the device, or on the way."""
+    """A log record whose figures are still on the device, or on their way to the host."""
 
     def __init__(self, record: dict[str, Any]):
         """record: JSON values, dicts of them, and tensors of one element."""
         self._record = record
         tensors = list(_tensors(record))
-        # with offloaded optimizer state DeepSpeed's gradient norm is on the CPU
+        # with offloaded optimizer state DeepSpeed's gradient norm is on the CPU, the losses on the GPU
         device = next((tensor.device for tensor in tensors if tensor.is_cuda), torch.device("cpu"))
         values = [tensor.detach().to(device, torch.float64).reshape(()) for tensor in tensors]
         self._values = torch.stack(values) if values else torch.empty(0)
@@ -55,7 +61,7 @@ class DeferredMetrics:
             self._is_there.record()
 
     def read(self) -> dict[str, Any]:
-        """With numbers for tensors. Waits for the step whose record it is, not for what was launched since."""
+        """Return the record with numbers for tensors. Waits for its own step, not for later ones."""
         if self._is_there is not None:
             self._is_there.synchronize()
         return _filled(self._record, iter(self._values.tolist()))
@@ -70,7 +76,7 @@ def _tensors(record: dict[str, Any]) -> Iterator[Tensor]:
 
 
 def _filled(record: dict[str, Any], values: Iterator[float]) -> dict[str, Any]:
-    """Its tensors replaced, in the order of `_tensors`."""
+    """Return the record with its tensors replaced by values, in the order of `_tensors`."""
     return {
         name: _filled(value, values)
         if isinstance(value, dict)

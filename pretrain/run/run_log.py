@@ -1,4 +1,4 @@
-"""One JSON line a step in RUN/log.jsonl, and a progress line now and then."""
+"""One JSON line per step in RUN/log.jsonl, and a progress line every few seconds."""
 
 import json
 import math
@@ -18,13 +18,15 @@ LOG_NAME = "log.jsonl"
 
 
 class RunLog:
-    """The main rank's log. A resumed run goes on where its checkpoint was: later lines are dropped.
+    """The main rank's log. A resumed run drops the lines after its checkpoint, whose steps it repeats.
 
-    A line that cannot be written is no reason to end one rank alone: `failure` says why, for all to agree on.
+    A line that cannot be written must not end the main rank alone: `failure` keeps the error until all ranks agree.
     """
 
-    def __init__(self, run_dir: Path, first_step: int, num_steps: int):
+    def __init__(self, run_dir: Path, first_step: int, num_steps: int, progress_fields: tuple[str, ...] = ("losses",)):
+        """progress_fields: fields of a record, dicts of figures, that the progress line prints. Raises OSError."""
         self.num_steps = num_steps
+        self.progress_fields = progress_fields
         path = run_dir / LOG_NAME
         kept = restore_lines(path, is_log_line, itemgetter("step"), first_step)
         if missing := first_step - len(kept):
@@ -35,10 +37,10 @@ class RunLog:
         self._last_progress = -math.inf
 
     def write(self, record: dict[str, Any], is_kept: bool = False) -> None:
-        """Add a line, with null for what is not finite, and now and then print progress.
+        """Add a line, null for each figure that is not finite, and print progress every few seconds.
 
-        record: JSON values, with step, loss, losses, lr, grad_norm and seconds, perhaps codebook and what a SpeedMeter
-        adds. is_kept: a checkpoint follows, so all lines so far must outlive the machine.
+        record: JSON values, with step, loss, losses, lr, grad_norm and seconds, perhaps figures of a SpeedMeter and of
+        the job. is_kept: a checkpoint follows, so all lines so far are synced to disk.
         """
         line = (json.dumps(_finite(record)) + "\n").encode()
         try:
@@ -46,15 +48,15 @@ class RunLog:
             if is_kept:
                 os.fsync(self._file.fileno())
             self._last_line = line
-            with_retries(self.check_in_place, hopeless=(*PERMANENT_ERRNOS, None))  # None: it is another file
+            # errno None: the file was moved or replaced, which no retry mends
+            with_retries(self.check_in_place, hopeless=(*PERMANENT_ERRNOS, None))
         except OSError as error:
             self.failure = error
         now = time.monotonic()
         if now - self._last_progress >= PROGRESS_SECONDS or record["step"] == self.num_steps - 1:
             self._last_progress = now
-            parts = "  ".join(
-                f"{name} {value:.3f}" for name, value in (record["losses"] | record.get("codebook", {})).items()
-            )
+            figures = [item for field in self.progress_fields for item in record.get(field, {}).items()]
+            parts = "  ".join(f"{name} {value:.3f}" for name, value in figures)
             say(
                 f"step {record['step'] + 1}/{self.num_steps}  loss {record['loss']:.3f}  {parts}  "
                 f"grad norm {record['grad_norm']:.2f}  lr {record['lr']:.1e}  "
@@ -68,12 +70,12 @@ class RunLog:
         self.check_in_place()
 
     def check_in_place(self) -> None:
-        """Raise OSError if the name of the log no longer leads to what is written: another start would not find it."""
+        """Raise OSError if the log's path is no longer the file being written: a resume would not find its lines."""
         with suppress(FileNotFoundError, NotADirectoryError):
             found = os.stat(self.path)
             if os.path.samestat(found, os.fstat(self._file.fileno())):
                 return
-            # some network file systems number a file anew; then its end decides
+            # some network file systems change a file's inode number; then its last line decides
             if found.st_size >= len(self._last_line) > 0 and self._end_of_file() == self._last_line:
                 return
         raise OSError(
@@ -82,7 +84,7 @@ class RunLog:
         )
 
     def _end_of_file(self) -> bytes:
-        """What the file of that name has where the last line should be."""
+        """Return the bytes at the place of the last line in the file of that name."""
         with self.path.open("rb") as file:
             file.seek(-len(self._last_line), os.SEEK_END)
             return file.read()
@@ -94,17 +96,18 @@ def _speed_in_words(record: dict[str, Any]) -> str:
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the sound lines of a run's log, as they stand there. Raises OSError."""
+    """Return the valid lines of a run's log, in their order. Raises OSError."""
     return read_records(run_dir / LOG_NAME, is_log_line)
 
 
 def is_log_line(record: dict[str, Any]) -> bool:
+    """Return whether a JSON object has the form of a log line."""
     step = record.get("step")
     return type(step) is int and step >= 0 and isinstance(record.get("loss", ""), int | float | None)
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
+    """Replace NaN and infinities by None: JSON has none."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

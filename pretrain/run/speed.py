@@ -1,35 +1,29 @@
-"""How fast a run is: tokens a second, and what share of the GPU's peak the model's own operations are (MFU)."""
+"""Speed of a run: tokens per second, and model FLOPs utilization (MFU)."""
 
 import time
-from dataclasses import dataclass
 
 import torch
 
+from pretrain.jobs.job import StepWork
+
 PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "GH200": 989, "B200": 2250}
-"""Of dense bfloat16 products, by datasheets; SXM versions."""
-
-
-@dataclass(frozen=True)
-class StepWork:
-    """What is computed in a step, by a rank or by all."""
-
-    num_tokens: int
-    flops: int
-    """Of forward and backward, see model/flops.py."""
+"""Peak of dense bfloat16 matrix products in TFLOPS, from the datasheets of the SXM versions."""
 
 
 class SpeedMeter:
-    """Speed from step to step: reading, agreement and log lines included, the rank's start left out."""
+    """Speed from step to step, including reading, agreement and logging, without the start of the run."""
 
     def __init__(self, num_ranks: int, device: torch.device, dtype: torch.dtype = torch.bfloat16):
-        """dtype: of matrix products; of others than bfloat16 there is no MFU."""
+        """dtype: of matrix products; MFU is reported for bfloat16 only."""
         self.num_ranks = num_ranks
         self.peak_flops = peak_flops(device) if dtype == torch.bfloat16 else None
         self._last_step_ended: float | None = None
 
     def step_ended(self, work: StepWork, step_seconds: float) -> dict[str, float]:
-        """Figures of the step that has just been launched; work: of all ranks; step_seconds: it took, for the first
-        one."""
+        """Return figures of the step just launched, for the log.
+
+        work: of all ranks; step_seconds: duration of the step, used for the first one, which none goes before.
+        """
         now = time.monotonic()
         seconds = step_seconds if self._last_step_ended is None else now - self._last_step_ended
         self._last_step_ended = now
@@ -43,10 +37,10 @@ class SpeedMeter:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Of a GPU, operations a second; None where the table does not have it, and for a CPU."""
+    """Return the peak of a GPU in operations per second; None for a CPU and for a GPU that the table lacks."""
     if device.type != "cuda":
         return None
     words = torch.cuda.get_device_name(device).replace("-", " ").split()
     if "PCIe" in words or "PCIE" in words:
-        return None  # slower by a third, and by how much depends on the board
+        return None  # slower than SXM by a third or more, depending on the board
     return next((peak * 1e12 for name, peak in PEAK_TFLOPS.items() if name in words), None)

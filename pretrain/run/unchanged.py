@@ -1,34 +1,33 @@
-"""Whether a run continues with the settings and the data of its start."""
+"""Checks that a resumed run has the settings and the data of its start."""
 
-import hashlib
 from pathlib import Path
 
 import torch.distributed as dist
 
+from data_pipeline.files.hashing import file_sha256
 from data_pipeline.files.remote_files import public_url
 from data_pipeline.loading.dataset import StepDataset
-from pretrain.checkpoints.saver import Checkpoint
+from pretrain.checkpoints.reader import Checkpoint
 from pretrain.config.run_config import ConfigT, RunConfig, changed_fields
 from pretrain.survival.agreement import FatalRunError, in_words, on_every_rank
 from pretrain.survival.console import warn
 
 Files = dict[str, Path | None]
-"""The files that define a run, beside the shards, by name. None: the run has no such file."""
+"""The run's non-shard input files, by name; None: it has no such file."""
 
 
 def file_fingerprint(path: Path | None) -> str:
-    """Return what changes with any byte of the file. Raises OSError."""
+    """Return the first 16 digits of a file's SHA-256, "no file" for None. Raises OSError."""
     if path is None:
         return "no file"
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return file_sha256(path)[:16]
     except OSError as error:
         raise in_words(error, f"{path} cannot be read ({error.strerror}); make it readable, or give another") from error
 
 
 def agreed_fingerprints(dataset: StepDataset, config: RunConfig, files: Files) -> dict[str, str]:
-    """Return those of the data and the files of a run, by kind or name. Raises FatalRunError if a rank sees others."""
+    """Return fingerprints of the run's data and files, by kind or name. Raises FatalRunError if ranks' files differ."""
     own = on_every_rank(lambda: dataset.fingerprints | {name: file_fingerprint(path) for name, path in files.items()})
     per_rank: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(per_rank, own)
@@ -42,9 +41,9 @@ def agreed_fingerprints(dataset: StepDataset, config: RunConfig, files: Files) -
 def check_unchanged(
     checkpoint: Checkpoint[ConfigT], config: ConfigT, fingerprints: dict[str, str], files_before: Files, files: Files
 ) -> None:
-    """Raise FatalRunError, listing the differences, if a run was started with different settings or data.
+    """Raise FatalRunError, listing the differences, if the run was started with different settings or data.
 
-    files_before: of the checkpoint's config. With allow_data_change, different data are reported and taken.
+    files_before: of the checkpoint's config. With allow_data_change, different data are reported and accepted.
     """
     settings = changed_fields(checkpoint.config, config)
     before, now = _places(checkpoint.config, files_before), _places(config, files)
@@ -65,7 +64,7 @@ def check_unchanged(
 
 
 def _places(config: RunConfig, files: Files) -> dict[str, str]:
-    """Where the data of a config lie, by the names of their fingerprints."""
+    """Return the places of a config's data, by the names of their fingerprints."""
     data = config.data
     shards = {"image": data.images, "pair": data.pairs, "text": data.texts}
     return {

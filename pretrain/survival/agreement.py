@@ -1,10 +1,14 @@
-"""What one rank knows, known to all: every rank takes the same decisions."""
+"""Agreement between ranks, so that every rank takes the same decisions.
+
+A rank that raised, stopped or skipped by itself would leave the others waiting in their next collective until it times
+out. So an error of one rank is gathered and raised by all, and flags and counts are summed before anyone acts on them.
+"""
 
 import errno
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -14,10 +18,12 @@ TRANSIENT_ERRNOS = (
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EREMOTEIO),
     *(errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH),
 )
-"""Errors of file systems and networks that a later start may not meet."""
+"""Errors of file systems and networks that may be gone at the next start."""
 
 MEETING_SECONDS = 60
+"""Longest wait for the other ranks in `met_by_all`."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _hosts: dist.ProcessGroup | None = None
 
@@ -35,16 +41,17 @@ class RetryableRunError(RunError):
 
 
 def in_words(error: Exception, sentence: str) -> OSError:
-    """Return an OSError that says what happened, and keeps the number by which another start may mend it or not."""
-    told = OSError(sentence)
-    told.errno = getattr(error, "errno", None)
-    return told
+    """Return an OSError with that sentence and the errno of the error, which decides whether another start may help."""
+    explained = OSError(sentence)
+    explained.errno = getattr(error, "errno", None)
+    return explained
 
 
 def on_every_rank(action: Callable[[], T]) -> T:
-    """Do what can fail on any rank: if it does on one, FatalRunError or RetryableRunError with its sentence on all.
+    """Return the result of an action that may fail on any rank. If it fails on one, all raise its error.
 
-    The action must hold no collective: the others would wait in it for a rank that failed.
+    Raises FatalRunError or RetryableRunError with the sentence of the first rank that failed. The action must hold no
+    collective: the others would wait in it for a rank that failed.
     """
     result, message, is_mistake = None, "", True
     try:
@@ -52,24 +59,34 @@ def on_every_rank(action: Callable[[], T]) -> T:
     except (ValueError, OSError) as error:
         message = str(error) or repr(error)
         is_mistake = not isinstance(error, RetryableRunError) and getattr(error, "errno", None) not in TRANSIENT_ERRNOS
-    except Exception:  # a fault of this rank must not leave the others waiting
+    except Exception:  # a bug; shown in full, and possibly one of this node alone
         message, is_mistake = traceback.format_exc(), False
     end_together(message, is_mistake)
     return cast(T, result)
 
 
+def on_main_rank(action: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
+    """Call on the main rank alone what can fail there, and return its result, None on the others.
+
+    If it fails, all ranks raise; like `on_every_rank`, the action must hold no collective.
+    """
+    return on_every_rank(lambda: action(*arguments, **options) if dist.get_rank() == 0 else None)
+
+
 def end_together(message: str, is_mistake: bool) -> None:
-    """Raises FatalRunError, or RetryableRunError where it is no mistake, on every rank where one has a message."""
+    """Raise on every rank if any of them has a message: FatalRunError for a mistake, else RetryableRunError."""
     per_rank: list[tuple[str, bool]] = [("", True)] * dist.get_world_size()
     dist.all_gather_object(per_rank, (message, is_mistake))
-    told = [(said, is_theirs) for said, is_theirs in per_rank if said]
-    if told:
-        said, is_mistake = told[0]
-        raise FatalRunError(said) if is_mistake else RetryableRunError(said)
+    if found := [(text, is_fatal) for text, is_fatal in per_rank if text]:
+        text, is_fatal = found[0]
+        raise FatalRunError(text) if is_fatal else RetryableRunError(text)
 
 
 def met_by_all() -> bool:
-    """Whether every rank comes here within seconds: for an error amid collectives, which all meet or one alone."""
+    """Return whether every rank gets here within MEETING_SECONDS.
+
+    Tells an error that all ranks share from one of this rank alone, after code that holds collectives.
+    """
     try:
         dist.monitored_barrier(_hosts, timeout=timedelta(seconds=MEETING_SECONDS))
     except RuntimeError:
@@ -78,13 +95,13 @@ def met_by_all() -> bool:
 
 
 def summed_over_ranks(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The same sum on every rank, in place; group: None, all ranks with the device's backend."""
+    """Sum a tensor over ranks in place and return it, the same on each. group: None for all ranks, on the device."""
     dist.all_reduce(values, group=group)
     return values
 
 
 def join_hosts(timeout: timedelta) -> None:
-    """Make the group that `summed_over_hosts` works in. All ranks call it, once."""
+    """Make the group of `summed_over_hosts`, once; all ranks call it. Raises RuntimeError if gloo cannot connect."""
     global _hosts
     try:
         _hosts = dist.new_group(backend="gloo", timeout=timeout)
@@ -95,10 +112,10 @@ def join_hosts(timeout: timedelta) -> None:
 
 
 def summed_over_hosts(values: list[int]) -> list[int]:
-    """The same sums on every rank, agreed on by the hosts while their GPUs compute."""
+    """Return sums over ranks, through gloo: the hosts agree while their GPUs compute, which NCCL would wait for."""
     return summed_over_ranks(torch.tensor(values, dtype=torch.int64), _hosts).tolist()
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """The same mean on every rank, in place."""
+    """Average a tensor over ranks in place and return it, the same on each."""
     return summed_over_ranks(values).div_(dist.get_world_size())

@@ -1,4 +1,7 @@
-"""Which steps no rank applies: a loss or gradient that is not finite, and by a setting a spike of the loss."""
+"""The guard of the weights: steps with a loss or gradient that is not finite are skipped, on request also loss spikes.
+
+Nothing here decides on one rank alone: losses are those of the global batch, and DeepSpeed sums its overflow flag.
+"""
 
 import math
 import statistics
@@ -8,18 +11,18 @@ from typing import Any
 from torch import Tensor
 
 NUM_RECENT = 128
-"""Losses whose mean and spread a spike is measured by, as in OLMo's optimizer that skips steps."""
+"""Recent losses that a spike is compared with, as in OLMo's optimizer that skips steps."""
 MIN_RECENT = 32
-"""Fewer say nothing about the spread."""
+"""Recent losses needed before a spike can be told from noise."""
 MAX_SKIPPED_SHARE = 0.2
-"""A run of which a larger share of the steps was skipped has all its steps, but ends with a code of its own."""
+"""Share of skipped steps above which a completed run ends with an exit code of its own."""
 
 
 class StepGuard:
-    """The losses of the steps before, and what was skipped. The same on every rank, and saved with a checkpoint."""
+    """Recent losses and counts of skipped steps, the same on every rank and saved with each checkpoint."""
 
     def __init__(self, spike_deviations: float, max_consecutive_skips: int, saved: dict[str, Any] | None = None):
-        """spike_deviations: standard deviations above the mean that make a spike; 0: there are none."""
+        """spike_deviations: standard deviations above the mean that make a spike, 0 disables; saved: a `state()`."""
         self.spike_deviations = spike_deviations
         self.max_consecutive_skips = max_consecutive_skips
         saved = saved or {"recent_losses": [], "num_skipped_steps": 0, "num_consecutive_skips": 0}
@@ -28,22 +31,24 @@ class StepGuard:
         self.num_consecutive_skips: int = saved["num_consecutive_skips"]
 
     def factor(self, loss: Tensor) -> Tensor:
-        """Of the last loss before its backward: 1, or NaN where the step is not to be applied.
+        """Return the factor of the last backward's loss: 1, or NaN if the step is to be skipped.
 
-        DeepSpeed applies no gradient that is not finite, on any rank. loss: of the global batch, on every rank alike.
+        loss: of the global batch, the same on every rank. NaN spreads to the whole accumulated gradient, and DeepSpeed
+        applies no gradient that is not finite, on any rank.
         """
-        if self.spike_deviations and self.is_spike(float(loss)):
+        if self.spike_deviations and self.is_spike(float(loss)):  # waits for the device; only if spikes are skipped
             return loss * math.nan
-        return loss * 0 + 1
+        return loss * 0 + 1  # NaN if the loss is not finite, without looking at it
 
     def is_spike(self, loss: float) -> bool:
+        """Return whether a loss lies too far above the recent ones."""
         if not self.spike_deviations or len(self.recent_losses) < MIN_RECENT:
             return False
         mean, deviation = statistics.fmean(self.recent_losses), statistics.pstdev(self.recent_losses)
         return loss > mean + self.spike_deviations * deviation
 
     def count(self, skipped: bool) -> str:
-        """After a step. Returns why the run must end, where too many in a row were skipped."""
+        """Count a step. Returns why the run must end, empty unless too many steps in a row were skipped."""
         if not skipped:
             self.num_consecutive_skips = 0
             return ""
@@ -53,26 +58,26 @@ class StepGuard:
             return ""
         return (
             f"{self.num_consecutive_skips} steps in a row had no finite loss and gradient, or a spike of the loss; "
-            "begin anew with a lower learning rate, or go on with --spike-deviations 6"
+            "start a new run with a lower learning rate, or resume with --spike-deviations 6"
         )
 
     def has_skipped_many(self, num_steps: int) -> bool:
-        """Whether that is more than MAX_SKIPPED_SHARE of the steps done."""
+        """Return whether more than MAX_SKIPPED_SHARE of the steps were skipped."""
         return self.num_skipped_steps > MAX_SKIPPED_SHARE * num_steps
 
     def summary(self, num_steps: int) -> str:
-        """What was skipped of the steps done, as the end of a sentence; empty if nothing was."""
+        """Return the end of a sentence about the steps done: how many were skipped; empty if none was."""
         if not self.num_skipped_steps:
             return ""
         share = f", more than {MAX_SKIPPED_SHARE:.0%}" if self.has_skipped_many(num_steps) else ""
         return f', {self.num_skipped_steps} of them skipped{share}: see "skipped": true in log.jsonl'
 
     def remember(self, loss: float) -> None:
-        """Of a step that was applied, once its loss has come to the host."""
+        """Add the loss of an applied step, once it has come to the host."""
         self.recent_losses.append(loss)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint saves."""
         return {
             "recent_losses": list(self.recent_losses),
             "num_skipped_steps": self.num_skipped_steps,

@@ -1,4 +1,4 @@
-"""How a run ends before its last step, and what it tells whoever started it: exit codes, and a status file."""
+"""How a run is stopped, and how it reports its ending: exit codes, and a status file for job scripts."""
 
 import ctypes
 import os
@@ -15,14 +15,13 @@ from pretrain.survival.console import warn
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 STOP_FILE_NAME = "stop"
 EXIT_RANK_LOST = 71
-"""A rank died, hung or failed, or another job holds the run: start the same command again to continue."""
+"""A rank died, hung or failed, or another job holds the run: rerun the same command to resume."""
 EXIT_STOPPED = 75
-"""Stopped by a signal and saved: start the same command again to continue (sysexits.h: EX_TEMPFAIL)."""
+"""Stopped by a signal and saved: rerun the same command to resume (sysexits.h: EX_TEMPFAIL)."""
 EXIT_STOPPED_BY_FILE = 76
-"""Stopped by RUN/stop and saved: it was meant, so nothing starts it again by itself."""
+"""Stopped by RUN/stop and saved: deliberate, so that no job script restarts it."""
 EXIT_MANY_SKIPPED = 77
-"""All steps are done and saved, but too many of them were skipped (step_guard.MAX_SKIPPED_SHARE): another start would
-not mend it."""
+"""All steps are done and saved, but too many of them were skipped (step_guard.MAX_SKIPPED_SHARE)."""
 
 Ending = Literal["complete", "many_skipped", "stopped", "stopped_by_file", "mistake"]
 EXIT_CODES: dict[Ending, int] = {
@@ -35,8 +34,10 @@ EXIT_CODES: dict[Ending, int] = {
 
 
 class StopRequest:
-    """Set by SIGTERM, SIGUSR1 or Ctrl-C on this rank, or by a file; the ranks agree on it once a step. A second Ctrl-C
-    kills."""
+    """A request to stop, by SIGTERM, SIGUSR1 or Ctrl-C on this rank, or by the file RUN/stop.
+
+    The ranks agree on it once per step, save and end together. A second Ctrl-C kills.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self.signalled = False
@@ -44,17 +45,16 @@ class StopRequest:
         for number in STOP_SIGNALS:
             signal.signal(number, self._handle)
         if any(argument.startswith("--local_rank") for argument in sys.argv):
-            # DeepSpeed's launcher started this rank; where it is killed nobody could stop the run any more
+            # DeepSpeed's launcher started this rank; if it is killed, nothing else would stop its ranks
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     @property
     def is_asked_by_file(self) -> bool:
-        return os.path.exists(
-            self.file
-        )  # unlike Path.exists, False if the folder cannot be read: the log tells of that
+        # unlike Path.exists, False if the folder cannot be read: the log reports that
+        return os.path.exists(self.file)
 
     def forget_file(self) -> None:
-        """It was obeyed; where it cannot be deleted the next start obeys it again."""
+        """Delete the file after the stop; if that fails, the next start stops again."""
         with suppress(OSError):
             self.file.unlink()
 
@@ -64,13 +64,19 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def ignore_stop_signals() -> None:
+    """Ignore them in a loader worker: a signal to the whole process group must not kill it under a rank that saves."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class JobStatus:
     """One line for a job script, in the file that IMGLISH_STATUS_FILE names: `STEP WORD FOUND`.
 
-    STEP: steps in the newest checkpoint. WORD: running, complete, many_skipped, stopped, stopped_by_file, or mistake,
-    for what another start would not mend. FOUND: steps in the checkpoint that this start found, 0 if there was none.
-    A rank that dies leaves `running`. srun ends all ranks as soon as one ends with a code, so with such a file every
-    ending is written there alone and the code is 0.
+    STEP: steps in the newest checkpoint. WORD: running, complete, many_skipped, stopped, stopped_by_file, or mistake if
+    another start would meet the same error. FOUND: steps in the checkpoint that this start found, 0 if there was none.
+    A rank that dies leaves `running`. srun kills all ranks as soon as one ends with a nonzero code, so with such a file
+    the ending is written there alone and the exit code is 0.
     """
 
     def __init__(self) -> None:
@@ -78,12 +84,12 @@ class JobStatus:
         self.step = self.found = 0
 
     def begin(self, found: int) -> None:
-        """On the main rank, as all that follow. found: steps in the checkpoint that was loaded. Raises OSError."""
+        """Write that the run goes on, on the main rank. found: steps in the loaded checkpoint. Raises OSError."""
         self.step = self.found = found
         self._write("running")
 
     def saved(self, step: int) -> None:
-        """There is a new checkpoint. Raises OSError."""
+        """Write the step of a new checkpoint, on the main rank. Raises OSError."""
         self.step = step
         self._write("running")
 
@@ -93,8 +99,8 @@ class JobStatus:
             partial.write_text(f"{self.step} {word} {self.found}\n")
             partial.rename(self.path)
 
-    def told(self, ending: Ending) -> bool:
-        """Write how the run ends, if this is the main rank; false where an exit code has to say it."""
+    def report(self, ending: Ending) -> bool:
+        """Write how the run ended, on the main rank. Returns whether a file has it, so that the exit code is 0."""
         try:
             if os.environ.get("RANK", "0") == "0":
                 self._write(ending)
@@ -104,17 +110,17 @@ class JobStatus:
 
 
 def end_as_mistake(message: str) -> NoReturn:
-    """End this rank for what another start would not mend, before there is a run to end; the main rank says why."""
+    """End this rank for a mistake that was found before the run began; the main rank prints the message."""
     if message and os.environ.get("RANK", "0") == "0":
         warn(f"error: {message}")
-    end_process(0 if JobStatus().told("mistake") else EXIT_USER_ERROR)
+    end_process(0 if JobStatus().report("mistake") else EXIT_USER_ERROR)
 
 
 def end_process(exit_code: int) -> NoReturn:
-    """End a rank without the interpreter's teardown.
+    """End a rank with an exit code, without the interpreter's teardown.
 
-    Threads of gloo, which groups that DeepSpeed holds keep alive, may still release tensors then, and a thread that
-    asks a dying interpreter for its lock aborts the process: now and then another code would reach the launcher.
+    Process groups that DeepSpeed holds keep threads of gloo alive. If one releases a tensor while the interpreter shuts
+    down, it asks for a lock that is gone and aborts the process: now and then another code would reach the launcher.
     """
     try:
         with suppress(OSError, ValueError):

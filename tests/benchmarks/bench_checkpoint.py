@@ -15,7 +15,8 @@ from statistics import median
 import torch
 import tyro
 
-from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
+from model.config import VisualTokenizerConfig
+from model.visual_tokenizer import VisualTokenizer
 from pretrain.formats.vqkd import save_vqkd
 from pretrain.run.run_log import read_log
 from tests.benchmarks.results import append_results

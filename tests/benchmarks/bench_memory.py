@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from model.checkpointing import Checkpointing
+from model.config import Checkpointing
 from model.initialization import init_weights
 from model.kernels.backend import Backend
 from model.masked_data_model import MaskedDataModel

@@ -18,7 +18,7 @@ from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchChe
 from pretrain import train
 from pretrain.checkpoints import background_files as rank_files
 from pretrain.checkpoints.saver import CheckpointSaver
-from pretrain.run import loop
+from pretrain.run import start
 
 TIMES = Path(os.environ["TIMES_FOLDER"]) / f"{os.environ['RANK']}.jsonl"
 
@@ -57,8 +57,8 @@ def save_as_deepspeed_does(saver: CheckpointSaver) -> None:
 def main() -> None:
     timed(CheckpointSaver, "begin", "begin")
     timed(rank_files, "write_file", "write")
-    timed(loop, "agreed_latest_checkpoint", "verify")
-    timed(loop, "load_checkpoint", "load")
+    timed(start, "agreed_latest_checkpoint", "verify")
+    timed(start, "load_checkpoint", "load")
     known = CheckpointSaver.begin
     known_finish = CheckpointSaver.finish
 

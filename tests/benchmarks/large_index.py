@@ -14,8 +14,7 @@ from time import perf_counter
 import psutil
 from PIL import Image
 
-from data_pipeline.loading.batch import SamplesPerStep
-from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
 from data_pipeline.shards.index import read_index

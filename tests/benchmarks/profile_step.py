@@ -17,7 +17,7 @@ import torch
 import tyro
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from model.kernels.backend import KernelChoice
+from model.config import KernelChoice
 from tests.benchmarks.bench_step import OURS, start, warmed_up
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.checkpointing import KEEP_EVERYTHING
-from model.config import MultiwayConfig
+from model.config import KEEP_EVERYTHING, MultiwayConfig
 from model.flops import StepSize, training_flops
 from model.kernels.block_masks import block_image_masks
 from model.kernels.text_masks import mask_texts, num_masked

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from model.kernels.backend import KernelChoice
+from model.config import KernelChoice
 from model.masked_data_model import MaskedDataModel
 from pretrain.engine.engine import build_engine, merged_deepspeed_config
 from pretrain.engine.memory_config import read_memory_config
-from pretrain.train import Pretraining
+from pretrain.jobs.pretraining import Pretraining
 from tests.benchmarks.step_cases import Batch, Case
 from tests.benchmarks.torchscale_step import USES, passes, with_our_weights
 

@@ -21,9 +21,10 @@ from model.layout import PackedLayout
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock, MultiwayInputs
 from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
 from pretrain.evaluation.held_out import read_held_out, training_masks
+from pretrain.evaluation.masked_words import masked_words
 from pretrain.jobs.visual_tokens import network_view
-from pretrain.masked_words import masked_words
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.study_whole_images import PACKAGES
 
@@ -99,7 +100,7 @@ def main() -> None:
 
 @torch.no_grad()
 def study(run: Path, pairs: Path, max_pairs: int) -> Findings:
-    checkpoint = find_checkpoint(run)
+    checkpoint = find_checkpoint(run, PretrainConfig)
     model, config = load_model(checkpoint), checkpoint.config
     tokenizer = TextTokenizer(checkpoint.text_tokenizer)
     images, captions = read_held_out(pairs, config.data, config.model.image_size, max_pairs)

@@ -31,10 +31,12 @@ from torch import Tensor
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
 from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
 from pretrain.evaluation.held_out import read_held_out
+from pretrain.evaluation.masked_patches import evaluate_masked_patches
+from pretrain.evaluation.masked_words import evaluate_masked_words
+from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions
 from pretrain.jobs.visual_tokens import network_view
-from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
-from pretrain.masked_words import MaskedWordsOptions, evaluate_masked_words
 from pretrain.recipes.small import laptop
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results
@@ -220,7 +222,7 @@ def probe(run: Path, out: Path) -> float:
 
     It is trained on pictures of the artists that the network has seen, and tested on the held-out artist's.
     """
-    checkpoint = find_checkpoint(run)
+    checkpoint = find_checkpoint(run, PretrainConfig)
     model, config = load_model(checkpoint), checkpoint.config
     groups = json.loads((out / "data" / "groups.json").read_text())
     names = sorted(set(groups.values()))

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.loading.batch import SamplesPerStep, StepBatch
-from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
 from data_pipeline.samples import under_way

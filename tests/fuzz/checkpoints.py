@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
 from tests.fuzz.mutations import mutated
 from tests.fuzz.watched import Case
 from tests.support.launch import run_ranks
@@ -51,7 +52,7 @@ def make_case(shared: Path) -> Case:
         if rng.random() < 0.8:
             _make_consistent(copy)
         try:
-            load_model(find_checkpoint(folder))
+            load_model(find_checkpoint(folder, PretrainConfig))
             outcome = "loaded"
         except (ValueError, OSError):
             outcome = "refused"

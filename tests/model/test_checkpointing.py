@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.checkpointing import KEEP_EVERYTHING, Checkpointing
+from model.config import KEEP_EVERYTHING, Checkpointing
 from model.kernels.expert_linear import PRODUCTS_NAME
 from model.masked_data_model import MaskedDataModel
 from model.stochastic_depth import drop_path_scales

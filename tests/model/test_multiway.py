@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpointing import Checkpointing
-from model.config import MultiwayConfig
+from model.config import Checkpointing, MultiwayConfig
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
 from model.stochastic_depth import IGNORED, drop_path_scales

@@ -5,9 +5,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.config import USES, Use
 from model.flops import StepSize, forward_flops, training_flops
 from model.multiway import MultiwayInputs, MultiwayTransformer
-from model.parameter_counts import USES, Use, count_activated, count_by_part
+from model.parameter_counts import count_activated, count_by_part
 from model.stochastic_depth import IGNORED
 from pretrain.recipes import RECIPES
 from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig, init_visual_tokenizer, patch_pixels
+from model.config import VisualTokenizerConfig
+from model.visual_tokenizer import VisualTokenizer, init_visual_tokenizer, patch_pixels
 
 CONFIG = VisualTokenizerConfig(
     image_size=16, patch_size=4, dim=32, num_heads=4, encoder_depth=2, decoder_depth=1, num_codes=12, code_dim=8,

@@ -12,10 +12,12 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from model import load_pretrained
 from model.embeddings import interpolate_positions
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.conversion.convert import convert
+from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.verify import TOLERANCE, largest_difference
-from pretrain.convert import ConvertOptions, convert
+from pretrain.jobs.pretraining import check_initial_weights
 from pretrain.run.run_log import read_log
-from pretrain.train import check_initial_weights
 from tests.support.launch import run_ranks
 from tests.support.tiny import tiny_model
 from tests.support.tiny_run import TinyData
@@ -183,7 +185,7 @@ def test_training_goes_on_from_converted_weights(run_dir: Path, tiny_data: TinyD
 
 def test_weights_that_are_not_for_a_run_are_refused(run_dir: Path, tmp_path: Path) -> None:
     convert(ConvertOptions(run_dir, tmp_path, to="safetensors"))
-    config = replace(find_checkpoint(run_dir).config, initial_weights=tmp_path)
+    config = replace(find_checkpoint(run_dir, PretrainConfig).config, initial_weights=tmp_path)
     check_initial_weights(config)
     larger = replace(config, model=replace(config.model, depth=4, attention="decoupled"))
     with pytest.raises(ValueError, match="model.depth is 3 there, 4 here; model.attention is shared there, decoupled"):

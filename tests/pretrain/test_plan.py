@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.plan import default_ranks, fewest_micro_steps, main, plan, plan_stages, verdict
+from pretrain.plan import main
+from pretrain.planning.plan import default_ranks, plan, verdict
+from pretrain.planning.scaling import Machine, scaling
+from pretrain.planning.stages import fewest_micro_steps, plan_stages
 from pretrain.planning.traffic import Network
-from pretrain.scaling import Machine, scaling
 from tests.support.launch import ROOT
 from tests.support.memory_ranks import memory_config, small_config
 

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from pretrain.engine.memory_config import read_memory_config
+from pretrain.planning.options import ScalingOptions
+from pretrain.planning.scaling import Machine, compute_seconds, fitting_settings, row
 from pretrain.planning.traffic import Network
 from pretrain.recipes.beit3 import beit3_giant
-from pretrain.scaling import Machine, ScalingOptions, compute_seconds, fitting_settings, row
 from tests.support.launch import ON_CPU, ROOT
 
 BETWEEN_GB = ("50", "6.25")

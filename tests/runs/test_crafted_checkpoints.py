@@ -10,11 +10,13 @@ import torch
 
 from pretrain.checkpoints.background_files import BackgroundCheckpointEngine
 from pretrain.checkpoints.partitions import MOMENTS, saved_parameters
-from pretrain.checkpoints.saver import latest_checkpoint
+from pretrain.checkpoints.reader import latest_checkpoint
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.convert import ConvertOptions, convert
-from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
-from pretrain.masked_words import MaskedWordsOptions, evaluate_masked_words
+from pretrain.conversion.convert import convert
+from pretrain.conversion.options import ConvertOptions
+from pretrain.evaluation.masked_patches import evaluate_masked_patches
+from pretrain.evaluation.masked_words import evaluate_masked_words
+from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions
 from tests.support.crafted import ATTACKS, Payload, copy_of_run, seal
 from tests.support.faults import few_now
 from tests.support.launch import run_ranks

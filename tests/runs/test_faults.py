@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pretrain.checkpoints.saver import latest_checkpoint
+from pretrain.checkpoints.reader import latest_checkpoint
 from pretrain.checkpoints.weights import find_checkpoint
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.demo import ranks_of

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.config import VisualTokenizerConfig
 from model.parameter_counts import parameter_shapes
-from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
+from model.visual_tokenizer import VisualTokenizer
 from pretrain.checkpoints.manifest import write_manifest
 from pretrain.config.run_config import config_to_json
 from pretrain.conversion.verify import TOLERANCE

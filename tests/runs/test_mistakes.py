@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from data_pipeline.index_shards import IndexOptions, index_shards
+from pretrain.jobs.pretraining import Pretraining
 from pretrain.recipes import RECIPES
 from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.bad_samples import read_bad_samples
-from pretrain.train import Pretraining
 from tests.support.launch import RankProcess, run_ranks
 from tests.support.mistakes import option_mistake, preparation_mistake
 from tests.support.tiny_run import TinyData
@@ -98,7 +98,7 @@ def test_an_empty_shard(tiny_data: TinyData, tmp_path: Path) -> None:
 
 def test_a_batch_that_the_ranks_do_not_divide(tiny_data: TinyData, tmp_path: Path) -> None:
     line = mistake([*tiny_data.overrides(tmp_path / "run"), "--gradient-accumulation-steps", "3"])
-    assert "images_per_step 4 must be a multiple of world size 1 x gradient_accumulation_steps 3" in line
+    assert "images_per_step 4 must be a multiple of 1 rank x gradient_accumulation_steps 3" in line
 
 
 def test_a_setting_in_the_wrong_file(tiny_data: TinyData, tmp_path: Path) -> None:

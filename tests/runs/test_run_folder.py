@@ -48,7 +48,10 @@ slow = pytest.mark.slow
         pytest.param(delete, f"{LOG_NAME} was moved, deleted or replaced while the run wrote it", marks=slow),
         pytest.param(replace_by_a_copy, f"{LOG_NAME} was moved, deleted or replaced while the run wrote", marks=slow),
         pytest.param(replace_the_log, f"{LOG_NAME} was moved, deleted or replaced while the run wrote it", marks=slow),
-        (delete_the_checkpoints, ".partial cannot be made (No such file or directory); put the run folder back as it"),
+        (
+            delete_the_checkpoints,
+            ".partial cannot be created (No such file or directory); put the run folder back",
+        ),
     ],
 )
 def test_a_run_whose_folder_is_changed_ends_with_a_sentence(

@@ -19,7 +19,8 @@ from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
 from pretrain.checkpoints.saver import outdated
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
-from pretrain.jobs.codebook_step import CodebookUse
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.jobs.codebook_step import CODEBOOK_FIGURES
 from pretrain.jobs.micro_step import make_micro_step
 from pretrain.jobs.visual_tokens import load_visual_tokenizer
 from pretrain.recipes.small import demo
@@ -134,7 +135,7 @@ def test_other_data_are_named_by_their_folders_and_files_and_a_finished_run_is_l
 
 def test_the_first_losses_are_those_of_guessing_evenly(two_ranks: Path) -> None:
     """As docs/glossary.md has it: ln of the number of codes or words."""
-    first, config = read_log(two_ranks)[0]["losses"], find_checkpoint(two_ranks).config
+    first, config = read_log(two_ranks)[0]["losses"], find_checkpoint(two_ranks, PretrainConfig).config
     codes, words = math.log(config.model.num_visual_tokens), math.log(config.model.vocab_size)
     expected = {"mim": codes, "mlm": words, "mvlm_image": codes, "mvlm_text": words}
     assert first == pytest.approx(expected, rel=0.1)
@@ -143,7 +144,7 @@ def test_the_first_losses_are_those_of_guessing_evenly(two_ranks: Path) -> None:
 def test_every_word_of_the_log_is_in_the_glossary(two_ranks: Path) -> None:
     glossary = (ROOT / "docs" / "glossary.md").read_text()
     last = read_log(two_ranks)[-1]
-    names = {*last, *last["losses"], *CodebookUse.__dataclass_fields__, "codebook", "cosine", "commitment", "mfu"}
+    names = {*last, *last["losses"], *CODEBOOK_FIGURES, "codebook", "cosine", "commitment", "mfu"}
     assert {name for name in names if f"`{name}`" not in glossary} == set()
 
 
@@ -152,7 +153,7 @@ def test_a_network_of_smaller_patches_gets_its_codes_from_a_larger_view(tiny_dat
         1, tiny_data, tmp_path, "--model.patch-size", 6, "--objective.whole-image-share", 0, "--num-steps", 1
     )
     assert ended.exit_codes == [0], ended.stderr
-    config = find_checkpoint(tmp_path).config
+    config = find_checkpoint(tmp_path, PretrainConfig).config
     tokenizer = load_visual_tokenizer(config.visual_tokenizer)
     assert (config.model.grid_size, tokenizer.config.grid_size) == (8, 6)
     dataset = StepDataset(config.data, config.samples_per_step, 64, config.seed)
@@ -208,7 +209,7 @@ def test_float32_weights_are_exact_under_bfloat16_on_a_number_of_ranks_that_divi
     settings = ["--precision", "bfloat16", "--deepspeed-config", deepspeed_config]
     ended = train(3, tiny_data, tmp_path / "run", *per_step, *still, *settings)
     assert ended.exit_codes == [0] * 3, ended.stderr
-    checkpoint = find_checkpoint(tmp_path / "run")
+    checkpoint = find_checkpoint(tmp_path / "run", PretrainConfig)
     model = MaskedDataModel(checkpoint.config.model)
     init_weights(model, checkpoint.config.model, checkpoint.config.seed)
     assert model.state_dict().keys() == (weights := dict(checkpoint_weights(checkpoint.folder))).keys()

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain.checkpoints.saver import latest_checkpoint
+from pretrain.checkpoints.reader import latest_checkpoint
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.formats.vqkd import load_vqkd
+from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining
 from pretrain.recipes import VISUAL_TOKENIZER_RECIPES
 from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.stop import EXIT_STOPPED, EXIT_STOPPED_BY_FILE
-from pretrain.train_visual_tokenizer import VisualTokenizerTraining
 from tests.support.faults import few_now
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
 from tests.support.mistakes import option_mistake, preparation_mistake

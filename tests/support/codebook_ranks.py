@@ -31,7 +31,7 @@ def main() -> None:
             codebook, own_features(step), decay=0.8, revival_threshold=float(sys.argv[2]), seed=3, step=step
         )
         check_ranks_agree(codebook)
-        uses.append(vars(use))
+        uses.append({name: value.item() for name, value in use.items()})
     if dist.get_rank() == 0:
         torch.save({"state": codebook.state_dict(), "uses": uses}, Path(sys.argv[1]))
 

@@ -15,13 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.checkpointing import Checkpointing, CheckpointingMode
+from model.config import Checkpointing, CheckpointingMode
 from model.masked_data_model import MaskedTargets
 from model.multiway import MultiwayInputs
 from pretrain.engine.engine import build_engine, init_distributed, merged_deepspeed_config
+from pretrain.jobs.pretraining import Pretraining
 from pretrain.recipes.small import demo
 from pretrain.survival.stop import end_process
-from pretrain.train import Pretraining
 from tests.support.tiny import tiny_inputs, tiny_model, tiny_targets
 
 NUM_STEPS = 4  # DeepSpeed learns the order of modules in the first and compares it over ranks in the second

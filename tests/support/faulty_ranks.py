@@ -24,6 +24,7 @@ from pretrain import train
 from pretrain.checkpoints import background_files as rank_files
 from pretrain.checkpoints import manifest
 from pretrain.checkpoints import saver as checkpoint
+from pretrain.jobs import pretraining
 from pretrain.survival import agreement
 from pretrain.survival.stop import end_process
 from pretrain.survival.watchdog import Watchdog
@@ -115,7 +116,7 @@ def install(fault: Fault) -> None:
         work.wait()
         return values
 
-    for module in (agreement, train):
+    for module in (agreement, pretraining):
         module.summed_over_ranks = summed_over_ranks  # type: ignore[attr-defined]
 
     around(rank_files.BackgroundCheckpointEngine, "save", fault, "snapshot")

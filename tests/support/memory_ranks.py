@@ -23,10 +23,10 @@ from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.engine import build_engine, init_distributed, merged_deepspeed_config
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.jobs.micro_step import MicroStep
+from pretrain.jobs.pretraining import Pretraining
 from pretrain.planning.memory import micro_batch
 from pretrain.planning.micro_step_memory import MicroBatch, meta_micro_step
 from pretrain.recipes import RECIPES
-from pretrain.train import Pretraining
 from tests.support.allocations import MEASURED, allocations, measured_events, peak_bytes
 from tests.support.launch import ROOT
 

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from pretrain.config.command_line import parse_recipe
-from pretrain.run.loop import Job, prepare
+from pretrain.jobs.job import Job
+from pretrain.run.start import prepare
 
 
 def option_mistake(
@@ -30,9 +31,8 @@ def preparation_mistake(
 ) -> str:
     """Return the error that ends a run of one rank before its engine is built; fails if there is none."""
     config = parse_recipe(recipes, "pretrain.train", [*map(str, arguments)])
-    job: Any = kind
     with only_rank(), pytest.raises((ValueError, OSError)) as refused:
-        prepare(job(config, torch.device("cpu"), None))
+        prepare(kind(config, torch.device("cpu")))
     message = str(refused.value)
     assert len(message.splitlines()) == 1
     return message

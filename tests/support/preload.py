@@ -7,8 +7,9 @@ import gc
 import importlib
 import os
 
-import pretrain.train
-import pretrain.train_visual_tokenizer  # noqa: F401
+import pretrain.jobs.pretraining
+import pretrain.jobs.visual_tokenizer
+import pretrain.run.loop  # noqa: F401
 
 for name in (
     "deepspeed.module_inject.auto_ep_layer",

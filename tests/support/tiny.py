@@ -5,10 +5,8 @@ from typing import Any
 
 import torch
 
-from model.checkpointing import KEEP_EVERYTHING, Checkpointing
-from model.config import MultiwayConfig
+from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayConfig
 from model.initialization import init_weights
-from model.kernels.backend import KernelChoice
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
 from model.stochastic_depth import IGNORED

@@ -29,8 +29,7 @@ from data_pipeline.files.remote_files import (
     without_secrets,
 )
 from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.loading.batch import SamplesPerStep
-from data_pipeline.loading.config import DataConfig, parse_source
+from data_pipeline.loading.config import DataConfig, SamplesPerStep, parse_source
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import read_index

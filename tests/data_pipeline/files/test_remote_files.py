@@ -15,8 +15,7 @@ import torch
 
 from data_pipeline.check_shards import CheckOptions, check_shards
 from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.loading.batch import SamplesPerStep
-from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
 from data_pipeline.shards.index import read_index

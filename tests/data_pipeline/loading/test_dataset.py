@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data_pipeline.loading.batch import SamplesPerStep, StepBatch
-from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
 from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID

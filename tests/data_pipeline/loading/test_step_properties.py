@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.loading.batch import SamplesPerStep, StepBatch
-from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
 from data_pipeline.shards.index_writer import merge_scans

@@ -1,8 +1,31 @@
 """Settings that changed, with the old value and the new one, as a command line has them."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from data_pipeline.settings.changes import as_typed, changes
+from data_pipeline.settings.changes import MayChange, as_typed, changes, fixed_fields
+from data_pipeline.settings.ranges import Count, ranges_of
+
+
+@dataclass(frozen=True)
+class Inner:
+    seed: int = 0
+    folder: MayChange[Path | None] = None
+
+
+@dataclass(frozen=True)
+class Outer:
+    num_steps: Count = 3
+    num_workers: MayChange[Count] = 4
+    kernels: MayChange[Literal["a", "b"]] = "a"
+    inner: Inner = field(default_factory=Inner)
+    free: MayChange[Inner] = field(default_factory=Inner)
+
+
+def test_marked_fields_may_change_and_keep_their_range() -> None:
+    assert fixed_fields(Outer()) == {"num_steps": 3, "inner.seed": 0}
+    assert ranges_of(Outer)["num_workers"] == ranges_of(Outer)["num_steps"]
 
 
 def test_each_change_names_old_and_new() -> None:

@@ -9,8 +9,8 @@ from data_pipeline.settings.parsing import HelpRequest, UsageError, parse_option
 from data_pipeline.settings.suggestions import did_you_mean
 from data_pipeline.write_shards import ShardOptions
 from pretrain.config.command_line import parse_recipe_and_options
-from pretrain.convert import ConvertOptions
-from pretrain.plan import PlanOptions
+from pretrain.conversion.options import ConvertOptions
+from pretrain.planning.options import PlanOptions
 from pretrain.recipes import RECIPES
 
 

@@ -16,9 +16,8 @@ from data_pipeline.settings.parsing import UsageError, help_text, parse_options
 from data_pipeline.settings.ranges import Range, range_of
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.visual_tokenizer import VisualTokenizerRun
-from pretrain.plan import PlanOptions
+from pretrain.planning.options import PlanOptions, ScalingOptions
 from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
-from pretrain.scaling import ScalingOptions
 from tests.test_commands import OPTIONS
 
 KINDS = {"PretrainConfig": PretrainConfig, "VisualTokenizerRun": VisualTokenizerRun, "plan": PlanOptions,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpointing import KEEP_EVERYTHING, Checkpointing
+from model.config import KEEP_EVERYTHING, Checkpointing
 from model.kernels.backend import choose_backend
 from model.kernels.compiled import compiled
 from model.stochastic_depth import drop_path_scales

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.checkpoints.manifest import MANIFEST_NAME, find_defect, read_manifest
-from pretrain.checkpoints.saver import latest_checkpoint, read_checkpoint
+from pretrain.checkpoints.reader import latest_checkpoint, read_checkpoint
 from pretrain.checkpoints.weights import find_checkpoint
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.survival.step_guard import StepGuard
@@ -46,9 +46,9 @@ FOREIGN: list[tuple[str, str, Callable[[Path], object], str]] = [
     ("folder", "zero", lambda path: path.mkdir(), "is a folder"),
     ("link", "y_optim_states.pt", lambda path: path.symlink_to("/dev/null"), "is a symbolic link"),
     ("dead link", "y.pt", lambda path: path.symlink_to("nowhere"), "is a symbolic link"),
-    ("pipe", "pipe_model_states.pt", lambda path: os.mkfifo(path), "is no regular file"),
+    ("pipe", "pipe_model_states.pt", lambda path: os.mkfifo(path), "is not a regular file"),
     ("listed link", "config.json", linked, "is a symbolic link"),
-    ("listed pipe", "config.json", piped, "is no regular file"),
+    ("listed pipe", "config.json", piped, "is not a regular file"),
     ("linked manifest", MANIFEST_NAME, linked, "is a symbolic link"),
 ]
 
@@ -127,18 +127,18 @@ def test_a_manifest_that_is_none_is_damaged(checkpoint: Path, content: bytes) ->
     [
         (
             lambda config: config.update(num_steps="many"),
-            "config.json is no config of pretraining: num_steps .*Input should be a valid integer",
+            "config.json is not a config of pretraining: num_steps .*Input should be a valid integer",
         ),
-        (lambda config: config["model"].update(num_heads=0), "config.json is no config of pretraining: "),
+        (lambda config: config["model"].update(num_heads=0), "config.json is not a config of pretraining: "),
         (
             lambda config: config["model"].update(depth=10**9),
-            r"does not hold the network|no config of pretraining: .*depth",
+            r"does not hold the network|not a config of pretraining: .*depth",
         ),
         (
             lambda config: config["model"].update(dim=48 * 1000),
-            r"does not hold the network|no config of pretraining: .*dim",
+            r"does not hold the network|not a config of pretraining: .*dim",
         ),
-        (lambda config: config.clear(), "config.json is no config of pretraining"),
+        (lambda config: config.clear(), "config.json is not a config of pretraining"),
     ],
     ids=["type", "heads", "depth", "dim", "empty"],
 )

@@ -1,14 +1,67 @@
 """What of a config may change when a run is continued."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from data_pipeline.settings.changes import fixed_fields
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.config.run_config import changed_fields, config_from_json, config_to_json
-from pretrain.recipes.small import demo, laptop
+from pretrain.config.run_config import RunConfig, changed_fields, config_from_json, config_to_json
+from pretrain.recipes.small import demo, demo_visual_tokenizer, laptop
+
+MAY_CHANGE = {
+    "run_dir",
+    "gradient_accumulation_steps",
+    "deepspeed_config",
+    "save_every_steps",
+    "keep_checkpoints",
+    "keep_every_steps",
+    "max_consecutive_skips",
+    "spike_deviations",
+    "silent_rank_seconds",
+    "hang_seconds",
+    "allow_data_change",
+    "log_sample_keys",
+    "data.images",
+    "data.pairs",
+    "data.texts",
+    "data.text_tokenizer",
+    "data.num_workers",
+    "data.max_bad_samples",
+    "data.cache_folder",
+    "data.cache_bytes",
+    "data.cache_for_group",
+    "optimizer.implementation",
+}
+MAY_CHANGE_IN_PRETRAINING = MAY_CHANGE | {
+    "visual_tokenizer",
+    "initial_weights",
+    "activation_checkpointing.mode",
+    "activation_checkpointing.every",
+    "kernels",
+    "objective.image_mask_ratio",
+}
+
+
+def names_of(values: dict[str, Any], prefix: str = "") -> set[str]:
+    """{'data': {'seed': 0}} -> {'data.seed'}"""
+    nested = [
+        names_of(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
+        for name, value in values.items()
+    ]
+    return set().union(*nested)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [(demo(), MAY_CHANGE_IN_PRETRAINING), (demo_visual_tokenizer(), MAY_CHANGE | {"out", "teacher.weights"})],
+    ids=["pretraining", "visual tokenizer"],
+)
+def test_a_resumed_run_may_change_these_fields_and_no_others(config: RunConfig, expected: set[str]) -> None:
+    assert names_of(asdict(config)) - fixed_fields(config).keys() == expected
 
 
 def test_paths_and_the_cache_may_change_and_what_defines_the_batches_may_not() -> None:

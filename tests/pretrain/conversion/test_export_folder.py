@@ -15,7 +15,8 @@ import torch
 
 from data_pipeline.settings.command_line import EXIT_USER_ERROR, run_command
 from model.pretrained import save_pretrained
-from pretrain.convert import ConvertOptions, convert, report
+from pretrain.conversion.convert import convert, report
+from pretrain.conversion.options import ConvertOptions
 from tests.support.tiny import tiny_model
 from tests.support.tiny_run import TinyData
 

@@ -12,9 +12,10 @@ from data_pipeline.texts.tokenizer import TextTokenizer
 from model import load_pretrained
 from model.config import MultiwayConfig
 from model.pretrained import save_pretrained
+from pretrain.conversion.convert import Converted, convert, open_source, report
 from pretrain.conversion.model_card import make_card
+from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.source import Source, readable
-from pretrain.convert import Converted, ConvertOptions, convert, open_source, report
 from pretrain.formats.vocabulary import Vocabulary
 from tests.pretrain.formats.test_beit3_contents import HEADS, pretrained_state, tuned_state
 from tests.support.tiny import CONFIG, tiny_model

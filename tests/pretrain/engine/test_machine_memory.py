@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_pipeline.loading.batch import SamplesPerStep
+from data_pipeline.loading.config import SamplesPerStep
 from model.masked_data_model import MaskedDataModel
 from pretrain.engine.machine_memory import check_batch_fits, check_buckets_fit, check_network_fits
 from tests.support.launch import run_ranks

@@ -19,7 +19,9 @@ from pretrain.engine.optimizer import (
     build_optimizer,
     choose_implementation,
     group_settings,
+    parameter_groups,
 )
+from pretrain.engine.schedule import set_learning_rate
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CONFIG = OptimizerConfig(peak_lr=0.01, eps=1e-3, weight_decay=0.5)  # eps and decay of a size that matters
@@ -73,7 +75,8 @@ def parameters() -> list[nn.Parameter]:
 
 
 def groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
-    return [{"params": parameters[:2], "weight_decay": 0.5}, {"params": parameters[2:], "weight_decay": 0.0}]
+    decays = ((parameters[:2], 0.5), (parameters[2:], 0.0))
+    return [{"params": part, "weight_decay": decay, "lr_scale": 1.0} for part, decay in decays]
 
 
 def take_steps(optimizer: Optimizer, parameters: list[nn.Parameter], steps: range) -> None:
@@ -81,8 +84,8 @@ def take_steps(optimizer: Optimizer, parameters: list[nn.Parameter], steps: rang
     owners = [group["params"] for group in optimizer.param_groups]
     for step in steps:
         for group in optimizer.param_groups:
-            group["lr"] = 0.01 / (1 + step)
             group["params"] = []
+        set_learning_rate(optimizer, 0.01 / (1 + step))
         for number, parameter in enumerate(parameters):
             generator = torch.Generator().manual_seed(100 * step + number)
             parameter.grad = torch.randn(parameter.shape, generator=generator) * 0.01
@@ -135,6 +138,42 @@ def test_each_goes_on_with_the_state_of_the_others(saved_by: str, loaded_by: Imp
     assert_same(own, after(plain, 6)[0])
 
 
+def names_of(model: nn.Module, groups: list[dict[str, Any]]) -> list[tuple[list[str], float, float]]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [([names[p] for p in group["params"]], group["weight_decay"], group["lr_scale"]) for group in groups]
+
+
+def test_a_run_without_scales_has_two_groups_and_one_with_layer_wise_decay_two_for_each_scale() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    assert names_of(model, parameter_groups(model, 0.5, ("2.weight",))) == [
+        (["0.weight"], 0.5, 1.0),
+        (["0.bias", "1.weight", "1.bias", "2.weight", "2.bias"], 0.0, 1.0),
+    ]
+    assert names_of(model, parameter_groups(model, 0.5, (), lambda name: 0.5 ** (2 - int(name[0])))) == [
+        (["0.weight"], 0.5, 0.25),
+        (["0.bias"], 0.0, 0.25),
+        (["1.weight", "1.bias"], 0.0, 0.5),
+        (["2.weight"], 0.5, 1.0),
+        (["2.bias"], 0.0, 1.0),
+    ]
+
+
+@pytest.mark.parametrize("implementation", ["torch", "apex", compiled])
+def test_state_of_a_checkpoint_without_scales_does_not_take_them_away(implementation: Implementation) -> None:
+    own, saver = after(of(implementation), 3)
+    saved = copy.deepcopy(saver.state_dict())
+    for group in saved["param_groups"]:
+        del group["lr_scale"]  # as checkpoints were saved before there was one
+    scaled = groups(own)
+    scaled[1]["lr_scale"] = 0.25
+    optimizer = of(implementation)(scaled)
+    settings = group_settings(optimizer)
+    optimizer.load_state_dict(saved)
+    adopt_state(optimizer, settings, 3)
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.125]
+
+
 def test_auto_is_torch_on_a_cpu_and_apex_on_a_gpu_that_has_it(tmp_path: Path) -> None:
     assert choose_implementation(CONFIG, CPU) == "torch"
     assert choose_implementation(CONFIG, CUDA) == "apex"
@@ -148,9 +187,9 @@ def test_apex_that_cannot_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a GPU that holds the optimizer state; set it to auto or torch"):
         choose_implementation(apex, CPU)
     (tmp_path / "apex" / "amp_C.so").unlink()
-    with pytest.raises(ValueError, match="needs NVIDIA apex built with APEX_CUDA_EXT=1"):
+    with pytest.raises(ValueError, match="is apex, but NVIDIA apex is installed without its extension amp_C; build"):
         choose_implementation(apex, CUDA)
     (tmp_path / "apex" / "optimizers" / "__init__.py").unlink()
     (tmp_path / "apex" / "optimizers").rmdir()  # as the other project of that name
-    with pytest.raises(ValueError, match="needs NVIDIA apex, built from github"):
+    with pytest.raises(ValueError, match="another project of that name; uninstall it and build .*, or set it to auto"):
         choose_implementation(apex, CUDA)

@@ -13,19 +13,20 @@ from data_pipeline.loading.config import DataConfig
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.kernels.block_masks import block_image_masks
 from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
 from pretrain.evaluation.held_out import read_held_out
-from pretrain.formats.vqkd import save_vqkd
-from pretrain.jobs.visual_tokens import load_visual_tokenizer, network_view
-from pretrain.masked_patches import MaskedPatchesOptions, evaluate_masked_patches
-from pretrain.masked_words import (
+from pretrain.evaluation.masked_patches import evaluate_masked_patches
+from pretrain.evaluation.masked_words import (
     Guesses,
-    MaskedWordsOptions,
     MaskedWordsResult,
     evaluate_masked_words,
     guess_words,
     masked_words,
     report,
 )
+from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions
+from pretrain.formats.vqkd import save_vqkd
+from pretrain.jobs.visual_tokens import load_visual_tokenizer, network_view
 from tests.data_pipeline.test_bad_input import GOOD
 from tests.support.crafted import copy_of_run, seal
 from tests.support.launch import run_ranks
@@ -44,7 +45,7 @@ def right_by_the_others(codes: list[int]) -> int:
 def test_hidden_patches_are_those_of_training_and_constants_are_counted(two_ranks: Path, tiny_data: TinyData) -> None:
     result = evaluate_masked_patches(MaskedPatchesOptions(two_ranks, tiny_data.folder / "images", max_images=30))
     assert (result.num_images, result.num_patches) == (30, 30 * 14)
-    config = find_checkpoint(two_ranks).config
+    config = find_checkpoint(two_ranks, PretrainConfig).config
     images, captions = read_held_out(tiny_data.folder / "images", config.data, 48, 30)
     assert captions == []
     codes = load_visual_tokenizer(config.visual_tokenizer).tokenize(images / 255)
@@ -75,7 +76,7 @@ def test_words_and_patches_of_pairs_are_evaluated_by_command(two_ranks: Path, ti
     assert all(0 <= each.accuracy <= 1 and each.nll > 0 and len(each.is_right) == result.num_words for each in guesses)
     assert result.num_words > 10 and result.num_masked_patches == 14
     assert len({each.nll for each in guesses}) == 4  # each has seen something else
-    checkpoint = find_checkpoint(two_ranks)
+    checkpoint = find_checkpoint(two_ranks, PretrainConfig)
     model, config = load_model(checkpoint), checkpoint.config
     images, captions = read_held_out(tiny_data.folder / "pairs", config.data, 48, 10)
     tokenizer = TextTokenizer(checkpoint.text_tokenizer)

@@ -15,9 +15,10 @@ from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs, captioner_mask
 from model.parameter_counts import parameter_shapes
 from pretrain.checkpoints.weights import model_of
-from pretrain.formats.beit3 import Role, beit3_entries, decoupled_weights, places
+from pretrain.formats.beit3 import beit3_entries, decoupled_weights, places
 from pretrain.formats.beit3_contents import config_of
 from pretrain.formats.beit3_file import load_beit3
+from pretrain.formats.role import Role
 from tests.support.tiny import CONFIG, tiny_inputs, tiny_model
 from tests.support.torchscale_beit3 import build_torchscale_beit3, hidden_states, load_strictly
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.config import MultiwayConfig
-from pretrain.formats.beit3 import Role, file_entries
+from pretrain.formats.beit3 import file_entries
 from pretrain.formats.beit3_loaders import (
     TASKS,
     exact_tasks,
@@ -17,6 +17,7 @@ from pretrain.formats.beit3_loaders import (
     torchscale_arguments,
     why_not_finetuned,
 )
+from pretrain.formats.role import Role
 from tests.support.beside_cpu_torch import import_beside_cpu_torch
 from tests.support.tiny import CONFIG, tiny_model
 from tests.support.torchscale_beit3 import load_strictly

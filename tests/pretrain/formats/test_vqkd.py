@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig, init_visual_tokenizer
+from model.config import VisualTokenizerConfig
+from model.visual_tokenizer import VisualTokenizer, init_visual_tokenizer
 from pretrain.formats.vqkd import save_vqkd, vqkd_entries
 from pretrain.jobs.visual_tokens import load_visual_tokenizer
 from tests.support.crafted import ATTACKS

@@ -3,16 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from model.quantizer import Codebook
+from pretrain.jobs import codebook_step
+from pretrain.jobs.codebook_step import CODEBOOK_FIGURES, update_codebook
 from tests.support.codebook_ranks import NUM_CODES, NUM_STEPS
 from tests.support.launch import run_ranks
 
 
 def learned(num_ranks: int, revival_threshold: float, path: Path) -> dict[str, Any]:
-    ended = run_ranks(
-        num_ranks, "tests.support.codebook_ranks", [path, revival_threshold]
-    )  # each step compares the ranks
+    # each step compares the ranks
+    ended = run_ranks(num_ranks, "tests.support.codebook_ranks", [path, revival_threshold])
     assert set(ended.exit_codes) == {0}, ended.stderr
     return dict(torch.load(path, weights_only=True))
 
@@ -29,3 +32,15 @@ def test_all_ranks_hold_the_same_codebook_to_the_bit_and_it_does_not_depend_on_t
     assert all(1 <= use["perplexity"] <= NUM_CODES * use["usage"] + 1e-3 for use in alone["uses"])
     without_revival = learned(1, 0, tmp_path / "without.pt")
     assert (without_revival["state"]["codes"] - alone["state"]["codes"]).abs().max() > 0.1  # it was at work above
+
+
+def test_nothing_of_an_update_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device there is nothing to read: whatever asks for a value fails."""
+    monkeypatch.setattr(codebook_step, "summed_over_ranks", lambda values: values)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    with torch.device("meta"):
+        codebook, features = Codebook(NUM_CODES, 8), torch.empty(40, 8)
+    use = update_codebook(codebook, features, decay=0.9, revival_threshold=0.1, seed=0, step=3)
+    assert tuple(use) == CODEBOOK_FIGURES
+    assert all(figure.device.type == "meta" and figure.numel() == 1 for figure in use.values())

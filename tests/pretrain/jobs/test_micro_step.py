@@ -32,7 +32,7 @@ def micro_steps(config: PretrainConfig, rank: int = 0, world_size: int = 1, num_
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_whole_images_are_those_of_pairs_and_nothing_is_asked_of_them(share: float, two_ranks: Path) -> None:
-    config = find_checkpoint(two_ranks).config
+    config = find_checkpoint(two_ranks, PretrainConfig).config
     num_images, total = config.images_per_step, config.samples_per_step.total
     num_whole = 0
     for step, micro, papers in zip(
@@ -56,7 +56,7 @@ def test_whole_images_are_those_of_pairs_and_nothing_is_asked_of_them(share: flo
 
 
 def test_which_images_are_whole_depends_on_no_topology(two_ranks: Path) -> None:
-    config = with_share(find_checkpoint(two_ranks).config, 0.5)
+    config = with_share(find_checkpoint(two_ranks, PretrainConfig).config, 0.5)
     num_images = config.images_per_step // 2
     ranks = micro_steps(config, 0, 2), micro_steps(config, 1, 2)
     accumulated = micro_steps(config, num_parts=2)
@@ -71,6 +71,6 @@ def test_which_images_are_whole_depends_on_no_topology(two_ranks: Path) -> None:
 
 
 def test_objectives_without_samples_are_not_logged(two_ranks: Path) -> None:
-    config = find_checkpoint(two_ranks).config
+    config = find_checkpoint(two_ranks, PretrainConfig).config
     assert "mvlm_image" in with_share(config, 0.5).objectives
     assert "mvlm_image" not in with_share(config, 1.0).objectives

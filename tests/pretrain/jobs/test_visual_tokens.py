@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig, init_visual_tokenizer
+from model.config import VisualTokenizerConfig
+from model.visual_tokenizer import VisualTokenizer, init_visual_tokenizer
 from pretrain.jobs.visual_tokens import check_precision, tokenizer_dtype
 from pretrain.recipes.beit3 import beit3_base
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpointing import Checkpointing, CheckpointingMode
+from model.config import Checkpointing, CheckpointingMode, KernelChoice
 from model.initialization import init_weights
-from model.kernels.backend import KernelChoice
 from model.masked_data_model import MaskedDataModel
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.config.pretraining import PretrainConfig

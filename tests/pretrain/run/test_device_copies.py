@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipeline.loading.batch import SamplesPerStep, StepBatch
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.config import SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
 from model import visual_tokenizer
 from model.kernels.block_masks import ImageMasks, block_image_masks
@@ -37,14 +38,14 @@ def read_batches(config: PretrainConfig, count: int, read: list[int]) -> Iterato
 def test_each_batch_is_read_before_the_step_that_goes_before_it(two_ranks: Path) -> None:
     read: list[int] = []
     seen = []
-    for batch in batches_ahead(read_batches(find_checkpoint(two_ranks).config, 3, read), CPU):
+    for batch in batches_ahead(read_batches(find_checkpoint(two_ranks, PretrainConfig).config, 3, read), CPU):
         seen.append((batch.step, list(read)))
     assert seen == [(0, [0, 1]), (1, [0, 1, 2]), (2, [0, 1, 2])]
 
 
 def test_no_batch_is_asked_for_after_one_that_failed(two_ranks: Path) -> None:
     def batches() -> Iterator[StepBatch]:
-        for batch in read_batches(find_checkpoint(two_ranks).config, 2, []):
+        for batch in read_batches(find_checkpoint(two_ranks, PretrainConfig).config, 2, []):
             yield replace(batch, failure="a worker died" if batch.step else "")
         raise AssertionError("asked for more")
 
@@ -105,7 +106,7 @@ def one_micro_step(config: PretrainConfig, batch: StepBatch, device: torch.devic
 
 def test_nothing_of_a_micro_step_is_read_back(two_ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device there is nothing to read: whatever asks for a value fails."""
-    config = find_checkpoint(two_ranks).config
+    config = find_checkpoint(two_ranks, PretrainConfig).config
     (batch,) = read_batches(config, 1, [])
 
     def drawn_elsewhere(seed: int, sample_ids: Tensor, *sizes: int | str) -> ImageMasks:
@@ -121,5 +122,7 @@ def test_nothing_of_a_micro_step_is_read_back(two_ranks: Path, monkeypatch: pyte
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_host_waits_for_nothing_in_a_micro_step_on_a_gpu(two_ranks: Path) -> None:
-    (batch,) = batches_ahead((b.pin_memory() for b in read_batches(find_checkpoint(two_ranks).config, 1, [])), CUDA)
-    assert one_micro_step(find_checkpoint(two_ranks).config, batch, CUDA).isfinite().all()
+    (batch,) = batches_ahead(
+        (b.pin_memory() for b in read_batches(find_checkpoint(two_ranks, PretrainConfig).config, 1, [])), CUDA
+    )
+    assert one_micro_step(find_checkpoint(two_ranks, PretrainConfig).config, batch, CUDA).isfinite().all()

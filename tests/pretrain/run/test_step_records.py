@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from pretrain.jobs.job import StepWork
 from pretrain.run.run_log import RunLog, read_log
-from pretrain.run.speed import SpeedMeter, StepWork
+from pretrain.run.speed import SpeedMeter
 from pretrain.run.step_records import StepRecords
 from pretrain.survival.step_guard import StepGuard
 

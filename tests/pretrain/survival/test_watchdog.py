@@ -14,9 +14,10 @@ import pytest
 
 from pretrain.run.run_log import read_log
 from pretrain.survival import rank_links, reception
+from pretrain.survival.judge import Judge
 from pretrain.survival.rank_links import Doors, connect, encode, network_stack, proof
 from pretrain.survival.reception import MAX_STRANGERS
-from pretrain.survival.verdict import Judge
+from pretrain.survival.verdict import Limits, verdict
 from tests.support.launch import RankProcess, run_ranks
 from tests.support.tiny_run import TinyData
 
@@ -28,7 +29,7 @@ SECONDS = 20.0
 def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judge]:
     """Of a run of two ranks, neither of which has come yet."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    judge = Judge([socket.create_server(("127.0.0.1", 0))], SECRET, 2, SECONDS, SECONDS)
+    judge = Judge([socket.create_server(("127.0.0.1", 0))], SECRET, 2, Limits(SECONDS, SECONDS))
     judge.start()
     yield judge
     for member in judge.members:
@@ -92,8 +93,8 @@ def test_a_stranger_is_dropped_whatever_he_sends_and_the_ranks_come_in(line: byt
         connection.sendall(line)
         assert is_dropped(connection)
     links = [connect(doors(judge), rank, SECONDS) for rank in range(2)]
-    wait_for(lambda: all(member.link for member in judge.members))
-    assert judge._verdict(time.monotonic()) is None and judge.is_alive()
+    wait_for(lambda: all(judge.links))
+    assert verdict(judge.members, time.monotonic(), judge.limits) is None and judge.is_alive()
     for link in links:
         link.close()
 
@@ -151,7 +152,7 @@ def test_a_message_of_any_length_is_one_that_is_taken(judge: Judge) -> None:
     link = connect(doors(judge), 1, SECONDS)
     link.sendall(encode({"failed": "\U0001f600" * 100_000}))
     wait_for(lambda: judge.members[1].failure)
-    assert judge.members[1].failure == "\U0001f600" * len(judge.members[1].failure) and judge.members[1].link
+    assert judge.members[1].failure == "\U0001f600" * len(judge.members[1].failure) and judge.links[1]
     link.close()
 
 
@@ -195,7 +196,7 @@ def test_a_rank_of_another_node_connects_to_the_address_by_which_it_knows_the_ma
     monkeypatch.setenv("MASTER_ADDR", address)
     known = [str(a[0]) for _, a in rank_links.main_addresses()]
     listeners, ports = rank_links._listen(list(dict.fromkeys(known)), False, 1)
-    judge = Judge(listeners, SECRET, 1, SECONDS, SECONDS)
+    judge = Judge(listeners, SECRET, 1, Limits(SECONDS, SECONDS))
     judge.start()
     link = connect(Doors("another machine", ports, SECRET), 0, SECONDS)
     link.sendall(encode({"end": True}))
@@ -252,6 +253,6 @@ def test_a_crowd_that_comes_and_goes_while_the_ranks_come_in(judge: Judge) -> No
         thread.start()
     links = [connect(doors(judge), 0, SECONDS), connect(doors(judge), 1, SECONDS)]
     is_over.set()
-    wait_for(lambda: all(member.link for member in judge.members))
+    wait_for(lambda: all(judge.links))
     for link in links:
         link.close()

@@ -1,0 +1,209 @@
+"""Does the network read the image? See pretrain/masked_words.py.
+
+One content word of a held-out caption is hidden at a time and guessed with the right image, with the image of another
+pair, and by always naming the commonest content word of the captions. Only the image can tell the first two apart.
+Images are whole, as every user of the network gives them, and then with as many patches hidden as in training. A
+network that is better at the second uses whole images less well than it could, and no loss shows it
+(docs/whole_images.md).
+"""
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from data_pipeline.settings.command_line import progress_bar
+from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer
+from model.masked_data_model import MaskedDataModel
+from model.multiway import MultiwayInputs
+from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.evaluation.held_out import read_held_out, training_masks
+from pretrain.evaluation.options import MaskedWordsOptions
+from pretrain.jobs.visual_tokens import network_view
+from pretrain.survival.console import warn
+
+FUNCTION_WORDS = frozenset(
+    """a an the this that which who it its there is are was were be of on at in to with for from by as and or""".split()
+)
+CHUNK = 128
+SURE_DEVIATIONS = 3.0
+"""Standard deviations beyond which a difference is taken for more than chance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Guesses:
+    """Answers to all Q questions, with the images shown in one way."""
+
+    is_right: Tensor
+    """(Q,) bool, whether every token of the word was guessed."""
+    nll: float
+    """Mean negative log likelihood of a token, nats."""
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.is_right.float().mean())
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedWordsResult:
+    """Guesses of all content words by what the network was shown."""
+
+    num_words: int
+    num_unknown_words: int
+    """Content words that were left out, since the tokenizer does not know all of their characters: <unk> stands for
+    any of them, and to guess it would count as right."""
+    commonest: float
+    """Accuracy of always naming the commonest word, 0..1."""
+    right_image: Guesses
+    """The image of the caption, whole."""
+    wrong_image: Guesses
+    """The image of another pair, whole."""
+    num_masked_patches: int
+    """Hidden in each image of the two below: as many as in training."""
+    right_masked: Guesses
+    wrong_masked: Guesses
+
+    @property
+    def is_worse_with_whole_images(self) -> bool:
+        """Whether hiding patches makes more words right than it makes wrong, beyond chance: a sign test, which takes
+        words for independent."""
+        whole, masked = self.right_image.is_right, self.right_masked.is_right
+        gained, lost = int((masked & ~whole).sum()), int((whole & ~masked).sum())
+        return gained - lost > SURE_DEVIATIONS * math.sqrt(gained + lost)
+
+
+@dataclass(frozen=True)
+class MaskedWord:
+    """One question: a caption with all tokens of one word hidden."""
+
+    pair: int
+    word: str
+    ids: list[int]
+    positions: list[int]
+    labels: list[int]
+
+
+def report(result: MaskedWordsResult) -> str:
+    """Return the figures in one line. Warns if whole images are worse than masked ones."""
+    if result.is_worse_with_whole_images:
+        warn(
+            f"warning: {result.right_masked.accuracy:.1%} of the words are guessed with {result.num_masked_patches} "
+            f"patches of each image hidden, as in training, and only {result.right_image.accuracy:.1%} with whole "
+            "images, which is how the network is used; a new run with a larger --objective.whole-image-share mends it "
+            "(docs/whole_images.md)"
+        )
+    shown = {
+        "right_image": result.right_image,
+        "wrong_image": result.wrong_image,
+        "right_masked": result.right_masked,
+        "wrong_masked": result.wrong_masked,
+    }
+    accuracies = [f"acc_{name}={guesses.accuracy:.3f}" for name, guesses in shown.items()]
+    nlls = [f"nll_{name}={guesses.nll:.3f}" for name, guesses in shown.items()]
+    counts = [f"words={result.num_words}", f"unknown_words={result.num_unknown_words}"]
+    mask = [f"masked_patches={result.num_masked_patches}"]
+    return " ".join([*counts, *accuracies[:2], f"acc_commonest={result.commonest:.3f}", *mask, *accuracies[2:], *nlls])
+
+
+def evaluate_masked_words(options: MaskedWordsOptions) -> MaskedWordsResult:
+    """Evaluate a checkpoint. Raises ValueError if it, the shards or their content words are missing."""
+    checkpoint = find_checkpoint(options.source, PretrainConfig)
+    model, config = load_model(checkpoint), checkpoint.config
+    tokenizer = TextTokenizer(checkpoint.text_tokenizer)
+    images, captions = read_held_out(options.pairs, config.data, config.model.image_size, options.max_pairs)
+    words = [
+        word
+        for pair, caption in enumerate(captions)
+        for word in masked_words(pair, caption, tokenizer, config.data.caption_length)
+    ]
+    questions = [word for word in words if UNK_ID not in word.labels]
+    num_unknown = len(words) - len(questions)
+    if len(images) < 2 or not questions:
+        unknown = f"; {num_unknown} words hold characters that its text tokenizer does not know" * (num_unknown > 0)
+        raise ValueError(f"{options.pairs} has no two pairs with content words that fit caption_length{unknown}")
+    pixels = network_view(images, config.model.image_size)
+    masks = training_masks(config, len(images))
+    commonest_count = Counter(question.word for question in questions).most_common(1)[0][1]
+    other = len(images) // 2  # half the pairs away: a fixed, other image for every caption
+    with progress_bar("words", 4 * len(questions)) as progress:
+        right, wrong, right_masked, wrong_masked = (
+            guess_words(model, pixels, mask, questions, shift, progress.update)
+            for mask in (torch.zeros_like(masks), masks)
+            for shift in (0, other)
+        )
+    return MaskedWordsResult(
+        num_words=len(questions),
+        num_unknown_words=num_unknown,
+        commonest=commonest_count / len(questions),
+        right_image=right,
+        wrong_image=wrong,
+        num_masked_patches=config.num_masked_patches,
+        right_masked=right_masked,
+        wrong_masked=wrong_masked,
+    )
+
+
+def masked_words(pair: int, caption: str, tokenizer: TextTokenizer, length: int) -> list[MaskedWord]:
+    """One question per content word of a caption; words beyond `length` ids are left out."""
+    words = caption.split()
+    pieces = [tokenizer.encode(word) for word in words]
+    ids = [BOS_ID, *itertools.chain.from_iterable(pieces)][: length - 1]
+    ids.append(EOS_ID)
+    questions, start = [], 1
+    for word, word_pieces in zip(words, pieces, strict=True):
+        positions = list(range(start, start + len(word_pieces)))
+        start += len(word_pieces)
+        bare = re.sub(r"\W", "", word).lower()
+        if not bare or bare in FUNCTION_WORDS or start > length - 1:
+            continue
+        hidden = [tokenizer.mask_id if i in positions else piece for i, piece in enumerate(ids)]
+        hidden += [PAD_ID] * (length - len(hidden))
+        questions.append(MaskedWord(pair, bare, hidden, positions, word_pieces))
+    return questions
+
+
+@torch.no_grad()
+def guess_words(
+    model: MaskedDataModel,
+    pixels: Tensor,
+    masks: Tensor,
+    questions: list[MaskedWord],
+    shift: int,
+    progress: Callable[[int], object],
+) -> Guesses:
+    """Guess hidden words.
+
+    pixels: (P, 3, H, W) as the network takes them; masks: (P, patches) bool, True = hidden; shift: the caption of pair
+    p is shown with the image p + shift; progress: called with the number of words guessed.
+    """
+    is_right, nll_sum, num_tokens = [], 0.0, 0
+    for start in range(0, len(questions), CHUNK):
+        chunk = questions[start : start + CHUNK]
+        ids = torch.tensor([question.ids for question in chunk])
+        shown = torch.tensor([(question.pair + shift) % len(pixels) for question in chunk])
+        inputs = MultiwayInputs(
+            images=pixels[shown],
+            image_mask=masks[shown],
+            caption_ids=ids,
+            caption_padding=ids == PAD_ID,
+            text_ids=ids.new_zeros(0, 1),
+            text_padding=torch.zeros(0, 1, dtype=torch.bool),
+        )
+        # K hidden tokens of the whole chunk at once: the head is the largest product here
+        rows = torch.tensor([row for row, question in enumerate(chunk) for _ in question.positions])  # (K,)
+        positions = torch.tensor([position for question in chunk for position in question.positions])  # (K,)
+        labels = torch.tensor([label for question in chunk for label in question.labels])  # (K,)
+        logits = model.mlm_head(model.encode(inputs).captions[rows, positions])  # (K, vocab)
+        wrong = (logits.argmax(-1) != labels).long()
+        is_right.append(torch.zeros(len(chunk), dtype=torch.int64).index_add_(0, rows, wrong) == 0)
+        nll_sum += float(functional.cross_entropy(logits, labels, reduction="sum"))
+        num_tokens += len(labels)
+        progress(len(chunk))
+    return Guesses(torch.cat(is_right), nll_sum / num_tokens)

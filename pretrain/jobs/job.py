@@ -1,0 +1,146 @@
+"""The interface between the loop and what is trained.
+
+A `Job` supplies the data, the network and, for each optimizer step, a `Step`: inputs and losses of its micro-steps, and
+updates that follow the optimizer's. run/start.py builds a run from a job, run/accumulate.py runs its steps, run/loop.py
+does the rest. A new training is a new job, in a file of its own beside this one, and a command as short as
+pretrain/train.py.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.dataset import StepDataset
+from pretrain.config.run_config import ConfigT
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """Work of one step, of one rank or of all."""
+
+    num_tokens: int
+    flops: int
+    """Floating point operations of forward and backward, see model/flops.py."""
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """Losses of the global batch, the same on every rank; tensors of one element, still on the device."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    """Logged under `losses`, by name."""
+
+
+class Step(ABC):
+    """One optimizer step of a job on this rank's part of the global batch.
+
+    Every rank makes the same calls in the same order. None of them may read from the device: the host launches the
+    next micro-step while the device still computes this one.
+    """
+
+    micro_steps: Sequence[Any]
+    """Inputs of each forward, on the device."""
+
+    @abstractmethod
+    def forward(self, engine: deepspeed.DeepSpeedEngine, micro_step: Any) -> tuple[Tensor, Tensor]:
+        """Return the loss to differentiate, a scalar, and detached figures of it, (F,) or a scalar.
+
+        DeepSpeed averages the gradients over micro-steps and ranks; a loss that is normalized otherwise undoes that.
+        """
+
+    @abstractmethod
+    def reduce(self, figures: list[Tensor]) -> StepLoss:
+        """Return the losses of the global batch from the figures of this rank's micro-steps; sums over all ranks."""
+
+    def finish(self, engine: deepspeed.DeepSpeedEngine, is_applied: bool) -> dict[str, Any]:
+        """Update what no gradient updates, after the optimizer step. Returns further fields of the log record.
+
+        is_applied: false if the step was skipped because loss or gradient was not finite, or the loss a spike.
+        """
+        return {}
+
+
+class Job(ABC, Generic[ConfigT]):
+    """A kind of training. Every rank makes the same calls in the same order."""
+
+    leaf_modules: ClassVar[tuple[type[nn.Module], ...]]
+    """Modules that ZeRO-3 gathers as one piece, with all that lies below them."""
+    undecayed: ClassVar[tuple[str, ...]]
+    """Suffixes of parameter names without weight decay, besides those of all one-dimensional parameters."""
+    bfloat16_weights: ClassVar[bool]
+    """Whether precision bfloat16 holds the weights in bfloat16 too, or only computes matrix products in it."""
+    progress_fields: ClassVar[tuple[str, ...]] = ("losses",)
+    """Fields of a log record, each a dict of figures, that the progress line prints."""
+
+    def __init__(self, config: ConfigT, device: torch.device):
+        self.config = config
+        self.device = device
+
+    @abstractmethod
+    def prepare(self, rank: int, world_size: int) -> StepDataset:
+        """Open the data and all that is not trained, before the engine is built.
+
+        Finds every mistake that can be found now, so that none costs the minutes that an engine takes. Raises
+        ValueError or OSError.
+        """
+
+    @abstractmethod
+    def files(self, config: ConfigT) -> dict[str, Path | None]:
+        """Return the non-shard files that define a run of that config, by name; None: it has no such file.
+
+        A resumed run compares their contents with those of its start.
+        """
+
+    @abstractmethod
+    def build_model(self, is_new: bool) -> nn.Module:
+        """Return the network with initial weights, the same on every rank.
+
+        is_new: false if a checkpoint replaces the weights. Raises ValueError if given weights do not fit.
+        """
+
+    @abstractmethod
+    def start_step(self, engine: deepspeed.DeepSpeedEngine, batch: StepBatch) -> Step:
+        """Return the step that trains on this rank's part of a global batch; does not run it."""
+
+    def lr_scale(self, name: str) -> float:
+        """Return the factor of the learning rate for a parameter, as layer-wise decay needs."""
+        return 1.0
+
+    def checkpoint_files(self) -> dict[str, bytes]:
+        """Return files that a checkpoint holds besides DeepSpeed's and the config, by name. Raises OSError.
+
+        Read once, when the run starts: the originals may move while it goes on.
+        """
+        return {}
+
+    def describe(self) -> list[str]:
+        """Return lines that the main rank prints when the run starts, before those of the data."""
+        return []
+
+    def work(self, batch: StepBatch) -> StepWork | None:
+        """Return the work of this rank's part of a step; None disables throughput logging."""
+        return None
+
+    def after_step(self, engine: deepspeed.DeepSpeedEngine, step: int) -> None:
+        """Evaluate or monitor beside training. Called after every step, skipped ones included."""
+
+    def check_record(self, record: dict[str, Any]) -> None:
+        """Warn of what the figures of a step show. Called on the main rank once they have come to the host."""
+
+    def publish(self, checkpoint: Path) -> None:
+        """Write what a complete checkpoint gives to others. Called on the main rank, after loading and every saving."""
+
+
+def open_dataset(config: ConfigT, image_size: int, rank: int, world_size: int) -> StepDataset:
+    """Return the data of a run; image_size: side of its images in pixels. Raises ValueError if it is not sound."""
+    ranks_per_node = int(os.environ.get("LOCAL_SIZE", world_size))
+    return StepDataset(config.data, config.samples_per_step, image_size, config.seed, rank, world_size, ranks_per_node)

@@ -1,0 +1,178 @@
+"""The job of BEiT-3: masked data modeling on images, image-text pairs and texts, all in one packed step."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from data_pipeline.files.hashing import file_sha256
+from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.dataset import StepDataset
+from data_pipeline.texts.tokenizer import TextTokenizer
+from model.config import OBJECTIVES
+from model.experts import ExpertNorm
+from model.flops import training_flops
+from model.initialization import init_weights
+from model.kernels.backend import choose_backend
+from model.masked_data_model import MaskedDataModel
+from model.multiway import MultiwayBlock
+from model.pretrained import WEIGHTS_NAME, load_weights, read_config
+from model.visual_tokenizer import VisualTokenizer
+from pretrain.checkpoints.reader import TEXT_TOKENIZER_NAME
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.engine.machine_memory import check_batch_fits, check_network_fits
+from pretrain.formats.vocabulary import fingerprint_in, tokenizer_beside, unused_rows
+from pretrain.jobs.job import Job, Step, StepLoss, StepWork, open_dataset
+from pretrain.jobs.micro_step import MicroStep, make_micro_step
+from pretrain.jobs.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
+from pretrain.survival.agreement import summed_over_ranks
+
+
+class Pretraining(Job[PretrainConfig]):
+    """Masked data modeling on images, pairs and texts, all in one packed step."""
+
+    # A block's experts run on as many rows as the batch has of each modality, perhaps none. As one leaf ZeRO-3 gathers
+    # all of them whatever the rows are, so that ranks with different batches make the same collectives.
+    leaf_modules = (MultiwayBlock, ExpertNorm)
+    undecayed = ("vision_embed.cls_token", "vision_embed.pos_embed")  # Microsoft's rule: text positions decay
+    bfloat16_weights = True
+
+    visual_tokenizer: VisualTokenizer
+    text_tokenizer: TextTokenizer
+    loss_weights: Tensor
+    """(4,) in the order of OBJECTIVES."""
+
+    def prepare(self, rank: int, world_size: int) -> StepDataset:
+        config, network = self.config, self.config.model
+        choose_backend(config.kernels, self.device)
+        check_network_fits(lambda: MaskedDataModel(network))
+        self.loss_weights = torch.tensor(config.objective.weights, device=self.device)
+        self.visual_tokenizer = load_visual_tokenizer(config.visual_tokenizer).to(self.device)
+        view_size = tokenizer_view_size(self.visual_tokenizer.config, network)
+        self._check_visual_tokenizer(view_size)
+        image_size = max(network.image_size, view_size)
+        text_ids = config.pairs_per_step * config.data.caption_length + config.texts_per_step * config.data.text_length
+        check_batch_fits(config.samples_per_step, image_size, text_ids, world_size)
+        dataset = open_dataset(config, image_size, rank, world_size)
+        assert dataset.tokenizer is not None
+        self.text_tokenizer = dataset.tokenizer
+        if dataset.tokenizer.vocab_size > network.vocab_size:
+            raise ValueError(
+                f"text tokenizer has {dataset.tokenizer.vocab_size} ids, more than model.vocab_size "
+                f"{network.vocab_size}; set --model.vocab-size"
+            )
+        if config.initial_weights is not None:
+            check_initial_weights(config)
+        return dataset
+
+    def _check_visual_tokenizer(self, view_size: int) -> None:
+        """Raise ValueError if its codes are not the network's, or not those of float32 in the precision it runs in."""
+        num_codes, expected = self.visual_tokenizer.config.num_codes, self.config.model.num_visual_tokens
+        if num_codes != expected:
+            raise ValueError(
+                f"visual tokenizer has {num_codes} codes, the model expects {expected}; "
+                f"set --model.num-visual-tokens {num_codes}"
+            )
+        check_precision(self.visual_tokenizer, view_size, tokenizer_dtype(self.config, self.device))
+
+    def files(self, config: PretrainConfig) -> dict[str, Path | None]:
+        found = {"visual tokenizer": config.visual_tokenizer, "text tokenizer": config.data.text_tokenizer}
+        if config.initial_weights is not None:
+            found["initial weights"] = config.initial_weights / WEIGHTS_NAME
+        return found
+
+    def build_model(self, is_new: bool) -> nn.Module:
+        model = MaskedDataModel(self.config.model, self.config.kernels, self.config.activation_checkpointing)
+        if self.config.initial_weights is not None and is_new:
+            load_weights(model, self.config.initial_weights)
+        else:
+            init_weights(model, self.config.model, self.config.seed)
+        return model
+
+    def start_step(self, engine: deepspeed.DeepSpeedEngine, batch: StepBatch) -> Step:
+        micro_steps = [
+            make_micro_step(self.config, part, self.visual_tokenizer, self.text_tokenizer)
+            for part in batch.micro_batches(self.config.gradient_accumulation_steps)
+        ]
+        return MaskedStep(micro_steps, self.loss_weights, self.config.objectives)
+
+    def checkpoint_files(self) -> dict[str, bytes]:
+        assert self.config.data.text_tokenizer is not None
+        return {TEXT_TOKENIZER_NAME: self.config.data.text_tokenizer.read_bytes()}
+
+    def describe(self) -> list[str]:
+        config, num_ids = self.config, self.text_tokenizer.vocab_size
+        remedy = f"set --model.vocab-size {num_ids}, or leave them out later with pretrain.convert --trim-vocab"
+        share = config.objective.whole_image_share
+        whole = f" ({share:.2g} of the pairs keep their image whole)" if share and config.pairs_per_step else ""
+        unused = unused_rows(num_ids, config.model, remedy)
+        return [
+            f"kernels: {choose_backend(config.kernels, self.device)}",
+            f"hidden: {config.num_masked_patches} of {config.model.num_patches} patches of an image{whole}, "
+            f"{config.objective.caption_mask_ratio:.0%} of a caption, {config.objective.text_mask_ratio:.0%} of a text",
+            *([unused] if unused else []),
+        ]
+
+    def work(self, batch: StepBatch) -> StepWork:
+        config, num_pairs = self.config, len(batch.caption_lengths)
+        step = config.step_size(len(batch.images) - num_pairs, batch.caption_lengths, batch.text_lengths)
+        return StepWork(step.num_tokens(config.model), training_flops(config.model, step))
+
+
+class MaskedStep(Step):
+    """The weighted sum of four cross-entropies, each a mean over the masked tokens of the global batch.
+
+    Shapes: (4,) tensors are in the order of OBJECTIVES.
+    """
+
+    def __init__(self, micro_steps: list[MicroStep], loss_weights: Tensor, objectives: tuple[str, ...]):
+        """loss_weights: (4,); objectives: those that are logged. Sums over all ranks."""
+        self.micro_steps = micro_steps
+        self.objectives = objectives
+        # Ranks and micro-steps hold different numbers of masked tokens: a mean of their means would weigh tokens
+        # differently in each, and the run would depend on the topology. So the counts of the global batch are summed
+        # before the first forward, and every loss below is its part of the one global mean.
+        self.counts = summed_over_ranks(torch.stack([micro.targets.counts() for micro in micro_steps]).sum(0))
+        self.scale = loss_weights / self.counts.clamp(min=1)  # a batch may mask nothing of a kind
+        self.undo_averaging = dist.get_world_size() * len(micro_steps)
+
+    def forward(self, engine: deepspeed.DeepSpeedEngine, micro_step: MicroStep) -> tuple[Tensor, Tensor]:
+        loss_sums = engine(micro_step.inputs, micro_step.targets, micro_step.drop_path_scale)  # (4,)
+        # DeepSpeed divides gradients by ranks and micro-steps, which the scale has done already
+        return (loss_sums * self.scale).sum() * self.undo_averaging, loss_sums.detach()
+
+    def reduce(self, figures: list[Tensor]) -> StepLoss:
+        sums = summed_over_ranks(sum(figures, start=torch.zeros_like(self.scale)))
+        means = dict(zip(OBJECTIVES, sums / self.counts, strict=True))  # NaN, in the log null, if nothing was masked
+        return StepLoss((sums * self.scale).sum(), {name: means[name] for name in self.objectives})
+
+
+def check_initial_weights(config: PretrainConfig) -> None:
+    """Raise ValueError, listing the differences, if the weights to start from do not fit this run."""
+    folder = config.initial_weights
+    assert folder is not None and config.data.text_tokenizer is not None
+    if folder.is_file():
+        raise ValueError(
+            f"initial_weights {folder} is a file; convert it with python -m pretrain.convert {folder} FOLDER --from "
+            "beit3, and give FOLDER"
+        )
+    free = {"drop_path_rate", "init_std", "embed_init_std"}
+    found, expected = asdict(read_config(folder)), asdict(config.model)
+    differences = [
+        f"model.{name} is {found[name]} there, {expected[name]} here"
+        for name in expected
+        if name not in free and found[name] != expected[name]
+    ]
+    beside, fingerprint = tokenizer_beside(folder), fingerprint_in(folder / WEIGHTS_NAME)
+    if fingerprint is None and beside is not None:
+        fingerprint = file_sha256(beside)
+    if fingerprint not in (None, file_sha256(config.data.text_tokenizer)):
+        differences.append(
+            f"its words are those of {beside or f'a text tokenizer with SHA-256 {fingerprint}'}, "
+            f"not of {config.data.text_tokenizer}"
+        )
+    if differences:
+        raise ValueError(f"initial_weights {folder} do not fit: {'; '.join(differences)}")

@@ -1,0 +1,153 @@
+"""A recipe on more and more GPUs, on paper: see pretrain/scaling.py.
+
+Seconds of a step from the operations of the model, an MFU that is assumed and a network that is stated; nothing of it
+was measured here. The global batch stays, so a GPU gets fewer samples the more there are.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from model.flops import training_flops
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.engine.memory_config import check_memory_config, read_memory_config
+from pretrain.planning.memory import count_pieces
+from pretrain.planning.options import PUBLISHED_MFU, ScalingOptions
+from pretrain.planning.stages import GPUS_PER_NODE, fewest_micro_steps, with_stage
+from pretrain.planning.traffic import Network, collectives
+
+
+@dataclass(frozen=True)
+class Machine:
+    """GPUs and what connects them."""
+
+    mfu: float
+    peak_tflops: float
+    gpu_gb: float
+    network: Network
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to share the state, and how many micro-steps it then needs."""
+
+    name: str
+    memory_config: dict[str, Any]
+    micro_steps: int
+    memory: int
+    """Bytes of a rank."""
+    seconds: float
+    """Of communication, in a step."""
+
+
+def machine_of(options: ScalingOptions) -> Machine:
+    """Return the machine that the options of pretrain.scaling describe."""
+    network = Network(
+        within_gb_per_second=options.within_gb,
+        between_gb_per_second=options.between_gb,
+        hop_microseconds=options.hop_us,
+    )
+    return Machine(options.mfu, options.peak_tflops, options.gpu_gb, network)
+
+
+def scaling(config: PretrainConfig, machine: Machine) -> str:
+    """A table, what it assumes above and what breaks first below. Raises ValueError where not even a rank's part of the
+    batch is a sample of each kind."""
+    memory_config = read_memory_config(config.deepspeed_config)
+    check_memory_config(config, memory_config, GPUS_PER_NODE)
+    most = math.gcd(*vars(config.samples_per_step).values())
+    counts = [8 * 2**i for i in range(8) if most % (8 * 2**i) == 0]
+    if not counts:
+        raise ValueError(f"a step of {config.samples_per_step} does not divide by 8 ranks; change it")
+    lines = [*assumptions(config, machine), "", header()]
+    limits = []
+    for num_ranks in counts:
+        compute = compute_seconds(config, num_ranks, machine)
+        settings = fitting_settings(config, memory_config, num_ranks, machine)
+        if not settings:
+            limits.append(f"{num_ranks} GPUs: {machine.gpu_gb:g} GB hold no setting; a smaller model or a larger GPU.")
+            continue
+        lines.append(row(config, num_ranks, compute, settings))
+        limits += [f"{num_ranks} GPUs: {limit}" for limit in what_breaks(num_ranks, most, compute, settings)]
+    return "\n".join([*lines, "", *limits])
+
+
+def assumptions(config: PretrainConfig, machine: Machine) -> list[str]:
+    network, num_flops = machine.network, training_flops(config.model, config.largest_step)
+    return [
+        f"{config.samples_per_step.total} samples a step, the longest, {num_flops / 1e15:.2f} PFLOP; GPUs of "
+        f"{machine.peak_tflops:g} TFLOP/s and {machine.gpu_gb:g} GB, {network.gpus_per_node} a node.",
+        f"Assumed, not measured: MFU {machine.mfu:g} (published for 2.7B on 8 H100: {PUBLISHED_MFU}); "
+        f"{network.within_gb_per_second:g} GB/s a GPU within a node, {network.between_gb_per_second:g} GB/s a GPU "
+        f"between nodes, {network.hop_microseconds:g} us a hop, each to its full.",
+        "Communication: seconds a step of each setting with the fewest micro-steps that fit; overlapped: the longer of "
+        "the two counts.",
+    ]
+
+
+def header() -> str:
+    names = ("GPUs", "a GPU", "compute s", "stage 3 s", "+ hpZ s", "stage 2 s", "stage 1 s", "step s", "not overlapped")
+    return "".join(f"{name:>{width(name)}}" for name in names) + "  best setting              efficiency"
+
+
+def width(name: str) -> int:
+    return max(11, len(name) + 2)
+
+
+def row(config: PretrainConfig, num_ranks: int, compute: float, settings: list[Setting]) -> str:
+    """The best setting is the one that communicates least."""
+    best = min(settings, key=lambda setting: setting.seconds)
+    seconds = {setting.name: setting.seconds for setting in settings}
+    overlapped, apart = max(compute, best.seconds), compute + best.seconds
+    figures = [f"{num_ranks:>11}", f"{config.samples_per_step.total // num_ranks:>11}", f"{compute:>11.3f}"]
+    for name in ("stage 3", "stage 3, hpZ", "stage 2", "stage 1"):
+        figures.append(f"{seconds[name]:>11.3f}" if name in seconds else f"{'too large':>11}")
+    figures += [f"{overlapped:>11.3f}", f"{apart:>16.3f}"]
+    said = f"{best.name} x {best.micro_steps}, {best.memory / 1e9:.0f} GB"
+    return "".join(figures) + f"  {said:<26}{compute / overlapped:.0%} to {compute / apart:.0%}"
+
+
+def fitting_settings(
+    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, machine: Machine
+) -> list[Setting]:
+    """Each stage, and stage 3 with hpZ in a node, with the fewest micro-steps that fit a GPU."""
+    third = with_stage(memory_config, 3)
+    hpz = {"zero_optimization": third["zero_optimization"] | {"zero_hpz_partition_size": machine.network.gpus_per_node}}
+    ways = {
+        "stage 3": third,
+        "stage 3, hpZ": third | hpz,
+        "stage 2": with_stage(memory_config, 2),
+        "stage 1": with_stage(memory_config, 1),
+    }
+    num_parameters = count_pieces(config.model, 0).total
+    found = []
+    for name, way in ways.items():
+        fitting = fewest_micro_steps(config, way, num_ranks, machine.gpu_gb)
+        if fitting is not None:
+            micro_steps, memory = fitting
+            sent = collectives(way, num_parameters, config.dtype.itemsize, num_ranks, micro_steps)
+            seconds = sum(map(machine.network.seconds, sent))
+            found.append(Setting(name, way, micro_steps, memory, seconds))
+    return found
+
+
+def what_breaks(num_ranks: int, most: int, compute: float, settings: list[Setting]) -> list[str]:
+    """Where the setting of the recipes, stage 3, is at an end, and what answers it."""
+    found = []
+    third = next((setting for setting in settings if setting.name == "stage 3"), None)
+    best = min(settings, key=lambda setting: setting.seconds)
+    if third is not None and third.seconds > compute:
+        answer = (
+            f"{best.name} needs {best.seconds:.2f} s" if best.seconds < third.seconds else "none of the stages helps"
+        )
+        found.append(
+            f"stage 3 communicates for {third.seconds:.2f} s with {third.micro_steps} micro-steps, longer than it "
+            f"computes; {answer}."
+        )
+    if num_ranks == most:
+        found.append(f"one sample of each kind a GPU: the end of {num_ranks} GPUs for this batch; only a larger batch.")
+    return found
+
+
+def compute_seconds(config: PretrainConfig, num_ranks: int, machine: Machine) -> float:
+    return training_flops(config.model, config.largest_step) / (num_ranks * machine.peak_tflops * 1e12 * machine.mfu)
