@@ -1,8 +1,8 @@
-"""What one rank writes of a checkpoint: a snapshot in memory first, then files in the background.
+"""The files that one rank writes of a checkpoint: a snapshot in memory first, then files in the background.
 
 DeepSpeed hands its state over through a checkpoint engine. This one copies it into host memory, so that training goes
-on while a thread writes; keeps what fails instead of raising it on one rank alone; adds up a checksum as it writes; and
-reads files as data, without executing what a pickle may hold.
+on while a thread writes; keeps errors instead of raising them on one rank alone; computes a checksum as it writes; and
+reads files as data, without executing code that a pickle may hold.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from data_pipeline.files.retries import written_with_retries
 from model.weight_files import read_torch_file
 
 STATE_TYPES = (LossScaler, ZeroStageEnum, fragment_address)
-"""Of DeepSpeed, in its state: numbers under names, beside tensors and containers."""
+"""Classes of DeepSpeed that its state holds besides tensors, numbers and containers: named numbers, without code."""
 FileDescription = dict[str, Any]
 """num_bytes and sha256 of a file."""
 
@@ -39,19 +39,19 @@ class BackgroundCheckpointEngine(CheckpointEngine):  # type: ignore[misc]
         self._folder = Path()
 
     def begin(self, folder: Path) -> None:
-        """Forget the checkpoint before; the next one is written into the folder."""
+        """Forget the previous checkpoint; the next one is written into the folder."""
         assert self.is_written
         self._folder, self._files, self._failures = folder, {}, []
 
     @property
     def is_written(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether no file is being written."""
         return all(file.done() for file in self._files.values())
 
     def written(self) -> dict[str, FileDescription]:
-        """The files of this rank by their place in the folder; waits until they are on disk.
+        """Wait until the files of this rank are on disk, and return them by their path in the folder.
 
-        Raises OSError for the first that failed.
+        Raises the OSError of the first that failed.
         """
         described = {str(path.relative_to(self._folder)): file.result() for path, file in self._files.items()}
         if self._failures:
@@ -59,7 +59,7 @@ class BackgroundCheckpointEngine(CheckpointEngine):  # type: ignore[misc]
         return described
 
     def save(self, state_dict: Any, path: str) -> None:
-        # shapes are leaves: a tree map would make plain tuples of them
+        # a torch.Size is a leaf here: the tree map would turn it into a plain tuple
         state = tree_map_only(torch.Tensor, _snapshot, state_dict, is_leaf=lambda part: isinstance(part, torch.Size))
         self._files[Path(path)] = self._writer.submit(write_file, Path(path), state)
 
@@ -73,20 +73,23 @@ class BackgroundCheckpointEngine(CheckpointEngine):  # type: ignore[misc]
             self._failures.append(error)
 
     def create(self, info: CheckpointCommitInfo) -> None:
-        """DeepSpeed asks for it; nothing is to be done."""
+        """Do nothing; DeepSpeed calls it before a save."""
 
     def commit(self, info: CheckpointCommitInfo) -> bool:
-        """DeepSpeed asks for it; a checkpoint is complete when its manifest is."""
+        """Do nothing; DeepSpeed calls it after a save, but a checkpoint is complete once its manifest is."""
         return True
 
 
 def read_state(path: Path, map_location: Any = "cpu", is_mapped: bool = False) -> Any:
-    """Read a file of DeepSpeed's state as data. Raises ValueError, naming what, where it holds more; OSError."""
+    """Return the content of a file of DeepSpeed's state, read as data.
+
+    Raises ValueError, naming what it found, if the file holds code; OSError if it cannot be read.
+    """
     return read_torch_file(path, STATE_TYPES, map_location, is_mapped)
 
 
 def write_file(path: Path, state: Any) -> FileDescription:
-    """torch.save to disk, with a checksum of what was written. Raises OSError."""
+    """Write a state to disk with torch.save; return size and checksum. Raises OSError."""
 
     def write() -> FileDescription:
         with path.open("wb") as file:
@@ -100,7 +103,7 @@ def write_file(path: Path, state: Any) -> FileDescription:
 
 
 class _HashingFile(io.RawIOBase):
-    """Passes what is written to a file on, and adds up its checksum."""
+    """A file that computes the checksum of what is written to it."""
 
     def __init__(self, file: io.BufferedWriter):
         self.file, self.digest, self.num_bytes = file, hashlib.sha256(), 0
@@ -118,6 +121,6 @@ class _HashingFile(io.RawIOBase):
 
 
 def _snapshot(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in host memory that training does not touch."""
+    """Return a copy in host memory that training does not change."""
     copy = tensor.detach().to("cpu", copy=True)
     return copy.contiguous()

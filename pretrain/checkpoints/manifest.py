@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: size and SHA-256 of each of its files, and what the checkpoint is.
 
 A folder is sound if it holds the files of its manifest, byte for byte, and nothing else: a tool that looks for files by
-pattern would open what lies beside them. Whatever is not a regular file, a symbolic link too, is foreign.
+pattern would open other files beside them. Everything that is not a regular file, such as a symbolic link, is foreign.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _CHUNK_BYTES = 1 << 22
 
 
 def _guard_state(value: dict[str, Any]) -> dict[str, Any]:
-    """Raises ValueError unless it is a state of StepGuard."""
+    """Return the value. Raises ValueError unless it is a state of StepGuard."""
     counts = [value.get(name) for name in ("num_skipped_steps", "num_consecutive_skips")]
     losses = value.get("recent_losses")
     if not all(isinstance(count, int) and count >= 0 for count in counts):
@@ -37,10 +37,10 @@ def _guard_state(value: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a manifest says."""
+    """The content of a manifest."""
 
     kind: str
-    """Of the run."""
+    """KIND of the run's config."""
     step: pydantic.NonNegativeInt
     world_size: pydantic.PositiveInt
     memory_config: dict[str, Any]
@@ -58,7 +58,7 @@ class Defect:
     """The file."""
     reason: str = ""
     errno: int | None = None
-    """Of the error that reading gave."""
+    """Number of the error that reading raised."""
 
     def __str__(self) -> str:
         if self.kind == "foreign":
@@ -69,7 +69,11 @@ class Defect:
 
 
 def write_manifest(folder: Path, header: dict[str, Any], described: dict[str, FileDescription]) -> None:
-    """described: files whose checksum is known and that are on disk; the others are read."""
+    """Write the manifest of a folder's files.
+
+    header: the manifest's other fields. described: files whose checksum is known and that are on disk; the others are
+    read.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
     for path in files:
         name = str(path.relative_to(folder))
@@ -84,7 +88,7 @@ def write_manifest(folder: Path, header: dict[str, Any], described: dict[str, Fi
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises ValueError if it is not as it was written, OSError if it cannot be read."""
+    """Return a folder's manifest. Raises ValueError if it is not as it was written, OSError if it cannot be read."""
     path = folder / MANIFEST_NAME
     content = read_json_object(path)
     if content.pop("sha256_of_the_rest", None) != _digest(content):
@@ -96,13 +100,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def first_problem(error: pydantic.ValidationError) -> str:
-    """Return the first of what pydantic found, on one line."""
+    """Return the first problem that pydantic found, on one line."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))} {' '.join(first['msg'].split())}"
 
 
 def has_manifest(folder: Path) -> bool:
-    """Return whether a folder has a manifest; True too if that may not be seen."""
+    """Return whether a folder has a manifest; also True if that cannot be found out."""
     try:
         (folder / MANIFEST_NAME).lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -113,8 +117,11 @@ def has_manifest(folder: Path) -> bool:
 
 
 def find_defect(folder: Path, part: int = 0, num_parts: int = 1) -> Defect | None:
-    """Return why a checkpoint is not to be used; None if all names, and a part of the files, are as the manifest
-    says."""
+    """Return why a checkpoint must not be used, or None if it is sound.
+
+    All names are compared with the manifest, and the contents of every num_parts-th file, so that ranks can share the
+    reading.
+    """
     place = folder
     try:
         entries = with_retries(lambda: {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(folder)})
@@ -141,11 +148,11 @@ def find_defect(folder: Path, part: int = 0, num_parts: int = 1) -> Defect | Non
 
 def _kind(status: os.stat_result) -> str:
     kinds = ((stat.S_ISLNK, "is a symbolic link"), (stat.S_ISDIR, "is a folder"))
-    return next((said for is_kind, said in kinds if is_kind(status.st_mode)), "is not a regular file")
+    return next((name for is_kind, name in kinds if is_kind(status.st_mode)), "is not a regular file")
 
 
 def gravest(defects: Iterable[Defect | None]) -> Defect | None:
-    """Return the gravest of what several ranks found: what is foreign before what is damaged or cannot be read."""
+    """Return the gravest defect that the ranks found: a foreign file before one that is damaged or cannot be read."""
     found = [defect for defect in defects if defect is not None]
     return min(found, key=lambda defect: defect.kind != "foreign", default=None)
 
@@ -163,7 +170,7 @@ def _describe(path: Path) -> FileDescription:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's or folder's content is on disk."""
+    """Wait until the content of a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

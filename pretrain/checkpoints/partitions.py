@@ -1,4 +1,4 @@
-"""What DeepSpeed's files of a checkpoint hold, parameter by parameter: float32 weights and the moments of AdamW.
+"""The content of DeepSpeed's checkpoint files, parameter by parameter: float32 weights and the moments of AdamW.
 
 Every rank has a flat tensor per parameter group of the weights and of each moment:
 
@@ -6,7 +6,7 @@ Every rank has a flat tensor per parameter group of the weights and of each mome
     stage 3       of each parameter an equal part, rounded up; the last ranks' are padded
 
 Names and shapes are in the model states of rank 0. DeepSpeed's tools read the same (zero_to_fp32, ds_to_universal), but
-unpickle whatever lies in the folder.
+unpickle every file in the folder.
 
 Source: DeepSpeed 0.19.8, utils/zero_to_fp32.py and checkpoint/ds_to_universal.py.
 """
@@ -36,7 +36,7 @@ _OPTIMIZER_STATES = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_s
 
 @dataclass(frozen=True)
 class Place:
-    """Where a parameter lies in the flat tensors of a group."""
+    """Position of a parameter in the flat tensors of a group."""
 
     group: int
     shape: torch.Size
@@ -45,10 +45,10 @@ class Place:
 
 
 class Partitions:
-    """The files of all ranks of a verified checkpoint, mapped: values are read when they are asked for."""
+    """The files of all ranks of a verified checkpoint, memory-mapped: values are read when they are asked for."""
 
     def __init__(self, folder: Path):
-        """Raises ValueError where the files do not hold what DeepSpeed saves, or hold code."""
+        """Raises ValueError if the files do not hold what DeepSpeed saves, or hold code."""
         files = _optimizer_files(folder)
         self.folder = folder
         with _wrong_content(folder):
@@ -73,7 +73,7 @@ class Partitions:
                 self.places |= place(group, of_group, sizes, paddings[group] if paddings else [0] * len(of_group))
 
     def tensor(self, name: str, kind: str) -> Tensor:
-        """Return a copy of a whole parameter, or of one of its moments. Raises ValueError where it is not there."""
+        """Return a copy of a whole parameter, or of one of its moments. Raises ValueError if it is not there."""
         place = self.places[name]
         with _wrong_content(self.folder):
             if kind not in self._flats:
@@ -95,10 +95,10 @@ class Partitions:
 def saved_parameters(
     folder: Path, kinds: Sequence[str], chunk_bytes: int = CHUNK_BYTES
 ) -> Iterator[tuple[str, list[Tensor]]]:
-    """Yield each parameter's name with tensors of those kinds, from the files of a verified checkpoint.
+    """Yield each parameter's name with its tensors of those kinds, from the files of a verified checkpoint.
 
-    The files are mapped anew after every `chunk_bytes`, so that pages already read do not add up. Raises ValueError
-    where they do not hold them.
+    The files are mapped anew after every `chunk_bytes`, so that pages already read do not add up. Raises ValueError if
+    the files do not hold them.
     """
     num_done, num_all = 0, 1
     while num_done < num_all:
@@ -115,8 +115,10 @@ def saved_parameters(
 
 
 def check_own_files(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
-    """Raise ValueError unless this rank's files of a checkpoint hold the state of this engine: DeepSpeed, which loads
-    them, would fail on one rank alone, with a traceback."""
+    """Raise ValueError unless this rank's files of a checkpoint hold the state of this engine.
+
+    DeepSpeed, which loads them, would fail on one rank alone, with a traceback.
+    """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     model_path, files = folder / model_file(engine.zero_optimization_stage(), rank), _optimizer_files(folder)
     if len(files) != world_size:
@@ -128,7 +130,7 @@ def check_own_files(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
 
 
 def _check_model_states(engine: deepspeed.DeepSpeedEngine, states: dict[str, Any]) -> None:
-    """Raises KeyError or what wrong types make it raise."""
+    """Raise KeyError, or the error that a wrong type causes, unless they are those of this engine."""
     own: dict[str, Any] = {**dict(engine.module.named_parameters()), **dict(engine.module.named_buffers())}
     if states["module"].keys() != own.keys():
         raise KeyError("the names of another network")
@@ -142,7 +144,7 @@ def _check_model_states(engine: deepspeed.DeepSpeedEngine, states: dict[str, Any
 
 
 def _check_optimizer_states(optimizer: Any, states: dict[str, Any]) -> None:
-    """Raises KeyError or what wrong types make it raise."""
+    """Raise KeyError, or the error that a wrong type causes, unless they are those of this engine."""
     is_stage_3 = "fp32_flat_groups" in states
     if is_stage_3 != hasattr(optimizer, "fp32_partitioned_groups_flat"):
         raise KeyError("another ZeRO stage")
@@ -168,7 +170,7 @@ def _check_optimizer_states(optimizer: Any, states: dict[str, Any]) -> None:
 
 
 def float32_partitions(optimizer: Any) -> list[Tensor]:
-    """This rank's part of each parameter group, whose optimizer state torch's optimizer holds."""
+    """Return this rank's part of each parameter group: the tensors that torch's optimizer has state for."""
     for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
         if hasattr(optimizer, name):  # of ZeRO-3, of ZeRO-1 and 2, of ZeRO-1 with bfloat16
             return list(getattr(optimizer, name))
@@ -176,12 +178,12 @@ def float32_partitions(optimizer: Any) -> list[Tensor]:
 
 
 def model_file(stage: int, rank: int) -> str:
-    """The file that has the model states of a rank."""
+    """Return the name of the file with the model states of a rank."""
     return f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt" if stage == 3 else "mp_rank_00_model_states.pt"
 
 
 def _optimizer_files(folder: Path) -> list[Path]:
-    """The files of all ranks, in their order. Raises ValueError where one is missing."""
+    """Return the optimizer files of all ranks, in their order. Raises ValueError if one is missing."""
     found = {int(match[1]): path for path in folder.iterdir() if (match := _OPTIMIZER_STATES.fullmatch(path.name))}
     if not found or set(found) != set(range(len(found))):
         raise ValueError(f"{folder} lacks the optimizer states of a rank; give another checkpoint")
@@ -190,14 +192,14 @@ def _optimizer_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def _wrong_content(place: Path) -> Iterator[None]:
-    """Turn what data of another form make this code raise into one sentence."""
+    """Turn the errors that data of another form cause in this code into one sentence."""
     try:
         yield
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, OverflowError, FileNotFoundError) as error:
-        said = (
+        found = (
             f"no {error.filename}" if isinstance(error, FileNotFoundError) else error.args[0] if error.args else error
         )
-        reason = " ".join(str(said).split())[:160]
+        reason = " ".join(str(found).split())[:160]
         raise ValueError(f"{place} does not hold what DeepSpeed saves ({reason}); give another checkpoint") from error
 
 
@@ -219,7 +221,7 @@ def _checked_flat(tensor: Any) -> Tensor:
 def _places_in_parts(
     group: int, shapes: dict[str, torch.Size], sizes: list[int], paddings: list[int]
 ) -> dict[str, Place]:
-    """Stage 3: an equal part of each parameter on every rank."""
+    """Return the places under stage 3: an equal part of each parameter on every rank."""
     places, start = {}, 0
     for name, shape in shapes.items():
         part = -(-shape.numel() // len(sizes))
@@ -234,7 +236,7 @@ def _places_in_parts(
 def _places_in_a_row(
     group: int, shapes: dict[str, torch.Size], sizes: list[int], paddings: list[int]
 ) -> dict[str, Place]:
-    """Stages 1 and 2: parameters, each with its padding, one after the other over all ranks."""
+    """Return the places under stages 1 and 2: parameters, each with its padding, one after the other over all ranks."""
     places, begin = {}, 0
     firsts = [0, *itertools.accumulate(sizes)]
     for (name, shape), padding in zip(shapes.items(), paddings, strict=True):
@@ -246,6 +248,6 @@ def _places_in_a_row(
         places[name] = Place(group, shape, pieces)
         begin = end + padding
     align = 2 * len(sizes)
-    if -(-begin // align) != -(-firsts[-1] // align):  # the rest pads what ranks share
+    if -(-begin // align) != -(-firsts[-1] // align):  # the rest is padding at the end of the group
         raise KeyError(f"{begin} weights in group {group}")
     return places

@@ -1,4 +1,4 @@
-"""Everything that defines a pretraining run."""
+"""The settings of a pretraining run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,43 +15,43 @@ from model.flops import StepSize
 from pretrain.config.run_config import EncoderRunConfig
 
 BlockSize = Annotated[int, Interval(ge=1, le=65_536)]
-"""The kernel multiplies it by 4096, in 32 bits."""
+"""The largest that fits: the kernel multiplies it by 4096 in 32 bits."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Masked data modeling: how much is hidden, and how the four losses add up."""
+    """Masked data modeling: the shares that are masked, and the weights of the four losses."""
 
     image_mask_ratio: MayChange[Part] = 75 / 196
-    """Part of an image's patches that is hidden (BEiT: 75 of 196, which it calls 40 %), rounded to whole patches.
-    A resumed run may change it if the number of hidden patches, which is compared, stays."""
+    """Share of an image's patches that is masked (BEiT: 75 of 196, which it calls 40 %), rounded to whole patches. A
+    resumed run may change it if that gives the same number of patches."""
     num_masked_patches: SizeOrZero | None = None
-    """The number of hidden patches, for all sizes of images. None: as image_mask_ratio gives it."""
+    """Number of masked patches per image, whatever its size. None: it follows from image_mask_ratio."""
     whole_image_share: Part = 0.0
-    """Share of the pairs whose image is left whole, for which words alone are predicted; drawn for each pair. 0 is the
-    paper's; a network that never saw a whole image may be unable to use one (docs/whole_images.md)."""
+    """Share of the pairs whose image is not masked, so that only words are predicted; drawn per pair. The paper has 0;
+    a network that never saw a whole image may be unable to use one (docs/whole_images.md)."""
     min_block_patches: BlockSize = 16
     """Smallest block of the block-wise image masks (BEiT: 16)."""
     text_mask_ratio: PartBetween = 0.15
-    """Part of a text's tokens that is hidden (BEiT-3: 15 %)."""
+    """Share of a text's tokens that is masked (BEiT-3: 15 %)."""
     caption_mask_ratio: PartBetween = 0.5
-    """Part of a caption's tokens that is hidden (BEiT-3: 50 %)."""
+    """Share of a caption's tokens that is masked (BEiT-3: 50 %)."""
     mim_weight: Weight = 1.0
-    """Weight of masked image modeling on images. No weight was published: our choice."""
+    """Weight of masked image modeling on images. BEiT-3 publishes no weights: our choice."""
     mlm_weight: Weight = 1.0
     """Weight of masked language modeling on texts. Our choice."""
     mvlm_image_weight: Weight = 1.0
-    """Weight of the image part of masked vision-language modeling, a mean over the patches asked for: the fewer pairs
-    have hidden patches, the more each patch weighs. Our choice."""
+    """Weight of the image part of masked vision-language modeling. The loss is a mean over masked patches: the fewer
+    pairs have some, the more each patch weighs. Our choice."""
     mvlm_text_weight: Weight = 1.0
-    """Weight of its text part. Our choice."""
+    """Weight of the text part of masked vision-language modeling. Our choice."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
-        """In the order of model.config.OBJECTIVES."""
+        """The weights in the order of model.config.OBJECTIVES."""
         return self.mim_weight, self.mlm_weight, self.mvlm_image_weight, self.mvlm_text_weight
 
 
@@ -60,23 +60,23 @@ class PretrainConfig(EncoderRunConfig):
     """One pretraining run: a function of this, the data and the step."""
 
     visual_tokenizer: MayChange[Path]
-    """File of pretrain.train_visual_tokenizer or of BEiT v2 (vqkd_*.pth); gives the targets of masked patches."""
+    """File of pretrain.train_visual_tokenizer or of BEiT v2 (vqkd_*.pth), whose codes masked patches are to predict."""
     images_per_step: SampleCount
-    """Image-only samples in the global batch."""
+    """Number of image-only samples in the global batch."""
     pairs_per_step: SampleCount
-    """Image-text pairs in the global batch."""
+    """Number of image-text pairs in the global batch."""
     texts_per_step: SampleCount
-    """Text-only samples in the global batch."""
+    """Number of text-only samples in the global batch."""
     initial_weights: MayChange[Path | None] = None
-    """Folder to begin from, as pretrain.convert writes it from Microsoft's files or a run; None: random weights."""
+    """Folder of weights to start from, written by pretrain.convert from Microsoft's files or a run; None: random."""
     visual_tokenizer_precision: Literal["float32", "float16", "bfloat16"] = "float16"
-    """Of the visual tokenizer's matrix products on a GPU, where precision is bfloat16. float16 is as fast as bfloat16
-    and gives float32's codes for more patches; BEiT v2 used it."""
+    """Type of the visual tokenizer's matrix products on a GPU if precision is bfloat16. float16 is as fast as bfloat16
+    and gives the codes of float32 for more patches; BEiT v2 used it."""
     kernels: MayChange[KernelChoice] = "auto"
-    """Who computes what surrounds the matrix products: auto (Triton on a GPU, plain torch elsewhere), reference (plain
-    torch), compile (torch.compile), triton, or apex (NVIDIA's, where it is installed). A resumed run may change it."""
+    """Implementation of the operations around matrix products: auto (Triton on a GPU, plain torch elsewhere), reference
+    (plain torch), compile (torch.compile), triton, or apex (NVIDIA's, if installed). A resumed run may change it."""
     activation_checkpointing: MayChange[Checkpointing] = KEEP_EVERYTHING
-    """What of a block is kept for backward. A resumed run may change it."""
+    """Activations of a block that are kept for backward. A resumed run may change it."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     KIND: ClassVar[str] = "pretraining"
@@ -87,7 +87,7 @@ class PretrainConfig(EncoderRunConfig):
             raise ValueError("data.text_tokenizer is needed for words and their masks; give a SentencePiece model")
         if self.kernels == "compile" and self.activation_checkpointing.mode == "selective":
             raise ValueError(
-                "activation_checkpointing.mode selective does not work with kernels compile; set one of them otherwise"
+                "activation_checkpointing.mode selective does not work with kernels compile; change one of them"
             )
         if self.samples_per_step.total < 1:
             raise ValueError(
@@ -104,7 +104,7 @@ class PretrainConfig(EncoderRunConfig):
 
     @property
     def num_masked_patches(self) -> int:
-        """Hidden in every image that is not whole."""
+        """The number of masked patches in every image that is not left whole."""
         given = self.objective.num_masked_patches
         return round(self.objective.image_mask_ratio * self.model.num_patches) if given is None else given
 
@@ -140,13 +140,13 @@ class PretrainConfig(EncoderRunConfig):
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """What the run has samples for, of model.config.OBJECTIVES."""
+        """Those of model.config.OBJECTIVES that the run has samples for."""
         num_masked_pairs = self.pairs_per_step if self.objective.whole_image_share < 1 else 0
         counts = (self.images_per_step, self.texts_per_step, num_masked_pairs, self.pairs_per_step)
         return tuple(name for name, count in zip(OBJECTIVES, counts, strict=True) if count)
 
     def step_size(self, num_images: int, caption_lengths: Sequence[int], text_lengths: Sequence[int]) -> StepSize:
-        """Of so many image-only samples, pairs with captions and texts of so many tokens."""
+        """Return the size of a step; num_images: image-only samples; lengths in tokens, of one caption per pair."""
         from model.kernels.text_masks import num_masked  # here, as in RunConfig.dtype: it needs torch
 
         objective = self.objective
@@ -162,7 +162,7 @@ class PretrainConfig(EncoderRunConfig):
 
     @property
     def largest_step(self) -> StepSize:
-        """A whole step whose captions and texts are as long as they can be."""
+        """The global batch with captions and texts of their greatest length."""
         captions = (self.data.caption_length,) * self.pairs_per_step
         return self.step_size(self.images_per_step, captions, (self.data.text_length,) * self.texts_per_step)
 

@@ -1,4 +1,4 @@
-"""What defines a training run, whatever it trains; config.py and visual_tokenizer_config.py add theirs."""
+"""The settings that every training run has; pretraining.py and visual_tokenizer.py add those of their kind."""
 
 import dataclasses
 import textwrap
@@ -47,13 +47,13 @@ class OptimizerConfig:
     beta2: PartBelowOne = 0.98
     """Decay of the second moment."""
     eps: Annotated[float, Interval(gt=0, le=1)] = 1e-6
-    """Added to the root of the second moment."""
+    """Added to the square root of the second moment."""
     weight_decay: Weight = 0.05
-    """Decoupled decay; not of biases, norms, the class token and image positions."""
+    """Decoupled weight decay; not applied to biases, norms, the class token and image positions."""
     gradient_clip: Weight = 3.0
-    """Largest norm of the whole gradient; 0 switches clipping off."""
+    """Largest norm of the whole gradient; 0 disables clipping."""
     implementation: MayChange[Literal["auto", "torch", "deepspeed", "apex"]] = "auto"
-    """Whose AdamW it is; all compute the same. auto: the fastest that is there, see pretrain/engine/optimizer.py."""
+    """Package whose AdamW is used; all compute the same. auto: the fastest installed (pretrain/engine/optimizer.py)."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -65,41 +65,41 @@ class RunConfig(ABC):
 
     data: DataConfig
     run_dir: MayChange[Path]
-    """Log, checkpoints and resolved config. An existing run is continued."""
+    """Folder of log, checkpoints and resolved config. An existing run is resumed."""
     num_steps: Count
-    """Optimizer steps of the whole run."""
+    """Number of optimizer steps of the whole run."""
     gradient_accumulation_steps: MayChange[Count] = 1
-    """Micro-steps a step; each holds its part of all kinds of data."""
+    """Number of micro-steps per step; each has its part of every kind of data."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of matrix products in forward and backward, in pretraining of the weights too; optimizer state is float32."""
+    """Type of matrix products in forward and backward, and in pretraining of weights; optimizer state is float32."""
     seed: Seed = 0
-    """Of initial weights, sample order, augmentation and everything else that is random."""
+    """Seed of initial weights, sample order, augmentation and everything else that is random."""
     deepspeed_config: MayChange[Path] = Path("ds_configs/zero3.json")
-    """How memory and communication work; must not hold what this config owns."""
+    """DeepSpeed's settings of memory and communication; must not set what this config owns."""
     save_every_steps: MayChange[Count] = 1000
-    """Optimizer steps between checkpoints; one more is saved at the end and at a stop."""
+    """Number of steps between checkpoints; one more is saved at the end and at a stop."""
     keep_checkpoints: MayChange[Count] = 3
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints that are kept."""
     keep_every_steps: MayChange[CountOrZero] = 0
-    """Checkpoints of every so many steps are kept besides; 0: none. Takes effect at multiples of save_every_steps."""
+    """Keep the checkpoint of every Nth step as well; 0 keeps none. Takes effect at multiples of save_every_steps."""
     max_consecutive_skips: MayChange[CountOrZero] = 10
-    """The run stops after so many steps in a row that were not applied: loss or gradient not finite, or a spike."""
+    """The run stops after this many consecutive skipped steps: loss or gradient not finite, or a spike."""
     spike_deviations: MayChange[Weight] = 0.0
-    """A step whose loss lies so many standard deviations above the mean of the last 128 is not applied; 0: all are.
-    OLMo takes 6."""
+    """A step is skipped if its loss is this many standard deviations above the mean of the last 128; 0 disables it.
+    OLMo uses 6."""
     silent_rank_seconds: MayChange[Seconds] = 60.0
-    """A rank that gives no sign of life for so long is lost, and the run ends."""
+    """Time without a sign of life after which a rank counts as lost, and the run ends."""
     hang_seconds: MayChange[Seconds] = 1800.0
-    """The run ends when no rank has moved on for so long, and says where each of them was. Longer than reading and
-    verifying a checkpoint takes."""
+    """Time without progress of any rank after which the run ends, with a report of where each was. Must be longer than
+    reading and verifying a checkpoint."""
     allow_data_change: MayChange[bool] = False
-    """Go on although shards, tokenizers or teacher are not those that the run was begun with."""
+    """Resume although shards, tokenizers or teacher differ from those that the run was started with."""
     log_sample_keys: MayChange[bool] = False
-    """Write the sample keys of every step into the log: for tests and audits."""
+    """Log the sample keys of every step, for tests and audits."""
 
     KIND: ClassVar[str]
-    """What is trained, in words."""
+    """What the run is, in words; recorded in its checkpoints, by which they are recognized."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -122,11 +122,11 @@ class RunConfig(ABC):
         return SamplesPerStep(**{kind: count // num_parts for kind, count in vars(total).items()})
 
     def resolved(self: ConfigT) -> ConfigT:
-        """The same run, with what follows from other fields filled in: what is saved, shown and compared."""
+        """Return the config as it is saved, printed and compared: with values that follow from other fields."""
         return self
 
     def warnings(self) -> list[str]:
-        """What is allowed and hardly meant; a line each."""
+        """Return one line for each setting that is allowed but probably a mistake."""
         optimizer, found = self.optimizer, []
         if optimizer.warmup_steps >= self.num_steps:
             found.append(
@@ -156,7 +156,7 @@ class EncoderRunConfig(RunConfig):
 
 
 def config_to_json(config: RunConfig) -> str:
-    """Without the passwords of its sources: it is kept in folders and files that are passed on."""
+    """Return a config as JSON, without passwords and signatures of its sources: checkpoints are passed on."""
     data = config.data
     images, pairs, texts = (tuple(map(public_url, sources)) for sources in (data.images, data.pairs, data.texts))
     shown = dataclasses.replace(
@@ -166,7 +166,7 @@ def config_to_json(config: RunConfig) -> str:
 
 
 def config_from_json(kind: type[ConfigT], text: str) -> ConfigT:
-    """Raises ValueError, naming the field, where the text is no config of that kind."""
+    """Return the config that a JSON text holds. Raises ValueError, naming the field, if it is not one of that kind."""
     try:
         return pydantic.TypeAdapter(kind).validate_json(text)
     except pydantic.ValidationError as error:

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: one merge of the two configurations, one place that builds it."""
+"""The DeepSpeed engine: where recipe and memory configuration are merged, and where it is built."""
 
 import os
 import warnings
@@ -29,11 +29,11 @@ from pretrain.survival.meeting import meet
 from pretrain.survival.ports import free_port
 
 COLLECTIVE_MARGIN_SECONDS = 300
-"""A collective waits so much longer than the watchdog, whose sentence says more."""
+"""How much longer a collective waits than the watchdog, whose sentence names the rank that is lost."""
 
 
 def init_distributed(hang_seconds: float) -> torch.device:
-    """Join the process group that the launcher's environment describes, alone if there is none; give the device.
+    """Join the process group of the launcher's environment, alone if there is none; return this rank's device.
 
     Ends the process with a sentence if the ranks cannot meet.
     """
@@ -43,20 +43,20 @@ def init_distributed(hang_seconds: float) -> torch.device:
         os.environ["MASTER_PORT"] = str(free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500"
     # DeepSpeed calls collectives by names that torch 2.13 deprecates
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
-    # DeepSpeed would compile its shared-memory all-reduce here, for minutes; only its inference code uses it.
+    # DeepSpeed would compile its shared-memory all-reduce here, for minutes; only its inference code uses it
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     timeout = timedelta(seconds=hang_seconds + COLLECTIVE_MARGIN_SECONDS)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = meet(rank, world_size, timeout)
     backend = get_accelerator().communication_backend_name()
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    deepspeed.init_distributed(timeout=timeout, auto_mpi_discovery=False, verbose=False)  # it takes this group
+    deepspeed.init_distributed(timeout=timeout, auto_mpi_discovery=False, verbose=False)  # adopts this group
     join_hosts(timeout)
     if torch.cuda.is_available():
         local_rank = int(os.environ["LOCAL_RANK"])
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
-    if "OMP_NUM_THREADS" not in os.environ:  # else every rank would use every core
+    if "OMP_NUM_THREADS" not in os.environ:  # without it every rank would use every core
         ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ["WORLD_SIZE"]))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
     return torch.device("cpu")
@@ -65,24 +65,27 @@ def init_distributed(hang_seconds: float) -> torch.device:
 def merged_deepspeed_config(
     config: RunConfig, memory_config: dict[str, Any], world_size: int, bfloat16_weights: bool = True
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration: how memory and communication work from the JSON, what is trained from the recipe.
+    """Return DeepSpeed's configuration: the JSON on memory and communication, with the recipe's batch and precision.
 
-    bfloat16_weights: precision bfloat16 means that the weights are held so too.
-    Raises ValueError where the JSON holds a key that the recipe owns or the batch does not divide.
+    bfloat16_weights: whether precision bfloat16 holds the weights in bfloat16 too.
+    Raises ValueError if the JSON holds a key that the recipe owns, or if the batch does not divide.
     """
     check_memory_config(config, memory_config, world_size)
-    choose_implementation(config.optimizer, state_device(memory_config))  # finds mistakes
+    choose_implementation(config.optimizer, state_device(memory_config))  # raises for mistakes
     return {
         **memory_config,
         "train_batch_size": config.samples_per_step.total,
         "train_micro_batch_size_per_gpu": config.micro_batch(world_size).total,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "gradient_clipping": config.optimizer.gradient_clip,
-        "bf16": {"enabled": bfloat16_weights and config.precision == "bfloat16", "check_grad_overflow": True},
-        "zero_allow_untested_optimizer": True,  # build_engine chooses it
+        "bf16": {
+            "enabled": bfloat16_weights and config.precision == "bfloat16",
+            "check_grad_overflow": True,
+        },
+        "zero_allow_untested_optimizer": True,  # build_engine passes it one
         "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,  # we print
-        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice a micro-step
+        "steps_per_print": 10**9,  # run/speed.py prints
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice per micro-step
     }
 
 
@@ -107,7 +110,9 @@ def build_engine(
     leaf_modules: ZeRO-3 gathers each as one piece. undecayed, lr_scale: see `parameter_groups`.
     Raises FatalRunError if DeepSpeed refuses the configuration.
     """
-    is_rounded = deepspeed_config["bf16"]["enabled"]  # then DeepSpeed makes its float32 copy from rounded weights
+    # DeepSpeed rounds the weights to bfloat16 first and makes its float32 copy from those, so the given ones are kept
+    # and put back: a checkpoint's or initial weights start a run exactly
+    is_rounded = deepspeed_config["bf16"]["enabled"]
     given = {name: p.detach().clone() for name, p in model.named_parameters()} if is_rounded else {}
     set_z3_leaf_modules(model, list(leaf_modules))
     device = state_device(deepspeed_config)
@@ -122,7 +127,7 @@ def build_engine(
             model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
         )
     except Exception as error:
-        if may_pass(error) or not met_by_all():
+        if may_pass(error) or not met_by_all():  # a rank alone would leave the others in a collective
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FatalRunError(f"DeepSpeed cannot work with {config.deepspeed_config}: {reason}") from error
@@ -137,12 +142,15 @@ def build_engine(
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether it can be one of memory, a device, a file or the network; what DeepSpeed refuses is of other kinds."""
+    """Return whether another start may succeed, as after an error of memory, a device, a file or the network.
+
+    DeepSpeed's refusals are errors of other kinds.
+    """
     return isinstance(error, (RuntimeError, OSError)) and not isinstance(error, NotImplementedError)
 
 
 def check_alike(implementation: str) -> None:
-    """Raises FatalRunError where ranks would take different optimizers: they round differently. All ranks call it."""
+    """Raise FatalRunError if ranks would take different optimizers: they round differently. All ranks call it."""
     per_rank = [implementation] * dist.get_world_size()
     dist.all_gather_object(per_rank, implementation)
     if len(found := sorted(set(per_rank))) > 1:
@@ -153,16 +161,16 @@ def check_alike(implementation: str) -> None:
 
 
 def state_device(deepspeed_config: dict[str, Any]) -> torch.device:
-    """Where the optimizer's state lies."""
+    """Return the device of the optimizer's state: the CPU under offload_optimizer."""
     offload = deepspeed_config["zero_optimization"].get("offload_optimizer") or {}
     is_on_gpu = torch.cuda.is_available() and offload.get("device", "none") == "none"
     return torch.device("cuda" if is_on_gpu else "cpu")
 
 
 def own_partition(parameter: Any, full: torch.Tensor) -> torch.Tensor:
-    """This rank's part of what belongs to a parameter under ZeRO-3: equal parts, the last one padded with zeros.
+    """Return this rank's part of a tensor of a parameter's shape under ZeRO-3: equal parts, the last padded with zeros.
 
-    DeepSpeed 0.19.8's access to whole parameters fails where their size is no multiple of the number of ranks.
+    DeepSpeed 0.19.8's access to whole parameters fails if their size is not a multiple of the number of ranks.
     """
     num_elements = parameter.partition_numel()
     rank = dist.get_rank(parameter.ds_process_group)

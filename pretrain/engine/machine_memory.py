@@ -1,4 +1,4 @@
-"""What no machine of this size can hold is refused before anything is allocated."""
+"""Refusal of networks, batches and buckets that exceed this machine's memory, before anything is allocated."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ ID_BYTES = 8
 
 
 def check_network_fits(build: Callable[[], nn.Module]) -> None:
-    """Raise ValueError if the weights of a network, which every rank begins with in float32, exceed the memory."""
+    """Raise ValueError if a network's weights exceed the memory: every rank starts with all of them in float32."""
     total, num_parameters = psutil.virtual_memory().total, count_parameters(build)
     if FLOAT32_BYTES * num_parameters > total:
         raise ValueError(
@@ -25,20 +25,23 @@ def check_network_fits(build: Callable[[], nn.Module]) -> None:
 
 
 def count_parameters(build: Callable[[], nn.Module]) -> int:
-    """Of a network, none of which is allocated."""
+    """Return the number of parameters of a network, without allocating any."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build().parameters())
 
 
 def check_batch_fits(per_step: SamplesPerStep, image_size: int, text_ids: int, world_size: int) -> None:
-    """Raise ValueError if a rank's part of a batch exceeds the memory. text_ids: of a step's captions and texts."""
+    """Raise ValueError if a rank's part of a batch exceeds the memory.
+
+    text_ids: the number of ids in the captions and texts of a step, over all ranks.
+    """
     total = psutil.virtual_memory().total
     num_bytes = (3 * image_size**2 * (per_step.images + per_step.pairs) + ID_BYTES * text_ids) // world_size
     if num_bytes > total:
         counts = ", ".join(f"{kind}_per_step" for kind, count in vars(per_step).items() if count)
         raise ValueError(
             f"a rank's part of a step of {per_step} takes {_gb(num_bytes)}, more than the {_gb(total)} of this "
-            f"machine; take more ranks, or lower {counts} or the sizes of images and texts"
+            f"machine; use more ranks, or lower {counts} or the sizes of images and texts"
         )
 
 

@@ -1,6 +1,6 @@
-"""DeepSpeed's file, a ds_configs/*.json: read and checked, all that DeepSpeed itself would ignore or misread included.
+"""DeepSpeed's file, a ds_configs/*.json, read and checked, also for what DeepSpeed would ignore or misread.
 
-It says how memory and communication work and nothing else; ds_configs/README.md explains the settings.
+It sets how memory and communication work and nothing else; ds_configs/README.md explains the settings.
 """
 
 import json
@@ -18,7 +18,7 @@ from data_pipeline.settings.suggestions import did_you_mean
 from pretrain.config.run_config import RunConfig
 
 FOLDER = Path(__file__).parents[2] / "ds_configs"
-"""Those that come with the project, found from any working folder."""
+"""The files that come with the project, found from any working folder."""
 OWNED_BY_RECIPE = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
@@ -33,7 +33,7 @@ LARGEST = 2**63 - 1
 
 
 class DataTypes(BaseModel):
-    """DeepSpeed has no model of this block."""
+    """The block data_types, of which DeepSpeed has no model."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,7 +41,7 @@ class DataTypes(BaseModel):
 
 
 class MemoryConfig(BaseModel):
-    """The blocks and keys that a file may hold. DeepSpeed has others, which a run sets itself or does not use."""
+    """The blocks and keys that a file may hold. DeepSpeed has more, which a run sets itself or does not use."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,7 +54,7 @@ class MemoryConfig(BaseModel):
     dump_state: bool = False
     disable_python_gc: bool = False
     zero_allow_untested_optimizer: Literal[True] = True
-    """What every run sets, as files made for other trainers mostly do."""
+    """Set by every run; accepted because files made for other trainers mostly have it."""
 
 
 def zero_settings(memory_config: dict[str, Any]) -> DeepSpeedZeroConfig:
@@ -63,7 +63,7 @@ def zero_settings(memory_config: dict[str, Any]) -> DeepSpeedZeroConfig:
 
 
 def read_memory_config(path: Path) -> dict[str, Any]:
-    """The content of a file. Raises ValueError unless it is a JSON object of settings that DeepSpeed understands."""
+    """Return the content of a file. Raises ValueError unless it is a JSON object of settings that DeepSpeed accepts."""
     path = find_memory_config(path)
     try:
         content = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates, parse_constant=_refused_constant)
@@ -78,7 +78,10 @@ def read_memory_config(path: Path) -> dict[str, Any]:
 
 
 def find_memory_config(path: Path) -> Path:
-    """The file: relative to the working folder or, if there is none and it names one of ds_configs/, that one."""
+    """Return the file: relative to the working folder or, if there is none, the one of that name in ds_configs/.
+
+    Raises ValueError if it does not exist.
+    """
     shipped = FOLDER / path.name
     if not path.is_absolute() and path.parent.name == FOLDER.name and not path.exists() and shipped.is_file():
         return shipped
@@ -94,14 +97,14 @@ def find_memory_config(path: Path) -> Path:
 
 
 def check_content(path: Path, content: dict[str, Any]) -> None:
-    """Raises ValueError for a key that is not used, a value of another type, and what DeepSpeed refuses."""
+    """Raise ValueError for a key that is not used, a value of another type, and settings that DeepSpeed refuses."""
     taken = sorted(set(content) & set(OWNED_BY_RECIPE))
     if taken:
         raise ValueError(f"{path} sets {', '.join(taken)}, which the recipe owns; remove it there")
     for problem in _problems(MemoryConfig, content, ""):
         raise ValueError(f"{path} {problem}")
     if "zero_optimization" not in content:
-        raise ValueError(f"{path} has no block zero_optimization; add it, as the files of ds_configs/ have it")
+        raise ValueError(f"{path} has no block zero_optimization; add it, as in the files of ds_configs/")
     try:
         MemoryConfig.model_validate(content)
     except (ValidationError, AssertionError) as error:
@@ -109,7 +112,7 @@ def check_content(path: Path, content: dict[str, Any]) -> None:
 
 
 def check_memory_config(config: RunConfig, memory_config: dict[str, Any], world_size: int) -> None:
-    """Raises ValueError where a run would train wrongly or could not be saved."""
+    """Raise ValueError if a run with these settings would train wrongly or could not be saved."""
     path, zero = config.deepspeed_config, memory_config["zero_optimization"]
     check_content(path, memory_config)
     if zero.get("stage") not in (1, 2, 3) or zero.get("compute_grad_norm") is False:
@@ -136,7 +139,7 @@ def check_memory_config(config: RunConfig, memory_config: dict[str, Any], world_
 
 
 def _check_offload(config: RunConfig, zero: dict[str, Any]) -> None:
-    """Raises ValueError where checkpoints would lack what is offloaded: DeepSpeed leaves it out of their files."""
+    """Raise ValueError if checkpoints would lack the offloaded state: DeepSpeed leaves it out of their files."""
     for name in ("offload_optimizer", "offload_param"):
         offload = zero.get(name) or {}
         if offload.get("device", "none") not in ("none", "cpu"):
@@ -149,7 +152,7 @@ def _check_offload(config: RunConfig, zero: dict[str, Any]) -> None:
 
 
 def _problems(model: type[BaseModel], content: dict[str, Any], prefix: str) -> Iterator[str]:
-    """What is wrong with the keys and types of a block, nested ones included."""
+    """Yield the mistakes in the keys and types of a block and of the blocks in it."""
     known = {name: field for field_name, field in model.model_fields.items() for name in (field_name, field.alias)}
     for key, value in content.items():
         if key not in known:
@@ -169,7 +172,7 @@ def _problems(model: type[BaseModel], content: dict[str, Any], prefix: str) -> I
 
 
 def _mistyped(annotation: Any, blocks: list[type], value: Any) -> str:
-    """What a value must be, if it is something else: pydantic takes "yes" for true and true for 1."""
+    """Return what a value must be, empty if it is: pydantic would take "yes" for true and true for 1."""
     parts = _parts(annotation)
     if blocks:
         return "" if value is None and type(None) in parts else "an object, {...}"
@@ -202,7 +205,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refused_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _kind_of(content: Any) -> str:
@@ -210,7 +213,7 @@ def _kind_of(content: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Of pydantic, the first complaint with the key that it is about."""
+    """Return the reason of an error; of pydantic's, the first, with its key."""
     if not isinstance(error, ValidationError):
         return " ".join(str(error).split())
     first = error.errors(include_url=False)[0]

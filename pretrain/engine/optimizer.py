@@ -1,5 +1,7 @@
-"""AdamW by whoever computes it fastest. All compute the same formula with the same two moments (Loshchilov and Hutter,
-"Decoupled Weight Decay Regularization"; bias correction, eps outside the root), so that a run may go on with another.
+"""AdamW by the fastest implementation that is installed.
+
+All compute the same formula with the same two moments (Loshchilov and Hutter, "Decoupled Weight Decay Regularization";
+bias correction, eps outside the root), so a run may be resumed with another one.
 """
 
 import importlib
@@ -17,7 +19,7 @@ from model.kernels.nvidia_apex import missing_of_apex
 from pretrain.config.run_config import OptimizerConfig
 
 Implementation = Literal["torch", "deepspeed", "apex"]
-"""Whose AdamW it is."""
+"""The package whose AdamW is used."""
 ScaleOfName = Callable[[str], float]
 """A parameter's share of the learning rate, by its name."""
 
@@ -47,11 +49,11 @@ def parameter_groups(
 
 
 def choose_implementation(config: OptimizerConfig, state_device: torch.device) -> Implementation:
-    """auto: on a GPU NVIDIA apex's where it is installed, else DeepSpeed's where it was built beforehand, else torch's;
-    on a CPU torch's. Nothing is compiled but for those who ask for `deepspeed`.
+    """Return the implementation that a config asks for.
 
-    state_device: where the moments are, the CPU under offload_optimizer. Raises ValueError where what was asked for
-    cannot run.
+    auto on a GPU: NVIDIA apex's if it is installed, else DeepSpeed's if it was built beforehand, else torch's; on a CPU
+    torch's. Nothing is compiled unless `deepspeed` is asked for. state_device: the device of the moments, the CPU under
+    offload_optimizer. Raises ValueError if the one asked for cannot run.
     """
     choice, is_gpu = config.implementation, state_device.type == "cuda"
     if choice == "auto":
@@ -79,7 +81,7 @@ def choose_implementation(config: OptimizerConfig, state_device: torch.device) -
 def build_optimizer(
     groups: list[dict[str, Any]], config: OptimizerConfig, implementation: Implementation, state_device: torch.device
 ) -> Optimizer:
-    """AdamW over parameter groups, which DeepSpeed then puts its own partitions into."""
+    """Return AdamW over parameter groups, whose parameters DeepSpeed then replaces by its partitions."""
     settings: dict[str, Any] = {"lr": config.peak_lr, "betas": (config.beta1, config.beta2), "eps": config.eps}
     if implementation == "apex":
         optimizer = importlib.import_module("apex.optimizers").FusedAdam(groups, adam_w_mode=True, **settings)
@@ -94,27 +96,28 @@ def build_optimizer(
 
 
 def describe_optimizer(implementation: Implementation, state_device: torch.device) -> str:
-    """For the log."""
+    """Return the line that is printed when a run starts."""
     where = "GPU" if state_device.type == "cuda" else "CPU"
     return f"optimizer: AdamW of {implementation}, fused, on the {where}"
 
 
 def step_counter(optimizer: Optimizer, partition: Tensor, num_updates: int) -> Tensor | int:
-    """The state `step` of a partition that was updated so often, as this optimizer keeps it."""
+    """Return the state `step` of a partition after `num_updates` updates, in the form that this optimizer keeps."""
     if isinstance(optimizer, torch.optim.AdamW):
         return torch.tensor(float(num_updates), device=partition.device)
     return num_updates
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What each parameter group is set to."""
+    """Return the settings of each parameter group."""
     return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
 
 def adopt_state(optimizer: Optimizer, settings: list[dict[str, Any]], num_updates: int) -> None:
-    """Make state that was loaded this optimizer's, whichever implementation saved it.
+    """Turn loaded state into this optimizer's, whichever implementation saved it.
 
-    settings: `group_settings` from before it was loaded; a checkpoint's would choose its implementation.
+    settings: `group_settings` from before the state was loaded. Loading replaces them by the checkpoint's, which are
+    those of the implementation that saved it, and lack `lr_scale` if it is older than that.
     """
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         parameters = group["params"]
@@ -126,7 +129,7 @@ def adopt_state(optimizer: Optimizer, settings: list[dict[str, Any]], num_update
 
 
 def _count_steps_by_parameter(optimizer: Optimizer) -> None:
-    """apex counts the steps of a group, but ZeRO-3 steps the partitions of a group one after the other."""
+    """Keep apex's count of steps per parameter: it counts per group, but ZeRO-3 steps partitions one by one."""
 
     def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for group in optimizer.param_groups:
@@ -143,7 +146,7 @@ def _count_steps_by_parameter(optimizer: Optimizer) -> None:
 
 
 def _is_built(builder: Any) -> bool:
-    """Whether an operation came compiled with DeepSpeed's installation (DS_BUILD_FUSED_ADAM=1)."""
+    """Return whether an operation came compiled with DeepSpeed's installation (DS_BUILD_FUSED_ADAM=1)."""
     return importlib.util.find_spec(builder.absolute_name()) is not None
 
 

@@ -1,4 +1,4 @@
-"""The error budget: every sample that had to be skipped, in RUN/bad_samples.jsonl; too many of them end the run."""
+"""The error budget: samples that had to be skipped are listed in RUN/bad_samples.jsonl, and too many end the run."""
 
 import json
 from collections import Counter
@@ -17,33 +17,33 @@ NUM_SHOWN = 5
 
 
 def read_bad_samples(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the sound lines of a run's bad samples. Raises OSError."""
+    """Return the sound lines of a run's list of bad samples. Raises OSError."""
     return read_records(run_dir / BAD_SAMPLES_NAME, _is_bad_sample)
 
 
 class BadSampleBudget:
-    """The different samples that all ranks had to skip over the whole run, also over restarts."""
+    """The distinct samples that any rank had to skip over the whole run, restarts included."""
 
     def __init__(self, run_dir: Path, max_bad_samples: int):
         self.path = run_dir / BAD_SAMPLES_NAME
         self.max_bad_samples = max_bad_samples
         self.samples: dict[tuple[str, str], dict[str, Any]] = {}
-        """By shard and key, as they stand in the file: when they were met first, and why they were skipped."""
+        """Lines of the file by shard and key: the step that met a sample first, and why it was skipped."""
 
     def read(self, first_step: int) -> None:
-        """Go on where the checkpoint was. Raises OSError."""
+        """Read the samples met before a step, from which the run resumes. Raises OSError."""
         for line in read_bad_samples(self.path.parent):
             if line["step"] < first_step:
                 self.samples.setdefault(_shard_and_key(line), line)
 
     def write(self, first_step: int) -> None:
-        """Leave in the file what was read, as on the main rank alone. Raises OSError."""
+        """Reduce the file to the lines that `read` takes. Main rank. Raises OSError."""
         restore_lines(self.path, _is_bad_sample, _shard_and_key, first_step)
 
     def add(self, step: int, found: list[BadSample]) -> None:
-        """What this rank found in a step; called by all ranks where one has found some.
+        """Add the samples that this rank skipped in a step. All ranks call it if one has skipped some.
 
-        Raises FatalRunError, a report, on all of them when the budget is spent.
+        Raises FatalRunError with a report, on all of them, once the budget is spent.
         """
         per_rank: list[list[BadSample]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(per_rank, found)
@@ -58,13 +58,13 @@ class BadSampleBudget:
             try:
                 with self.path.open("ab", buffering=0) as file:
                     append_whole(file, "".join(json.dumps(line) + "\n" for line in lines).encode())
-            except OSError as error:  # it is in memory and on standard error; no reason to end one rank alone
+            except OSError as error:  # the sample is counted and on standard error; that must not end one rank alone
                 warn(f"{self.path} cannot be written ({error})")
         if len(self.samples) > self.max_bad_samples:
             raise FatalRunError(self.report())
 
     def report(self) -> str:
-        """How many, why, and where most of them lie."""
+        """Return the number of bad samples, the most frequent reasons, and the shards with most of them."""
         reasons = Counter(line["reason"].partition(" (")[0] for line in self.samples.values()).most_common(NUM_SHOWN)
         shards = Counter(line["shard"] for line in self.samples.values()).most_common(NUM_SHOWN)
         return (

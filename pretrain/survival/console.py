@@ -1,4 +1,4 @@
-"""Saying something to whoever reads along: a full disk or a closed terminal must not end a run."""
+"""Printing that cannot fail: a full disk or a closed terminal must not end a run."""
 
 import sys
 from contextlib import suppress
@@ -13,7 +13,7 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print on standard error, whatever that is redirected to for a while."""
+    """Print on the process's standard error, even while sys.stderr is redirected."""
     _print(text, sys.__stderr__)
 
 

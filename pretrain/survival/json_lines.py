@@ -1,4 +1,4 @@
-"""JSON lines that a run adds to and reads back. A damaged line costs itself alone: it is set aside with a warning.
+"""Files of JSON lines that a run appends to and reads back. Damaged lines are set aside with a warning.
 
 Damage comes from outside: a crash of the machine (pages of NUL bytes, half a line), an editor, another program.
 """
@@ -17,27 +17,27 @@ from pretrain.survival.agreement import in_words
 from pretrain.survival.console import warn
 
 MAX_LINE_BYTES = 1 << 26
-"""A longer line is damaged. The keys of a giant's batch take a million."""
+"""A longer line counts as damaged. The sample keys of the largest batches take about a million bytes."""
 _BLANK = b"\0 \t\r\n"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a file, or a part of one that is too long."""
+    """A line of a file, or a part of a line that is too long."""
 
     number: int
     """Counted from 1."""
     start: int
-    """Place of its first byte in the file."""
+    """Offset of its first byte in the file."""
     size: int
-    """In bytes, with the line's end."""
+    """In bytes, with the newline."""
     content: bytes
     record: dict[str, Any]
-    """Empty if the line is no JSON object."""
+    """Empty if the line is not a JSON object."""
 
 
 def append_whole(file: io.FileIO, content: bytes) -> None:
-    """Write all of it, or nothing. Raises OSError."""
+    """Append the whole content, or nothing. Raises OSError."""
     size = os.fstat(file.fileno()).st_size
     try:
         if file.write(content) != len(content):
@@ -48,9 +48,9 @@ def append_whole(file: io.FileIO, content: bytes) -> None:
 
 
 def read_records(path: Path, is_sound: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Return the sound records of a file, as its lines stand there; [] if there is none.
+    """Return the sound records of a file in the order of its lines; [] if there is no file.
 
-    is_sound: whether a JSON object has what its readers rely on. Raises OSError.
+    is_sound: whether a JSON object has the fields that its readers rely on. Raises OSError.
     """
     return [line.record for line in _lines(path) if line.record and is_sound(line.record)]
 
@@ -61,10 +61,10 @@ def restore_lines(
     key: Callable[[dict[str, Any]], object],
     first_step: int,
 ) -> list[dict[str, Any]]:
-    """Leave in a file what a run that continues at first_step goes on from; return it.
+    """Reduce a file to the lines before first_step, at which a run resumes, and return them.
 
-    That is the sound line of each key, in the order of their steps. Lines of later steps are dropped, since the run
-    takes these steps again. All else goes to NAME.damaged-N.jsonl, and a warning says so. Raises OSError.
+    Kept is the first sound line of each key, in the order of their steps. Lines of later steps are dropped, since the
+    run takes these steps again. All others are moved to NAME.damaged-N.jsonl, with a warning. Raises OSError.
     """
     kept: dict[object, Line] = {}
     damaged: list[Line] = []
@@ -81,14 +81,14 @@ def restore_lines(
         written_with_retries(lambda: _replace(path, content), path)
         if aside is not None:
             warn(
-                f"warning: {path} has {len(damaged)} damaged or doubled line{'s' * (len(damaged) > 1)}, the first in "
+                f"warning: {path} has {len(damaged)} damaged or duplicate line{'s' * (len(damaged) > 1)}, the first in "
                 f"line {damaged[0].number}; set aside in {aside.name}, the others are kept"
             )
     return [line.record for line in lines]
 
 
 def _lines(path: Path) -> Iterator[Line]:
-    """Raises OSError, with a sentence, if the file is there and cannot be read."""
+    """Yield the lines of a file. Raises OSError, in a sentence, if it exists and cannot be read."""
     try:
         with path.open("rb") as file:
             number, start, is_within = 1, 0, False
@@ -114,7 +114,7 @@ def _record(text: bytes) -> dict[str, Any]:
 
 
 def _set_aside(path: Path, damaged: list[Line]) -> Path:
-    """Write the lines to a new file beside this one. Raises OSError."""
+    """Copy lines to a new file beside this one; return it. Raises OSError."""
     number = 1
     while (aside := path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")).exists():
         number += 1
@@ -128,7 +128,10 @@ def _set_aside(path: Path, damaged: list[Line]) -> Path:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """On disk before it takes the name, so that a crash leaves the one or the other. Raises OSError."""
+    """Replace a file at once: the new content is on disk before it takes the name, so a crash leaves one or the other.
+
+    Raises OSError.
+    """
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         file.write(content)

@@ -1,7 +1,7 @@
-"""The place where the ranks meet: torch's key-value store at MASTER_ADDR and MASTER_PORT, which the main rank opens.
+"""How the ranks meet: in torch's key-value store at MASTER_ADDR and MASTER_PORT, which the main rank opens.
 
-The port may be another's, most often that of a second run on the same machine. Then the main rank cannot open it, and
-the other ranks must not join whoever has it: they would wait for ever, or disturb that run.
+Another program may hold the port, most often a second run on the same machine. Then the main rank cannot open it, and
+the other ranks must not join that program: they would wait forever, or disturb that run.
 """
 
 import os
@@ -18,14 +18,14 @@ from pretrain.survival.console import warn
 from pretrain.survival.stop import EXIT_RANK_LOST, end_as_mistake, end_process
 
 ANSWER_SECONDS = 30.0
-"""Within which a port that accepts connections has to answer as the main rank of this run."""
+"""Time within which a port that accepts connections has to answer as the main rank of this run."""
 _POLL_SECONDS = 0.2
 
 
 def meet(rank: int, world_size: int, timeout: timedelta) -> Store:
-    """The store that all ranks share. Ends the process, in a sentence of the main rank, if the port is another's."""
+    """Return the store that all ranks share. Ends all ranks, with a sentence, if another program holds the port."""
     host, port = os.environ["MASTER_ADDR"], _port()
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun has opened it for its ranks
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun has opened it already
         return next(rendezvous("env://", timeout=timeout))[0]
     if rank == 0:
         _wait_for_address(host)
@@ -34,18 +34,18 @@ def meet(rank: int, world_size: int, timeout: timedelta) -> Store:
         except RuntimeError as error:
             if "EADDRINUSE" in str(error):
                 end_as_mistake(_taken(port))
-            end_as_mistake(f"the main rank cannot listen at port {port} ({_first_line(error)}); give another")
+            end_as_mistake(f"the main rank cannot listen at port {port} ({_first_line(error)}); give another one")
         store.set("imglish/world_size", str(world_size))
         return store
     _wait_until_open(host, port, timeout)
-    is_late = threading.Timer(ANSWER_SECONDS, _leave, [port])  # torch waits for ever for one that never answers
+    is_late = threading.Timer(ANSWER_SECONDS, _leave, [port])  # torch waits forever for a program that never answers
     is_late.daemon = True
     is_late.start()
     try:
         store = TCPStore(host, port, world_size, timeout=timeout, wait_for_workers=False)
         store.wait(["imglish/world_size"], timedelta(seconds=ANSWER_SECONDS / 2))
         is_ours = store.get("imglish/world_size") == str(world_size).encode()
-        # another run's rank of this number has been there before
+        # a count above 1: this is the store of another run, whose rank of this number has joined it
         is_ours = is_ours and store.add(f"imglish/rank/{rank}", 1) == 1
     except RuntimeError:
         is_ours = False
@@ -56,7 +56,7 @@ def meet(rank: int, world_size: int, timeout: timedelta) -> Store:
 
 
 def _wait_for_address(host: str) -> None:
-    """End the main rank if its own name has no address: torch would try for the whole timeout, without a word."""
+    """End the main rank if its own name has no address: torch would try in silence until the timeout."""
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
@@ -88,7 +88,7 @@ def _port() -> int:
     text = os.environ["MASTER_PORT"]
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 16):
         end_as_mistake(
-            f"MASTER_PORT {text!r} is no port; give the launcher one from 1024 to 65535: --master_port 29501"
+            f"MASTER_PORT {text!r} is not a port; give the launcher one from 1024 to 65535: --master_port 29501"
         )
     return int(text)
 
@@ -102,7 +102,7 @@ def _taken(port: int) -> str:
 
 
 def _leave(port: int) -> NoReturn:
-    """End a rank whose main rank does not have the port. On the main rank's node that one says it."""
+    """End a rank whose main rank does not have the port. Reported once per node; on the main rank's by that one."""
     if os.environ["LOCAL_RANK"] == "0":
         warn(f"error: {_taken(port)}")
     end_as_mistake("")

@@ -1,8 +1,8 @@
-"""How the ranks reach the main rank's watchdog, and how it keeps strangers out.
+"""Connections of the ranks to the main rank's watchdog, and how strangers are kept out.
 
-The main rank listens at the addresses by which other ranks know it, and only until all of them have come. Whoever
-connects is sent a random number and has to answer with its HMAC under a secret that the process group shares; all else
-is dropped. On a network where others can read along that does not hide what is said, which is where each rank is.
+The main rank listens at the addresses by which other ranks know it, and only until all of them have connected. Each
+connection is sent a random number and has to answer with its HMAC under a secret that the process group shares; all
+others are dropped. Messages are not encrypted: on a network that others can read, they reveal where each rank is.
 
     main rank -> rank   {"challenge": "5f..."}
     rank -> main rank   {"rank": 3, "proof": "a1..."}
@@ -26,23 +26,23 @@ import torch.distributed as dist
 from pretrain.survival.console import warn
 
 MAX_LINE_BYTES = 1 << 16
-"""Of a message; those that are longer are shortened before they are sent."""
+"""Limit of a message; longer ones are shortened before they are sent."""
 MAX_GREETING_BYTES = 1 << 10
-"""Of what somebody sends before he has shown that he is a rank."""
+"""Limit of all that a connection may send before it has proved to be a rank's."""
 GREETING_SECONDS = 10.0
-"""Within which he has to show it."""
+"""Time within which it has to prove that."""
 Address = tuple[Any, ...]
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """A line; texts are cut so that it stays within MAX_LINE_BYTES."""
+    """Return a message as a line; texts are cut so that it stays within MAX_LINE_BYTES."""
     longest = MAX_LINE_BYTES // 16  # a character takes up to twelve bytes in JSON
     cut = {name: value[:longest] if isinstance(value, str) else value for name, value in message.items()}
     return json.dumps(cut).encode() + b"\n"
 
 
 def network_stack() -> str:
-    """The same for processes that reach each other over the loopback interface."""
+    """Return an identifier that processes share if they reach each other over the loopback interface."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.stat('/proc/self/ns/net').st_ino}"
@@ -51,7 +51,7 @@ def network_stack() -> str:
 
 
 def main_addresses() -> list[tuple[int, Address]]:
-    """Families and addresses that MASTER_ADDR stands for on this node; none if it cannot be resolved."""
+    """Return the families and addresses that MASTER_ADDR resolves to on this node; none if it does not resolve."""
     try:
         found = socket.getaddrinfo(os.environ["MASTER_ADDR"], 0, type=socket.SOCK_STREAM)
     except OSError:
@@ -61,16 +61,16 @@ def main_addresses() -> list[tuple[int, Address]]:
 
 @dataclass(frozen=True)
 class Doors:
-    """What every rank is told: where the main rank listens, and the secret."""
+    """Where the main rank listens, and the secret; broadcast to every rank."""
 
     stack: str
-    """The main rank's network_stack()."""
+    """network_stack() of the main rank."""
     ports: dict[str, int]
-    """By IP address; "" stands for any address of the main node."""
+    """Ports by IP address; "" stands for any address of the main node."""
     secret: bytes
 
     def addresses(self) -> list[tuple[int, Address]]:
-        """Where this rank may reach the main rank, best first."""
+        """Return the addresses at which this rank may reach the main rank, best first."""
         if network_stack() == self.stack:
             return [(socket.AF_INET, ("127.0.0.1", self.ports["127.0.0.1"]))]
         known = [(family, address) for family, address in main_addresses() if address[0] in self.ports]
@@ -80,7 +80,7 @@ class Doors:
 
 
 def open_doors() -> tuple[list[socket.socket], Doors]:
-    """On every rank, at the same time. The main rank listens, the others get no listeners."""
+    """Listen on the main rank, and return on every rank where; the others get no listeners. All ranks call it."""
     known: list[tuple[str, list[str]]] = [("", [])] * dist.get_world_size()
     dist.all_gather_object(known, (network_stack(), [str(address[0]) for _, address in main_addresses()]))
     listeners: list[socket.socket] = []
@@ -96,18 +96,21 @@ def open_doors() -> tuple[list[socket.socket], Doors]:
 
 
 def _listen(elsewhere: list[str], is_alone: bool, backlog: int) -> tuple[list[socket.socket], dict[str, int]]:
-    """At the loopback address for this node's ranks, and where those of other nodes look for it."""
+    """Listen at the loopback address for this node's ranks, and at the addresses where other nodes look for it.
+
+    Returns the listeners, and their ports by address.
+    """
     listeners = [socket.create_server(("127.0.0.1", 0), backlog=max(128, backlog))]
     ports = {"127.0.0.1": listeners[0].getsockname()[1]}
     for address in elsewhere:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with suppress(OSError):  # it is no address of this node, as when it is translated on the way
+        with suppress(OSError):  # not an address of this node, as behind a NAT
             listeners.append(socket.create_server((address, 0), family=family, backlog=max(128, backlog)))
             ports[address] = listeners[-1].getsockname()[1]
     if not is_alone and len(listeners) == 1:
         warn(
-            f"warning: {os.environ['MASTER_ADDR']} is no address of the main node itself, so its watchdog listens on "
-            "all interfaces; set MASTER_ADDR to the address of the interface that the nodes share"
+            f"warning: {os.environ['MASTER_ADDR']} is not an address of the main node itself, so its watchdog listens "
+            "on all interfaces; set MASTER_ADDR to the address of the interface that the nodes share"
         )
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
@@ -117,10 +120,10 @@ def _listen(elsewhere: list[str], is_alone: bool, backlog: int) -> tuple[list[so
 
 
 def connect(doors: Doors, rank: int, timeout_seconds: float) -> socket.socket:
-    """This rank's connection, on which it is known. Raises OSError, in a sentence, if there is none in that time."""
+    """Return this rank's connection once it is admitted. Raises OSError, in a sentence, if it is not in that time."""
     deadline, problem = time.monotonic() + timeout_seconds, f"{os.environ['MASTER_ADDR']} has no address"
     while True:
-        is_last = time.monotonic() > deadline  # so that a process that was suspended tries once more
+        is_last = time.monotonic() > deadline  # before the attempt: a process that was suspended tries once more
         for family, address in doors.addresses():
             try:
                 return _greet(family, address, doors.secret, rank, min(timeout_seconds, GREETING_SECONDS))
@@ -128,8 +131,8 @@ def connect(doors: Doors, rank: int, timeout_seconds: float) -> socket.socket:
                 problem = f"{address[0]} port {address[1]}: {error}"
         if is_last:
             raise OSError(
-                f"rank {rank} on {socket.gethostname()} does not reach the main rank's watchdog ({problem}); "
-                "let all ports be open between the nodes"
+                f"rank {rank} on {socket.gethostname()} cannot reach the main rank's watchdog ({problem}); "
+                "open all ports between the nodes"
             )
         time.sleep(0.1)
 
@@ -142,7 +145,7 @@ def _greet(family: int, address: Address, secret: bytes, rank: int, timeout_seco
         challenge = bytes.fromhex(_read_line(connection)["challenge"])
         connection.sendall(encode({"rank": rank, "proof": proof(secret, challenge, rank)}))
         if not _read_line(connection).get("welcome"):
-            raise OSError("is not welcome")
+            raise OSError("is not admitted")
     except BaseException:
         connection.close()
         raise
@@ -150,7 +153,7 @@ def _greet(family: int, address: Address, secret: bytes, rank: int, timeout_seco
 
 
 def _read_line(connection: socket.socket) -> dict[str, Any]:
-    """Byte by byte: what follows belongs to whoever reads next. Raises OSError or ValueError."""
+    """Read one line byte by byte, since what follows belongs to the next reader. Raises OSError or ValueError."""
     line = b""
     while not line.endswith(b"\n"):
         byte = connection.recv(1)
@@ -161,7 +164,7 @@ def _read_line(connection: socket.socket) -> dict[str, Any]:
 
 
 def proof(secret: bytes, challenge: bytes, rank: int) -> str:
-    """What only a rank of this run can answer."""
+    """Return the answer to a challenge that only a rank of this run can give."""
     return hmac.new(secret, challenge + rank.to_bytes(8, "big"), hashlib.sha256).hexdigest()
 
 
@@ -174,23 +177,26 @@ class Link:
     challenge: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     received: bytes = b""
     rank: int | None = None
-    """Whose it is, once he has shown it."""
+    """The rank at the other end, once it has proved to be that."""
 
     def send(self, message: dict[str, Any]) -> None:
-        with suppress(OSError):  # its end shows when it is heard
+        with suppress(OSError):  # reading from it will show that it is lost
             self.connection.sendall(encode(message))
 
     def receive(self) -> list[dict[str, Any]]:
-        """The messages that have come. Raises BlockingIOError, OSError or ValueError if it is lost or talks nonsense,
-        EOFError once it is closed."""
+        """Return the messages that have arrived.
+
+        Raises BlockingIOError if none has, OSError if the connection is lost, EOFError if it was closed, ValueError if
+        it holds something else.
+        """
         data = self.connection.recv(1 << 16)
         if not data:
             raise EOFError
         limit = MAX_GREETING_BYTES if self.rank is None else MAX_LINE_BYTES
         *lines, self.received = (self.received + data).split(b"\n")
         if any(len(line) > limit for line in (*lines, self.received)) or (self.rank is None and len(lines) > 1):
-            raise ValueError("too much")
+            raise ValueError("is too long")
         messages = [json.loads(line) for line in lines]
         if not all(isinstance(message, dict) for message in messages):
-            raise ValueError("no message")
+            raise ValueError("is not a message")
         return messages

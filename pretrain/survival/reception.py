@@ -1,4 +1,4 @@
-"""The main rank's side of rank_links.py: who connects, and who is let in."""
+"""The main rank's side of rank_links.py: which connections are accepted and which admitted."""
 
 import hmac
 import selectors
@@ -11,11 +11,11 @@ from pretrain.survival.console import warn
 from pretrain.survival.rank_links import GREETING_SECONDS, Link, proof
 
 MAX_STRANGERS = 256
-"""Connections without proof; the oldest is dropped for a new one. A rank that is dropped so connects again."""
+"""Connections without proof; the oldest is dropped for a new one. A rank that is dropped by that connects again."""
 
 
 class Reception:
-    """The main rank's listeners, and those who have not shown yet who they are."""
+    """The main rank's listeners, and the connections that have not proved yet to be a rank's."""
 
     def __init__(self, listeners: list[socket.socket], secret: bytes, world_size: int):
         self.listeners, self.secret, self.world_size = listeners, secret, world_size
@@ -27,7 +27,7 @@ class Reception:
         self._has_warned = False
 
     def wait(self, timeout_seconds: float) -> list[Link]:
-        """Accept who comes; return the connections on which something has."""
+        """Accept new connections; return those on which something has arrived."""
         ready = []
         for key, _ in self.selector.select(timeout_seconds):
             if key.data is not None:
@@ -42,7 +42,7 @@ class Reception:
     def _accept(self, listener: socket.socket) -> None:
         while len(self.strangers) >= MAX_STRANGERS:
             self.drop(self.strangers[0])
-        with suppress(OSError):  # it has gone again
+        with suppress(OSError):  # it was closed again already
             connection, _ = listener.accept()
             connection.setblocking(False)
             link = Link(connection, time.monotonic())
@@ -51,7 +51,7 @@ class Reception:
             link.send({"challenge": link.challenge.hex()})
 
     def admit(self, link: Link, message: dict[str, Any]) -> bool:
-        """Whether this message shows that the connection is that of a rank, which it then is."""
+        """Return whether a message proves that the connection is a rank's, and take it as that rank's if so."""
         rank, shown = message.get("rank"), message.get("proof")
         if type(rank) is not int or not 0 <= rank < self.world_size or not isinstance(shown, str):
             return False
@@ -63,18 +63,20 @@ class Reception:
         return True
 
     def drop(self, link: Link) -> None:
-        """Close a connection; that of a stranger with a word, once."""
+        """Close a connection; warn of the first that is a stranger's."""
         if link in self.strangers:
             self.strangers.remove(link)
             if not self._has_warned:
                 self._has_warned = True
-                warn(f"warning: the watchdog dropped a connection from {_peer(link)} that is none of this run's ranks")
+                warn(
+                    f"warning: the watchdog dropped a connection from {_peer(link)} that is not one of this run's ranks"
+                )
         with suppress(KeyError, ValueError):
             self.selector.unregister(link.connection)
         link.connection.close()
 
     def close(self) -> None:
-        """Let nobody in any more: all ranks are here."""
+        """Stop listening, once all ranks are connected."""
         for listener in self.listeners:
             self.selector.unregister(listener)
             listener.close()
@@ -83,7 +85,7 @@ class Reception:
             self.drop(link)
 
     def close_in_child(self) -> None:
-        """After a fork. The selector is the parent's too, so nothing is taken out of it."""
+        """Close the connections in a forked child. The selector is shared with the parent: nothing is unregistered."""
         for connection in (*self.listeners, *(link.connection for link in self.strangers)):
             connection.close()
 
@@ -92,4 +94,4 @@ def _peer(link: Link) -> str:
     try:
         return str(link.connection.getpeername()[0])
     except OSError:
-        return "somebody who has gone"
+        return "a closed connection"

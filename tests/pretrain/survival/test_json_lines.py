@@ -71,7 +71,7 @@ def test_half_a_line_at_the_end_and_lines_out_of_order(tmp_path: Path, capfd: py
     RunLog(tmp_path, 6, 8)  # steps after the checkpoint are taken again
     assert path.read_bytes() == log_of(*SOUND)
     assert (tmp_path / "log.damaged-1.jsonl").read_bytes() == b'{"step": 7, "lo'
-    assert "1 damaged or doubled line, the first in line 9;" in capfd.readouterr().err
+    assert "1 damaged or duplicate line, the first in line 9;" in capfd.readouterr().err
 
 
 def test_steps_without_a_line_are_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -138,4 +138,4 @@ def test_bad_samples_after_a_damaged_line_still_count(tmp_path: Path, capfd: pyt
     assert [key for _, key in budget.samples] == ["k0", "k1"] == [line["key"] for line in read_bad_samples(tmp_path)]
     assert path.read_bytes() == log_of(*sound[:2])
     assert (tmp_path / "bad_samples.damaged-1.jsonl").read_bytes() == log_of(*damaged)
-    assert f"warning: {path} has 6 damaged or doubled lines, the first in line 2;" in capfd.readouterr().err
+    assert f"warning: {path} has 6 damaged or duplicate lines, the first in line 2;" in capfd.readouterr().err

@@ -98,7 +98,7 @@ def test_a_rank_of_another_node_says_it_once_for_its_node() -> None:
 def test_a_port_that_is_none_is_refused(port: str) -> None:
     ended = run_ranks(2, "tests.pretrain.survival.test_meeting", [], environment={"MASTER_PORT": port})
     assert ended.exit_codes == [2, 2]
-    assert ended.stderr[0].startswith(f"error: MASTER_PORT {port!r} is no port; give the launcher one")
+    assert ended.stderr[0].startswith(f"error: MASTER_PORT {port!r} is not a port; give the launcher one")
     assert ended.stderr[1] == ""
 
 
