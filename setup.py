@@ -18,6 +18,7 @@ setup(
         "data_pipeline.shards",
         "data_pipeline.sources",
         "data_pipeline.texts",
+        "data_pipeline.workers",
         "model",
         "model.kernels",
         "pretrain",

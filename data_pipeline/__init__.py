@@ -1,4 +1,4 @@
-"""The data: raw sources to WebDataset shards, shards to deterministic batches.
+"""Data: raw sources to WebDataset shards, and shards to deterministic batches.
 
-Knows nothing of the network or of a run.
+Imports nothing of the network or of a run.
 """

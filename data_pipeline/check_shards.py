@@ -1,75 +1,77 @@
-"""python -m data_pipeline.check_shards FOLDER : read all that a run would read, and look at some of it.
+"""python -m data_pipeline.check_shards FOLDER : read everything that a run would read.
 
-Compares every shard with its checksum, decodes every image and text, counts, names what a run would skip, and draws a
-contact sheet of random samples as training sees them.
+Compares every shard with its checksum, decodes every image and text, names what a run would skip, and draws a contact
+sheet of random samples as training sees them.
 """
 
-import hashlib
 import html
-import os
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from annotated_types import Interval
-from PIL import Image
 
+from data_pipeline.files.hashing import descriptor_sha256
 from data_pipeline.files.remote_files import is_remote, public_url
-from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.config import DataConfig
 from data_pipeline.samples.sample import BadSampleError, printable
-from data_pipeline.samples.under_way import at_sample
-from data_pipeline.settings.command_line import num_cores, progress_bar, run_command, worker_pool
+from data_pipeline.settings.command_line import num_cores, progress_bar, run_command
 from data_pipeline.settings.ranges import ByteCount, PartBelowOne, Seed, Side, Workers, check_ranges
 from data_pipeline.shards.cache import ShardCache
-from data_pipeline.shards.contact_sheet import draw_sheet
 from data_pipeline.shards.index import index_problem, read_index
 from data_pipeline.shards.reader import SampleReader, ShardMismatchError
 from data_pipeline.shards.scan import SampleReport
 from data_pipeline.texts.tokenizer import NO_TOKEN, TextTokenizer, UnknownShare, unknown_share
+from data_pipeline.workers.pool import worker_pool
+from data_pipeline.workers.under_way import at_sample
+
+if TYPE_CHECKING:  # these import torch and Pillow, which take seconds: functions that need them import them
+    from PIL.Image import Image
+
+    from data_pipeline.images.transform import ImageTransform
 
 MAX_ENCODED = 1 << 20
-"""Characters of a text that are encoded: a run reads fewer, and all of a long one could take too much CPU time."""
+"""Characters of a text that are encoded. A run encodes fewer, and a whole book could exceed a sample's CPU time."""
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Read a folder of shards through."""
+    """Check a folder of shards."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder or URL of shards with an index."""
     sheet: Path | None = None
-    """The contact sheet to write, a PNG. None: contact_sheet.png in the folder, or here if that is a URL."""
+    """Path of the contact sheet, a PNG. By default contact_sheet.png in FOLDER, or here if FOLDER is a URL."""
     num_shown: Annotated[int, Interval(ge=0, le=10_000)] = 24
-    """Samples on the contact sheet; 0: no sheet."""
+    """Number of samples on the contact sheet; 0 draws none."""
     seed: Seed = 0
-    """Of the choice of samples that are shown, and of their crops."""
+    """Seed for the samples that are shown and their crops."""
     image_size: Side = 224
-    """Of the crops that are shown: model.image_size of the run, in pixels."""
+    """Side of the crops that are shown, in pixels: the run's model.image_size."""
     min_crop_scale: Annotated[float, Interval(gt=0, le=1)] = DataConfig.min_crop_scale
-    """As the run will have it."""
+    """The run's data.min_crop_scale."""
     color_jitter: PartBelowOne = DataConfig.color_jitter
-    """As the run will have it."""
+    """The run's data.color_jitter."""
     horizontal_flip: bool = DataConfig.horizontal_flip
-    """As the run will have it."""
+    """The run's data.horizontal_flip."""
     max_image_pixels: ByteCount = DataConfig.max_image_pixels
-    """As the run will have it."""
+    """The run's data.max_image_pixels."""
     max_member_bytes: ByteCount = DataConfig.max_member_bytes
-    """As the run will have it."""
+    """The run's data.max_member_bytes."""
     cache_folder: Path = DataConfig.cache_folder
-    """Where remote shards are kept."""
+    """Folder where downloaded shards are kept."""
     cache_bytes: ByteCount = DataConfig.cache_bytes
-    """Most that the cache may hold."""
+    """Maximum size of the cache in bytes."""
     cache_for_group: bool = False
-    """Let the members of the cache folder's group share it."""
+    """Share the cache with the members of the folder's group."""
     text_tokenizer: Path | None = None
-    """The run's SentencePiece model: the share of <unk> is reported, and texts without a token are named."""
+    """The run's SentencePiece model. With it, the share of <unk> and the texts without a token are reported."""
     num_workers: Workers = field(default_factory=num_cores)
-    """Processes that read."""
+    """Number of processes that read shards."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -77,19 +79,20 @@ class CheckOptions:
 
 @dataclass
 class CheckResult:
-    """What a run would find."""
+    """Findings in some shards."""
 
     report: SampleReport = field(default_factory=SampleReport)
-    """num_kept: samples that can be used; skipped: those that a run would skip."""
+    """num_kept counts the samples that a run can use, skipped those that it would skip."""
     damaged: list[str] = field(default_factory=list)
-    """Shards that are not those of the index."""
+    """A sentence per shard that differs from the index or cannot be read."""
     num_characters: int = 0
-    """Of all texts."""
+    """Total length of the texts."""
     unknown: UnknownShare = field(default_factory=UnknownShare)
-    """Of all texts, if a text tokenizer was given."""
+    """Share of <unk> in the texts, if a text tokenizer was given."""
     num_with_entities: int = 0
-    """Texts that hold HTML entities."""
+    """Number of texts with HTML entities."""
     first_with_entities: str = ""
+    """Name of the first of them."""
 
     def count_text(self, name: str, text: str) -> None:
         self.num_characters += len(text)
@@ -111,12 +114,12 @@ def main() -> None:
 
 
 def _check(options: CheckOptions) -> str:
-    """Raises ValueError, with the whole report, where a shard is not the one that was indexed."""
+    """Return the report. Raises ValueError, with the whole report, if a shard is not the one that was indexed."""
     shown = ""
     index = open_reader(options).index
     if problem := problem_of_index(options):
         raise ValueError(problem)
-    if options.num_shown:  # first, so that hours of reading are not lost to a sheet that cannot be written
+    if options.num_shown:  # first: a sheet that cannot be written must not cost hours of reading
         sheet = options.sheet or Path("" if is_remote(options.folder) else options.folder) / "contact_sheet.png"
         picture, problem = draw_contact_sheet(options)
         try:
@@ -142,15 +145,16 @@ def _check(options: CheckOptions) -> str:
 
 
 def check_shards(options: CheckOptions) -> CheckResult:
-    """Read every shard, each in one of the worker processes."""
+    """Read every shard in a pool of worker processes, one shard per task."""
     result = CheckResult()
     if options.text_tokenizer is not None:
-        open_tokenizer(options.text_tokenizer)  # what is wrong with it shows before hours of reading
+        open_tokenizer(options.text_tokenizer)  # raises now if it is damaged, not after hours of reading
     index = open_reader(options).index
     num_shards = len(index.shards)
     if problem := problem_of_index(options):
         result.damaged.append(problem)
-        return result  # what its records say of samples is not true
+        return result  # its records cannot be trusted
+    checking_transform(options)  # imports torch once, before the fork, not in each worker
     with worker_pool(options.num_workers) as workers, progress_bar("shards", num_shards) as progress:
         for part in workers.map(partial(check_shard, options), range(num_shards)):
             result.add(part)
@@ -160,33 +164,31 @@ def check_shards(options: CheckOptions) -> CheckResult:
 
 @lru_cache(maxsize=1)
 def problem_of_index(options: CheckOptions) -> str:
-    """Return what is wrong with the records, which are read through once per process; nothing if they are sound."""
+    """Return a sentence if the records of the index are damaged, else "". They are read once per process."""
     return index_problem(open_reader(options).index, options.folder)
 
 
 @lru_cache(maxsize=1)
 def open_reader(options: CheckOptions) -> SampleReader:
-    """Opened once a process."""
+    """Return the reader of the shards, opened once per process."""
     cache = ShardCache(options.cache_folder, options.cache_bytes, options.cache_for_group)
     return SampleReader(read_index(options.folder, cache, check_shards=False), options.max_member_bytes, cache)
 
 
 def check_shard(options: CheckOptions, number: int) -> CheckResult:
-    """In a worker: read one shard as a run would."""
+    """Read one shard as a run would, in a worker."""
     reader, result = open_reader(options), CheckResult()
     shard = reader.index.shards[number]
     name = printable(shard.name)
     try:
-        with os.fdopen(os.dup(reader.open_shard(number)), "rb") as file:
-            file.seek(0)
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                result.damaged.append(f"shard {name} differs from its checksum; restore it or index again")
+        if descriptor_sha256(reader.open_shard(number)) != shard.sha256:
+            result.damaged.append(f"shard {name} differs from its checksum; restore it or index again")
         _check_samples(options, number, result)
     except (OSError, ShardMismatchError) as error:
         num_checked = result.report.num_kept + sum(result.report.skipped.values())
         reason = f"shard {name} cannot be read"
-        told = getattr(error, "strerror", None)
-        result.damaged.append(f"{reason} ({told})" if told else str(error))
+        detail = getattr(error, "strerror", None)
+        result.damaged.append(f"{reason} ({detail})" if detail else str(error))
         result.report.skipped[reason] += shard.num_samples - num_checked
         result.report.examples[reason] = name
     return result
@@ -212,7 +214,7 @@ def _check_samples(options: CheckOptions, number: int, result: CheckResult) -> N
 
 
 def checked_share(text: str, text_tokenizer: Path | None) -> UnknownShare:
-    """What a tokenizer does not know of a text. Raises BadSampleError if it makes no token of it."""
+    """Return the share of <unk> in a text. Raises BadSampleError if the tokenizer gives no token."""
     if text_tokenizer is None:
         return UnknownShare()
     share = unknown_share(open_tokenizer(text_tokenizer).encode(text[:MAX_ENCODED]))
@@ -223,17 +225,22 @@ def checked_share(text: str, text_tokenizer: Path | None) -> UnknownShare:
 
 @lru_cache(maxsize=1)
 def open_tokenizer(path: Path) -> TextTokenizer:
-    """Read once per process."""
+    """Return the tokenizer, read once per process."""
     return TextTokenizer(path)
 
 
-def checking_transform(options: CheckOptions) -> ImageTransform:
-    """Accepts what a run accepts; small, since its pixels are not used."""
+def checking_transform(options: CheckOptions) -> "ImageTransform":
+    """Return a transform that accepts what a run accepts; it is small, since its pixels are not used."""
+    from data_pipeline.images.transform import ImageTransform
+
     return ImageTransform(64, 1, 0, False, options.max_image_pixels)
 
 
-def draw_contact_sheet(options: CheckOptions) -> tuple[Image.Image, str]:
-    """The sheet, and a sentence about what it cannot show."""
+def draw_contact_sheet(options: CheckOptions) -> "tuple[Image, str]":
+    """Return the sheet, and a sentence about the characters that it cannot show."""
+    from data_pipeline.images.transform import ImageTransform
+    from data_pipeline.shards.contact_sheet import draw_sheet
+
     transform = ImageTransform(
         options.image_size,
         options.min_crop_scale,
@@ -245,7 +252,7 @@ def draw_contact_sheet(options: CheckOptions) -> tuple[Image.Image, str]:
 
 
 def has_html_entities(text: str) -> bool:
-    """Whether html.unescape would change a text at a place that ends like an entity."""
+    """Return whether a text holds HTML entities, such as &amp; or &#39;."""
     return any(html.unescape(found[0]) != found[0] for found in _ENTITY.finditer(text))
 
 

@@ -1,7 +1,7 @@
 """python -m data_pipeline.index_shards KIND FOLDER : index WebDataset shards in place.
 
-For shards that others wrote (img2dataset, open_clip users), also remote ones. Shards that were scanned before and have
-not changed are not read again.
+For shards from other tools (img2dataset, WebDataset), local or remote. Shards that were scanned before and have not
+changed are not read again.
 """
 
 import errno
@@ -17,12 +17,13 @@ import tyro
 
 from data_pipeline.files.folder_lock import LOCK_NAME, folder_lock
 from data_pipeline.files.remote_files import is_remote, list_remote_files, local_copy, public_url, remote_origin
-from data_pipeline.files.retries import told_if_not_written
+from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.samples.sample import Kind, is_utf8, printable
-from data_pipeline.settings.command_line import num_cores, progress_bar, run_command, worker_pool
+from data_pipeline.settings.command_line import num_cores, progress_bar, run_command
 from data_pipeline.settings.ranges import Workers, check_ranges
 from data_pipeline.shards.index import INDEX_NAME, check_name, read_index
 from data_pipeline.shards.index_writer import merge_scans
+from data_pipeline.shards.parts import unfinished_parts
 from data_pipeline.shards.scan import (
     SCAN_VERSION,
     SCANS_NAME,
@@ -34,30 +35,30 @@ from data_pipeline.shards.scan import (
     scan_shard,
 )
 from data_pipeline.sources.files import is_hidden, walk
-from data_pipeline.write_shards import unfinished_parts
+from data_pipeline.workers.pool import worker_pool
 
 ARCHIVE = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst|tar)$", re.IGNORECASE)
-"""Ends the name of a shard, or of what somebody may take for one."""
+"""Matches names of shards, and of compressed archives that may be taken for shards."""
 
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """Index the .tar shards of a folder or URL. They are read, never rewritten."""
+    """Index the .tar shards of a folder or URL. Shards are read, never rewritten."""
 
     kind: tyro.conf.Positional[Kind]
-    """What a sample must have: image (jpg, png or webp), text (txt), or both."""
+    """Parts that a sample must have: image (jpg, png or webp), text (txt), or pair (both)."""
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """The folder of shards, at any depth, or its URL; or, with --out, a single .tar."""
+    """Folder or URL that holds shards at any depth; or, with --out, a single .tar."""
     out: Path | None = None
-    """Folder for the index, where it should not lie beside the shards or cannot."""
+    """Folder for the index, by default FOLDER. Required for remote shards."""
     caption_key: str = ""
-    """Field of the .json members that holds the texts. Empty: the .txt members are the texts."""
+    """Field of the .json members that holds the texts. By default the .txt members are the texts."""
     deduplicate: bool = False
-    """Of exact copies only the first is kept in the index."""
+    """Keep only the first of exact copies in the index."""
     leave_out_damaged: bool = False
-    """Index the sound shards. Otherwise a damaged shard is an error, which names all of them."""
+    """Skip damaged shards. By default they are an error that names all of them."""
     num_workers: Workers = field(default_factory=num_cores)
-    """Processes that read."""
+    """Number of processes that read shards."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -77,20 +78,20 @@ def _index(options: IndexOptions) -> str:
     members = f"  {report.num_members} members: {num_kept_members} of samples, {report.num_skipped_members} skipped"
     lines = [*report.lines(), members]
     if before not in (None, options.kind):
-        lines.append(f"  warning: it replaces an index of kind {before!r}; --out keeps both")
+        lines.append(f"  warning: this replaces an index of kind {before!r}; --out keeps both")
     return "\n".join([*lines, f"{printable(str(out))}: {read_index(out)}"])
 
 
 @dataclass(frozen=True)
 class Shards:
-    """What is to be indexed."""
+    """The shards to index."""
 
     folder: str
     """Path or URL."""
     names: list[str]
-    """Relative to it, as those of what follows."""
+    """Paths of the shards relative to `folder`."""
     left_out: dict[str, str]
-    """Archives that are no shards, such as compressed tars, with the reason."""
+    """Archives that are not shards, such as compressed tars: relative path to reason."""
 
 
 @dataclass(frozen=True)
@@ -99,20 +100,20 @@ class Problem:
 
     message: str
     is_damage: bool
-    """Whether the shard itself is to blame, not rights, a network or a disk."""
+    """Whether the shard itself is at fault, not permissions, the network or the disk."""
 
 
 def index_shards(options: IndexOptions) -> SampleReport:
-    """Scan what is new, write the index. Raises ValueError for damaged shards and if there is no sample.
+    """Scan new shards and write the index. Returns what was kept and skipped.
 
-    Raises OSError, naming the file, if the index cannot be written.
+    Raises ValueError for damaged shards and if there is no sample, OSError if the index cannot be written.
     """
     shards = find_shards(options)
     out = options.out or Path(shards.folder)
     locks = out / SCANS_NAME / LOCK_NAME
-    with told_if_not_written(out):
+    with naming_write_errors(out):
         locks.parent.mkdir(parents=True, exist_ok=True)
-    with folder_lock(locks, part=0):  # two that write the index of a folder would delete each other's records
+    with folder_lock(locks, part=0):  # two commands that index one folder would delete each other's records
         return _index_found(options, shards, out)
 
 
@@ -143,17 +144,17 @@ def _index_found(options: IndexOptions, shards: Shards, out: Path) -> SampleRepo
 
 
 def refuse(problems: list[Problem], may_leave_out: bool) -> None:
-    """Raise ValueError for shards that could not be scanned, unless they are damaged and may be left out."""
+    """Raise ValueError if shards could not be scanned, unless they are damaged and may be left out."""
     unreadable = [problem.message for problem in problems if not problem.is_damage]
     if unreadable:
-        raise ValueError("\n".join([*unreadable, "make them readable and run the same command again"]))
+        raise ValueError("\n".join([*unreadable, "make them readable and rerun the same command"]))
     if problems and not may_leave_out:
-        remedy = "mend them, or leave them out by --leave-out-damaged if others are sound"
+        remedy = "repair them, or skip them with --leave-out-damaged if others are sound"
         raise ValueError("\n".join([*(p.message for p in problems), remedy]))
 
 
 def find_shards(options: IndexOptions) -> Shards:
-    """Raises ValueError if there is none, or if write_shards is not done with the folder."""
+    """Return the shards of the folder. Raises ValueError if there are none, or if write_shards has not finished."""
     location, remote = options.folder, is_remote(options.folder)
     if remote and options.out is None:
         raise ValueError(f"{public_url(location)} is remote; give --out, a local folder for its index")
@@ -173,7 +174,7 @@ def find_shards(options: IndexOptions) -> Shards:
     archives = [file for file in files if ARCHIVE.search(file)]
     hidden = [] if is_single else [file for file in archives if is_hidden(file)]
     others = [file for file in archives if not file.endswith(".tar") and file not in hidden]
-    left_out = dict.fromkeys(others, "archive is no shard, decompress it to a file whose name ends in .tar")
+    left_out = dict.fromkeys(others, "archive is not a shard, decompress it to a file whose name ends in .tar")
     left_out |= dict.fromkeys(hidden, "archive is hidden")
     names = [file for file in archives if file not in left_out]
     if not names:
@@ -190,7 +191,7 @@ def find_shards(options: IndexOptions) -> Shards:
 
 
 def kind_of_index(out: Path) -> Kind | None:
-    """Return the kind of the index that a folder has; None if there is none, or a damaged one."""
+    """Return the kind of a folder's index; None if there is no index or it is damaged."""
     try:
         return read_index(out, check_shards=False).kind
     except ValueError:
@@ -198,19 +199,19 @@ def kind_of_index(out: Path) -> Kind | None:
 
 
 def check_holds_no_indexes(folder: Path, files: list[str], is_single: bool) -> None:
-    """Raises ValueError if folders inside have indexes of their own: one over all would mix held-out shards in."""
+    """Raise ValueError if subfolders have indexes of their own: one index over all would mix in held-out shards."""
     with_shards = {os.path.dirname(file) for file in files if file.endswith(".tar")}
     inner = (os.path.dirname(file) for file in files if os.path.basename(file) == INDEX_NAME)
-    indexed = [name for name in inner if name and name in with_shards]  # an index of --out has no shards beside it
+    indexed = [name for name in inner if name and name in with_shards]  # not those of --out, without shards beside them
     if indexed and not is_single:
         named = ", ".join(printable(f"{folder}/{name}") for name in indexed[:5])
         raise ValueError(f"{folder} holds folders with an index of their own ({named}); name one of them")
 
 
 def list_files(folder: Path) -> list[str]:
-    """Names relative to the folder, at any depth. Raises ValueError if write_shards is not done with it."""
+    """Return the files of a folder at any depth, by relative path. Raises ValueError if it is not finished."""
     if not folder.is_dir():
-        raise ValueError(f"shard folder {folder} {'is no folder' if folder.exists() else 'does not exist'}")
+        raise ValueError(f"shard folder {folder} {'is not a folder' if folder.exists() else 'does not exist'}")
     if unfinished := unfinished_parts(folder):
         numbers = ", ".join(map(str, unfinished))
         raise ValueError(f"write_shards has not finished {folder}: part {numbers} is missing; run it first")
@@ -218,9 +219,9 @@ def list_files(folder: Path) -> list[str]:
 
 
 def scan_one(folder: str, out: Path, kind: Kind, caption_key: str, shard: str) -> Problem | None:
-    """In a worker: scan a shard unless that was done. Returns what is wrong with it.
+    """Scan a shard in a worker, unless it was scanned before. Returns a problem if it cannot be read.
 
-    Raises OSError, naming the file, if the scan cannot be written: the shard is not to blame.
+    Raises OSError if the scan cannot be written: the shard is not at fault.
     """
     path, remote = scan_path(out, shard), is_remote(folder)
     location = f"{folder.rstrip('/')}/{shard}"
@@ -235,8 +236,8 @@ def scan_one(folder: str, out: Path, kind: Kind, caption_key: str, shard: str) -
     except ValueError as error:
         return Problem(str(error), is_damage=True)
     except OSError as error:
-        told = f"shard {printable(public_url(location))} cannot be read ({error.strerror or error})"
-        return Problem(told, is_damage=error.errno == errno.EIO)
+        message = f"shard {printable(public_url(location))} cannot be read ({error.strerror or error})"
+        return Problem(message, is_damage=error.errno == errno.EIO)
     save_scan(scan, path)
     return None
 

@@ -1,4 +1,4 @@
-"""python -m data_pipeline.train_text_tokenizer OUT SOURCE... : a SentencePiece model from captions and texts."""
+"""python -m data_pipeline.train_text_tokenizer OUT SOURCE... : train a SentencePiece model on captions and texts."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,18 +8,18 @@ from typing import Annotated
 
 import tyro
 
-from data_pipeline.files.retries import told_if_not_written
+from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.samples.sample import BadSampleError, Kind
 from data_pipeline.settings.command_line import run_command
 from data_pipeline.settings.ranges import Count, Part, Size, check_ranges
 from data_pipeline.shards.writer import SampleFilter, checked_text, is_in_split
-from data_pipeline.sources import DRAWN, SourceOptions, read_records
+from data_pipeline.sources.readers import DRAWN, SourceOptions, read_records
 from data_pipeline.texts.sentence_sample import draw_sentences
 from data_pipeline.texts.sentencepiece_training import MAX_SENTENCES, ModelType, train_on_sentences
 from data_pipeline.texts.tokenizer import UnknownShare, unknown_share
 
 NUM_CHECKED = 10_000
-"""Sentences whose share of <unk> is reported."""
+"""Number of sentences whose share of <unk> is reported."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class TextTokenizerOptions:
     """Train a SentencePiece model with BEiT-3's ids."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """The model file to write, such as tokenizer.spm. An existing file is never replaced: shards were made with it."""
+    """Model file to write, such as tokenizer.spm. An existing file is never replaced: shards may depend on it."""
     sources: tyro.conf.Positional[tuple[str, ...]]
-    """KIND=SOURCE with kind pair (captions) or text; sources as in write_shards. Only their training split is read."""
+    """Sources as KIND=SOURCE, kind pair (captions) or text, as for write_shards. Only the training split is read."""
     vocab_size: Size = 64000
-    """Pieces, SentencePiece's three specials included."""
+    """Number of pieces, including SentencePiece's three specials."""
     model_type: ModelType = "unigram"
-    """BEiT-3's is unigram. bpe keeps whole words also where there are only a few dozen different ones."""
+    """Algorithm. BEiT-3 uses unigram; bpe keeps whole words even if there are only a few dozen."""
     max_sentences: Count = MAX_SENTENCES
-    """Most sentences to train on, drawn evenly from all sources. SentencePiece takes about twenty bytes of memory for
-    each byte of them."""
+    """Maximum number of sentences, drawn evenly from all sources. SentencePiece needs about twenty bytes of memory per
+    byte of text."""
     held_out_fraction: Part = SampleFilter.held_out_fraction
-    """Part of each source that is not read; give write_shards the same."""
+    """Fraction of each source that is held out and not read. Give write_shards the same."""
     columns: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
-    """How the sources are read."""
+    """Options for reading the sources."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -57,7 +57,7 @@ def _train(options: TextTokenizerOptions) -> str:
         raise ValueError(
             f"{options.out} exists, and shards may have been written with it; give another name, or remove it first"
         )
-    with told_if_not_written(options.out):
+    with naming_write_errors(options.out):
         options.out.parent.mkdir(parents=True, exist_ok=True)
     sample = draw_sentences(_texts(options), options.max_sentences)
     drawn = f"{len(sample.sentences)} sentences"

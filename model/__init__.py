@@ -1,6 +1,6 @@
 """The network: packed Multiway Transformer, masking, heads and losses, visual tokenizer.
 
-Knows nothing of data files, DeepSpeed or runs: plain PyTorch modules and pure functions.
+Plain PyTorch modules and pure functions; nothing here depends on data files, DeepSpeed or runs.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,9 @@ __all__ = ["load_pretrained"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load_pretrained` on first use (PEP 562), so that importing `model.config` does not import torch.
-
-    Raises AttributeError for any other name.
-    """
+    # imported on first use: a command that only reads model.config for its --help must not wait for torch
     if name == "load_pretrained":
         from model.pretrained import load_pretrained
 
         return load_pretrained
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module 'model' has no attribute {name!r}")

@@ -1,13 +1,13 @@
-"""Activation checkpointing: what of a block is kept for backward, and what is computed again there.
+"""Activation checkpointing: which activations of a block are kept for backward, and which are recomputed.
 
-| mode | kept of a block | computed again |
+| mode | kept per block | recomputed |
 | --- | --- | --- |
 | none | whatever backward asks for | nothing |
-| selective | its input and the results of matrix products and attention | norms, GELU, sums, attention's rearranging |
-| full | its input | everything but the last product, whose result no gradient asks for |
+| selective | its input and the results of matrix products and attention | norms, GELU, sums, reordering in attention |
+| full | its input | everything but the last product, whose result no gradient needs |
 
 Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174); selective: Korthikanti et al.,
-"Reducing Activation Recomputation in Large Transformer Models" (arXiv 2205.05198), with the cheap operations.
+"Reducing Activation Recomputation in Large Transformer Models" (arXiv 2205.05198), applied to all cheap operations.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from model.config import CheckpointingMode
 from model.kernels.expert_linear import PRODUCTS_NAME
 
-DEAR = frozenset(
+EXPENSIVE_OPERATIONS = frozenset(
     [
         PRODUCTS_NAME,
         "aten::_scaled_dot_product_flash_attention",
@@ -32,7 +32,7 @@ DEAR = frozenset(
         "torch_attn::_varlen_attn",
     ]
 )
-"""Operations whose results selective checkpointing keeps. Attention that none of them computes is computed again."""
+"""Operations whose results selective checkpointing keeps. Attention by any other operation is recomputed."""
 
 T = TypeVar("T")
 Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
@@ -41,32 +41,37 @@ Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManage
 def call_checkpointed(
     mode: CheckpointingMode, function: Callable[..., T], *arguments: Any, last_weights: Sequence[Tensor]
 ) -> T:
-    """function(*arguments), which computes no random numbers.
+    """Return function(*arguments), checkpointed; the function must not draw random numbers.
 
-    last_weights: of each expert, in the product that full leaves out; none: it leaves none out, as what torch.compile
-    makes needs it, which runs in no dispatch mode. So selective does not go with it.
+    last_weights: each expert's weight in the last product, which full does not recompute. Empty recomputes everything;
+    this is for code of torch.compile, which cannot run in a dispatch mode (so it excludes selective).
     """
     contexts: Contexts = noop_context_fn
     if mode == "selective":
         assert last_weights
         contexts = partial(create_selective_checkpoint_contexts, _policy)
     elif last_weights:
-        contexts = partial(_forward_and_again, last_weights)
+        contexts = partial(_contexts_without_products, last_weights)
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation.name() in DEAR else CheckpointPolicy.PREFER_RECOMPUTE
+    is_expensive = operation.name() in EXPENSIVE_OPERATIONS
+    return CheckpointPolicy.MUST_SAVE if is_expensive else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _forward_and_again(
+def _contexts_without_products(
     last_weights: Sequence[Tensor],
 ) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), _WithoutProducts(last_weights)
+    """Return the contexts of forward and of the recomputation."""
+    return nullcontext(), _SkippedProducts(last_weights)
 
 
-class _WithoutProducts(TorchDispatchMode):
-    """Leaves the products with these weights out: memory that nobody reads stands for their result."""
+class _SkippedProducts(TorchDispatchMode):
+    """Replaces products with these weights by uninitialized memory.
+
+    For the recomputation of a block, whose last product nobody reads: a sum's gradient needs none of its terms.
+    """
 
     def __init__(self, weights: Sequence[Tensor]):
         super().__init__()

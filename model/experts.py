@@ -1,9 +1,10 @@
 """Modality experts: one module per modality, each on its contiguous rows of the packed matrix.
 
-The modules of an expert hold its parameters; what they compute, all experts in one call, is in model/kernels.
+The modules hold the parameters of the experts; the computation, all experts in one call, is in model/kernels.
 
-Every expert takes part in every call, also with zero rows: under ZeRO-3 a parameter that a step leaves out is updated
-with its previous gradient, and ranks that run different experts mix gradients, both silently. Do not skip an empty one.
+Every expert takes part in every call, even with zero rows. Under ZeRO-3 a parameter that a step leaves out is updated
+again with its previous gradient, and ranks that run different experts mix their gradients; neither raises an error. So
+do not skip an expert because it has no rows.
 
 Shapes: N packed rows, D dim, F ffn dim, E experts.
 """
@@ -18,12 +19,13 @@ from model.kernels.backend import Backend
 from model.kernels.expert_ffn import ExpertWeights, expert_ffn
 from model.kernels.expert_linear import expert_linear
 from model.kernels.expert_norm import NORM_EPS, expert_norm
-from model.kernels.residual_norm import Branch, residual_norm
+from model.kernels.residual_norm import residual_norm
 from model.layout import PackedLayout
+from model.residual import Branch
 
 
 class ModalityExperts(nn.Module):
-    """The same kind of module for each of `experts`."""
+    """One module of the same kind for each of `experts`."""
 
     def __init__(self, make: Callable[[], nn.Module], experts: tuple[str, ...]):
         super().__init__()
@@ -32,12 +34,16 @@ class ModalityExperts(nn.Module):
             self.add_module(name, make())
 
     def each(self, name: str) -> list[Tensor]:
-        """The parameter of that name of every expert."""
+        """Return the parameter of that name of every expert."""
         get = attrgetter(name)
         return [get(getattr(self, expert)) for expert in self.experts]
 
     def stacked(self, name: str) -> Tensor:
-        """(E, ...), a copy: a view that backward keeps would keep all that ZeRO-3 gathered with it."""
+        """Return the parameter of that name of every expert, (E, ...).
+
+        A copy on purpose: ZeRO-3 frees the gathered parameters after the block, but a view that backward has saved
+        would keep their memory alive.
+        """
         return torch.stack(self.each(name))
 
 
@@ -48,29 +54,47 @@ class ExpertLinear(ModalityExperts):
         super().__init__(lambda: nn.Linear(dim, out_dim), experts)
 
     def forward(self, x: Tensor, layout: PackedLayout, backend: Backend, add_bias: bool = True) -> Tensor:
-        """(N, D) -> (N, D_out); add_bias: False where it is added later."""
+        """(N, D) -> (N, D_out). add_bias: False if the bias is added later, by a fused operation."""
         biases = self.each("bias") if add_bias else None
-        return expert_linear(x, self.each("weight"), biases, layout.rows(len(self.experts)), backend)
+        return expert_linear(x, self.each("weight"), biases, layout.rows(self.experts), backend)
 
 
 class ExpertNorm(ModalityExperts):
-    """A LayerNorm per expert, and what is added to the residual stream before it."""
+    """A LayerNorm per expert."""
 
     def __init__(self, dim: int, experts: tuple[str, ...]):
         super().__init__(lambda: nn.LayerNorm(dim, eps=NORM_EPS), experts)
 
-    def forward(
-        self, x: Tensor, branch: Branch | None, layout: PackedLayout, backend: Backend
-    ) -> tuple[Tensor, Tensor]:
-        """x: (N, D); branch: what joins it first. Returns the sum and its norm, both (N, D)."""
-        weight, bias, rows = self.stacked("weight"), self.stacked("bias"), layout.rows(len(self.experts))
+    def forward(self, x: Tensor, layout: PackedLayout, backend: Backend) -> Tensor:
+        """(N, D) -> (N, D)"""
+        return expert_norm(x, self.stacked("weight"), self.stacked("bias"), layout.rows(self.experts), backend)
+
+    def add_and_norm(self, x: Tensor, branch: Branch, layout: PackedLayout, backend: Backend) -> tuple[Tensor, Tensor]:
+        """Return the sum of x (N, D) and the branch, and its norm, both (N, D), in one pass over memory."""
+        rows = layout.rows(self.experts)
+        return residual_norm(x, branch, self.stacked("weight"), self.stacked("bias"), rows, backend)
+
+
+class FinalNorm(ExpertNorm):
+    """The norm after the last block, which adds that block's branch first.
+
+    A forward of its own, as ZeRO-3 gathers parameters when a module is called: `add_and_norm` can be called directly
+    only inside of a block, whose parameters are gathered together.
+    """
+
+    def forward(self, x: Tensor, layout: PackedLayout, backend: Backend, branch: Branch | None = None) -> Tensor:
+        """(N, D) -> (N, D). branch: None if nothing is left to add."""
         if branch is None:
-            return x, expert_norm(x, weight, bias, rows, backend)
-        return residual_norm(x, branch, layout.rows(len(branch.bias)), weight, bias, rows, backend)
+            return super().forward(x, layout, backend)
+        _, normed = self.add_and_norm(x, branch, layout, backend)
+        return normed
 
 
 class FeedForward(nn.Module):
-    """Parameters of one expert: fc2(LayerNorm(GELU(fc1(x)))), the feed-forward network with torchscale's SubLN."""
+    """Parameters of one expert: fc2(LayerNorm(GELU(fc1(x)))).
+
+    The norm is torchscale's sub-LayerNorm, as in `model.attention.MultiwayAttention`.
+    """
 
     def __init__(self, dim: int, ffn_dim: int):
         super().__init__()
@@ -88,10 +112,12 @@ class ExpertFeedForward(ModalityExperts):
     def forward(
         self, x: Tensor, branch: Branch, norm: ExpertNorm, layout: PackedLayout, backend: Backend
     ) -> tuple[Tensor, Tensor]:
-        """x: (N, D), which `branch` joins; norm: of the same experts, before them.
+        """Return the sum s of x (N, D) and the branch, and the experts' output on norm(s) without bias, both (N, D).
 
-        Returns the sum and the experts' output without bias, both (N, D).
+        The norm's parameters are an argument because addition, norm and experts are one autograd function: backward
+        then recomputes the norm's output instead of keeping it. norm: of the same experts.
         """
+        assert norm.experts == self.experts
         weights = ExpertWeights(
             norm_weight=norm.stacked("weight"),
             norm_bias=norm.stacked("bias"),
@@ -101,5 +127,4 @@ class ExpertFeedForward(ModalityExperts):
             subln_bias=self.stacked("norm.bias"),
             fc2=self.each("fc2.weight"),
         )
-        rows = layout.rows(len(self.experts))
-        return expert_ffn(x, branch, layout.rows(len(branch.bias)), weights, rows, backend)
+        return expert_ffn(x, branch, weights, layout.rows(self.experts), backend)

@@ -1,14 +1,14 @@
-"""Floating-point operations, from the sizes alone.
+"""Floating-point operations of the network, computed from its sizes.
 
-Counted are the matrix products, 2 operations a multiply-add. For S tokens, D dim, F ffn dim, per block:
+Only matrix products count, with 2 operations per multiply-add. For S tokens, D dim, F ffn dim, per block:
 
     qkv and proj          2 S (3 D D + D D) = 8 S D D
     scores and values     2 S S D + 2 S S D = 4 S S D
     fc1 and fc2           2 S (D F + F D)   = 4 S D F
 
-and the patch projection, 2 (V - 1) (3 p p) D for V - 1 patches of p x p pixels; a head, 2 M D C for M masked places and
-C classes. An expert costs a token the same whichever it is. A backward costs twice its forward, once for the gradient
-of the input and once for that of the weight; pixels need none.
+The patch projection has 2 (V - 1) (3 p p) D for V - 1 patches of p x p pixels; a head has 2 M D C for M masked
+positions and C classes. A token costs the same in every expert. Backward costs twice as much as forward: once for the
+gradient of the input and once for that of the weight; pixels need no gradient.
 """
 
 from collections import Counter
@@ -19,7 +19,8 @@ from model.config import MultiwayConfig, Use
 
 
 def forward_flops(config: MultiwayConfig, use: Use, num_text_tokens: int) -> int:
-    """Operations of the encoder on one sample; num_text_tokens: of the text or caption, unused for images."""
+    """Return the operations of the encoder on one sample; num_text_tokens: of the text or caption, ignored for
+    images."""
     image_tokens = 0 if use == "text" else config.num_image_tokens
     text_tokens = 0 if use == "image" else num_text_tokens
     num_tokens = image_tokens + text_tokens
@@ -29,33 +30,37 @@ def forward_flops(config: MultiwayConfig, use: Use, num_text_tokens: int) -> int
 
 
 def _patch_projection_flops(config: MultiwayConfig) -> int:
-    """Of one image."""
+    """Return the operations of the patch projection for one image."""
     return 2 * config.num_patches * 3 * config.patch_size**2 * config.dim
 
 
 @dataclass(frozen=True)
 class StepSize:
-    """What a step holds. Padding takes no part in it."""
+    """The number of samples and tokens in a step, padding excluded."""
 
     num_images: int
-    """Image-only samples."""
+    """Number of image-only samples."""
     caption_lengths: Sequence[int]
-    """Tokens of each pair's caption."""
+    """Number of tokens of each pair's caption."""
     text_lengths: Sequence[int]
+    """Number of tokens of each text."""
     masked_patches: int
-    """Places of each image that reach the head, those of whole images, where nothing is asked, too."""
+    """Number of positions per image that reach the head, including those of whole images, which have no label."""
     masked_words: int
-    """Of all captions and texts."""
+    """Number of masked words in all captions and texts."""
 
     def num_tokens(self, config: MultiwayConfig) -> int:
-        """Rows of the packed matrix."""
+        """Return the number of rows of the packed matrix."""
         image_tokens = (self.num_images + len(self.caption_lengths)) * config.num_image_tokens
         return image_tokens + sum(self.caption_lengths) + sum(self.text_lengths)
 
 
 def training_flops(config: MultiwayConfig, step: StepSize) -> int:
-    """Operations of forward and backward of a step. What activation checkpointing computes again does not count, nor
-    does the visual tokenizer."""
+    """Return the operations of a step's forward and backward.
+
+    Model operations, as in a model FLOPs utilization: the recomputation of activation checkpointing does not count, nor
+    does the visual tokenizer.
+    """
     encoder = step.num_images * forward_flops(config, "image", 0)
     for length, count in Counter(step.caption_lengths).items():
         encoder += count * forward_flops(config, "pair", length)

@@ -7,8 +7,12 @@
 | word embeddings, positions, class, mask token | normal(embed_init_std), truncated at one standard deviation       |
 | biases, LayerNorm                             | 0; weight 1, bias 0                                               |
 
+Every block adds two branches to the residual stream. The last matrix of a branch is divided by sqrt(2 l), because after
+l blocks the stream is a sum of 2 l branches: each new branch then changes it by a similar share at the start of
+training, and deep networks do not diverge.
+
 Source: BEiT (unilm/beit modeling_pretrain.py) and BEiT-3, footnote 4. Word embeddings and text positions have no
-published scheme: our choice.
+published scheme; ours is that of the other embeddings.
 """
 
 import math
@@ -23,7 +27,7 @@ from model.config import MultiwayConfig
 def init_weights(model: nn.Module, config: MultiwayConfig, seed: int) -> None:
     """Fill every parameter of a MultiwayTransformer or MaskedDataModel in place, from the seed alone.
 
-    Raises ValueError for a parameter that the table does not cover.
+    Raises ValueError if the table does not cover a parameter.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -47,5 +51,5 @@ def init_weights(model: nn.Module, config: MultiwayConfig, seed: int) -> None:
 
 
 def _block_number(name: str) -> int:
-    """1 for the parameters of the first block: '...blocks.0....' -> 1"""
+    """Return the number of a parameter's block, from 1: '...blocks.0....' -> 1."""
     return int(name.split("blocks.", 1)[1].split(".", 1)[0]) + 1

@@ -1,9 +1,12 @@
-"""BEiT-3's objective: predict what was hidden, in images, in texts and in image-text pairs.
+"""BEiT-3's objective, masked data modeling: predict the masked parts of images, texts and image-text pairs.
 
-Only hidden positions reach the heads, and unused places where nothing is asked: a whole image has M of them. Losses are
-sums here; who calls divides by the counts of the global batch.
+Only masked positions reach the heads; the logits of a vocabulary at every position would take most of the memory. Image
+positions are a rectangle (B, M), so an image without masked patches has M positions without labels.
 
-Shapes: I image-only samples, P pairs, T texts; V image tokens, M masked patches an image; K masked positions a text.
+Losses are sums. The caller divides them by the counts of the global batch: a mean per micro-batch would weight a
+prediction by the number of others beside it, and the loss would depend on how the batch is split.
+
+Shapes: I image-only samples, P pairs, T texts; V image tokens, M masked patches per image; K masked positions per text.
 """
 
 from dataclasses import dataclass
@@ -13,51 +16,54 @@ from torch import Tensor, nn
 
 from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayConfig
 from model.kernels.backend import Backend, choose_backend
-from model.kernels.compiled import compiled
-from model.kernels.masked_cross_entropy import masked_cross_entropy, torch_losses
-from model.layout import tokens_of
+from model.kernels.masked_cross_entropy import masked_cross_entropy
+from model.layout import unpadded_texts
 from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
-from model.stochastic_depth import IGNORED
+from model.objective import IGNORE_INDEX
 
 
 @dataclass(frozen=True, eq=False)
 class MaskedTargets:
-    """Where something was hidden, and what."""
+    """The masked positions and their labels."""
 
     image_positions: Tensor
-    """(I + P, M) indices of masked patches (0 = the first patch), in unused places any; image-only samples first."""
+    """(I + P, M) indices of masked patches, 0 = the first patch, arbitrary if unused; image-only samples first."""
     visual_token_ids: Tensor
-    """(I + P, M) codes of those patches; -100 in unused places."""
+    """(I + P, M) codes of those patches, -100 if unused."""
     caption_positions: Tensor
-    """(P, Kc) masked positions; 0 in unused places."""
+    """(P, Kc) masked positions, 0 if unused. The used ones come first, here and in the other three."""
     caption_labels: Tensor
-    """(P, Kc) word ids; -100 in unused places."""
+    """(P, Kc) word ids, -100 if unused."""
     text_positions: Tensor
     """(T, Kt)"""
     text_labels: Tensor
     """(T, Kt)"""
     caption_counts: tuple[int, ...] | None = None
-    """Used places of each caption, which stand before the others, known to the host. None: it asks the device."""
+    """Number of masked positions of each caption, known to the host. None reads them from the device, which makes the
+    host wait."""
     text_counts: tuple[int, ...] | None = None
+    """Number of masked positions of each text, likewise."""
 
     def counts(self) -> Tensor:
-        """(4,) float32 predictions asked for, in the order of OBJECTIVES."""
+        """Return the number of predictions, (4,) float32 in the order of `model.objective.OBJECTIVES`."""
         num_pairs = len(self.caption_labels)
         images, pair_images = self.visual_token_ids.split([len(self.visual_token_ids) - num_pairs, num_pairs])
         labels = (images, self.text_labels, pair_images, self.caption_labels)
-        return torch.stack([(part != IGNORED).sum() for part in labels]).float()
+        return torch.stack([(part != IGNORE_INDEX).sum() for part in labels]).float()
 
 
 class PredictionHead(nn.Linear):
-    """A linear head. Its losses come from inside its forward, because ZeRO-3 gathers its parameters for that alone."""
+    """A linear head that also computes its losses.
+
+    The losses are computed inside of its forward, since ZeRO-3 has gathered its parameters there only.
+    """
 
     def forward(self, hidden: Tensor, labels: Tensor | None = None, backend: Backend = "reference") -> Tensor:
-        """hidden: (..., D). Without labels the logits (..., classes); with labels (...), -100 = none, the cross
-        entropies in nats, (...) float32."""
+        """Return the logits (..., classes) of hidden (..., D), or with labels (...) the cross entropies in nats, (...)
+        float32, 0 for the label -100."""
         if labels is None:
             return super().forward(hidden)
-        row_losses = compiled(torch_losses) if backend == "compile" else torch_losses
-        flat = masked_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten(), row_losses)
+        flat = masked_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten(), backend)
         return flat.view(labels.shape)
 
 
@@ -73,36 +79,45 @@ class MaskedDataModel(nn.Module):
         self.mlm_head = PredictionHead(config.dim, config.vocab_size)
 
     def forward(self, inputs: MultiwayInputs, targets: MaskedTargets, drop_path_scale: Tensor | None = None) -> Tensor:
-        """Sums of cross entropies in nats, (4,) float32 in the order of OBJECTIVES."""
+        """Return the sums of cross entropies in nats, (4,) float32 in the order of `model.objective.OBJECTIVES`."""
         states = self.encoder(inputs, drop_path_scale)
         backend = choose_backend(self.encoder.kernels, states.images.device)
         num_pairs = len(targets.caption_labels)
         num_images = len(targets.visual_token_ids) - num_pairs
 
-        hidden = _gather(states.images, targets.image_positions + 1)  # past the class token
+        # images ask for M positions each, a rectangle; texts of different lengths ask for different numbers of words
+        hidden = _gather(states.images, targets.image_positions + 1)  # + 1: the class token is first
         mim, mvlm_image = self.mim_head(hidden, targets.visual_token_ids, backend).split([num_images, num_pairs])
 
-        captions, caption_labels = _asked(
+        captions, caption_labels = _masked_rows(
             states.captions, targets.caption_positions, targets.caption_labels, targets.caption_counts
         )
-        texts, text_labels = _asked(states.texts, targets.text_positions, targets.text_labels, targets.text_counts)
+        texts, text_labels = _masked_rows(
+            states.texts, targets.text_positions, targets.text_labels, targets.text_counts
+        )
         labels = torch.cat([caption_labels, text_labels])
-        losses = self.mlm_head(torch.cat([captions, texts]), labels, backend)  # one call, so gathered once
+        # one call for captions and texts, so that ZeRO-3 gathers the head once
+        losses = self.mlm_head(torch.cat([captions, texts]), labels, backend)
         mvlm_text, mlm = losses.split([len(captions), len(texts)])
         return torch.stack([mim.sum(), mlm.sum(), mvlm_image.sum(), mvlm_text.sum()])
 
     def encode(self, inputs: MultiwayInputs) -> MultiwayStates:
-        """Hidden states without heads."""
+        """Return the hidden states, without heads."""
         return self.encoder(inputs)
 
 
-def _asked(states: Tensor, positions: Tensor, labels: Tensor, counts: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
-    """Of states (B, S, D) those at the used of positions (B, K), (M, D), and their labels, (M,)."""
-    used = tokens_of(labels == IGNORED, counts)
-    places = used.samples * states.shape[1] + used.take(positions)
-    return states.flatten(0, 1).index_select(0, places), used.take(labels)
+def _masked_rows(
+    states: Tensor, positions: Tensor, labels: Tensor, counts: tuple[int, ...] | None
+) -> tuple[Tensor, Tensor]:
+    """Return the states at the used positions, (M, D), and their labels, (M,).
+
+    states: (B, S, D); positions, labels: (B, K), of which the label -100 marks the unused, as if it were padding.
+    """
+    used = unpadded_texts(labels == IGNORE_INDEX, counts)
+    rows = used.samples * states.shape[1] + used.unpad(positions)
+    return states.flatten(0, 1).index_select(0, rows), used.unpad(labels)
 
 
 def _gather(states: Tensor, positions: Tensor) -> Tensor:
-    """states (B, S, D) at positions (B, K) -> (B, K, D)"""
+    """Return states (B, S, D) at positions (B, K), (B, K, D)."""
     return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))

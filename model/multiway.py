@@ -1,6 +1,9 @@
 """The packed Multiway Transformer of BEiT-3: images, texts and pairs in one forward.
 
-Source: "Image as a Foreign Language" (arXiv 2208.10442), section 2.1; SubLN as in torchscale.
+One forward handles all three kinds. ZeRO-3 then gathers each block once per step instead of once per kind, the matrix
+products are three times as tall, and every parameter is used in every step, which ZeRO-3 needs (see model/experts.py).
+
+Source: "Image as a Foreign Language" (arXiv 2208.10442), section 2.1; sub-LayerNorm as in torchscale.
 Shapes: I image-only samples, P pairs, T texts; V image tokens, C caption tokens, L text tokens; N packed rows, D dim.
 """
 
@@ -16,21 +19,21 @@ from model.attention import MultiwayAttention
 from model.checkpointing import call_checkpointed
 from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
-from model.experts import ExpertFeedForward, ExpertNorm
+from model.experts import ExpertFeedForward, ExpertNorm, FinalNorm
 from model.kernels.backend import Backend, choose_backend
-from model.kernels.residual_norm import Branch, residual_reference
 from model.kernels.token_assembly import assemble_tokens
 from model.kv_cache import KeyValueCache, LayerCache
-from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout, pack, tokens_of
+from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout, packed_layout, unpadded_texts
+from model.residual import Branch, add_branch
 
 
 @dataclass(frozen=True, eq=False)
 class MultiwayInputs:
-    """One packed step. Any of I, P, T may be 0. Padding stands behind its text: no token follows it."""
+    """The inputs of one packed step. Any of I, P, T may be 0. Padding follows the text: no token comes after it."""
 
     images: Tensor
-    """(I + P, 3, H, W) normalised pixels, the image-only samples first; at another size than the config's image_size
-    positions are interpolated."""
+    """(I + P, 3, H, W) normalised pixels, the image-only samples first; positions are interpolated if the size is not
+    the config's image_size."""
     image_mask: Tensor
     """(I + P, V - 1) bool, True = replaced by the mask token."""
     caption_ids: Tensor
@@ -42,24 +45,27 @@ class MultiwayInputs:
     text_padding: Tensor
     """(T, L) bool, True = padding."""
     causal_captions: bool = False
-    """The captioner's attention: images see themselves only, a caption token its image and the tokens before it."""
+    """Whether to use the captioner's attention: an image sees only itself, a caption token its image, itself and the
+    caption tokens before it."""
     caption_lengths: tuple[int, ...] | None = None
-    """Tokens of each caption, known to the host. None: it asks the device, and waits."""
+    """Number of tokens of each caption. The layout needs them on the host, where the loader knows them; None reads them
+    from the device, which makes the host wait for it."""
     text_lengths: tuple[int, ...] | None = None
+    """Number of tokens of each text, likewise."""
 
     def layout(self) -> PackedLayout:
-        """The layout of these samples, without rows for padding."""
-        image_tokens = self.image_mask.shape[1] + 1  # and the class token
+        """Return the layout of these samples, without rows for padding."""
+        image_tokens = self.image_mask.shape[1] + 1  # + 1: the class token
         pair_mask = None
         if self.causal_captions:
             pair_mask = captioner_mask(image_tokens, self.caption_ids.shape[1], self.caption_ids.device)
-        captions = tokens_of(self.caption_padding, self.caption_lengths)
-        texts = tokens_of(self.text_padding, self.text_lengths)
-        return pack(len(self.images) - len(self.caption_ids), image_tokens, captions, texts, pair_mask)
+        captions = unpadded_texts(self.caption_padding, self.caption_lengths)
+        texts = unpadded_texts(self.text_padding, self.text_lengths)
+        return packed_layout(len(self.images) - len(self.caption_ids), image_tokens, captions, texts, pair_mask)
 
 
 def captioner_mask(image_tokens: int, caption_tokens: int, device: torch.device) -> Tensor:
-    """(V + C, V + C) bool, True where the row's token may see the column's."""
+    """Return a (V + C, V + C) bool mask, True where the row's token may see the column's."""
     total = image_tokens + caption_tokens
     causal = torch.ones(total, total, dtype=torch.bool, device=device).tril()
     causal[:image_tokens, :image_tokens] = True
@@ -77,10 +83,17 @@ class MultiwayStates(NamedTuple):
     """(T, L, D), zero at padding."""
 
 
+# A block is the usual pre-norm block, x = x + attn(norm1(x)), x = x + experts(norm2(x)), but a branch is added where
+# the next norm reads the sum: bias, stochastic depth, addition and LayerNorm are then one pass over memory
+# (model/kernels/residual_norm.py). So a block receives a branch that is not yet added and hands on its own; the next
+# block or the final norm adds it. A branch leaves its last matrix product without bias for the same reason.
 class MultiwayBlock(nn.Module):
-    """x + attention(norm1(x)), then x + experts(norm2(x)); each branch scaled per sample by stochastic depth.
+    """Attention and modality experts, each with a norm before it and stochastic depth per sample:
 
-    The last branch is handed on, not added: whatever norms the sum next adds it in the same pass over memory.
+        x = x + branch;  branch = attn(norm1(x))
+        x = x + branch;  branch = experts(norm2(x))
+
+    Takes and returns x and branch.
     """
 
     def __init__(self, config: MultiwayConfig, has_vl_expert: bool):
@@ -102,26 +115,34 @@ class MultiwayBlock(nn.Module):
         scales: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> tuple[Tensor, Branch]:
-        """x: (N, D), the residual stream; branch: of the block before, still to be added; scales: (2, N) float32
-        factors of the two branches, None = 1; cache: see `MultiwayAttention`.
+        """Return the residual stream (N, D) and the experts' branch, which is not yet added to it.
 
-        Returns the residual stream (N, D) and the experts' branch.
+        x: (N, D), the residual stream; branch: added to it first, None if nothing is left to add (the first block, and
+        after `_block_and_add`); scales: (2, N) float32 factors of the two branches, None = 1; cache: see
+        `MultiwayAttention`.
         """
         attention_scale, experts_scale = (None, None) if scales is None else scales
-        x, normed = self.norm1(x, branch, layout, backend)
+        if branch is None:
+            normed = self.norm1(x, layout, backend)
+        else:
+            x, normed = self.norm1.add_and_norm(x, branch, layout, backend)
         branch = Branch(
-            self.attn(normed, layout, backend, cache), bias=self.attn.proj.stacked("bias"), scale=attention_scale
+            self.attn(normed, layout, backend, cache),
+            bias=self.attn.proj.stacked("bias"),
+            rows=layout.rows(self.attn.proj.experts),
+            scale=attention_scale,
         )
         x, output = self.experts(x, branch, self.norm2, layout, backend)
-        return x, Branch(output, bias=self.experts.stacked("fc2.bias"), scale=experts_scale)
+        rows = layout.rows(self.experts.experts)
+        return x, Branch(output, bias=self.experts.stacked("fc2.bias"), rows=rows, scale=experts_scale)
 
     @property
     def last_weights(self) -> list[Tensor]:
-        """Of the last matrix product, each expert's."""
+        """Weights of the last matrix product, one per expert."""
         return self.experts.each("fc2.weight")
 
 
-def _block_alone(
+def _block_and_add(
     block: MultiwayBlock,
     x: Tensor,
     branch: Branch | None,
@@ -129,15 +150,15 @@ def _block_alone(
     backend: Backend,
     scales: Tensor | None,
 ) -> tuple[Tensor, None]:
-    """A block that adds its last branch itself: the next one then has one matrix to keep, not two."""
+    """Call a block and add its last branch too: the next checkpoint then keeps one (N, D) matrix instead of two."""
     x, branch = block(x, branch, layout, backend, scales)
-    return residual_reference(x, branch, layout.rows(len(branch.bias))), None
+    return add_branch(x, branch), None
 
 
 class MultiwayTransformer(nn.Module):
     """Vision encoder, language encoder, dual encoder, fusion encoder and captioner in one set of weights.
 
-    Which of them a call is, follows from its inputs: images, texts, both, pairs, pairs with `causal_captions`.
+    The inputs of a call decide which of them it is: images, texts, both, pairs, or pairs with `causal_captions`.
     """
 
     def __init__(
@@ -149,21 +170,26 @@ class MultiwayTransformer(nn.Module):
         self.checkpointing = checkpointing
         self.vision_embed = VisionEmbedding(config.dim, config.image_size, config.patch_size)
         self.text_embed = TextEmbedding(config.dim, config.vocab_size, config.max_text_length)
+        # only the top blocks have vision-language experts: below, both parts of a pair use those of their modality
         first_vl_layer = config.depth - config.num_vl_layers
         self.blocks = nn.ModuleList(MultiwayBlock(config, i >= first_vl_layer) for i in range(config.depth))
         final_experts = SHARED if config.attention == "shared" else TWO_EXPERTS
-        self.norm = ExpertNorm(config.dim, final_experts)
+        self.norm = FinalNorm(config.dim, final_experts)
 
     def forward(
         self, inputs: MultiwayInputs, drop_path_scale: Tensor | None = None, cache: KeyValueCache | None = None
     ) -> MultiwayStates:
-        """drop_path_scale: (depth, 2, I + P + T) factor of each branch of each sample (see
+        """Return the final hidden states.
+
+        drop_path_scale: (depth, 2, I + P + T) factor of each branch of each sample (see
         `model.stochastic_depth.drop_path_scales`), None = no stochastic depth; cache: filled with the keys and values
-        of the pairs, for `decode`."""
+        of the pairs, for `decode`.
+        """
         backend = choose_backend(self.kernels, inputs.images.device)
         layout = inputs.layout()
         x = self.pack(inputs, layout, backend)
         if drop_path_scale is not None:
+            # from samples to rows: all tokens of a sample, both parts of a pair, are kept or dropped together
             drop_path_scale = drop_path_scale[:, :, layout.sample_of_row()].contiguous()  # (depth, 2, N)
         branch = None
         for i, block in enumerate(cast(Iterable[MultiwayBlock], self.blocks)):
@@ -173,49 +199,52 @@ class MultiwayTransformer(nn.Module):
             if mode == "none":
                 x, branch = block(x, branch, layout, backend, scales, layer_cache)
             else:
+                # recomputing a block would extend its cache again
                 assert cache is None, "a cache is for inference: call under torch.no_grad()"
-                function = partial(_block_alone, block) if mode == "full" else block
+                function = partial(_block_and_add, block) if mode == "full" else block
                 last_weights = [] if backend == "compile" else block.last_weights
                 x, branch = call_checkpointed(
                     mode, function, x, branch, layout, backend, scales, last_weights=last_weights
                 )
         if cache is not None:
-            cache.num_caption_tokens = layout.captions.longest
-        _, x = self.norm(x, branch, layout, backend)
-        return self.unpack(x, inputs, layout)
+            cache.num_caption_tokens = layout.captions.max_seqlen
+        return self.unpack(self.norm(x, layout, backend, branch), inputs, layout)
 
     @torch.no_grad()
     def decode(self, caption_ids: Tensor, cache: KeyValueCache) -> Tensor:
-        """The next n tokens of every caption, after those in `cache`, which is extended. (P, n) ids -> (P, n, D)."""
+        """Return the states of the next n tokens of every caption, (P, n) ids -> (P, n, D); `cache` holds the earlier
+        ones and is extended."""
         num_pairs, num_new = caption_ids.shape
-        # a new token sees all earlier ones and, of the new ones, itself and those before it
+        # a new token sees all earlier tokens, itself, and the new tokens before it
         pair_mask = torch.ones(num_new, cache.num_tokens + num_new, dtype=torch.bool, device=caption_ids.device)
-        captions = tokens_of(torch.zeros_like(caption_ids, dtype=torch.bool), (num_new,) * num_pairs)
-        no_texts = tokens_of(pair_mask[:0], ())
-        layout = pack(0, 0, captions, no_texts, pair_mask.tril(cache.num_tokens))
+        captions = unpadded_texts(torch.zeros_like(caption_ids, dtype=torch.bool), (num_new,) * num_pairs)
+        no_texts = unpadded_texts(pair_mask[:0], ())
+        layout = packed_layout(0, 0, captions, no_texts, pair_mask.tril(cache.num_tokens))
+        # an image's keys and values never change, as it sees only itself: only caption tokens have rows here
         words, positions = self.text_embed(caption_ids.flatten(), num_new, cache.num_caption_tokens)
         x, branch = words + positions.repeat(num_pairs, 1), None
         backend = choose_backend(self.kernels, x.device)
         for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
             x, branch = block(x, branch, layout, backend, cache=layer_cache)
         cache.num_caption_tokens += num_new
-        _, x = self.norm(x, branch, layout, backend)
-        return x.view(num_pairs, num_new, -1)
+        return self.norm(x, layout, backend, branch).view(num_pairs, num_new, -1)
 
     def pack(self, inputs: MultiwayInputs, layout: PackedLayout, backend: Backend = "reference") -> Tensor:
-        """Embeddings in the order of the layout, (N, D)."""
+        """Return the embeddings in the order of the layout, (N, D)."""
         images = self.vision_embed(inputs.images, inputs.image_mask)
-        ids = torch.cat([layout.captions.take(inputs.caption_ids), layout.texts.take(inputs.text_ids)])
+        # captions and texts in one call, so that ZeRO-3 gathers the table of words once
+        ids = torch.cat([layout.captions.unpad(inputs.caption_ids), layout.texts.unpad(inputs.text_ids)])
         texts = self.text_embed(ids, max(inputs.caption_ids.shape[1], inputs.text_ids.shape[1]))
-        return assemble_tokens(images, texts, inputs.image_mask, *layout.words(), backend)
+        return assemble_tokens(images, texts, inputs.image_mask, *layout.word_positions(), backend)
 
     def unpack(self, x: Tensor, inputs: MultiwayInputs, layout: PackedLayout) -> MultiwayStates:
-        """(N, D) -> states by sample."""
+        """Return the states (N, D) by sample."""
         num_images = len(inputs.images)
+        # image-only samples and the images of pairs are neighbours, so all images are one view
         sizes = [num_images * layout.image_tokens, layout.captions.num_rows, layout.texts.num_rows]
         images, captions, texts = x.split(sizes)
         return MultiwayStates(
             images=images.view(num_images, layout.image_tokens, x.shape[1]),
-            captions=layout.captions.put(captions, inputs.caption_ids.shape[1]),
-            texts=layout.texts.put(texts, inputs.text_ids.shape[1]),
+            captions=layout.captions.pad(captions, inputs.caption_ids.shape[1]),
+            texts=layout.texts.pad(texts, inputs.text_ids.shape[1]),
         )

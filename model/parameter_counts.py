@@ -1,4 +1,4 @@
-"""How many parameters a network has, by part and by use, without allocating any."""
+"""Numbers of parameters, by part of the network and by use; nothing is allocated."""
 
 from collections.abc import Mapping
 
@@ -21,15 +21,17 @@ PARTS = (
 
 
 def parameter_shapes(config: MultiwayConfig) -> dict[str, torch.Size]:
-    """Name and shape of every parameter of a MaskedDataModel."""
+    """Return the shape of every parameter of a MaskedDataModel by name."""
     with torch.device("meta"):
         model = MaskedDataModel(config)
     return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def count_by_part(config: MultiwayConfig) -> dict[str, int]:
-    """Parameters of each of PARTS. Attention and experts are their matrices and biases, as in BEiT-3's table 2; their
-    norms are counted apart."""
+    """Return the number of parameters of each of PARTS.
+
+    Attention and experts are their matrices and biases, as in BEiT-3's table 2; norms are a part of their own.
+    """
     counts = dict.fromkeys(PARTS, 0)
     for name, shape in parameter_shapes(config).items():
         counts[_part(name)] += shape.numel()
@@ -37,7 +39,7 @@ def count_by_part(config: MultiwayConfig) -> dict[str, int]:
 
 
 def count_activated(config: MultiwayConfig, use: Use) -> int:
-    """Parameters of the encoder, heads apart, that a sample of this kind passes through."""
+    """Return the number of parameters of the encoder, without heads, that a sample of this kind uses."""
     shapes = parameter_shapes(config)
     return sum(shape.numel() for name, shape in shapes.items() if _is_activated(name, use, shapes))
 

@@ -1,9 +1,11 @@
 """Philox 4x32-10: random numbers as a pure function of a key and a counter.
 
-The same (seed, stream, sample, index) gives the same bits on any device, rank or restart, and in a kernel that
-runs the same ten rounds. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
-32-bit words are held in int64 tensors, which every backend supports. On the CPU the rounds are numpy's, which
-takes half of torch's time for the few words of a batch.
+torch's generators have a state, which would have to be kept alike on every rank and over every restart. Here the same
+(seed, stream, sample, index) gives the same bits on any device and rank, after any restart, and in a Triton kernel,
+which runs the same ten rounds. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+
+32-bit words are held in int64 tensors, which every backend supports. On the CPU numpy computes the rounds, in half of
+torch's time for the few words of a batch.
 """
 
 from enum import IntEnum
@@ -22,7 +24,7 @@ KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 
 
 class Stream(IntEnum):
-    """Independent sequences of random numbers of one sample. Values are part of a run's definition: never renumber."""
+    """Independent sequences of random numbers per sample. The values are part of a run's definition: never renumber."""
 
     IMAGE_BLOCKS = 0
     IMAGE_COMPLETION = 1
@@ -33,13 +35,13 @@ class Stream(IntEnum):
 
 
 def _multiply(constant: int, words: Words) -> tuple[Words, Words]:
-    """High and low word of constant * words: int64 wraps around, which keeps all 64 bits of the product."""
+    """Return the high and low word of constant * words; int64 wraps around, but keeps all 64 bits of the product."""
     product = constant * words
     return (product >> 32) & WORD, product & WORD
 
 
 def philox_4x32(key: tuple[int, int], counter: tuple[Words, Words, Words, Words]) -> tuple[Words, ...]:
-    """Ten rounds. key: two words; counter: four broadcastable int64 tensors of words. Returns four tensors of words."""
+    """Return four tensors of random words. key: two words; counter: four broadcastable int64 tensors of words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -51,7 +53,7 @@ def philox_4x32(key: tuple[int, int], counter: tuple[Words, Words, Words, Words]
 
 
 def random_words(seed: int, stream: Stream, sample_ids: Tensor, index: Tensor | int) -> tuple[Tensor, ...]:
-    """Four words per (sample, index), each uniform in [0, 2**32).
+    """Return four words per (sample, index), each uniform in [0, 2**32).
 
     sample_ids: int64, any shape; index: int64, broadcastable to it. The key is the seed, the counter
     (index, stream, low and high word of the sample id).
@@ -62,17 +64,17 @@ def random_words(seed: int, stream: Stream, sample_ids: Tensor, index: Tensor | 
     key = seed & WORD, (seed >> 32) & WORD
     if sample_ids.device.type == "cpu":
         c0, c1, c2, c3 = (words.numpy() for words in counter)
-        with np.errstate(over="ignore"):  # wrapping around is meant; of single numbers numpy reports it
+        with np.errstate(over="ignore"):  # overflow is intended; numpy reports it for scalars
             words = philox_4x32(key, (c0, c1, c2, c3))
         return tuple(map(torch.from_numpy, np.broadcast_arrays(*words)))
     return torch.broadcast_tensors(*philox_4x32(key, counter))
 
 
 def uniform(words: Tensor) -> Tensor:
-    """Words -> float32 in [0, 1) from their 24 high bits, exactly."""
+    """Return float32 in [0, 1) from the 24 high bits of words, exactly."""
     return (words >> 8).to(torch.float32) * 2.0**-24
 
 
 def below(words: Tensor, bound: Tensor | int) -> Tensor:
-    """Words -> integers in [0, bound), int64; bound < 2**31."""
+    """Return integers in [0, bound) from words, int64; bound < 2**31."""
     return (words * bound) >> 32

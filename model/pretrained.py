@@ -1,4 +1,5 @@
-"""Our own format: model.safetensors and config.json in one folder. No pickles: nothing in them is ever executed."""
+"""Imglish's own format: model.safetensors and config.json in one folder. Without pickles, so that loading executes no
+code."""
 
 import json
 from dataclasses import asdict, fields
@@ -21,9 +22,9 @@ MODEL_TYPE = "imglish"
 
 
 def load_pretrained(folder: Path | str) -> MaskedDataModel:
-    """The network in a folder, float32, on the CPU, in evaluation mode.
+    """Return the network in a folder: float32, on the CPU, in evaluation mode.
 
-    Raises ValueError where the folder does not hold exactly a network in our format.
+    Raises ValueError if the folder does not hold exactly a network in this format.
     """
     folder = Path(folder)
     with torch.device("meta"):
@@ -33,10 +34,10 @@ def load_pretrained(folder: Path | str) -> MaskedDataModel:
 
 
 def load_weights(model: MaskedDataModel, folder: Path, assign: bool = False) -> None:
-    """Fill a network with the weights in a folder; assign: put them in the place of its parameters.
+    """Load the weights in a folder into a network; assign: replace its parameters instead of filling them.
 
-    Raises ValueError, naming the first difference, where they are missing, not exactly its parameters in float32, or
-    not finite; OSError where they cannot be read.
+    Raises ValueError, which names the first difference, if the weights are missing, are not exactly its parameters in
+    float32, or are not finite; OSError if they cannot be read.
     """
     path = folder / WEIGHTS_NAME
     weights = read_safetensors(_existing(path))
@@ -54,31 +55,35 @@ def save_pretrained(
 
 
 def save_safetensors(weights: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a file with the permissions that the umask asks for. Raises OSError if it cannot be written."""
+    """Write a safetensors file with the permissions that the umask asks for. Raises OSError if it cannot be written."""
     path.touch()
     mode = path.stat().st_mode
     try:
         save_file(weights, path, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:
         raise OSError(str(error).removeprefix("Error while serializing: ")) from error
-    path.chmod(mode)  # safetensors' own are 0600
+    path.chmod(mode)  # safetensors creates files with mode 0600
 
 
 def read_config(folder: Path) -> MultiwayConfig:
-    """The sizes of the network in a folder. Raises ValueError where there is no such network."""
+    """Return the sizes of the network in a folder. Raises ValueError if the folder has no such network."""
     path = folder / CONFIG_NAME
     values = read_json_object(_existing(path))
     if values.pop("model_type", None) != MODEL_TYPE:
-        raise ValueError(f"{path} describes no network of ours (model_type {MODEL_TYPE!r}); convert it first")
+        raise ValueError(
+            f"{path} is not the configuration of an Imglish network (model_type {MODEL_TYPE!r}); convert it first"
+        )
     expected = {field.name for field in fields(MultiwayConfig)}
     if set(values) != expected:
-        raise ValueError(f"{path} has other fields than MultiwayConfig: {', '.join(sorted(set(values) ^ expected))}")
+        raise ValueError(
+            f"{path} does not have the fields of MultiwayConfig: {', '.join(sorted(set(values) ^ expected))}"
+        )
     try:
         return pydantic.TypeAdapter(MultiwayConfig).validate_python(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        said = f"{'.'.join(map(str, first['loc']))} {' '.join(first['msg'].split())}".strip()
-        raise ValueError(f"{path} describes no network: {said}; convert it again") from error
+        reason = f"{'.'.join(map(str, first['loc']))} {' '.join(first['msg'].split())}".strip()
+        raise ValueError(f"{path} does not describe a valid network: {reason}; convert it again") from error
 
 
 def _existing(path: Path) -> Path:

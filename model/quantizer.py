@@ -1,9 +1,10 @@
-"""VQ-KD's codebook: nearest code by cosine, learned by exponential moving averages, not by gradients.
+"""VQ-KD's codebook: nearest code by cosine, learned by exponential moving averages instead of gradients.
 
-`forward` and `lookup` read it; `start` and `move` change it. Nothing here talks to other ranks: what `assign` gives is
-summed over all of them first, by pretrain/jobs/codebook_step.py.
+`forward` and `lookup` read it; `start` and `move` change it. Nothing here communicates: pretrain/jobs/codebook_step.py
+sums the results of `assign` over all ranks and then calls `move` on every rank.
 
-Source: BEiT v2 (arXiv 2208.06366), section 3.1, and unilm/beit2/norm_ema_quantizer.py. Ours: dead codes are revived.
+Source: BEiT v2 (arXiv 2208.06366), section 3.1, and unilm/beit2/norm_ema_quantizer.py. The revival of dead codes is
+ours.
 
 Shapes: N features, K codes, d code dim. Features and codes are compared as unit vectors, in float32.
 """
@@ -14,18 +15,20 @@ from torch.nn.functional import normalize, one_hot
 
 KMEANS_ITERATIONS = 10
 CHUNK = 8192
-"""Features that are compared with all codes at once: 256 MiB for 8192 codes."""
+"""Number of features compared with all codes at once: 256 MiB of similarities for 8192 codes."""
 
 
 class Codebook(nn.Module):
-    """K unit vectors of d dimensions, and how much each of them is used."""
+    """K unit vectors of d dimensions, and the use of each."""
 
     codes: Tensor
+    """(K, d) unit vectors."""
     cluster_sizes: Tensor
-    """(K,) moving average of the features of a step that are nearest to each code."""
+    """(K,) moving average of the number of features per step that are nearest to each code."""
     steps_unused: Tensor
-    """(K,) steps since a feature was nearest to each code."""
+    """(K,) number of steps since a feature was nearest to each code."""
     is_initialized: Tensor
+    """Whether `start` or `start_randomly` was called, a scalar bool."""
 
     def __init__(self, num_codes: int, dim: int):
         super().__init__()
@@ -36,31 +39,33 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:
-        """(N, d) features of any length -> (N,) indices of the nearest codes. Changes no state."""
-        # |z - e|^2 is least where z . e - |e|^2 / 2 is greatest
+        """Return the indices of the nearest codes, (N,), of features (N, d) of any norm. Changes no state."""
+        # |z - e|^2 is smallest where z . e - |e|^2 / 2 is largest: one matrix product. The bias matters for published
+        # codebooks, whose codes are not exactly of length 1.
         bias = -0.5 * self.codes.square().sum(1)
         chunks = normalize(features.float(), dim=-1).split(CHUNK)
         return torch.cat([torch.addmm(bias, chunk, self.codes.T).argmax(1) for chunk in chunks])
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """(...) indices -> (..., d) codes."""
+        """Return the codes (..., d) of indices (...)."""
         return self.codes[ids]
 
     @torch.no_grad()
     def assign(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum (K, d) and number (K,) of the features nearest to each code. Those of all ranks add up."""
+        """Return the sum (K, d) and the number (K,) of the features nearest to each code; ranks can add theirs."""
         sums, counts = torch.zeros_like(self.codes), torch.zeros_like(self.cluster_sizes)
         for chunk in normalize(features.float(), dim=-1).split(CHUNK):
             is_nearest = one_hot(self(chunk), len(self.codes)).to(sums.dtype)
-            sums += is_nearest.T @ chunk  # the same bits in every run; adding by index is not, on a GPU
+            sums += is_nearest.T @ chunk  # the same bits in every run, unlike index_add on a GPU
             counts += is_nearest.sum(0)
         return sums, counts
 
     @torch.no_grad()
     def start(self, features: Tensor, num_features: int | None = None) -> None:
-        """Spherical k-means over (N, d) features in random order; num_features: of the whole step, None: those are all.
+        """Initialize the codes by spherical k-means over features (N, d) in random order.
 
-        Raises ValueError for fewer features than codes.
+        num_features: number of features in the whole step, None = N. Raises ValueError if there are fewer features than
+        codes.
         """
         if len(features) < len(self.codes):
             raise ValueError(
@@ -76,9 +81,10 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def start_randomly(self, num_features: int, generator: torch.Generator) -> None:
-        """Random directions, as the original without --quantize_kmeans_init; num_features: of a step.
+        """Initialize the codes with random directions, as the original without --quantize_kmeans_init.
 
-        Every code begins with an even share, so that those that are never used die with time, not at once.
+        num_features: number of features per step. Every code begins with an even share of them, so that unused codes
+        are revived after a while instead of all in the first step.
         """
         self.codes.copy_(normalize(torch.randn(self.codes.shape, generator=generator), dim=-1))
         self.cluster_sizes.fill_(num_features / len(self.codes))
@@ -86,17 +92,19 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def move(self, sums: Tensor, counts: Tensor, fresh: Tensor, decay: float, revival_threshold: float) -> None:
-        """Move each code towards the mean of a step's features nearest to it, and revive dead codes.
+        """Move each code towards the mean of the step's features nearest to it, and revive dead codes.
 
-        sums (K, d) and counts (K,): of all ranks; fresh (K, d): features of this step, chosen at random, to put dead
-        codes onto; decay: of the moving averages; revival_threshold: a code is dead when the moving average of its
-        features falls below this part of an even share, 0: never.
+        sums (K, d) and counts (K,): `assign`, summed over all ranks; fresh (K, d): random features of this step, which
+        replace dead codes; decay: of the moving averages; revival_threshold: a code is dead if the moving average of
+        its features falls below this fraction of an even share, 0 = never.
         """
         self.cluster_sizes.lerp_(counts, 1 - decay)
+        # a code without features in this step stays where it is
         means = torch.where(counts[:, None] > 0, normalize(sums, dim=-1), self.codes)
         moved = normalize(torch.lerp(self.codes, means, 1 - decay), dim=-1)
         self.steps_unused.copy_(torch.where(counts > 0, 0, self.steps_unused + 1))
         even_share = counts.sum() / len(counts)
         dead = self.cluster_sizes < revival_threshold * even_share
         self.codes.copy_(torch.where(dead[:, None], normalize(fresh.float(), dim=-1), moved))
+        # an even share, so that a revived code has time to attract features before it counts as dead again
         self.cluster_sizes.copy_(torch.where(dead, even_share, self.cluster_sizes))

@@ -1,7 +1,7 @@
 """The ranges of a network's settings, stated in the annotations of their fields.
 
-The same annotations as those of data_pipeline/settings/ranges.py, which reads them for the command line; this package
-checks its own, since it knows no other.
+The annotations are those of data_pipeline/settings/ranges.py, which reads them for the command line. This package
+checks its own, because it must not import another.
 """
 
 from typing import Annotated, Any, get_args, get_type_hints
@@ -10,21 +10,21 @@ from annotated_types import Interval
 
 Count = Annotated[int, Interval(ge=1, le=1_000_000_000)]
 Size = Annotated[int, Interval(ge=1, le=10_000_000)]
-"""Of a part of a network: a width, a vocabulary."""
+"""Size of a part of a network: a width, a vocabulary."""
 SizeOrZero = Annotated[int, Interval(ge=0, le=10_000_000)]
 Depth = Annotated[int, Interval(ge=1, le=1000)]
-"""Blocks of a network."""
+"""Number of blocks of a network."""
 Side = Annotated[int, Interval(ge=1, le=8192)]
-"""Of an image or a patch, in pixels."""
+"""Side of an image or a patch in pixels."""
 TextLength = Annotated[int, Interval(ge=3, le=65_536)]
-"""In tokens; no less than <s>, a word and </s>."""
+"""Length of a text in tokens; at least <s>, a word and </s>."""
 PartBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 Deviation = Annotated[float, Interval(gt=0, le=1000)]
 """A standard deviation."""
 
 
 def check_ranges(config: object) -> None:
-    """Raise ValueError, naming field, value and range, unless each number of a dataclass lies in its range."""
+    """Raise ValueError, which names field, value and range, if a number of a dataclass lies outside of its range."""
     for name, hint in get_type_hints(type(config), include_extras=True).items():
         kind, *marks = get_args(hint) or (hint,)
         for interval in (mark for mark in marks if isinstance(mark, Interval)):
@@ -35,7 +35,7 @@ def check_ranges(config: object) -> None:
 
 
 def _bounds(interval: Interval) -> tuple[Any, bool, Any, bool]:
-    """Lower bound and whether it is inside, upper bound and whether it is."""
+    """Return the lower bound and whether it is included, the upper bound and whether it is included."""
     low, has_low = (interval.ge, True) if interval.gt is None else (interval.gt, False)
     high, has_high = (interval.le, True) if interval.lt is None else (interval.lt, False)
     return low, has_low, high, has_high
@@ -49,7 +49,7 @@ def _lies_in(value: Any, interval: Interval, kind: type) -> bool:
 
 
 def _in_words(interval: Interval, kind: type) -> str:
-    """'an integer from 1 to 1,000', 'a number in [0, 1)'"""
+    """Return the range in words: 'an integer from 1 to 1,000', 'a number in [0, 1)'."""
     number = "an integer" if kind is int else "a number"
     low, has_low, high, has_high = _bounds(interval)
     if has_low and has_high:

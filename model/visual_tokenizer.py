@@ -1,6 +1,6 @@
 """BEiT v2's visual tokenizer (VQ-KD): patches to codes, trained to reconstruct a teacher's features.
 
-Names of parameters are those of the published files; pretrain/formats/vqkd.py has what else is in them.
+Parameter names are those of the published files; pretrain/formats/vqkd.py describes the rest of those files.
 
 Source: BEiT v2 (arXiv 2208.06366) and unilm/beit2/modeling_vqkd.py.
 Shapes: B images, G x G patches (or H/p x W/p for other views), D dim, d code dim, E teacher dim.
@@ -26,7 +26,11 @@ NORM_EPS = 1e-6
 
 
 class VisualTokenizer(nn.Module):
-    """Images to codes of a VQ-KD codebook. Takes raw pixels in [0, 1], float32, and never guesses their range."""
+    """Images to codes of a VQ-KD codebook. Takes raw pixels in [0, 1], float32.
+
+    The original guesses the range of the pixels from the maximum of the batch, so that a dark image's codes depend on
+    the images beside it; this one does not.
+    """
 
     def __init__(self, config: VisualTokenizerConfig):
         super().__init__()
@@ -39,9 +43,10 @@ class VisualTokenizer(nn.Module):
         self.decode_task_layer = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, config.teacher_dim))
 
     def features(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, G * G, d), float32, before quantisation.
+        """Return the features before quantisation, (B, 3, H, W) in [0, 1] -> (B, G * G, d) float32.
 
-        dtype: of the encoder's matrix products; the task layer always computes in float32.
+        dtype: of the encoder's matrix products. The task layer always computes in float32: rounding of the features
+        themselves would change the nearest code.
         """
         with _autocast(pixels.device, dtype):
             patches = self.encoder(pixels * 2 - 1)
@@ -50,23 +55,26 @@ class VisualTokenizer(nn.Module):
 
     @torch.no_grad()
     def tokenize(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, G * G) codes in row-major order. No collective, no change of state."""
+        """Return the codes in row-major order, (B, 3, H, W) in [0, 1] -> (B, G * G). No collective, no change of
+        state."""
         features = self.features(pixels, dtype)
         return self.codebook(features.flatten(0, 1)).view(features.shape[:2])
 
     def forward(
         self, pixels: Tensor, teacher: Tensor, dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One training pass. pixels: (B, 3, H, W) in [0, 1]; teacher: its features (B, G * G, E).
+        """Return the mean cosine similarity of reconstruction and teacher, the commitment loss, both scalars, and the
+        features (B, G * G, d), detached, from which the codebook learns.
 
-        Returns the mean cosine similarity of the reconstruction with the teacher, the commitment loss, both scalars,
-        and the features (B, G * G, d), detached, for the codebook to learn from. The loss of VQ-KD is
-        1 - similarity + commitment loss. Gradients pass the quantiser straight through.
+        pixels: (B, 3, H, W) in [0, 1]; teacher: the teacher's features (B, G * G, E). The loss of VQ-KD is
+        1 - similarity + commitment loss.
         """
         grid = (pixels.shape[2] // self.config.patch_size, pixels.shape[3] // self.config.patch_size)
         features = self.features(pixels, dtype)
         ids = self.codebook(features.detach().flatten(0, 1)).view(features.shape[:2])
+        # cosine distance: features and codes are compared, decoded and pulled together on the unit sphere
         unit_features, codes = normalize(features, dim=-1), self.codebook.lookup(ids)
+        # straight-through: the value is the code, the gradient that of the features, as argmin has none
         quantized = unit_features + (codes - unit_features).detach()
         with _autocast(pixels.device, dtype):
             reconstruction = self.decode_task_layer(self.decoder(quantized.transpose(1, 2).unflatten(2, grid)))
@@ -75,7 +83,7 @@ class VisualTokenizer(nn.Module):
 
 
 class PatchTransformer(nn.Module):
-    """A vision transformer over a grid: the encoder on pixels, the decoder on codes. Gives patch tokens only."""
+    """A vision transformer over a grid: the encoder on pixels, the decoder on codes. Returns patch tokens only."""
 
     def __init__(self, in_channels: int, patch_size: int, dim: int, num_heads: int, depth: int, grid_size: int):
         super().__init__()
@@ -94,10 +102,13 @@ class PatchTransformer(nn.Module):
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1) + self._positions(grid)
         for block in self.blocks:
             x = block(x)
-        return self.fc_norm(x[:, 1:])
+        return self.fc_norm(x[:, 1:])  # the class token takes part in attention only
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """(1, H' * W' + 1, D). The odd tenth is the original's: its codes of other grids depend on it."""
+        """Return the position embeddings for a grid, (1, H' * W' + 1, D).
+
+        The 0.1 is the original's guard against rounding; the codes of published tokenizers at other sizes depend on it.
+        """
         if grid == (self.grid_size, self.grid_size):
             return self.pos_embed
         table = self.pos_embed[:, 1:].unflatten(1, (self.grid_size, self.grid_size)).permute(0, 3, 1, 2)
@@ -145,6 +156,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)"""
+        # a bias of the keys adds the same to all scores of a query, which softmax ignores
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = self.qkv(x)
         q, k, v = (qkv + bias.to(qkv.dtype)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -165,10 +177,11 @@ class Mlp(nn.Module):
 
 @torch.no_grad()
 def init_visual_tokenizer(tokenizer: VisualTokenizer, init_std: float, seed: int) -> None:
-    """Fill every parameter in place from the seed alone: BEiT v2's scheme.
+    """Fill every parameter in place by BEiT v2's scheme, from the seed alone.
 
-    Matrices, positions and class token normal(init_std); attn.proj and fc2 of block l divided by sqrt(2 l); patch
-    projections uniform within 1 / sqrt(fan in), biases too; other biases 0; norms 1 and 0.
+    Matrices, positions and class token: normal(init_std), attn.proj and fc2 of block l divided by sqrt(2 l) (see
+    model/initialization.py); patch projections and their biases: uniform within 1 / sqrt(fan in); other biases 0;
+    norms 1 and 0.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in tokenizer.named_parameters():
@@ -176,6 +189,7 @@ def init_visual_tokenizer(tokenizer: VisualTokenizer, init_std: float, seed: int
             nn.init.zeros_(parameter)
     for name, module in tokenizer.named_modules():
         if isinstance(module, nn.Linear):
+            # truncated at +-2, torch's default, which no draw reaches: in effect a normal distribution
             nn.init.trunc_normal_(module.weight, std=init_std, generator=generator)
             if name.endswith(("attn.proj", "mlp.fc2")):
                 module.weight.div_(math.sqrt(2 * (int(name.split(".")[2]) + 1)))
@@ -192,14 +206,14 @@ def init_visual_tokenizer(tokenizer: VisualTokenizer, init_std: float, seed: int
 
 
 def patch_pixels(pixels: Tensor, patch_size: int) -> Tensor:
-    """The teacher that needs no download: a patch's pixels, normalised to [-1, 1].
+    """Return each patch's pixels scaled to [-1, 1], (B, 3, H, W) in [0, 1] -> (B, G * G, 3 * patch_size ** 2).
 
-    (B, 3, H, W) in [0, 1] -> (B, G * G, 3 * patch_size ** 2), row-major patches.
+    The teacher that needs no download. Patches are in row-major order.
     """
     return unfold(pixels * 2 - 1, kernel_size=patch_size, stride=patch_size).transpose(1, 2)
 
 
 def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Matrix products in dtype; everything as it comes for float32."""
+    """Return a context with matrix products in dtype; for float32, one without autocast."""
     is_on = dtype != torch.float32
     return torch.autocast(device.type, dtype=dtype if is_on else torch.bfloat16, enabled=is_on)

@@ -1,7 +1,7 @@
-"""Files of weights, read as data: nothing in them is executed, and nothing expands to more than the file.
+"""Weight files, read as data: no code in them is executed, and no content expands beyond the size of the file.
 
-Two formats: safetensors, and archives of torch.save, whose pickles may name tensors and containers only. Whatever else
-a file turns out to be is said in one sentence. A file that may not be read is an OSError: permission is not damage.
+Two formats: safetensors, and archives of torch.save, whose pickles may name tensors and containers only. For any other
+file the error says in one sentence what it is. A file without read permission is an OSError, not a damaged file.
 """
 
 import errno
@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 MAX_JSON_BYTES = 1 << 24
-"""Of a configuration, a card or a manifest: that of a thousand ranks takes a fiftieth of it."""
+"""Limit for a configuration, card or manifest; the manifest of a thousand ranks takes a fiftieth of it."""
 MAX_HEADER_BYTES = 1 << 23
-"""Of the header of a safetensors file: some 50,000 tensors."""
+"""Limit for the header of a safetensors file: about 50,000 tensors."""
 _ZIP_MAGIC = b"PK\x03\x04"
 _COMPRESSED = (b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd")
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The first pickle of what torch.save wrote before torch 1.6: its magic number."""
+"""The magic number of torch.save before torch 1.6, which is the first pickle of the file."""
 _NUM_LEGACY_PICKLES = 5
 _HARMLESS_GLOBALS = re.compile(
     r"collections (OrderedDict|Counter)"
@@ -36,43 +36,47 @@ _HARMLESS_GLOBALS = re.compile(
     r"|torch\.serialization _get_layout"
     r"|(builtins|__builtin__) (set|complex)"
 )
-"""What a pickle may name. torch's own list has more: what allocates memory by a number, or calls numpy."""
+"""Globals that a pickle may name. torch's own list also has functions that allocate memory by a number or call
+numpy."""
 _FORBIDDEN_OPCODES = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
 
 
 class HoldsCodeError(ValueError):
-    """A file of torch.save names more than tensors and containers."""
+    """A file of torch.save that names more than tensors and containers."""
 
 
 def read_torch_file(path: Path, types: Iterable[type] = (), map_location: Any = "cpu", is_mapped: bool = False) -> Any:
-    """Return what torch.save wrote, if it is data alone. is_mapped: tensors are read when they are used.
+    """Return the content of a file of torch.save if it is data only.
 
-    types: classes that the file may hold beside tensors and containers. Raises ValueError, saying what is wrong, if the
-    file is something else, is damaged or holds code; OSError if it cannot be read.
+    types: classes that the file may hold besides tensors and containers; is_mapped: map the file into memory, so that
+    tensors are read on first use. Raises ValueError, with the reason, if the file is something else, is damaged or
+    holds code; OSError if it cannot be read.
     """
     head = _head(path)
     own = tuple(types)
     allowed = {f"{kind.__module__} {kind.__qualname__}" for kind in own}
-    with _damage_said(path):
+    with _damage_reported(path):
         if head.startswith(_ZIP_MAGIC):
             _check_pickle(path, BytesIO(_pickle_in_archive(path)), 1, allowed)
         elif head.startswith(_LEGACY_MAGIC):
             with path.open("rb") as file:
                 _check_pickle(path, file, _NUM_LEGACY_PICKLES, allowed)
         else:
-            raise ValueError(f"{path} {_what_it_is(head)}")
+            raise ValueError(f"{path} {_description(head)}")
         with torch.serialization.safe_globals([*own]):
             is_mapped = is_mapped and head.startswith(_ZIP_MAGIC)
             return torch.load(path, map_location=map_location, weights_only=True, mmap=is_mapped)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file by name. Raises ValueError if it is none, OSError if it cannot be
-    read."""
+    """Return the tensors of a safetensors file by name.
+
+    Raises ValueError if it is not a valid safetensors file, OSError if it cannot be read.
+    """
     head = _head(path)
     if not is_safetensors(path):
-        raise ValueError(f"{path} {_what_it_is(head)}")
-    with _damage_said(path):
+        raise ValueError(f"{path} {_description(head)}")
+    with _damage_reported(path):
         num_bytes = int.from_bytes(head[:8], "little")
         if num_bytes > MAX_HEADER_BYTES:
             raise ValueError(f"{path} is damaged: its header has {num_bytes} bytes, more than {MAX_HEADER_BYTES}")
@@ -80,7 +84,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Return whether a file begins as safetensors do: a length and a JSON object. Raises OSError."""
+    """Return whether a file begins like a safetensors file: a length and a JSON object. Raises OSError."""
     return _head(path)[8:9] == b"{"
 
 
@@ -88,35 +92,37 @@ def is_torchscript(path: Path) -> bool:
     """Return whether a file is a TorchScript archive, whatever its name. Raises OSError if it cannot be read."""
     if not _head(path).startswith(_ZIP_MAGIC):
         return False
-    with _damage_said(path), zipfile.ZipFile(path) as archive:
+    with _damage_reported(path), zipfile.ZipFile(path) as archive:
         return _holds_script(archive)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Return a JSON object. Raises ValueError if the file holds none or is unreasonably large, OSError if it cannot be
-    read."""
+    """Return the JSON object in a file.
+
+    Raises ValueError if the file does not hold one or is unreasonably large, OSError if it cannot be read.
+    """
     _check_regular(path)
     with path.open("rb") as file:
         text = file.read(MAX_JSON_BYTES + 1)
     if len(text) > MAX_JSON_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES} bytes, which no such file is; give another")
+        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES} bytes, the limit for such a file; use another file")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ValueError(f"{path} is not valid JSON ({reason}); write it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object; write it again")
+        raise ValueError(f"{path} does not hold a JSON object; write it again")
     return content
 
 
 @contextmanager
-def _damage_said(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes a reader raise into one sentence."""
+def _damage_reported(path: Path) -> Iterator[None]:
+    """Turn any exception that a damaged file causes in a reader into a ValueError of one sentence."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # a seek to a place that cannot be is damage
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: a seek to an impossible offset, which is damage
             raise
         raise ValueError(f"{path} is cut off or damaged; copy it again") from error
     except Exception as error:
@@ -131,10 +137,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_regular(path: Path) -> None:
-    """Raises ValueError for what is no regular file: reading a pipe or a device would never end."""
+    """Raise ValueError if a path is not a regular file: reading a pipe or a device would never end."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}; give a file")
+        raise ValueError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}; use a file")
 
 
 def _head(path: Path) -> bytes:
@@ -144,21 +150,21 @@ def _head(path: Path) -> bytes:
         return file.read(512)
 
 
-def _what_it_is(head: bytes) -> str:
-    """Say what a file is that is no file of weights, and what to do."""
+def _description(head: bytes) -> str:
+    """Return what a file is instead of a weight file, and the remedy."""
     start = head.lstrip().lower()
     known = (
         (not head, "is empty; copy it again"),
         (head.startswith(b"version https://git-lfs"), "is a git-LFS pointer, not the file itself; run git lfs pull"),
         (start.startswith((b"<!doctype html", b"<html")), "is a web page (HTML), not weights; download it again"),
-        (head.startswith(_COMPRESSED), "is compressed; unpack it and give what is inside"),
-        (head[257:262] == b"ustar", "is a tar; unpack it and give what is inside"),
-        (head[:1] == b"\x80", "is a pickle that torch.save did not write, which is not opened; save its tensors alone"),
-        (head[8:9] == b"{", "is a safetensors file; give a file of torch.save"),
-        (head.startswith(_ZIP_MAGIC), "is a zip, such as torch.save writes; give safetensors"),
-        (all(byte >= 32 or byte in b"\t\n\r\f" for byte in head), "is text, not weights; give the file itself"),
+        (head.startswith(_COMPRESSED), "is compressed; unpack it and use its content"),
+        (head[257:262] == b"ustar", "is a tar; unpack it and use its content"),
+        (head[:1] == b"\x80", "is a pickle that torch.save did not write and is not opened; save its tensors only"),
+        (head[8:9] == b"{", "is a safetensors file; use a file of torch.save"),
+        (head.startswith(_ZIP_MAGIC), "is a zip, such as torch.save writes; use a safetensors file"),
+        (all(byte >= 32 or byte in b"\t\n\r\f" for byte in head), "is text, not weights; use the file itself"),
     )
-    return next((said for is_it, said in known if is_it), "is cut off, damaged or no file of weights; copy it again")
+    return next((text for applies, text in known if applies), "is cut off, damaged or not a weight file; copy it again")
 
 
 def _holds_script(archive: zipfile.ZipFile) -> bool:
@@ -167,12 +173,15 @@ def _holds_script(archive: zipfile.ZipFile) -> bool:
 
 
 def _pickle_in_archive(path: Path) -> bytes:
-    """Return the pickle of an archive whose other members are plain bytes of tensors. Raises ValueError if it is not as
-    torch.save writes them: two readers must not find different members in it, and none may expand."""
+    """Return the pickle of an archive whose other members are plain bytes of tensors.
+
+    Raises ValueError unless the archive is as torch.save writes it: two readers must not find different members in it,
+    and no member may be compressed.
+    """
     with zipfile.ZipFile(path) as archive:
         if _holds_script(archive):
             raise ValueError(
-                f"{path} is a TorchScript archive, which executes code when it is loaded; give a state dict or "
+                f"{path} is a TorchScript archive, which executes code when it is loaded; use a state dict or "
                 "safetensors"
             )
         entries = archive.infolist()
@@ -186,16 +195,16 @@ def _pickle_in_archive(path: Path) -> bytes:
             and f"{folder}/data.pkl" in archive.namelist()
         )
         if not is_sound:
-            raise ValueError(f"{path} is no archive as torch.save writes it; save its tensors again")
+            raise ValueError(f"{path} is not an archive that torch.save writes; save its tensors again")
         return archive.read(f"{folder}/data.pkl")
 
 
 def _check_pickle(path: Path, file: IO[bytes], num_pickles: int, allowed: set[str]) -> None:
-    """Raises ValueError, naming it, for a pickle that holds more than tensors, containers and what is allowed."""
+    """Raise ValueError, which names the global, if a pickle holds more than tensors, containers and allowed classes."""
     for _ in range(num_pickles):
         for opcode, argument, _place in pickletools.genops(file):
             name = str(argument) if opcode.name == "GLOBAL" else ""
             is_harmless = not name or name in allowed or _HARMLESS_GLOBALS.fullmatch(name)
             if opcode.name in _FORBIDDEN_OPCODES or not is_harmless:
                 named = name.replace(" ", ".") or opcode.name
-                raise HoldsCodeError(f"{path} holds code ({named}), which is not executed; save its tensors alone")
+                raise HoldsCodeError(f"{path} holds code ({named}), which is not executed; save its tensors only")

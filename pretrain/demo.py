@@ -1,8 +1,8 @@
 """From raw data to converted checkpoints with the project's own commands, in minutes: python -m pretrain.demo
 
 Draws a small world, trains both tokenizers, pretrains a tiny BEiT-3 under the DeepSpeed launcher with ZeRO-3 on two
-ranks, stops it halfway with a signal, resumes it, converts it, and asks whether it reads its images. Everything lies
-under runs/demo, which is begun anew.
+ranks, stops it halfway with a signal, resumes it, converts it, and evaluates whether it reads its images.
+Everything lies in runs/demo, which is emptied first.
 """
 
 import os
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NUM_IMAGES, NUM_PAIRS, NUM_SENTENCES, NUM_HELD_OUT = 2000, 8000, 12000, 500
 REQUIRED_MARGIN = 0.20
 LOSS_STEPS = 10
-"""Steps at either end whose mean loss is shown."""
+"""Number of steps at either end whose mean loss is shown."""
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     try:
         run_demo()
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)  # what was running has told it
+        sys.exit(EXIT_INTERRUPTED)  # the command that was running has printed it
 
 
 def run_demo() -> None:
@@ -49,7 +49,7 @@ def run_demo() -> None:
 
     start = time.perf_counter()
     config = demo()
-    print(f"{config.run_dir} is begun anew", flush=True)
+    print(f"emptying {config.run_dir}", flush=True)
     data = config.data
     shutil.rmtree(config.run_dir, ignore_errors=True)
     assert data.text_tokenizer is not None
@@ -89,7 +89,7 @@ def section(title: str) -> None:
 
 
 def run(module: str, *arguments: object) -> None:
-    """One command of the project, shown as a user would type it. Ends the demo where it fails."""
+    """Run one command of the project, shown as a user would type it. Ends the demo if it fails."""
     words = [str(argument) for argument in arguments]
     print(f"$ python -m {module} {' '.join(words)}", flush=True)
     code = subprocess.run([sys.executable, "-m", module, *words], check=False).returncode
@@ -98,7 +98,7 @@ def run(module: str, *arguments: object) -> None:
 
 
 def pretrain(run_dir: Path, stop_after: int | None = None) -> None:
-    """Pretraining under the DeepSpeed launcher, to the end or until SIGUSR1 after a step."""
+    """Pretrain under the DeepSpeed launcher, to the end or until SIGUSR1 after a step."""
     import torch
 
     from pretrain.run.run_log import LOG_NAME, read_log
@@ -122,7 +122,7 @@ def pretrain(run_dir: Path, stop_after: int | None = None) -> None:
 
 
 def ranks_of(launcher: int) -> list[int]:
-    """Process ids of the ranks under a launcher."""
+    """Return the process ids of the ranks under a launcher."""
     import psutil
 
     children = psutil.Process(launcher).children(recursive=True)

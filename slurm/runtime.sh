@@ -1,20 +1,20 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by the job scripts, in the checkout: reads env.sh and gives what IMGLISH_RUNTIME means.
+# Sourced by the job scripts, in the checkout: reads env.sh and translates IMGLISH_RUNTIME.
 #
 #   srun "${srun_options[@]}" ... "${python[@]}" -m MODULE
 #
-# Returns 2 after a sentence where that is wrong.
+# Returns 2 after an error message if IMGLISH_RUNTIME is wrong.
 
 # shellcheck source=slurm/env.sh
 source "${IMGLISH_ENV:-slurm/env.sh}" || return 2
 
-srun_options=(--cpus-per-task="${SLURM_CPUS_PER_TASK:-1}") # srun does not take it from the job
+srun_options=(--cpus-per-task="${SLURM_CPUS_PER_TASK:-1}") # srun does not inherit it from the job
 python=(python -u)
 for word in ${IMGLISH_RUNTIME:-}; do
   what=${word#*:}
   case $word in
     module:?*)
-      set +u # the command of many sites reads variables that are not set
+      set +u # the module command of many sites reads unset variables
       module load "$what" || {
         echo "error: $word of IMGLISH_RUNTIME cannot be loaded; see: module avail" >&2
         return 2
@@ -23,7 +23,7 @@ for word in ${IMGLISH_RUNTIME:-}; do
       ;;
     venv:?*)
       if [ ! -f "$what/bin/activate" ]; then
-        echo "error: $word of IMGLISH_RUNTIME is no virtual environment that $(hostname) sees" >&2
+        echo "error: $word of IMGLISH_RUNTIME is not a virtual environment on $(hostname)" >&2
         return 2
       fi
       # shellcheck source=/dev/null

@@ -1,7 +1,7 @@
-"""Compiles every kernel for GPUs that are not here: python -m tests.ahead_of_time [80 90]
+"""Compile every kernel for GPUs that this machine lacks: python -m tests.ahead_of_time [80 90]
 
-Calls the public functions, forward and backward, at the giant's sizes in bfloat16, under a driver of Triton's that
-compiles and launches nothing. Prints a line of JSON a compiled kernel: what its machine code needs.
+Calls the public functions, forward and backward, at the giant's sizes in bfloat16, with a Triton driver that compiles
+and launches nothing. Prints one line of JSON per compiled kernel with the registers and memory that it needs.
 """
 
 import json
@@ -26,11 +26,11 @@ from tests.support.kernel_calls import giant_calls
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 MAX_SHARED = 99 * 1024
-"""Bytes a program may take on every GPU since sm_80."""
+"""Shared memory in bytes that a program may use on every GPU since sm_80."""
 
 
 class CompilingDriver:
-    """Triton's driver for a GPU of an architecture, without the GPU: kernels are compiled, launches do nothing."""
+    """A Triton driver for a GPU architecture without the GPU: kernels are compiled, launches do nothing."""
 
     def __init__(self, arch: int):
         self.arch = arch
@@ -45,7 +45,7 @@ class CompilingDriver:
         return GPUTarget("cuda", self.arch, 32)
 
     def get_current_device(self) -> int:
-        return self.arch  # a cache of compiled kernels each
+        return self.arch  # Triton caches compiled kernels per device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -60,7 +60,7 @@ class CompilingDriver:
 
 
 def _resource_usage(binary: bytes) -> dict[str, int]:
-    """Of a thread: registers, and bytes of its stack, where spilled registers go."""
+    """Return the registers of a thread, and the bytes of its stack, to which registers are spilled."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()

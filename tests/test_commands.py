@@ -1,17 +1,28 @@
-"""Commands of the documentation are commands of the project."""
+"""Every command in the documentation is accepted by the program it starts."""
 
 import re
 import shlex
+from typing import Any
 
 import pytest
-import tyro
 
 from data_pipeline.check_shards import CheckOptions
 from data_pipeline.index_shards import IndexOptions
+from data_pipeline.settings.parsing import (
+    HELP,
+    HelpRequest,
+    help_text,
+    parse_first_options,
+    parse_options,
+)
 from data_pipeline.train_text_tokenizer import TextTokenizerOptions
 from data_pipeline.write_shards import ShardOptions
+from pretrain.config.command_line import parse_recipe
 from pretrain.conversion.options import ConvertOptions
 from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions
+from pretrain.planning.options import PlanOptions, ScalingOptions
+from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
+from tests.support.documents import DOCUMENTS, commands, inline_code
 from tests.support.launch import ROOT
 
 OPTIONS = {
@@ -23,35 +34,158 @@ OPTIONS = {
     "pretrain.masked_patches": MaskedPatchesOptions,
     "pretrain.masked_words": MaskedWordsOptions,
 }
-DOCUMENTS = ("README.md", "data_pipeline/README.md", "docs/exports.md")
+OF_RECIPES: dict[str, dict[str, Any]] = {
+    "pretrain.train": RECIPES,
+    "pretrain.train_visual_tokenizer": VISUAL_TOKENIZER_RECIPES,
+}
+PLANNING = {"pretrain.plan": PlanOptions, "pretrain.scaling": ScalingOptions}
+JOB_SCRIPTS = {
+    "slurm/pretrain.sbatch": "pretrain.train",
+    "slurm/write_shards.sbatch": "data_pipeline.write_shards",
+    "slurm/convert.sbatch": "pretrain.convert",
+}
+SBATCH_OPTIONS = {"--nodes", "--gres", "--ntasks-per-node", "--cpus-per-task", "--array", "--signal"}
+SHELL = {".", "source", "cat", "scancel", "squeue", "tail", "touch"}
+PLACEHOLDERS = {"RECIPE": "laptop", "KIND": "pair"}
+LEFT_OUT = {"[overrides]", "[options]"}
+FOREIGN_OPTIONS = {
+    "pip": {"--no-deps"},
+    "deepspeed": {"--log_level", "--master_port", "--num_accelerators"},
+    "Microsoft's finetuning code": {"--vocab_size", "--num_max_bpe_tokens"},
+    "Slurm": {"--gpus-per-task", "--signal", *SBATCH_OPTIONS},
+    "benchmarks": {"--append", "--source"},
+    "git and apptainer": {"--nv"},
+}
 
 
-def commands() -> list[list[str]]:
-    """The words after `python -m` of every line of a bash block."""
-    found = []
-    for document in DOCUMENTS:
-        for block in re.findall(r"```bash\n(.*?)```", (ROOT / document).read_text(), re.DOTALL):
-            for line in block.splitlines():
-                words = shlex.split(line, comments=True)
-                if words[:2] == ["python", "-m"] and words[2] in OPTIONS:
-                    found.append(words[2:])
-    return found
+def commands_in_job_scripts() -> list[str]:
+    """Return the usage lines in the comments of slurm/*.sbatch."""
+    sources = [(ROOT / script).read_text() for script in JOB_SCRIPTS]
+    return [
+        re.sub(r"\[.*\]", "", line).strip()
+        for source in sources
+        for line in re.findall(r"^# +(sbatch .*)$", source, re.MULTILINE)
+    ]
 
 
-def test_the_documentation_has_commands() -> None:
-    assert len(commands()) >= 15 and {command[0] for command in commands()} == set(OPTIONS)
+def commands_in_recipes() -> list[str]:
+    """Return the command in the docstring of every recipe."""
+    recipes = [recipe for recipes in OF_RECIPES.values() for recipe in recipes.values()]
+    return [line for recipe in recipes for line in re.findall(r"Command: (.*)", recipe.__doc__ or "")]
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_a_documented_command_has_valid_options(command: list[str]) -> None:
-    tyro.cli(OPTIONS[command[0]], args=command[1:])
+COMMANDS = sorted({command for path in DOCUMENTS for command in commands(path.read_text())})
+ELSEWHERE = sorted({*commands_in_job_scripts(), *commands_in_recipes()})
 
 
-def test_every_target_of_make_in_the_documentation_is_there() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    targets = {
-        name for document in DOCUMENTS for name in re.findall(r"\bmake ([a-z-]+)`", (ROOT / document).read_text())
+def check(words: list[str]) -> None:
+    """Raise an error, or end the process with a code other than 0, if a command is not accepted."""
+    if words[:2] == ["python", "-m"]:
+        check_module(words[2], words[3:])
+    elif words[0] == "deepspeed":
+        from deepspeed.launcher.runner import parse_args
+
+        parsed = parse_args(words[1:])
+        assert parsed.module, words
+        check_module(parsed.user_script, parsed.user_args)
+    elif words[0] == "sbatch":
+        script = next(number for number, word in enumerate(words) if word.endswith(".sbatch"))
+        assert {word.split("=")[0] for word in words[1:script] if word.startswith("--")} <= SBATCH_OPTIONS
+        check_module(JOB_SCRIPTS[words[script]], words[script + 1 :])
+    elif words[0] == "make":
+        assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for target in words[1:])
+    else:
+        assert words[0] in SHELL, words
+
+
+def check_module(module: str, arguments: list[str]) -> None:
+    arguments = [word.strip("[]") for word in arguments if word not in LEFT_OUT]
+    arguments = [PLACEHOLDERS.get(word, word) for word in arguments]
+    path = ROOT / (module.replace(".", "/") + ".py")
+    assert path.is_file() or (path.with_suffix("") / "__main__.py").is_file(), module
+    if module.startswith("tests."):
+        source = path.read_text() if path.is_file() else (path.with_suffix("") / "__main__.py").read_text()
+        options = [word[2:].replace("-", "_") for word in arguments if word.startswith("--")]
+        assert all(re.search(rf"\b{option}\b", source) for option in options), options
+    elif module == "pretrain.demo":
+        assert not arguments
+    elif not arguments:
+        pass  # named in running text
+    elif module in OF_RECIPES:
+        parse_recipe(OF_RECIPES[module], module, arguments)
+    elif module in PLANNING:
+        _, others = parse_first_options(PLANNING[module], arguments, module)
+        parse_recipe(RECIPES, module, others or ["beit3_giant"])
+    else:
+        parse_options(OPTIONS[module], arguments, module)
+
+
+def test_the_documentation_has_commands_of_every_kind() -> None:
+    found = " ".join(COMMANDS)
+    assert len(COMMANDS) >= 50
+    modules = {*OPTIONS, *OF_RECIPES, *PLANNING}
+    assert {module for module in modules if not re.search(rf"{re.escape(module)} \S", found)} == set()
+    assert all(f"make {target}" in found for target in ("install", "demo", "test", "test-slow", "test-slurm", "fuzz"))
+    assert all(script in found for script in JOB_SCRIPTS)
+
+
+def test_job_scripts_and_recipes_have_a_command_each() -> None:
+    assert len(commands_in_job_scripts()) == len(JOB_SCRIPTS)
+    assert len(commands_in_recipes()) == sum(map(len, OF_RECIPES.values()))
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *ELSEWHERE])
+def test_a_documented_command_is_accepted(command: str) -> None:
+    words = shlex.split(command)
+    code, is_help = None, False
+    try:
+        check(words)
+    except HelpRequest:
+        is_help = True
+    except SystemExit as ending:
+        code, is_help = ending.code, True
+    assert not code and is_help == (words[-1] in HELP)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python -m pretrain.convert runs/laptop out --to onnx",
+        "python -m pretrain.train laptop --optimizer.peak-rl 1e-3",
+        "python -m pretrain.train bert",
+        "python -m pretrain.plan --rank 64 laptop",
+        "python -m pretrain.demo --fast",
+        "python -m pretrain.no_such_command",
+        "python -m tests.benchmarks.bench_step --no-such-option",
+        "deepspeed --no_such_option 2 --module pretrain.train laptop",
+        "sbatch --nodez 4 slurm/pretrain.sbatch laptop",
+        "make no-such-target",
+        "rm -rf runs",
+    ],
+)
+def test_a_command_that_is_wrong_would_be_found(command: str) -> None:
+    with pytest.raises((AssertionError, KeyError, SystemExit, ValueError)):
+        check(shlex.split(command))
+
+
+def options_in_help() -> set[str]:
+    """Return all options of all commands, both forms of a flag, and the groups that options belong to."""
+    texts = [help_text(kind, "") for kind in (*OPTIONS.values(), *PLANNING.values())]
+    configs = [recipes["demo"]() for recipes in OF_RECIPES.values()]
+    texts += [help_text(type(config), "", config) for config in configs]
+    lines = [line for text in texts for line in re.findall(r"^\W*(?:-h, )?(--.*)$", text, re.MULTILINE)]
+    options = {option for line in lines for option in re.findall(r"--[\w.-]*\w", line)}
+    return options | {option.rpartition(".")[0] for option in options if "." in option}
+
+
+def test_every_option_named_in_the_documentation_exists() -> None:
+    known = {option.replace("_", "-") for option in options_in_help().union(*FOREIGN_OPTIONS.values())}
+    found = {
+        (str(path.relative_to(ROOT)), option)
+        for path in DOCUMENTS
+        for code in inline_code(path.read_text())
+        if not code.startswith(("python -m tests.", "pip "))
+        for option in re.findall(r"(?<!\S)\[?(--[a-z][\w.-]*)", code)
     }
-    targets |= set(re.findall(r"^    make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert targets >= {"install", "demo", "test"}
-    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    assert len(found) > 60
+    assert sorted((path, option) for path, option in found if option.replace("_", "-") not in known) == []

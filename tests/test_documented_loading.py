@@ -1,4 +1,4 @@
-"""The lines of docs/exports.md and of a card that load an export, as a user types them. CPU, half a minute."""
+"""The lines of docs/converting.md and of a card that load an export, as a user types them. CPU, half a minute."""
 
 import os
 import re
@@ -51,7 +51,7 @@ def typed(lines: str, folder: Path) -> str:
     return ended.stdout
 
 
-TORCHSCALE, TIMM, HERE = python_blocks((ROOT / "docs" / "exports.md").read_text())
+TORCHSCALE, TIMM, HERE = python_blocks((ROOT / "docs" / "converting.md").read_text())
 
 
 @pytest.mark.parametrize(("lines", "name"), [(TORCHSCALE, "model"), (TIMM, "tower")], ids=["torchscale", "timm"])

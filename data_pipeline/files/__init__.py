@@ -1,1 +1,1 @@
-"""How are files read and written, here and at a URL, if the file system or the network fails?"""
+"""How are files read and written, locally and at URLs, if the disk or the network fails?"""

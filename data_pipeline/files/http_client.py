@@ -1,25 +1,25 @@
-"""An HTTP client for servers that nobody vouches for: answers are bounded, uncompressed, and from the host asked."""
+"""An HTTP client for untrusted servers: responses are bounded, uncompressed, and from the host that was asked."""
 
 from typing import Any
 
 MAX_ANSWER_BYTES = 64 << 20
-"""Of an answer that is held in memory: an index, or a listing. Half a million shards need so much."""
+"""Maximum size of a response that is held in memory, an index or a listing: enough for half a million shards."""
 
 
 class RefusedError(OSError):
-    """An answer that is not taken; asking again would not help."""
+    """A response that is refused; a retry would not help."""
 
 
 def client_options() -> dict[str, Any]:
-    """Arguments of aiohttp's session, which fsspec makes.
+    """Return the arguments for the aiohttp session that fsspec opens.
 
-    Compressed answers are neither asked for nor decompressed: a few kilobytes can become gigabytes.
+    Compressed responses are neither requested nor decompressed: a few kilobytes can become gigabytes.
     """
     import aiohttp
     from yarl import URL
 
     class BoundedResponse(aiohttp.ClientResponse):
-        """Refuses a body that is too large while it arrives, whatever the headers announced."""
+        """Refuses a body as soon as it is too large, whatever its headers announced."""
 
         async def read(self) -> bytes:
             if self._body is None:
@@ -41,11 +41,11 @@ def client_options() -> dict[str, Any]:
                 raise
             return bytes(content)
 
-    async def check_redirect(_session: object, _context: object, told: aiohttp.TraceRequestRedirectParams) -> None:
-        location = told.response.headers.get("Location") or told.response.headers.get("URI") or ""
-        target = told.url.join(URL(location))
-        if not is_same_server(told.url, target):
-            told.response.close()
+    async def check_redirect(_session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+        location = redirect.response.headers.get("Location") or redirect.response.headers.get("URI") or ""
+        target = redirect.url.join(URL(location))
+        if not is_same_server(redirect.url, target):
+            redirect.response.close()
             raise RefusedError(f"the server redirects to {target.scheme}://{target.host}, another one; give its URL")
 
     def is_same_server(asked: URL, target: URL) -> bool:

@@ -1,14 +1,14 @@
-"""Files behind URLs, through fsspec: which may be read, and reading, listing and copying them with retries."""
+"""Files at URLs, through fsspec: which URLs may be read, and reading, listing and copying with retries."""
 
 import contextlib
 import re
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from data_pipeline.files.http_client import MAX_ANSWER_BYTES, RefusedError, client_options
+from data_pipeline.files.retries import with_retries
 
 _PACKAGES = {
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
@@ -18,25 +18,22 @@ _PACKAGES = {
     "hf": "huggingface_hub",
 }
 REMOTE_PROTOCOLS = tuple(_PACKAGES)
-"""Those that only read bytes: nothing that runs a command, nothing that chains others ("::")."""
+"""Protocols that only read bytes: none that runs a command or chains others ("::")."""
 
 NUM_ATTEMPTS = 5
-FIRST_WAIT_SECONDS = 0.5
 STALL_SECONDS = 60.0
-"""An HTTP connection that is silent for so long has failed; other protocols have limits of their own."""
+"""Silence after which an HTTP connection counts as failed; other protocols have their own limits."""
 MAX_UNSIZED_BYTES = 64 << 30
-"""Of a shard that is copied from a store that does not tell its size."""
+"""Maximum size of a shard from a store that does not report sizes."""
 MAX_FOLDERS, MAX_DEPTH = 10_000, 32
-"""Of a listing over HTTP, where a server can make up links for ever."""
-MAX_TOLD = 500
-"""Characters of another's message: some repeat what a server sent."""
+"""Limits of a listing over HTTP, where a server could make up links without end."""
+MAX_QUOTED = 500
+"""Characters that are quoted of a library's message: some repeat the server's response."""
 _CHUNK_BYTES = 1 << 23
-
-T = TypeVar("T")
 
 
 def is_remote(location: str) -> bool:
-    """Whether this is an allowed URL; False for a plain path. Raises ValueError for any other URL."""
+    """Return True for an allowed URL and False for a plain path. Raises ValueError for any other URL."""
     if "://" not in location and not re.match(r"[\w+.-]+:", location):
         return False
     protocol, _, rest = location.partition("://")
@@ -49,15 +46,15 @@ def is_remote(location: str) -> bool:
 
 
 def public_url(location: str) -> str:
-    """The location as messages, logs and reports show it: without passwords, and without the query, which may be a
-    signature. Of http also without the user's name, which may be a token; others have containers there."""
+    """Return a location as messages and logs may show it: without passwords, and without the query, which may be a
+    signature. For HTTP also without the user name, which may be a token; other protocols have containers there."""
     protocol, separator, rest = location.partition("://")
     if not separator:
         return location
     place, query, _ = re.match(r"([^?#]*)([?#]?)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
     authority, slash, path = place.partition("/")
     is_http = protocol.endswith(("http", "https"))
-    if is_http and ":" in authority and "@" in path:  # a password with a slash in it: rather too little is shown
+    if is_http and ":" in authority and "@" in path:  # a password with a slash: rather show too little
         authority, slash, path = place, "", ""
     user, at, host = authority.rpartition("@")
     if at and (":" in user or is_http):
@@ -68,14 +65,14 @@ def public_url(location: str) -> str:
 
 
 def without_secrets(text: object) -> str:
-    """Some library's message in one short line, with its URLs as `public_url` shows them."""
+    """Return a library's message as one short line, with URLs as `public_url` shows them."""
     shown = re.sub(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+", lambda found: public_url(found[0]), str(text))
     shown = "".join(character if character.isprintable() else " " for character in shown)
-    return shown if len(shown) <= MAX_TOLD else f"{shown[:MAX_TOLD]}..."
+    return shown if len(shown) <= MAX_QUOTED else f"{shown[:MAX_QUOTED]}..."
 
 
 def read_remote_file(url: str) -> bytes:
-    """The content of a small file. Raises OSError, naming the URL, if it cannot be had or is too large."""
+    """Return the content of a small file. Raises OSError, naming the URL, if it cannot be read or is too large."""
 
     def read() -> bytes:
         filesystem, path = open_filesystem(url)
@@ -87,18 +84,18 @@ def read_remote_file(url: str) -> bytes:
             raise RefusedError(f"it has more than {MAX_ANSWER_BYTES} bytes")
         return content
 
-    return with_retries(url, read)
+    return with_retries(read, RemoteErrors(url))
 
 
 def list_remote_files(url: str) -> list[str]:
-    """Names of the files below a URL, relative to it. Raises OSError if they cannot be listed."""
+    """Return the files below a URL, as sorted relative paths. Raises OSError if they cannot be listed."""
 
     def find() -> list[str]:
         filesystem, root = open_filesystem(url.rstrip("/"))
         found = _walk(filesystem, root) if "http" in filesystem.protocol else filesystem.find(root)
         return sorted(path.removeprefix(root).lstrip("/") for path in found)
 
-    return with_retries(url, find)
+    return with_retries(find, RemoteErrors(url))
 
 
 def _walk(filesystem: Any, root: str) -> list[str]:
@@ -111,7 +108,7 @@ def _walk(filesystem: Any, root: str) -> list[str]:
 
 
 def remote_origin(url: str) -> str:
-    """What tells a remote file from what it was: URL, size, and whatever the store says of its version."""
+    """Return URL, size and version of a remote file, as far as the store reports them. They change with the file."""
 
     def ask() -> str:
         filesystem, path = open_filesystem(url)
@@ -119,12 +116,12 @@ def remote_origin(url: str) -> str:
         version = [str(info[name]) for name in ("ETag", "etag", "LastModified", "mtime", "updated") if name in info]
         return " ".join([public_url(url), str(info.get("size")), *version])
 
-    return with_retries(url, ask)
+    return with_retries(ask, RemoteErrors(url))
 
 
 @contextlib.contextmanager
 def local_copy(url: str) -> Iterator[Path]:
-    """A copy of a remote file, removed at the end. Raises OSError if it cannot be had or is longer than announced."""
+    """Yield a temporary copy of a remote file. Raises OSError if it cannot be read or is longer than announced."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / public_url(url).rpartition("/")[2][-200:]
 
@@ -137,21 +134,22 @@ def local_copy(url: str) -> Iterator[Path]:
                     if local.tell() > (MAX_UNSIZED_BYTES if size is None else size):
                         raise RefusedError(f"the server sends more than the {size or MAX_UNSIZED_BYTES} bytes expected")
             if size is not None and path.stat().st_size != size:
-                raise OSError(f"{path.stat().st_size} of {size} bytes came")
+                raise OSError(f"received {path.stat().st_size} of {size} bytes")
 
-        with_retries(url, copy)
+        with_retries(copy, RemoteErrors(url))
         yield path
 
 
 def remote_chunks(url: str, size: int | None) -> Iterator[bytes]:
-    """The content of a remote file, for as long as its server sends any: who reads it has to stop. size: if known."""
+    """Yield the content of a remote file, which may have no end: the caller has to stop. size: None if unknown."""
     filesystem, path = open_filesystem(url)
     options: dict[str, Any] = {"cache_type": "none"}  # one request per chunk, nothing read ahead
-    if "http" in filesystem.protocol:  # one request in all: not every server knows ranges
+    if "http" in filesystem.protocol:  # a single request: not every server supports ranges
         from aiohttp import ClientTimeout
 
-        silence = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)  # not 5 min in all
-        # without any size fsspec would ask for it once more
+        # by default aiohttp allows 5 minutes in total, and any silence in between
+        silence = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)
+        # without a size, fsspec would request it
         options = {"block_size": 0, "size": size or MAX_UNSIZED_BYTES, "timeout": silence}
     remote: IO[bytes]
     with filesystem.open(path, "rb", **options) as remote:
@@ -160,7 +158,7 @@ def remote_chunks(url: str, size: int | None) -> Iterator[bytes]:
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's filesystem of the URL and the path in it, for one use: one that outlives a fork can hang."""
+    """Return fsspec's file system and the path in it, for a single use: a connection that outlives a fork can hang."""
     import fsspec  # type: ignore[import-untyped]
 
     is_http = url.partition("://")[0] in ("http", "https")
@@ -169,7 +167,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 
 def _require_packages(url: str) -> None:
-    """Raises ValueError if this URL cannot be read."""
+    """Raise ValueError if the URL is a local path or its packages are not installed."""
     if not is_remote(url):
         raise ValueError(f"{url!r} is a local path; read it where it lies")
     protocol = url.partition("://")[0]
@@ -177,32 +175,34 @@ def _require_packages(url: str) -> None:
         import fsspec
 
         fsspec.get_filesystem_class(protocol)
-    except (ImportError, ValueError) as error:  # ValueError: a protocol that only its package makes known
+    except (ImportError, ValueError) as error:  # ValueError: a protocol that its package registers
         packages = f"fsspec {_PACKAGES[protocol]}"
         raise ValueError(
             f"{public_url(url)} cannot be read without the packages {packages}; pip install {packages}"
         ) from error
 
 
-def with_retries(url: str, action: Callable[[], T]) -> T:
-    """What the action gives. Raises OSError once it has failed NUM_ATTEMPTS times or cannot succeed.
+class RemoteErrors:
+    """The retry policy for one URL: everything is retried but a missing file, a refusal and a lack of rights.
 
-    The errors that it met are told without their secrets and not chained: a traceback would print them.
+    Errors are reported without their secrets, in one sentence that names the URL.
     """
-    _require_packages(url)
-    shown, failure = public_url(url), ""
-    for attempt in range(NUM_ATTEMPTS):
-        if attempt > 0:
-            time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
-        try:
-            return action()
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{shown} does not exist; restore it or correct the location") from None
-        except RefusedError as error:
-            raise OSError(f"{shown} is refused: {without_secrets(error)}") from None
-        except Exception as error:
-            told = without_secrets(error)
-            if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
-                raise PermissionError(f"{shown} may not be read ({told}); check the credentials of this node") from None
-            failure = f"{type(error).__name__}: {told}"
-    raise OSError(f"{shown} failed {NUM_ATTEMPTS} times, at last by {failure}")
+
+    num_attempts = NUM_ATTEMPTS
+
+    def __init__(self, url: str):
+        """Raises ValueError if this URL cannot be read, whatever the network does."""
+        _require_packages(url)
+        self.shown = public_url(url)
+
+    def final_error(self, error: Exception, is_last: bool) -> Exception | None:
+        if isinstance(error, FileNotFoundError):
+            return FileNotFoundError(f"{self.shown} does not exist; restore it or correct the location")
+        reason = without_secrets(error)
+        if isinstance(error, RefusedError):
+            return OSError(f"{self.shown} is refused: {reason}")
+        if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
+            return PermissionError(f"{self.shown} may not be read ({reason}); check the credentials of this node")
+        if is_last:
+            return OSError(f"{self.shown} failed {NUM_ATTEMPTS} times, at last by {type(error).__name__}: {reason}")
+        return None

@@ -1,7 +1,7 @@
-"""Images in formats that shards do not hold, which write_shards converts to JPEG: GIF, BMP, TIFF, and AVIF.
+"""Images in formats that write_shards converts to JPEG: GIF, BMP, TIFF and AVIF.
 
-What Pillow can open beyond these is left out on purpose: it would run Ghostscript for an EPS, and its rarer readers are
-not made for files of strangers.
+Pillow can open more, which is left out on purpose: it would run Ghostscript for an EPS, and its rarer readers are not
+made for untrusted files.
 """
 
 import importlib
@@ -14,8 +14,8 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from data_pipeline.images.decoding import is_stored_format, open_as, open_image, to_rgb
 from data_pipeline.images.headers import MAX_EXIF_BYTES, has_bounded_tiffs, is_bounded_tiff
-from data_pipeline.images.transform import is_stored_format, open_as, open_image, to_rgb
 from data_pipeline.samples.sample import BadSampleError
 
 _AVIF_BRANDS = (b"ftypavif", b"ftypavis")
@@ -29,7 +29,7 @@ _FILE_CLASSES: dict[bytes, type[ImageFile]] = {
 
 
 def open_any(encoded: bytes, max_pixels: int) -> ImageFile:
-    """An image of a stored format or of one that is converted, of which only the header is read.
+    """Open an image in a stored or converted format, reading only its header.
 
     Raises BadSampleError as open_image does.
     """
@@ -44,22 +44,22 @@ def open_any(encoded: bytes, max_pixels: int) -> ImageFile:
     if (is_tiff and not is_bounded_tiff(memoryview(encoded))) or (is_avif and not has_bounded_tiffs(encoded)):
         raise BadSampleError(f"image has too much metadata (entries of more than {MAX_EXIF_BYTES} bytes)")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of large images, which max_pixels decides on
+        warnings.simplefilter("ignore")  # about large images, for which max_pixels decides
         return open_as(file_class, encoded, max_pixels)
 
 
 def converted_to_rgb(image: ImageFile) -> Image.Image:
-    """RGB of 8 bits, on white. Raises BadSampleError for pixels without a known range."""
+    """Return the image as 8-bit RGB on white. Raises BadSampleError for pixels without a known range."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image.load()
     if image.mode in ("F", "I"):
         raise BadSampleError("image has pixels of 32 bits, whose black and white are not known")
-    return image.convert("RGB") if image.mode == "CMYK" else to_rgb(image)  # of JPEG alone Pillow inverts CMYK
+    return image.convert("RGB") if image.mode == "CMYK" else to_rgb(image)  # Pillow inverts CMYK only in JPEG
 
 
 def _avif_class() -> type[ImageFile]:
-    """Pillow has it since 11.3, if it was built so. One thread decodes: there is a process for each core."""
+    """Return the AVIF reader that Pillow has since 11.3 in most builds, with one thread: there is a worker per core."""
     if not features.check("avif"):
         raise BadSampleError("image cannot be decoded (an AVIF, which this build of Pillow cannot read; install 11.3)")
     plugin: Any = importlib.import_module("PIL.AvifImagePlugin")

@@ -1,7 +1,7 @@
-"""What an image file says before it is decoded, so that a hostile one takes neither time nor memory.
+"""Checks of an image's header before it is decoded, so that a hostile file costs neither time nor memory.
 
-max_image_pixels bounds the pixels. Three things grow beyond them: the scans of a JPEG, each of which visits every
-pixel; EXIF entries, each of which may claim the whole file as its value; and compressed texts of a PNG.
+max_image_pixels bounds the pixels. Three things can cost more than the pixels: the scans of a JPEG, each of which
+visits every pixel; EXIF entries, each of which may claim the whole file as its value; and compressed texts in a PNG.
 
 Sources: ITU-T T.81 (JPEG), PNG 3rd edition, WebP container specification, TIFF 6.0 (EXIF is a TIFF).
 """
@@ -18,43 +18,43 @@ from PIL.PngImagePlugin import MAX_TEXT_CHUNK, MAX_TEXT_MEMORY
 from data_pipeline.samples.sample import BadSampleError
 
 MAX_SIDE = 65_535
-"""The longest side that a JPEG can have. A PNG of one row may have 2^31, and memory per row besides."""
+"""Longest side that a JPEG can have. A PNG row may have 2^31 pixels, and costs memory per row besides."""
 MAX_SCANS = 100
-"""Of a JPEG; encoders write 10 to 20."""
+"""Maximum number of scans in a JPEG; encoders write 10 to 20."""
 MAX_SCANNED_PIXELS = 2_000_000_000
-"""Pixels times scans of a JPEG: about four seconds of decoding."""
+"""Maximum pixels times scans in a JPEG: about four seconds of decoding."""
 MAX_JPEG_SEGMENTS = 2_000
-"""64 MB of metadata in segments of full length are 1,000."""
+"""Maximum number of segments in a JPEG. 64 MB of metadata fit into 1,000 segments."""
 MAX_JPEG_PADDING = 1 << 20
-"""Bytes between the segments of a JPEG, which Pillow reads one by one."""
+"""Maximum number of bytes between the segments of a JPEG, which Pillow reads one by one."""
 MAX_PNG_CHUNKS = 100_000
-"""Pixels of 800 MB in the chunks of 8 KB that libpng writes."""
+"""Maximum number of chunks in a PNG: 800 MB in the chunks of 8 KB that libpng writes."""
 MAX_EXIF_BYTES = 1 << 24
-"""Values of all EXIF entries together. They may overlap."""
+"""Maximum size of the values of all EXIF entries together. They may overlap."""
 MAX_TIFFS_INSIDE = 100
-"""Of an AVIF: one holds its EXIF data."""
+"""Maximum number of TIFF headers in an AVIF, of which one holds the EXIF data."""
 MAX_EXIF_VALUES = 64
-"""Of the entries that are looked at: orientation and resolution are single numbers."""
+"""Maximum number of values in an EXIF entry that is read: orientation and resolution are single numbers."""
 
 _SOF = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 _STANDALONE = (0x01, 0xD8, _EOI, *range(0xF0, 0xFE))
-"""Markers that Pillow takes for segments without a length."""
+"""Markers that Pillow reads as segments without a length."""
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-"""In what is compressed, 0xFF is followed by 0 or is a restart marker."""
+"""Matches no byte of compressed data, in which 0xFF is followed by 0 or is a restart marker."""
 
 _EXIF_TYPE_BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 0])
-"""Of a value, by its type in a TIFF directory; the last for all unknown types."""
+"""Bytes per value by its type in a TIFF directory; the last is for unknown types."""
 _EXIF_READ = (0x0112, 0x011A, 0x0128)
-"""Orientation, resolution and its unit."""
+"""Tags that are read: orientation, resolution and its unit."""
 _SUBDIRECTORIES = (0x8769, 0x8825, 0xA005)
 _TIFF_HEADER = re.compile(rb"II\*\0|MM\0\*|II\0\*|MM\*\0")
-"""As Pillow accepts it, the last two by leniency."""
+"""Headers that Pillow accepts; the last two are not valid."""
 
 
 def check_jpeg(encoded: bytes) -> None:
-    """Raise BadSampleError for a JPEG whose scans or metadata are beyond all that encoders write."""
+    """Raise BadSampleError for a JPEG with more scans or metadata than any encoder writes."""
     pixels = num_components = num_scans = padding = exif_bytes = 0
     is_progressive, exif = False, list[bytes]()
     for num_segments, (marker, skipped, start, end) in enumerate(_segments(encoded), 1):
@@ -69,7 +69,7 @@ def check_jpeg(encoded: bytes) -> None:
             if num_scans == 1:
                 _check_jpeg_exif(exif, exif_bytes)
                 if not is_progressive and encoded[start + 2 : start + 3] >= bytes([num_components]):
-                    break  # all components in one scan: the decoder looks for no other
+                    break  # all components in one scan: the decoder stops after it
             if num_scans > MAX_SCANS or num_scans * pixels > MAX_SCANNED_PIXELS:
                 raise BadSampleError(f"image has too many scans ({num_scans} or more of {pixels} pixels)")
         elif marker == _EOI and num_scans:
@@ -83,7 +83,7 @@ def check_jpeg(encoded: bytes) -> None:
 
 
 def _segments(encoded: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Marker, bytes skipped before it, start and end of the segment behind it. What is compressed is skipped."""
+    """Yield marker, number of bytes skipped before it, start and end of its segment. Compressed data is skipped."""
     position = 2
     while found := _MARKER.search(encoded, position):
         marker, start = found[1][0], found.end()
@@ -93,26 +93,26 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _check_jpeg_exif(parts: list[bytes], num_bytes: int) -> None:
-    """Pillow joins the parts pair by pair and reads all entries while it opens a JPEG."""
+    """Raise BadSampleError for EXIF data that is too large: Pillow reads all entries when it opens a JPEG."""
     if num_bytes > MAX_EXIF_BYTES >> 2 or not is_bounded_exif(b"".join([part[6:] for part in parts])):
         raise BadSampleError(f"image has too much metadata (EXIF entries of more than {MAX_EXIF_BYTES} bytes)")
 
 
 def has_bounded_exif(info: dict[str | tuple[int, int], object]) -> bool:
-    """Of an image that Pillow has opened: can its EXIF data be read?"""
+    """Return whether the EXIF data of an image that Pillow has opened is small enough to read."""
     exif = info.get("exif")
-    if exif is None and "Raw profile type exif" in info:  # as ImageMagick writes it into PNG
+    if exif is None and "Raw profile type exif" in info:  # written by ImageMagick into a PNG
         exif = bytes.fromhex("".join(str(info["Raw profile type exif"]).split("\n")[3:]))
     return not isinstance(exif, bytes) or is_bounded_exif(exif)
 
 
 def is_bounded_exif(exif: bytes) -> bool:
-    """Is what the entries of the directories hold together below MAX_EXIF_BYTES? So is what is broken and not read."""
+    """Return whether the values of all entries stay below MAX_EXIF_BYTES. True for broken data, which is not read."""
     return is_bounded_tiff(memoryview(re.sub(rb"^(Exif\0\0){1,2}", b"", exif)))
 
 
 def is_bounded_tiff(tiff: memoryview) -> bool:
-    """The same of a TIFF, which EXIF data are."""
+    """Return the same for a TIFF, which is the form of EXIF data."""
     try:
         return _directory_bytes(tiff, *struct.unpack_from(_byte_order(tiff) + "L", tiff, 4)) <= MAX_EXIF_BYTES
     except struct.error:
@@ -120,14 +120,14 @@ def is_bounded_tiff(tiff: memoryview) -> bool:
 
 
 def has_bounded_tiffs(encoded: bytes) -> bool:
-    """The same of all that looks like a TIFF inside another file."""
+    """Return the same for everything inside a file that looks like a TIFF."""
     starts = [found.start() for found in itertools.islice(_TIFF_HEADER.finditer(encoded), MAX_TIFFS_INSIDE + 1)]
     view = memoryview(encoded)
     return len(starts) <= MAX_TIFFS_INSIDE and all(is_bounded_tiff(view[start:]) for start in starts)
 
 
 def _directory_bytes(tiff: memoryview, start: int, depth: int = 0) -> int:
-    """Bytes of the values of a directory and of those below it, as far as they lie in the file."""
+    """Return the size of the values of a directory and its subdirectories, as far as they lie in the file."""
     order = _byte_order(tiff)
     (count,) = struct.unpack_from(order + "H", tiff, start)
     count = min(count, (len(tiff) - start - 2) // 12)
@@ -149,9 +149,9 @@ def _byte_order(tiff: memoryview) -> str:
 
 
 def lean_png(encoded: bytes) -> bytes:
-    """The file without its color profile and without texts of more than Pillow reads: neither changes a pixel.
+    """Return a PNG without its color profile and without texts that exceed Pillow's limits: neither changes a pixel.
 
-    Raises BadSampleError for one of too many chunks.
+    Raises BadSampleError if it has too many chunks.
     """
     position, kept_from, text_bytes = 8, 0, 0
     kept: list[bytes] = []
@@ -175,7 +175,7 @@ def lean_png(encoded: bytes) -> bytes:
 
 
 def _text_bytes(name: bytes, content: bytes, is_inflated: bool) -> int | None:
-    """Bytes of a PNG's text; None if it is compressed and has more than MAX_TEXT_CHUNK, or is not to be inflated."""
+    """Return the size of a PNG's text; None if it is compressed and exceeds MAX_TEXT_CHUNK or is not to be inflated."""
     compressed = content
     if name == b"zTXt":
         compressed = content.partition(b"\0")[2][1:]
@@ -195,7 +195,7 @@ def _text_bytes(name: bytes, content: bytes, is_inflated: bool) -> int | None:
 
 
 def webp_size(encoded: bytes) -> tuple[int, int] | None:
-    """Width and height of the canvas, for which the decoder takes memory at once; None if it is no WebP."""
+    """Return width and height of a WebP's canvas, for which the decoder allocates at once; None if not found."""
     chunk, bits = encoded[12:16], int.from_bytes(encoded[21:25], "little")
     if chunk == b"VP8X":
         return int.from_bytes(encoded[24:27], "little") + 1, int.from_bytes(encoded[27:30], "little") + 1

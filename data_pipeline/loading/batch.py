@@ -1,4 +1,4 @@
-"""This rank's part of the global batch of one step.
+"""This rank's part of the global batch of one step, and how it is put together from samples.
 
 Shapes: I images, P pairs, T texts of this rank; S image side, C caption length, L text length.
 """
@@ -6,11 +6,35 @@ Shapes: I images, P pairs, T texts of this rank; S image side, C caption length,
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipeline.samples.sample import BadSample
+from data_pipeline.samples.sample import BadSample, Kind
 from data_pipeline.texts.tokenizer import PAD_ID
+
+
+@dataclass(frozen=True)
+class LoadedSample:
+    """One sample as the network sees it."""
+
+    kind: Kind
+    sample_id: int
+    key: str
+    pixels: NDArray[np.uint8] | None
+    """(3, S, S); None for a text."""
+    ids: list[int] | None
+    """Token ids, padded to C or L; None for an image without a caption."""
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The sizes that all batches of a run share."""
+
+    image_size: int
+    caption_length: int
+    text_length: int
 
 
 @dataclass(eq=False)
@@ -29,12 +53,17 @@ class StepBatch:
     text_sample_ids: Tensor
     """(T,) int64"""
     caption_lengths: tuple[int, ...]
-    """Tokens of each caption without padding, which stay on the host."""
+    """The number of tokens of each caption without padding.
+
+    A tuple, not a tensor: the packed layout, and with it every shape of the step, follows from the lengths. Read back
+    from the device, they would make each step wait for the one before.
+    """
     text_lengths: tuple[int, ...]
+    """The number of tokens of each text without padding."""
     keys: list[str]
-    """Sample keys, images, pairs, texts."""
+    """Sample keys: of the images, the pairs, the texts."""
     bad_samples: list[BadSample]
-    """What was skipped."""
+    """Samples that were skipped."""
     failure: str = ""
     """Why this batch could not be read and is empty."""
 
@@ -49,7 +78,7 @@ class StepBatch:
         return self.text_ids == PAD_ID
 
     def micro_batches(self, count: int) -> list["StepBatch"]:
-        """`count` equal parts, each with its part of every kind. `count` must divide all of them."""
+        """Split into `count` equal parts, each with its part of every kind. `count` must divide all of them."""
         num_pairs = len(self.caption_ids)
         num_images = len(self.images) - num_pairs
         assert num_images % count == num_pairs % count == len(self.text_ids) % count == 0
@@ -77,16 +106,52 @@ class StepBatch:
         return parts
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its fields that are tensors."""
+        """Return the fields that are tensors, by name."""
         return {name: value for name, value in self.__dict__.items() if isinstance(value, Tensor)}
 
     def to(self, device: torch.device) -> "StepBatch":
-        """From pinned memory without waiting for the copy."""
+        """Return the batch on a device; from pinned memory the copy is not waited for."""
         return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "StepBatch":
-        """In memory that a GPU copies from by itself; PyTorch's DataLoader calls it."""
+        """Return the batch in page-locked memory. PyTorch's DataLoader calls this."""
         return self._with_tensors(Tensor.pin_memory)
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "StepBatch":
         return StepBatch(**{**self.__dict__, **{name: change(tensor) for name, tensor in self.tensors().items()}})
+
+
+def collate(
+    step: int, samples: list[LoadedSample], bad_samples: list[BadSample], shape: BatchShape, failure: str = ""
+) -> StepBatch:
+    """Put samples together, in the order images, pairs, texts. Without samples the tensors have their shapes too."""
+    with_pixels = [sample for sample in samples if sample.pixels is not None]
+    pixels = [sample.pixels for sample in with_pixels if sample.pixels is not None]
+    size = shape.image_size
+    caption_ids = _ids("pair", samples, shape.caption_length)
+    text_ids = _ids("text", samples, shape.text_length)
+    text_sample_ids = [sample.sample_id for sample in samples if sample.kind == "text"]
+    return StepBatch(
+        step=step,
+        images=torch.from_numpy(np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.uint8)),
+        image_sample_ids=torch.tensor([sample.sample_id for sample in with_pixels], dtype=torch.int64),
+        caption_ids=caption_ids,
+        text_ids=text_ids,
+        text_sample_ids=torch.tensor(text_sample_ids, dtype=torch.int64),
+        caption_lengths=_lengths(caption_ids),
+        text_lengths=_lengths(text_ids),
+        keys=[sample.key for sample in samples],
+        bad_samples=bad_samples,
+        failure=failure,
+    )
+
+
+def _ids(kind: Kind, samples: list[LoadedSample], length: int) -> Tensor:
+    """Return the token ids of the samples of a kind, (B, length) int64."""
+    rows = [sample.ids for sample in samples if sample.kind == kind]
+    return torch.tensor(rows, dtype=torch.int64).view(-1, length)
+
+
+def _lengths(ids: Tensor) -> tuple[int, ...]:
+    """Return the number of tokens of each row of (B, L) ids without padding."""
+    return tuple((ids != PAD_ID).sum(1).tolist())

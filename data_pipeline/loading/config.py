@@ -1,4 +1,4 @@
-"""What a run reads, and how samples become batches."""
+"""Data settings of a run: sources, augmentation, the loader and its cache."""
 
 import os
 import re
@@ -24,10 +24,10 @@ from data_pipeline.settings.ranges import (
 
 
 def parse_source(entry: str) -> tuple[str, Fraction]:
-    """Folder or URL, and weight: 'data/coco=2.5' -> ('data/coco', 5/2), 'data/coco' -> ('data/coco', 1).
+    """Return folder or URL, and weight: 'data/coco=2.5' -> ('data/coco', 5/2), 'data/coco' -> ('data/coco', 1).
 
-    A folder that is named so, 'data/year=2020', has the weight 1, 'data/year=2020=2' the weight 2. Raises ValueError
-    for a weight that is not positive and for a URL of a kind that is not read, such as pipe:.
+    If there is a folder named 'data/year=2020', that entry has weight 1, and 'data/year=2020=2' has weight 2. Raises
+    ValueError if the weight is not positive, or for a URL of a protocol that is not read, such as pipe:.
     """
     folder, equals, number = entry.rpartition("=")
     if equals and Path(entry).is_dir():
@@ -54,42 +54,42 @@ class DataConfig:
     """Shards, tokenizer and augmentation. Batch sizes belong to the run."""
 
     images: MayChange[tuple[str, ...]] = ()
-    """Folders or URLs (s3://, gs://, https://, ...) of image shards. FOLDER=2 shows each of its samples twice as often
-    as those of the others."""
+    """Folders or URLs (s3://, gs://, https://, ...) of image shards. The samples of FOLDER=2 are seen twice as often as
+    those of the others."""
     pairs: MayChange[tuple[str, ...]] = ()
-    """The same of image-text shards."""
+    """Folders or URLs of image-text shards."""
     texts: MayChange[tuple[str, ...]] = ()
-    """The same of text shards."""
+    """Folders or URLs of text shards."""
     text_tokenizer: MayChange[Path | None] = None
-    """SentencePiece model, such as beit3.spm. Not needed for images alone."""
+    """SentencePiece model, such as beit3.spm. Not needed if there are only images."""
     caption_length: TextLength = 64
-    """Tokens of a caption with <s> and </s>; longer ones are cut, shorter ones padded."""
+    """Tokens per caption, including <s> and </s>. Longer captions are cut, shorter ones padded."""
     text_length: TextLength = 512
-    """Tokens of a text passage with <s> and </s>."""
+    """Tokens per text passage, including <s> and </s>."""
     num_lanes: Count = 64
-    """Independent sequences of samples; must divide the global batch of each kind. Part of the sample order."""
+    """Number of independent sequences of samples. Must divide the global batch of each kind. Affects the order."""
     window_shards: Count = 4
-    """Shards of a lane among which samples are mixed. Part of the sample order."""
+    """Number of shards of a lane whose samples are shuffled together. Affects the order."""
     min_crop_scale: Annotated[float, Interval(gt=0, le=1)] = 0.2
-    """Smallest part of an image's area that the random crop keeps."""
+    """Smallest fraction of an image's area that the random crop keeps."""
     color_jitter: PartBelowOne = 0.4
     """Strength of brightness, contrast and saturation jitter."""
     horizontal_flip: bool = True
-    """Mirror half of the images."""
+    """Whether half of the images are mirrored."""
     num_workers: MayChange[WorkersOrZero] = 4
-    """Loader processes per rank; 0 reads in the training process. Does not change the batches."""
+    """Number of loader processes per rank; 0 loads in the training process. Does not change the batches."""
     max_bad_samples: MayChange[CountOrZero] = 1000
-    """The run stops, with a report, when more different samples than this had to be skipped."""
+    """Number of different samples that may be skipped before the run stops with a report."""
     cache_folder: MayChange[Path] = Path(tempfile.gettempdir()) / f"imglish_shards-{os.getuid()}"
-    """Where remote shards are kept, on the local disk of each node; shared by its ranks. It must be yours alone."""
+    """Folder for downloaded shards on the local disk of each node, shared by its ranks. Must belong to you alone."""
     cache_for_group: MayChange[bool] = False
-    """Let the members of the cache folder's group share it; what another member fetched is verified when opened."""
+    """Share the cache with the members of the folder's group. Shards fetched by others are verified when opened."""
     cache_bytes: MayChange[ByteCount] = 200_000_000_000
-    """Most that the cache may hold; the shards least recently used go first."""
+    """Maximum size of the cache in bytes. The least recently used shards are evicted first."""
     max_image_pixels: ByteCount = 64_000_000
-    """Larger images are bad samples."""
+    """Images with more pixels are bad samples."""
     max_member_bytes: ByteCount = 64_000_000
-    """Larger members of a shard are bad samples."""
+    """Members of a shard with more bytes are bad samples."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -99,7 +99,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class SamplesPerStep:
-    """The global batch: samples of each kind in a step, over all ranks and micro-steps."""
+    """Number of samples of each kind in the global batch: per step, over all ranks and micro-steps."""
 
     images: int
     pairs: int

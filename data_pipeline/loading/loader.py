@@ -1,4 +1,4 @@
-"""Batches of consecutive steps, read ahead by worker processes; a worker that dies is told, not waited for."""
+"""Batches of consecutive steps, read ahead by worker processes; a worker that dies is reported, not waited for."""
 
 import mmap
 import multiprocessing.connection
@@ -11,12 +11,11 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
-from data_pipeline.samples.sample import Kind
-from data_pipeline.samples.under_way import SAMPLE_CPU_SECONDS, lift_cpu_limit, limit_cpu_time
+from data_pipeline.samples.sample import KINDS, Kind
+from data_pipeline.workers.under_way import SAMPLE_CPU_SECONDS, lift_cpu_limit, limit_cpu_time
 
 DEATH_SECONDS = 5.0
 """How long a worker that has failed may take to end."""
-KINDS: tuple[Kind, ...] = ("image", "pair", "text")
 
 
 def step_batches(
@@ -27,11 +26,13 @@ def step_batches(
     in_worker: Callable[[], None] = lambda: None,
     pin_memory: bool = False,
 ) -> Iterator[StepBatch]:
-    """dataset[first_step] .. dataset[last_step - 1]. in_worker: called once in each worker process; pin_memory: for
-    copies to a GPU.
+    """Yield dataset[first_step] .. dataset[last_step - 1].
 
-    If a worker dies, the batch is empty and its `failure` names the worker and the sample it was at; the same if a
-    sample takes more CPU time than under_way allows.
+    in_worker: called once in each worker process. pin_memory: page-locked batches, for copies to a GPU that run while
+    the GPU computes.
+
+    If a worker dies, or a sample takes more CPU time than under_way allows, the batch is empty and its `failure` names
+    the worker and the sample that it was reading.
     """
     if num_workers == 0:
         for step in range(first_step, last_step):
@@ -56,26 +57,32 @@ def step_batches(
         DataLoader(
             dataset,
             sampler=range(first_step, last_step),
-            batch_size=None,
+            batch_size=None,  # dataset[step] is a whole batch
             num_workers=num_workers,
             worker_init_fn=begin,
+            # fork: workers share the memory-mapped index and `last_read`, and start at once; they never touch the GPU,
+            # whose state does not survive a fork
             multiprocessing_context="fork",
             pin_memory=pin_memory,
         )
     )
-    # PyTorch's handler raises wherever the rank is, while others wait for it; a dead worker shows below all the same
+    # PyTorch's handler raises wherever the rank happens to be, perhaps between two collectives, which the other ranks
+    # would wait for. A dead worker shows below all the same: PyTorch looks after its workers whenever it waits.
     signal.signal(signal.SIGCHLD, on_child_death or signal.SIG_DFL)
     for step in range(first_step, last_step):
         try:
             batch = next(batches)
-        except Exception as error:  # of whatever kind: the other ranks wait for this one
+        except Exception as error:  # of any type: the other ranks wait for this one
             yield dataset.failed(step, _death(dataset, batches._workers, last_read) or str(error), [])  # type: ignore[attr-defined]
             return
         yield batch
 
 
 class LastRead:
-    """What each worker read last, in memory that they share with the rank."""
+    """The sample that each worker read last, in memory that the workers share with the rank.
+
+    A worker that is killed can send no message: what it wrote here before it began the sample remains.
+    """
 
     def __init__(self, num_workers: int):
         shared = mmap.mmap(-1, num_workers * 4 * 8)
@@ -86,6 +93,7 @@ class LastRead:
         self._entries[worker] = (step, KINDS.index(kind), source, sample)
 
     def read(self, worker: int, dataset: StepDataset) -> str:
+        """Return a clause that names the sample."""
         step, kind, source, sample = (int(value) for value in self._entries[worker])
         if step < 0:
             return "it had read nothing"
@@ -93,8 +101,8 @@ class LastRead:
 
 
 def _death(dataset: StepDataset, workers: list[object], last_read: LastRead) -> str:
-    """Which workers have died, how, and what they were at; empty where none has."""
-    # a connection may break before its worker's end shows
+    """Return which workers have died, how, and what they were reading; nothing if none has."""
+    # a worker's pipe may break before its exit code is there
     multiprocessing.connection.wait([worker.sentinel for worker in workers], DEATH_SECONDS)  # type: ignore[attr-defined]
     deaths = []
     for number, worker in enumerate(workers):

@@ -1,4 +1,4 @@
-"""What every source yields: where an image lies, not its bytes, so that one process can list what many read."""
+"""Records, which every source yields: an image's location, not its bytes, so that one process lists what many read."""
 
 import errno
 import re
@@ -11,7 +11,7 @@ from typing import Any
 from data_pipeline.samples.sample import IMAGE_EXTENSIONS, BadSampleError
 
 MAX_IMAGE_BYTES = 256_000_000
-"""A larger file is not read: it is no image, or one that would fill the memory of many processes."""
+"""Larger files are not read: they are not images, or would fill the memory of many processes."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class ParquetCell:
     parquet: Path
     row_group: int
     row: int
-    """In its row group."""
+    """Number of the row in its row group."""
     column: str
-    """Its path in the schema: 'image', or 'image.bytes' of a struct."""
+    """Path in the schema: 'image', or 'image.bytes' in a struct."""
 
 
 ImageLocation = Path | TarMember | ParquetCell | bytes
@@ -41,24 +41,24 @@ ImageLocation = Path | TarMember | ParquetCell | bytes
 
 @dataclass(frozen=True)
 class Record:
-    """A sample to be: an image, a text, or both."""
+    """A sample before it is read: an image, a text, or both."""
 
     name: str
-    """Stable across machines: a path relative to the source, an id, or a number in it. Gives the key."""
+    """Name that is the same on every machine: a relative path, an id, or a number in the source. Gives the key."""
     image: ImageLocation | None = None
     text: str | None = None
-    """What was not UTF-8 in it, or half of a pair in JSON, is a lone surrogate."""
+    """Bytes that are not UTF-8, and unpaired surrogates in JSON, are lone surrogates."""
     caption_number: int | None = None
-    """Of several captions of an image that lie together: which one it is."""
+    """Number of the caption among several of one image."""
     metadata: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
-    """Why this is no sample, where the source itself shows it: it is skipped and counted by these words, up to ' ('."""
+    """Why this cannot be a sample, if the source shows it. It is skipped and counted by the words before ' ('."""
     place: str = ""
-    """Where the source holds it, as a person looks it up: 'pairs.csv:12', 'captions.json: annotations[3]'."""
+    """Place in the source for messages: 'pairs.csv:12', 'captions.json: annotations[3]'."""
 
     @property
     def key(self) -> str:
-        """As a WebDataset key: no dot, no slash, no byte that is not UTF-8; an image's extension goes."""
+        """WebDataset key: the name without an image's extension, and with _ for dots, slashes and other characters."""
         stem, dot, extension = self.name.rpartition(".")
         name = stem if dot and extension.lower() in IMAGE_EXTENSIONS else self.name
         number = "" if self.caption_number is None else f"_{self.caption_number}"
@@ -66,7 +66,7 @@ class Record:
 
 
 def read_image(location: ImageLocation) -> bytes:
-    """The encoded bytes. Raises BadSampleError if there is nothing to read, OSError with the path if a disk fails."""
+    """Return the encoded bytes. Raises BadSampleError if there is no image, OSError with the path if a disk fails."""
     if isinstance(location, bytes):
         return location
     if isinstance(location, ParquetCell):
@@ -75,7 +75,7 @@ def read_image(location: ImageLocation) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise BadSampleError("image is no regular file")
+            raise BadSampleError("image is not a regular file")
         if (status.st_size if isinstance(location, Path) else location.num_bytes) > MAX_IMAGE_BYTES:
             raise BadSampleError(f"image is larger than {MAX_IMAGE_BYTES // 10**6} MB")
         if isinstance(location, Path):
@@ -87,22 +87,22 @@ def read_image(location: ImageLocation) -> bytes:
         raise BadSampleError(f"image file does not exist ({path})") from error
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise BadSampleError("image path is no path") from error
+            raise BadSampleError("image path is not valid") from error
         raise named(error, path) from error
 
 
 def named(error: OSError, path: object) -> OSError:
-    """The error of a disk with the file that it befell, which reading alone does not tell."""
+    """Return a disk's error with the path of the file, which read() does not add."""
     return OSError(error.errno, error.strerror, str(path))
 
 
 def cannot_be_read(path: object, error: OSError) -> OSError:
-    """A sentence with the path in place of an errno, which it keeps."""
-    if error.strerror is None:  # it is such a sentence
+    """Return the error with the same errno and a sentence that names the path and the remedy."""
+    if error.strerror is None:  # already a sentence
         return error
-    told = type(error)(f"{path} cannot be read ({error.strerror}); repair or remove it and run the same command again")
-    told.errno = error.errno
-    return told
+    sentence = type(error)(f"{path} cannot be read ({error.strerror}); repair or remove it and rerun the same command")
+    sentence.errno = error.errno
+    return sentence
 
 
 def _read_cell(cell: ParquetCell) -> bytes:
@@ -111,7 +111,7 @@ def _read_cell(cell: ParquetCell) -> bytes:
     try:
         value = _row_group(cell.parquet, cell.row_group, cell.column)[cell.row].as_py()
     except (ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk; Arrow's own have no number
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's; Arrow's own errors have no errno
             raise named(error, cell.parquet) from error
         raise BadSampleError(f"row group of a Parquet file is damaged ({error})") from error
     return value["bytes"] if isinstance(value, dict) else value
@@ -119,8 +119,8 @@ def _read_cell(cell: ParquetCell) -> bytes:
 
 @lru_cache(maxsize=1)
 def _row_group(parquet: Path, row_group: int, column: str) -> Any:
-    """One column of one row group, kept as the next image mostly lies in it too."""
-    from pyarrow.parquet import ParquetFile  # optional, and only where there is such a file
+    """Return one column of one row group, cached: the next image is mostly in it too."""
+    from pyarrow.parquet import ParquetFile  # optional, and only needed for such files
 
     with ParquetFile(parquet) as file:
         return file.read_row_group(row_group, columns=[column], use_threads=False)[0]  # workers are forked

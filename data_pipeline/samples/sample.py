@@ -2,12 +2,14 @@
 
 import unicodedata
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Kind = Literal["image", "pair", "text"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""All kinds, in their order in a batch."""
 
 _INVISIBLE = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
-"""Unicode's categories of characters that show nothing: controls, format (zero-width) characters, spaces."""
+"""Unicode categories without a visible glyph: controls, format (zero-width) characters, separators."""
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 IMAGE_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
@@ -15,13 +17,13 @@ IMAGE_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 
 
 MAX_PRINTED = 300
-"""Characters of a name in a message."""
+"""Maximum characters of a name in a message."""
 
 
 def printable(name: str) -> str:
-    """Return a name from a source as messages show it: control characters and what is not UTF-8 escaped, cut if long.
+    """Return a name for a message: control characters and invalid UTF-8 escaped, cut if it is long.
 
-    Whoever makes a file chooses its keys: they must not be able to move a terminal's cursor or fill a screen.
+    Whoever makes a file chooses its keys: they must not move a terminal's cursor or fill a screen.
     """
     if len(name) > MAX_PRINTED:
         name = f"{name[: MAX_PRINTED // 2]}...{name[-MAX_PRINTED // 2 :]}"
@@ -29,37 +31,37 @@ def printable(name: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return a message with its control characters but line ends escaped: it may quote files of others."""
+    """Return a message with all control characters but line ends escaped: it may quote untrusted files."""
     return "".join(c if c.isprintable() or c in "\n\t" else printable(c) for c in text)
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name of the file system, in which other bytes are lone surrogates, is UTF-8."""
+    """Return whether a file name, in which invalid bytes are lone surrogates, is UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def key_text(key: bytes) -> str:
-    """Return a key of an index as messages show it."""
+    """Return an index's key for a message."""
     return printable(bytes(key).decode(errors="surrogateescape"))
 
 
 def _escaped(character: str) -> str:
-    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte that is not UTF-8
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # an invalid byte
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text has no visible character."""
+    """Return whether a text has no visible character."""
     return all(unicodedata.category(character) in _INVISIBLE for character in text)
 
 
 class BadSampleError(Exception):
-    """This sample cannot be used; the message says why. It is skipped and counted, never fatal by itself."""
+    """Raised for a sample that cannot be used, with the reason. It is skipped and counted, never fatal by itself."""
 
     @property
     def reason(self) -> str:
-        """The message without its details, which stand in parentheses: to count by."""
+        """Message without its details in parentheses: bad samples are counted by it."""
         return str(self).partition(" (")[0]
 
     @property
@@ -68,7 +70,7 @@ class BadSampleError(Exception):
 
 
 def check_text(text: str) -> None:
-    """Raise BadSampleError for a text that is not worth reading, whether it is written, checked or trained on."""
+    """Raise BadSampleError for a text without content. Writing, checking and training apply the same rule."""
     if is_blank(text):
         raise BadSampleError("text has no visible character")
     if "\0" in text:
@@ -77,7 +79,7 @@ def check_text(text: str) -> None:
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that had to be skipped."""
+    """A sample that was skipped."""
 
     shard: str
     """Path or URL."""
@@ -93,9 +95,9 @@ class Sample:
     """An image, a text, or both."""
 
     key: str
-    """Unique within its shards; no dot and no slash."""
+    """Key, unique within its shards, without dots and slashes."""
     image: bytes | None = None
-    """The encoded image file."""
+    """Encoded image file."""
     text: str | None = None
-    """A caption or a passage."""
+    """Caption or passage."""
     metadata: dict[str, Any] = field(default_factory=dict)

@@ -1,8 +1,8 @@
-"""A small drawn world with captions: the data of the demo and of many tests.
+"""A small world of drawn scenes with captions: the data of the demo and of many tests.
 
-A scene holds one shape at a place or two shapes in a relation, on a ground. Every pixel and every word follows from
-(seed, split, kind, number). One composition in HELD_OUT_ONE_IN is held out: it occurs only in the split "held_out", not
-in any image, caption or sentence of "train".
+A scene holds one shape at a place, or two shapes in a relation, on a ground. Every pixel and word is a function of
+(seed, split, kind, number). One composition in HELD_OUT_ONE_IN is held out: it occurs only in the split "held_out", and
+in no image, caption or sentence of "train".
 """
 
 import hashlib
@@ -65,7 +65,7 @@ TWO_SHAPES_PHRASES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A shape in its color, at a center and of a diameter given in parts of the image's side."""
+    """A colored shape. Center and diameter are fractions of the image's side."""
 
     color: str
     shape: str
@@ -75,14 +75,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is drawn, and the words for it."""
+    """A scene to draw, and the words for it."""
 
     ground: str
     figures: tuple[Figure, ...]
     words: dict[str, str]
-    """Fields of the phrases."""
+    """Values of the fields in the phrases."""
     composition: tuple[str, ...]
-    """What makes two scenes the same composition, whichever way it is said."""
+    """Equal for scenes of the same composition, whichever way the relation is phrased."""
 
     @property
     def is_held_out(self) -> bool:
@@ -95,7 +95,7 @@ class Scene:
 
 
 def draw_samples(kind: Kind, count: int, seed: int = 0, split: Split = "train") -> Iterator[Sample]:
-    """`count` samples of the world. kind "text" gives one sentence a sample."""
+    """Yield `count` samples; for kind "text" a sample is one sentence."""
     for number in range(count):
         rng = random.Random(f"{seed} {split} {kind} {number}")
         scene = random_scene(rng, split)
@@ -108,7 +108,7 @@ def draw_samples(kind: Kind, count: int, seed: int = 0, split: Split = "train") 
 
 
 def random_scene(rng: random.Random, split: Split) -> Scene:
-    """A scene whose composition belongs to the split."""
+    """Draw a scene whose composition belongs to the split."""
     while True:
         scene = _one_shape(rng) if rng.random() < ONE_SHAPE_SHARE else _two_shapes(rng)
         if scene.is_held_out == (split == "held_out"):
@@ -149,7 +149,7 @@ def _two_shapes(rng: random.Random) -> Scene:
 
 
 def render(scene: Scene, rng: random.Random) -> bytes:
-    """The scene as PNG bytes, IMAGE_SIZE x IMAGE_SIZE, with size, place, color and ground jittered."""
+    """Return the scene as a PNG of IMAGE_SIZE x IMAGE_SIZE pixels, with size, place, color and ground jittered."""
     side = IMAGE_SIZE * OVERSAMPLING
     image = _ground(scene.ground, rng).resize((side, side), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(image)
@@ -169,7 +169,7 @@ def render(scene: Scene, rng: random.Random) -> bytes:
 
 
 def _ground(ground: str, rng: random.Random) -> Image.Image:
-    """A gradient in a random direction around the ground's gray, of IMAGE_SIZE / 4 pixels a side."""
+    """Return a gradient around the ground's gray in a random direction, IMAGE_SIZE / 4 pixels per side."""
     angle, strength = rng.uniform(0, 2 * math.pi), rng.uniform(0, 16)
     ramp = np.linspace(-1, 1, IMAGE_SIZE // 4)
     slope = strength * (np.cos(angle) * ramp[None, :, None] + np.sin(angle) * ramp[:, None, None])
@@ -178,7 +178,7 @@ def _ground(ground: str, rng: random.Random) -> Image.Image:
 
 
 def _outline(shape: str) -> list[tuple[float, float]]:
-    """The corners of a shape inside the unit circle."""
+    """Return the corners of a shape inside the unit circle."""
     if shape == "square":
         return [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
     if shape == "triangle":

@@ -1,1 +1,1 @@
-"""What may a setting be? Ranges of the fields of every config and command, and how a command line becomes one."""
+"""Which values may a setting have, and how are they read from a command line?"""

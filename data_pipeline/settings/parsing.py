@@ -1,5 +1,5 @@
-"""Options from a command line: tyro, with the range of each number checked and shown in --help, paths that are none
-refused, and every mistake told in one sentence that names the option that was meant."""
+"""Options from a command line, by tyro: number ranges are checked and shown in --help, and every mistake is reported in
+one sentence that suggests the option that was meant."""
 
 import contextlib
 import dataclasses
@@ -30,12 +30,12 @@ NAME_OF_MISSING = r"^ {6}(\S+) *$"
 IN_OUR_WORDS = {
     r"^Error parsing (--\S+?)(?: \{.*?\})?: ": r"\1 ",
     r"^Error parsing ([A-Z]+)(?: \{.*?\})?: ": r"\1 ",
-    r"^Error parsing [\w.-]+: ": "",  # of a block, whose sentence names its fields
+    r"^Error parsing [\w.-]+: ": "",  # an error of a nested class names its fields itself
     r"^Unrecognized options: (.+)$": r"\1 is one argument too many",
     r"^Missing value for argument '(.+)'\..*": r"\1 needs a value",
     r"^invalid choice '(.*)' for argument '(.+)'\. Expected one of \((.*)\)\.$": r"\2 \1 must be one of \3",
 }
-"""What tyro says, and how we do."""
+"""tyro's messages, and ours."""
 _asks_tyro = False
 
 
@@ -44,19 +44,19 @@ class UsageError(ValueError):
 
 
 class HelpRequest(Exception):
-    """The text that --help asks for."""
+    """Raised for --help, with the text to print."""
 
 
 def parse_options(kind: type[Options], arguments: list[str], command: str, default: Options | None = None) -> Options:
-    """The options that the arguments give, the others as in `default` or as the dataclass has them.
+    """Return the options from the arguments; those not given come from `default` or the dataclass.
 
-    command: how it was started, for --help. Raises UsageError, or HelpRequest with the text to print.
+    command: the command as typed, for --help. Raises UsageError, or HelpRequest with the text to print.
     """
     return _call_tyro(kind, arguments, command, default, return_unknown_args=False)
 
 
 def parse_first_options(kind: type[Options], arguments: list[str], command: str) -> tuple[Options, list[str]]:
-    """The same of a command whose other arguments are another's: options, and what is none of them, in its order."""
+    """Return the options and, in order, the arguments that are not options of `kind` but of another class."""
     return _call_tyro(kind, arguments, command, None, return_unknown_args=True)
 
 
@@ -82,7 +82,7 @@ def _call_tyro(kind: Any, arguments: list[str], command: str, default: Any, retu
 
 @contextlib.contextmanager
 def _columns(width: str | None) -> Iterator[None]:
-    """tyro breaks lines at the terminal's width, words too, which no sentence can be read from."""
+    """Set the terminal width: tyro breaks lines, even inside words, from which no sentence could be recovered."""
     before = os.environ.get("COLUMNS")
     os.environ |= {} if width is None else {"COLUMNS": width}
     try:
@@ -94,7 +94,7 @@ def _columns(width: str | None) -> Iterator[None]:
 
 
 def _one_sentence(panel: str, kind: Any, default: Any) -> str:
-    """tyro prints title, rule, message, rule, help: the message, in our words."""
+    """Return the message in tyro's panel (title, rule, message, rule, help) in our words."""
     sections = re.split(r"^\W*[-\u2500]{5,}\W*$", panel, flags=re.MULTILINE)
     lines = sections[1 if len(sections) > 1 else 0].strip().splitlines()
     message = " ".join(" ".join(lines).split())
@@ -108,7 +108,7 @@ def _one_sentence(panel: str, kind: Any, default: Any) -> str:
 
 
 def help_text(kind: Any, command: str, default: Any = None) -> str:
-    """What --help prints."""
+    """Return the text that --help prints."""
     try:
         _call_tyro(kind, ["--help"], command, default, return_unknown_args=False)
     except HelpRequest as text:
@@ -117,13 +117,13 @@ def help_text(kind: Any, command: str, default: Any = None) -> str:
 
 
 def option_names(help: str) -> list[str]:
-    """Of all options that a help text explains."""
+    """Return the names of all options in a help text."""
     return re.findall(r"^ *(?:-h, )?(--[\w.-]*\w)", help, flags=re.MULTILINE)
 
 
 @REGISTRY.struct_rule
 def _with_ranges(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """A dataclass as tyro has it, but for the fields that have a range."""
+    """Return tyro's specification of a dataclass with ranges added to its numeric fields."""
     global _asks_tyro
     if _asks_tyro or not dataclasses.is_dataclass(info.type):
         return None
@@ -170,7 +170,7 @@ def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
 
 
 def sound_path(text: str) -> Path:
-    """Raise ValueError for what can name no file: nothing, a NUL."""
+    """Return the path. Raises ValueError if it is empty or holds a NUL."""
     if not text or "\0" in text:
         raise ValueError(f"{text!r} must be a path{'; write . for this folder' if not text else ''}")
     return Path(os.fspath(text))

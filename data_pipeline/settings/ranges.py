@@ -1,10 +1,10 @@
-"""The range of a setting: stated once, in the annotation of its field, and checked wherever its value comes from.
+"""Ranges of settings: each is stated once, in the annotation of its field, and checked wherever a value comes from.
 
     warmup_steps: Annotated[int, Interval(ge=0, le=MOST)] = 10_000
 
-`check_ranges` reads it whenever the dataclass is built, parsing.py when it is given on a command line (where --help
-shows it), and pydantic when it is read from JSON. A range leaves out what no run can work with: what is merely unwise
-is inside. The network's own are in model/ranges.py.
+`check_ranges` reads it whenever the dataclass is built, parsing.py for a command line (and --help shows it), and
+pydantic for JSON. A range excludes values that no run can work with, not values that are merely unwise. The ranges of
+the network are in model/ranges.py.
 """
 
 import math
@@ -17,51 +17,51 @@ from typing import Annotated, Union, get_args, get_origin, get_type_hints
 from annotated_types import Interval
 
 MOST = 1_000_000_000
-"""Largest count of anything."""
+"""Upper bound of every count."""
 
 Count = Annotated[int, Interval(ge=1, le=MOST)]
 CountOrZero = Annotated[int, Interval(ge=0, le=MOST)]
 SampleCount = Annotated[int, Interval(ge=0, le=10_000_000)]
-"""Of a kind, in the global batch."""
+"""Number of samples of one kind in the global batch."""
 Size = Annotated[int, Interval(ge=1, le=10_000_000)]
-"""Of a part of a network: a width, a depth, a vocabulary."""
+"""Size of a part of a network, such as a width or a vocabulary."""
 SizeOrZero = Annotated[int, Interval(ge=0, le=10_000_000)]
 Side = Annotated[int, Interval(ge=1, le=8192)]
-"""Of an image or a patch, in pixels."""
+"""Side of an image or a patch, in pixels."""
 TextLength = Annotated[int, Interval(ge=3, le=65_536)]
-"""In tokens; no less than <s>, a word and </s>."""
+"""Number of tokens; at least <s>, one word and </s>."""
 Workers = Annotated[int, Interval(ge=1, le=4096)]
-"""Processes."""
+"""Number of processes."""
 WorkersOrZero = Annotated[int, Interval(ge=0, le=4096)]
 ByteCount = Annotated[int, Interval(ge=1, le=10**18)]
-"""Bytes or pixels."""
+"""Number of bytes or pixels."""
 Seed = Annotated[int, Interval(ge=0, le=2**63 - 3)]
-"""The seeds of pairs and texts are the two that follow, and numpy rounds keys beyond 63 bits."""
+"""Leaves room for seed + 1 and seed + 2, used for pairs and texts: numpy rounds keys beyond 63 bits."""
 Depth = Annotated[int, Interval(ge=1, le=1000)]
-"""Blocks of a network."""
+"""Number of blocks of a network."""
 Part = Annotated[float, Interval(ge=0, le=1)]
 PartBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 PartBetween = Annotated[float, Interval(gt=0, lt=1)]
 Deviation = Annotated[float, Interval(gt=0, le=1000)]
-"""A standard deviation that weights are drawn with."""
+"""Standard deviation of initial weights."""
 LearningRate = Annotated[float, Interval(ge=0, le=1000)]
 Weight = Annotated[float, Interval(ge=0, le=1e9)]
-"""A factor or a threshold."""
+"""Factor or threshold."""
 Figure = Annotated[float, Interval(gt=0, le=1e6)]
-"""Of a machine."""
+"""Figure of a machine, such as its bandwidth."""
 Seconds = Annotated[float, Interval(gt=0, le=1e6)]
-"""Up to eleven days, which every timer of the system can hold."""
+"""Duration of up to eleven days, which every timer of the system can hold."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """What a number may be."""
+    """Allowed values of a number."""
 
     number: type[int] | type[float]
     low: float
     high: float
     has_low: bool = True
-    """Whether `low` itself is in it."""
+    """Whether `low` itself is allowed."""
     has_high: bool = True
     may_be_none: bool = False
 
@@ -76,7 +76,7 @@ class Range:
         )  # fmt: skip
 
     def parse(self, text: str) -> int | float | None:
-        """The value of a word of a command line. Raises ValueError, saying what it must be."""
+        """Return the value of a command-line argument. Raises ValueError with the range if it is outside."""
         try:
             value = None if text == "None" else self.number(text)
         except ValueError:
@@ -87,7 +87,7 @@ class Range:
 
     @property
     def bounds(self) -> str:
-        """'from 1 to 1,000', 'in [0, 1)'"""
+        """The bounds in words: 'from 1 to 1,000', 'in [0, 1)'."""
         low, high = (f"{int(bound):,}" if bound == int(bound) else f"{bound:g}" for bound in (self.low, self.high))
         if self.has_low and self.has_high:
             return f"from {low} to {high}"
@@ -99,7 +99,7 @@ class Range:
 
 
 def range_of(annotation: object) -> Range | None:
-    """Of a field with this annotation; None if it is no number, or none with two bounds."""
+    """Return the range in a field's annotation; None if it is not a number with two bounds."""
     if get_origin(annotation) is Annotated:
         number, *marks = get_args(annotation)
         interval = next((mark for mark in marks if isinstance(mark, Interval)), None)
@@ -125,7 +125,7 @@ def _range_from(number: type[int] | type[float], interval: Interval) -> Range | 
 
 @cache
 def ranges_of(kind: Hashable) -> dict[str, Range]:
-    """Of the numeric fields of a dataclass."""
+    """Return the ranges of a dataclass's numeric fields, by name."""
     assert isinstance(kind, type) and is_dataclass(kind)
     hints = get_type_hints(kind, include_extras=True)
     found = {field.name: range_of(hints[field.name]) for field in fields(kind)}
@@ -133,11 +133,11 @@ def ranges_of(kind: Hashable) -> dict[str, Range]:
 
 
 def check_ranges(settings: object) -> None:
-    """Raise ValueError, naming field, value and range, unless each number of a dataclass lies in its range."""
+    """Raise ValueError, naming field, value and range, if a number of a dataclass is outside its range."""
     for name, bounds in ranges_of(type(settings)).items():  # type: ignore[arg-type]
         value = getattr(settings, name)
         if value not in bounds:
-            is_huge = isinstance(value, int) and value.bit_length() > 1000  # Python prints no such number
+            is_huge = isinstance(value, int) and value.bit_length() > 1000  # Python refuses to print it
             shown = "of many digits" if is_huge else _shortened(repr(value))
             raise ValueError(f"{name} {shown} must be {bounds}")
 

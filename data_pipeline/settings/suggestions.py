@@ -1,11 +1,11 @@
-"""What was meant by a name that does not exist."""
+"""Suggestions for names that do not exist."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """'; did you mean --num-steps?', or '' if no name is like it. A part of a dotted name may be left out."""
+    """Return '; did you mean --num-steps?', or '' if no name is close. The part before a dot may be missing."""
     known = list(dict.fromkeys(names))
     last = name.lstrip("-").rpartition(".")[2]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)

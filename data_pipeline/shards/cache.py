@@ -1,10 +1,12 @@
-"""Remote shards, fetched whole into a bounded folder on the node's disk that all its ranks and loader workers share.
+"""Remote shards, downloaded whole into a bounded folder on the node's disk that all its ranks and loader workers share.
 
-<sha256>.shard    complete and verified; its atime is its last use, the least recently used is evicted first
-<sha256>.seal     checksum, inode, size and mtime of the shard when it was verified: one that differs is fetched again
-<sha256>.partial  a download, as long as the shard from the start; locked by its process, who alone may rename or
-                  remove it; without a lock it is what a dead process left
-lock              held for the moment in which room is made; its holder waits for no other lock, so none deadlock
+<sha256>.shard    complete and verified; its atime is its last use, and the least recently used is evicted first
+<sha256>.seal     checksum, inode, size and mtime of the shard when it was verified; if one differs, it is fetched again
+<sha256>.partial  a download, at its full size from the start; locked by its process, which alone may rename or remove
+                  it; without a lock, a dead process left it
+lock              held while room is made; its holder waits for no other lock, so there is no deadlock
+
+A shard is downloaded whole, not sample by sample: stores are fast for large objects, and its checksum can be verified.
 """
 
 import contextlib
@@ -16,7 +18,9 @@ import re
 import time
 from pathlib import Path
 
-from data_pipeline.files.remote_files import public_url, remote_chunks, with_retries
+from data_pipeline.files.hashing import descriptor_sha256
+from data_pipeline.files.remote_files import RemoteErrors, public_url, remote_chunks
+from data_pipeline.files.retries import with_retries
 from data_pipeline.shards.cache_folder import CacheFolder, opened_folder
 
 _POLL_SECONDS = 0.1
@@ -24,31 +28,32 @@ _NAME = re.compile(r"[0-9a-f]{64}\.(shard|partial)")
 
 
 class ShardCache:
-    """Local copies of remote shards, complete and partial ones together never more than max_bytes.
+    """Local copies of remote shards: complete and partial ones together never exceed max_bytes.
 
-    A copy that is evicted while somebody has it open stays readable, and on the disk, until that descriptor is closed.
+    A copy that is evicted while it is open stays readable, and on the disk, until its descriptor is closed.
     """
 
     def __init__(self, path: Path, max_bytes: int, for_group: bool = False):
-        """for_group: the members of the folder's group share it. Copies of another member are verified whenever they
-        are opened; he could still change them afterwards, so the members have to trust each other that far."""
+        """for_group: share the folder with the members of its group. Copies of another member are verified whenever
+        they are opened; their owner could still change them afterwards, so members have to trust each other that far.
+        """
         self.path = path
         self.max_bytes = max_bytes
         self.for_group = for_group
 
     def check_folder(self) -> None:
-        """Make the folder. Raises OSError for one in which others could plant files."""
+        """Create the folder. Raises OSError if others could plant files in it."""
         with self._opened():
             pass
 
     def fetch(self, url: str, num_bytes: int, sha256: str) -> None:
-        """Have the shard here. A thread that looks ahead starts after any fork: a child inherits locks it may hold."""
+        """Fetch a shard without opening it. Threads that call this must start after any fork, which copies locks."""
         os.close(self.open(url, num_bytes, sha256))
 
     def open(self, url: str, num_bytes: int, sha256: str) -> int:
-        """A read-only descriptor of the local copy, fetched first if there is none, by one process for all.
+        """Return a read-only descriptor of the local copy, which one process fetches for all if there is none.
 
-        Raises ValueError for a shard that cannot be cached, OSError if fetching fails or the disk is full.
+        Raises ValueError if the shard cannot be cached, OSError if the download fails or the disk is full.
         """
         if num_bytes > self.max_bytes:
             raise ValueError(
@@ -65,37 +70,39 @@ class ShardCache:
                     return descriptor
                 with folder.locked(f"{sha256}.partial") as writer:
                     descriptor = _verified(folder, num_bytes, sha256)
-                    if descriptor is not None:  # fetched by the process that this one waited for
+                    if descriptor is not None:  # fetched by the process that held the lock
                         folder.remove(f"{sha256}.partial")
                         return descriptor
-                    folder.remove(f"{sha256}.shard")  # none, or not the one that was verified
+                    folder.remove(f"{sha256}.shard")  # missing, or not the one that was verified
                     return self._fetch(folder, url, num_bytes, sha256, writer)
 
     def _opened(self) -> contextlib.AbstractContextManager[CacheFolder]:
         return opened_folder(self.path, self.for_group)
 
     def _fetch(self, folder: CacheFolder, url: str, num_bytes: int, sha256: str, writer: int) -> int:
-        """Download into the partial file, whose lock this process has, and make it a shard."""
+        """Download into the partial file, whose lock this process holds, and turn it into a shard."""
         partial, complete = f"{sha256}.partial", f"{sha256}.shard"
         try:
             while not self._reserve(folder, writer, num_bytes):
                 time.sleep(_POLL_SECONDS)
-            with_retries(url, lambda: _download(url, num_bytes, sha256, writer))
+            with_retries(lambda: _download(url, num_bytes, sha256, writer), RemoteErrors(url))
         except BaseException:
             folder.remove(partial)
             raise
         now = time.time_ns()
         os.utime(writer, ns=(now, now))
+        # The seal comes first: a process that found the shard without it would fetch the shard again. No fsync: this is
+        # a cache, and what a crash of the machine damages fails its seal or the CRC of a sample.
         folder.write(f"{sha256}.seal", _seal(os.fstat(writer), sha256))
         descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.descriptor)
         folder.rename(partial, complete)  # from here on it may be evicted
         return descriptor
 
     def _reserve(self, folder: CacheFolder, writer: int, num_bytes: int) -> bool:
-        """Whether the partial file has its space now. False: other downloads fill the bound; one of them will end."""
+        """Return whether the partial file got its space. If not, other downloads fill the cache: wait for one."""
         with folder.locked("lock"):
-            os.ftruncate(writer, 0)  # what a dead download left
-            # Partial files first: one that is completed in between is counted twice rather than not at all.
+            os.ftruncate(writer, 0)  # left by a dead download
+            # partial files first: one that is completed in between counts twice rather than not at all
             partials = _files(folder, "partial")
             downloading = sum(size for _, size, name in partials if not _removed_as_dead(folder, name))
             shards = _files(folder, "shard")
@@ -110,13 +117,13 @@ class ShardCache:
                 folder.remove(oldest.replace("shard", "seal"))
                 used -= size
             if downloading == 0:
-                problem = f"the disk lacks {num_bytes} bytes though no shard is cached any more; free some of it"
+                problem = f"the disk lacks {num_bytes} bytes even without any cached shard; free some space"
                 raise OSError(errno.ENOSPC, problem, str(folder.path))
             return False
 
 
 def _files(folder: CacheFolder, suffix: str) -> list[tuple[int, int, str]]:
-    """Last use, size and name of our files, least recently used first; of nothing else that lies in the folder."""
+    """Return last use, size and name of the cache's own files, least recently used first."""
     files = [(status.st_atime_ns, status.st_size, name) for name, status in folder.files() if _NAME.fullmatch(name)]
     return sorted(file for file in files if file[2].endswith(suffix))
 
@@ -129,7 +136,7 @@ def _removed_as_dead(folder: CacheFolder, partial: str) -> bool:
 
 
 def _verified(folder: CacheFolder, num_bytes: int, sha256: str) -> int | None:
-    """A descriptor of the copy if it is the one that was verified, or another user's that is sound; else None."""
+    """Return a descriptor of the copy if it is the one that was verified, or another user's with the right checksum."""
     descriptor = folder.open(f"{sha256}.shard")
     if descriptor is None:
         return None
@@ -137,12 +144,12 @@ def _verified(folder: CacheFolder, num_bytes: int, sha256: str) -> int | None:
     if status.st_uid == os.geteuid():
         is_sound = status.st_size == num_bytes and _read_seal(folder, sha256) == _seal(status, sha256)
     else:
-        is_sound = folder.for_group and status.st_size == num_bytes and _content_sha256(descriptor) == sha256
+        is_sound = folder.for_group and status.st_size == num_bytes and descriptor_sha256(descriptor) == sha256
         is_sound = is_sound and _seal(os.fstat(descriptor), sha256) == _seal(status, sha256)
     if not is_sound:
         os.close(descriptor)
         return None
-    with contextlib.suppress(PermissionError):  # another user's
+    with contextlib.suppress(PermissionError):  # another user's file
         _used_now(descriptor)
     return descriptor
 
@@ -152,7 +159,7 @@ def _seal(status: os.stat_result, sha256: str) -> bytes:
 
 
 def _read_seal(folder: CacheFolder, sha256: str) -> bytes | None:
-    """Of an own copy; None if there is none by this user."""
+    """Return the seal of an own copy; None if this user wrote none."""
     descriptor = folder.open(f"{sha256}.seal")
     if descriptor is None:
         return None
@@ -162,14 +169,8 @@ def _read_seal(folder: CacheFolder, sha256: str) -> bytes | None:
         os.close(descriptor)
 
 
-def _content_sha256(descriptor: int) -> str:
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _allocate(writer: int, num_bytes: int) -> bool:
-    """Whether the disk has the space. All is taken now, so that it cannot run out in the middle of the download."""
+    """Return whether the disk has the space. All of it is allocated now, so that it cannot run out later."""
     try:
         os.posix_fallocate(writer, 0, num_bytes)
     except OSError as error:
@@ -181,12 +182,12 @@ def _allocate(writer: int, num_bytes: int) -> bool:
 
 
 def _used_now(descriptor: int) -> None:
-    now = time.time_ns()  # the kernel's own time stamps are milliseconds apart
+    now = time.time_ns()  # the kernel's own timestamps are too coarse to order uses
     os.utime(descriptor, ns=(now, os.fstat(descriptor).st_mtime_ns))
 
 
 def _download(url: str, num_bytes: int, sha256: str, writer: int) -> None:
-    """Stream the shard into the reserved file. Raises OSError if it is not the one of the index."""
+    """Download the shard into the reserved file. Raises OSError if it is not the one in the index."""
     digest, size = hashlib.sha256(), 0
     os.lseek(writer, 0, os.SEEK_SET)
     with open(writer, "wb", closefd=False) as local:
@@ -194,10 +195,10 @@ def _download(url: str, num_bytes: int, sha256: str, writer: int) -> None:
             size += len(chunk)
             digest.update(chunk)
             if size > num_bytes:
-                break  # never more than was reserved
+                break  # never write more than was reserved
             local.write(chunk)
     if (size, digest.hexdigest()) != (num_bytes, sha256):
         raise OSError(
-            f"it differs from its index, which says {num_bytes} bytes with SHA-256 {sha256}, not "
+            f"it differs from its index, which has {num_bytes} bytes with SHA-256 {sha256}, not "
             f"{size if size <= num_bytes else 'more'} with {digest.hexdigest()}; restore it or index its folder again"
         )

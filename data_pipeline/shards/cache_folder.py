@@ -1,10 +1,11 @@
-"""A folder for files that processes share by name, in which other users of the machine can plant nothing.
+"""A folder for files that processes share by name, in which other users of the machine cannot plant files.
 
-It belongs to this user and nobody else may write in it; so files in it are this user's. With for_group=True the members
-of its group may write in it too, and whatever lies there can be another member's: files are opened without following
-links or waiting for pipes, only own regular files are written to, and the content of others has to be verified.
+It belongs to this user and nobody else may write to it, so its files are this user's. With for_group=True the members
+of its group may write to it too, and any file can be another member's: files are opened without following links or
+waiting for pipes, only own regular files are written to, and the caller verifies the content of others.
 
-All files are opened relative to a descriptor of the folder that was checked, so that it cannot be exchanged in between.
+All files are opened relative to a descriptor of the folder that was checked, so that the folder cannot be replaced in
+between.
 """
 
 import contextlib
@@ -16,23 +17,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""No symbolic link is followed, and no other end of a pipe is waited for."""
+"""Flags that follow no symbolic link and do not wait for the other end of a pipe."""
 
 
 class CacheFolder:
-    """An open folder; its files are named, never given by a path."""
+    """An open folder, whose files are given by name, never by path."""
 
     def __init__(self, path: Path, descriptor: int, for_group: bool):
         self.path, self.descriptor, self.for_group = path, descriptor, for_group
 
     def open(self, name: str) -> int | None:
-        """A read-only descriptor of a regular file; None if there is none. Anything else of that name is removed."""
+        """Return a read-only descriptor of a regular file, or None. Anything else of that name is removed."""
         try:
             descriptor = os.open(name, os.O_RDONLY | _SAFELY, dir_fd=self.descriptor)
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EACCES):  # a link, a socket, locked away by another
+            if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EACCES):  # a link, a socket, unreadable
                 raise
             self.remove(name)
             return None
@@ -43,7 +44,7 @@ class CacheFolder:
         return None
 
     def remove(self, name: str) -> None:
-        """Remove a name, whatever it stands for. Raises OSError, naming the path, for a folder."""
+        """Remove a name, whatever it is. Raises OSError, naming the path, for a folder."""
         try:
             os.unlink(name, dir_fd=self.descriptor)
         except FileNotFoundError:
@@ -55,7 +56,7 @@ class CacheFolder:
         os.rename(name, new_name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def write(self, name: str, content: bytes) -> None:
-        """A new file in place of whatever had that name."""
+        """Write a new file in place of whatever had that name."""
         self.remove(name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY
         with os.fdopen(os.open(name, flags, self._mode, dir_fd=self.descriptor), "wb") as file:
@@ -63,7 +64,7 @@ class CacheFolder:
             file.write(content)
 
     def files(self) -> list[tuple[str, os.stat_result]]:
-        """Names of the regular files, without links, and what they are."""
+        """Return names and status of the regular files, without links."""
         found = []
         with os.scandir(self.descriptor) as entries:
             for entry in entries:
@@ -74,9 +75,9 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def locked(self, name: str, flags: int = 0) -> Iterator[int]:
-        """A descriptor of the file, made if need be, under its exclusive lock, which the kernel ends with the process.
+        """Yield a descriptor of the file, created if needed, under its exclusive lock, which ends with the process.
 
-        It is an own file, to be written to; one of another user, who has died or has not locked it, is replaced.
+        The file is this user's and can be written to; an unlocked file of another user is replaced.
         """
         while True:
             descriptor = self._open_for_lock(name)
@@ -84,7 +85,7 @@ class CacheFolder:
                 continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
-                if not self._is_at(name, descriptor):  # the holder that this one waited for renamed or removed it
+                if not self._is_at(name, descriptor):  # the previous holder renamed or removed it
                     continue
                 if not _is_own(os.fstat(descriptor)):
                     self.remove(name)
@@ -92,12 +93,12 @@ class CacheFolder:
                 yield descriptor
                 return
             finally:
-                # closing is not enough if a forked child has the descriptor too
+                # closing is not enough if a forked child inherited the descriptor
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
                 os.close(descriptor)
 
     def _open_for_lock(self, name: str) -> int | None:
-        """To write if it is an own file, else to read; None if there was something else, which is removed."""
+        """Open an own file to write, another's to read. Returns None for anything else, which is removed."""
         try:
             flags = os.O_RDWR | os.O_CREAT | _SAFELY
             descriptor = os.open(name, flags, self._mode, dir_fd=self.descriptor)
@@ -121,7 +122,7 @@ class CacheFolder:
         return 0o640 if self.for_group else 0o600
 
     def _open_to_group(self, descriptor: int) -> None:
-        """Let the group read it, whatever the umask: never write, so that nobody changes what was verified."""
+        """Let the group read a file, whatever the umask, but never write: what was verified must not change."""
         if self.for_group:
             os.fchmod(descriptor, self._mode)
 
@@ -135,7 +136,7 @@ class CacheFolder:
 
 @contextlib.contextmanager
 def opened_folder(path: Path, for_group: bool = False) -> Iterator[CacheFolder]:
-    """The folder, made if need be. Raises OSError, in a sentence, for one in which others could plant files."""
+    """Yield the folder, created if needed. Raises OSError, in a sentence, if others could plant files in it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -160,7 +161,7 @@ def opened_folder(path: Path, for_group: bool = False) -> Iterator[CacheFolder]:
 
 
 def _problem(status: os.stat_result, for_group: bool) -> str:
-    """What is wrong with a folder, and the remedy; empty if nothing is."""
+    """Return what is wrong with a folder, and the remedy; empty if nothing is."""
     mode = stat.S_IMODE(status.st_mode)
     if for_group:
         if mode & 0o007 or not mode & 0o020:
@@ -169,10 +170,10 @@ def _problem(status: os.stat_result, for_group: bool) -> str:
     if status.st_uid != os.geteuid():
         return f"belongs to user {status.st_uid}, not to you; give a folder of your own, or data.cache_for_group"
     if mode & 0o022:
-        return f"has mode {mode:04o}, so that other users can write in it; chmod 700 it once you know all its files"
+        return f"has mode {mode:04o}, so that other users can write to it; chmod 700 it once you know all its files"
     return ""
 
 
 def _is_own(status: os.stat_result) -> bool:
-    """Whether a file is this user's and has no other name, by which another file of his would be written to."""
+    """Return whether a file is this user's and has no second name: a hard link would make us write to another file."""
     return status.st_uid == os.geteuid() and status.st_nlink <= 1

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_pipeline.images.transform import ImageTransform, open_image, to_rgb, upright
+from data_pipeline.images.decoding import open_image, to_rgb, upright
+from data_pipeline.images.sheet_font import SheetFont
+from data_pipeline.images.transform import ImageTransform
 from data_pipeline.samples.sample import BadSampleError, printable
 from data_pipeline.shards.reader import SampleReader, ShardMismatchError
-from data_pipeline.shards.sheet_font import SheetFont
 
 VIEW = 128
 """Side of a picture on the sheet, in pixels."""
@@ -17,16 +18,16 @@ MARGIN = 6
 LINE = 14
 TEXT_LINES = 5
 PASSAGE_LINES = 14
-"""Of a tile without a picture."""
+"""Lines of a tile without a picture."""
 TILE = (1 + NUM_DRAWS) * (VIEW + MARGIN) + MARGIN
-"""Width of a sample's tile: the picture, and draws of training beside it."""
+"""Width of a sample's tile: the whole picture, and NUM_DRAWS random views of it."""
 MAX_COLUMNS = 4
 MAX_CHARACTERS = 1000
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """What is shown of a sample."""
+    """Pictures and text of one sample."""
 
     pictures: list[Image.Image]
     text: str
@@ -34,9 +35,9 @@ class _Tile:
 
 
 def draw_sheet(reader: SampleReader, num_shown: int, seed: int, transform: ImageTransform) -> tuple[Image.Image, str]:
-    """The sheet, and a sentence about characters that no font has. What a run would skip shows its reason instead.
+    """Return the sheet, and a sentence about characters that no font has. A bad sample shows its reason instead.
 
-    transform: as the run will have it.
+    transform: the run's augmentation.
     """
     num_shown = min(num_shown, reader.index.num_samples)
     chosen = np.random.default_rng(seed).choice(reader.index.num_samples, num_shown, replace=False)
@@ -65,7 +66,7 @@ def _read_tile(reader: SampleReader, sample: int, seed: int, transform: ImageTra
             for draw in range(NUM_DRAWS):
                 rng = np.random.Generator(np.random.Philox(key=[seed, NUM_DRAWS * sample + draw]))
                 view = Image.fromarray(np.ascontiguousarray(transform(encoded, rng).transpose(1, 2, 0)))
-                # a run's pixels show where there are few of them
+                # few pixels are shown as the run sees them, not smoothed
                 how = Image.Resampling.NEAREST if transform.size < VIEW else Image.Resampling.BICUBIC
                 pictures.append(view.resize((VIEW, VIEW), how))
         if reader.index.kind != "image":
@@ -76,14 +77,14 @@ def _read_tile(reader: SampleReader, sample: int, seed: int, transform: ImageTra
 
 
 def _whole(encoded: bytes, max_pixels: int) -> Image.Image:
-    """The image in its aspect, upright, of at most VIEW pixels a side."""
+    """Return the upright image in its aspect ratio, at most VIEW pixels per side."""
     with open_image(encoded, max_pixels) as image:
         try:
             scale = VIEW / max(image.size)
             size = (max(1, round(image.size[0] * scale)), max(1, round(image.size[1] * scale)))
             image.draft(image.mode, size)
             return upright(to_rgb(image).resize(size, Image.Resampling.BICUBIC), image)
-        except Exception as error:  # a decoder fed with broken bytes raises anything
+        except Exception as error:  # a decoder can raise anything for broken bytes
             raise BadSampleError(f"image cannot be decoded ({error})") from error
 
 

@@ -1,8 +1,11 @@
-"""The index beside a folder of shards: where each sample lies, and what its bytes sum up to.
+"""The index of a folder of shards: where each sample lies, and the checksum of its bytes.
 
-A folder holds `*.tar`, `index.json` (kind, counts, shards with size and SHA-256) and `samples-*.npy` (one record a
-sample, memory-mapped when read, so that 21 million samples open as quickly as 21). The shards are plain WebDataset, are
-never rewritten, and may lie elsewhere, also remotely: `index.json` then says where.
+A folder holds `*.tar`, `index.json` (kind, counts, shards with size and SHA-256) and `samples-*.npy` (one record per
+sample, memory-mapped, so that 21 million samples open as fast as 21 and all workers share the pages). The shards are
+plain WebDataset, are never rewritten, and may lie elsewhere, also at a URL, which is then in `index.json`.
+
+WebDataset alone can only be read in sequence: the index is what makes sample n readable by itself, and with it an order
+that any number of ranks can share.
 """
 
 import hashlib
@@ -27,14 +30,14 @@ from data_pipeline.shards.members import record_dtype
 
 INDEX_VERSION = 2
 CAPTION_KEY_VERSION = 3
-"""Of an index whose texts lie in .json members: older code would take the JSON for the text."""
+"""Version of an index whose texts lie in .json members: older code would read the JSON as the text."""
 INDEX_NAME = "index.json"
 MAX_INDEX_BYTES = 1 << 28
-"""Of index.json, which has about 150 bytes per shard."""
+"""Maximum size of index.json, which has about 150 bytes per shard."""
 MAX_COUNT = 1 << 50
-"""Of bytes and samples: what is larger is no count but an attack on sums of 64 bits."""
+"""Maximum of any count: larger numbers could overflow 64-bit sums."""
 _SHARDS_COMPARED = 256
-"""Shards whose records are compared at once."""
+"""Number of shards whose records are compared at once."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +53,24 @@ class Shard:
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """What `index.json` holds."""
+    """Content of `index.json`."""
 
     version: int
     kind: Kind
     num_samples: pydantic.PositiveInt
     shard_folder: str
-    """Path or URL of the shards; empty where they lie beside the index."""
+    """Path or URL of the shards; empty if they lie beside the index."""
     records: str
-    """File of the records, named by its content."""
+    """Name of the file of records, which holds its checksum."""
     records_bytes: pydantic.PositiveInt
     records_sha256: Annotated[str, pydantic.StringConstraints(pattern="^[0-9a-f]{64}$")]
     text_length: int
-    """Ids that a passage may have, <s> and </s> included; 0: not known, or no passages."""
+    """Maximum number of ids of a passage, including <s> and </s>; 0 if unknown or not text."""
     skipped: dict[str, int]
-    """Samples that were left out, by reason."""
+    """Number of samples that were skipped, by reason."""
     shards: tuple[Shard, ...]
     caption_key: str = ""
-    """Field of the .json members that holds the texts; empty: they are .txt members."""
+    """Field of the .json members that holds the texts; empty if the texts are .txt members."""
 
 
 HEADER = pydantic.TypeAdapter(IndexHeader)
@@ -82,15 +85,15 @@ class ShardIndex:
     kind: Kind
     shards: tuple[Shard, ...]
     records: NDArray[np.void]
-    """Fields as in shard_scan.record_dtype, grouped by shard."""
+    """Fields as in members.record_dtype, grouped by shard."""
     text_length: int
-    """Ids that a passage may have; 0: not known."""
+    """Maximum number of ids of a passage; 0 if unknown."""
     records_sha256: str
-    """What the records should sum up to."""
+    """Expected SHA-256 of the file of records."""
     fingerprint: str
-    """Changes with any byte of any shard and with the choice of samples."""
+    """Digest that changes with any byte of any shard and with the choice of samples."""
     caption_key: str = ""
-    """Field that holds the text in a text member, which is then a .json; empty: the member is the text."""
+    """Field of the .json text members that holds the text; empty if the member is the text."""
 
     def __str__(self) -> str:
         return f"{self.num_samples} samples in {len(self.shards)} shards, fingerprint {self.fingerprint}"
@@ -101,16 +104,16 @@ class ShardIndex:
 
     @cached_property
     def shard_starts(self) -> NDArray[np.int64]:
-        """(shards + 1,): the samples of shard i are shard_starts[i] .. shard_starts[i + 1] - 1."""
+        """(shards + 1,) int64: the samples of shard i are shard_starts[i] .. shard_starts[i + 1] - 1."""
         return np.cumsum([0, *(shard.num_samples for shard in self.shards)])
 
 
 def read_index(folder: str | Path, cache: ShardCache | None = None, check_shards: bool = True) -> ShardIndex:
-    """Open a folder of shards, or a URL. Raises ValueError, naming what is wrong, before any sample is read.
+    """Open a folder of shards, or a URL. Raises ValueError if it is damaged, before any sample is read.
 
-    check_shards: compare the records with their checksum and shards, and ask for the size of every local shard. Of a
-    large job one rank is enough: thousands of questions from each of hundreds of ranks overwhelm a parallel file
-    system. Sizes are compared again when a shard is opened.
+    check_shards: compare the records with their checksum and shards, and stat every local shard. In a large job one
+    rank is enough: thousands of requests from each of hundreds of ranks overwhelm a parallel file system. Sizes are
+    compared again when a shard is opened.
     """
     header, records = _read_remote(str(folder), cache) if is_remote(str(folder)) else _read_local(Path(folder))
     expected = record_dtype(records.dtype["key"].itemsize if "key" in (records.dtype.names or ()) else 1)
@@ -143,17 +146,17 @@ def read_index(folder: str | Path, cache: ShardCache | None = None, check_shards
 
 
 def index_problem(index: ShardIndex, folder: str) -> str:
-    """Return a sentence about what is wrong with the records of the index in a folder or at a URL, or nothing."""
+    """Return a sentence if the records of the index in a folder or at a URL are damaged, else ""."""
     path = None if is_remote(folder) else Path(folder) / records_name(index.records_sha256)
     problem = damaged_records(index, path)
     return f"the index of {public_url(folder)} is damaged ({problem}); index the folder again" if problem else ""
 
 
 def damaged_records(index: ShardIndex, path: Path | None) -> str:
-    """Return what is wrong with the records of an index, or nothing.
+    """Return how the records of an index are damaged, or "".
 
-    path: of their file; None: it was compared with its checksum when it was fetched. All of it is read: of 21 million
-    samples 1.4 GB.
+    path: the file of records; None if its checksum was verified when it was fetched. Reads all of it: 1.4 GB for 21
+    million samples.
     """
     if path is not None and file_sha256(path) != index.records_sha256:
         return f"{path.name} differs from its checksum"
@@ -173,31 +176,31 @@ def damaged_records(index: ShardIndex, path: Path | None) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError for the name of a shard that does not lie in its folder."""
+    """Raise ValueError if the name of a shard leads out of its folder."""
     if name.startswith("/") or ":" in name or not is_plain(name):
-        raise ValueError(f"shard '{printable(name)}' lies outside of its folder; do not trust where this comes from")
+        raise ValueError(f"shard '{printable(name)}' lies outside of its folder; do not trust the origin of this index")
     if "\0" in name:
-        raise ValueError(f"shard '{printable(name)}' has a NUL in its name; do not trust where this comes from")
+        raise ValueError(f"shard '{printable(name)}' has a NUL in its name; do not trust the origin of this index")
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name below a folder or URL stays there, also where a client decodes %2e to a dot."""
+    """Return whether a relative name stays below its folder or URL, even if a client decodes %2e to a dot."""
     return "\\" not in name and ".." not in unquote(name).split("/")
 
 
 def records_name(sha256: str) -> str:
-    """The name of the file of records with this checksum."""
+    """Return the name of the file of records with this checksum."""
     return f"samples-{sha256[:16]}.npy"
 
 
 def _read_local(folder: Path) -> tuple[IndexHeader, NDArray[np.void]]:
     if folder.is_file() and folder.suffix == ".tar":
         raise ValueError(
-            f"{folder} is a single shard; index it by python -m data_pipeline.index_shards KIND {folder} --out FOLDER "
-            "and give that folder"
+            f"{folder} is a single shard; index it with python -m data_pipeline.index_shards KIND {folder} "
+            "--out FOLDER and give that folder"
         )
     if not folder.is_dir():
-        problem = "is no folder" if folder.exists() else "does not exist"
+        problem = "is not a folder" if folder.exists() else "does not exist"
         raise ValueError(f"shard folder {folder} {problem}; write it with python -m data_pipeline.write_shards")
     try:
         with _open_regular(folder / INDEX_NAME) as file:
@@ -214,17 +217,17 @@ def _read_local(folder: Path) -> tuple[IndexHeader, NDArray[np.void]]:
 
 
 def _open_regular(path: Path) -> IO[bytes]:
-    """Open a file, not a pipe, which would wait for ever, nor a device or folder."""
+    """Open a regular file. Raises ValueError for a pipe, which would be waited for, and for a device or folder."""
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{path} is no regular file; index the folder again")
+        raise ValueError(f"{path} is not a regular file; index the folder again")
     return path.open("rb")
 
 
 def _read_remote(url: str, cache: ShardCache | None) -> tuple[IndexHeader, NDArray[np.void]]:
-    """Raises ValueError for an index that is damaged, or names shards that are not its own."""
+    """Read an index at a URL. Raises ValueError if it is damaged or names shards that are not its own."""
     url, shown = url.rstrip("/"), public_url(url).rstrip("/")
     if cache is None:
-        raise ValueError(f"{shown} is remote; give a cache folder, where shards are kept on local disk")
+        raise ValueError(f"{shown} is remote; give a cache folder on local disk for its shards")
     header = _parse_header(read_remote_file(f"{url}/{INDEX_NAME}"), url)
     is_below = f"{header.shard_folder.rstrip('/')}/".startswith(f"{url}/")
     if header.shard_folder and not (is_below and is_plain(header.shard_folder.removeprefix(url))):
@@ -238,7 +241,7 @@ def _read_remote(url: str, cache: ShardCache | None) -> tuple[IndexHeader, NDArr
 
 
 def _mapped_records(file: IO[bytes], folder: str) -> NDArray[np.void]:
-    """The array in a .npy file, mapped. Raises ValueError if it is damaged."""
+    """Return the memory-mapped array of a .npy file. Raises ValueError if it is damaged."""
     try:
         version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
         if version != (1, 0):
@@ -249,12 +252,12 @@ def _mapped_records(file: IO[bytes], folder: str) -> NDArray[np.void]:
         return np.memmap(file, dtype, "r", file.tell(), shape)
     except OSError:
         raise
-    except Exception as error:  # numpy evaluates the header as Python: a damaged one raises anything
+    except Exception as error:  # numpy evaluates the header as Python: a damaged one can raise anything
         raise ValueError(f"the index of {folder} is damaged ({error}); index the folder again") from error
 
 
 def _parse_header(content: bytes, folder: str) -> IndexHeader:
-    """Raises ValueError for what is no header of this version, and for one that names files elsewhere."""
+    """Return the header. Raises ValueError if it is damaged, of another version, or names files elsewhere."""
     problem = ""
     try:
         header = HEADER.validate_json(content, strict=True)
@@ -272,12 +275,12 @@ def _parse_header(content: bytes, folder: str) -> IndexHeader:
 
 
 def _header_problem(header: IndexHeader) -> str:
-    """What types alone do not show to be wrong with a header; nothing if it is sound."""
+    """Return what is wrong with a header whose types are right, or ""."""
     if header.version != (CAPTION_KEY_VERSION if header.caption_key else INDEX_VERSION):
         return f"it is of version {header.version}, not {INDEX_VERSION}"
     checksums = (header.records_sha256, *(shard.sha256 for shard in header.shards))
     if not all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in checksums):
-        return "it holds something else than SHA-256 where it should"
+        return "a checksum is not a SHA-256"
     if header.records != records_name(header.records_sha256):
         return f"it names {header.records!r} as its records"
     counts = [header.num_samples, header.records_bytes, header.text_length, *header.skipped.values()]

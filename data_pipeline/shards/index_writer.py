@@ -1,7 +1,6 @@
-"""The index of a folder of shards, written from their scans."""
+"""Writing the index of a folder of shards from their scans."""
 
 import contextlib
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +8,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.files.hashing import file_sha256
+from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import written_with_retries
 from data_pipeline.samples.sample import Kind, key_text
 from data_pipeline.shards.index import (
@@ -21,7 +22,7 @@ from data_pipeline.shards.index import (
     records_name,
 )
 from data_pipeline.shards.members import record_dtype
-from data_pipeline.shards.scan import SampleReport, ShardScan, load_scan, own_partial
+from data_pipeline.shards.scan import SampleReport, ShardScan, load_scan
 
 T = TypeVar("T")
 
@@ -36,9 +37,9 @@ def merge_scans(
     text_length: int = 0,
     caption_key: str = "",
 ) -> SampleReport:
-    """Write the index of shards from their scans, in the order given. Returns what was kept and left out.
+    """Write the index of shards from their scans, in the given order. Returns what was kept and skipped.
 
-    shard_folder: where the shards lie, if not in `folder`. deduplicate: of exact copies only the first is kept.
+    shard_folder: path or URL of the shards, if not `folder`. deduplicate: keep only the first of exact copies.
     Raises ValueError if no sample is left, OSError, naming the file, if the index cannot be written.
     """
     report = SampleReport()
@@ -47,18 +48,10 @@ def merge_scans(
         if (scan.kind, scan.caption_key) != (kind, caption_key):
             raise ValueError(f"{path} is the scan of another kind of index; remove it and run the command again")
         report.add(scan.report)
-    kept = _first_of_each([scan.content_hashes for scan in loaded])
-    if deduplicate:
-        for name, scan, keep in zip(shards, loaded, kept, strict=True):
-            for record, num_members in zip(scan.records[~keep], scan.num_members[~keep], strict=True):
-                report.skip(f"{name}:{key_text(record['key'])}", "exact copy of another sample", int(num_members))
-        report.num_kept = sum(int(keep.sum()) for keep in kept)
-    else:
-        report.num_copies = sum(int((~keep).sum()) for keep in kept)
-        kept = [np.ones(len(scan.records), dtype=bool) for scan in loaded]
+    kept = _kept_samples(shards, loaded, deduplicate, report)
     if not report.num_kept:
         raise ValueError(
-            f"{shard_folder or folder} holds no sample with what kind {kind!r} needs\n" + "\n".join(report.lines())
+            f"{shard_folder or folder} holds no sample with the parts of kind {kind!r}\n" + "\n".join(report.lines())
         )
     entries = [
         Shard(name, int(keep.sum()), scan.num_bytes, scan.sha256)
@@ -87,16 +80,32 @@ def merge_scans(
         partial.rename(folder / INDEX_NAME)
 
     _complete_or_absent(partial, folder / INDEX_NAME, write)
-    for old in folder.glob("samples-*.npy"):  # the new index holds, with its own records
+    for old in folder.glob("samples-*.npy"):  # only now: until the rename above, readers needed them
         if old.name != header.records:
             old.unlink()
     return report
 
 
-def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.bool_]]) -> tuple[str, int, str]:
-    """Write what is kept of the records of all shards as one array. Returns name, size and SHA-256 of the file.
+def _kept_samples(
+    shards: list[str], scans: list[ShardScan], deduplicate: bool, report: SampleReport
+) -> list[NDArray[np.bool_]]:
+    """Return a mask of the kept samples per shard, and count exact copies in the report, kept or skipped."""
+    first = _first_of_each([scan.content_hashes for scan in scans])
+    if not deduplicate:
+        report.num_copies = sum(int((~mask).sum()) for mask in first)
+        return [np.ones(len(scan.records), dtype=bool) for scan in scans]
+    for name, scan, mask in zip(shards, scans, first, strict=True):
+        for record, num_members in zip(scan.records[~mask], scan.num_members[~mask], strict=True):
+            report.skip(f"{name}:{key_text(record['key'])}", "exact copy of another sample", int(num_members))
+    report.num_kept = sum(int(mask.sum()) for mask in first)
+    return first
 
-    Not through a memory map: on a full disk SIGBUS would end the process.
+
+def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.bool_]]) -> tuple[str, int, str]:
+    """Write the kept records of all shards as one array. Returns name, size and SHA-256 of the file.
+
+    Not through a memory map: on a full disk, SIGBUS would kill the process. The name holds the checksum, so that an
+    index.json and its records always belong together, whichever of the two files a reader or a crash catches first.
     """
     dtype = np.dtype(record_dtype(max(scan.records.dtype["key"].itemsize for scan in scans)))
     shape = (sum(int(keep.sum()) for keep in kept),)
@@ -105,7 +114,7 @@ def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.b
 
     def write() -> tuple[str, int, str]:
         number = 0
-        with partial.open("wb+") as file:
+        with partial.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, description)  # type: ignore[no-untyped-call]
             for scan, keep in zip(scans, kept, strict=True):
                 if keep.any():
@@ -114,8 +123,7 @@ def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.b
                     file.write(part.tobytes())
                     number += 1
             num_bytes = file.tell()
-            file.seek(0)
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = file_sha256(partial)
         name = records_name(sha256)
         partial.rename(folder / name)
         return name, num_bytes, sha256
@@ -124,16 +132,16 @@ def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.b
 
 
 def _complete_or_absent(partial: Path, path: Path, write: Callable[[], T]) -> T:
-    """Return what `write` gives, which writes `partial` and renames it. Raises OSError, naming `path`, if it cannot."""
+    """Return the result of `write`, which writes and renames `partial`. Raises OSError, naming `path`, if it fails."""
     try:
         return written_with_retries(write, path)
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink()  # is there if it could not be written, and would fill the disk
+            partial.unlink()  # left if it could not be written: a full disk needs the space
 
 
 def _first_of_each(hashes: list[NDArray[np.uint64]]) -> list[NDArray[np.bool_]]:
-    """True where a hash occurs for the first time."""
+    """Return a mask per list of hashes, True for the first occurrence of a hash in all of them."""
     together = np.concatenate(hashes)
     first = np.zeros(len(together), dtype=bool)
     first[np.unique(together, return_index=True)[1]] = True

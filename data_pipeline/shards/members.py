@@ -1,6 +1,6 @@
-"""Which samples the members of a shard make, by WebDataset's rules, and why the others are left out.
+"""Members of a shard as parts of samples, by WebDataset's rules, and the reasons for skipping the others.
 
-Every member is either part of a sample that is kept, or skipped and counted by its reason.
+Every member is either a part of a kept sample, or skipped and counted by its reason.
 """
 
 import hashlib
@@ -13,33 +13,33 @@ from data_pipeline.samples.sample import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, Bad
 from data_pipeline.shards.tar_members import CHUNK_BYTES, UNUSABLE, TarEntry, TarReader
 
 MAX_KEY_BYTES = 200
-"""A longer key is cut and made unique by a hash: all keys of an index have the width of the longest."""
+"""Longer keys are cut and made unique by a hash: all keys of an index take the width of the longest."""
 MAX_MEMBER_BYTES = (1 << 32) - 1
 MAX_JSON_BYTES = 1 << 24
-"""A longer .json member is not searched for a caption."""
+"""Longer .json members are not searched for a caption."""
 OTHER_IMAGE_EXTENSIONS = ("gif", "bmp", "tif", "tiff", "avif", "jfif", "heic", "heif", "jp2", "jxl", "svg")
-"""Of images that are not read, each worth a reason of its own."""
-EARLY_DOT = "name has a dot before the one of its extension, and WebDataset's key ends at the first"
+"""Extensions of images that are not read, each counted as a reason of its own."""
+EARLY_DOT = "name has a dot before its extension, and WebDataset's key ends at the first dot"
 
 MEMBER_DTYPE = [("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")]
-"""A member of a tar: where its bytes start, how many they are, their checksum. Size 0: there is none."""
+"""A member of a tar: offset and number of its bytes, and their CRC-32. Size 0 if there is none."""
 
 Member = tuple[int, int, int]
 NOTHING: Member = (0, 0, 0)
 
 
 def record_dtype(key_bytes: int) -> list[tuple[str, object]]:
-    """One sample of an index: key, number of its shard, its members."""
+    """Return the dtype of one sample of an index: key, number of its shard, image and text member."""
     return [("key", f"S{key_bytes}"), ("shard", "<u4"), ("image", MEMBER_DTYPE), ("text", MEMBER_DTYPE)]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A member of a sample."""
+    """One member of a sample."""
 
     member: Member
     digest: bytes
-    """SHA-256 of the image or text in it."""
+    """SHA-256 of its image or text."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class MemberReader:
     """Reads the members of a tar as parts of samples."""
 
     caption_key: str = ""
-    """Field of the .json member that holds a sample's text; empty: the .txt member is the text."""
+    """Field of the .json member that holds the text; empty if the text is the .txt member."""
 
     def read(self, entry: TarEntry, tar: TarReader) -> tuple[str, str, Part]:
-        """Return the key of a member's sample, what it is of that sample, and where it lies.
+        """Return the key of a member's sample, the role in that sample, and the part.
 
-        Raises BadSampleError for a member that is no part of any sample.
+        Raises BadSampleError if the member is not a part of any sample.
         """
         if entry.kind != "file":
             raise BadSampleError(UNUSABLE[entry.kind])
@@ -73,7 +73,7 @@ class MemberReader:
         if last in (*IMAGE_EXTENSIONS, "txt", "json"):
             raise BadSampleError(EARLY_DOT)
         if last in OTHER_IMAGE_EXTENSIONS:
-            raise BadSampleError(f".{last} is no format of images that is read, convert it to .jpg, .png or .webp")
+            raise BadSampleError(f".{last} is not a supported image format, convert it to .jpg, .png or .webp")
         raise BadSampleError("extension is neither an image's nor .txt nor .json")
 
     def _caption(self, entry: TarEntry, tar: TarReader) -> Part:
@@ -87,7 +87,7 @@ class MemberReader:
 def key_and_extension(name: str) -> tuple[str, str]:
     """Split a name at the first dot after its folder, as WebDataset does; the extension in lower case.
 
-    Raises BadSampleError for a name that gives no key.
+    Raises BadSampleError if the name gives no key.
     """
     name = name.removeprefix("./")
     folder, base = posixpath.split(name)
@@ -121,7 +121,7 @@ def caption_in_json(content: bytes, caption_key: str) -> str:
 
 
 def short_key(key: str) -> bytes:
-    """The key as an index holds it."""
+    """Return a key as it is stored in an index."""
     encoded = key.encode(errors="surrogateescape")
     if len(encoded) <= MAX_KEY_BYTES:
         return encoded

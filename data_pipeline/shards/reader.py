@@ -11,7 +11,7 @@ from collections import OrderedDict
 import numpy as np
 
 from data_pipeline.files.remote_files import is_remote, public_url
-from data_pipeline.files.retries import PERMANENT_ERRNOS, with_retries
+from data_pipeline.files.retries import PERMANENT_ERRNOS, FileErrors, with_retries
 from data_pipeline.samples.sample import BadSampleError, check_text, key_text, printable
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import ShardIndex
@@ -19,18 +19,21 @@ from data_pipeline.shards.members import caption_in_json
 
 MAX_OPEN_SHARDS = 64
 MAX_OPEN_COPIES = 8
-"""Of remote shards: what is open stays on the disk although it has left the cache."""
+"""Limit for remote shards: an open copy stays on the disk even after the cache has evicted it."""
 
 
 class ShardMismatchError(Exception):
-    """A shard is not the one that was indexed: nothing in it can be relied on."""
+    """Raised if a shard is not the one that was indexed: none of its records can be trusted."""
 
 
 class SampleReader:
-    """Reads members by offset, in this process and in those forked from it."""
+    """Reads members by offset, in this process and in processes forked from it.
+
+    By pread: it has no file position that two processes with a common descriptor could move under each other.
+    """
 
     def __init__(self, index: ShardIndex, max_member_bytes: int, cache: ShardCache | None = None):
-        """cache: where shards are fetched to whose folder is a URL."""
+        """cache: required if the folder is a URL."""
         self.index = index
         self.max_member_bytes = max_member_bytes
         self.cache = cache if is_remote(index.folder) else None
@@ -43,14 +46,14 @@ class SampleReader:
         return key_text(self.index.records[sample]["key"])
 
     def shard_name(self, sample: int) -> str:
-        """Path or URL, for reports."""
+        """Return path or URL of a sample's shard, for messages."""
         return f"{public_url(self.index.folder)}/{self.index.shards[self._shard(sample)].name}"
 
     def image_bytes(self, sample: int) -> bytes:
         return self._read(sample, "image")
 
     def text(self, sample: int) -> str:
-        """Raises BadSampleError if it is not UTF-8, blank, holds a NUL, or is missing in its JSON."""
+        """Return the text. Raises BadSampleError if it is not UTF-8, blank, holds a NUL, or is missing in its JSON."""
         content = self._read(sample, "text")
         if self.index.caption_key:
             return caption_in_json(content, self.index.caption_key)
@@ -62,38 +65,39 @@ class SampleReader:
         return text
 
     def shard_size(self, sample: int) -> int:
-        """Number of samples in the shard of this one."""
+        """Return the number of samples in the shard of this sample."""
         return self.index.shards[self._shard(sample)].num_samples
 
     def neighbor(self, sample: int) -> int:
-        """The sample that stands in for a bad one: the next of the same shard, the first after the last."""
+        """Return the sample that replaces a bad one: the next in the same shard, or its first after its last."""
         shard = self._shard(sample)
         first, stop = self.index.shard_starts[shard : shard + 2]
         return sample + 1 if sample + 1 < stop else int(first)
 
     def look_ahead(self, shards: list[int]) -> None:
-        """Fetch remote shards in the background. What goes wrong shows when they are read."""
+        """Fetch remote shards in the background. Errors show when the shards are read."""
         if self.cache is None:
             return
         if self._wanted is None:
+            # started on first use, which is in the loader worker: a thread does not survive the fork
             self._wanted = queue.SimpleQueue()
             threading.Thread(target=self._fetch, args=(self.cache, self._wanted), daemon=True).start()
         for shard in shards:
             self._wanted.put(shard)
 
     def _fetch(self, cache: ShardCache, wanted: "queue.SimpleQueue[int]") -> None:
-        """In a thread of its own, one shard at a time, so as not to take the network from what is needed now."""
+        """Fetch in a thread, one shard at a time, so that shards needed now keep most of the bandwidth."""
         while True:
             shard = self.index.shards[wanted.get()]
             with contextlib.suppress(OSError, ValueError):
                 cache.fetch(f"{self.index.folder.rstrip('/')}/{shard.name}", shard.num_bytes, shard.sha256)
 
     def _shard(self, sample: int) -> int:
-        """Not by the sample's record, which may be damaged."""
+        """Return the shard of a sample by the counts, not by the sample's record, which may be damaged."""
         return int(np.searchsorted(self.index.shard_starts, sample, side="right")) - 1
 
     def _read(self, sample: int, part: str) -> bytes:
-        """The member's bytes, checked. Raises BadSampleError where they are too many or not those indexed."""
+        """Return a member's bytes. Raises BadSampleError if they are too many or differ from the index."""
         record = self.index.records[sample]
         offset, size, crc32 = (int(value) for value in record[part])
         if size > self.max_member_bytes:
@@ -102,27 +106,28 @@ class SampleReader:
         if offset + size > self.index.shards[shard].num_bytes:
             raise BadSampleError("member lies outside of its shard")
         content = self._pread(shard, size, offset)
+        # a checksum per sample, not per shard: a run reads samples, and one flipped bit must not cost a whole shard
         if len(content) != size or zlib.crc32(content) != crc32:
             raise BadSampleError("bytes differ from the index")
         return content
 
     def _pread(self, shard: int, size: int, offset: int) -> bytes:
-        """Tried again where a local or network file system may come back; remote copies have their own retries."""
+        """Read from a shard, with retries on local and network file systems; downloads have their own retries."""
 
         def read() -> bytes:
             try:
                 return os.pread(self.open_shard(shard), size, offset)
             except OSError:
-                if shard in self._descriptors:  # it may be stale: the next trial opens the shard anew
+                if shard in self._descriptors:  # it may be stale (NFS): the next attempt opens the shard again
                     os.close(self._descriptors.pop(shard))
                 raise
 
-        return read() if self.cache is not None else with_retries(read, (*PERMANENT_ERRNOS, errno.ENOENT))
+        return read() if self.cache is not None else with_retries(read, FileErrors((*PERMANENT_ERRNOS, errno.ENOENT)))
 
     def open_shard(self, shard: int) -> int:
-        """A descriptor of it, for pread.
+        """Return a descriptor of a shard for pread; the least recently used one is closed if too many are open.
 
-        Raises ShardMismatchError where the shard has another size than when it was indexed, OSError where it is gone.
+        Raises ShardMismatchError if the size differs from the index, OSError if the shard is gone.
         """
         if shard not in self._descriptors:
             if len(self._descriptors) >= (MAX_OPEN_SHARDS if self.cache is None else MAX_OPEN_COPIES):

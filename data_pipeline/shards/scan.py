@@ -1,7 +1,7 @@
-"""What one shard holds: where each sample lies in the tar, and what was left out and why.
+"""The scan of one shard: where each sample lies in the tar, and what was skipped and why.
 
-A scan is kept beside the shards, in .index/NNNNNN.npz, so that a folder is indexed by many processes in any order, goes
-on after a kill, and is only read where it is new.
+Scans are kept beside the shards, in .index/NNNNNN.npz, so that many processes can index a folder in any order, indexing
+resumes after a kill, and only new shards are read.
 """
 
 import contextlib
@@ -13,38 +13,40 @@ import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.files.hashing import file_sha256
+from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import written_with_retries
-from data_pipeline.samples.sample import BadSampleError, Kind, printable
+from data_pipeline.samples.sample import KINDS, BadSampleError, Kind, printable
 from data_pipeline.shards.members import NOTHING, MemberReader, Part, record_dtype, short_key
 from data_pipeline.shards.tar_members import TarError, open_tar
 
 SCANS_NAME = ".index"
 SCAN_VERSION = 2
-"""Scans of older code, which did not count all that it left out, are made anew by index_shards."""
+"""index_shards repeats scans of version 1, which did not count everything that was skipped."""
 
 
 @dataclass
 class SampleReport:
-    """How many samples were kept, and what became of the others."""
+    """Number of samples kept, and what was skipped and why."""
 
     num_kept: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
-    """Samples left out, and members that are part of none, by reason."""
+    """Number of samples, and of members that belong to none, that were skipped, by reason."""
     examples: dict[str, str] = field(default_factory=dict)
-    """The first left out for each reason."""
+    """Name of the first that was skipped for each reason."""
     num_members: int = 0
-    """Members of tars that were seen; each is part of a kept sample or skipped."""
+    """Number of tar members seen; each is part of a kept sample or skipped."""
     num_skipped_members: int = 0
     num_copies: int = 0
-    """Samples that were kept although they are exact copies of others."""
+    """Number of kept samples that are exact copies of others."""
 
     def skip(self, name: str, reason: str, num_members: int = 0) -> None:
-        """num_members: how many members of a tar are left out by this."""
+        """Count a skipped sample or member. num_members: the number of tar members that it has."""
         self.skipped[reason] += 1
         self.examples.setdefault(reason, printable(name))
         self.num_skipped_members += num_members
@@ -58,40 +60,40 @@ class SampleReport:
         self.num_copies += other.num_copies
 
     def lines(self) -> list[str]:
-        """One line per reason."""
+        """Return one line per reason."""
         lines = [
             f"  skipped {count}: {printable(reason)}; the first: {printable(self.examples[reason])}"
             for reason, count in sorted(self.skipped.items())
         ]
-        copies = f"  kept {self.num_copies} exact copies of other samples; --deduplicate leaves them out"
+        copies = f"  kept {self.num_copies} exact copies of other samples; --deduplicate skips them"
         return [*lines, copies] if self.num_copies else lines
 
 
 @dataclass(frozen=True)
 class ShardScan:
-    """A shard's part of an index."""
+    """One shard's part of an index."""
 
     kind: Kind
     origin: str
-    """What was scanned, and in which state: a scan holds for that alone. See `origin`."""
+    """Folder, size and mtime of the shard: the scan is valid only for that state. See `file_origin`."""
     block: str
-    """Digest of the records that write_shards made the shard from; empty for a shard of others."""
+    """Digest of the records that write_shards made the shard from; empty for shards of other tools."""
     num_bytes: int
-    """Of the tar; 0 where a block of a source gave no sample and hence no tar."""
+    """Size of the tar; 0 if a block of a source gave no sample and hence no tar."""
     sha256: str
     records: NDArray[np.void]
     content_hashes: NDArray[np.uint64]
-    """Of each sample's image and text: equal for exact copies."""
+    """Hash of each sample's image and text: equal for exact copies."""
     report: SampleReport
     caption_key: str = ""
     """Field of the .json members that holds the texts; empty: they are .txt members."""
     num_members: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
-    """(samples,): members of the tar that make each sample."""
+    """(samples,): the number of tar members of each sample."""
     version: int = SCAN_VERSION
 
 
 def file_origin(path: Path, place: str = "") -> str:
-    """Of a local shard: size and time of change; place: its folder, where the index lies elsewhere."""
+    """Return the origin of a local shard: size and mtime. place: its folder, if the index lies elsewhere."""
     status = path.stat()
     return f"{place} {status.st_size} {status.st_mtime_ns}"
 
@@ -99,15 +101,13 @@ def file_origin(path: Path, place: str = "") -> str:
 def scan_shard(
     path: Path, kind: Kind, origin: str, block: str = "", caption_key: str = "", location: str = ""
 ) -> ShardScan:
-    """Read a tar through. Samples that lack what `kind` needs are left out, counted in the report.
+    """Read a whole tar. Samples without the parts that `kind` needs are skipped and counted in the report.
 
-    caption_key: the field of the .json members that holds the texts; empty: the .txt members are the texts. location:
-    of the shard, for messages, if the path is that of a copy. Raises ValueError if it is not a complete tar.
+    caption_key: the field of the .json members that holds the texts; empty if the .txt members are the texts.
+    location: of the shard, for messages, if `path` is a copy. Raises ValueError if it is not a complete tar.
     """
     report = SampleReport()
     samples = _samples_in(path, caption_key, report, location or str(path))
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     needed = {"image": ["image"], "text": ["text"], "pair": ["image", "text"]}[kind]
     rows, hashes, num_members = [], [], []
     for key, parts in samples.items():
@@ -129,7 +129,7 @@ def scan_shard(
         origin=origin,
         block=block,
         num_bytes=path.stat().st_size,
-        sha256=sha256,
+        sha256=file_sha256(path),
         records=np.array(rows, dtype=record_dtype(max((len(row[0]) for row in rows), default=1))),
         content_hashes=np.array(hashes, dtype=np.uint64),
         report=report,
@@ -139,7 +139,7 @@ def scan_shard(
 
 
 def _samples_in(path: Path, caption_key: str, report: SampleReport, location: str) -> dict[str, dict[str, Part]]:
-    """The parts of each sample by key; members that are part of none are counted in the report."""
+    """Return the parts of each sample by key and role. Other members are counted in the report."""
     samples: dict[str, dict[str, Part]] = {}
     reader = MemberReader(caption_key)
     try:
@@ -160,17 +160,12 @@ def _samples_in(path: Path, caption_key: str, report: SampleReport, location: st
 
 
 def scan_path(folder: Path, shard: str) -> Path:
-    """Where the scan of a shard is kept: shard 'a/000001.tar' of a folder -> folder/.index/a/000001.npz."""
+    """Return the path of a shard's scan: 'a/000001.tar' in a folder -> folder/.index/a/000001.npz."""
     return (folder / SCANS_NAME / shard).with_suffix(".npz")
 
 
-def own_partial(path: Path) -> Path:
-    """Where this process writes what it then renames: two that write the same file do not meet."""
-    return path.with_name(f"{path.name}.{os.uname().nodename}-{os.getpid()}.partial")
-
-
 def save_scan(scan: ShardScan, path: Path) -> None:
-    """Complete or absent. Raises OSError, naming the file, if it cannot be written."""
+    """Write a scan, completely or not at all. Raises OSError, naming the file, if it cannot be written."""
     report = scan.report
     header = {
         "version": scan.version,
@@ -200,6 +195,8 @@ def save_scan(scan: ShardScan, path: Path) -> None:
                 hashes=scan.content_hashes,
                 num_members=scan.num_members,
             )
+            # fsync before the rename: after a crash of the machine the name must not refer to an empty file. The scan
+            # is what marks a shard as complete, so it comes after the shard itself was synced and renamed.
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
@@ -208,31 +205,31 @@ def save_scan(scan: ShardScan, path: Path) -> None:
         written_with_retries(write, path)
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink()  # is there if it could not be written, and would fill the disk
+            partial.unlink()  # left if it could not be written: a full disk needs the space
 
 
 def load_scan(path: Path) -> ShardScan:
-    """Raises FileNotFoundError if there is none, or only what a crash of the machine or an attacker has left of one."""
+    """Return a scan. Raises FileNotFoundError if there is none or it is damaged: the shard is then scanned again."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    content = io.BytesIO(path.read_bytes())  # what fails below is damage, not the disk, whatever is raised
+    content = io.BytesIO(path.read_bytes())  # in memory: whatever fails below is damage, not the disk
     try:
         with zipfile.ZipFile(content) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("compressed")  # a small file may then fill the memory
+                raise ValueError("compressed")  # a small file could expand to fill the memory
         with np.load(content, allow_pickle=False) as arrays:
             header = json.loads(str(arrays["header"]))
             records, hashes = arrays["records"], arrays["hashes"]
             num_members = arrays["num_members"] if "num_members" in arrays else np.zeros(len(records), np.uint8)
         return _checked_scan(header, records, hashes, num_members)
-    except Exception as error:  # a damaged zip, npy or JSON raises anything
+    except Exception as error:  # a damaged zip, npy or JSON can raise anything
         raise FileNotFoundError(f"{path} is damaged") from error
 
 
 def _checked_scan(
     header: dict[str, Any], records: NDArray[np.void], hashes: NDArray[np.uint64], num_members: NDArray[np.uint8]
 ) -> ShardScan:
-    """Raises ValueError, TypeError or KeyError for what save_scan has not written."""
+    """Return the scan. Raises ValueError, TypeError or KeyError if save_scan did not write these values."""
     num_kept, skipped, examples, *counts = header.pop("report")
     report = SampleReport(num_kept, Counter(skipped), examples, *counts)
     version = header.pop("version", 1)
@@ -243,7 +240,7 @@ def _checked_scan(
     numbers = (version, scan.num_bytes, num_kept, *counts, *report.skipped.values())
     lengths = {records.shape, hashes.shape, num_members.shape}
     if (
-        scan.kind not in get_args(Kind)
+        scan.kind not in KINDS
         or not all(isinstance(text, str) for text in texts)
         or not all(isinstance(number, int) and number >= 0 for number in numbers)
         or set(examples) != set(report.skipped)
@@ -251,5 +248,5 @@ def _checked_scan(
         or records.dtype != np.dtype(record_dtype(records.dtype["key"].itemsize))
         or hashes.dtype != np.dtype(np.uint64)
     ):
-        raise ValueError("no scan")
+        raise ValueError("not a scan")
     return scan

@@ -1,8 +1,8 @@
 """The members of an uncompressed tar, in order: every one of them, or an error that names the byte.
 
-The standard library's tarfile takes zeros or a damaged header for the end of an archive, believes any size that a
-header claims, and follows chains of long names by recursion. Here each byte of an archive is a header, the content of
-a member, padding, or an error. Headers that name the next member are bounded; nothing is unpacked.
+The standard library's tarfile silently ends at zeros or at a damaged header, believes any size that a header claims,
+and follows chains of long names by recursion: on damaged data it loses samples without an error. Here each byte of an
+archive is a header, content, padding, or an error. Extension headers are bounded, and nothing is unpacked.
 
 Formats: POSIX.1-1988 (ustar), POSIX.1-2001 (pax), GNU, V7; https://www.gnu.org/software/tar/manual/html_node/Standard.html
 """
@@ -18,9 +18,9 @@ from data_pipeline.samples.sample import printable
 
 BLOCK_BYTES = 512
 RECORD_BYTES = 20 * BLOCK_BYTES
-"""Archives are padded with zeros to a multiple of this, by tar and by tarfile."""
+"""tar and tarfile pad archives with zeros to a multiple of this."""
 MAX_EXTENSION_BYTES = 1 << 20
-"""A longer pax header or long name is refused."""
+"""Longer pax headers and long names are refused."""
 CHUNK_BYTES = 1 << 20
 
 _ZEROS = bytes(BLOCK_BYTES)
@@ -35,10 +35,10 @@ UNUSABLE: dict[MemberKind, str] = {
     "link": "member is a link, which is not followed",
     "sparse": "member is sparse, pack it without tar -S",
     "other": "member is a device, a pipe or of another special type",
-    "gap": "zeros between members, of joined archives or a hole in a download",
-    "tail": "zeros to the end, more than tar pads with, as an unfinished download leaves them",
+    "gap": "zeros between members, from joined archives or a hole in a download",
+    "tail": "zeros at the end, more than tar's padding, as an unfinished download leaves them",
 }
-"""Why a member that is no file cannot be used."""
+"""Why a member that is not a file cannot be used."""
 _KINDS: dict[bytes, MemberKind] = {
     **dict.fromkeys((b"0", b"\0", b"7"), "file"),
     **dict.fromkeys((b"1", b"2"), "link"),
@@ -50,39 +50,38 @@ _EXTENSIONS = {
     b"x": "pax header",
     b"g": "global pax header",
 }
-"""Headers that say more about the member after them; of each kind it may have one."""
+"""Headers that extend the header of the next member; a member may have one of each."""
 _WITHOUT_CONTENT = b"123456"
-"""Links, devices, folders and pipes: whatever size their header gives, none follows, as in tarfile and GNU tar."""
+"""Types of links, devices, folders and pipes: whatever size they claim, no content follows, as in GNU tar."""
 
 
 class TarError(ValueError):
-    """A tar that cannot be read to its end. The message names the tar, what is wrong, and the byte."""
+    """Raised if a tar cannot be read to its end. The message names the tar, the problem and the byte."""
 
 
 class TarEntry(NamedTuple):
-    """A member, or zeros in which members may be lost."""
+    """A member, or a range of zeros in which members may be lost."""
 
     name: str
-    """What is not UTF-8 in it is a lone surrogate, as os.fsdecode has it."""
+    """Name; bytes that are not UTF-8 are lone surrogates, as in os.fsdecode."""
     kind: MemberKind
     offset: int
-    """Of the content's first byte, counted from the beginning of the stream."""
+    """Position of the content's first byte in the stream."""
     size: int
-    """Bytes of content in the tar."""
+    """Number of bytes of the content in the tar."""
 
 
 class TarReader:
     """Iterates over the members of a tar.
 
-    Between archives that were joined a gap is yielded: they look like one with a hole as long as tar's padding. A tail
-    is yielded if other zeros than that end the file. Zeros elsewhere, and whatever else is no header, raise TarError.
+    Between joined archives a gap is yielded: they cannot be told from one archive with a hole as long as tar's padding.
+    A tail is yielded if the file ends in more zeros than padding. Zeros elsewhere, and anything else that is not a
+    header, raise TarError.
     """
 
     def __init__(self, stream: IO[bytes], name: str, start: int = 0, num_bytes: int | None = None):
-        """stream: may be unable to seek; it must then be at byte `start`. num_bytes: of the archive; None: to its end.
-
-        name: of the tar, for messages.
-        """
+        """stream: seekable, or else at byte `start`. name: of the tar, for messages. num_bytes: of the archive; None
+        reads to the end of the stream."""
         self.stream, self.name = stream, name
         self._can_seek = stream.seekable()
         self._start = self._position = start
@@ -93,7 +92,7 @@ class TarReader:
             stream.seek(start)
         self._content_position = self._content_stop = start
         self._ahead = b""
-        """What was read beyond the current position, of a stream that cannot seek."""
+        """Bytes read beyond the current position of a stream that cannot seek."""
 
     def __iter__(self) -> Iterator[TarEntry]:
         archive = position = self._start
@@ -119,7 +118,7 @@ class TarReader:
             yield entry
 
     def read(self, num_bytes: int) -> bytes:
-        """Return up to that many bytes of the member yielded last, which is nothing at its end."""
+        """Return up to `num_bytes` bytes of the last yielded member; b"" at its end."""
         wanted = min(num_bytes, self._content_stop - self._content_position)
         if wanted <= 0:
             return b""
@@ -131,11 +130,11 @@ class TarReader:
         return content
 
     def open(self) -> io.BufferedReader:
-        """Return the member yielded last as a file. It holds until the next member is asked for."""
+        """Return the last yielded member as a file, valid until the next member is read."""
         return io.BufferedReader(_Content(self), CHUNK_BYTES)
 
     def _member(self, block: bytes, position: int) -> tuple[TarEntry, int]:
-        """The member whose header, or first extension header, is this block, and where the next header is."""
+        """Return the member whose header, or first extension header, is this block, and the next header's position."""
         first, extensions = position, dict[bytes, bytes]()
         size = self._size_in(block, position)
         while (flag := block[156:157]) in _EXTENSIONS:
@@ -152,13 +151,13 @@ class TarReader:
         pax = self._pax(extensions.get(b"x", b""), first)
         if pax.get("size"):
             if not _NUMBER.fullmatch(pax["size"]):
-                raise self._error(f"a member whose size is no number of bytes at byte {first}")
+                raise self._error(f"a member whose size is not a number of bytes at byte {first}")
             size = int(pax["size"])
         name = pax.get("GNU.sparse.name") or pax.get("path") or extensions.get(b"L") or _name_in(block)
         kind = _KINDS.get(flag, "other")
         if any(keyword.startswith(_SPARSE_KEYWORDS) for keyword in pax):
             kind = "sparse"
-        elif kind == "file" and name.endswith(b"/") and size == 0:  # as V7 has it
+        elif kind == "file" and name.endswith(b"/") and size == 0:  # a folder in V7 format
             kind = "folder"
         if flag in _WITHOUT_CONTENT:
             size = 0
@@ -170,7 +169,7 @@ class TarReader:
         return TarEntry(name.decode(errors="surrogateescape"), kind, position, size), position + _padded(size)
 
     def _size_in(self, block: bytes, position: int) -> int:
-        """The size that a header gives. Raises TarError if the block is no header."""
+        """Return the size in a header. Raises TarError if the block is not a header."""
         checksum = _octal(block[148:156])
         if checksum != 256 + sum(block[:148]) + sum(block[156:]) and checksum != _signed_sum(block):
             for magic, compression in _COMPRESSED.items():
@@ -180,11 +179,11 @@ class TarReader:
         field = block[124:136]
         size = int.from_bytes(field[1:]) if field[0] == 0x80 else _octal(field)
         if size is None or size >= 1 << 63:
-            raise self._error(f"a member whose size is no number of bytes at byte {position}")
+            raise self._error(f"a member whose size is not a number of bytes at byte {position}")
         return size
 
     def _extension(self, flag: bytes, size: int, position: int) -> bytes:
-        """The content of a header that says more about the next member."""
+        """Return the content of an extension header."""
         if size > MAX_EXTENSION_BYTES:
             raise self._error(
                 f"a {_EXTENSIONS[flag]} of {size} bytes, more than {MAX_EXTENSION_BYTES}, at byte {position}"
@@ -196,7 +195,7 @@ class TarReader:
         return content.partition(b"\0")[0] if flag in b"LK" else content
 
     def _pax(self, content: bytes, position: int) -> dict[str, bytes]:
-        """The keywords and values of a pax header: records of 'LENGTH KEYWORD=VALUE' and a newline."""
+        """Return keywords and values of a pax header, whose records are 'LENGTH KEYWORD=VALUE' and a newline."""
         values: dict[str, bytes] = {}
         content, at = content.rstrip(b"\0"), 0
         while at < len(content):
@@ -210,13 +209,13 @@ class TarReader:
         return values
 
     def _check_global(self, content: bytes, position: int) -> None:
-        """Raises TarError if it gives all members a name or a size: readers disagree about what that means."""
+        """Raise TarError if a global header sets a name or size for all members: readers disagree on its meaning."""
         for keyword in self._pax(content, position):
             if keyword in ("path", "size") or keyword.startswith(_SPARSE_KEYWORDS):
                 raise self._error(f"a global pax header that sets the {keyword} of all members at byte {position}")
 
     def _after_sparse_map(self, block: bytes, position: int) -> int:
-        """Where the content of an old GNU sparse member begins: its map of holes may continue in further blocks."""
+        """Return where the content of an old GNU sparse member begins: its map of holes may take further blocks."""
         continues = block[482]
         while continues:
             continues = self._block(position)[504]
@@ -231,12 +230,12 @@ class TarReader:
         return block
 
     def _end_of_zeros(self) -> int | None:
-        """The next block from here on that is not all zeros; None if the archive ends before one."""
-        num_bytes = RECORD_BYTES  # mostly enough, and little to read again if it was not needed
+        """Return the position of the next block that is not all zeros; None if the archive ends before one."""
+        num_bytes = RECORD_BYTES  # usually enough, and little to read again
         while chunk := self._read(num_bytes):
             num_bytes = CHUNK_BYTES
             begin = self._position - len(chunk)
-            if chunk.count(0) < len(chunk):  # a hundred times as fast as to strip each of them
+            if chunk.count(0) < len(chunk):  # a hundred times as fast as stripping each chunk
                 rest = chunk.lstrip(b"\0")
                 found = self._position - len(rest)
                 found -= (found - self._start) % BLOCK_BYTES
@@ -246,7 +245,7 @@ class TarReader:
 
     def _go_to(self, position: int) -> None:
         if self._can_seek:
-            self.stream.seek(position)  # always: others may read the stream between members
+            self.stream.seek(position)  # always: the caller may read the stream between members
             self._position, self._ahead = position, b""
         while self._position < position:
             if not self._read(min(CHUNK_BYTES, position - self._position)):
@@ -254,12 +253,12 @@ class TarReader:
         assert self._position == position, "a stream that cannot seek is read forwards only"
 
     def _read(self, num_bytes: int) -> bytes:
-        """Fewer bytes only at the end of the archive."""
+        """Read num_bytes bytes, fewer only at the end of the archive."""
         if self._stop is not None:
             num_bytes = max(0, min(num_bytes, self._stop - self._position))
         content, self._ahead = self._ahead[:num_bytes], self._ahead[num_bytes:]
         while len(content) < num_bytes and (part := self.stream.read(num_bytes - len(content))):
-            content += part  # the first is all, unless the stream is a pipe
+            content += part  # one read is enough unless the stream is a pipe
         self._position += len(content)
         return content
 
@@ -267,7 +266,7 @@ class TarReader:
         return self._error(f"it breaks off at byte {self._position}")
 
     def _error(self, what: str) -> TarError:
-        return TarError(f"{printable(self.name)} is no readable tar ({what})")
+        return TarError(f"{printable(self.name)} is not a readable tar ({what})")
 
 
 class _Content(io.RawIOBase):
@@ -285,13 +284,13 @@ class _Content(io.RawIOBase):
 
 @contextmanager
 def open_tar(path: Path, name: str = "") -> Iterator[TarReader]:
-    """Read a file. name: for messages, if not its path."""
+    """Open a tar for reading. name: for messages, if not its path."""
     with path.open("rb") as stream:
         yield TarReader(stream, name or str(path))
 
 
 def _octal(field: bytes) -> int | None:
-    """A number as headers hold it; None if it is none. Empty is 0."""
+    """Return an octal number of a header, 0 if it is empty; None if it is not a number."""
     digits = field.partition(b"\0")[0].strip(b" ")
     if not digits:
         return 0
@@ -302,14 +301,14 @@ def _octal(field: bytes) -> int | None:
 
 
 def _signed_sum(block: bytes) -> int:
-    """The checksum as some historic tars computed it, from signed characters."""
+    """Return the checksum as some historic tars computed it, from signed characters."""
     counted = block[:148] + block[156:]
     return 256 + sum(counted) - 256 * sum(byte > 127 for byte in counted)
 
 
 def _name_in(block: bytes) -> bytes:
     name = block[:100].partition(b"\0")[0]
-    if block[257:263] == b"ustar\0" and block[345]:  # GNU's magic is another, and has times there
+    if block[257:263] == b"ustar\0" and block[345]:  # GNU's magic differs, and these bytes hold times
         return block[345:500].partition(b"\0")[0] + b"/" + name
     return name
 

@@ -1,7 +1,7 @@
-"""One shard from a block of records: read, filter, re-encode, write; a report of what was left out and why.
+"""Writing one shard from a block of records: read, filter, re-encode, write, and report what was skipped and why.
 
-A block is a fixed range of a source, so a shard depends on nothing but its block: shards are written by any number of
-processes in any order, and after a kill those that are complete are kept. A shard is complete when its scan is there.
+A block is a fixed range of a source, and a shard depends on nothing but its block: any number of processes can write
+shards in any order, and after a kill the complete ones are kept. A shard is complete if its scan exists.
 """
 
 import hashlib
@@ -20,59 +20,53 @@ from annotated_types import Interval
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
+from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import cannot_be_written, with_retries
 from data_pipeline.images.converted import converted_to_rgb, open_any
-from data_pipeline.images.transform import to_rgb, upright
+from data_pipeline.images.decoding import to_rgb, upright
 from data_pipeline.samples.records import Record, read_image
 from data_pipeline.samples.sample import BadSampleError, Kind, check_text
 from data_pipeline.samples.scenes import Split
-from data_pipeline.samples.under_way import at_sample
 from data_pipeline.settings.ranges import ByteCount, CountOrZero, Part, check_ranges
 from data_pipeline.shards.members import record_dtype
-from data_pipeline.shards.scan import (
-    SampleReport,
-    ShardScan,
-    file_origin,
-    own_partial,
-    save_scan,
-    scan_shard,
-)
+from data_pipeline.shards.scan import SampleReport, ShardScan, file_origin, save_scan, scan_shard
+from data_pipeline.workers.under_way import at_sample
 
 MAX_UNREADABLE = 10
-"""Images in a row that a file system fails to read, after retries, before it is taken for gone."""
+"""Number of consecutive unreadable images, after retries, after which the file system counts as gone."""
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 OTHER_SIDE: dict[Split, str] = {
     "train": "held out, --split held_out writes it",
     "held_out": "not held out, --split train writes it",
 }
-"""What becomes of a sample that the split leaves to the other side."""
+"""Reasons for skipping a sample of the other side of the split."""
 VERIFIED_SIDE = 64
-"""Images are decoded once at about this size, which JPEG gives cheaply, to find those that break off."""
+"""Images are decoded once at about this size, which is cheap for JPEG, to find truncated ones."""
 
 
 class UnreadableImageError(BadSampleError):
-    """A file system does not give the bytes of an image. One file may be damaged; if many are, the disk is gone."""
+    """Raised if an image cannot be read from disk. A single file may be damaged; if many are, the disk is gone."""
 
 
 @dataclass(frozen=True)
 class SampleFilter:
-    """Which samples are kept, and how images are stored."""
+    """Rules for keeping samples and storing images."""
 
     min_side: CountOrZero = 0
-    """Images whose shorter side is below so many pixels are left out."""
+    """Minimum pixels of an image's shorter side; smaller images are skipped."""
     max_side: CountOrZero = 0
-    """Images whose longer side is above so many pixels are scaled down and encoded again; 0: never."""
+    """Maximum pixels of an image's longer side; larger images are scaled down and re-encoded. 0 disables it."""
     quality: Annotated[int, Interval(ge=1, le=100)] = 90
-    """JPEG quality where images are encoded again."""
+    """JPEG quality of re-encoded images."""
     min_caption: CountOrZero = 1
-    """Captions of fewer characters are left out."""
+    """Minimum characters of a caption; shorter captions are skipped."""
     max_caption: CountOrZero = 10_000
-    """Captions of more characters are left out."""
+    """Maximum characters of a caption; longer captions are skipped."""
     max_image_pixels: ByteCount = 64_000_000
-    """Larger images are left out, told from their headers."""
+    """Images with more pixels, by their headers, are skipped."""
     held_out_fraction: Part = 0.1
-    """Part that is held out, by a hash of the content: of the image, or of the text where there is none. Of drawn
-    scenes the composition decides instead."""
+    """Fraction that is held out, chosen by a hash of the image, or of the text if there is no image. Drawn scenes are
+    held out by composition instead."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -88,10 +82,10 @@ def write_shard(
     block: str,
     report: SampleReport,
 ) -> None:
-    """Write one shard and its scan, complete or absent.
+    """Write one shard and its scan, completely or not at all.
 
-    split: the side of the held-out fraction to write; None: all. block: digest of what the records were made from.
-    report: what was left out before. Records without a sample to keep give a scan alone.
+    split: the side of the held-out fraction to write; None writes all. block: digest of the block. report: what was
+    skipped before. If no sample is kept, only the scan is written.
     """
     partial = own_partial(path)
     try:
@@ -108,7 +102,7 @@ def write_shard(
     except OSError as error:
         raise cannot_be_written(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)  # a full disk needs the space
+        partial.unlink(missing_ok=True)  # left if it could not be written: a full disk needs the space
 
 
 def _write_tar(
@@ -120,7 +114,7 @@ def _write_tar(
     split: Split | None,
     report: SampleReport,
 ) -> int:
-    """Write the samples that are kept; the others go to the report. Returns how many were written."""
+    """Write the samples that are kept and report the others. Returns the number written."""
     keys: set[str] = set()
     num_written = num_unreadable = 0
     with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -134,8 +128,8 @@ def _write_tar(
                 num_unreadable = num_unreadable + 1 if isinstance(error, UnreadableImageError) else 0
                 if num_unreadable == MAX_UNREADABLE:
                     raise ValueError(
-                        f"{MAX_UNREADABLE} images in a row cannot be read, the last {name}{error.details}; see to "
-                        "their file system, and the same command goes on"
+                        f"{MAX_UNREADABLE} images in a row cannot be read, the last {name}{error.details}; repair "
+                        "their file system and rerun the same command to resume"
                     ) from error
                 report.skip(name + error.details, error.reason)
                 continue
@@ -154,15 +148,15 @@ def _write_tar(
 
 
 def unused_key(key: str, used: set[str]) -> str:
-    """The key, or with a number where names as different as a/b.jpg and a_b.png give the same."""
+    """Return the key, with a number appended if it is taken: a/b.jpg and a_b.png give the same key."""
     numbered = (f"{key}-{number}" for number in itertools.count(2))
     return key if key not in used else next(candidate for candidate in numbered if candidate not in used)
 
 
 def sample_members(record: Record, kind: Kind, keep: SampleFilter, split: Split | None) -> dict[str, bytes] | None:
-    """The files of a sample, by extension; None where it belongs to the other side of the split.
+    """Return the files of a sample by extension; None if it belongs to the other side of the split.
 
-    Raises BadSampleError, saying why, for a sample that is not kept.
+    Raises BadSampleError, with the reason, if the sample is not kept.
     """
     members: dict[str, bytes] = {}
     if kind != "image":
@@ -183,7 +177,7 @@ def sample_members(record: Record, kind: Kind, keep: SampleFilter, split: Split 
 
 
 def is_in_split(record: Record, fraction: float, split: Split) -> bool:
-    """Does a record belong to this part of its source? A missing image is on no side."""
+    """Return whether a record belongs to this side of the split. A missing image is on neither side."""
     if fraction == 0:
         return split == "train"
     try:
@@ -194,12 +188,12 @@ def is_in_split(record: Record, fraction: float, split: Split) -> bool:
 
 
 def is_held_out(content: bytes, fraction: float) -> bool:
-    """By content, so that exact copies, and all captions of an image, fall on one side on every machine."""
+    """Return whether a content is held out: exact copies, and all captions of an image, are always on the same side."""
     return int.from_bytes(hashlib.sha256(content).digest()[:4], "big") < fraction * 2**32
 
 
 def checked_text(record: Record) -> str:
-    """Raises BadSampleError where a record has no text."""
+    """Return the stripped text of a record. Raises BadSampleError if it cannot be used."""
     if record.problem:
         raise BadSampleError(record.problem)
     text = (record.text or "").strip()
@@ -216,12 +210,12 @@ def checked_text(record: Record) -> str:
 def _text(record: Record, keep: SampleFilter, is_caption: bool) -> bytes:
     text = checked_text(record)
     if is_caption and not keep.min_caption <= len(text) <= keep.max_caption:
-        raise BadSampleError(f"caption is not of {keep.min_caption} to {keep.max_caption} characters ({len(text)})")
+        raise BadSampleError(f"caption does not have {keep.min_caption} to {keep.max_caption} characters ({len(text)})")
     return text.encode()
 
 
 def _read_image(record: Record) -> bytes:
-    """The encoded bytes. Raises UnreadableImageError where the disk still fails after several trials."""
+    """Return the encoded bytes. Raises UnreadableImageError if the disk still fails after retries."""
     image = record.image
     assert image is not None
     try:
@@ -232,7 +226,7 @@ def _read_image(record: Record) -> bytes:
 
 
 def _image(encoded: bytes, keep: SampleFilter) -> tuple[str, bytes]:
-    """Extension and bytes to store: those of the source wherever they can stay."""
+    """Return extension and bytes to store: those of the source if possible, else a new JPEG."""
     if not encoded:
         raise BadSampleError("image is empty")
     with open_any(encoded, keep.max_image_pixels) as image:
@@ -249,7 +243,7 @@ def _image(encoded: bytes, keep: SampleFilter) -> tuple[str, bytes]:
             pixels = _scaled(image, scale, is_converted=extension is None)
         except BadSampleError:
             raise
-        except Exception as error:  # a decoder fed with broken bytes raises anything
+        except Exception as error:  # a decoder can raise anything for broken bytes
             raise BadSampleError(f"image cannot be decoded ({error})") from error
     buffer = io.BytesIO()
     pixels.save(buffer, "JPEG", quality=keep.quality)
@@ -257,7 +251,7 @@ def _image(encoded: bytes, keep: SampleFilter) -> tuple[str, bytes]:
 
 
 def _scaled(image: ImageFile, scale: float, is_converted: bool) -> Image.Image:
-    """RGB, scaled down and upright."""
+    """Return the image as RGB, scaled down and upright."""
     size = (max(1, round(image.size[0] * scale)), max(1, round(image.size[1] * scale)))
     image.draft(image.mode, size)
     pixels = converted_to_rgb(image) if is_converted else to_rgb(image)
@@ -265,7 +259,7 @@ def _scaled(image: ImageFile, scale: float, is_converted: bool) -> Image.Image:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """A member without time and owner, so that equal samples give equal shards."""
+    """Add a member without time and owner, so that equal samples give equal shards."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))

@@ -17,7 +17,7 @@ URL_PROBLEM = "image is a URL ({:.200}): download such lists with img2dataset, w
 def pairs_of_list(
     content: list[Any], path: Path, root: Path, fields: Fields, refusal: Callable[[str], Exception]
 ) -> Iterator[Record]:
-    """[{"image": "a.jpg", "caption": "..."}, ...], or with a list of captions, as ALBEF and BLIP have them."""
+    """Yield the pairs of [{"image": "a.jpg", "caption": "..."}, ...]; a caption may be a list, as in ALBEF and BLIP."""
     entries = [Entry(f"{n:08d}", f"{path}: [{n}]", element) for n, element in enumerate(content)]
     if not entries:
         raise refusal("it is empty")
@@ -25,12 +25,13 @@ def pairs_of_list(
 
 
 def pairs_of_json_lines(path: Path, root: Path, fields: Fields) -> Iterator[Record]:
-    """An image path and a caption, or a list of captions, a line."""
+    """Yield the pairs of JSON lines with an image path and a caption, or a list of captions."""
     refusal = json_refusal(path, f"with an image path in field {fields[0]!r} and text in field {fields[1]!r}")
     return records_of_entries(json_lines(path), partial(_pairs_of_object, root=root, fields=fields), refusal)
 
 
 def json_refusal(path: Path, what: str) -> Callable[[str], Exception]:
+    """Return a function from the problem of the first entry to the error for a file of another layout."""
     remedy = "name the fields by --image-column and --caption-column"
     return lambda first: RefusedFileError(path, f"has no JSON lines {what}", first, remedy)
 
@@ -38,7 +39,7 @@ def json_refusal(path: Path, what: str) -> Callable[[str], Exception]:
 def _pairs_of_object(entry: Entry, root: Path, fields: Fields) -> Iterator[Record]:
     line, place = entry.content, entry.place
     if not isinstance(line, dict):
-        raise EntryError("entry is no JSON object")
+        raise EntryError("entry is not a JSON object")
     image_field, caption_field = fields
     name, found = image_path_of(line, image_field), line.get(caption_field)
     if isinstance(found, str):
@@ -55,7 +56,7 @@ def _pairs_of_object(entry: Entry, root: Path, fields: Fields) -> Iterator[Recor
 
 
 def image_path_of(line: dict[str, Any], field: str) -> str:
-    """Raises EntryError if a line has no path of an image."""
+    """Return the image path in a line. Raises EntryError if there is none, or a URL."""
     name = text_of(line, field)
     if is_url(name):
         raise EntryError(URL_PROBLEM.format(name))

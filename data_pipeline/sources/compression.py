@@ -1,4 +1,4 @@
-"""Bytes of a file as they were before it was compressed, told by its first bytes, whatever it is named."""
+"""Decompressed bytes of files. Their first bytes decide whether and how they are compressed, not their names."""
 
 import bz2
 import gzip
@@ -18,11 +18,11 @@ from data_pipeline.sources.entries import RefusedFileError
 from data_pipeline.sources.files import COMPRESSIONS, require
 
 LONGEST_ZSTD_WINDOW_BYTES = 1 << 31
-"""What zstd --long=31 --ultra writes at most."""
+"""Largest window that zstd --long=31 --ultra writes."""
 MAX_LAYERS = 3
-"""Compressions of a file inside each other that are undone: a .gz of a .gz is someone's mistake, ten are an attack."""
+"""Maximum number of nested compressions: a .gz in a .gz is someone's mistake, ten are an attack."""
 PEEKED_BYTES = 1 << 16
-"""Of the beginning of a stream, to tell what it is."""
+"""Number of bytes at the beginning of a stream that decide its type."""
 _MAGIC = {
     ".gz": re.compile(rb"\x1f\x8b\x08"),
     ".bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)"),
@@ -33,16 +33,16 @@ _MAGIC = {
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
-    """A file, decompressed.
+    """Open a file, decompressed.
 
-    Raises RefusedFileError if it is no regular file, or, there or while it is read, breaks off or is corrupt.
+    Raises RefusedFileError if it is not a regular file, and, also while it is read, if it is truncated or corrupt.
     """
     if path.exists() and not path.is_dir() and not stat.S_ISREG(path.stat().st_mode):
-        raise RefusedFileError(path, "is no regular file", remedy="a pipe would be waited for without an end")
+        raise RefusedFileError(path, "is not a regular file", remedy="write the output of a pipe to a file first")
     try:
         file = path.open("rb")
     except FileNotFoundError as error:
-        raise RefusedFileError(path, "is a link to nothing") from error
+        raise RefusedFileError(path, "is a dangling link") from error
     except OSError as error:
         raise cannot_be_read(path, error) from error
     with file:
@@ -50,14 +50,14 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def decompressed(stream: IO[bytes], name: str, place: Path | str) -> io.BufferedReader:
-    """A stream without the compressions that its name or first bytes tell. place: for messages."""
+    """Return a stream without the compressions that its name or first bytes show. place: for messages."""
     checked = _checked(stream, place)
     suffix = os.path.splitext(name.lower())[1]
     for _ in range(MAX_LAYERS):
         beginning = checked.peek(PEEKED_BYTES)
         found = next((form for form, magic in _MAGIC.items() if magic.match(beginning)), None)
         if suffix in COMPRESSIONS and beginning:
-            found = found or suffix  # its decompressor says what is wrong
+            found = found or suffix  # its decompressor reports the problem
         if found is None:
             break
         checked, suffix = _checked(_decompressor(checked, found, place), place), ""
@@ -79,7 +79,7 @@ def _checked(stream: IO[bytes], place: Path | str) -> io.BufferedReader:
 
 
 class _CheckedStream(io.RawIOBase):
-    """Bytes of another stream, whose errors become ours, with the name of the file."""
+    """A stream whose errors are replaced by ours, with the name of the file."""
 
     def __init__(self, stream: IO[bytes], place: Path | str) -> None:
         self.stream, self.place = stream, place
@@ -91,7 +91,7 @@ class _CheckedStream(io.RawIOBase):
         try:
             content = self.stream.read(len(buffer))
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # of the disk; decompressors give no number
+            if isinstance(error, OSError) and error.errno is not None:  # decompressors' errors have none
                 raise cannot_be_read(self.place, error) from error
             raise RefusedFileError(
                 self.place, "breaks off or is corrupt", str(error), remedy="download it again"
@@ -101,7 +101,7 @@ class _CheckedStream(io.RawIOBase):
 
 
 class _ZstdFile(io.RawIOBase):
-    """All frames of a stream. Raises OSError if one breaks off, which zstandard's own reader takes for the end."""
+    """All frames of a stream. Raises OSError if one is truncated, which zstandard's own reader takes for the end."""
 
     def __init__(self, stream: IO[bytes], place: Path | str) -> None:
         self.chunks = _zstd_chunks(stream, place)
@@ -126,7 +126,7 @@ class _ZstdFile(io.RawIOBase):
 
 
 _ZSTD_CHUNK_BYTES = 1 << 13
-"""Of compressed bytes, which a bomb can blow up 15,000 times."""
+"""Compressed bytes per read: a bomb can expand them 15,000 times."""
 
 
 def _zstd_chunks(stream: IO[bytes], place: Path | str) -> Generator[bytes, None, None]:

@@ -1,7 +1,7 @@
-"""Rows of delimited text: CSV with whatever stands between its cells, and TSV, in which a quote is no mark.
+"""Rows of delimited text: CSV with any delimiter, and TSV, in which a quote is an ordinary character.
 
-A row that is no CSV, such as one whose quote does not close, is one row to skip: reading goes on in the line after the
-one in which it begins.
+A row that is not valid CSV, such as one whose quote does not close, is skipped alone: reading resumes in the line after
+the one in which it begins.
 """
 
 import csv
@@ -15,22 +15,22 @@ from data_pipeline.sources.files import form
 from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, open_text
 
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
-"""By the form of a file; of several the one that gives the most of the columns that are needed, and then the first."""
+"""Candidates by the form of a file. The one that gives most of the needed columns is chosen, else the first."""
 MOST_ROW_LINES = 1000
-"""Lines of a row. One that goes on for longer has a quote that does not close."""
+"""Maximum number of lines of a row. In a longer one, a quote does not close."""
 LONGEST_ROW = 1 << 26
-"""Characters of a row in several lines."""
+"""Maximum number of characters of a row of several lines."""
 
 
 class Row(NamedTuple):
     line: int
-    """In which it begins, from 1."""
+    """Number of its first line, from 1."""
     cells: list[str]
     problem: str = ""
 
 
 def rows_of(path: Path, needed: Sequence[str]) -> Iterator[Row]:
-    """The rows that are not empty, the header first. needed: names of columns, which tell what stands between cells."""
+    """Yield the non-empty rows, the header first. needed: names of columns, by which the delimiter is found."""
     with open_text(path, newline="\n" if form(path) == ".tsv" else "") as text:
         lines = iter(text)
         beginning = list(islice(lines, 1))
@@ -45,7 +45,7 @@ def _delimiter(header: str, candidates: str, needed: Sequence[str]) -> str:
     def fit(delimiter: str) -> tuple[int, int]:
         try:
             names = next(csv.reader([header[: 1 << 16]], delimiter=delimiter), [])
-        except csv.Error:  # the row itself will tell
+        except csv.Error:  # reported with the row itself
             return 0, 0
         return sum(name in names for name in needed), len(names)
 
@@ -71,7 +71,7 @@ def _csv_rows(lines: Iterator[str], delimiter: str) -> Iterator[Row]:
         except (csv.Error, _RowTooLongError) as error:
             source.back_to_second_line()
             reader = csv.reader(source, delimiter=delimiter, strict=True)
-            yield Row(begin, [], f"row is no CSV ({error})")
+            yield Row(begin, [], f"row is not valid CSV ({error})")
             continue
         if cells is None:
             return
@@ -84,13 +84,13 @@ class _RowTooLongError(Exception):
 
 
 class _Lines:
-    """Lines of which those of the current row can be read again."""
+    """Lines, of which those of the current row can be read again."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self.lines, self.ahead, self.row, self.number = lines, deque[str](), list[str](), 0
 
     def begin_row(self) -> int:
-        """The number of its first line."""
+        """Begin a row and return the number of its first line."""
         self.row.clear()
         return self.number + 1
 

@@ -1,7 +1,7 @@
-"""Entries of a source, one by one: a damaged one is skipped by its place, a file of another layout is refused.
+"""Entries of a source, one by one: a damaged entry is skipped by its place, a file of another layout is refused.
 
-The layout of a file shows in its first entries: if none of them fits, the file is something else than it was taken for,
-and one sentence says so at once. An entry that does not fit among others that do is one sample to skip and count.
+The first entries show the layout of a file: if none of them fits, the whole file is of another layout and is refused at
+once. An entry that does not fit, among others that do, is one sample to skip and count.
 """
 
 import reprlib
@@ -12,46 +12,46 @@ from typing import Any, NamedTuple
 from data_pipeline.samples.records import Record
 
 FIRST_ENTRIES = 100
-"""A file is refused if none of so many entries fits its layout."""
+"""A file is refused if none of its first entries, up to this number, fits the layout."""
 
 
 class EntryError(ValueError):
-    """An entry that does not fit the layout of its source. The message is the reason; details stand in parentheses."""
+    """Raised for an entry that does not fit the layout. The message is the reason, with details in parentheses."""
 
 
 class RefusedFileError(ValueError):
-    """A file that cannot be read, or not beyond some place. str: a sentence with its path."""
+    """Raised for a file that cannot be read, or only up to some place. The message is a sentence with its path."""
 
     def __init__(self, path: Path | str, reason: str, details: str = "", remedy: str = "") -> None:
         details = details.removeprefix(f"{path}: ")
         if details.startswith(f"{path}:"):
             details = f"line {details.removeprefix(f'{path}:')}"
         self.problem = f"file {reason} ({details})" if details else f"file {reason}"
-        """As Record.problem has it."""
+        """The problem for Record.problem."""
         super().__init__(f"{path} {reason}" + (f" ({details})" if details else "") + (f"; {remedy}" if remedy else ""))
 
 
 class Entry(NamedTuple):
-    """A line, row or element, before it is looked into."""
+    """A line, row or element before it is parsed."""
 
     name: str
-    """Of its record, if it gives none of its own."""
+    """Name of its record, if it has none of its own."""
     place: str
     content: Any
     problem: str = ""
-    """Why there is no content."""
+    """Why there is no content; empty if there is."""
 
 
 def records_of_entries(
     entries: Iterable[Entry], parse: Callable[[Entry], Iterable[Record]], refusal: Callable[[str], Exception]
 ) -> Iterator[Record]:
-    """The records of each entry; of one that does not fit, a record with its problem.
+    """Yield the records of each entry, and for an entry that does not fit a record with its problem.
 
-    parse: gives the records of an entry, or raises EntryError before the first. refusal: from place and problem of the
-    first entry, the error to raise if none of the first ones fits.
+    parse: returns the records of an entry, or raises EntryError before the first. refusal: returns the error to raise
+    if none of the first entries fits, from place and problem of the first.
     """
     misfits: list[Record] | None = []
-    """None as soon as an entry fits."""
+    """Entries so far, as long as none fits; then None."""
     first = ""
     for entry in entries:
         try:
@@ -80,9 +80,9 @@ def records_of_entries(
 
 
 def records_of_files(names: Iterable[str], folder: Path, read: Callable[[str], Iterator[Record]]) -> Iterator[Record]:
-    """The records of each file of a folder; of one that is refused, one more with its problem.
+    """Yield the records of each file of a folder, and for a refused file a record with its problem.
 
-    Raises RefusedFileError, that of the first, if none of the first files can be read.
+    Raises the RefusedFileError of the first file if none of the first files can be read.
     """
     refused: list[Record] = []
     some_fit, first = False, None
@@ -107,7 +107,7 @@ def records_of_files(names: Iterable[str], folder: Path, read: Callable[[str], I
 
 
 def field_of(entry: Any, name: str, form: Any) -> Any:
-    """A field of an entry of a JSON file. Raises EntryError if it is not there or holds something else."""
+    """Return a field of a JSON object. Raises EntryError if it is missing or of another type."""
     if not isinstance(entry, dict) or not isinstance(entry.get(name), form) or isinstance(entry[name], bool):
         raise EntryError(f"{name!r} is missing or wrong (in {reprlib.repr(entry)})")
     return entry[name]

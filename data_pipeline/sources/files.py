@@ -1,4 +1,4 @@
-"""Folders of files, and what the names of files tell."""
+"""Walking folders, and the forms of files by their names."""
 
 import importlib
 import os
@@ -14,13 +14,14 @@ _SHORT_FORMS = {".tgz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar"
 
 
 def walk(folder: Path, with_special: bool = False) -> Iterator[str]:
-    """The files of a folder at any depth, lazily, as relative paths in the order of these strings.
+    """Yield the files of a folder at any depth, lazily, as relative paths in string order.
 
-    Links to folders are followed unless they lead back to a folder above; a link to nothing is a file that cannot be
-    read. with_special: pipes, sockets and devices too. Raises OSError if a folder cannot be listed.
+    Links to folders are followed unless they lead back to a parent; a dangling link is yielded as a file that cannot be
+    read. with_special: also yield pipes, sockets and devices. Raises OSError if a folder cannot be listed.
     """
     top = os.fspath(folder)
-    above = [_Folder(_inode(top), "", _names(top, with_special))]  # no recursion: folders may lie deeper than the stack
+    # no recursion: folders may be nested deeper than Python's stack
+    above = [_Folder(_inode(top), "", _names(top, with_special))]
     while above:
         name = next(above[-1].names, None)
         if name is None:
@@ -36,13 +37,13 @@ def walk(folder: Path, with_special: bool = False) -> Iterator[str]:
 
 
 class _Folder(NamedTuple):
-    """A folder that is being walked through."""
+    """A folder during the walk."""
 
     inode: tuple[int, int]
     prefix: str
-    """Its path below the top, with a slash."""
+    """Path below the top, with a trailing slash."""
     names: Iterator[str]
-    """What is left of its names."""
+    """The remaining names."""
 
 
 def _inode(folder: str) -> tuple[int, int]:
@@ -55,32 +56,32 @@ def _inode(folder: str) -> tuple[int, int]:
 
 def _names(folder: str, with_special: bool) -> Iterator[str]:
     try:
-        with os.scandir(folder) as entries:  # names alone: the entries of a folder of 14 million files fill gigabytes
+        with os.scandir(folder) as entries:  # names alone: the DirEntry objects of 14 million files take gigabytes
             return iter(sorted(name for entry in entries if (name := _name(entry, with_special))))
     except OSError as error:
         raise cannot_be_read(folder, error) from error
 
 
 def _name(entry: os.DirEntry[str], with_special: bool) -> str:
-    """Of a folder with a slash, which puts what it holds in its place among the files; of a device or pipe nothing."""
+    """Return the name, for a folder with a slash, which sorts its files into place; "" for a device or pipe."""
     if entry.is_dir():
         return f"{entry.name}/"
     return entry.name if with_special or entry.is_file() or not os.path.exists(entry) else ""
 
 
 def form(path: Path | str) -> str:
-    """The suffix that says what is inside, without that of the compression: 'a.jsonl.gz' -> '.jsonl'."""
+    """Return the lowercase suffix without that of a compression: 'a.jsonl.gz' -> '.jsonl'."""
     stem, suffix = os.path.splitext(os.fspath(path).lower())
     return form(stem) if suffix in COMPRESSIONS else _SHORT_FORMS.get(suffix, suffix)
 
 
 def is_hidden(name: str) -> bool:
-    """Is a file, or a folder on its path, hidden? Such are .git, macOS's .DS_Store and ._a.jpg, editors' leftovers."""
+    """Return whether a file or a folder on its path is hidden, such as .git, or macOS's .DS_Store and ._a.jpg."""
     return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def require(package: str, purpose: str) -> ModuleType:
-    """An optional package. Raises ValueError where it is not installed."""
+    """Import an optional package. Raises ValueError if it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

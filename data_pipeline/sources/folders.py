@@ -1,4 +1,4 @@
-"""Which files of a folder are a source: tables, or images, image files beside captions, or text files."""
+"""Folders as sources: their tables, or else their images, image files beside captions, or text files."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,14 +15,14 @@ from data_pipeline.sources.texts import texts_of_folder
 
 
 def records_of_folder(kind: Kind, folder: Path, columns: Columns) -> Iterator[Record] | None:
-    """The rows of the tables that have the columns, or else images, pairs of files, or documents.
+    """Return the rows of the tables with these columns, or else the images, pairs of files, or documents.
 
-    None for a folder that holds nothing of the kind. Raises ValueError for shards, and for tables of something else
-    without anything beside them.
+    None if the folder holds nothing of the kind. Raises ValueError for shards, and for tables with other columns if
+    there is nothing else.
     """
     if kind == "pair" and any(name.endswith(".tar") and not is_hidden(name) for name in walk(folder)):
-        raise ValueError(f"{folder} holds .tar shards: index them where they lie, by data_pipeline.index_shards")
-    forms = TABLE_FORMS if kind == "pair" else (".parquet",)  # a .csv beside images or documents lists them
+        raise ValueError(f"{folder} holds .tar shards: index them in place with data_pipeline.index_shards")
+    forms = TABLE_FORMS if kind == "pair" else (".parquet",)  # a .csv beside images or documents is a list of them
     tables = [name for name in walk(folder) if form(name) in forms and not is_hidden(name)]
     problem = _problem_of_tables(folder, tables, columns)
     if tables and problem is None:
@@ -39,7 +39,7 @@ def records_of_folder(kind: Kind, folder: Path, columns: Columns) -> Iterator[Re
 
 
 def _problem_of_tables(folder: Path, tables: list[str], columns: Columns) -> ValueError | None:
-    """Why none of the tables can be read: that of the first. None if one can be, which is mostly the first."""
+    """Return the problem of the first table if none can be read, else None."""
     first: ValueError | None = None
     for name in tables:
         try:
@@ -52,16 +52,16 @@ def _problem_of_tables(folder: Path, tables: list[str], columns: Columns) -> Val
 
 
 def _records_of_tables(folder: Path, forms: tuple[str, ...], columns: Columns) -> Iterator[Record]:
-    """Hugging Face: train-00000-of-00080.parquet, ... Other files become records with a problem."""
+    """Yield the rows of all tables (Hugging Face: train-00000-of-00080.parquet, ...) and a problem per other file."""
 
     def read(name: str) -> Iterator[Record]:
         path, parent = folder / name, PurePosixPath(name).parent
         if is_hidden(name) or form(name) not in forms:
-            problem = "file is hidden" if is_hidden(name) else "file is no table by its name"
+            problem = "file is hidden" if is_hidden(name) else "file is not a table by its name"
             yield Record(name, problem=problem, place=str(path))
             return
         if not path.is_file():
-            raise RefusedFileError(path, "is no regular file")
+            raise RefusedFileError(path, "is not a regular file")
         try:
             for record in records_of_table(path, path.parent, columns):
                 yield replace(record, name=(parent / record.name).as_posix())

@@ -1,4 +1,4 @@
-"""Images alone: folders, lists of files, and ImageNet-21K's tar of tars."""
+"""Images without captions: folders, lists of files, and ImageNet-21K's tar of tars."""
 
 import posixpath
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from data_pipeline.sources.files import form, is_hidden, walk
 from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, json_lines, open_text
 
 READ_EXTENSIONS = (*IMAGE_EXTENSIONS, "jfif", "jpe", "gif", "bmp", "tif", "tiff", "avif")
-"""Of files that write_shards stores as they are or converts."""
+"""Extensions of files that write_shards stores or converts."""
 
 
 def is_image_name(name: str) -> bool:
@@ -22,12 +22,12 @@ def is_image_name(name: str) -> bool:
 
 
 def is_image_file(name: str) -> bool:
-    """Does the name of a file say that images_of_folder finds images in it?"""
+    """Return whether images_of_folder reads a file of this name."""
     return not is_hidden(name) and (is_image_name(name) or form(name) == ".tar")
 
 
 def images_of_folder(folder: Path) -> Iterator[Record]:
-    """Image files at any depth, by their paths in the folder (ImageNet-21K: n00004475/n00004475_6590.JPEG).
+    """Yield the image files at any depth, named by their relative paths (ImageNet-21K: n00004475/n00004475_6590.JPEG).
 
     Tars are read as well (ImageNet-21K: n00004475.tar). Other files become records with a problem.
     """
@@ -43,22 +43,22 @@ def _images_in_folder(folder: Path, name: str) -> Iterator[Record]:
     elif form(name) == ".tar":
         yield from _images_of_tar_in_folder(path, name)
     else:
-        yield Record(name, problem="file is no image by its name", place=str(path))
+        yield Record(name, problem="file is not an image by its name", place=str(path))
 
 
 def _images_of_tar_in_folder(path: Path, name: str) -> Iterator[Record]:
     if not path.is_file():
-        raise RefusedFileError(path, "is no regular file")
+        raise RefusedFileError(path, "is not a regular file")
     try:
         for record in images_of_tar(path):
             metadata = record.metadata or _class_of(f"{PurePosixPath(name).stem}/{record.name}")
             yield replace(record, name=f"{name}/{record.name}", metadata=metadata, place=f"{path}: {record.name}")
     except ValueError as error:
-        raise RefusedFileError(path, "is no readable uncompressed tar", str(error)) from error
+        raise RefusedFileError(path, "is not a readable uncompressed tar", str(error)) from error
 
 
 def images_of_list(path: Path, root: Path) -> Iterator[Record]:
-    """A path a line, relative to `root`."""
+    """Yield the images of a list with one path per line, relative to `root`."""
     with open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             name, place = line.strip(), f"{path}:{number}"
@@ -69,7 +69,7 @@ def images_of_list(path: Path, root: Path) -> Iterator[Record]:
 
 
 def images_of_json_lines(path: Path, root: Path, column: str) -> Iterator[Record]:
-    """The paths in field `column`, each once: an image may have several captions."""
+    """Yield the images whose paths are in field `column`, each once: an image may have several captions."""
     seen: set[str] = set()
 
     def image(entry: Entry) -> list[Record]:
@@ -83,11 +83,10 @@ def images_of_json_lines(path: Path, root: Path, column: str) -> Iterator[Record
 
 
 def images_of_tar(path: Path) -> Iterator[Record]:
-    """Image files of a tar, and of the tars inside it (ImageNet-21K: winter21_whole.tar holds n00004475.tar).
+    """Yield the image files of a tar and of the tars inside it (ImageNet-21K: winter21_whole.tar holds n00004475.tar).
 
-    Nothing is unpacked: records say where the bytes lie. What is no image becomes a record with a problem. What a
-    damaged inner tar holds after the damage is lost, and one record says so. Raises ValueError if the tar itself is
-    damaged or compressed.
+    Nothing is unpacked: records hold the location of the bytes. Other members become records with a problem. The rest
+    of a damaged inner tar is lost, with one record for it. Raises ValueError if the outer tar is damaged or compressed.
     """
     try:
         with open_tar(path) as outer:
@@ -118,11 +117,11 @@ def _record_of_member(path: Path, member: TarEntry, name: str) -> Record:
     if is_hidden(member.name):
         return Record(name, problem="member is hidden")
     if not is_image_name(name):
-        return Record(name, problem="member is no image by its name")
+        return Record(name, problem="member is not an image by its name")
     return Record(name, TarMember(path, member.offset, member.size))
 
 
 def _class_of(name: str) -> dict[str, str]:
-    """The folder that an image lies in is its class, as in ImageNet."""
+    """Return the folder of an image as its class, as in ImageNet."""
     folder = PurePosixPath(name).parent.name
     return {"class": folder} if folder else {}

@@ -1,4 +1,4 @@
-"""Images and captions that lie side by side: a.jpg with a.txt, in a folder or in a tar."""
+"""Images beside captions of the same name: a.jpg with a.txt, in a folder or in a tar."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from data_pipeline.sources.images import READ_EXTENSIONS, is_image_name
 from data_pipeline.sources.text_lines import open_text
 
 MAX_CAPTION_BYTES = 1 << 20
-"""A larger file beside an image is no caption."""
+"""Larger files beside an image are not captions."""
 NO_IMAGE = "caption has no image beside it"
 NO_CAPTION = "image has no caption beside it"
 
 
 def has_caption_files(folder: Path) -> bool:
-    """Does some image of a folder have a caption of the same name?"""
+    """Return whether any image of a folder has a caption of the same name."""
     names = (name for name in walk(folder) if not is_hidden(name) and is_image_name(name))
     return any(_caption_name(folder, name) is not None for name in names)
 
 
 def pairs_of_folder(folder: Path) -> Iterator[Record]:
-    """Images at any depth with the text files of the same name, as img2dataset --output_format files leaves them.
+    """Yield images at any depth with the text files of the same name, as written by img2dataset --output_format files.
 
     All other files become records with a problem.
     """
@@ -61,20 +61,20 @@ def _pair(name: str, path: Path, caption_path: Path) -> Record:
         with open_text(caption_path) as lines:
             return Record(name, path, lines.read(), place=str(path))
     except FileNotFoundError:
-        return Record(name, problem="caption is a link to nothing", place=str(caption_path))
+        return Record(name, problem="caption is a dangling link", place=str(caption_path))
     except RefusedFileError as error:
         return Record(name, problem=error.problem.replace("file", "caption", 1), place=str(caption_path))
 
 
 @dataclass
 class _Beside:
-    """What lies in one folder, by names without extensions."""
+    """Captions and images of one folder, by names without extensions."""
 
     captions: dict[str, str]
     images: set[str]
 
 
-@lru_cache(maxsize=16)  # folders above the current one are needed again
+@lru_cache(maxsize=16)  # parents of the current folder are needed again
 def _beside(folder: Path) -> _Beside:
     names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     captions = {_stem(name): name for name in sorted(names, reverse=True) if name.lower().endswith(".txt")}
@@ -90,7 +90,7 @@ def _stem(name: str) -> str:
 
 
 def pairs_of_tar(path: Path) -> Iterator[Record]:
-    """Images with the texts of the same key in a tar, wherever they stand in it: WebDataset's rule, as in index_shards.
+    """Yield the images of a tar with the texts of the same key, in any order, as in index_shards.
 
     All other members become records with a problem. Raises ValueError if the tar is damaged.
     """
@@ -129,7 +129,7 @@ def pairs_of_tar(path: Path) -> Iterator[Record]:
 
 
 def _key_and_role(member: TarEntry) -> tuple[str, bool]:
-    """Return the key of a member's sample and whether it is the image of it. Raises BadSampleError if it is neither."""
+    """Return the key of a member and whether it is the image. Raises BadSampleError if it is neither image nor text."""
     if member.kind != "file":
         raise BadSampleError(UNUSABLE[member.kind])
     if is_hidden(member.name):
@@ -142,7 +142,7 @@ def _key_and_role(member: TarEntry) -> tuple[str, bool]:
 
 
 def _caption(reader: TarReader, member: TarEntry) -> str | None:
-    """None: it is too large."""
+    """Return the caption in a member; None if it is too large."""
     if member.size > MAX_CAPTION_BYTES:
         return None
     return reader.read(member.size).decode("utf-8-sig", "surrogateescape")

@@ -16,16 +16,16 @@ NO_CAPTIONS = "image has no captions"
 
 
 def pairs_of_json(path: Path, root: Path, fields: Fields, splits: tuple[str, ...]) -> Iterator[Record]:
-    """COCO captions, Karpathy's JSON, Visual Genome, SBU's lists, or a list of objects, told by the content.
+    """Yield the pairs of COCO captions, Karpathy's JSON, Visual Genome, SBU or a list of objects, whichever it is.
 
-    splits: of Karpathy's JSON, those to read. Raises RefusedFileError for a file that is none of them.
+    splits: the splits of Karpathy's JSON to read. Raises RefusedFileError if the file is none of these.
     """
     with open_text(path) as file:
         text = file.read()
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RefusedFileError(path, "is no JSON", str(error), "JSON lines are named .jsonl") from error
+        raise RefusedFileError(path, "is not valid JSON", str(error), "rename JSON lines to .jsonl") from error
     if isinstance(content, list):
         if any(isinstance(entry, dict) and "regions" in entry for entry in content[:100]):
             return pairs_of_visual_genome(content, path, root)
@@ -43,12 +43,12 @@ def _refusal(path: Path) -> Callable[[str], Exception]:
         "is neither COCO captions (images, annotations) nor Karpathy's JSON (images with sentences) nor Visual Genome "
         "regions nor SBU's image_urls and captions nor a list of objects with image and caption",
         first,
-        "name the fields of a list by --image-column and --caption-column",
+        "name the fields of a list with --image-column and --caption-column",
     )
 
 
 def _elements(content: Any, field: str, path: Path) -> Iterator[Entry]:
-    """The elements of a list that a JSON file holds in a field."""
+    """Return the elements of a list in a field of a JSON file."""
     try:
         elements = field_of(content, field, list)
     except EntryError as error:
@@ -57,7 +57,7 @@ def _elements(content: Any, field: str, path: Path) -> Iterator[Entry]:
 
 
 def pairs_of_coco(content: Any, path: Path, root: Path) -> Iterator[Record]:
-    """captions_train2017.json: every caption of every image, by the images' file names."""
+    """Yield every caption of every image of captions_train2017.json, by the images' file names."""
     captions: dict[int | str, list[tuple[bool, int | str, str, str]]] = defaultdict(list)
 
     def add_caption(entry: Entry) -> tuple[()]:
@@ -85,7 +85,7 @@ def pairs_of_coco(content: Any, path: Path, root: Path) -> Iterator[Record]:
 
 
 def pairs_of_karpathy(content: dict[str, Any], path: Path, root: Path, splits: tuple[str, ...]) -> Iterator[Record]:
-    """dataset_coco.json, dataset_flickr30k.json: raw sentences beside file names, and which split they belong to.
+    """Yield the raw sentences of dataset_coco.json or dataset_flickr30k.json whose images are in the splits.
 
     Source: cs.stanford.edu/people/karpathy/deepimagesent.
     """
@@ -113,13 +113,13 @@ def pairs_of_karpathy(content: dict[str, Any], path: Path, root: Path, splits: t
 
 
 def pairs_of_visual_genome(content: list[Any], path: Path, root: Path) -> Iterator[Record]:
-    """region_descriptions.json: a phrase a region, with the whole image, as VLMo and BEiT-3 use it.
+    """Yield a pair per region of region_descriptions.json: its phrase and the whole image, as in VLMo and BEiT-3.
 
     The images lie in VG_100K and VG_100K_2, or all in one folder.
     """
     folders = [folder for name in ("VG_100K", "VG_100K_2") if (folder := root / name).is_dir()] or [root]
 
-    @lru_cache(maxsize=1)  # an image has fifty regions
+    @lru_cache(maxsize=1)  # an image has about fifty regions
     def found_path(name: str) -> Path:
         return next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name)
 
@@ -142,7 +142,7 @@ def pairs_of_visual_genome(content: list[Any], path: Path, root: Path) -> Iterat
 
 
 def _regions(content: list[Any], path: Path) -> Iterator[Entry]:
-    """Image and number of each region; None instead of a number for an image without regions."""
+    """Yield image and number of each region; the number is None for an image without regions."""
     for n, image in enumerate(content):
         regions = image.get("regions") if isinstance(image, dict) else None
         name = str(image.get("id", image.get("image_id", n))) if isinstance(image, dict) else str(n)
@@ -154,7 +154,7 @@ def _regions(content: list[Any], path: Path) -> Iterator[Entry]:
 
 
 def _pairs_of_sbu_json(content: dict[str, Any], path: Path, root: Path) -> Iterator[Record]:
-    """sbu-captions-all.json."""
+    """Yield the pairs of sbu-captions-all.json."""
     urls, captions = (
         [entry.content for entry in _elements(content, field, path)] for field in ("image_urls", "captions")
     )
@@ -164,7 +164,7 @@ def _pairs_of_sbu_json(content: dict[str, Any], path: Path, root: Path) -> Itera
 
 
 def pairs_of_sbu(captions: Path, root: Path) -> Iterator[Record]:
-    """SBU_captioned_photo_dataset_captions.txt beside ..._urls.txt, line by line; images by the end of their URL."""
+    """Yield the pairs of SBU_captioned_photo_dataset_captions.txt and ..._urls.txt; URLs end in the images' names."""
     urls = captions.with_name(captions.name.replace("captions", "urls"))
     if urls == captions or not urls.is_file():
         raise ValueError(f"{captions} has no list of URLs beside it; SBU's is {urls.name.replace('captions', 'urls')}")
@@ -185,17 +185,17 @@ def _num_lines(path: Path) -> int:
 def _pairs_of_urls(
     both: Iterable[tuple[Any, Any]], root: Path, place: str, first: int, refusal: Callable[[str], Exception]
 ) -> Iterator[Record]:
-    """URL and caption of each image, which is a file named as its URL ends."""
+    """Yield a pair per URL and caption; the image is a file with the last part of the URL as its name."""
 
     def pair(entry: Entry) -> list[Record]:
         url, caption = entry.content
         if isinstance(url, LongLine) or isinstance(caption, LongLine):
             raise EntryError(LONG_LINE_PROBLEM)
         if not isinstance(url, str) or not isinstance(caption, str):
-            raise EntryError("URL or caption is no text")
+            raise EntryError("URL or caption is not text")
         name = url.strip().rpartition("/")[2]
         if not name:
-            raise EntryError("URL names no file")
+            raise EntryError("URL has no file name")
         return [Record(name, root / name, caption.strip(), metadata={"url": url.strip()}, place=entry.place)]
 
     entries = (Entry(f"{n:08d}", place.replace("{}", str(n)), element) for n, element in enumerate(both, first))

@@ -18,7 +18,7 @@ LARGEST_ROW_GROUP_BYTES = 256_000_000
 
 
 class MissingColumnError(ValueError):
-    """A table that holds something else than was asked for."""
+    """Raised for a table without the columns that were asked for."""
 
 
 class Columns(NamedTuple):
@@ -35,7 +35,7 @@ class Columns(NamedTuple):
         return [name for name in self if name is not None]
 
     def among(self, found: list[str]) -> "Columns":
-        """With the names that img2dataset gives in its Parquet files, if they lack ours: jpg and txt."""
+        """Return the columns with img2dataset's names (jpg, txt) if the table is its Parquet file and lacks ours."""
         if not {"key", "status"} <= set(found):
             return self
         image = self.image if self.image in found else next((e for e in IMAGE_EXTENSIONS if e in found), self.image)
@@ -44,10 +44,10 @@ class Columns(NamedTuple):
 
 
 def records_of_table(path: Path, root: Path, columns: Columns) -> Iterator[Record]:
-    """A record per row and caption; without captions, each image path once. In TSV a quote is a character as any other.
+    """Yield a record per row and caption, or without captions each image path once.
 
-    An image is a path relative to `root`, or, in Parquet, {"bytes", "path"} as Hugging Face embeds it, or bytes.
-    Raises MissingColumnError, and RefusedFileError if the file is damaged or a column holds something else.
+    An image is a path relative to `root`, or in Parquet bytes, or {"bytes", "path"} as embedded by Hugging Face.
+    Raises MissingColumnError, and RefusedFileError if the file is damaged or no row is usable.
     """
     columns, rows = _opened(path, columns)
     seen: set[str] | None = set() if columns.text is None else None
@@ -56,7 +56,7 @@ def records_of_table(path: Path, root: Path, columns: Columns) -> Iterator[Recor
 
 
 def check_columns(path: Path, columns: Columns) -> None:
-    """Raises MissingColumnError, and RefusedFileError if the file cannot be read."""
+    """Raise MissingColumnError if a column is missing, and RefusedFileError if the file cannot be read."""
     _opened(path, columns)
 
 
@@ -66,13 +66,13 @@ def _refusal(path: Path, columns: Columns, first: str) -> Exception:
 
 
 def _opened(path: Path, columns: Columns) -> tuple[Columns, Iterator[Entry]]:
-    """The columns by the names that the file has, and its rows."""
+    """Return the columns by their names in the file, and its rows."""
     if form(path) == ".parquet":
         return _opened_parquet(path, columns)
     rows = rows_of(path, columns.names())
     header = next(rows, None)
     if header is None or header.problem:
-        raise RefusedFileError(path, "has no header with the names of columns", header.problem if header else "")
+        raise RefusedFileError(path, "has no header with column names", header.problem if header else "")
     names = header.cells
     columns = columns.among(names)
     _check_names(path, columns, names)
@@ -81,7 +81,7 @@ def _opened(path: Path, columns: Columns) -> tuple[Columns, Iterator[Entry]]:
             f"{path.name}/{number:08d}",
             f"{path}:{row.line}",
             dict(zip(names, row.cells, strict=False)),
-            row.problem or ("" if len(row.cells) == len(names) else "row has not as many cells as the header"),
+            row.problem or ("" if len(row.cells) == len(names) else "row and header differ in their number of cells"),
         )
         for number, row in enumerate(rows)
     )
@@ -100,13 +100,13 @@ def _check_names(path: Path, columns: Columns, found: list[str]) -> None:
         raise MissingColumnError(f"{path} holds URLs and captions but no images: {download}")
     hint = f"; if it holds URLs alone, {download}" if columns.image and "url" in map(str.lower, found) else ""
     raise MissingColumnError(
-        f"{path} has no column {missing[0]!r} but {', '.join(found):.500}; name it by --image-column, "
+        f"{path} has no column {missing[0]!r} but {', '.join(found):.500}; name it with --image-column, "
         f"--caption-column or --text-column{hint}"
     )
 
 
 def _records_of_row(entry: Entry, columns: Columns, root: Path, seen: set[str] | None) -> Iterator[Record]:
-    """seen: of a table without captions, the paths of the images before."""
+    """Yield the records of a row. seen: the image paths so far, if the table has no captions; else None."""
     row, place = entry.content, entry.place
     name, image = entry.name, None
     if columns.image is not None:
@@ -141,14 +141,14 @@ def _opened_parquet(path: Path, columns: Columns) -> tuple[Columns, Iterator[Ent
         names = table.schema_arrow.names
     except _arrow_errors() as error:
         _raise_if_of_disk(path, error)
-        raise RefusedFileError(path, "is no readable Parquet file", str(error), "download it again") from error
+        raise RefusedFileError(path, "is not a readable Parquet file", str(error), "download it again") from error
     columns = columns.among(names)
     _check_names(path, columns, names)
     return columns, _parquet_rows(path, table, columns.names())
 
 
 def _parquet_rows(path: Path, table: Any, columns: list[str]) -> Iterator[Entry]:
-    """Of a damaged row group, each row that is lost with a problem."""
+    """Yield every row; the lost rows of a damaged row group have a problem."""
     first = 0
     for group in range(table.num_row_groups):
         number, num_rows = 0, table.metadata.row_group(group).num_rows
@@ -181,14 +181,14 @@ def _rows_of_group(path: Path, table: Any, group: int, columns: list[str]) -> It
 def _as_rows(batch: Any) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
-    except (ValueError, OverflowError):  # a string that is not UTF-8, or a date beyond Python's: writers do not check
+    except (ValueError, OverflowError):  # invalid UTF-8, or a date beyond Python's range
         names = batch.schema.names
         rows = [{name: _value(batch[name][number]) for name in names} for number in range(batch.num_rows)]
     return rows
 
 
 def _value(scalar: Any) -> Any:
-    """What is not UTF-8 becomes lone surrogates, as in text files; what is nothing of Python's, its type."""
+    """Return a value: invalid UTF-8 becomes lone surrogates, as in text files, and a value beyond Python its type."""
     try:
         return scalar.as_py()
     except UnicodeError:
@@ -200,19 +200,19 @@ def _value(scalar: Any) -> Any:
 
 
 def _arrow_errors() -> tuple[type[Exception], ...]:
-    """UnicodeError: of a damaged schema."""
+    """Return the exceptions that Arrow raises for damaged files; UnicodeError for a damaged schema."""
     return (require("pyarrow", "to read Parquet files").ArrowException, UnicodeError, OSError)
 
 
 def _raise_if_of_disk(path: Path, error: Exception) -> None:
-    if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have no number
+    if isinstance(error, OSError) and error.errno is not None:  # Arrow's own errors have no errno
         raise cannot_be_read(path, error) from error
 
 
 def _embedded(table: Any, group: int, column: str) -> str | None:
-    """Where a row group holds the bytes of images: the column, or its part. None where a row has none, or only a path.
+    """Return the leaf column with the images' bytes in a row group; None if a row has no bytes, or only a path.
 
-    Images in a large row group are read here: each worker would read all of it for the few that it writes.
+    None also for a large row group, whose images are read here: each worker would read all of it for the few it writes.
     """
     for number in range(table.metadata.num_columns):
         leaf = table.schema.column(number)
@@ -220,7 +220,7 @@ def _embedded(table: Any, group: int, column: str) -> str | None:
             if leaf.logical_type.type != "NONE":
                 return None
             if _is_damaged(table, group, column):
-                return leaf.path  # each image of it is a bad sample by itself
+                return leaf.path  # each of its images is a bad sample of its own
             part = table.metadata.row_group(group).column(number)
             has_all = part.statistics is not None and part.statistics.null_count == 0
             is_small = part.total_uncompressed_size <= LARGEST_ROW_GROUP_BYTES
@@ -229,7 +229,7 @@ def _embedded(table: Any, group: int, column: str) -> str | None:
 
 
 def _is_damaged(table: Any, group: int, column: str) -> bool:
-    """Whether the first row cannot be read. Arrow raises then; asked for the metadata of such a column, it aborts."""
+    """Return whether the first row cannot be read. Arrow raises here; reading the metadata of such a column aborts."""
     try:
         next(table.iter_batches(batch_size=1, row_groups=[group], columns=[column]), None)
     except _arrow_errors():
@@ -238,7 +238,7 @@ def _is_damaged(table: Any, group: int, column: str) -> bool:
 
 
 def _image(value: Any, name: str, root: Path) -> tuple[str, ImageLocation | None]:
-    """Name and location of an image cell. name: of its row."""
+    """Return name and location of an image cell. name: of its row."""
     if isinstance(value, dict) and {"bytes", "path"} <= set(value):
         if value["bytes"] is not None or value["path"] is None:
             return name, value["bytes"]

@@ -1,4 +1,4 @@
-"""Lines of text from bytes that ought to be text: in which encoding, how long, and whether they are text at all."""
+"""Lines of text files: encodings, lines that are too long, and files that are not text."""
 
 import codecs
 import io
@@ -14,16 +14,16 @@ from data_pipeline.sources.compression import PEEKED_BYTES, open_bytes
 from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError
 
 LONGEST_LINE = 1 << 26
-"""Characters. A longer line is one sample to skip: no memory holds what a decompressor can make of a few bytes."""
+"""Maximum characters of a line. A longer line is skipped: a few compressed bytes can expand beyond any memory."""
 LONGEST_SKIPPED_LINE = 1 << 32
-"""Characters. A file with a longer one is given up."""
+"""Maximum characters of a skipped line. A file with a longer one is refused."""
 LARGEST_JSON = 1 << 31
-"""Characters of a JSON file, which is read as a whole."""
+"""Maximum characters of a JSON file, which is read as a whole."""
 LONG_LINE_PROBLEM = f"line is longer than {LONGEST_LINE} characters"
 MAX_UNREADABLE = 0.1
-"""Text in UTF-8 with a larger part of control characters in its beginning is none."""
+"""A file whose beginning has a larger fraction of control characters is not text."""
 
-_BYTE_ORDER_MARKS = {  # UTF-32's first: it begins as that of UTF-16
+_BYTE_ORDER_MARKS = {  # UTF-32's first: it begins with UTF-16's
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -47,26 +47,25 @@ _BINARY = {
     b"%!PS": "PostScript",
     b"{\\rtf": "RTF",
 }
-"""By first bytes. What is missing here shows by its NULs and control characters."""
+"""Binary formats by their first bytes. Others are recognized by NULs and control characters."""
 _CONTROL_CHARACTERS = bytes({*range(32)} - {*b"\t\n\r\f\x1b"})
 
 
 class LongLine(str):
-    """The beginning of a line that is longer than LONGEST_LINE, whose rest was passed over."""
+    """The beginning of a line that is longer than LONGEST_LINE; the rest was skipped."""
 
 
 @contextmanager
 def open_text(path: Path, newline: str = "\n") -> Iterator["TextLines"]:
-    """The lines of a file, plain or compressed. Raises RefusedFileError if it is not text, or damaged."""
+    """Open the lines of a file, plain or compressed. Raises RefusedFileError if it is not text, or is damaged."""
     with open_bytes(path) as stream:
         yield TextLines(stream, path, newline)
 
 
 class TextLines:
-    """The lines of a stream, in UTF-8 or what its byte-order mark tells.
+    """The lines of a stream in UTF-8, or in the encoding of its byte-order mark.
 
-    What cannot be decoded becomes lone surrogates, which filters can see. Raises RefusedFileError for bytes that are no
-    text.
+    Invalid bytes become lone surrogates, which filters detect. Raises RefusedFileError for bytes that are not text.
     """
 
     def __init__(self, stream: io.BufferedReader, place: Path | str, newline: str = "\n") -> None:
@@ -76,7 +75,7 @@ class TextLines:
             raise RefusedFileError(place, "is not text", found)
         errors = "surrogateescape" if encoding is None else _LONE_SURROGATES
         self.first_character = beginning.decode(encoding or "utf-8-sig", "ignore").lstrip()[:1]
-        """That is not blank."""
+        """First character that is not blank."""
         self.text = io.TextIOWrapper(stream, encoding or "utf-8-sig", errors=errors, newline=newline)
         self.place = place
 
@@ -89,7 +88,7 @@ class TextLines:
                 yield line
 
     def read(self) -> str:
-        """All of it."""
+        """Return the whole text. Raises RefusedFileError if it is too long."""
         text = self.text.read(LARGEST_JSON)
         if len(text) == LARGEST_JSON:
             raise RefusedFileError(self.place, f"is longer than {LARGEST_JSON} characters", remedy="use JSON lines")
@@ -106,7 +105,7 @@ class TextLines:
 
 
 def binary_form(beginning: bytes) -> str:
-    """What the bytes are if they are not text in UTF-8 or an encoding of 8 bits; nothing for text."""
+    """Return the format of bytes that are not text in UTF-8 or an 8-bit encoding; empty for text."""
     for magic, name in _BINARY.items():
         if beginning.startswith(magic):
             return name
@@ -119,7 +118,7 @@ def binary_form(beginning: bytes) -> str:
 
 
 def is_tar(beginning: bytes | bytearray) -> bool:
-    """Does a file begin with the header of a tar, also of one so old that it has no magic number?"""
+    """Return whether a file begins with a tar header, with or without a magic number."""
     if beginning[257:262] == b"ustar":
         return True
     checksum = beginning[148:156].strip(b"\0 ")
@@ -139,7 +138,7 @@ def json_lines(path: Path) -> Iterator[Entry]:
 
 
 def json_entries(lines: Iterable[str], place: Path | str) -> Iterator[Entry]:
-    """The object of each line that is not blank."""
+    """Yield the object of each non-blank line."""
     for number, line in enumerate(lines):
         if line.strip():
             content, problem = _parsed(line)
@@ -152,12 +151,12 @@ def _parsed(line: str) -> tuple[Any, str]:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return None, f"line is no JSON ({error})"
-    return content, "" if isinstance(content, dict) else "line is no JSON object"
+        return None, f"line is not valid JSON ({error})"
+    return content, "" if isinstance(content, dict) else "line is not a JSON object"
 
 
 def text_of(line: dict[str, Any], field: str) -> str:
-    """A field of a line of JSON. Raises EntryError, saying what is there instead, if it has no text."""
+    """Return the text in a field of a JSON line. Raises EntryError, with the value found, if it is not text."""
     value = line.get(field)
     if isinstance(value, str):
         return value

@@ -1,4 +1,4 @@
-"""Documents: plain text, JSON lines, what WikiExtractor leaves, and tars of such files."""
+"""Documents: plain text, JSON lines, WikiExtractor's output, and tars of such files."""
 
 import io
 import itertools
@@ -17,17 +17,18 @@ from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, TextLi
 from data_pipeline.sources.wiki_extractor import is_wiki_begin, is_wiki_json, texts_of_wiki_extractor, wiki_article
 
 TEXT_FORMS = (".txt", ".jsonl", ".json", "", ".tar")
-"""Of the files of a folder of texts; WikiExtractor's wiki_00 have no suffix, with --json they hold JSON lines."""
-LINES_TO_TELL = 1000
-CHARACTERS_TO_TELL = 1 << 24
+"""Forms of text files. WikiExtractor's wiki_00 has no suffix, and holds JSON lines with --json."""
+LINES_PROBED = 1000
+CHARACTERS_PROBED = 1 << 24
+"""Size of the beginning of a file that decides its layout."""
 LONGEST_DOCUMENT = 1_000_000
-"""Characters of plain text between empty lines that become one document."""
+"""Maximum characters of plain text between empty lines that become one document."""
 DEEPEST_TAR = 2
-"""Tars inside each other that are read: OpenWebText is a tar of compressed tars."""
+"""Maximum depth of nested tars: OpenWebText is a tar of compressed tars."""
 
 
 def texts_of_folder(folder: Path, column: str) -> Iterator[Record]:
-    """The documents of all text files at any depth (WikiExtractor: AA/wiki_00, AA/wiki_01, ...).
+    """Yield the documents of all text files at any depth (WikiExtractor: AA/wiki_00, AA/wiki_01, ...).
 
     Other files, and those that cannot be read, become records with a problem.
     """
@@ -49,16 +50,16 @@ def _problem_of_name(name: str) -> str:
 
 
 def texts_of_file(path: Path, column: str) -> Iterator[Record]:
-    """The documents of one file, by what it holds: <doc> elements, JSON lines, a tar, or lines.
+    """Yield the documents of one file: of <doc> elements, JSON lines, a tar, or plain lines.
 
-    Raises RefusedFileError for a file that is not text, is damaged, or has no text in `column`.
+    Raises RefusedFileError if the file is not text, is damaged, or has no text in `column`.
     """
     with open_bytes(path) as stream:
         yield from texts_of_stream(stream, path.name, str(path), column)
 
 
 def texts_of_stream(stream: io.BufferedReader, name: str, place: str, column: str, depth: int = 0) -> Iterator[Record]:
-    """name: of the file, which tells JSON from lines; place: for messages."""
+    """Yield the documents of a stream. name: of the file, which distinguishes JSON from lines. place: for messages."""
     if is_tar(stream.peek(PEEKED_BYTES)):
         if depth == DEEPEST_TAR:
             raise RefusedFileError(place, f"is a tar inside {DEEPEST_TAR} others")
@@ -83,18 +84,18 @@ def texts_of_stream(stream: io.BufferedReader, name: str, place: str, column: st
 
 
 def _beginning(lines: Iterator[str]) -> list[str]:
-    """As many lines as tell what a file holds."""
+    """Return the lines that decide the layout of a file."""
     beginning, length = list[str](), 0
     for line in lines:
         beginning.append(line)
         length += len(line)
-        if len(beginning) == LINES_TO_TELL or length > CHARACTERS_TO_TELL:
+        if len(beginning) == LINES_PROBED or length > CHARACTERS_PROBED:
             break
     return beginning
 
 
 def _texts_of_tar(stream: io.BufferedReader, place: str, column: str, depth: int) -> Iterator[Record]:
-    """The documents of the text files of a tar, in its order, as those of a folder."""
+    """Yield the documents of the text files of a tar, in its order, as for a folder."""
     reader = TarReader(stream, place)
     try:
         for member in reader:
@@ -121,22 +122,22 @@ def _texts_of_json_lines(lines: Iterable[str], name: str, place: str, column: st
 
 
 def _texts_of_json_list(text: str, name: str, place: str, column: str) -> Iterator[Record]:
-    """A list of objects, or of texts, in one JSON file."""
+    """Yield the documents of a JSON list of objects or texts."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RefusedFileError(place, "is no JSON", str(error), remedy="JSON lines are named .jsonl") from error
+        raise RefusedFileError(place, "is not valid JSON", str(error), remedy="rename JSON lines to .jsonl") from error
     entries = (Entry(f"{number:08d}", f"{place}: [{number}]", entry) for number, entry in enumerate(content))
     return records_of_entries(entries, partial(_documents, file=name, column=column), _refusal(place, column))
 
 
 def _refusal(place: str, column: str) -> Callable[[str], Exception]:
-    remedy = "name another by --text-column, if it has one"
+    remedy = "name another with --text-column, if there is one"
     return lambda first: RefusedFileError(place, f"has no JSON with text in field {column!r}", first, remedy)
 
 
 def _documents(entry: Entry, file: str, column: str) -> list[Record]:
-    """One document."""
+    """Return the document of an entry, in a list."""
     content = entry.content
     if isinstance(content, str):
         return [Record(entry.name, text=content, place=entry.place)]
@@ -149,10 +150,10 @@ def _documents(entry: Entry, file: str, column: str) -> list[Record]:
 
 
 def _texts_of_plain_text(beginning: list[str], lines: Iterable[str], place: str) -> Iterator[Record]:
-    """Documents with an empty line between them (BookCorpus, OpenWebText: one a file), or a document a line.
+    """Yield documents separated by empty lines (BookCorpus; OpenWebText has one per file), or one document per line.
 
-    Empty lines separate documents if one stands between two texts among the first 1,000 lines. What lies between two
-    of them and is longer than 1,000,000 characters becomes several documents, cut where lines end.
+    Empty lines separate documents if there is one between two texts in the first 1,000 lines. A document of more than
+    1,000,000 characters is cut into several at line ends.
     """
     has_empty_line = " " in "".join("x" if line.strip() else " " for line in beginning).strip()
     longest = LONGEST_DOCUMENT if has_empty_line else 0

@@ -1,7 +1,7 @@
-"""What WikiExtractor and its relatives leave of Wikipedia: <doc> elements, or with --json a line of JSON each.
+"""Output of WikiExtractor and its relatives: <doc> elements, or with --json one JSON line per article.
 
-Both hold text and title escaped as HTML. Source: github.com/attardi/wikiextractor. Its versions 2 put the title before
-the text in both forms, versions 3 in the first alone; cirrus-extract.py writes more attributes behind the title.
+Text and title are HTML-escaped in both. Source: github.com/attardi/wikiextractor. Version 2 puts the title before the
+text in both forms, version 3 only in the first; cirrus-extract.py writes more attributes after the title.
 """
 
 import html
@@ -14,12 +14,12 @@ from data_pipeline.samples.records import Record
 from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine
 
 LONGEST_BEGIN = 10_000
-"""Characters of a line that can be the beginning of a <doc>."""
+"""Maximum characters of a line that begins a <doc>."""
 OUTSIDE_PROBLEM = "text outside of a <doc> element"
 _FILE = re.compile(r"(.*/)?wiki_\d+(\.|$)")
 _BEGIN = re.compile(r"<doc(\s.*)?>\s*$")
 _ATTRIBUTE = re.compile(r"\s(\w+)=([\"'])(.*?)\2(?=\s+\w+=[\"']|\s*>\s*$)")
-"""An attribute ends where the next begins: quotes inside of a title are not always escaped."""
+"""Matches an attribute up to the next: quotes inside a title are not always escaped."""
 
 
 def is_wiki_begin(line: str) -> bool:
@@ -27,16 +27,16 @@ def is_wiki_begin(line: str) -> bool:
 
 
 def is_wiki_json(entry: Mapping[str, Any], file: str) -> bool:
-    """Is it of WikiExtractor --json? The name of its file or its form of URL tells, which other dumps do not have."""
+    """Return whether an entry is from WikiExtractor --json, by its file name or the form of its URL."""
     if not {"id", "url", "title", "text"} <= set(entry):
         return False
     return _FILE.match(file) is not None or str(entry["url"]).endswith(f"?curid={entry['id']}")
 
 
 def texts_of_wiki_extractor(lines: Iterable[str], place: str) -> Iterator[Record]:
-    """<doc id="12" url="..." title="Anarchism"> ... </doc>, the title's line left out of the text.
+    """Yield the texts of <doc id="12" url="..." title="Anarchism"> ... </doc>, without the line of the title.
 
-    A document without its </doc> ends where the next begins or the file ends. What stands outside is counted.
+    A document without </doc> ends where the next begins or the file ends. Text outside of documents is counted.
     """
     attributes: dict[str, str] | None = None
     gathered, begin = list[str](), 0
@@ -56,7 +56,7 @@ def texts_of_wiki_extractor(lines: Iterable[str], place: str) -> Iterator[Record
 
 
 def _document(attributes: dict[str, str] | None, lines: list[str], place: str, number: int) -> Record:
-    """attributes: None for lines outside of an element. number: of the first line."""
+    """Return a document. attributes: None for lines outside of an element. number: of the first line."""
     if attributes is None:
         return Record(f"line {number}", problem=OUTSIDE_PROBLEM, place=place)
     name = attributes.get("id", f"{number:08d}")
@@ -66,7 +66,7 @@ def _document(attributes: dict[str, str] | None, lines: list[str], place: str, n
 
 
 def wiki_article(name: str, attributes: Mapping[str, Any], text: str, place: str = "") -> Record:
-    """attributes: with the title, as WikiExtractor wrote it."""
+    """Return the record of an article, unescaped and without its title line. attributes: as in the file."""
     title, text = attributes.get("title"), html.unescape(text).strip()
     if not isinstance(title, str):
         return Record(name, text=text, place=place)

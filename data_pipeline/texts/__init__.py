@@ -1,1 +1,1 @@
-"""How does a text become ids?"""
+"""How do texts become token ids?"""

@@ -1,4 +1,4 @@
-"""Documents to passages of about text_length tokens, so that almost nothing of a text batch is padding."""
+"""Packing of documents to passages of about text_length tokens, so that text batches have almost no padding."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,10 +10,10 @@ from data_pipeline.texts.tokenizer import TextTokenizer
 def pack_passages(
     documents: Iterable[Record], tokenizer: TextTokenizer, text_length: int, without_tokens: Callable[[Record], None]
 ) -> Iterator[Record]:
-    """Whole sentences of consecutive documents, joined to passages of at most text_length ids with <s> and </s>.
+    """Yield passages of whole sentences of consecutive documents, at most text_length ids including <s> and </s>.
 
-    A sentence longer than that is cut where its words end. A passage is named for the document that it begins with and
-    its number among those passed. without_tokens: called with each document of which the tokenizer makes no id.
+    A longer sentence is cut between words. A passage is named after the document that it begins with and its number in
+    the block. without_tokens: called with each document that has no token.
     """
     room = text_length - 2
     passage: list[str] = []
@@ -37,7 +37,7 @@ def pack_passages(
 
 
 def _sentences(text: str, tokenizer: TextTokenizer, room: int) -> Iterator[tuple[str, int]]:
-    """Sentences and their numbers of ids, none of them above `room`."""
+    """Yield sentences and their numbers of ids, none above `room`."""
     for sentence in SENTENCE_END.split(text):
         length = len(tokenizer.encode(sentence))
         if length > room:
@@ -47,7 +47,7 @@ def _sentences(text: str, tokenizer: TextTokenizer, room: int) -> Iterator[tuple
 
 
 def _halves(sentence: str, tokenizer: TextTokenizer, room: int) -> Iterator[tuple[str, int]]:
-    """Parts of a sentence that is too long, cut in the middle until they fit, at a space where there is one."""
+    """Yield parts of a sentence that is too long, halved until they fit, at a space if there is one."""
     middle = len(sentence) // 2
     cut = sentence.find(" ", middle)
     cut = cut if 0 < cut < len(sentence) - 1 else sentence.rfind(" ", 1, middle)

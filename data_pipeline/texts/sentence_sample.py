@@ -1,6 +1,6 @@
-"""An evenly drawn, bounded sample of the sentences of texts: what a text tokenizer is trained on.
+"""A bounded, evenly drawn sample of the sentences of texts, to train a text tokenizer on.
 
-SentencePiece holds its whole training text in memory, about twenty bytes for each byte of it, so that all of a large
+SentencePiece holds its training text in memory, about twenty bytes per byte of text: a large source would not fit.
 source would not fit.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\s*\n\s*")
 MAX_SENTENCE_CHARACTERS = 1000
 SHORT_PART = re.compile(rf".{{1,{MAX_SENTENCE_CHARACTERS}}}(?!\S)|\S{{1,{MAX_SENTENCE_CHARACTERS}}}")
-"""Whole words of a sentence: SentencePiece silently leaves out what has more than 4192 bytes."""
+"""Matches whole words of a sentence: SentencePiece silently skips sentences of more than 4192 bytes."""
 
 
 def sentences(texts: Iterable[str]) -> Iterator[str]:
@@ -28,7 +28,7 @@ class SentenceSample:
 
     sentences: list[str]
     num_found: int
-    """All sentences of the texts."""
+    """Number of sentences in the texts."""
 
 
 def draw_sentences(texts: Iterable[str], max_sentences: int, seed: int = 0) -> SentenceSample:

@@ -6,22 +6,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import sentencepiece
-
-from data_pipeline.files.retries import told_if_not_written
-from data_pipeline.shards.scan import own_partial
+from data_pipeline.files.partial_files import own_partial
+from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.texts.sentence_sample import draw_sentences
 from data_pipeline.texts.tokenizer import TextTokenizer
 
 ModelType = Literal["unigram", "bpe"]
 MAX_SENTENCES = 1_000_000
-"""Take about 2 GB of memory if they have 100 characters on average."""
+"""Default limit: needs about 2 GB of memory at 100 characters per sentence."""
 
 
 def train_text_tokenizer(
     texts: Iterable[str], path: Path, vocab_size: int, model_type: ModelType = "unigram"
 ) -> TextTokenizer:
-    """Train on the sentences of texts, at most MAX_SENTENCES of them; see train_on_sentences."""
+    """Train on at most MAX_SENTENCES sentences of texts; see train_on_sentences."""
     return train_on_sentences(draw_sentences(texts, MAX_SENTENCES).sentences, path, vocab_size, model_type)
 
 
@@ -30,11 +28,13 @@ def train_on_sentences(
 ) -> TextTokenizer:
     """Train a model with BEiT-3's specials (SentencePiece's own, no pad or mask piece) and write it to `path`.
 
-    vocab_size: SentencePiece pieces, its three specials included. Raises ValueError if the sentences do not give that
-    many, and OSError if the file cannot be written.
+    vocab_size: the number of pieces, including SentencePiece's three specials. Raises ValueError if the sentences do
+    not give that many, OSError if the file cannot be written.
     """
     if not any(sentence.strip() for sentence in sentences):
         raise ValueError("the sources hold no text to train on; give others")
+    import sentencepiece  # see texts/tokenizer.py
+
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -49,7 +49,7 @@ def train_on_sentences(
         raise ValueError(_sentence(str(error), vocab_size)) from error
     partial = own_partial(path)
     try:
-        with told_if_not_written(path):
+        with naming_write_errors(path):
             partial.write_bytes(model.getvalue())
             partial.rename(path)
     finally:
@@ -58,7 +58,7 @@ def train_on_sentences(
 
 
 def _sentence(message: str, vocab_size: int) -> str:
-    """Say what SentencePiece's message means for the options of the command."""
+    """Return SentencePiece's message in terms of the command's options."""
     if largest := re.search(r"set it to a value <= (\d+)", message):
         return f"vocab_size {vocab_size} is more than the {largest[1]} pieces that the texts give; lower --vocab-size"
     if smallest := re.search(r"smaller than required_chars\. -?\d+ vs (\d+)", message):

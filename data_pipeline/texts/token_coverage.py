@@ -1,4 +1,4 @@
-"""How well a text tokenizer covers the texts of some shards: the share of `<unk>` in texts drawn evenly from them."""
+"""Coverage of shards by a text tokenizer: the share of `<unk>` in texts drawn evenly from them."""
 
 import numpy as np
 
@@ -7,28 +7,29 @@ from data_pipeline.shards.reader import SampleReader
 from data_pipeline.texts.tokenizer import TextTokenizer, UnknownShare, unknown_share
 
 NUM_TEXTS = 1000
+"""Number of texts that are drawn."""
 MAX_CHARACTERS = 10_000
-"""Of each text: a run cuts it to a few thousand, and whole books would delay its start by hours."""
+"""Characters read per text: a run cuts texts to a few thousand, and whole books would delay its start by hours."""
 NUM_REMOTE_SHARDS = 1
-"""A remote shard is fetched whole, so that few of them must do."""
+"""Number of remote shards that texts are drawn from: each is downloaded whole."""
 
 
 def covered_share(reader: SampleReader, tokenizer: TextTokenizer, num_texts: int = NUM_TEXTS) -> UnknownShare:
-    """Count the tokens of the beginnings of texts of an index, the same ones in every call. Bad samples are left out.
+    """Return the share of `<unk>` in the beginnings of texts of an index, the same texts in every call.
 
-    Raises OSError if a shard is gone.
+    Bad samples are skipped. Raises OSError if a shard is gone.
     """
     total = UnknownShare()
     for sample in _drawn(reader, num_texts):
         try:
             total += unknown_share(tokenizer.encode(reader.text(int(sample))[:MAX_CHARACTERS]))
-        except BadSampleError:  # the run, or check_shards, counts it
+        except BadSampleError:  # counted by the run or by check_shards
             continue
     return total
 
 
 def _drawn(reader: SampleReader, num_texts: int) -> np.ndarray:
-    """Samples at even distances, of all local shards or of the first remote ones; (at most num_texts,) int64."""
+    """Return evenly spaced samples of all local shards or of the first remote ones, (at most num_texts,) int64."""
     num_samples = reader.index.num_samples
     if reader.cache is not None:
         num_samples = int(reader.index.shard_starts[min(NUM_REMOTE_SHARDS, len(reader.index.shards))])

@@ -4,8 +4,8 @@
 | ------- | ----- | ------- | ------ | ------- | ---------------- | -------- |
 | token   | `<s>` | `<pad>` | `</s>` | `<unk>` | pieces           | `<mask>` |
 
-A piece has its SentencePiece id + 1, `<mask>` the number of pieces + 1: 64001 for BEiT-3's `beit3.spm`, whose 64000
-pieces include SentencePiece's own `<unk>`, `<s>`, `</s>`.
+A piece has its SentencePiece id + 1, and `<mask>` the number of pieces + 1: 64001 for BEiT-3's `beit3.spm`, whose
+64000 pieces include SentencePiece's own `<unk>`, `<s>`, `</s>`.
 """
 
 from collections import Counter
@@ -13,36 +13,38 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import sentencepiece
+if TYPE_CHECKING:
+    import sentencepiece
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 FIRST_PIECE_ID = 4
 _SPM_TO_ID = {0: UNK_ID, 1: BOS_ID, 2: EOS_ID}
 _SPECIALS = ("<unk>", "<s>", "</s>")
-"""SentencePiece's own first pieces, by its ids; BEiT-3's ids hold for no other order."""
+"""SentencePiece's first pieces by their ids. BEiT-3's ids require this order."""
 NO_TOKEN = "text has no token of the text tokenizer"
-"""Why a text of characters that normalisation removes, such as zero-width ones, cannot be used."""
+"""Reason for skipping a text of characters that normalization removes, such as zero-width ones."""
 _LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
 class TextTokenizer:
-    """Text to ids and back. Cheap to send to another process, which reads the model on first use."""
+    """Converts text to ids and back. Cheap to send to another process, which reads the model on first use."""
 
     def __init__(self, path: Path):
         """Read a SentencePiece model, such as beit3.spm.
 
-        Raises ValueError, saying what is wrong, if the file is missing, damaged or of another layout, and OSError if
+        Raises ValueError if the file is missing, damaged or of another layout, and OSError if
         it cannot be read.
         """
         self.path = Path(path)
-        _ = self._model  # what is wrong with it shows now, not in a loader process
+        _ = self._model  # a damaged model fails now, not in a loader process
 
     def __getstate__(self) -> dict[str, Path]:
         return {"path": self.path}
 
     @cached_property
-    def _model(self) -> sentencepiece.SentencePieceProcessor:
+    def _model(self) -> "sentencepiece.SentencePieceProcessor":
         return _read_model(self.path)
 
     @property
@@ -51,38 +53,38 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, `<mask>` included."""
+        """Number of ids, including `<mask>`."""
         return self.mask_id + 1
 
     @property
     def piece_ids(self) -> tuple[int, int]:
-        """The ids of real pieces: [first, stop)."""
+        """Range of the ids of pieces: (first, stop)."""
         return FIRST_PIECE_ID, self.mask_id
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text alone, without <s> and </s>."""
+        """Return the ids of a text without <s> and </s>."""
         return [_SPM_TO_ID.get(piece, piece + 1) for piece in self._model.encode(text)]
 
     def encode_to_length(self, text: str, length: int) -> list[int]:
-        """<s> text </s>, cut and padded to `length` ids."""
+        """Return <s> text </s>, cut and padded to `length` ids."""
         ids = [BOS_ID, *self.encode(text)[: length - 2], EOS_ID]
         return ids + [PAD_ID] * (length - len(ids))
 
     def decode(self, ids: list[int]) -> str:
-        """Text of the ids; specials are left out."""
+        """Return the text of ids without specials."""
         return str(self._model.decode([i - 1 for i in ids if FIRST_PIECE_ID <= i < self.mask_id]))
 
 
 @dataclass(frozen=True)
 class UnknownShare:
-    """How much of some texts a tokenizer does not know."""
+    """Share of `<unk>` in some texts."""
 
     num_tokens: int = 0
     num_unknown: int = 0
-    """Tokens that are `<unk>`. SentencePiece makes one of a whole run of unknown characters."""
+    """Number of `<unk>` tokens. SentencePiece gives one for a whole run of unknown characters."""
 
     WARNED = 0.01
-    """A larger share is worth a warning: a tokenizer trained on the data leaves out about one character in 2,000."""
+    """Larger shares cause a warning: a tokenizer trained on the data misses about one character in 2,000."""
 
     @property
     def share(self) -> float:
@@ -96,7 +98,7 @@ class UnknownShare:
 
     @property
     def warning(self) -> str:
-        """A sentence if the share is worth a warning, else nothing."""
+        """Warning if the share is large, else ""."""
         if self.share <= self.WARNED:
             return ""
         return (
@@ -106,14 +108,16 @@ class UnknownShare:
 
 
 def unknown_share(ids: Iterable[int]) -> UnknownShare:
-    """Count the ids of a text, without those of <s>, </s> and padding."""
+    """Return the share of `<unk>` in the ids of a text, not counting <s>, </s> and padding."""
     counts = Counter(ids)
     num_tokens = counts.total() - counts[BOS_ID] - counts[PAD_ID] - counts[EOS_ID]
     return UnknownShare(num_tokens, counts[UNK_ID])
 
 
-def _read_model(path: Path) -> sentencepiece.SentencePieceProcessor:
-    """Raises ValueError or OSError with a sentence that names the file."""
+def _read_model(path: Path) -> "sentencepiece.SentencePieceProcessor":
+    """Return the model in a file. Raises ValueError or OSError with a sentence that names the file."""
+    import sentencepiece  # a command that only prints its --help does without
+
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Who computes the operations of this folder: plain torch, also compiled, our Triton kernels, or NVIDIA apex."""
+"""The implementation of the operations of this folder: plain torch, torch.compile, Triton kernels, or NVIDIA apex."""
 
 from typing import Literal
 
@@ -10,12 +10,15 @@ from model.kernels.language import IS_INTERPRETED, triton
 from model.kernels.nvidia_apex import require_apex
 
 Backend = Literal["reference", "compile", "triton", "apex"]
-"""Who it is. compile has norms, activation, sums and token assembly, apex LayerNorm and linear layers; what else
-is asked of them, the reference does."""
+"""A resolved `KernelChoice`. compile covers norms, activation, sums, token assembly and the heads' loss, apex LayerNorm
+and linear layers with a bias; the reference computes the rest."""
 
 
 def choose_backend(choice: KernelChoice, device: torch.device) -> Backend:
-    """auto: Triton on a GPU, the reference elsewhere. Raises ValueError where what was asked for cannot run."""
+    """Return the backend for a device; auto: Triton on a GPU, otherwise the reference.
+
+    Raises ValueError if the chosen backend cannot run there.
+    """
     if choice == "auto":
         return "triton" if device.type == "cuda" and triton is not None else "reference"
     if choice == "triton":
@@ -28,7 +31,7 @@ def choose_backend(choice: KernelChoice, device: torch.device) -> Backend:
 
 
 def _require_triton(device: torch.device) -> None:
-    if device.type == "meta":  # nothing is computed there
+    if device.type == "meta":  # where nothing is computed
         return
     if device.type != "cuda" and not IS_INTERPRETED:
         raise ValueError("kernels is triton, which needs a GPU; set kernels to auto or reference")

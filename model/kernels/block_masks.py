@@ -1,11 +1,13 @@
-"""BEiT's block-wise masks with the count completed, as in BEiT v2: exactly num_masked patches of each image.
+"""BEiT's block-wise image masks with the count completed, as in BEiT v2: exactly num_masked patches of each image.
 
 Blocks of min_block..num_masked patches and an aspect ratio log-uniform in [0.3, 1 / 0.3] are proposed until the count
-is reached or ten proposals in a row fit nowhere; missing patches are then drawn one by one. Area and aspect come in
-AREA_LEVELS and ASPECT_LEVELS steps, so that float32 holds them exactly; sides are float32, each product rounded before
-0.5 is added. So every backend agrees with the definition to the bit.
+is reached or ten proposals in a row do not fit; missing patches are then drawn one by one. The exact count makes the
+masked positions of all images one rectangle, as the head needs it.
 
-Source: unilm/beit2/masking_generator.py. A mask is 8 bytes read and G ** 2 + 8 M written; what takes time is the chain
+Area and aspect take AREA_LEVELS and ASPECT_LEVELS values, which float32 holds exactly; sides are float32, and each
+product is rounded before 0.5 is added. So every backend agrees with the definition to the bit.
+
+Source: unilm/beit2/masking_generator.py. A mask is 8 bytes read and G ** 2 + 8 M written; the time goes into the chain
 of proposals, 11 on average. So a program of the kernel makes the mask of one image, and all images run at once.
 
 Shapes: B images, G patches along a side, M masked patches.
@@ -21,31 +23,31 @@ from torch import Tensor
 
 from model.kernels.backend import Backend
 from model.kernels.language import block_size, jit, samples_per_program, tl
-from model.kernels.random_choice import MAX_PLACES, random_choice, random_choice_reference
-from model.philox import WORD64, Stream, below, random_words
+from model.kernels.random_choice import MAX_POSITIONS, random_choice, random_choice_reference
+from model.philox import WORD64, Stream, below, random_words, uniform
 
 MAX_ATTEMPTS = 10
 ASPECT_LEVELS = 1024
 AREA_LEVELS = 4096
 MIN_ASPECT = 0.3
 DRAWN_AT_ONCE = 32
-"""Proposals of an image whose words are drawn together on the CPU; most images need no more."""
+"""Number of proposals per image whose random words are drawn together on the CPU; most images need no more."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageMasks:
-    """Which patches of each image are hidden."""
+    """The masked patches of each image."""
 
     mask: Tensor
     """(B, G ** 2) bool, True = masked."""
     positions: Tensor
-    """(B, M) int64, the masked patches in increasing order."""
+    """(B, M) int64, indices of the masked patches in increasing order."""
 
 
 def block_image_masks_reference(
     seed: int, sample_ids: Tensor, grid_size: int, num_masked: int, min_block: int
 ) -> ImageMasks:
-    """The definition, on any device."""
+    """Return the masks: the definition, on any device."""
     device = sample_ids.device
     sqrt_aspects, inverse_sqrt_aspects = _sqrt_aspects(device)
     axis = torch.arange(grid_size, device=device)
@@ -85,12 +87,14 @@ def block_image_masks_reference(
 def block_image_masks_on_cpu(
     seed: int, sample_ids: Tensor, grid_size: int, num_masked: int, min_block: int
 ) -> ImageMasks:
-    """The same bits, several times as fast: a row of patches is an integer, its columns the bits, and the words of many
-    proposals are drawn together."""
+    """Return the same masks several times as fast, on a CPU.
+
+    A row of patches is an integer with a bit per column, and the random words of many proposals are drawn together.
+    """
     full_row = (1 << grid_size) - 1
     free = np.full((grid_size, len(sample_ids)), full_row, np.min_scalar_type(full_row))
     missing = np.full(len(sample_ids), num_masked)
-    proposal = np.zeros_like(missing)  # the next of each image
+    proposal = np.zeros_like(missing)  # number of the next one per image
     words = _proposal_words(seed, sample_ids, 0)
     active = np.flatnonzero(missing)
     while len(active):
@@ -113,7 +117,7 @@ def block_image_masks_on_cpu(
 
 
 def _proposal_words(seed: int, sample_ids: Tensor, first: int) -> np.ndarray:
-    """Of DRAWN_AT_ONCE proposals from `first` on: (4, DRAWN_AT_ONCE, B) for area, aspect, row and column."""
+    """Return the random words of proposals from `first` on: (4, DRAWN_AT_ONCE, B) for area, aspect, row and column."""
     proposals = first + torch.arange(DRAWN_AT_ONCE)[:, None]
     return torch.stack(random_words(seed, Stream.IMAGE_BLOCKS, sample_ids, proposals)).numpy()
 
@@ -121,10 +125,10 @@ def _proposal_words(seed: int, sample_ids: Tensor, first: int) -> np.ndarray:
 def _next_blocks(
     words: np.ndarray, free: np.ndarray, missing: np.ndarray, min_block: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first of the proposed blocks that fits, for all images at once; an attempt is a proposal.
+    """Find each image's first proposed block that fits.
 
-    words: (4, attempts, B); free: (G, B), bits; missing: (B,). Returns what the block masks anew, (G, B) bits; how many
-    patches these are, (B,), 0 if no block fits; and how many proposals were made, (B,).
+    words: (4, attempts, B); free: (G, B) bits; missing: (B,). Returns the newly masked patches, (G, B) bits; their
+    number, (B,), 0 if no block fits; and the number of proposals made, (B,).
     """
     grid_size, images = len(free), np.arange(len(missing))
     rows = np.arange(grid_size, dtype=free.dtype)[:, None, None]
@@ -144,7 +148,8 @@ def _next_blocks(
 
 @lru_cache
 def _sqrt_aspects(device: torch.device) -> Tensor:
-    """Square roots of aspect ratios log-uniform in [0.3, 1 / 0.3], then their inverses: (2, ASPECT_LEVELS) float32."""
+    """Return square roots of aspect ratios log-uniform in [0.3, 1 / 0.3], and their inverses: (2, ASPECT_LEVELS)
+    float32."""
     middle = (torch.arange(ASPECT_LEVELS, dtype=torch.float64) + 0.5) / ASPECT_LEVELS
     sqrt_aspects = (math.log(MIN_ASPECT) * (0.5 - middle)).exp()
     return torch.stack([sqrt_aspects, 1 / sqrt_aspects]).to(device, torch.float32)
@@ -172,12 +177,13 @@ def _block_masks_kernel(
     missing = tl.where(exists, num_masked, 0).to(tl.int32)
     attempts = tl.zeros([IMAGES], tl.int32)
     proposal = tl.zeros([IMAGES], tl.uint32)
+    # images of a program that are complete wait for the others: proposals that come then do not fit
     while tl.max(((missing > 0) & (attempts < _MAX_ATTEMPTS)).to(tl.int32), 0) > 0:
         word0, word1, word2, word3 = tl.philox(seed, proposal, _IMAGE_BLOCKS, low, high)
         level = tl.umulhi(word0, tl.cast(_AREA_LEVELS, tl.uint32)).to(tl.int32)
         aspect = tl.umulhi(word1, tl.cast(_ASPECT_LEVELS, tl.uint32)).to(tl.int32)
         area = (min_block * _AREA_LEVELS + level * (missing - min_block)).to(tl.float32) * (1.0 / _AREA_LEVELS)
-        side = tl.sqrt_rn(area)
+        side = tl.sqrt_rn(area)  # correctly rounded, as on a CPU; tl.sqrt is an approximation
         height = (side * tl.load(sqrt_aspects_ptr + aspect) + 0.5).to(tl.int32)
         width = (side * tl.load(sqrt_aspects_ptr + _ASPECT_LEVELS + aspect) + 0.5).to(tl.int32)
         top = tl.umulhi(word2, tl.maximum(GRID + 1 - height, 1).to(tl.uint32)).to(tl.int32)
@@ -195,10 +201,10 @@ def _block_masks_kernel(
     if tl.max(missing, 0) > 0:
         words, _, _, _ = tl.philox(seed, patches, _IMAGE_COMPLETION, low[:, None], high[:, None])
         masked = masked | random_choice(words, patches, free, missing)
-    places = tl.cumsum(masked.to(tl.int32), 1) - 1
+    slots = tl.cumsum(masked.to(tl.int32), 1) - 1
     inside = (patches < GRID * GRID) & exists[:, None]
     tl.store(mask_ptr + images[:, None] * (GRID * GRID) + patches, masked, mask=inside)
-    tl.store(positions_ptr + images[:, None] * num_masked + places, patches, mask=masked)
+    tl.store(positions_ptr + images[:, None] * num_masked + slots, patches, mask=masked)
 
 
 def block_image_masks(
@@ -209,7 +215,10 @@ def block_image_masks(
     min_block: int,
     backend: Backend,
 ) -> ImageMasks:
-    """sample_ids: (B,) int64. Raises ValueError for an impossible count, or a grid that the kernel cannot hold."""
+    """Return the masks of samples (B,) int64.
+
+    Raises ValueError if the count is impossible or the grid is too large for the kernel.
+    """
     num_patches = grid_size**2
     if not 0 <= num_masked <= num_patches:
         raise ValueError(f"num_masked {num_masked} must lie in 0..{num_patches}, the patches of an image; change it")
@@ -217,8 +226,10 @@ def block_image_masks(
         on_cpu = sample_ids.device.type == "cpu"
         compute = block_image_masks_on_cpu if on_cpu else block_image_masks_reference
         return compute(seed, sample_ids, grid_size, num_masked, min_block)
-    if num_patches > MAX_PLACES:
-        raise ValueError(f"kernels triton mask up to {MAX_PLACES} patches, not {num_patches}; set kernels to reference")
+    if num_patches > MAX_POSITIONS:
+        raise ValueError(
+            f"an image of {num_patches} patches exceeds the {MAX_POSITIONS} of kernels triton; set kernels to reference"
+        )
     assert sample_ids.is_contiguous()
     num_images, device = len(sample_ids), sample_ids.device
     mask = torch.empty(num_images, num_patches, dtype=torch.bool, device=device)
@@ -229,6 +240,14 @@ def block_image_masks(
         _block_masks_kernel[(-(-num_images // images),)](
             sample_ids, _sqrt_aspects(device), mask, positions, seed & WORD64, num_images, num_masked, min_block,
             GRID=grid_size, PATCHES=block, IMAGES=images, num_warps=max(1, block // 256),
-            enable_fp_fusion=False,
+            enable_fp_fusion=False,  # a fused multiply-add would round once and give other blocks
         )  # fmt: skip
     return ImageMasks(mask, positions)
+
+
+def whole_images(seed: int, sample_ids: Tensor, share: float) -> Tensor:
+    """Return which images stay whole, without any masked patch: (B,) bool, each with the probability `share`.
+
+    sample_ids: (B,) int64. Their share over a run is `share`; their number per batch varies.
+    """
+    return uniform(random_words(seed, Stream.WHOLE_IMAGES, sample_ids, 0)[0]) < share

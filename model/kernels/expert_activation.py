@@ -1,10 +1,10 @@
-"""Between the two matrix products of an expert: bias, GELU and SubLN, all experts in one launch.
+"""The operations between the two matrix products of an expert: bias, GELU, sub-LayerNorm; all experts in one launch.
 
     a = h + bias[e]        g = gelu(a) = a * Phi(a), the exact GELU
     y = LayerNorm(g) * weight[e] + norm_bias[e]
 
 Source: torchscale's FeedForwardNetwork with subln; Hendrycks and Gimpel, "Gaussian Error Linear Units"
-(arXiv 1606.08415). Saved for backward: h and two statistics a row; the rest is computed again.
+(arXiv 1606.08415). Saved for backward: h and two statistics per row; the rest is recomputed.
 Bytes, for N rows of F in bfloat16, statistics left out:
 
 | | forward | backward |
@@ -14,8 +14,8 @@ Bytes, for N rows of F in bfloat16, statistics left out:
 | torch.compile | 14 N F | 22 N F |
 
 Counted by tests/benchmarks/bench_kernels.py for two experts, operation by operation, and for torch.compile as Inductor
-counts its own kernels on a CPU. Inside an expert's backward y is needed too, for the gradient of the second matrix:
-ours writes it in the same pass (8 N F), others keep it from the forward.
+counts its own kernels on a CPU. The backward of an expert also needs y, for the gradient of the second matrix: ours
+writes it in the same pass (8 N F), the others keep it from forward.
 """
 
 from typing import Any
@@ -25,29 +25,40 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu
 
+from model.expert_rows import ExpertRows
 from model.kernels.backend import Backend
 from model.kernels.compiled import compiled
 from model.kernels.expert_norm import NORM_EPS, expert_norm, expert_norm_reference
-from model.kernels.expert_rows import UNSPECIALIZED, ExpertRows, expert_of, num_warps, program_rows, sum_by_expert
 from model.kernels.language import jit, tl
 from model.kernels.residual_norm import NormStatistics
+from model.kernels.row_programs import (
+    UNSPECIALIZED,
+    backward_rows,
+    expert_code,
+    expert_of,
+    num_programs,
+    num_warps,
+    program_rows,
+    row_arguments,
+    sum_by_expert,
+)
 from model.kernels.row_tiles import add_rows, load_row, row_tiles, store_row, sum_row, zero_row
 
 
 def expert_gelu_reference(h: Tensor, bias: Tensor, rows: ExpertRows) -> Tensor:
-    """gelu(h + bias), (N, F)."""
+    """Return gelu(h + bias), (N, F)."""
     parts = [gelu(part + bias[expert]) for expert, part in enumerate(rows.split(h))]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def expert_activation_reference(h: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, rows: ExpertRows) -> Tensor:
-    """The definition. Shapes as in `expert_activation`."""
+    """Return the activation: the definition. Shapes as in `expert_activation`."""
     return expert_norm_reference(expert_gelu_reference(h, bias, rows), weight, norm_bias, rows)
 
 
 @jit
 def _gelu(a):
-    """gelu(a), and its derivative Phi(a) + a * phi(a)."""
+    """Return gelu(a), and its derivative Phi(a) + a * phi(a)."""
     cdf = 0.5 * (1.0 + tl.math.erf(a * 0.7071067811865476))
     return a * cdf, cdf + a * tl.exp(-0.5 * a * a) * 0.3989422804014327
 
@@ -63,6 +74,7 @@ def _expert_activation_forward(
     parameters = expert_of(group, experts) * F
     for row in range(first, last):
         h = load_row(h_ptr + row * F, columns, F, TILES, TILE)
+        # parameters are loaded per row, from cache: a row of 6144 leaves no registers to keep three more across rows
         bias = load_row(bias_ptr + parameters, columns, F, TILES, TILE)
         activated = ()
         for i in tl.static_range(TILES):
@@ -120,7 +132,9 @@ def _expert_activation_backward(
             dh = dh + (tl.where(i * TILE + columns < F, gradient, 0.0),)
         bias_sum = add_rows(bias_sum, dh, TILES)
         store_row(dh_ptr + row * F, columns, dh, F, TILES, TILE)
-        if EMIT_Y:  # y_ptr may be dy_ptr: all threads have read the row before its sums
+        # y_ptr may be dy_ptr, which saves a matrix of memory: the row of dy is in registers by now, as the sums above
+        # needed all of it, and no other program reads it. Weights are loaded again, as registers are short.
+        if EMIT_Y:
             norm_bias = load_row(norm_bias_ptr + parameters, columns, F, TILES, TILE)
             weight = load_row(weight_ptr + parameters, columns, F, TILES, TILE)
             y = ()
@@ -136,17 +150,17 @@ def _expert_activation_backward(
 def launch_forward(
     h: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, rows: ExpertRows
 ) -> tuple[Tensor, NormStatistics]:
-    """y, and what the backward needs beside h."""
+    """Return y, and the statistics that backward needs beside h."""
     for tensor in (h, bias, weight, norm_bias):
         assert tensor.is_contiguous()
     y = torch.empty_like(h)
     mean = torch.empty(len(h), dtype=torch.float32, device=h.device)
     statistics = NormStatistics(mean, torch.empty_like(mean))
-    programs, width = sum(rows.programs(1)), h.shape[1]
+    programs, width = sum(num_programs(rows, 1)), h.shape[1]
     tiles, tile = row_tiles(width)
     if programs:
         _expert_activation_forward[(programs,)](
-            h, bias, weight, norm_bias, y, *statistics, *rows.arguments(1), rows.expert_code(), NORM_EPS,
+            h, bias, weight, norm_bias, y, *statistics, *row_arguments(rows, 1), expert_code(rows), NORM_EPS,
             F=width, TILES=tiles, TILE=tile, num_warps=num_warps(tiles * tile),
         )  # fmt: skip
     return y, statistics
@@ -163,20 +177,20 @@ def launch_backward(
     *,
     emit_y: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dh (N, F), and the gradients of weight, norm_bias and bias, (E, 3, F).
+    """Return dh (N, F), and the gradients of weight, norm_bias and bias, (E, 3, F).
 
-    emit_y: put y, made again, in the place of dy.
+    emit_y: overwrite dy with y, recomputed.
     """
     assert dy.is_contiguous()
     dh = torch.empty_like(h)
-    rows_per_program, width = rows.backward_rows(), h.shape[1]
+    rows_per_program, width = backward_rows(rows), h.shape[1]
     tiles, tile = row_tiles(width)
-    programs = rows.programs(rows_per_program)
+    programs = num_programs(rows, rows_per_program)
     partial = torch.empty(sum(programs), 3, width, dtype=torch.float32, device=h.device)
     if len(partial):
         _expert_activation_backward[(len(partial),)](
             h, bias, weight, norm_bias, *statistics, dy, dh, dy, partial,
-            *rows.arguments(rows_per_program), rows.expert_code(),
+            *row_arguments(rows, rows_per_program), expert_code(rows),
             F=width, TILES=tiles, TILE=tile, EMIT_Y=emit_y, num_warps=num_warps(tiles * tile),
         )  # fmt: skip
     return dh, sum_by_expert(partial, programs).to(weight.dtype)
@@ -204,9 +218,9 @@ class _ExpertActivation(torch.autograd.Function):
 def expert_activation(
     h: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, rows: ExpertRows, backend: Backend
 ) -> Tensor:
-    """h: (N, F), the first matrix product without its bias; bias, weight, norm_bias: (E, F) of each expert.
+    """Return the sub-LayerNorm of gelu(h + bias), (N, F) in the dtype of h.
 
-    Returns (N, F) in the dtype of h.
+    h: (N, F), the first matrix product without its bias; bias, weight, norm_bias: (E, F) of each expert.
     """
     if backend == "triton":
         return _ExpertActivation.apply(h, bias, weight, norm_bias, rows)

@@ -1,17 +1,17 @@
-"""The second half of a block as one function: the attention's branch joins the residual stream, and the experts work.
+"""The second half of a block as one autograd function: addition of attention's branch, norm, experts.
 
     s = x + scale * (branch + bias[e])                                  model/kernels/residual_norm.py
     n = LayerNorm(s)                    of the expert
     h = n @ fc1[f].T                                                    model/kernels/expert_linear.py
     y = LayerNorm(gelu(h + fc1_bias[f]))  of the expert                 model/kernels/expert_activation.py
-    z = y @ fc2[f].T                    without bias: it is added where z joins the residual stream
+    z = y @ fc2[f].T                    without bias: it is added where z is added to the residual stream
 
-Saved for backward: s (which the next block saves too), h, and four statistics a row: N (D + F) elements. n and y are
-recomputed by the two backward kernels, in the pass that reads s and h anyway. Eager saves x + branch, n, h, gelu's
-output and y: N (2 D + 3 F) and more.
+One function, because of the memory that it saves. Kept for backward are s (which the next block keeps too), h, and four
+statistics per row: N (D + F) elements. The two backward kernels recompute n and y in the pass that reads s and h
+anyway. Eager keeps x + branch, n, h, GELU's output and y: N (2 D + 3 F) and more.
 
-GELU is exact here. The epilogues of cuBLASLt (and apex's fused_dense_gelu_dense) compute the one with tanh on GPUs,
-another function by up to 5e-4, so they are not used.
+GELU is the exact one. The epilogue of cuBLASLt (and apex's fused_dense_gelu_dense) computes the tanh approximation on
+GPUs, which differs by up to 5e-4, so it is not used.
 """
 
 from collections.abc import Sequence
@@ -21,31 +21,32 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model.expert_rows import ExpertRows
 from model.kernels import expert_activation as activation
 from model.kernels import residual_norm as residual
 from model.kernels.backend import Backend
 from model.kernels.expert_linear import expert_linear, forward_products, input_gradient, weight_gradients
-from model.kernels.expert_rows import ExpertRows
-from model.kernels.residual_norm import Branch, NormStatistics
+from model.kernels.residual_norm import NormStatistics
+from model.residual import Branch
 
 
 class ExpertWeights(NamedTuple):
-    """Parameters of E experts and of the norms before them."""
+    """The parameters of E experts and of the norms before them."""
 
     norm_weight: Tensor
-    """(E, D) of the norm before the expert."""
+    """(E, D), of the norm before the expert."""
     norm_bias: Tensor
     """(E, D)"""
     fc1: Sequence[Tensor]
-    """(F, D) of each."""
+    """(F, D) per expert, not stacked: a copy of a matrix would cost memory."""
     fc1_bias: Tensor
     """(E, F)"""
     subln_weight: Tensor
-    """(E, F) of the norm inside the expert."""
+    """(E, F), of the norm inside the expert."""
     subln_bias: Tensor
     """(E, F)"""
     fc2: Sequence[Tensor]
-    """(D, F) of each."""
+    """(D, F) per expert."""
 
 
 class _ExpertFeedForward(torch.autograd.Function):
@@ -55,8 +56,8 @@ class _ExpertFeedForward(torch.autograd.Function):
         x: Tensor,
         output: Tensor,
         bias: Tensor,
-        scale: Tensor | None,
         bias_rows: ExpertRows,
+        scale: Tensor | None,
         rows: ExpertRows,
         norm_weight: Tensor,
         norm_bias: Tensor,
@@ -66,8 +67,8 @@ class _ExpertFeedForward(torch.autograd.Function):
         *matrices: Tensor,
     ) -> tuple[Tensor, Tensor]:
         fc1, fc2 = matrices[: rows.num_experts], matrices[rows.num_experts :]
-        branch = Branch(output, bias, scale)
-        stream, normed, norm = residual.launch_forward(x, branch, bias_rows, norm_weight, norm_bias, rows)
+        branch = Branch(output, bias, bias_rows, scale)
+        stream, normed, norm = residual.launch_forward(x, branch, norm_weight, norm_bias, rows)
         h = forward_products(normed, fc1, rows)
         y, subln = activation.launch_forward(h, fc1_bias, subln_weight, subln_bias, rows)
         ctx.save_for_backward(
@@ -89,15 +90,15 @@ class _ExpertFeedForward(torch.autograd.Function):
         dh, dsubln = activation.launch_backward(
             h, NormStatistics(mean, rstd), fc1_bias, subln_weight, subln_bias, rows, dy, emit_y=True
         )
-        y = dy  # the kernel has put it there
+        y = dy  # overwritten by the kernel
         dfc2 = weight_gradients(dz, y, rows)
-        del dy, y
+        del dy, y  # an (N, F) matrix less, before the next ones are allocated
         dnormed = input_gradient(dh, fc1, rows)
         result = residual.launch_backward(
             stream, NormStatistics(norm_mean, norm_rstd), scale, norm_weight, norm_bias, bias_rows, rows,
             dstream, dnormed, emit_y=True,
         )  # fmt: skip
-        normed = dnormed  # the kernel has put it there
+        normed = dnormed  # overwritten by the kernel
         dfc1 = weight_gradients(dh, normed, rows)
         dsubln_weight, dsubln_bias, dfc1_bias = dsubln.unbind(1)
         return (
@@ -107,20 +108,21 @@ class _ExpertFeedForward(torch.autograd.Function):
 
 
 def expert_ffn(
-    x: Tensor, branch: Branch, bias_rows: ExpertRows, weights: ExpertWeights, rows: ExpertRows, backend: Backend
+    x: Tensor, branch: Branch, weights: ExpertWeights, rows: ExpertRows, backend: Backend
 ) -> tuple[Tensor, Tensor]:
-    """x: (N, D), the residual stream; branch: what joins it; bias_rows: experts of its bias; rows: of the weights.
+    """Return the new residual stream and the experts' output without bias, which is not yet added to it, both (N, D).
 
-    Returns the new residual stream (N, D) and the experts' output (N, D) without bias, not yet added to it.
+    x: (N, D), the residual stream; rows: of the experts of `weights`.
     """
     norm_weight, norm_bias, fc1, fc1_bias, subln_weight, subln_bias, fc2 = weights
     if backend == "triton":
         return _ExpertFeedForward.apply(
-            x, *branch, bias_rows, rows, norm_weight, norm_bias, fc1_bias, subln_weight, subln_bias, *fc1, *fc2
+            x, *branch, rows, norm_weight, norm_bias, fc1_bias, subln_weight, subln_bias, *fc1, *fc2
         )
-    stream, normed = residual.residual_norm(x, branch, bias_rows, norm_weight, norm_bias, rows, backend)
+    stream, normed = residual.residual_norm(x, branch, norm_weight, norm_bias, rows, backend)
     outputs = []
-    for expert, part in enumerate(rows.split(normed)):  # each alone, so that nothing of width F is concatenated
+    # expert by expert, so that only the outputs of width D are concatenated, and nothing of width F
+    for expert, part in enumerate(rows.split(normed)):
         own, its_rows = slice(expert, expert + 1), ExpertRows((len(part),), (0,))
         h = expert_linear(part, fc1[own], None, its_rows)
         y = activation.expert_activation(h, fc1_bias[own], subln_weight[own], subln_bias[own], its_rows, backend)

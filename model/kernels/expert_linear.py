@@ -1,12 +1,12 @@
-"""Linear layers over the packed rows, the weights chosen by the row's expert.
+"""Linear layers over the packed rows with the weights of each row's expert.
 
     y = x @ weight[e].T + bias[e]
 
-One matrix product an expert, by cuBLAS (or the CPU's library), each written straight into its rows of the result. With
-plain torch the results are concatenated, and in backward each expert's dx: for N rows of D to F in bfloat16, 4 N F and
-4 N D bytes more than this. torch also keeps a view of each weight for backward, and with it all that ZeRO-3 gathered;
-this keeps the parameter itself, which is gathered again. Two or three tall products keep a GPU busy;
-tests/benchmarks/bench_kernels.py has `torch._grouped_mm` beside them.
+One matrix product per expert, by cuBLAS (or the CPU's library), each written straight into its rows of the result.
+Plain torch would concatenate the results, and each expert's dx in backward: for N rows from D to F in bfloat16, 4 N F
+and 4 N D bytes more. torch would also save the transposed view of each weight for backward, which keeps alive what
+ZeRO-3 gathered; this saves the parameter itself, which is gathered again. Two or three tall products keep a GPU busy:
+tests/benchmarks/bench_kernels.py compares them with `torch._grouped_mm`.
 """
 
 import math
@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.utils.flop_counter import register_flop_formula
 
+from model.expert_rows import ExpertRows
 from model.kernels.backend import Backend
-from model.kernels.expert_rows import ExpertRows
 from model.kernels.nvidia_apex import apex_linear
 
 PRODUCTS_NAME = "imglish::expert_products"
@@ -31,15 +31,15 @@ _LIBRARY.define("expert_products(Tensor x, Tensor[] weights, Tensor[] biases, in
 def expert_linear_reference(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None, rows: ExpertRows
 ) -> Tensor:
-    """The definition. Shapes as in `expert_linear`."""
+    """Return the products: the definition. Shapes as in `expert_linear`."""
     parts = [linear(part, weights[e], biases[e] if biases else None) for e, part in enumerate(rows.split(x))]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def forward_products(x: Tensor, weights: Sequence[Tensor], rows: ExpertRows, biases: Sequence[Tensor] = ()) -> Tensor:
-    """x (N, D), weights (F, D) and perhaps biases (F,) of each expert -> (N, F).
+    """Return the products, (N, F), of x (N, D) and weights (F, D), with biases (F,), if any, of each expert.
 
-    One operation to torch, so that checkpointing can name its result.
+    A single torch operation, so that selective checkpointing can name it.
     """
     starts = [part.start for part in rows.slices()]
     product: Tensor = torch.ops.imglish.expert_products(x, list(weights), list(biases), starts)
@@ -61,12 +61,12 @@ _LIBRARY.impl("expert_products", _expert_products, "CompositeExplicitAutograd")
 
 @register_flop_formula(torch.ops.imglish.expert_products)
 def _expert_products_flops(x_shape: list[int], weight_shapes: list[list[int]], *others: Any, **options: Any) -> int:
-    """For torch's FLOP counter, which does not look into the operation."""
+    """Return the operations for torch's FLOP counter, which does not see inside of the operation."""
     return 2 * math.prod(x_shape) * weight_shapes[0][0]
 
 
 def input_gradient(dy: Tensor, weights: Sequence[Tensor], rows: ExpertRows) -> Tensor:
-    """dy (N, F) and weights (F, D) of each expert -> (N, D)."""
+    """Return dx (N, D) of dy (N, F) and the weights (F, D) of each expert."""
     dx = dy.new_empty(len(dy), weights[0].shape[1])
     for weight, part in zip(weights, rows.slices(), strict=True):
         torch.mm(dy[part], weight, out=dx[part])
@@ -74,7 +74,7 @@ def input_gradient(dy: Tensor, weights: Sequence[Tensor], rows: ExpertRows) -> T
 
 
 def weight_gradients(dy: Tensor, x: Tensor, rows: ExpertRows) -> list[Tensor]:
-    """dy (N, F) and x (N, D) -> (F, D) of each expert; zeros for one without rows."""
+    """Return each expert's gradient (F, D) of dy (N, F) and x (N, D): zeros for an expert without rows."""
     return [dy[part].t() @ x[part] for part in rows.slices()]
 
 
@@ -101,7 +101,7 @@ def expert_linear(
     rows: ExpertRows,
     backend: Backend = "reference",
 ) -> Tensor:
-    """x: (N, D); weights: (F, D) of each expert; biases: (F,) of each, or None. Returns (N, F)."""
+    """Return x @ weight.T + bias, (N, F). x: (N, D); weights: (F, D) of each expert; biases: (F,) of each, or None."""
     if backend == "apex" and biases is not None:
         return torch.cat([apex_linear(part, weights[e], biases[e]) for e, part in enumerate(rows.split(x))])
     return _ExpertLinear.apply(x, rows, biases is not None, *weights, *(biases or ()))

@@ -1,6 +1,6 @@
-"""Triton, or a stand-in where it is not installed, so that every file of this folder can be imported without it.
+"""Triton, or a stand-in if it is not installed, so that every file of this folder can be imported without it.
 
-A kernel that is launched on tensors of the meta device does nothing: pretrain/planning/memory.py plans with such.
+Launching a kernel on tensors of the meta device does nothing: pretrain/planning/memory.py measures memory on it.
 """
 
 import os
@@ -12,8 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Kernels run in Triton's interpreter, one program after the other, on the CPU."""
+"""Whether kernels run in Triton's interpreter: on the CPU, one program after the other."""
 INTERPRETED_ELEMENTS = 1 << 18
+"""Number of elements that a program of a mask kernel handles in the interpreter."""
 triton: Any = None
 tl: Any = SimpleNamespace(constexpr=int)
 
@@ -23,7 +24,7 @@ with suppress(ModuleNotFoundError):
 
 
 class _NotInstalled:
-    """Stands for a kernel where there is no Triton."""
+    """A stand-in for a kernel without Triton."""
 
     def run(self, *args: Any, **options: Any) -> None:
         raise AssertionError("kernels need Triton")
@@ -33,7 +34,7 @@ class _NotInstalled:
 
 
 def jit(function: Any = None, **options: Any) -> Any:
-    """triton.jit, whose launches on the meta device do nothing. The first argument of a launch is a tensor."""
+    """Compile like triton.jit, but launches on the meta device do nothing. A launch's first argument is a tensor."""
     if function is None:
         return partial(jit, **options)
     kernel = _NotInstalled() if triton is None else triton.jit(function, **options)
@@ -47,10 +48,13 @@ def jit(function: Any = None, **options: Any) -> Any:
 
 
 def block_size(width: int) -> int:
-    """The power of two that holds a row of `width` elements."""
+    """Return the smallest power of two that holds a row of `width` elements."""
     return 1 << (width - 1).bit_length()
 
 
 def samples_per_program(num_samples: int, width: int) -> int:
-    """1; in the interpreter, which is slow by programs and not by elements, as many rows of `width` as fill a tile."""
+    """Return the number of samples, rows of `width`, that a program of a mask kernel handles.
+
+    One on a GPU. The interpreter's time goes by programs, not by elements, so there as many as fill a large tile.
+    """
     return max(1, min(block_size(max(1, num_samples)), INTERPRETED_ELEMENTS // width)) if IS_INTERPRETED else 1

@@ -1,9 +1,9 @@
-"""The first few candidates in a random order of each sample: a draw without replacement.
+"""A draw without replacement per sample: the first few candidates in a random order.
 
-The order is that of (random word, place): distinct keys, so that it is unique, and so that a kernel need not sort: it
-finds the greatest key that is chosen, bit by bit.
+The order is that of the keys (random word, position). Keys are distinct, so the order is unique, and a kernel need not
+sort: it finds the largest chosen key bit by bit.
 
-Shapes: B samples, S places.
+Shapes: B samples, S positions.
 """
 
 import numpy as np
@@ -13,17 +13,18 @@ from torch import Tensor
 from model.kernels.language import jit, tl
 from model.philox import Stream, random_words
 
-PLACE_BITS = 12
-"""Of a key in a kernel: room for 4,096 places."""
-MAX_PLACES = 1 << PLACE_BITS
-_PLACE_BITS = tl.constexpr(PLACE_BITS)
+POSITION_BITS = 12
+"""Low bits of a key in a kernel, which hold the position: 4,096 of them."""
+MAX_POSITIONS = 1 << POSITION_BITS
+_POSITION_BITS = tl.constexpr(POSITION_BITS)
 
 
 def random_choice_reference(seed: int, stream: Stream, sample_ids: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
-    """The definition. candidates: (B, S) bool; count: (B,), at most the candidates. Returns (B, S), True = chosen."""
-    places = torch.arange(candidates.shape[1], device=candidates.device)
-    words = random_words(seed, stream, sample_ids[:, None], places)[0]
-    keys = torch.where(candidates, words, 1 << 32) * candidates.shape[1] + places  # what is no candidate comes last
+    """Return (B, S), True = chosen: the definition. candidates: (B, S) bool; count: (B,), at most the number of
+    them."""
+    positions = torch.arange(candidates.shape[1], device=candidates.device)
+    words = random_words(seed, stream, sample_ids[:, None], positions)[0]
+    keys = torch.where(candidates, words, 1 << 32) * candidates.shape[1] + positions  # others than candidates come last
     is_on_cpu = keys.device.type == "cpu"  # where numpy sorts ten times as fast as torch
     ranked = torch.from_numpy(np.sort(keys.numpy(), axis=1)) if is_on_cpu else keys.sort(dim=1).values
     last = ranked.gather(1, (count[:, None] - 1).clamp(min=0))
@@ -31,12 +32,13 @@ def random_choice_reference(seed: int, stream: Stream, sample_ids: Tensor, candi
 
 
 @jit
-def random_choice(words, places, candidates, count):
-    """words: (B, S) uint32; places: (1, S); candidates: (B, S); count: (B,). Returns (B, S), True = chosen."""
-    keys = (words.to(tl.int64) << _PLACE_BITS) | places
+def random_choice(words, positions, candidates, count):
+    """Return (B, S), True = chosen. words: (B, S) uint32; positions: (1, S); candidates: (B, S); count: (B,)."""
+    keys = (words.to(tl.int64) << _POSITION_BITS) | positions
+    # binary search for the key of rank `count`: a bit stays set if fewer than `count` candidates lie below it
     last = count.to(tl.int64) * 0
-    for step in range(32 + _PLACE_BITS):
-        higher = last + (tl.full([1], 1, tl.int64) << (31 + _PLACE_BITS - step))
+    for step in range(32 + _POSITION_BITS):
+        higher = last + (tl.full([1], 1, tl.int64) << (31 + _POSITION_BITS - step))
         num_below = tl.sum((candidates & (keys < higher[:, None])).to(tl.int32), 1)
         last = tl.where(num_below < count, higher, last)
     return candidates & (keys <= last[:, None]) & (count > 0)[:, None]

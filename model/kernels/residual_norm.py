@@ -1,9 +1,10 @@
-"""A branch joins the residual stream, and the next norm's output is made in the same pass.
+"""Addition of a branch to the residual stream, and the norm of the sum, in one pass over memory.
 
-    s = x + scale * (branch + bias[e])          the residual stream; scale: stochastic depth, per row
-    y = LayerNorm(s) * weight[f] + norm_bias[f]     what the next branch works on
+    s = x + scale * (branch + bias[e])              the residual stream; scale: stochastic depth, per row
+    y = LayerNorm(s) * weight[f] + norm_bias[f]     the input of the next branch
 
-The experts e of the branch's bias and f of the norm may differ. Bytes, for N rows of D in bfloat16:
+The experts e of the branch's bias and f of the norm may differ: attention can be shared where the feed-forward network
+is not, and the other way round. Bytes, for N rows of D in bfloat16:
 
 | | forward | backward |
 | --- | --- | --- |
@@ -11,7 +12,7 @@ The experts e of the branch's bias and f of the norm may differ. Bytes, for N ro
 | eager | 22 N D, with stochastic depth 38 N D | 26 N D, with stochastic depth 52 N D |
 | torch.compile | 16 N D | 26 N D, with stochastic depth 30 N D |
 
-With stochastic depth our backward writes dbranch too, 2 N D more; without, dbranch is dx.
+With stochastic depth our backward also writes dbranch, 2 N D more; without it, dbranch is dx.
 Counted by tests/benchmarks/bench_kernels.py for two experts, operation by operation, and for torch.compile as Inductor
 counts its own kernels on a CPU.
 """
@@ -22,47 +23,32 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model.expert_rows import ExpertRows
 from model.kernels.backend import Backend
 from model.kernels.compiled import compiled
 from model.kernels.expert_norm import NORM_EPS, expert_norm, expert_norm_reference
-from model.kernels.expert_rows import (
+from model.kernels.language import block_size, jit, tl
+from model.kernels.row_programs import (
     FORWARD_ROWS,
     UNSPECIALIZED,
-    ExpertRows,
+    backward_rows,
+    expert_code,
     expert_of,
+    num_programs,
     num_warps,
     program_rows,
+    row_arguments,
     sum_by_expert,
 )
-from model.kernels.language import block_size, jit, tl
-
-
-class Branch(NamedTuple):
-    """What an attention or an expert gives, before it joins the residual stream."""
-
-    output: Tensor
-    """(N, D), without bias."""
-    bias: Tensor
-    """(E, D) of each expert."""
-    scale: Tensor | None
-    """(N,) float32 factors of stochastic depth; None: 1."""
-
-
-def residual_reference(x: Tensor, branch: Branch, bias_rows: ExpertRows) -> Tensor:
-    """x + scale * (branch + bias), (N, D)."""
-    parts = [part + branch.bias[e] for e, part in enumerate(bias_rows.split(branch.output))]
-    total = parts[0] if len(parts) == 1 else torch.cat(parts)
-    if branch.scale is not None:
-        total = branch.scale[:, None] * total
-    return (x + total).to(x.dtype)
+from model.residual import Branch, add_branch
 
 
 def residual_norm_reference(
-    x: Tensor, branch: Branch, bias_rows: ExpertRows, weight: Tensor, norm_bias: Tensor, norm_rows: ExpertRows
+    x: Tensor, branch: Branch, weight: Tensor, norm_bias: Tensor, rows: ExpertRows
 ) -> tuple[Tensor, Tensor]:
-    """The definition. Shapes as in `residual_norm`."""
-    stream = residual_reference(x, branch, bias_rows)
-    return stream, expert_norm_reference(stream, weight, norm_bias, norm_rows)
+    """Return stream and norm: the definition. Shapes as in `residual_norm`."""
+    stream = add_branch(x, branch)
+    return stream, expert_norm_reference(stream, weight, norm_bias, rows)
 
 
 @jit(do_not_specialize=UNSPECIALIZED, do_not_specialize_on_alignment=["scale_ptr"])
@@ -83,6 +69,7 @@ def _residual_norm_forward(
         branch = tl.load(branch_ptr + row * D + columns, mask=mask, other=0.0).to(tl.float32) + bias
         if HAS_SCALE:
             branch *= tl.load(scale_ptr + row)
+        # the norm is of the sum as it is stored, since backward will read that
         rounded = (x + branch).to(stream_ptr.dtype.element_ty)
         tl.store(stream_ptr + row * D + columns, rounded, mask=mask)
         stream = rounded.to(tl.float32)
@@ -123,10 +110,13 @@ def _residual_norm_backward(
         projection = normed * (tl.sum(weighted * normed, 0) / D) + tl.sum(weighted, 0) / D
         dx = dstream + (weighted - projection) * rstd
         tl.store(dx_ptr + offsets, dx, mask=mask)
-        if EMIT_Y:  # y_ptr may be dy_ptr: all threads have read the row before its sums
+        # y_ptr may be dy_ptr, which saves a matrix of memory: the row of dy is in registers by now, as the sums above
+        # needed all of it, and no other program reads it
+        if EMIT_Y:
             tl.store(y_ptr + offsets, normed * weight + norm_bias, mask=mask)
         weight_sum += dy * normed
         norm_bias_sum += dy
+        # without a scale the branch's gradient is dx itself, which is written already
         if HAS_SCALE:
             dx *= tl.load(scale_ptr + row)
             tl.store(dbranch_ptr + offsets, dx, mask=mask)
@@ -138,35 +128,37 @@ def _residual_norm_backward(
 
 
 class NormStatistics(NamedTuple):
-    """Of each row, (N,) float32."""
+    """Mean and reciprocal standard deviation of each row, (N,) float32."""
 
     mean: Tensor
     rstd: Tensor
 
 
 def launch_forward(
-    x: Tensor, branch: Branch, bias_rows: ExpertRows, weight: Tensor, norm_bias: Tensor, norm_rows: ExpertRows
+    x: Tensor, branch: Branch, weight: Tensor, norm_bias: Tensor, rows: ExpertRows
 ) -> tuple[Tensor, Tensor, NormStatistics]:
-    """The residual stream, the norm's output, and what the backward needs."""
-    assert bias_rows.ends == norm_rows.ends
+    """Return the residual stream, its norm, and the statistics for backward."""
+    assert branch.rows.ends == rows.ends
     for tensor in (x, branch.output, branch.bias, weight, norm_bias):
         assert tensor.is_contiguous()
     assert branch.scale is None or (branch.scale.is_contiguous() and branch.scale.dtype == torch.float32)
     stream, y = torch.empty_like(x), torch.empty_like(x)
     mean = torch.empty(len(x), dtype=torch.float32, device=x.device)
     rstd = torch.empty_like(mean)
-    programs, width = sum(norm_rows.programs(FORWARD_ROWS)), x.shape[1]
+    programs, width = sum(num_programs(rows, FORWARD_ROWS)), x.shape[1]
     if programs:
         _residual_norm_forward[(programs,)](
             x, branch.output, mean if branch.scale is None else branch.scale, branch.bias, weight, norm_bias,
             stream, y, mean, rstd,
-            *norm_rows.arguments(FORWARD_ROWS), bias_rows.expert_code(), norm_rows.expert_code(), NORM_EPS,
+            *row_arguments(rows, FORWARD_ROWS), expert_code(branch.rows), expert_code(rows), NORM_EPS,
             D=width, BLOCK=block_size(width), HAS_SCALE=branch.scale is not None, num_warps=num_warps(width),
         )  # fmt: skip
     return stream, y, NormStatistics(mean, rstd)
 
 
 class BackwardResult(NamedTuple):
+    """Gradients of the arguments of `residual_norm`."""
+
     dx: Tensor
     dbranch: Tensor
     dbias: Tensor
@@ -181,17 +173,17 @@ def launch_backward(
     weight: Tensor,
     norm_bias: Tensor,
     bias_rows: ExpertRows,
-    norm_rows: ExpertRows,
+    rows: ExpertRows,
     dstream: Tensor,
     dy: Tensor,
     *,
     emit_y: bool,
 ) -> BackwardResult:
-    """emit_y: put the norm's output, made again, in the place of dy."""
+    """Return the gradients. emit_y: overwrite dy with the norm's output, recomputed."""
     dstream = dstream.contiguous()
     assert dy.is_contiguous()
-    rows_per_program, width = norm_rows.backward_rows(), stream.shape[1]
-    programs = norm_rows.programs(rows_per_program)
+    rows_per_program, width = backward_rows(rows), stream.shape[1]
+    programs = num_programs(rows, rows_per_program)
     dx = torch.empty_like(stream)
     dbranch = dx if scale is None else torch.empty_like(stream)
     partial = torch.empty(sum(programs), 3, width, dtype=torch.float32, device=stream.device)
@@ -199,11 +191,12 @@ def launch_backward(
         _residual_norm_backward[(len(partial),)](
             stream, statistics.mean if scale is None else scale, weight, norm_bias, *statistics, dstream, dy,
             dx, dbranch, dy, partial,
-            *norm_rows.arguments(rows_per_program), norm_rows.expert_code(),
+            *row_arguments(rows, rows_per_program), expert_code(rows),
             D=width, BLOCK=block_size(width), HAS_SCALE=scale is not None, EMIT_Y=emit_y, num_warps=num_warps(width),
         )  # fmt: skip
+    # one matrix of partial sums, but two sets of experts: those of the norm and those of the branch's bias
     dweight, dnorm_bias = sum_by_expert(partial[:, :2], programs).to(weight.dtype).unbind(1)
-    dbias = sum_by_expert(partial[:, 2:], bias_rows.programs(rows_per_program)).to(weight.dtype)
+    dbias = sum_by_expert(partial[:, 2:], num_programs(bias_rows, rows_per_program)).to(weight.dtype)
     return BackwardResult(dx, dbranch, dbias[:, 0], dweight, dnorm_bias)
 
 
@@ -214,16 +207,16 @@ class _ResidualNorm(torch.autograd.Function):
         x: Tensor,
         output: Tensor,
         bias: Tensor,
-        scale: Tensor | None,
         bias_rows: ExpertRows,
+        scale: Tensor | None,
         weight: Tensor,
         norm_bias: Tensor,
-        norm_rows: ExpertRows,
+        rows: ExpertRows,
     ) -> tuple[Tensor, Tensor]:
-        branch = Branch(output, bias, scale)
-        stream, y, statistics = launch_forward(x, branch, bias_rows, weight, norm_bias, norm_rows)
+        branch = Branch(output, bias, bias_rows, scale)
+        stream, y, statistics = launch_forward(x, branch, weight, norm_bias, rows)
         ctx.save_for_backward(stream, *statistics, scale, weight, norm_bias)
-        ctx.rows = bias_rows, norm_rows
+        ctx.rows = bias_rows, rows
         return stream, y
 
     @staticmethod
@@ -231,30 +224,24 @@ class _ResidualNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         stream, mean, rstd, scale, weight, norm_bias = ctx.saved_tensors
         dstream, dy = grads
-        bias_rows, norm_rows = ctx.rows
+        bias_rows, rows = ctx.rows
         result = launch_backward(
-            stream, NormStatistics(mean, rstd), scale, weight, norm_bias, bias_rows, norm_rows,
+            stream, NormStatistics(mean, rstd), scale, weight, norm_bias, bias_rows, rows,
             dstream, dy.contiguous(), emit_y=False,
         )  # fmt: skip
         return result.dx, result.dbranch, result.dbias, None, None, result.dweight, result.dnorm_bias, None
 
 
 def residual_norm(
-    x: Tensor,
-    branch: Branch,
-    bias_rows: ExpertRows,
-    weight: Tensor,
-    norm_bias: Tensor,
-    norm_rows: ExpertRows,
-    backend: Backend,
+    x: Tensor, branch: Branch, weight: Tensor, norm_bias: Tensor, rows: ExpertRows, backend: Backend
 ) -> tuple[Tensor, Tensor]:
-    """x: (N, D), the residual stream; bias_rows: experts of the branch's bias; weight, norm_bias: (E, D) of the norm.
+    """Return the new residual stream and its norm, both (N, D) in the dtype of x.
 
-    Returns the new residual stream and the norm's output, both (N, D) in the dtype of x.
+    x: (N, D), the residual stream; weight, norm_bias: (E, D) of the norm, whose experts have these rows.
     """
     if backend == "triton":
-        return _ResidualNorm.apply(x, *branch, bias_rows, weight, norm_bias, norm_rows)
+        return _ResidualNorm.apply(x, *branch, weight, norm_bias, rows)
     if backend == "compile":
-        return compiled(residual_norm_reference)(x, branch, bias_rows, weight, norm_bias, norm_rows)
-    stream = residual_reference(x, branch, bias_rows)
-    return stream, expert_norm(stream, weight, norm_bias, norm_rows, backend)
+        return compiled(residual_norm_reference)(x, branch, weight, norm_bias, rows)
+    stream = add_branch(x, branch)
+    return stream, expert_norm(stream, weight, norm_bias, rows, backend)

@@ -1,21 +1,21 @@
 """A row of any width in a program's registers, as a tuple of equal tiles.
 
-Triton's tiles are powers of two: a row of 6144 in one tile of 8192 would take a third more registers and instructions
-than three tiles of 2048, more than a program has where it also sums gradients. Widths of BEiT-3's experts are 3 * 2^k
-or 2^k.
+Triton's tiles are powers of two. A row of 6144 in one tile of 8192 would take a third more registers and instructions
+than three tiles of 2048, and spill in backward, which also holds sums of gradients. The widths of BEiT-3's experts are
+3 * 2^k or 2^k.
 """
 
 from model.kernels.language import block_size, jit, tl
 
 
 def row_tiles(width: int) -> tuple[int, int]:
-    """How many tiles hold a row, 1 or 3, and the size of each: as little padding as can be."""
+    """Return the number of tiles of a row, 1 or 3, and the size of each, with the least padding."""
     return min([(1, block_size(width)), (3, block_size(-(-width // 3)))], key=lambda tiles: tiles[0] * tiles[1])
 
 
 @jit
 def load_row(pointer, columns, WIDTH: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr):
-    """TILES float32 tiles of a row; columns: 0 .. TILE - 1. What lies past the row is 0."""
+    """Return TILES float32 tiles of a row, 0 past its end; columns: 0 .. TILE - 1."""
     row = ()
     for i in tl.static_range(TILES):
         values = tl.load(pointer + i * TILE + columns, mask=i * TILE + columns < WIDTH, other=0.0)
@@ -47,7 +47,7 @@ def add_rows(a, b, TILES: tl.constexpr):
 
 @jit
 def sum_row(row, TILES: tl.constexpr):
-    """The sum of all elements: tiles are added first, so that threads meet once."""
+    """Return the sum of all elements. Tiles are added first, so that threads reduce once instead of once per tile."""
     total = row[0]
     for i in tl.static_range(TILES - 1):
         total += row[i + 1]

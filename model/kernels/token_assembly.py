@@ -1,12 +1,12 @@
 """The packed rows from their pieces: patches, class and mask token, words and positions, each row written once.
 
     images[b, 0]     = class token + positions[0]
-    images[b, v]     = (mask token where image_mask[b, v - 1], else patches[b, v - 1]) + positions[v]
-    words[r]         = words[r] + text positions[place of r in its text]
+    images[b, v]     = (mask token if image_mask[b, v - 1] else patches[b, v - 1]) + positions[v]
+    words[r]         = words[r] + text positions[position of r in its text]
 
-Words come as rows, not as table and ids: ZeRO-3 then need not keep the table of 64,010 words gathered beyond the call
-of nn.Embedding, and the table's gradient stays torch's. Bytes, for N rows of D in bfloat16 (hidden patches, which ours
-does not read, are not taken off):
+Words come as rows, not as table and ids: ZeRO-3 then need not keep the table of 64,010 words gathered after the call of
+nn.Embedding, and its gradient is torch's. Bytes, for N rows of D in bfloat16 (masked patches count, although ours does
+not read them):
 
 | | forward | backward |
 | --- | --- | --- |
@@ -15,13 +15,13 @@ does not read, are not taken off):
 | torch.compile | 7 N D | 14 N D |
 
 The gradient of words is dy itself. Counted by tests/benchmarks/bench_kernels.py for two experts, operation by
-operation, and for torch.compile as Inductor counts its own kernels on a CPU. Eager hides patches, puts the class token
-before them, adds positions and joins the kinds, each with a read and a write of all. torch.compile adds up gradients of
-words' positions by atomics, other bits in every run; so `kernels` compile leaves those to eager torch.
-Every piece has a gradient in every step, zeros where nothing used it.
+operation, and for torch.compile as Inductor counts its own kernels on a CPU. Eager masks patches, puts the class token
+before them, adds positions and joins the kinds, each with a read and a write of everything. torch.compile sums the
+gradients of the words' positions by atomics, with other bits in every run, so `kernels` compile leaves those to eager.
+Every piece has a gradient in every step, zeros if nothing used it: ZeRO-3 needs that (see model/experts.py).
 
-A program owns one position and some columns, and goes through the samples: it reads the position once, and sums its
-gradient in a fixed order, without atomics. The mask token's gradient is then the sum over V - 1 rows of floats.
+A program owns one position and some columns, and loops over the samples: it reads the position embedding once, and sums
+its gradient in a fixed order without atomics. The mask token's gradient is then the sum of V - 1 rows of floats.
 
 Shapes: B images; V image tokens; R words of T captions and texts, the longest of L words; N packed rows, D dim.
 """
@@ -38,11 +38,11 @@ from model.kernels.compiled import compiled
 from model.kernels.language import jit, tl
 
 SAMPLES, COLUMNS = 8, 128
-"""What a program handles at a time."""
+"""Size of the tile that a program handles at a time."""
 
 
 class ImagePieces(NamedTuple):
-    """What images are made of. A tuple, because ZeRO-3's hooks look for tensors in tuples only."""
+    """The pieces of images. A tuple, because ZeRO-3's hooks look for tensors in tuples only."""
 
     patches: Tensor
     """(B, V - 1, D)"""
@@ -55,7 +55,7 @@ class ImagePieces(NamedTuple):
 
 
 class TextPieces(NamedTuple):
-    """What captions and texts are made of."""
+    """The pieces of captions and texts."""
 
     words: Tensor
     """(R, D), captions first."""
@@ -63,37 +63,39 @@ class TextPieces(NamedTuple):
     """(L, D)"""
 
 
-def token_assembly_reference(images: ImagePieces, texts: TextPieces, image_mask: Tensor, word_places: Tensor) -> Tensor:
-    """The definition. Shapes as in `assemble_tokens`."""
-    return _joined(images, texts.words, embedding(word_places, texts.positions), image_mask)
+def token_assembly_reference(
+    images: ImagePieces, texts: TextPieces, image_mask: Tensor, word_positions: Tensor
+) -> Tensor:
+    """Return the rows: the definition. Shapes as in `assemble_tokens`."""
+    return _joined(images, texts.words, embedding(word_positions, texts.positions), image_mask)
 
 
-def _joined(images: ImagePieces, words: Tensor, word_positions: Tensor, image_mask: Tensor) -> Tensor:
-    # torch.where keeps the mask token in the graph of every step, also when nothing is masked (ZeRO-3 needs it)
+def _joined(images: ImagePieces, words: Tensor, position_embeddings: Tensor, image_mask: Tensor) -> Tensor:
+    # torch.where keeps the mask token in the graph of every step, even if nothing is masked: ZeRO-3 needs its gradient
     patches = torch.where(image_mask[..., None], images.mask_token, images.patches)
     tokens = torch.cat([images.cls_token.expand(len(patches), 1, -1), patches], dim=1) + images.positions
-    return torch.cat([tokens.flatten(0, 1), words + word_positions])
+    return torch.cat([tokens.flatten(0, 1), words + position_embeddings])
 
 
 @jit
 def _image_rows(start, position, mask_ptr, num_images, num_tokens, SAMPLES: tl.constexpr):
-    """Of some samples at a position: whether they exist and are patches, their rows among all and among the patches,
-    and whether class or mask token stands there."""
+    """Return, for a tile of samples at one position: whether they exist, whether they are patches, their rows among all
+    and among the patches, and whether the class or mask token replaces the patch."""
     samples = (start + tl.arange(0, SAMPLES)).to(tl.int64)
     exists = samples < num_images
     rows = samples * num_tokens + position
     is_patch = exists & (rows > samples * num_tokens)
     patch_rows = rows - samples - 1
-    is_hidden = tl.load(mask_ptr + patch_rows, mask=is_patch, other=1) != 0
-    return exists, is_patch, rows, patch_rows, is_hidden
+    is_token = tl.load(mask_ptr + patch_rows, mask=is_patch, other=1) != 0
+    return exists, is_patch, rows, patch_rows, is_token
 
 
 @jit
-def _text_rows(start, position, begins_ptr, num_texts, SAMPLES: tl.constexpr):
-    """Of some texts at a position: whether they are so long, and their rows among the words."""
+def _text_rows(start, position, cu_seqlens_ptr, num_texts, SAMPLES: tl.constexpr):
+    """Return, for a tile of texts at one position: whether they are long enough, and their rows among the words."""
     samples = start + tl.arange(0, SAMPLES)
-    first = tl.load(begins_ptr + samples, mask=samples < num_texts, other=0)
-    end = tl.load(begins_ptr + samples + 1, mask=samples < num_texts, other=0)
+    first = tl.load(cu_seqlens_ptr + samples, mask=samples < num_texts, other=0)
+    end = tl.load(cu_seqlens_ptr + samples + 1, mask=samples < num_texts, other=0)
     return position < end - first, (first + position).to(tl.int64)
 
 
@@ -109,12 +111,12 @@ def _image_tokens_forward(
     token_ptr = cls_token_ptr if position == 0 else mask_token_ptr
     token = tl.load(token_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     for start in range(0, num_images, SAMPLES):
-        exists, is_patch, rows, patch_rows, is_hidden = _image_rows(
+        exists, is_patch, rows, patch_rows, is_token = _image_rows(
             start, position, mask_ptr, num_images, num_tokens, SAMPLES
         )
-        seen = (is_patch & (is_hidden == 0))[:, None] & inside[None, :]
+        seen = (is_patch & (is_token == 0))[:, None] & inside[None, :]
         patches = tl.load(patches_ptr + patch_rows[:, None] * D + columns[None, :], mask=seen, other=0.0)
-        tokens = tl.where(is_hidden[:, None], token[None, :], patches.to(tl.float32))
+        tokens = tl.where(is_token[:, None], token[None, :], patches.to(tl.float32))
         tl.store(
             out_ptr + rows[:, None] * D + columns[None, :], tokens + added[None, :],
             mask=exists[:, None] & inside[None, :],
@@ -132,12 +134,12 @@ def _image_tokens_backward(
     position_sum = tl.zeros([SAMPLES, COLUMNS], tl.float32)
     token_sum = tl.zeros([SAMPLES, COLUMNS], tl.float32)
     for start in range(0, num_images, SAMPLES):
-        exists, is_patch, rows, patch_rows, is_hidden = _image_rows(
+        exists, is_patch, rows, patch_rows, is_token = _image_rows(
             start, position, mask_ptr, num_images, num_tokens, SAMPLES
         )
         used = exists[:, None] & inside[None, :]
         dy = tl.load(dy_ptr + rows[:, None] * D + columns[None, :], mask=used, other=0.0).to(tl.float32)
-        dtoken = tl.where(is_hidden[:, None], dy, 0.0)
+        dtoken = tl.where(is_token[:, None], dy, 0.0)
         tl.store(
             dpatches_ptr + patch_rows[:, None] * D + columns[None, :], dy - dtoken,
             mask=is_patch[:, None] & inside[None, :],
@@ -150,7 +152,7 @@ def _image_tokens_backward(
 
 @jit(do_not_specialize=["num_texts"])
 def _text_tokens_forward(
-    words_ptr, begins_ptr, positions_ptr, out_ptr, num_texts,
+    words_ptr, cu_seqlens_ptr, positions_ptr, out_ptr, num_texts,
     D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     position = tl.program_id(0)
@@ -158,7 +160,7 @@ def _text_tokens_forward(
     inside = columns < D
     added = tl.load(positions_ptr + position * D + columns, mask=inside, other=0.0).to(tl.float32)
     for start in range(0, num_texts, SAMPLES):
-        exists, rows = _text_rows(start, position, begins_ptr, num_texts, SAMPLES)
+        exists, rows = _text_rows(start, position, cu_seqlens_ptr, num_texts, SAMPLES)
         offsets = rows[:, None] * D + columns[None, :]
         used = exists[:, None] & inside[None, :]
         words = tl.load(words_ptr + offsets, mask=used, other=0.0).to(tl.float32)
@@ -167,14 +169,14 @@ def _text_tokens_forward(
 
 @jit(do_not_specialize=["num_texts"])
 def _text_positions_backward(
-    dy_ptr, begins_ptr, dpositions_ptr, num_texts, D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr
+    dy_ptr, cu_seqlens_ptr, dpositions_ptr, num_texts, D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
     position = tl.program_id(0)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < D
     position_sum = tl.zeros([SAMPLES, COLUMNS], tl.float32)
     for start in range(0, num_texts, SAMPLES):
-        exists, rows = _text_rows(start, position, begins_ptr, num_texts, SAMPLES)
+        exists, rows = _text_rows(start, position, cu_seqlens_ptr, num_texts, SAMPLES)
         used = exists[:, None] & inside[None, :]
         position_sum += tl.load(dy_ptr + rows[:, None] * D + columns[None, :], mask=used, other=0.0).to(tl.float32)
     tl.store(dpositions_ptr + position * D + columns, tl.sum(position_sum, 0), mask=inside)
@@ -184,9 +186,9 @@ class _TokenAssembly(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, patches: Tensor, cls_token: Tensor, mask_token: Tensor, image_positions: Tensor, words: Tensor,
-        text_positions: Tensor, image_mask: Tensor, text_begins: Tensor,
+        text_positions: Tensor, image_mask: Tensor, cu_seqlens: Tensor,
     ) -> Tensor:  # fmt: skip
-        assert words.dtype == patches.dtype and text_begins.dtype == torch.int32
+        assert words.dtype == patches.dtype and cu_seqlens.dtype == torch.int32
         image_mask = image_mask.contiguous().view(torch.uint8)
         num_image_rows = len(patches) * len(image_positions)
         out = patches.new_empty(num_image_rows + len(words), patches.shape[-1])
@@ -198,9 +200,9 @@ class _TokenAssembly(torch.autograd.Function):
         )  # fmt: skip
         _launch(
             _text_tokens_forward, len(text_positions), out.shape[1],
-            words.contiguous(), text_begins, text_positions.contiguous(), texts, len(text_begins) - 1,
+            words.contiguous(), cu_seqlens, text_positions.contiguous(), texts, len(cu_seqlens) - 1,
         )  # fmt: skip
-        ctx.save_for_backward(image_mask, text_begins)
+        ctx.save_for_backward(image_mask, cu_seqlens)
         ctx.num_text_positions = len(text_positions)
         ctx.dtypes = [piece.dtype for piece in (cls_token, mask_token, image_positions, text_positions)]
         return out
@@ -208,14 +210,14 @@ class _TokenAssembly(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        image_mask, text_begins = ctx.saved_tensors
+        image_mask, cu_seqlens = ctx.saved_tensors
         dy = grads[0].contiguous()
         dim = dy.shape[1]
         num_images, num_patches = image_mask.shape
         num_positions, num_image_rows = num_patches + 1, num_images * (num_patches + 1)
         dwords = dy[num_image_rows:]
         dpatches = dy.new_empty(num_images, num_patches, dim)
-        dtokens = dy.new_empty(num_positions, dim, dtype=torch.float32)  # the class token's, then the mask token's
+        dtokens = dy.new_empty(num_positions, dim, dtype=torch.float32)  # of the class token, then of the mask token
         cls_type, mask_type, image_type, text_type = ctx.dtypes
         dimage_positions = dy.new_empty(num_positions, dim, dtype=image_type)
         dtext_positions = dy.new_empty(ctx.num_text_positions, dim, dtype=text_type)
@@ -225,8 +227,9 @@ class _TokenAssembly(torch.autograd.Function):
         )  # fmt: skip
         _launch(
             _text_positions_backward, ctx.num_text_positions, dim,
-            dwords, text_begins, dtext_positions, len(text_begins) - 1,
+            dwords, cu_seqlens, dtext_positions, len(cu_seqlens) - 1,
         )  # fmt: skip
+        # the mask token stands at every position but the first: each program wrote the sum at its position
         dcls, dmask = dtokens[0].to(cls_type), dtokens[1:].sum(0).to(mask_type)
         return dpatches, dcls, dmask, dimage_positions, dwords, dtext_positions, None, None
 
@@ -241,18 +244,19 @@ def assemble_tokens(
     images: ImagePieces,
     texts: TextPieces,
     image_mask: Tensor,
-    word_places: Tensor,
-    text_begins: Tensor,
+    word_positions: Tensor,
+    cu_seqlens: Tensor,
     backend: Backend,
 ) -> Tensor:
-    """image_mask: (B, V - 1) bool, True = hidden; word_places: (R,) int64 place of each word in its text; text_begins:
-    (T + 1,) int32 the word at which each text begins, and their number: two ways to say the same.
+    """Return the packed rows (N, D): images, then words.
 
-    Returns (N, D): images, then words.
+    image_mask: (B, V - 1) bool, True = masked. The lengths of the texts come in two forms, since the reference looks
+    positions up and the kernels loop over texts: word_positions, (R,) int64, each word's position in its text, and
+    cu_seqlens, (T + 1,) int32 cumulative lengths.
     """
     if backend == "triton":
-        return _TokenAssembly.apply(*images, *texts, image_mask, text_begins)
+        return _TokenAssembly.apply(*images, *texts, image_mask, cu_seqlens)
     if backend == "compile":
-        # words' positions are looked up outside, see above
-        return compiled(_joined)(images, texts.words, embedding(word_places, texts.positions), image_mask)
-    return token_assembly_reference(images, texts, image_mask, word_places)
+        # the words' positions are looked up outside of the compiled function, see above
+        return compiled(_joined)(images, texts.words, embedding(word_positions, texts.positions), image_mask)
+    return token_assembly_reference(images, texts, image_mask, word_positions)

@@ -1,4 +1,4 @@
-"""RECIPE [overrides] from the command line, with every mistake told once in one sentence."""
+"""Command lines of the form RECIPE [overrides], with every mistake reported once, in one sentence."""
 
 import os
 import re
@@ -25,10 +25,10 @@ Options = TypeVar("Options")
 def parse_recipe(
     recipes: dict[str, Callable[[], ConfigT]], module: str, arguments: list[str] | None = None, own_options: str = ""
 ) -> ConfigT:
-    """The recipe that the first argument names, with the overrides that follow it (--optimizer.peak-lr 1e-4).
+    """Return the recipe that the first argument names, with the overrides after it (--optimizer.peak-lr 1e-4) applied.
 
-    arguments: None: the process's; own_options: help on what the module has taken of them already. Ends the process, on
-    every rank, with help or with a sentence that says what is wrong.
+    arguments: None for those of the process; own_options: help on the options that the module has parsed already. Ends
+    the process, on every rank, after printing help or a sentence about the mistake.
     """
     if arguments is None:
         arguments = [a for a in sys.argv[1:] if not re.match(r"--local[_-]rank=", a)]  # the DeepSpeed launcher's
@@ -68,7 +68,10 @@ def run_recipe_command(
 def parse_recipe_and_options(
     recipes: dict[str, Callable[[], ConfigT]], kind: type[Options], module: str, default_recipe: str | None = None
 ) -> tuple[ConfigT, Options]:
-    """The same with options of the module's own, which stand anywhere. default_recipe: if none is named."""
+    """Return the recipe and the module's own options, which may stand anywhere in the command line.
+
+    default_recipe: recipe if none is named. Ends the process as `parse_recipe` does.
+    """
     try:
         options, arguments = parse_first_options(kind, [a for a in sys.argv[1:] if a not in HELP], module)
     except ValueError as error:
@@ -81,7 +84,7 @@ def parse_recipe_and_options(
 
 
 def _list(recipes: dict[str, Callable[[], ConfigT]]) -> str:
-    """Each recipe with the first line of its docstring."""
+    """Return a line per recipe, with the first line of its docstring."""
     width = max(map(len, recipes))
     return "\n".join(f"{name:{width}} {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in recipes.items())
 

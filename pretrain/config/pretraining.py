@@ -10,8 +10,9 @@ from annotated_types import Interval
 from data_pipeline.loading.config import SamplesPerStep
 from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
-from model.config import KEEP_EVERYTHING, OBJECTIVES, Checkpointing, KernelChoice
+from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice
 from model.flops import StepSize
+from model.objective import OBJECTIVES, num_masked
 from pretrain.config.run_config import EncoderRunConfig
 
 BlockSize = Annotated[int, Interval(ge=1, le=65_536)]
@@ -51,7 +52,7 @@ class ObjectiveConfig:
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
-        """The weights in the order of model.config.OBJECTIVES."""
+        """The weights in the order of model.objective.OBJECTIVES."""
         return self.mim_weight, self.mlm_weight, self.mvlm_image_weight, self.mvlm_text_weight
 
 
@@ -140,15 +141,13 @@ class PretrainConfig(EncoderRunConfig):
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """Those of model.config.OBJECTIVES that the run has samples for."""
+        """Those of model.objective.OBJECTIVES that the run has samples for."""
         num_masked_pairs = self.pairs_per_step if self.objective.whole_image_share < 1 else 0
         counts = (self.images_per_step, self.texts_per_step, num_masked_pairs, self.pairs_per_step)
         return tuple(name for name, count in zip(OBJECTIVES, counts, strict=True) if count)
 
     def step_size(self, num_images: int, caption_lengths: Sequence[int], text_lengths: Sequence[int]) -> StepSize:
         """Return the size of a step; num_images: image-only samples; lengths in tokens, of one caption per pair."""
-        from model.kernels.text_masks import num_masked  # here, as in RunConfig.dtype: it needs torch
-
         objective = self.objective
         captions = num_masked(caption_lengths, objective.caption_mask_ratio)
         texts = num_masked(text_lengths, objective.text_mask_ratio)

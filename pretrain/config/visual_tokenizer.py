@@ -1,4 +1,4 @@
-"""Everything that defines the training of a visual tokenizer."""
+"""Settings of the training of a visual tokenizer."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,19 +15,19 @@ from pretrain.config.run_config import OptimizerConfig, RunConfig
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Whose features the tokenizer reconstructs."""
+    """Teacher whose features the tokenizer reconstructs."""
 
     name: str = "pixels"
-    """pixels: those of each patch; needs nothing. timm:MODEL, such as timm:vit_base_patch16_224.dino: patch tokens
+    """pixels: pixels of each patch; needs no weights. timm:MODEL, such as timm:vit_base_patch16_224.dino: patch tokens
     after the final norm, or a convnet's last map. open_clip:MODEL, such as open_clip:ViT-B-16-quickgelu: projected
     patch tokens; OpenAI's weights need a model with -quickgelu. torchscript: a saved module, pixels in [0, 1] to
-    (B, G * G, E) or a map (B, E, G, G); it is code, which runs when it is loaded: take it from those whom you trust.
-    package.module.function, which is code too: called with `weights`, gives such a function or module."""
+    (B, G * G, E) or a map (B, E, G, G); it is code, which runs when it is loaded: use files from sources that you
+    trust. package.module.function, also code: called with `weights`, returns such a function or module."""
     weights: MayChange[Path | None] = None
     """Local file of the teacher: safetensors or a state dict of torch.save, read as data. OpenAI's own CLIP archives
-    are TorchScript, which is code: take open_clip's safetensors, or save their state dict. Nothing is downloaded."""
+    are TorchScript, which is code: use open_clip's safetensors, or save their state dict. Nothing is downloaded."""
     image_size: Side | None = None
-    """Side of the teacher's view in pixels, where its patches differ from the tokenizer's; None: the tokenizer's."""
+    """Side of the teacher's view in pixels, if its patches differ from the tokenizer's. None: the tokenizer's."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -35,15 +35,15 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """How the codebook learns."""
+    """Settings of the codebook."""
 
     decay: PartBelowOne = 0.99
-    """Of the moving averages (BEiT v2: 0.99)."""
+    """Decay of the moving averages (BEiT v2: 0.99)."""
     kmeans_start: bool = True
-    """Begin with k-means over the features of the first step (BEiT v2); off: with random directions."""
+    """Initialize codes by k-means over the features of the first step (BEiT v2); off: by random directions."""
     revival_threshold: PartBelowOne = 0.1
-    """A code that gets less than this part of an even share of the features is put onto a feature of the step. Ours;
-    0 switches it off."""
+    """A code that gets less than this part of an even share of the features is replaced by a feature of the step. Our
+    addition; 0 disables it."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -55,7 +55,7 @@ class VisualTokenizerRun(RunConfig):
 
     model: VisualTokenizerConfig
     out: MayChange[Path]
-    """The file to write, at every checkpoint: what a pretraining run takes as its visual_tokenizer."""
+    """File to write at every checkpoint, for the visual_tokenizer of a pretraining run."""
     images_per_step: Annotated[int, Interval(ge=1, le=10_000_000)]
     """Images in the global batch."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)

@@ -1,4 +1,4 @@
-"""The folder that converted weights are written into: complete or not at all, and nothing of others is replaced."""
+"""The folder that converted weights are written into: complete or not at all, without replacing files of others."""
 
 import fcntl
 import json
@@ -11,39 +11,29 @@ from typing import Any
 
 from data_pipeline.files.hashing import file_sha256
 from data_pipeline.shards.index import INDEX_NAME
-from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, save_pretrained
+from model.pretrained import CONFIG_NAME, WEIGHTS_NAME
 from pretrain.checkpoints.manifest import MANIFEST_NAME
 from pretrain.checkpoints.reader import is_checkpoint
-from pretrain.conversion.model_card import (
-    CARD_NAME,
-    MADE_BY,
-    README_NAME,
-    README_TITLE,
-    make_card,
-    read_card,
-    render_readme,
-)
+from pretrain.conversion.model_card import MADE_BY, README_TITLE, make_card, read_card, render_readme
 from pretrain.conversion.source import Source
+from pretrain.conversion.target import CARD_NAME, README_NAME, Target
 from pretrain.conversion.verify import TOLERANCE, largest_difference
-from pretrain.formats.beit3_file import save_beit3
-from pretrain.formats.role import Role
-from pretrain.formats.timm import save_timm
-from pretrain.formats.vocabulary import EXPORTED_NAME, FINGERPRINT_KEY, MICROSOFTS_NAME, Vocabulary
+from pretrain.formats.vocabulary import EXPORTED_NAME, MICROSOFTS_NAME, Vocabulary
 
 ANOTHER = "give another folder to write into"
 
 
 class ExportFolder:
-    """OUT, for weights in one format and role."""
+    """The folder OUT, for weights in one format and role."""
 
-    def __init__(self, out: Path, to: str, role: Role | None):
-        self.out, self.to, self.role = out, to, role
-        self.path = out / (f"beit3_{role}.pth" if to == "beit3" else WEIGHTS_NAME)
+    def __init__(self, out: Path, target: Target):
+        self.out, self.target = out, target
+        self.path = out / target.weights_name
         """The weights."""
-        self.card = self.path.with_suffix(".json") if to == "beit3" else out / CARD_NAME
+        self.card = out / target.card_name
 
     def check_is_free(self, source: Path) -> None:
-        """Raises ValueError if writing there would put one thing in the place of another."""
+        """Raise ValueError if writing there would replace something else."""
         out = self.out
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file; {ANOTHER}")
@@ -52,24 +42,23 @@ class ExportFolder:
         if (out / INDEX_NAME).is_file():
             raise ValueError(f"{out} is a folder of shards; {ANOTHER}")
         if any(is_checkpoint(parent) for parent in out.resolve().parents):
-            raise ValueError(f"{out} lies in a checkpoint, which may hold its own files alone; {ANOTHER}")
+            raise ValueError(f"{out} lies in a checkpoint, which must hold only its own files; {ANOTHER}")
         for path in (self.path, self.card, out / CONFIG_NAME, out / EXPORTED_NAME, out / README_NAME):
             if path.is_dir():
                 raise ValueError(f"{path} is a folder; {ANOTHER}")
         weights = source / WEIGHTS_NAME if source.is_dir() else source
         if self.path.exists() and self.path.resolve() == weights.resolve():
             raise ValueError(f"{self.path} is the source itself; {ANOTHER}")
-        replaced = [self.path, self.card] if self.to == "beit3" else [self.path, self.card, out / CONFIG_NAME]
-        if any(path.exists() for path in replaced):
+        if any(path.exists() for path in (self.path, self.card, out / self.target.opened_first)):
             held = read_card(self.card).get("format") if self.card.is_file() else None
-            if held != self.to:
+            if held != self.target.name:
                 raise ValueError(f"{out} holds {held or 'files of others'} already; {ANOTHER}")
         readme = out / README_NAME
         if readme.exists() and not (readme.is_file() and readme.read_bytes().startswith(README_TITLE.encode())):
             raise ValueError(f"{readme} is not a card that was written here; {ANOTHER}")
 
     def check_tokenizer(self, vocabulary: Vocabulary | None) -> None:
-        """Raises ValueError if weights with another text tokenizer lie there."""
+        """Raise ValueError if weights with another text tokenizer lie there."""
         # Microsoft's own file does not matter, but earlier versions gave its name to ours
         names = [EXPORTED_NAME, MICROSOFTS_NAME] if self._other_cards(by_earlier=True) else [EXPORTED_NAME]
         for path in (self.out / name for name in names):
@@ -94,7 +83,7 @@ class ExportFolder:
 
     @contextmanager
     def _partial(self) -> Iterator[Path]:
-        """An empty folder inside, for one process at a time; what a killed one left there is removed."""
+        """Make an empty folder inside, for one process at a time; leftovers of a killed one are removed."""
         partial = self.out / f".partial-{self.path.stem}"
         partial.mkdir(exist_ok=True)
         descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
@@ -115,22 +104,15 @@ class ExportFolder:
     def _fill(self, folder: Path, source: Source, verify: bool) -> dict[str, Any]:
         path, vocabulary = folder / self.path.name, source.vocabulary
         fingerprint = None if vocabulary is None else vocabulary.sha256
-        if self.to == "beit3":
-            assert self.role is not None
-            save_beit3(source.weights(), source.config, self.role, path, fingerprint)
-        elif self.to == "timm":
-            save_timm(source.weights(), source.config, folder)
-        else:
-            metadata = {} if fingerprint is None else {FINGERPRINT_KEY: fingerprint}
-            save_pretrained(dict(source.weights()), source.config, folder, metadata)
+        self.target.write(source.weights(), source.config, folder, fingerprint)
         difference = None
         if verify:
-            difference = largest_difference(self.to, self.role, path, source.config, source.weights)
+            difference = largest_difference(self.target, path, source.config, source.weights)
             if not difference <= TOLERANCE:
                 raise ValueError(f"{path.name} differs from its source by {difference:.1e}, more than {TOLERANCE}")
         if vocabulary is not None:
             shutil.copyfile(vocabulary.path, folder / EXPORTED_NAME)
-        card = make_card(self.path.name, self.to, self.role, source.config, vocabulary, difference)
+        card = make_card(self.target, source.config, vocabulary, difference)
         card |= source.provenance
         (folder / self.card.name).write_text(json.dumps(card, indent=2) + "\n")
         (folder / README_NAME).write_text(render_readme([card, *self._other_cards()]))
@@ -139,15 +121,15 @@ class ExportFolder:
     def _other_cards(self, by_earlier: bool = False) -> list[dict[str, Any]]:
         """Return the cards of weights in other formats and roles there.
 
-        by_earlier: those of earlier versions, which lack what a README.md needs.
+        by_earlier: return those of earlier versions instead, which lack entries that README.md needs.
         """
         paths = [path for path in (self.out / CARD_NAME, *sorted(self.out.glob("beit3_*.json"))) if path.is_file()]
         cards = [read_card(path) for path in paths if path != self.card]
         return [card for card in cards if (card.get("made_by") != MADE_BY) == by_earlier]
 
     def _move(self, partial: Path) -> None:
-        """Into their places; what a loader opens first comes last."""
-        last = self.path.name if self.to == "beit3" else CONFIG_NAME
+        """Move all files into their places, the one that a loader opens first last."""
+        last = self.target.opened_first
         (self.out / last).unlink(missing_ok=True)
         for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
             file.replace(self.out / file.name)

@@ -19,31 +19,31 @@ class ConvertOptions:
     """Convert weights between our checkpoints and the formats of others."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A run, whose newest checkpoint is taken, a checkpoint folder, or what --from says."""
+    """A run, whose newest checkpoint is taken, a checkpoint folder, or a file or folder of the kind given by --from."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to write into."""
     to: Literal["beit3", "timm", "safetensors"] | None = None
     """Format to write. None: safetensors for --from beit3, else beit3."""
     from_: Annotated[Literal["checkpoint", "beit3", "safetensors"], tyro.conf.arg(name="from")] = "checkpoint"
-    """What the source is: our checkpoint, Microsoft's file, or a folder that --to safetensors wrote."""
+    """Kind of the source: our checkpoint, Microsoft's file, or a folder that --to safetensors wrote."""
     role: Role | None = None
-    """The use that a file must be exact for. fusion: image-text pairs, for Microsoft's tasks vqav2, nlvr2,
+    """Use that a file must be exact for. fusion: image-text pairs, for Microsoft's tasks vqav2, nlvr2,
     coco_captioning and nocaps. dual: images alone and texts alone, for imagenet, flickr30k and coco_retrieval. vision,
     text: the same file as dual, verified for one of them. Networks without vision-language experts give one file that
     is exact for all. None: fusion for --to beit3, vision for --to timm."""
     image_size: ImageSize | None = None
-    """Interpolate the image positions for this size in pixels."""
+    """Interpolate the image positions for images of this side in pixels."""
     trim_vocab: bool = False
-    """Leave out the rows of the word embedding and of the masked-word head that no id of the text tokenizer reaches."""
+    """Drop the rows of the word embedding and of the masked-word head that no id of the text tokenizer reaches."""
     num_heads: Size | None = None
-    """Attention heads, for --from beit3 if the sizes are not published ones and no card lies beside the file."""
+    """Attention heads, for --from beit3 if the sizes are not published ones and the file has no card."""
     new_heads: bool = False
-    """For --from beit3 and a file that was tuned for a task: start anew the masked-image head, the masked-word head
-    and the final norm, if it lacks them."""
+    """For --from beit3 with a file that was tuned for a task: initialize masked-image head, masked-word head and final
+    norm anew, if the file lacks them."""
     num_visual_tokens: Size | None = None
-    """Codes of your visual tokenizer, for a masked-image head that --new-heads starts. None: 8192."""
+    """Codes of your visual tokenizer, for a masked-image head that --new-heads initializes. None: 8192."""
     verify: bool = True
-    """Load what was written and compare it with the source."""
+    """Load the written files and compare them with the source."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

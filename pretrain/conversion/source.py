@@ -1,4 +1,4 @@
-"""Weights to convert: a run's, Microsoft's, or a folder of ours; and what can be changed about them on the way."""
+"""Weights to convert: a run's, Microsoft's, or a folder of ours; and changes of image size and vocabulary."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,7 +14,8 @@ from model.pretrained import WEIGHTS_NAME, load_pretrained, read_config
 from model.weight_checks import check_weight
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.config.run_config import config_to_json
-from pretrain.conversion.model_card import CARD_NAME, read_card
+from pretrain.conversion.model_card import read_card
+from pretrain.conversion.target import CARD_NAME
 from pretrain.formats.beit3 import decoupled_weights
 from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
 from pretrain.formats.beit3_file import load_beit3, tokenizer_sha256
@@ -36,15 +37,15 @@ class Source:
     """Weights to convert."""
 
     origin: str
-    """Which they are, for a message."""
+    """Name of the source, for messages."""
     config: MultiwayConfig
     weights: Weights
-    """Each parameter of a MaskedDataModel; can be asked for again."""
+    """Function that yields each parameter of a MaskedDataModel; can be called again."""
     vocabulary: Vocabulary | None
     provenance: dict[str, Any]
-    """For the card."""
+    """Entries of the card that say where the weights come from."""
     notes: tuple[str, ...] = ()
-    """What the user should know about them."""
+    """Notes for the user, printed by the command."""
 
 
 def checkpoint_source(path: Path) -> Source:
@@ -84,8 +85,8 @@ def safetensors_source(folder: Path) -> Source:
 def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_tokens: int | None) -> Source:
     """Open a file of Microsoft's, or one that --to beit3 wrote. Raises ValueError if it is neither.
 
-    num_heads: if neither the sizes nor a card say it; new_heads: start anew what it lacks, the masked-image head for
-    num_visual_tokens codes.
+    num_heads: attention heads, if neither sizes nor card determine them; new_heads: initialize the parts that the file
+    lacks, the masked-image head for num_visual_tokens codes.
     """
     entries = load_beit3(path, is_mapped=True)
     card = path.with_suffix(".json")
@@ -106,7 +107,7 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
     fingerprint = tokenizer_sha256(path)
     tokenizer = tokenizer_beside(path.parent, fingerprint, is_microsofts=fingerprint is None and not written_as)
     notes = [
-        f"started anew, as the file has none: {', '.join(absent)}" if absent else "",
+        f"initialized anew, as the file has none: {', '.join(absent)}" if absent else "",
         f"left out, as only its task uses them: {', '.join(left_out)}" if left_out else "",
         _no_tokenizer(path.parent) if tokenizer is None else "",
     ]
@@ -136,7 +137,7 @@ def resized(source: Source, image_size: int) -> Source:
 def trimmed(source: Source) -> Source:
     """Return the same weights without the rows that no id of the text tokenizer reaches.
 
-    Raises ValueError if there is no tokenizer, or it has more ids than the model has rows.
+    Raises ValueError if there is no tokenizer, or if it has more ids than the model has rows.
     """
     if source.vocabulary is None:
         raise ValueError(f"--trim-vocab needs the text tokenizer, and none lies beside {source.origin}")
@@ -156,9 +157,9 @@ def trimmed(source: Source) -> Source:
 
 
 def readable(source: Source) -> Source:
-    """Return the same weights; reading them raises ValueError, naming the source, if it fails or finds NaN or infinity.
+    """Return the same weights; reading them raises ValueError, naming the source, on failure and for NaN or infinity.
 
-    An OSError is then always one of writing.
+    So any OSError during conversion comes from writing.
     """
 
     def weights() -> Iterator[tuple[str, Tensor]]:
@@ -173,22 +174,22 @@ def readable(source: Source) -> Source:
 
 
 def _number(card: Path, values: dict[str, Any], name: str) -> int | None:
-    """Return a size that a card says, None if it does not. Raises ValueError if it is not a number."""
+    """Return a size in a card, None if it is not there. Raises ValueError if it is not a number."""
     value = values.get(name)
     if value is None or (type(value) is int and value > 0):
         return value
-    raise ValueError(f"{card} says {name} {value!r}, not a number; remove the card (--num-heads says what it holds)")
+    raise ValueError(f"{card} has {name} {value!r}, not a number; remove the card and give --num-heads instead")
 
 
 def _agreed_heads(card: Path, found: int | None, given: int | None) -> int | None:
-    """Return the heads that are known. Raises ValueError if the card beside a file and --num-heads differ."""
+    """Return the number of heads if it is known. Raises ValueError if the card beside a file and --num-heads differ."""
     if None not in (found, given) and found != given:
-        raise ValueError(f"{card} says {found} heads, --num-heads {given}; leave it out")
+        raise ValueError(f"{card} has {found} heads, --num-heads is {given}; leave it out")
     return found or given
 
 
 def _no_tokenizer(folder: Path) -> str:
     return (
         f"no text tokenizer ({EXPORTED_NAME} or Microsoft's {MICROSOFTS_NAME}) lies in {folder}, so none is written: "
-        "put the one that the weights were trained with there"
+        "put the one that the weights were trained with into that folder"
     )

@@ -1,24 +1,19 @@
 """Is a converted file the same network? Every tensor, bit for bit, and outputs on random inputs.
 
-One network is held at a time. Reading uses the same table of names as writing: that the table is right is for the tests
-to show, which compare with torchscale and timm.
+One network is held at a time. Reading uses the same table of names as writing; the tests show that the table is right
+by comparison with torchscale and timm.
 """
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from model.config import MultiwayConfig
-from model.multiway import MultiwayInputs
-from model.pretrained import load_pretrained
-from pretrain.checkpoints.weights import model_of
-from pretrain.formats.beit3 import decoupled, decoupled_weights, file_entries
-from pretrain.formats.beit3_file import load_beit3
-from pretrain.formats.role import Role
-from pretrain.formats.timm import timm_entries, timm_features
+from model.config import MultiwayConfig, Use
+from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
+from pretrain.checkpoints.weights import ENCODER
+from pretrain.conversion.target import Target
 
 TOLERANCE = 2e-5
 """Largest difference of a hidden state in float32. States have a final LayerNorm: their scale is 1."""
@@ -28,42 +23,35 @@ MAX_TEXT_TOKENS = 32
 
 @torch.no_grad()
 def largest_difference(
-    to: str,
-    role: Role | None,
-    path: Path,
-    config: MultiwayConfig,
-    weights: Callable[[], Iterator[tuple[str, Tensor]]],
+    target: Target, path: Path, config: MultiwayConfig, weights: Callable[[], Iterator[tuple[str, Tensor]]]
 ) -> float:
-    """Between hidden states of the source, `config` and `weights`, and of what was written to `path`, in float32.
+    """Return the largest difference between hidden states of the source and of the file at `path`, in float32.
 
-    role: the use to compare, None = all. Raises ValueError where the file cannot be loaded or a tensor differs.
+    config, weights: the source. Raises ValueError if the file cannot be loaded or a tensor differs.
     """
-    compare_tensors(to, role, path, config, weights())
-    cases = [random_inputs(config, use, is_masked=to != "timm") for use in _uses(role)]
-    model = model_of(config, weights())
-    expected = [_real_states(inputs, model.encode(inputs)) for inputs in cases]
-    del model
-    if to == "timm":
-        found = [[timm_features(path.parent, inputs.images)] for inputs in cases]
-    else:
-        if to == "beit3":
-            model = model_of(decoupled(config), decoupled_weights(load_beit3(path), decoupled(config)))
-        else:
-            model = load_pretrained(path.parent)
-        found = [_real_states(inputs, model.encode(inputs)) for inputs in cases]
+    compare_tensors(target, path, config, weights())
+    cases = [random_inputs(config, use, target.has_masks) for use in target.uses]
+    source = _encoder_of(config, weights())
+    expected = [states_without_padding(inputs, source(inputs)) for inputs in cases]
+    del source  # memory need not hold two networks at once
+    encode = target.encoder(path, config)
+    found = [encode(inputs) for inputs in cases]
     pairs = [(a, b) for ours, theirs in zip(expected, found, strict=True) for a, b in zip(ours, theirs, strict=True)]
-    return float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())  # NaN where there is one
+    return float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())  # NaN if there is one
 
 
-def compare_tensors(
-    to: str, role: Role | None, path: Path, config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]
-) -> None:
-    """Raises ValueError, naming it, for the first tensor of the file that is not that of the source."""
-    if to == "beit3":
-        assert role is not None
-        written, expected = load_beit3(path), file_entries(weights, config, role)
-    else:
-        written, expected = load_file(path), timm_entries(weights) if to == "timm" else weights
+def _encoder_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MultiwayTransformer:
+    """Return the encoder of a network in evaluation mode; heads, which not every kind of run has, are ignored."""
+    with torch.device("meta"):
+        encoder = MultiwayTransformer(config)
+    own = {name.removeprefix(ENCODER): tensor for name, tensor in weights if name.startswith(ENCODER)}
+    encoder.load_state_dict(own, assign=True)
+    return encoder.eval()
+
+
+def compare_tensors(target: Target, path: Path, config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> None:
+    """Raise ValueError, naming it, for the first tensor of the file that is not that of the source."""
+    written, expected = target.tensors(path, weights, config)
     for name, tensor in expected:
         if name not in written or not torch.equal(written.pop(name), tensor):
             raise ValueError(f"{path.name} does not hold the {name} of its source")
@@ -71,8 +59,8 @@ def compare_tensors(
         raise ValueError(f"{path.name} holds more than its source: {', '.join(sorted(written))}")
 
 
-def random_inputs(config: MultiwayConfig, use: str, is_masked: bool) -> MultiwayInputs:
-    """Images, texts or pairs with padding and, where is_masked, hidden patches."""
+def random_inputs(config: MultiwayConfig, use: Use, is_masked: bool) -> MultiwayInputs:
+    """Return images, texts or pairs, with padding and, if is_masked, hidden patches."""
     generator = torch.Generator().manual_seed(0)
     length = min(MAX_TEXT_TOKENS, config.max_text_length)
     ids = torch.randint(config.vocab_size, (NUM_SAMPLES, length), generator=generator)
@@ -90,18 +78,8 @@ def random_inputs(config: MultiwayConfig, use: str, is_masked: bool) -> Multiway
     )
 
 
-def _uses(role: Role | None) -> list[str]:
-    return {
-        "fusion": ["pair"],
-        "dual": ["image", "text"],
-        "vision": ["image"],
-        "text": ["text"],
-        None: ["image", "text", "pair"],
-    }[role]
-
-
-def _real_states(inputs: MultiwayInputs, states: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
-    """Hidden states without those of padding; what the inputs have none of is left out."""
+def states_without_padding(inputs: MultiwayInputs, states: MultiwayStates) -> list[Tensor]:
+    """Return hidden states of images, captions and texts without those of padding; empty ones are left out."""
     images, captions, texts = states
     found = [images, captions[~inputs.caption_padding], texts[~inputs.text_padding]]
     return [part for part in found if part.numel()]

@@ -1,1 +1,1 @@
-"""What do the evaluating commands share?"""
+"""How well does a trained network predict hidden words and patches of held-out samples?"""

@@ -1,4 +1,4 @@
-"""Held-out samples for evaluation: the centre of each image, without augmentation."""
+"""Parts that evaluations share: held-out samples without augmentation, masks, and the inputs of the network."""
 
 from pathlib import Path
 
@@ -11,15 +11,18 @@ from data_pipeline.loading.config import DataConfig
 from data_pipeline.samples.sample import BadSample, BadSampleError
 from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
+from data_pipeline.texts.tokenizer import PAD_ID
 from model.kernels.block_masks import block_image_masks
+from model.multiway import MultiwayInputs
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.survival.console import warn
 
 
 def read_held_out(folder: Path, data: DataConfig, image_size: int, max_samples: int) -> tuple[Tensor, list[str]]:
-    """Images (B, 3, image_size, image_size) uint8 and, of pairs, the captions; the first max_samples of the shards.
+    """Return the centres of images, (B, 3, image_size, image_size) uint8, and the captions of pairs.
 
-    Bad samples are named and left out. Raises ValueError where none is left.
+    max_samples: the number of samples, the first of the shards. Bad samples are reported and left out. Raises
+    ValueError if none is left.
     """
     reader = SampleReader(read_index(folder), data.max_member_bytes)
     if reader.index.kind == "text":
@@ -39,8 +42,29 @@ def read_held_out(folder: Path, data: DataConfig, image_size: int, max_samples: 
 
 
 def training_masks(config: PretrainConfig, num_images: int) -> Tensor:
-    """(num_images, patches) bool, True = hidden: as many patches of each image as in training, in blocks as there; the
-    same for every evaluation of a run."""
+    """Return masks (num_images, patches) bool, True = hidden: as many patches per image as in training, in blocks as
+    there, the same in every evaluation of a run."""
     ids = torch.arange(num_images)
     grid_size, min_block = config.model.grid_size, config.objective.min_block_patches
     return block_image_masks(config.seed, ids, grid_size, config.num_masked_patches, min_block, "reference").mask
+
+
+def pair_inputs(pixels: Tensor, mask: Tensor, caption_ids: Tensor) -> MultiwayInputs:
+    """Return the network's inputs for pairs.
+
+    pixels: (P, 3, H, W) as the network takes them; mask: (P, patches) bool, True = hidden; caption_ids: (P, C), filled
+    up with PAD_ID.
+    """
+    return MultiwayInputs(
+        images=pixels,
+        image_mask=mask,
+        caption_ids=caption_ids,
+        caption_padding=caption_ids == PAD_ID,
+        text_ids=caption_ids.new_zeros(0, 1),
+        text_padding=torch.zeros(0, 1, dtype=torch.bool),
+    )
+
+
+def image_inputs(pixels: Tensor, mask: Tensor) -> MultiwayInputs:
+    """Return the network's inputs for images alone. Shapes as in `pair_inputs`."""
+    return pair_inputs(pixels, mask, torch.zeros(0, 1, dtype=torch.int64))

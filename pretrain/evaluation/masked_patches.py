@@ -1,7 +1,7 @@
-"""Does the network predict hidden patches? See pretrain/masked_patches.py.
+"""Hidden patches of held-out images: does the network predict their codes?
 
-Patches of held-out images are hidden as in training, and their codes guessed. Beside it stands what needs no network:
-the commonest code, the commonest code of each place, and the entropy of the codes.
+Patches are hidden as in training. Baselines without a network are the commonest code, the commonest code of each place,
+and the entropy of the codes.
 """
 
 from dataclasses import dataclass
@@ -10,25 +10,24 @@ import torch
 from torch import Tensor
 
 from model.masked_data_model import MaskedDataModel
-from model.multiway import MultiwayInputs
+from pretrain.checkpoints.fingerprints import file_fingerprint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.evaluation.held_out import read_held_out, training_masks
+from pretrain.evaluation.held_out import image_inputs, read_held_out, training_masks
 from pretrain.evaluation.options import MaskedPatchesOptions
 from pretrain.jobs.visual_tokens import load_visual_tokenizer, network_view, tokenizer_view, tokenizer_view_size
-from pretrain.run.unchanged import file_fingerprint
 
 CHUNK = 64
 
 
 @dataclass(frozen=True)
 class MaskedPatchesResult:
-    """Over all hidden patches."""
+    """Figures over all hidden patches."""
 
     num_images: int
     num_patches: int
     num_masked_patches: int
-    """Hidden in each image: as many as in training."""
+    """Patches hidden in each image: as many as in training."""
     num_patches_per_image: int
     accuracy: float
     commonest: float
@@ -36,9 +35,9 @@ class MaskedPatchesResult:
     commonest_at_place: float
     """Accuracy of the commonest code of the other patches at the same place of the grid."""
     nll: float
-    """Mean negative log likelihood of a code, nats."""
+    """Mean negative log likelihood per code, in nats."""
     entropy: float
-    """Of the codes asked for, nats: the best that a fixed distribution does."""
+    """Entropy of the codes in nats: the nll of the best fixed distribution."""
 
 
 def report(result: MaskedPatchesResult) -> str:
@@ -53,7 +52,7 @@ def report(result: MaskedPatchesResult) -> str:
 
 @torch.no_grad()
 def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResult:
-    """Evaluate a checkpoint. Raises ValueError where it, the tokenizer or the shards are missing."""
+    """Evaluate a checkpoint. Raises ValueError if it, the tokenizer or the shards are missing, or nothing is hidden."""
     checkpoint = find_checkpoint(options.source, PretrainConfig)
     model, config = load_model(checkpoint), checkpoint.config
     if not config.num_masked_patches or not {"mim", "mvlm_image"} & set(config.objectives):
@@ -93,21 +92,13 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
 
 
 def commonest_left_out(codes: Tensor) -> int:
-    """How many of the codes (n,) are the commonest of the others, ties won."""
+    """Return how many of the codes (n,) equal the commonest of the other codes, ties counted as equal."""
     first, second = torch.nn.functional.pad(torch.bincount(codes), (0, 2)).topk(2).values.tolist()
     return first if first - 1 >= max(second, 1) else 0
 
 
 def _guess(model: MaskedDataModel, config: PretrainConfig, images: Tensor, mask: Tensor) -> Tensor:
-    """(hidden patches, codes) log probabilities."""
-    no_text = torch.zeros(0, 1, dtype=torch.int64)
-    inputs = MultiwayInputs(
-        images=network_view(images, config.model.image_size),
-        image_mask=mask,
-        caption_ids=no_text,
-        caption_padding=no_text.bool(),
-        text_ids=no_text,
-        text_padding=no_text.bool(),
-    )
-    states = model.encode(inputs).images[:, 1:]  # past the class token
+    """Return log probabilities (hidden patches, codes)."""
+    inputs = image_inputs(network_view(images, config.model.image_size), mask)
+    states = model.encode(inputs).images[:, 1:]  # without the class token
     return model.mim_head(states[mask]).log_softmax(-1)

@@ -1,10 +1,9 @@
-"""Does the network read the image? See pretrain/masked_words.py.
+"""Masked words of held-out captions: does the network read the image?
 
-One content word of a held-out caption is hidden at a time and guessed with the right image, with the image of another
-pair, and by always naming the commonest content word of the captions. Only the image can tell the first two apart.
-Images are whole, as every user of the network gives them, and then with as many patches hidden as in training. A
-network that is better at the second uses whole images less well than it could, and no loss shows it
-(docs/whole_images.md).
+One content word of a caption is hidden at a time and guessed with the right image, with the image of another pair, and
+by always naming the commonest content word of the captions. Only the image makes a difference between the first two.
+Images are shown whole, as they are in use, and then with as many patches hidden as in training. A network that is
+better at the latter uses whole images less well than it could, and no loss shows that (docs/whole_images.md).
 """
 
 import itertools
@@ -21,10 +20,9 @@ from torch.nn import functional
 from data_pipeline.settings.command_line import progress_bar
 from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer
 from model.masked_data_model import MaskedDataModel
-from model.multiway import MultiwayInputs
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.evaluation.held_out import read_held_out, training_masks
+from pretrain.evaluation.held_out import pair_inputs, read_held_out, training_masks
 from pretrain.evaluation.options import MaskedWordsOptions
 from pretrain.jobs.visual_tokens import network_view
 from pretrain.survival.console import warn
@@ -34,17 +32,17 @@ FUNCTION_WORDS = frozenset(
 )
 CHUNK = 128
 SURE_DEVIATIONS = 3.0
-"""Standard deviations beyond which a difference is taken for more than chance."""
+"""Number of standard deviations beyond which a difference is not attributed to chance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Guesses:
-    """Answers to all Q questions, with the images shown in one way."""
+    """Guesses of all Q masked words, with the images shown in one way."""
 
     is_right: Tensor
     """(Q,) bool, whether every token of the word was guessed."""
     nll: float
-    """Mean negative log likelihood of a token, nats."""
+    """Mean negative log likelihood per token, in nats."""
 
     @property
     def accuracy(self) -> float:
@@ -53,12 +51,12 @@ class Guesses:
 
 @dataclass(frozen=True, eq=False)
 class MaskedWordsResult:
-    """Guesses of all content words by what the network was shown."""
+    """Guesses of all content words, for each way to show the images."""
 
     num_words: int
     num_unknown_words: int
-    """Content words that were left out, since the tokenizer does not know all of their characters: <unk> stands for
-    any of them, and to guess it would count as right."""
+    """Content words left out because the tokenizer does not know all of their characters: <unk> stands for any of them,
+    so that guessing it would count as right."""
     commonest: float
     """Accuracy of always naming the commonest word, 0..1."""
     right_image: Guesses
@@ -66,14 +64,16 @@ class MaskedWordsResult:
     wrong_image: Guesses
     """The image of another pair, whole."""
     num_masked_patches: int
-    """Hidden in each image of the two below: as many as in training."""
+    """Patches hidden in each image for the two below: as many as in training."""
     right_masked: Guesses
     wrong_masked: Guesses
 
     @property
     def is_worse_with_whole_images(self) -> bool:
-        """Whether hiding patches makes more words right than it makes wrong, beyond chance: a sign test, which takes
-        words for independent."""
+        """Whether hiding patches makes more words right than wrong, beyond chance.
+
+        A sign test, which assumes that words are independent.
+        """
         whole, masked = self.right_image.is_right, self.right_masked.is_right
         gained, lost = int((masked & ~whole).sum()), int((whole & ~masked).sum())
         return gained - lost > SURE_DEVIATIONS * math.sqrt(gained + lost)
@@ -96,7 +96,7 @@ def report(result: MaskedWordsResult) -> str:
         warn(
             f"warning: {result.right_masked.accuracy:.1%} of the words are guessed with {result.num_masked_patches} "
             f"patches of each image hidden, as in training, and only {result.right_image.accuracy:.1%} with whole "
-            "images, which is how the network is used; a new run with a larger --objective.whole-image-share mends it "
+            "images, which is how the network is used; train with a larger --objective.whole-image-share "
             "(docs/whole_images.md)"
         )
     shown = {
@@ -188,14 +188,7 @@ def guess_words(
         chunk = questions[start : start + CHUNK]
         ids = torch.tensor([question.ids for question in chunk])
         shown = torch.tensor([(question.pair + shift) % len(pixels) for question in chunk])
-        inputs = MultiwayInputs(
-            images=pixels[shown],
-            image_mask=masks[shown],
-            caption_ids=ids,
-            caption_padding=ids == PAD_ID,
-            text_ids=ids.new_zeros(0, 1),
-            text_padding=torch.zeros(0, 1, dtype=torch.bool),
-        )
+        inputs = pair_inputs(pixels[shown], masks[shown], ids)
         # K hidden tokens of the whole chunk at once: the head is the largest product here
         rows = torch.tensor([row for row, question in enumerate(chunk) for _ in question.positions])  # (K,)
         positions = torch.tensor([position for question in chunk for position in question.positions])  # (K,)

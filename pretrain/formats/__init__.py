@@ -1,1 +1,1 @@
-"""Formats of others: which of their tensors each of our parameters becomes."""
+"""How do others store these weights? Names, shapes and files of Microsoft, timm and BEiT v2."""

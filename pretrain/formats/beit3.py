@@ -32,7 +32,7 @@ NUM_TEXT_ROWS = 1024
 
 @dataclass(frozen=True)
 class Place:
-    """Where a parameter of ours, or a third of it, stands in their file."""
+    """Place of a parameter of ours, or of a third of it, in their file."""
 
     name: str
     third: int | None = None
@@ -42,7 +42,7 @@ class Place:
 def beit3_entries(
     weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role
 ) -> Iterator[tuple[str, Tensor]]:
-    """Our parameters as theirs, float32, each in memory of its own. Raises ValueError for a name without a place."""
+    """Yield our parameters under their names, float32, each in its own memory. Raises ValueError for unknown names."""
     shapes = parameter_shapes(config)
     for name, tensor in weights:
         for place in places(name, role, shapes):
@@ -53,7 +53,7 @@ def beit3_entries(
 def file_entries(
     weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role
 ) -> Iterator[tuple[str, Tensor]]:
-    """Return `beit3_entries` with as many text positions as their code builds."""
+    """Yield `beit3_entries` with as many text positions as their code builds."""
     for name, tensor in beit3_entries(weights, config, role):
         if name == TEXT_POSITIONS and len(tensor) < NUM_TEXT_ROWS:
             tensor = torch.cat([tensor, tensor.new_zeros(NUM_TEXT_ROWS - len(tensor), tensor.shape[1])])
@@ -63,11 +63,11 @@ def file_entries(
 def decoupled_weights(
     entries: dict[str, Tensor], config: MultiwayConfig, new_heads: bool = False, owner: object = "the file"
 ) -> Iterator[tuple[str, Tensor]]:
-    """Their parameters as ours, bit for bit, taken out of `entries` one by one; config: as `config_of` gives it.
+    """Yield their parameters under our names, bit for bit, taken out of `entries` one by one.
 
-    new_heads: start anew what their finetuned files lack. Heads of their tasks are left out. owner: the file, for
-    messages. Raises ValueError, naming the parameter, if one is missing, left over, of another shape or type, or not
-    finite.
+    config: as `config_of` returns it; new_heads: initialize the parts that finetuned files lack; owner: the file, for
+    messages. Heads of their tasks are left out. Raises ValueError, naming the parameter, if one is missing, left over,
+    of another shape or type, or not finite.
     """
     shapes = parameter_shapes(config)
     absent = missing_parts(entries)
@@ -95,17 +95,17 @@ def decoupled_weights(
 
 
 def _without_padding(name: str, tensor: Tensor, config: MultiwayConfig) -> Tensor:
-    """Return the positions without the rows that `file_entries` adds. Raises ValueError if these hold anything."""
+    """Return text positions without the rows that `file_entries` adds. Raises ValueError if those rows are not zero."""
     num_rows = config.max_text_length + POSITION_OFFSET
     if name != TEXT_POSITIONS or tensor.layout != torch.strided or len(tensor) <= num_rows:
         return tensor
     if tensor[num_rows:].any():
-        raise ValueError(f"{name} has {len(tensor)} rows of positions, its card says {num_rows}; remove the card")
+        raise ValueError(f"{name} has {len(tensor)} rows of positions, {num_rows} by its card; remove the card")
     return tensor[:num_rows].clone()
 
 
 def new_parameter(name: str, shape: torch.Size, config: MultiwayConfig) -> Tensor:
-    """Return a parameter as model.initialization fills it, from its name alone."""
+    """Return a parameter as model.initialization fills it, seeded by its name."""
     if name.endswith(".bias"):
         return torch.zeros(shape)
     if name.startswith("encoder.norm."):
@@ -115,7 +115,7 @@ def new_parameter(name: str, shape: torch.Size, config: MultiwayConfig) -> Tenso
 
 
 def decoupled(config: MultiwayConfig) -> MultiwayConfig:
-    """The network that a converted file is: decoupled attention, no vision-language experts."""
+    """Return the config of the network in a converted file: decoupled attention, no vision-language experts."""
     return replace(config, attention="decoupled", num_vl_layers=0)
 
 
@@ -145,9 +145,9 @@ _INSIDE_BLOCK = {
 
 
 def places(name: str, role: Role, shapes: Mapping[str, torch.Size]) -> list[Place]:
-    """Where a parameter of ours stands: once per branch for what both share, nowhere for what the role leaves out.
+    """Return the places of a parameter of ours: one per branch that it is written to, none if the role leaves it out.
 
-    Raises ValueError for a name without a place.
+    Raises ValueError for an unknown name.
     """
     if name in _OUTSIDE_BLOCKS:
         return [Place(_OUTSIDE_BLOCKS[name])]
@@ -175,7 +175,7 @@ def places(name: str, role: Role, shapes: Mapping[str, torch.Size]) -> list[Plac
 
 
 def _branches(expert: str, role: Role, has_vl_expert: bool) -> list[str]:
-    """The branches, A and B, that an expert of ours is written to."""
+    """Return the branches, A and B, that an expert of ours is written to."""
     if expert == "shared":
         return list(BRANCHES)
     if has_vl_expert and role == "fusion":

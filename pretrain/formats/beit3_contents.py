@@ -1,4 +1,4 @@
-"""What a file of Microsoft's holds: the sizes of its network, and which heads.
+"""Contents of a file of Microsoft's: the sizes of its network, and its heads.
 
 Published are pretraining checkpoints, which have both heads, and checkpoints tuned for a task: those have the head of
 their task instead of one or both, and some lack the final norm, which their task does not use.
@@ -23,9 +23,9 @@ PRETRAINING_PARTS = {
     "mlm_head": "mlm_head.",
     "encoder.layer_norm": "beit3.encoder.layer_norm.",
 }
-"""What pretraining checkpoints have and tuned ones may lack: how messages call it, and the beginning of its names."""
+"""Parts that pretraining checkpoints have and tuned ones may lack: name in messages, prefix of its parameters."""
 NUM_HEADS = {(768, 12, 3072): 12, (1024, 24, 4096): 16, (1408, 40, 6144): 16}
-"""Attention heads of the published dim, depth and ffn_dim: the files do not say."""
+"""Attention heads by dim, depth and ffn_dim of the published networks; the files do not record them."""
 
 
 def config_of(
@@ -38,7 +38,7 @@ def config_of(
     """Return the sizes of the network in a file.
 
     num_heads, max_text_length: from the card, if one lies beside it; num_visual_tokens: for a file without a mim_head;
-    owner: the file, for messages. Raises ValueError if they cannot be found out.
+    owner: the file, for messages. Raises ValueError if they cannot be inferred.
     """
     vocab_size, dim = _shape(owner, entries, "beit3.text_embed.weight", 2)
     _, _, patch_size, _ = _shape(owner, entries, "beit3.vision_embed.proj.weight", 4)
@@ -51,7 +51,7 @@ def config_of(
     sizes = (dim, len(layers), ffn_dim)
     published = NUM_HEADS.get(sizes)
     if num_heads is None and published is None:
-        raise ValueError(f"dim, depth, ffn_dim {sizes} are not published and files do not say heads; give --num-heads")
+        raise ValueError(f"dim, depth, ffn_dim {sizes} are not published, and no file holds heads; give --num-heads")
     if None not in (num_heads, published) and num_heads != published:
         raise ValueError(f"the published network of dim, depth, ffn_dim {sizes} has {published} heads, not {num_heads}")
     side = math.isqrt(max(0, num_rows - POSITION_OFFSET - 1))
@@ -69,7 +69,7 @@ def config_of(
             max_text_length=max_text_length or num_text_rows - POSITION_OFFSET,
         )
     except ValueError as error:
-        raise ValueError(f"{owner} is no BEiT-3 of sizes that are understood here: {error}") from error
+        raise ValueError(f"{owner} is not a BEiT-3 of known sizes: {error}") from error
 
 
 def _shape(owner: object, entries: Mapping[str, Tensor], name: str, num_dimensions: int) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ def missing_parts(entries: Iterable[str]) -> dict[str, str]:
 
 
 def kind_of(entries: Iterable[str]) -> str:
-    """Say what kind of file that is, for a message about a missing part."""
+    """Return the kind of file that it is, for a message about a missing part."""
     heads = task_heads(entries)
     if not heads:
         return "it is not a pretraining checkpoint, which has both heads"

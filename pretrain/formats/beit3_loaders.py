@@ -1,4 +1,4 @@
-"""What loads a file in Microsoft's format: torchscale with which arguments, their finetuning code with which options.
+"""Loaders of files in Microsoft's format: torchscale with its arguments, their finetuning code with its options.
 
 torchscale's BEiT3 takes any sizes. Their finetuning code builds two networks only, and prints a mismatch instead of
 failing: it then trains from random weights. Which role a task needs follows from what its network is given:
@@ -33,14 +33,14 @@ class Task:
     name: str
     role: Role
     image_sizes: Mapping[str, tuple[int, ...]]
-    """Those that their code registers a model for, by network."""
+    """Sizes that their code registers a model for, by network."""
 
 
 NETWORKS = {"base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
-"""dim, depth, num_heads, ffn_dim of what they build, with patches of 16 px."""
+"""dim, depth, num_heads, ffn_dim of the networks that their code builds, with patches of 16 px."""
 PATCH_SIZE = 16
 DEFAULT_TEXT_LENGTH = 64
-"""Of --num_max_bpe_tokens."""
+"""Default of --num_max_bpe_tokens."""
 _AT_224, _RETRIEVAL = {"base": (224,), "large": (224,)}, {"base": (224, 384), "large": (384,)}
 _CAPTIONING = {"base": (224, 480), "large": (480,)}
 TASKS = (
@@ -86,7 +86,7 @@ def torchscale_arguments(config: MultiwayConfig) -> dict[str, Any]:
 
 
 def why_not_finetuned(config: MultiwayConfig) -> str | None:
-    """Say why Microsoft's finetuning code cannot load a file of this network, None if it can."""
+    """Return why Microsoft's finetuning code cannot load a file of this network, None if it can."""
     sizes = (config.dim, config.depth, config.num_heads, config.ffn_dim)
     if sizes not in NETWORKS.values():
         built = "; ".join(f"{name}: {', '.join(map(str, values))}" for name, values in NETWORKS.items())

@@ -3,7 +3,7 @@
     import pretrain.formats.cpu_torchvision
     import timm
 
-Both import torchvision, whose wheel on PyPI is built for CUDA. Beside a CPU build of torch it cannot load its operators
+Both import torchvision, whose wheel on PyPI is built for CUDA. With a CPU build of torch it cannot load its operators
 and fails with "operator torchvision::nms does not exist". Declaring two of them is enough: nothing here calls them.
 """
 

@@ -3,7 +3,7 @@
 Written as timm reads a local folder, `timm.create_model("local-dir:OUT", pretrained=True)`: model.safetensors and a
 config.json with the architecture and its sizes. The final norm is kept (global_pool="token", its place is `norm`).
 
-Source: timm 1.0.31, models/beit.py `_convert_beit3` and models/_hub.py.
+Source: timm 1.0.31, models/vision_transformer.py `_convert_beit3` and models/_hub.py.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, save_safetensors
 
 ARCHITECTURES = {(768, 16): "beit3_base_patch16_224", (1024, 16): "beit3_large_patch16_224",
                  (1408, 14): "beit3_giant_patch14_224"}  # fmt: skip
-"""By dim and patch size. Another network is the first of them with other sizes."""
+"""Architectures by dim and patch size. Any other network is written as the first of them with its own sizes."""
 _OUTSIDE_BLOCKS = {
     "encoder.vision_embed.cls_token": "cls_token",
     "encoder.vision_embed.pos_embed": "pos_embed",
@@ -37,14 +37,17 @@ def save_timm(weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, out
 
 
 def timm_features(out: Path, images: Tensor) -> Tensor:
-    """(B, V, D) after the final norm, from what timm makes of the folder. Raises ValueError where there is no timm."""
+    """Return (B, V, D) features after the final norm, from the tower that timm loads from the folder.
+
+    Raises ValueError if timm cannot be imported.
+    """
     tower = import_timm().create_model(f"local-dir:{out}", pretrained=True).eval()
     features: Tensor = tower.forward_features(images)
     return features
 
 
 def import_timm(remedy: str = "pip install -c constraints.txt timm, or pass --no-verify") -> ModuleType:
-    """timm is optional. Raises ValueError if it cannot be imported."""
+    """Import timm, which is optional. Raises ValueError if it cannot be imported."""
     importlib.import_module("pretrain.formats.cpu_torchvision")
     try:
         return importlib.import_module("timm")
@@ -54,7 +57,7 @@ def import_timm(remedy: str = "pip install -c constraints.txt timm, or pass --no
 
 
 def timm_entries(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """What an image alone passes through, under timm's names, each in memory of its own."""
+    """Yield the parameters that an image alone passes through, under timm's names, each in its own memory."""
     for name, tensor in weights:
         timm_name = _timm_name(name)
         if timm_name is not None:
@@ -64,7 +67,7 @@ def timm_entries(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, T
 
 
 def timm_config(config: MultiwayConfig) -> dict[str, Any]:
-    """config.json of a local folder."""
+    """Return the config.json of a local folder."""
     size = config.image_size
     return {
         "architecture": ARCHITECTURES.get((config.dim, config.patch_size), next(iter(ARCHITECTURES.values()))),
@@ -96,7 +99,7 @@ def timm_config(config: MultiwayConfig) -> dict[str, Any]:
 
 
 def _timm_name(name: str) -> str | None:
-    """None for what an image alone does not pass through."""
+    """Return timm's name, None for a parameter that an image alone does not pass through."""
     if name in _OUTSIDE_BLOCKS:
         return _OUTSIDE_BLOCKS[name]
     words = name.split(".")

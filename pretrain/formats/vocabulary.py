@@ -12,15 +12,15 @@ from model.parameter_counts import parameter_shapes
 from model.weight_files import is_safetensors
 
 EXPORTED_NAME = "text_tokenizer.spm"
-"""In folders that pretrain.convert writes."""
+"""Name of the file in folders that pretrain.convert writes."""
 MICROSOFTS_NAME = "beit3.spm"
-"""Of Microsoft's own; earlier exports had ours under that name."""
+"""Name of Microsoft's own; earlier exports used it for ours."""
 FINGERPRINT_KEY = "text_tokenizer_sha256"
-"""In the metadata of a safetensors file, and beside the weights in Microsoft's."""
+"""Key in the metadata of a safetensors file, and beside the weights in Microsoft's."""
 WORD_ROWS = ("encoder.text_embed.word_embed.", "mlm_head.")
-"""Beginnings of the parameters that have a row for each id."""
+"""Prefixes of the parameters that have a row for each id."""
 SPARE_ROWS = 8
-"""BEiT-3's own: 64,002 ids, 64,010 rows."""
+"""Unused rows of BEiT-3 itself: 64,002 ids, 64,010 rows."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
 def tokenizer_beside(folder: Path, sha256: str | None = None, is_microsofts: bool = False) -> Path | None:
     """Return the text tokenizer of the weights in a folder, None if there is none.
 
-    sha256: its fingerprint, if the weights say it; is_microsofts: their own name counts before ours. Raises ValueError
+    sha256: its fingerprint, if the weights record one; is_microsofts: prefer their file name to ours. Raises ValueError
     if only tokenizers of other weights are there.
     """
     names = (MICROSOFTS_NAME, EXPORTED_NAME) if is_microsofts else (EXPORTED_NAME, MICROSOFTS_NAME)
@@ -65,7 +65,7 @@ def fingerprint_in(weights: Path) -> str | None:
         raise ValueError(f"{weights} does not exist; write it with pretrain.convert --to safetensors")
     try:
         if not is_safetensors(weights):
-            return None  # what it is instead is said when its weights are read
+            return None  # reading its weights raises an error that names its kind
         with safe_open(weights, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
     except OSError as error:
@@ -76,9 +76,9 @@ def fingerprint_in(weights: Path) -> str | None:
 
 
 def unused_rows(num_ids: int, config: MultiwayConfig, remedy: str = "") -> str | None:
-    """Say how many rows of the word embedding no id of the tokenizer reaches; None if there are none.
+    """Return a sentence on the rows of the word embedding that no id of the tokenizer reaches; None if there are none.
 
-    remedy: added if they are more than BEiT-3's own spare ones.
+    remedy: appended if there are more than BEiT-3's own spare ones.
     """
     num_unused = config.vocab_size - num_ids
     if num_unused <= 0:

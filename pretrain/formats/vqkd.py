@@ -1,7 +1,7 @@
 """BEiT v2's visual tokenizer files: {"model": {name: tensor}}, 220 of them for a decoder of three blocks.
 
-Our files are such files with one more entry, "config"; theirs say only by their shapes how large the network is. Names
-are ours but for the codebook, of which theirs hold several copies:
+Our files have one more entry, "config"; in theirs the sizes of the network follow from the shapes. Names are the same
+except for the codebook, of which they hold several copies:
 
     quantize.embedding.weight, .embed_avg              the codes (only the first is read, by them and by us)
     quantize.cluster_size, quantize.embedding.cluster_size   moving averages of the features a code gets
@@ -26,13 +26,13 @@ from model.weight_checks import check_weights
 from model.weight_files import read_torch_file
 
 NOT_OF_THE_TOKENIZER = ("loss", "teacher", "scaling")
-"""Beginnings of names that only their training needs."""
+"""Prefixes of parameters that only their training needs."""
 HEAD_DIM = 64
-"""Of the published networks: their files do not say."""
+"""Dimensions of a head in the published networks; their files do not record it."""
 
 
 def save_vqkd(tokenizer: VisualTokenizer, path: Path) -> None:
-    """Write a file that BEiT v2's code loads strictly, complete or not at all. Raises OSError."""
+    """Write a file that BEiT v2's code loads strictly, complete or not at all. Raises OSError if that fails."""
     partial = path.with_name(path.name + ".partial")
     try:
         torch.save({"config": asdict(tokenizer.config), "model": vqkd_entries(tokenizer)}, partial)
@@ -42,15 +42,15 @@ def save_vqkd(tokenizer: VisualTokenizer, path: Path) -> None:
 
 
 def load_vqkd(path: Path) -> VisualTokenizer:
-    """The tokenizer of one of their files or ours.
+    """Return the tokenizer in one of their files or ours.
 
-    Raises ValueError, saying what is wrong, where the file is none, is damaged, or has other parameters, types of
-    numbers or values that are not finite; OSError where it cannot be read.
+    Raises ValueError, with the reason, if the file is not one, is damaged, or has other parameters or types of numbers,
+    or values that are not finite; OSError if it cannot be read.
     """
     content = read_torch_file(path, [argparse.Namespace])  # which their files may hold: the options of a run
     entries = content.get("model", content.get("state_dict")) if isinstance(content, dict) else None
     if not isinstance(entries, dict) or "encoder.pos_embed" not in entries:
-        raise ValueError(f"{path} is no visual tokenizer: it has no 'model' with the parameters of one")
+        raise ValueError(f"{path} is not a visual tokenizer: it has no 'model' with the parameters of one")
     entries = {name: value for name, value in entries.items() if not str(name).startswith(NOT_OF_THE_TOKENIZER)}
     check_weights(path, entries, _expected_entries(path, content, entries))
     tokenizer = VisualTokenizer(_config(path, content, entries))
@@ -64,7 +64,7 @@ def load_vqkd(path: Path) -> VisualTokenizer:
 
 
 def vqkd_entries(tokenizer: VisualTokenizer) -> dict[str, Tensor]:
-    """The tensors of a file, by their names."""
+    """Return the tensors of a file, by their names."""
     state, codebook = tokenizer.state_dict(), tokenizer.codebook
     entries = {name: value for name, value in state.items() if not name.startswith("codebook.")}
     return entries | {
@@ -77,7 +77,7 @@ def vqkd_entries(tokenizer: VisualTokenizer) -> dict[str, Tensor]:
 
 
 def config_of(entries: dict[str, Tensor]) -> VisualTokenizerConfig:
-    """The sizes that the shapes of a published file tell. Raises KeyError where a tensor is missing."""
+    """Return the sizes that follow from the shapes in a published file. Raises KeyError if a tensor is missing."""
 
     def depth(part: str) -> int:
         return len({name.split(".")[2] for name in entries if name.startswith(f"{part}.blocks.")})
@@ -98,7 +98,7 @@ def config_of(entries: dict[str, Tensor]) -> VisualTokenizerConfig:
 
 
 def _config(path: Path, content: dict[str, Any], entries: dict[str, Any]) -> VisualTokenizerConfig:
-    """The sizes of a network that is no larger than its file. Raises ValueError."""
+    """Return the sizes of the network in a file. Raises ValueError if they are not sound or larger than the file."""
     try:
         if "config" in content:
             if unknown := set(content["config"]) - {field.name for field in fields(VisualTokenizerConfig)}:
@@ -108,13 +108,13 @@ def _config(path: Path, content: dict[str, Any], entries: dict[str, Any]) -> Vis
             config = config_of(entries)
     except (TypeError, KeyError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"{path} is no visual tokenizer that is understood here ({reason}); give another") from error
+        raise ValueError(f"{path} is not a visual tokenizer of a known kind ({reason}); give another") from error
     if config.encoder_depth + config.decoder_depth > len(entries):
         raise ValueError(f"{path} has {len(entries)} tensors for {config.encoder_depth} blocks; give another file")
     return config
 
 
 def _expected_entries(path: Path, content: dict[str, Any], entries: dict[str, Any]) -> dict[str, Tensor]:
-    """Tensors of the right names and shapes, without values."""
+    """Return tensors of the right names and shapes, without values."""
     with torch.device("meta"):
         return vqkd_entries(VisualTokenizer(_config(path, content, entries)))

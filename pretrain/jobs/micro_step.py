@@ -12,11 +12,12 @@ from torch import Tensor
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.kernels.backend import choose_backend
-from model.kernels.block_masks import block_image_masks
-from model.kernels.text_masks import mask_texts, num_masked
+from model.kernels.block_masks import block_image_masks, whole_images
+from model.kernels.text_masks import mask_texts
 from model.masked_data_model import MaskedTargets
 from model.multiway import MultiwayInputs
-from model.stochastic_depth import IGNORED, drop_path_scales, whole_images
+from model.objective import IGNORE_INDEX, num_masked
+from model.stochastic_depth import drop_path_scales
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.jobs.visual_tokens import network_view, tokenizer_dtype, tokenizer_view, tokenizer_view_size
@@ -60,7 +61,7 @@ def make_micro_step(
         image_mask = image_mask & ~is_whole[:, None]
         # Their places still go through the head, with labels that the loss ignores: leaving them out would save less
         # than 1 % of a step and need their number on the host.
-        visual_token_ids = visual_token_ids.masked_fill(is_whole[:, None], IGNORED)
+        visual_token_ids = visual_token_ids.masked_fill(is_whole[:, None], IGNORE_INDEX)
     mask_id, piece_ids = text_tokenizer.mask_id, text_tokenizer.piece_ids
     captions = mask_texts(
         seed,

@@ -12,13 +12,13 @@ from data_pipeline.files.hashing import file_sha256
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.texts.tokenizer import TextTokenizer
-from model.config import OBJECTIVES
 from model.experts import ExpertNorm
 from model.flops import training_flops
 from model.initialization import init_weights
 from model.kernels.backend import choose_backend
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock
+from model.objective import OBJECTIVES
 from model.pretrained import WEIGHTS_NAME, load_weights, read_config
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.checkpoints.reader import TEXT_TOKENIZER_NAME

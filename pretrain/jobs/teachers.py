@@ -1,8 +1,8 @@
-"""Teachers of the visual tokenizer: frozen networks whose features of the patches it learns to reconstruct.
+"""Teachers of the visual tokenizer: frozen networks whose patch features it learns to reconstruct.
 
 Nothing is downloaded: weights come from local files. `torchscript` and dotted paths are code, which runs when they are
-loaded, as whoever starts the run; the files of `timm:` and `open_clip:` are data, and TorchScript archives are refused
-there.
+loaded, with the rights of the user who starts the run; files for `timm:` and `open_clip:` are data, and TorchScript
+archives are refused there.
 
 Source: BEiT v2 (arXiv 2208.06366), section 3.1: CLIP's ViT-B/16 (512) or DINO's (768), 14 x 14 patches of 224 px.
 Shapes: B images, S side in pixels, G patches along a side, E teacher dim.
@@ -29,12 +29,12 @@ Teacher = Callable[[Tensor], Tensor]
 """(B, 3, S, S) pixels in [0, 1], float32 -> (B, G * G, E) features of the patches, row-major, float32."""
 
 _NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.bool)
-"""Types in a teacher's file; all become float32."""
+"""Types allowed in a teacher's file; all are converted to float32."""
 NAMES = "pixels, timm:MODEL, open_clip:MODEL, torchscript or package.module.function"
 
 
 def load_teacher(config: TeacherConfig, patch_size: int, device: torch.device) -> Teacher:
-    """A frozen teacher. Computes without gradients; raises ValueError for a name or a file that it cannot use."""
+    """Return a frozen teacher, which computes without gradients. Raises ValueError for an unusable name or file."""
     kind, _, model = config.name.partition(":")
     if config.name == "pixels":
         if config.weights is not None:
@@ -57,12 +57,12 @@ def load_teacher(config: TeacherConfig, patch_size: int, device: torch.device) -
 
 
 def check_teacher(teacher: Teacher, image_size: int, grid_size: int, teacher_dim: int, device: torch.device) -> None:
-    """Raises ValueError unless an image of image_size gets finite features of grid_size ** 2 patches in teacher_dim."""
+    """Raise ValueError unless the teacher returns finite features (B, grid_size ** 2, teacher_dim) for image_size."""
     try:
         features = teacher(torch.full((1, 3, image_size, image_size), 0.5, device=device))
-    except ValueError:  # a sentence already
+    except ValueError:  # its message is a sentence for users already
         raise
-    except Exception as error:  # it may be anybody's code
+    except Exception as error:  # a teacher may be anybody's code
         raise ValueError(
             f"the teacher takes no images of {image_size} px ({_reason(error)}); set teacher.image_size to its own size"
         ) from error
@@ -74,20 +74,20 @@ def check_teacher(teacher: Teacher, image_size: int, grid_size: int, teacher_dim
         if num_patches != grid_size**2:
             size, rest = divmod(image_size * grid_size, math.isqrt(num_patches))
             is_known = math.isqrt(num_patches) ** 2 == num_patches and not rest
-            size_that_fits = str(size) if is_known else "to one that gives as many patches, or take another teacher"
+            size_that_fits = str(size) if is_known else "to one that gives as many patches, or use another teacher"
             remedies.insert(0, f"set teacher.image_size {size_that_fits}")
         raise ValueError(
             f"the teacher gives {_grid(num_patches)} patches of {dim} dimensions for images of {image_size} px, the "
             f"tokenizer expects {_grid(grid_size**2)} of {teacher_dim}; {' and '.join(remedies)}"
         )
     if not features.isfinite().all():
-        raise ValueError("the teacher's features of a grey image are not finite; its weights are broken, take others")
+        raise ValueError("the teacher's features of a grey image are not finite; its weights are broken, use others")
 
 
 def _frozen(
     features: Teacher, network: Any, device: torch.device, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
 ) -> Teacher:
-    """`features` of pixels normalised by mean and std, without gradients. network: what `features` calls."""
+    """Return `features` of pixels normalised by mean and std, without gradients. network: the network it calls."""
     if isinstance(network, nn.Module):
         network.eval().to(device)
         for parameter in network.parameters():  # TorchScript has no requires_grad_ of its own
@@ -105,7 +105,7 @@ def _frozen(
 
 
 def _timm_features(name: str, tower: Any, pixels: Tensor) -> Tensor:
-    """(B, G * G, E) of the patches alone, from normalised pixels."""
+    """Return (B, G * G, E) features of the patches alone, from normalised pixels."""
     features = tower.forward_features(pixels)
     num_dims = features.ndim if isinstance(features, Tensor) else 0
     if num_dims == 3 and hasattr(tower, "num_prefix_tokens"):
@@ -114,11 +114,11 @@ def _timm_features(name: str, tower: Any, pixels: Tensor) -> Tensor:
         return features.flatten(1, 2)
     if num_dims == 4 and features.shape[1] == tower.num_features:
         return features.flatten(2).transpose(1, 2)  # (B, E, G, G) -> (B, G * G, E)
-    raise ValueError(f"{name} gives neither tokens nor a map whose order is known; take a ViT or a convnet")
+    raise ValueError(f"{name} gives neither tokens nor a map whose order is known; use a ViT or a convnet")
 
 
 def _open_clip_features(tower: Any, pixels: Tensor) -> Tensor:
-    """All patch tokens after the last norm, projected, from normalised pixels (CLIP's ln_post, proj)."""
+    """Return all patch tokens after the last norm, projected, from normalised pixels (CLIP's ln_post, proj)."""
     states = tower.forward_intermediates(
         pixels, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC"
     )
@@ -132,7 +132,7 @@ def _script_features(script: Any, pixels: Tensor) -> Tensor:
 
 
 def _timm_tower(name: str, model: str, weights: Path, image_size: int | None) -> Any:
-    timm = import_timm("pip install -c constraints.txt timm, or take another teacher.name")
+    timm = import_timm("pip install -c constraints.txt timm, or use another teacher.name")
     if not timm.is_model(model.split(".")[0]):
         raise ValueError(f"timm {timm.__version__} has no model {model!r}; timm.list_models() has their names")
     state = _read_state_dict(weights)
@@ -142,7 +142,7 @@ def _timm_tower(name: str, model: str, weights: Path, image_size: int | None) ->
             for head in (classifier, classifier.split(".")[0]):
                 state.pop(f"{head}.weight", None)
                 state.pop(f"{head}.bias", None)
-        # as its own weights, so that timm renames and resamples them; strict, as it is told of no classifier
+        # Passed as pretrained weights, so that timm renames and resamples them; strictly, as no classifier is named
         arguments = {"num_classes": 0, "pretrained": True}
         overlay = {"state_dict": state, "classifier": None}
         tower = _create_for_size(timm, model, image_size, arguments | {"pretrained_cfg_overlay": overlay})
@@ -153,7 +153,7 @@ def _timm_tower(name: str, model: str, weights: Path, image_size: int | None) ->
 
 
 def _create_for_size(timm: ModuleType, model: str, image_size: int | None, arguments: dict[str, Any]) -> Any:
-    """A tower for images of image_size, None: of any size, as far as its kind can be told."""
+    """Return a tower for images of image_size, or of any size (None) if its architecture supports that."""
     size: dict[str, Any] = {"dynamic_img_size": True} if image_size is None else {"img_size": image_size}
     try:
         return timm.create_model(model, **arguments, **size)
@@ -166,9 +166,9 @@ def _create_for_size(timm: ModuleType, model: str, image_size: int | None, argum
 def _open_clip_tower(
     name: str, model: str, weights: Path, image_size: int | None
 ) -> tuple[Any, list[float], list[float]]:
-    """The image tower, mean and std of its pixels."""
+    """Return the image tower, and mean and std of its pixels."""
     remedy = "pip install -c constraints.txt open_clip_torch, or take another teacher.name"
-    import_timm(remedy)  # open_clip needs it, and torchvision as it prepares it
+    import_timm(remedy)  # open_clip imports timm and torchvision; this makes both importable
     try:
         open_clip = importlib.import_module("open_clip")
         resize_pos_embed = importlib.import_module("open_clip.model").resize_pos_embed
@@ -180,9 +180,7 @@ def _open_clip_tower(
     vision = sizes["vision_cfg"]
     foreign = ("timm_model_name", "attentional_pool", "final_ln_after_pool")
     if any(vision.get(key) for key in foreign) or not isinstance(vision.get("layers", 12), int):
-        raise ValueError(
-            f"{name} has no projected patch tokens; take a plain ViT, such as open_clip:ViT-B-16-quickgelu"
-        )
+        raise ValueError(f"{name} has no projected patch tokens; use a plain ViT, such as open_clip:ViT-B-16-quickgelu")
     if image_size is not None:
         vision["image_size"] = image_size
     no_text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
@@ -202,7 +200,7 @@ def _call_dotted_path(config: TeacherConfig) -> Teacher:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"there is no teacher {config.name!r} ({_reason(error)}); check teacher.name") from error
-    rule = f"{config.name} must take teacher.weights (None where there are none) and return a function of pixels"
+    rule = f"{config.name} must take teacher.weights (None if not set) and return a function of pixels"
     try:
         teacher = function(config.weights)
     except Exception as error:
@@ -216,12 +214,12 @@ def _existing(config: TeacherConfig) -> Path:
     if config.weights is None:
         raise ValueError(f"teacher {config.name} has no weights; set teacher.weights to a local file")
     if not config.weights.is_file():
-        raise ValueError(f"teacher.weights {config.weights} is no file; give the local file of teacher {config.name}")
+        raise ValueError(f"teacher.weights {config.weights} is not a file; give the weights of teacher {config.name}")
     return config.weights
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Float32 by name, out of "state_dict" or "model" where training wrapped them, without DDP's "module."."""
+    """Return float32 tensors by name, unwrapped from "state_dict" or "model", without DDP's prefix "module."."""
     if is_torchscript(path):
         raise ValueError(
             f"{path} is a TorchScript archive, which runs code when it is loaded; give safetensors, or, if you trust "
@@ -243,7 +241,7 @@ def _load_script(path: Path) -> Any:
     try:
         return torch.jit.load(str(path), map_location="cpu")
     except RuntimeError as error:
-        raise ValueError(f"{path} is no TorchScript ({_reason(error)}); save it with torch.jit.save") from error
+        raise ValueError(f"{path} is not a TorchScript file ({_reason(error)}); save it with torch.jit.save") from error
 
 
 def _grid(num_patches: int) -> str:
@@ -252,5 +250,5 @@ def _grid(num_patches: int) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The beginning of a message, on one line."""
+    """Return the beginning of a message, on one line."""
     return textwrap.shorten(str(error), 160, placeholder=" ...") or type(error).__name__

@@ -1,27 +1,27 @@
-"""Peak memory of a rank, before anything runs: what DeepSpeed holds by formula, activations from the meta device.
+"""Peak memory of a rank, predicted: DeepSpeed's share by formula, activations by a step on the meta device.
 
-DeepSpeed 0.19.8 (runtime/zero/stage3.py, stage_1_and_2.py), for P parameters on N ranks, w = 2 bytes a weight where
-precision is bfloat16 and 4 where it is float32; gradients are kept and reduced in the same type:
+DeepSpeed 0.19.8 (runtime/zero/stage3.py, stage_1_and_2.py), for P parameters on N ranks, w = 2 bytes per weight if
+precision is bfloat16 and 4 if it is float32; gradients are kept and reduced in the same type:
 
 | | stage 1 | stage 2 | stage 3 |
 | --- | --- | --- | --- |
 | weights | w P | w P | w P / N, and w P / hpz with hpZ |
 | float32 weights, both moments of Adam | 12 P / N | 12 P / N | 12 P / N |
-| gradients of the micro-steps before | w P | w P / N | w P / N, also with one micro-step |
-| ... of this one, once a bucket is full | w P / N in the last | w P / N | none beside a bucket |
+| gradients of earlier micro-steps | w P | w P / N | w P / N, also with one micro-step |
+| ... of this one, once a bucket is full | w P / N in the last | w P / N | none besides a bucket |
 | buckets of gradients | w bucket, twice with overlap_comm | the same | w bucket |
 | ... copied once a bucket is full | w bucket on several ranks | the same | w bucket |
 | gathered weights | none | none | below |
 
 Stage 3 gathers a block as one piece (a leaf module), prefetches up to stage3_prefetch_bucket_size weights of the next
-ones, keeps those that are used again within stage3_max_reuse_distance (the last blocks, at the end of forward, where
-activations are at their peak), and copies what has arrived out of the collective's buffer: at most all of these, the
-largest piece twice, and the small ones that stay. On one rank nothing is gathered. An optimizer's step makes the
-float32 gradient of its part (stage 3: of a sub-group) from a flat copy. Offloading to the CPU takes float32 weights,
-moments and gradients off the GPU, with offload_param also the weights. Float32 weights are a copy also where precision
-is float32.
+pieces, keeps those that are used again within stage3_max_reuse_distance (the last blocks, at the end of forward, when
+activations are at their peak), and copies gathered weights out of the collective's buffer. At most, all of these are
+held at once, the largest piece twice, and the small parameters that stay gathered. On one rank nothing is gathered. The
+optimizer step makes the float32 gradient of its part (stage 3: of a sub-group) from a flat copy. Offloading to the CPU
+takes float32 weights, moments and gradients off the GPU, and with offload_param the weights as well. Float32 weights
+are a copy even if precision is float32.
 
-Not counted: CUDA's context, NCCL's and cuBLAS's workspaces, what the allocator loses in fragments.
+Not counted: CUDA's context, workspaces of NCCL and cuBLAS, fragmentation of the allocator.
 """
 
 from dataclasses import dataclass, replace
@@ -49,14 +49,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes of a rank."""
+    """Bytes per rank."""
 
     weights: int
     optimizer: int
     """Float32 weights and moments."""
     gradients: int
     buffers: int
-    """Buckets of gradients, gathered weights."""
+    """Buckets of gradients, and gathered weights."""
     activations: int
     """At the peak of forward and backward."""
     tokenizer: int
@@ -64,7 +64,7 @@ class RankMemory:
     batch: int
     """The samples of the step."""
     beyond: int
-    """What tokenizing or the optimizer's step needs more than forward and backward with their buffers."""
+    """Excess of tokenizing, or of the optimizer step, over forward and backward with their buffers."""
 
     @property
     def state(self) -> int:
@@ -77,13 +77,13 @@ class RankMemory:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Parameters of a network as ZeRO-3 gathers them."""
+    """Numbers of parameters, as ZeRO-3 gathers them."""
 
     total: int
     largest: int
-    """Of a piece."""
+    """Parameters of the largest piece."""
     persistent: int
-    """In parameters so small that they stay gathered."""
+    """Parameters in tensors below the persistence threshold, which stay gathered."""
 
 
 def rank_memory(
@@ -93,9 +93,10 @@ def rank_memory(
     kernels: KernelChoice = "triton",
     device: str = "cuda",
 ) -> RankMemory:
-    """kernels: reference or triton; device: where the run will be, for the visual tokenizer's precision.
+    """Return the peak memory of a rank.
 
-    Raises ValueError where the batch does not divide.
+    kernels: reference or triton; device: the device of the run, which decides the visual tokenizer's precision. Raises
+    ValueError if ranks and micro-steps do not divide the batch.
     """
     zero = zero_settings(memory_config)
     batch = micro_batch(config, world_size)
@@ -124,7 +125,7 @@ def rank_memory(
 
 
 def planned_kernels(config: PretrainConfig) -> KernelChoice:
-    """Those that the recipe has on a GPU; what apex needs is not known here, but near the reference."""
+    """Return the kernels of the recipe on a GPU. apex is counted as the reference, which it is close to."""
     return "triton" if config.kernels in ("auto", "triton") else "reference"
 
 
@@ -134,7 +135,7 @@ def micro_batch(config: PretrainConfig, world_size: int) -> MicroBatch:
 
 
 def visual_tokenizer_config(config: PretrainConfig) -> VisualTokenizerConfig:
-    """Of the recipe's file; where there is none yet, of BEiT v2's base tokenizer."""
+    """Return the config in the recipe's file, or that of BEiT v2's base tokenizer if there is no file yet."""
     if config.visual_tokenizer.is_file():
         return load_visual_tokenizer(config.visual_tokenizer).config
     return VisualTokenizerConfig(num_codes=config.model.num_visual_tokens)
@@ -142,7 +143,7 @@ def visual_tokenizer_config(config: PretrainConfig) -> VisualTokenizerConfig:
 
 @cache
 def count_pieces(network: MultiwayConfig, persistence_threshold: int) -> Pieces:
-    """Blocks are pieces; what lies outside of them is gathered module by module."""
+    """Return the sizes of the pieces: blocks, and outside of blocks single modules."""
     with torch.device("meta"):
         model = MaskedDataModel(network)
     inside = {id(module) for block in model.modules() if isinstance(block, MultiwayBlock) for module in block.modules()}
@@ -157,7 +158,7 @@ def count_pieces(network: MultiwayConfig, persistence_threshold: int) -> Pieces:
 
 @dataclass(frozen=True)
 class _Held:
-    """Bytes that DeepSpeed holds: all the time, once a bucket of gradients is full (late), and in the step."""
+    """Bytes that DeepSpeed holds: always, from the first full bucket of gradients on (late), and in the step."""
 
     weights: int
     optimizer: int
@@ -169,6 +170,7 @@ class _Held:
 
 
 def _stage3(zero: "DeepSpeedZeroConfig", pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool) -> _Held:
+    """Return the bytes of the stage that partitions weights, gradients and optimizer state."""
     part = -(-pieces.total // ranks)
     bucket = int(zero.reduce_bucket_size)
     buffers = itemsize * bucket
@@ -196,7 +198,10 @@ def _stage3(zero: "DeepSpeedZeroConfig", pieces: Pieces, itemsize: int, ranks: i
 def _stages_1_and_2(
     zero: "DeepSpeedZeroConfig", pieces: Pieces, itemsize: int, ranks: int, has_micro_steps: bool
 ) -> _Held:
-    """Of the stages that hold all weights. Offloaded are the float32 gradients too, and stage 2's of micro-steps."""
+    """Return the bytes of the stages that hold all weights.
+
+    Offloading takes the float32 gradients along, and under stage 2 those of earlier micro-steps.
+    """
     part = -(-pieces.total // ranks)
     bucket = int(zero.reduce_bucket_size)
     is_offloaded = _is_offloaded(zero.offload_optimizer)
@@ -219,5 +224,6 @@ def _is_offloaded(offload: Any) -> bool:
 
 
 def _of_the_forward(config: PretrainConfig) -> PretrainConfig:
-    """Without what the memory of a micro-step does not depend on, so that plans of many settings share it."""
+    """Return the config without the settings that the memory of a micro-step does not depend on, so that plans with
+    different ones share a cache entry."""
     return replace(config, gradient_accumulation_steps=1, images_per_step=1, pairs_per_step=1, texts_per_step=1)

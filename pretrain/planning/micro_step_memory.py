@@ -1,9 +1,9 @@
 """Memory of a micro-step: the real model's forward and backward on the meta device, where nothing is computed.
 
-What its operations allocate is added up, and taken off when torch frees it, so every setting counts as it is: kernels,
-activation checkpointing, chunks of the heads. What an operation needs only while it runs is not seen.
+Allocations of its operations are added up, and subtracted when torch frees them, so every setting is accounted for:
+kernels, activation checkpointing, chunks of the heads. Temporary memory inside an operation is not seen.
 
-Source of the idea: torch.distributed._tools.mem_tracker, which wraps modules and optimizers beside it.
+Source of the idea: torch.distributed._tools.mem_tracker, which also wraps modules and optimizers.
 """
 
 import weakref
@@ -19,9 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import KernelChoice, VisualTokenizerConfig
-from model.kernels.text_masks import num_masked
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
+from model.objective import num_masked
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.jobs.micro_step import MicroStep
@@ -30,7 +30,7 @@ from pretrain.jobs.visual_tokens import tokenizer_view_size
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Samples of each kind that a rank puts through one forward and backward."""
+    """Samples of each kind in one forward and backward of a rank."""
 
     images: int
     pairs: int
@@ -39,35 +39,37 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class MicroStepMemory:
-    """Bytes over forward and backward, beside weights, accumulated gradients and what the micro-step is given."""
+    """Bytes over forward and backward, without weights, accumulated gradients and the inputs of the micro-step."""
 
     moments: tuple[tuple[int, int], ...]
-    """Between two gradients: how many bytes of gradients there were so far, each freed as soon as it was there, and how
-    many of all else were alive at most."""
+    """For each stretch between two gradients: the bytes of gradients so far (each is freed as soon as it is there), and
+    the peak of all other bytes."""
 
     @property
     def activations(self) -> int:
-        """The most of all."""
+        """Peak over the whole micro-step."""
         return max(live for _, live in self.moments)
 
     def peak(self, after: int, extra: int) -> tuple[int, int]:
-        """Activations, and `extra` bytes, when their sum is greatest; extra: held once `after` bytes of gradients have
-        come, 0 before."""
+        """Return activations and extra bytes at the moment when their sum is largest.
+
+        extra: bytes held once there have been `after` bytes of gradients, 0 before that.
+        """
         return max(((live, extra if gradients >= after else 0) for gradients, live in self.moments), key=sum)
 
 
 class LiveMemory(TorchDispatchMode):
-    """Bytes of the tensors that operations have made and that are still alive, each storage once."""
+    """Counts the bytes of tensors that operations made and that are still alive, each storage once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.live = 0
         self.peak = 0
-        """Since the last call of `peak_so_far`."""
+        """Peak since the last call of `peak_so_far`."""
         self._known: dict[int, weakref.finalize[..., Any]] = {}
 
     def peak_so_far(self) -> int:
-        """Since the last call."""
+        """Return the peak since the last call."""
         peak, self.peak = self.peak, self.live
         return peak
 
@@ -101,7 +103,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def _flash_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Keeps what FlashAttention keeps: its output and a float a row."""
+    """Attend, keeping for backward what FlashAttention keeps: its output and one float per row."""
     if attn_mask is not None:
         attn_mask = attn_mask.to(query.dtype).expand(*query.shape[:3], key.shape[2])
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -110,7 +112,7 @@ def _flash_attention(
 
 @contextmanager
 def flash_attention_on_meta() -> Iterator[None]:
-    """torch would write out the scores there, which it does on no GPU and on no CPU."""
+    """Make attention on the meta device as lean as on a GPU or CPU; torch would write out the scores there."""
     with torch.library._scoped_library("aten", "IMPL") as library:
         library.impl("scaled_dot_product_attention", _flash_attention, "AutogradMeta")
         yield
@@ -118,7 +120,7 @@ def flash_attention_on_meta() -> Iterator[None]:
 
 @cache
 def micro_step_memory(config: PretrainConfig, batch: MicroBatch, kernels: KernelChoice) -> MicroStepMemory:
-    """Of forward, losses and backward. kernels: reference or triton; neither needs a GPU here."""
+    """Return the memory of forward, losses and backward. kernels: reference or triton; neither needs a GPU here."""
     micro = meta_micro_step(config, batch)
     with torch.device("meta"):
         model = MaskedDataModel(config.model, kernels, config.activation_checkpointing).to(config.dtype)
@@ -140,9 +142,9 @@ def micro_step_memory(config: PretrainConfig, batch: MicroBatch, kernels: Kernel
 
 @cache
 def tokenizer_memory(visual: VisualTokenizerConfig, view: tuple[int, ...], dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes of the frozen visual tokenizer's weights, and of what it needs beside them, pixels (B, 3, S, S) included.
+    """Return the bytes of the frozen visual tokenizer's weights, and its peak besides them, the pixels included.
 
-    dtype: of its matrix products.
+    view: shape (B, 3, S, S) of the pixels; dtype: type of its matrix products.
     """
     with FakeTensorMode():  # the meta device knows no autocast
         tokenizer = VisualTokenizer(visual).requires_grad_(False)
@@ -154,8 +156,8 @@ def tokenizer_memory(visual: VisualTokenizerConfig, view: tuple[int, ...], dtype
 
 
 def meta_micro_step(config: PretrainConfig, batch: MicroBatch) -> MicroStep:
-    """What pretrain/jobs/micro_step.py makes, as tensors without content; captions and texts as long as they can be.
-    Where one is shorter there are fewer rows, and a padded copy of the words' last states."""
+    """Return the micro-step of pretrain/jobs/micro_step.py as tensors without content, with the longest captions and
+    texts. Shorter ones have fewer rows, but need a padded copy of the words' last states."""
     network, objective, data = config.model, config.objective, config.data
     caption_lengths, text_lengths = (data.caption_length,) * batch.pairs, (data.text_length,) * batch.texts
     (caption_places,) = num_masked([data.caption_length], objective.caption_mask_ratio)
@@ -196,8 +198,8 @@ def meta_micro_step(config: PretrainConfig, batch: MicroBatch) -> MicroStep:
 
 
 def batch_bytes(config: PretrainConfig, batch: MicroBatch, visual: VisualTokenizerConfig) -> int:
-    """Of all micro-steps of a step, which are made before the first one begins: pixels as read, those of the next batch
-    too, which is copied ahead, and what is made of them."""
+    """Return the bytes of the inputs of a step, which are made for all micro-steps before the first one begins: pixels
+    as read, also those of the next batch, which is copied ahead, and the inputs and targets made from them."""
     micro = meta_micro_step(config, batch)
     side = max(config.model.image_size, tokenizer_view_size(visual, config.model))
     pixels = 2 * (batch.images + batch.pairs) * 3 * side**2

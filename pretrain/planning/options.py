@@ -8,7 +8,8 @@ from annotated_types import Interval
 from data_pipeline.settings.ranges import Count, Figure, check_ranges
 
 PUBLISHED_MFU = 0.46
-"""Of a model of 2.7B on 8 H100, sharded fully, sequences of 512 (llm-foundry's table of 2023): nearest in class."""
+"""MFU of a 2.7B model on 8 H100 with full sharding and sequences of 512 (llm-foundry's table of 2023), the published
+figure closest to the giant."""
 H100_TFLOPS = 989.0
 """Dense bfloat16 products of an H100 SXM, by its datasheet."""
 

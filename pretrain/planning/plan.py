@@ -1,4 +1,4 @@
-"""The plan of a recipe: tables of parameters, samples and ZeRO stages, and what follows from them."""
+"""The plan of a recipe as text: tables of parameters, samples and ZeRO stages, and a verdict on them."""
 
 import math
 from typing import Any
@@ -13,12 +13,12 @@ from pretrain.planning.stages import GPUS_PER_NODE, StagePlan, plan_stages, reme
 
 
 def default_ranks(config: PretrainConfig) -> int:
-    """A node, or as much of it as divides the batch."""
+    """Return the GPUs of a node, or as many of them as divide the batch."""
     return math.gcd(GPUS_PER_NODE, *vars(config.samples_per_step).values())
 
 
 def plan(config: PretrainConfig, num_ranks: int, gpu_gb: float) -> str:
-    """Three tables, and what follows from the last. Raises ValueError where the batch does not divide."""
+    """Return three tables and a verdict. Raises ValueError if the ranks do not divide the batch."""
     memory_config = read_memory_config(config.deepspeed_config)
     check_memory_config(config, memory_config, num_ranks)
     stages = plan_stages(config, memory_config, num_ranks)
@@ -32,14 +32,15 @@ def plan(config: PretrainConfig, num_ranks: int, gpu_gb: float) -> str:
 
 
 def parameter_table(model: MultiwayConfig) -> str:
-    """Parameters by part and in total."""
+    """Return a table of parameters by part and in total."""
     counts = count_by_part(model)
     rows = [("parameters", "", ""), *(_row(part, count) for part, count in counts.items())]
     return "\n".join(f"{a:26}{b:>15}{c:>10}" for a, b, c in [*rows, _row("total", sum(counts.values()))])
 
 
 def use_table(config: PretrainConfig) -> str:
-    """Tokens, parameters and operations of the encoder for one sample of each kind, texts at the recipe's lengths."""
+    """Return a table of the encoder's tokens, parameters and operations for one sample of each kind, with texts of the
+    recipe's lengths."""
     lines = [f"{'one sample (no heads)':26}{'tokens':>8}{'parameters used':>20}{'forward GFLOPs':>17}"]
     text_tokens = {"image": 0, "text": config.data.text_length, "pair": config.data.caption_length}
     for use in USES:
@@ -51,7 +52,7 @@ def use_table(config: PretrainConfig) -> str:
 
 
 def stage_table(config: PretrainConfig, stages: list[StagePlan], num_ranks: int) -> str:
-    """GB of a rank, at the peak of a step."""
+    """Return a table of the GB per rank at the peak of a step."""
     batch, micro_steps = micro_batch(config, num_ranks), config.gradient_accumulation_steps
     head = (
         f"{num_ranks} ranks, {micro_steps} micro-step{'s' * (micro_steps > 1)} of {batch.images} images, {batch.pairs} "
@@ -73,7 +74,7 @@ def stage_table(config: PretrainConfig, stages: list[StagePlan], num_ranks: int)
 def verdict(
     config: PretrainConfig, memory_config: dict[str, Any], stages: list[StagePlan], num_ranks: int, gpu_gb: float
 ) -> str:
-    """Whether stage 3 is worth what it sends, or what would make the recipe fit."""
+    """Return a sentence on whether stage 3 is worth its traffic, or on the settings that would make the recipe fit."""
     fitting = [stage for stage in stages if stage.memory.total <= gpu_gb * 1e9]
     if not fitting:
         least = min(stages, key=lambda stage: stage.memory.total)

@@ -1,7 +1,7 @@
-"""A recipe on more and more GPUs, on paper: see pretrain/scaling.py.
+"""A recipe on more and more GPUs, on paper.
 
-Seconds of a step from the operations of the model, an MFU that is assumed and a network that is stated; nothing of it
-was measured here. The global batch stays, so a GPU gets fewer samples the more there are.
+Seconds per step follow from the operations of the model, an assumed MFU and a given network; nothing here was measured.
+The global batch stays the same, so each GPU gets fewer samples the more GPUs there are.
 """
 
 import math
@@ -19,7 +19,7 @@ from pretrain.planning.traffic import Network, collectives
 
 @dataclass(frozen=True)
 class Machine:
-    """GPUs and what connects them."""
+    """GPUs and the network between them."""
 
     mfu: float
     peak_tflops: float
@@ -29,15 +29,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Setting:
-    """A way to share the state, and how many micro-steps it then needs."""
+    """A way to share the state between ranks, with the fewest micro-steps that fit."""
 
     name: str
     memory_config: dict[str, Any]
     micro_steps: int
     memory: int
-    """Bytes of a rank."""
+    """Bytes per rank."""
     seconds: float
-    """Of communication, in a step."""
+    """Seconds of communication per step."""
 
 
 def machine_of(options: ScalingOptions) -> Machine:
@@ -51,8 +51,10 @@ def machine_of(options: ScalingOptions) -> Machine:
 
 
 def scaling(config: PretrainConfig, machine: Machine) -> str:
-    """A table, what it assumes above and what breaks first below. Raises ValueError where not even a rank's part of the
-    batch is a sample of each kind."""
+    """Return a table with its assumptions above and its limits below.
+
+    Raises ValueError if the batch does not divide by 8 ranks.
+    """
     memory_config = read_memory_config(config.deepspeed_config)
     check_memory_config(config, memory_config, GPUS_PER_NODE)
     most = math.gcd(*vars(config.samples_per_step).values())
@@ -73,6 +75,7 @@ def scaling(config: PretrainConfig, machine: Machine) -> str:
 
 
 def assumptions(config: PretrainConfig, machine: Machine) -> list[str]:
+    """Return the lines above the table."""
     network, num_flops = machine.network, training_flops(config.model, config.largest_step)
     return [
         f"{config.samples_per_step.total} samples a step, the longest, {num_flops / 1e15:.2f} PFLOP; GPUs of "
@@ -86,16 +89,18 @@ def assumptions(config: PretrainConfig, machine: Machine) -> list[str]:
 
 
 def header() -> str:
+    """Return the names of the columns."""
     names = ("GPUs", "a GPU", "compute s", "stage 3 s", "+ hpZ s", "stage 2 s", "stage 1 s", "step s", "not overlapped")
     return "".join(f"{name:>{width(name)}}" for name in names) + "  best setting              efficiency"
 
 
 def width(name: str) -> int:
+    """Return the width of a column."""
     return max(11, len(name) + 2)
 
 
 def row(config: PretrainConfig, num_ranks: int, compute: float, settings: list[Setting]) -> str:
-    """The best setting is the one that communicates least."""
+    """Return a line of the table. The best setting is the one that communicates least."""
     best = min(settings, key=lambda setting: setting.seconds)
     seconds = {setting.name: setting.seconds for setting in settings}
     overlapped, apart = max(compute, best.seconds), compute + best.seconds
@@ -110,7 +115,7 @@ def row(config: PretrainConfig, num_ranks: int, compute: float, settings: list[S
 def fitting_settings(
     config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, machine: Machine
 ) -> list[Setting]:
-    """Each stage, and stage 3 with hpZ in a node, with the fewest micro-steps that fit a GPU."""
+    """Return each stage, and stage 3 with hpZ within a node, with the fewest micro-steps that fit a GPU."""
     third = with_stage(memory_config, 3)
     hpz = {"zero_optimization": third["zero_optimization"] | {"zero_hpz_partition_size": machine.network.gpus_per_node}}
     ways = {
@@ -132,7 +137,7 @@ def fitting_settings(
 
 
 def what_breaks(num_ranks: int, most: int, compute: float, settings: list[Setting]) -> list[str]:
-    """Where the setting of the recipes, stage 3, is at an end, and what answers it."""
+    """Return sentences on where stage 3, the setting of the recipes, reaches its limit, and on the remedy."""
     found = []
     third = next((setting for setting in settings if setting.name == "stage 3"), None)
     best = min(settings, key=lambda setting: setting.seconds)
@@ -150,4 +155,5 @@ def what_breaks(num_ranks: int, most: int, compute: float, settings: list[Settin
 
 
 def compute_seconds(config: PretrainConfig, num_ranks: int, machine: Machine) -> float:
+    """Return the seconds of computation per step."""
     return training_flops(config.model, config.largest_step) / (num_ranks * machine.peak_tflops * 1e12 * machine.mfu)

@@ -1,4 +1,4 @@
-"""ZeRO's stages compared for a recipe: memory and traffic of each, and what makes a recipe fit that does not."""
+"""Memory and traffic of a recipe under each ZeRO stage, and the settings under which it fits a GPU."""
 
 import math
 from collections.abc import Iterator
@@ -15,20 +15,21 @@ GPUS_PER_NODE = 8
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A ZeRO stage on so many ranks."""
+    """Memory and traffic of a ZeRO stage."""
 
     stage: int
     memory: RankMemory
     sent: int
-    """Bytes by a rank, in a step."""
+    """Bytes that a rank sends per step."""
 
 
 def plan_stages(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int) -> list[StagePlan]:
-    """Of stages 1, 2 and 3, all else as the JSON has it."""
+    """Return the plans of stages 1, 2 and 3, with all other settings as in the JSON."""
     return [plan_stage(config, with_stage(memory_config, stage), num_ranks) for stage in (1, 2, 3)]
 
 
 def plan_stage(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int) -> StagePlan:
+    """Return the plan of the stage that `memory_config` sets."""
     num_parameters = count_pieces(config.model, 0).total
     found = collectives(
         memory_config, num_parameters, config.dtype.itemsize, num_ranks, config.gradient_accumulation_steps
@@ -38,11 +39,13 @@ def plan_stage(config: PretrainConfig, memory_config: dict[str, Any], num_ranks:
 
 
 def with_stage(memory_config: dict[str, Any], stage: int) -> dict[str, Any]:
+    """Return a copy of the config with another ZeRO stage."""
     return memory_config | {"zero_optimization": memory_config["zero_optimization"] | {"stage": stage}}
 
 
 def remedies(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float) -> Iterator[str]:
-    """What fits, first what costs least: more micro-steps, then checkpointing, then stage 3, each with those before."""
+    """Yield settings that fit a GPU, the cheapest first: more micro-steps, then activation checkpointing, then stage 3,
+    each together with those before it."""
     modes = get_args(CheckpointingMode)
     ways = [(config, memory_config, "")]
     for mode in modes[modes.index(config.activation_checkpointing.mode) + 1 :]:
@@ -61,7 +64,8 @@ def remedies(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: i
 def fewest_micro_steps(
     config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float
 ) -> tuple[int, int] | None:
-    """Micro-steps, doubled from those of the recipe, that fit a GPU, and bytes of a rank. None: no number does."""
+    """Return the fewest micro-steps that fit a GPU, doubling those of the recipe, and the bytes of a rank; None if no
+    number fits."""
     steps = config.gradient_accumulation_steps
     parts = math.gcd(*vars(config.samples_per_step).values())
     while parts % (num_ranks * steps) == 0:

@@ -1,7 +1,7 @@
-"""What ZeRO sends: bytes that a rank sends in a step, and seconds that they take on a stated network.
+"""Traffic of ZeRO: the bytes that a rank sends per step, and the seconds that they take on a given network.
 
-Rings over N ranks: an all-gather or a reduce-scatter of G bytes lets each rank send (N - 1) / N G, an all-reduce twice
-that. With G the bytes of all weights (or gradients, which are as large), and M micro-steps, DeepSpeed 0.19.8 does:
+In a ring of N ranks each rank sends (N - 1) / N G for an all-gather or a reduce-scatter of G bytes, and twice that for
+an all-reduce. With G the bytes of all weights (or gradients, which are as large), DeepSpeed 0.19.8 does:
 
 | | each micro-step | each step |
 | --- | --- | --- |
@@ -11,16 +11,16 @@ that. With G the bytes of all weights (or gradients, which are as large), and M 
 | stage 3 with hpZ | the same, but the backward's all-gather stays among the ranks of its group | |
 
 Under stage 3 weights that are used again within stage3_max_reuse_distance stay gathered between forward and backward,
-and are not gathered again: a network smaller than that distance sends 2 G. (Counted on two ranks; that it is so many
-weights of a larger network is read from DeepSpeed's code.)
+and are not gathered again: a network smaller than that distance sends 2 G. (Measured on two ranks for a small network;
+for larger ones it is read from DeepSpeed's code.)
 
 Stages 1 and 2 all-reduce a bucket that holds gradients of several ranks' parts (use_multi_rank_bucket_allreduce, on by
-default); where it is off each part is reduced to its rank, G instead of 2 G, in as many collectives. ZeRO++ (arXiv
-2306.10209) counts the same 3 G for stage 3, and hpZ's part of it.
+default); if it is off, each part is reduced to its own rank, G instead of 2 G, in as many collectives. ZeRO++ (arXiv
+2306.10209) counts the same 3 G for stage 3, and the same saving by hpZ.
 
-On a network of nodes a ring passes from node to node once for every piece of data, and NCCL runs as many rings as a
-node has links: of G bytes (1 - 1 / nodes) G leave a node, through all its links together, while (N - 1) / N G leave
-each GPU. The slower of the two counts, and the time that a message takes through the ring.
+Between nodes a ring passes from node to node once for every piece of data, and NCCL runs as many rings as a node has
+links: of G bytes (1 - 1 / nodes) G leave a node, through all its links together, while (N - 1) / N G leave each GPU.
+The slower of the two counts, plus the latency of a message through the ring.
 """
 
 from dataclasses import dataclass
@@ -31,37 +31,37 @@ from pretrain.engine.memory_config import zero_settings
 
 @dataclass(frozen=True)
 class Collective:
-    """A collective of a step, over all its pieces."""
+    """A collective of a step, summed over all calls that it is split into."""
 
     num_bytes: int
-    """Of the whole tensor that is gathered or reduced."""
+    """Size of the whole tensor that is gathered or reduced."""
     passes: int
     """1 for an all-gather or a reduce-scatter, 2 for an all-reduce."""
     num_ranks: int
-    """That take part."""
+    """Ranks that take part."""
     num_pieces: int
-    """Calls that it is made of."""
+    """Calls that it is split into."""
 
     @property
     def sent_bytes(self) -> int:
-        """By a rank."""
+        """Bytes that one rank sends."""
         return self.passes * self.num_bytes * (self.num_ranks - 1) // self.num_ranks
 
 
 @dataclass(frozen=True)
 class Network:
-    """What connects GPUs, in one direction."""
+    """Bandwidths and latency between GPUs, in one direction."""
 
     gpus_per_node: int = 8
     within_gb_per_second: float = 450.0
-    """Of a GPU to the others of its node. NVLink of an H100: 900 in both directions."""
+    """GB/s from a GPU to the others of its node. NVLink of an H100: 900 in both directions."""
     between_gb_per_second: float = 50.0
-    """Of a GPU's share of what its node has to others: 50 is a link of 400 Gb/s for each."""
+    """GB/s between nodes, per GPU: 50 is a link of 400 Gb/s for each GPU."""
     hop_microseconds: float = 5.0
-    """That a message takes from node to node."""
+    """Latency of a message from node to node."""
 
     def seconds(self, collective: Collective) -> float:
-        """Of a collective that has the network for itself."""
+        """Return the seconds of a collective that has the network to itself."""
         ranks, here = collective.num_ranks, min(self.gpus_per_node, collective.num_ranks)
         nodes = -(-ranks // self.gpus_per_node)
         within = (ranks - 1) / ranks * collective.num_bytes / (self.within_gb_per_second * 1e9)
@@ -73,7 +73,7 @@ class Network:
 def collectives(
     memory_config: dict[str, Any], num_parameters: int, itemsize: int, world_size: int, num_micro_steps: int
 ) -> list[Collective]:
-    """Of a step. itemsize: bytes of a weight."""
+    """Return the collectives of a step. itemsize: bytes per weight."""
     zero = zero_settings(memory_config)
     num_bytes = itemsize * num_parameters
     reduced = -(-num_parameters // int(zero.reduce_bucket_size))
@@ -93,5 +93,5 @@ def collectives(
 
 
 def sent_bytes(found: list[Collective]) -> int:
-    """By a rank, in a step."""
+    """Return the bytes that a rank sends per step."""
     return sum(collective.sent_bytes for collective in found)

@@ -24,7 +24,7 @@ def beit3_giant() -> PretrainConfig:
     Sizes: table 2. Steps, batches, AdamW, schedule, clipping, stochastic depth, colour jitter: table 11. Mask ratios:
     section 2.2. Not published, our choice: min_lr (BEiT's), loss weights (1), text_length 512, caption_length 64 (the
     finetuning code's), crops (BEiT v2's), precision, and 40 % hidden patches, 102 of 256. Nothing is recomputed: on 128
-    GPUs a rank is planned to hold 35 GB (`pretrain.plan`; on fewer, `--activation-checkpointing.mode full`). The paper
+    GPUs `pretrain.plan` predicts 35 GB per rank (on fewer, use `--activation-checkpointing.mode full`). The paper
     masks the image of every pair; here about half of the pairs keep theirs whole (see the top of this file).
     """
     data = Path("data")
@@ -59,7 +59,7 @@ def beit3_base() -> PretrainConfig:
     """The released base, 276M with heads: decoupled attention, no vision-language experts.
 
     Command: sbatch --nodes 4 slurm/pretrain.sbatch beit3_base
-    To go on from the released weights, convert them (README) and add --initial-weights FOLDER.
+    To start from the released weights, convert them (README) and add --initial-weights FOLDER.
     Sizes: unilm/beit3. Its pretraining was never published: the giant's schedule is our choice, and 75 hidden patches
     of 196 are BEiT's.
     """

@@ -1,4 +1,4 @@
-"""Runs for a laptop: the demo, and one on data of your own."""
+"""Recipes for a laptop: the demo, and one for your own data."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,8 @@ def demo() -> PretrainConfig:
 
     Command: deepspeed --num_accelerators 2 --module pretrain.train demo
     Expects: runs/demo/data as written by python -m pretrain.demo.
-    Sizes and hyperparameters are our choice. In so short a run the image losses drown the words at equal weights, and
-    matrices that start as small as BEiT's 0.02 learn slowly at this width. Half of the pairs keep their image whole
+    Sizes and hyperparameters are our choice. In so short a run the image losses dominate the words at equal weights,
+    and matrices that start as small as BEiT's 0.02 learn slowly at this width. Half of the pairs keep their image whole
     (docs/whole_images.md).
     """
     data = Path("runs/demo/data")

@@ -13,8 +13,8 @@ def vlbeit_base() -> PretrainConfig:
 
     Command: sbatch --nodes 4 slurm/pretrain.sbatch vlbeit_base
     Published: the three objectives, 40 % of patches block-wise, 50 % of caption tokens. Two layers are those of VLMo
-    base, its sibling. Batches, steps and learning rate we did not find: beit3_base's are our choice, and so are SubLN
-    and whole images in half of the pairs.
+    base, its sibling. Batch sizes, steps and learning rate were not found: using beit3_base's is our choice, and so are
+    SubLN and whole images in half of the pairs.
     """
     return replace(
         beit3_base(),

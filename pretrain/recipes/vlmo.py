@@ -1,8 +1,8 @@
 """VLMo's sizes (arXiv 2111.02358) under the masked data modeling objective.
 
-What is VLMo's here is what a setting can say: sizes, vision-language experts, steps, peak learning rate, caption
-length, mask ratio. Not here: layer scale, relative positions, linear decay (ours is a cosine), whole-word masking,
-three stages, contrastive and matching losses. Its blocks have no SubLN. Whole images in half of the pairs are ours.
+Taken from VLMo: sizes, vision-language experts, steps, peak learning rate, caption length, mask ratio. Not implemented:
+layer scale, relative positions, linear decay (ours is a cosine), whole-word masking, three stages, contrastive and
+matching losses. Its blocks have no SubLN. Whole images in half of the pairs are our choice.
 """
 
 from dataclasses import replace
@@ -18,8 +18,8 @@ def vlmo_base() -> PretrainConfig:
     """VLMo base: 12 layers of 768, vision-language experts in the top two.
 
     Command: sbatch --nodes 4 slurm/pretrain.sbatch vlmo_base
-    From unilm/vlmo: 200k steps of 1024 pairs, peak learning rate 2e-4, weight decay 0.01, 40 tokens a caption of which
-    15 % are hidden, stochastic depth 0.1. Our choice: 1024 images and 1024 texts beside the pairs, and the warmup of
+    From unilm/vlmo: 200k steps of 1024 pairs, peak learning rate 2e-4, weight decay 0.01, 40 tokens per caption, 15 %
+    of them hidden, stochastic depth 0.1. Our choice: 1024 images and 1024 texts beside the pairs, and the warmup of
     2500 steps, which is that of VLMo's text stage.
     """
     base = beit3_base()

@@ -15,8 +15,8 @@ def vqkd_base() -> VisualTokenizerRun:
     Command: deepspeed --module pretrain.train_visual_tokenizer vqkd_base
     Expects: ImageNet-1K's training images in data/images, OpenAI's ViT-B-16 in data/clip_vit_b_16.pt, the package
     open_clip_torch. Published: all figures; 100 epochs of 1,281,167 images, 10 of them warmup; it used 97 % of its
-    codes on ImageNet's validation images. Ours: bfloat16 for its float16, k-means once over up to 16 features a code of
-    all ranks for its k-means of each rank's, one move of the codebook a step, and the revival of dead codes.
+    codes on ImageNet's validation images. Differences: bfloat16 instead of float16; k-means once over up to 16
+    features per code of all ranks instead of one per rank; one codebook update per step; revival of dead codes.
     """
     data = Path("data")
     return VisualTokenizerRun(

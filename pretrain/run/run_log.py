@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.files.retries import PERMANENT_ERRNOS, with_retries, written_with_retries
+from data_pipeline.files.retries import PERMANENT_ERRNOS, FileErrors, with_retries, written_with_retries
 from pretrain.survival.console import say, warn
 from pretrain.survival.json_lines import append_whole, read_records, restore_lines
 
@@ -49,7 +49,7 @@ class RunLog:
                 os.fsync(self._file.fileno())
             self._last_line = line
             # errno None: the file was moved or replaced, which no retry mends
-            with_retries(self.check_in_place, hopeless=(*PERMANENT_ERRNOS, None))
+            with_retries(self.check_in_place, FileErrors((*PERMANENT_ERRNOS, None)))
         except OSError as error:
             self.failure = error
         now = time.monotonic()

@@ -4,26 +4,16 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from data_pipeline.files.hashing import file_sha256
 from data_pipeline.files.remote_files import public_url
 from data_pipeline.loading.dataset import StepDataset
+from pretrain.checkpoints.fingerprints import file_fingerprint
 from pretrain.checkpoints.reader import Checkpoint
 from pretrain.config.run_config import ConfigT, RunConfig, changed_fields
-from pretrain.survival.agreement import FatalRunError, in_words, on_every_rank
+from pretrain.survival.agreement import FatalRunError, on_every_rank
 from pretrain.survival.console import warn
 
 Files = dict[str, Path | None]
 """The run's non-shard input files, by name; None: it has no such file."""
-
-
-def file_fingerprint(path: Path | None) -> str:
-    """Return the first 16 digits of a file's SHA-256, "no file" for None. Raises OSError."""
-    if path is None:
-        return "no file"
-    try:
-        return file_sha256(path)[:16]
-    except OSError as error:
-        raise in_words(error, f"{path} cannot be read ({error.strerror}); make it readable, or give another") from error
 
 
 def agreed_fingerprints(dataset: StepDataset, config: RunConfig, files: Files) -> dict[str, str]:

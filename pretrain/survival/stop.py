@@ -9,7 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
-from data_pipeline.settings.command_line import EXIT_USER_ERROR, PR_SET_PDEATHSIG
+from data_pipeline.settings.command_line import EXIT_USER_ERROR
+from data_pipeline.workers.pool import PR_SET_PDEATHSIG
 from pretrain.survival.console import warn
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

@@ -12,14 +12,13 @@ import importlib.util
 import statistics
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 
 from model.kernels.backend import choose_backend
-from model.kernels.masked_cross_entropy import liger_losses
 from model.kernels.nvidia_apex import apex_linear
+from model.layout import TWO_EXPERTS
 from tests.benchmarks.bytes_moved import compiled_bytes, eager_bytes, saved_bytes
 from tests.benchmarks.kernel_operations import NAMES, Operation, Size, head, operations, sizes
 from tests.benchmarks.published_masks import mask_rows
@@ -93,8 +92,8 @@ def timed(size: Size, bandwidth: float) -> dict[str, float]:
         }
         if operation.name == "norm" and _has_apex():
             ways["apex"] = operation.backend("apex")
-        if operation.name == "head" and importlib.util.find_spec("liger_kernel") is not None:
-            ways["liger"] = partial(operation.backend("triton"), row_losses=liger_losses)
+        if operation.liger is not None and importlib.util.find_spec("liger_kernel") is not None:
+            ways["liger"] = operation.liger
         milliseconds = {who: _forward_backward_ms(way, operation) for who, way in ways.items()}
         for who, (forward, backward) in milliseconds.items():
             figures[f"{name}_{who}_forward_ms"], figures[f"{name}_{who}_backward_ms"] = forward, backward
@@ -115,7 +114,7 @@ def matrix_products(size: Size) -> dict[str, float]:
     x = torch.randn(layout.num_rows, size.dim, device="cuda", dtype=dtype)
     weights = torch.randn(2, size.ffn_dim, size.dim, device="cuda", dtype=dtype).mul_(0.05)
     bias = torch.randn(size.ffn_dim, device="cuda", dtype=dtype)
-    parts = layout.rows(2).slices()
+    parts = layout.rows(TWO_EXPERTS).slices()
     ends = torch.tensor([part.stop for part in parts], device="cuda", dtype=torch.int32)
     out = torch.empty(layout.num_rows, size.ffn_dim, device="cuda", dtype=dtype)
 

@@ -3,22 +3,24 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
+from model.expert_rows import ExpertRows
 from model.kernels.backend import Backend
 from model.kernels.expert_activation import expert_activation, expert_gelu_reference
 from model.kernels.expert_ffn import ExpertWeights, expert_ffn
 from model.kernels.expert_linear import expert_linear_reference
 from model.kernels.expert_norm import expert_norm, expert_norm_reference
-from model.kernels.expert_rows import ExpertRows
 from model.kernels.masked_cross_entropy import masked_cross_entropy
-from model.kernels.residual_norm import Branch, residual_norm, residual_norm_reference
+from model.kernels.residual_norm import residual_norm, residual_norm_reference
 from model.kernels.token_assembly import ImagePieces, TextPieces, assemble_tokens, token_assembly_reference
-from model.layout import PackedLayout, pack, tokens_of
+from model.layout import TWO_EXPERTS, PackedLayout, packed_layout, unpadded_texts
+from model.residual import Branch
 
 NAMES = ("norm", "residual", "residual_drop_path", "activation", "assembly", "ffn")
 
@@ -38,10 +40,10 @@ class Size:
 
     def layout(self) -> PackedLayout:
         captions, texts = (
-            tokens_of(torch.zeros(self.num_samples, length, dtype=torch.bool), (length,) * self.num_samples)
+            unpadded_texts(torch.zeros(self.num_samples, length, dtype=torch.bool), (length,) * self.num_samples)
             for length in (self.caption_tokens, self.text_tokens)
         )
-        return pack(self.num_samples, self.image_tokens, captions, texts)
+        return packed_layout(self.num_samples, self.image_tokens, captions, texts)
 
 
 def sizes(num_samples: int) -> list[Size]:
@@ -63,12 +65,14 @@ class Operation:
     """Forward and backward must move; None where matrix products take the time."""
     unit: int = 1
     """Elements of the widest matrix: bytes are told in multiples of it."""
+    liger: Callable[..., Any] | None = None
+    """By liger-kernel, which may not be installed."""
 
 
 def operations(size: Size, device: torch.device) -> list[Operation]:
     """In bfloat16; two experts, as most blocks have."""
     layout = size.layout()
-    rows, dim, ffn_dim = layout.rows(2), size.dim, size.ffn_dim
+    rows, dim, ffn_dim = layout.rows(TWO_EXPERTS), size.dim, size.ffn_dim
     generator = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -114,11 +118,17 @@ def head(size: Size, device: torch.device) -> Operation:
     labels = torch.randint(size.vocab_size, (num_masked,), device=device)
     shapes = [(num_masked, size.dim), (size.vocab_size, size.dim), (size.vocab_size,)]
     inputs = [torch.randn(shape, device=device, dtype=torch.bfloat16).mul_(0.05).requires_grad_() for shape in shapes]
+
+    def liger(hidden: Tensor, weight: Tensor, bias: Tensor) -> Any:
+        functional = import_module("liger_kernel.transformers.functional")
+        return functional.liger_cross_entropy(linear(hidden, weight, bias).float(), labels, reduction="none")
+
     return Operation(
         "head",
         inputs,
         lambda hidden, weight, bias: cross_entropy(linear(hidden, weight, bias).float(), labels, reduction="none"),
-        lambda backend: partial(masked_cross_entropy, labels=labels),
+        lambda backend: partial(masked_cross_entropy, labels=labels, backend=backend),
+        liger=liger,
     )
 
 
@@ -136,12 +146,12 @@ def _residual(name: str, scale: Tensor | None, rows: ExpertRows, random: Callabl
 
 def _plain_residual(x: Tensor, output: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, *,
                     rows: ExpertRows, scale: Tensor | None) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return residual_norm_reference(x, Branch(output, bias, scale), rows, weight, norm_bias, rows)
+    return residual_norm_reference(x, Branch(output, bias, rows, scale), weight, norm_bias, rows)
 
 
 def _our_residual(x: Tensor, output: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, *,
                   rows: ExpertRows, scale: Tensor | None, backend: Backend) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return residual_norm(x, Branch(output, bias, scale), rows, weight, norm_bias, rows, backend)
+    return residual_norm(x, Branch(output, bias, rows, scale), weight, norm_bias, rows, backend)
 
 
 def _plain_activation(h: Tensor, bias: Tensor, weight: Tensor, norm_bias: Tensor, *, rows: ExpertRows) -> Tensor:
@@ -156,7 +166,7 @@ def _weights(vectors: tuple[Tensor, ...]) -> ExpertWeights:
 def _plain_ffn(x: Tensor, output: Tensor, bias: Tensor, *vectors: Tensor, rows: ExpertRows) -> tuple[Tensor, Tensor]:
     weights = _weights(vectors)
     stream, normed = residual_norm_reference(
-        x, Branch(output, bias, None), rows, weights.norm_weight, weights.norm_bias, rows
+        x, Branch(output, bias, rows), weights.norm_weight, weights.norm_bias, rows
     )
     h = expert_linear_reference(normed, weights.fc1, None, rows)
     y = _plain_activation(h, weights.fc1_bias, weights.subln_weight, weights.subln_bias, rows=rows)
@@ -165,24 +175,24 @@ def _plain_ffn(x: Tensor, output: Tensor, bias: Tensor, *vectors: Tensor, rows: 
 
 def _our_ffn(x: Tensor, output: Tensor, bias: Tensor, *vectors: Tensor, rows: ExpertRows,
              backend: Backend) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return expert_ffn(x, Branch(output, bias, None), rows, _weights(vectors), rows, backend)
+    return expert_ffn(x, Branch(output, bias, rows), _weights(vectors), rows, backend)
 
 
 def _assembly(size: Size, layout: PackedLayout, random: Callable[..., Tensor], device: torch.device) -> Operation:
     """40 % of the patches hidden."""
     num_images, num_patches, dim = 2 * size.num_samples, size.image_tokens - 1, size.dim
     image_mask = torch.rand(num_images, num_patches, device=device) < 0.4
-    word_places, text_begins = (tensor.to(device) for tensor in layout.words())
+    word_positions, cu_seqlens = (tensor.to(device) for tensor in layout.word_positions())
     num_words = size.num_samples * (size.caption_tokens + size.text_tokens)
     vectors = [random(dim), random(dim), random(size.image_tokens, dim)]
     inputs = [random(num_images, num_patches, dim), *vectors, random(num_words, dim), random(size.text_tokens, dim)]
 
     def plain(*pieces: Tensor) -> Tensor:
-        return token_assembly_reference(ImagePieces(*pieces[:4]), TextPieces(*pieces[4:]), image_mask, word_places)
+        return token_assembly_reference(ImagePieces(*pieces[:4]), TextPieces(*pieces[4:]), image_mask, word_positions)
 
     def ours(*pieces: Tensor, backend: Backend) -> Tensor:
         images, texts = ImagePieces(*pieces[:4]), TextPieces(*pieces[4:])
-        return assemble_tokens(images, texts, image_mask, word_places, text_begins, backend)
+        return assemble_tokens(images, texts, image_mask, word_positions, cu_seqlens, backend)
 
     stream, words = layout.num_rows * dim, num_words * dim
     fewest = (4 * stream, 4 * stream - 2 * words)

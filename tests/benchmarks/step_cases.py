@@ -17,9 +17,10 @@ from torch import Tensor
 from model.config import KEEP_EVERYTHING, MultiwayConfig
 from model.flops import StepSize, training_flops
 from model.kernels.block_masks import block_image_masks
-from model.kernels.text_masks import mask_texts, num_masked
+from model.kernels.text_masks import mask_texts
 from model.masked_data_model import MaskedTargets
 from model.multiway import MultiwayInputs
+from model.objective import num_masked
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.formats.beit3 import decoupled
 from pretrain.recipes import RECIPES

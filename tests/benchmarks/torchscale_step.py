@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from model.config import MultiwayConfig
-from model.layout import tokens_of
-from model.stochastic_depth import IGNORED
+from model.layout import unpadded_texts
+from model.objective import IGNORE_INDEX
 from pretrain.formats.beit3 import beit3_entries
 from tests.benchmarks.step_cases import Batch
 from tests.support.torchscale_beit3 import build_torchscale_beit3
@@ -73,10 +73,10 @@ def _loss_sum(
     head: nn.Module, states: Tensor, positions: Tensor, labels: Tensor, counts: tuple[int, ...] | None = None
 ) -> Tensor:
     """Of states (B, S, D) at positions (B, K), of which counts are in use, None = all."""
-    used = tokens_of(labels == IGNORED, counts or (labels.shape[1],) * len(labels))
-    places = used.samples * states.shape[1] + used.take(positions)
+    used = unpadded_texts(labels == IGNORE_INDEX, counts or (labels.shape[1],) * len(labels))
+    places = used.samples * states.shape[1] + used.unpad(positions)
     logits = head(states.flatten(0, 1).index_select(0, places))
-    return cross_entropy(logits.float(), used.take(labels), reduction="sum")
+    return cross_entropy(logits.float(), used.unpad(labels), reduction="sum")
 
 
 def with_our_weights(weights: Mapping[str, Tensor], config: MultiwayConfig) -> TorchscalePretraining:

@@ -16,7 +16,7 @@ import zstandard
 
 from data_pipeline.samples.sample import BadSampleError, Kind
 from data_pipeline.shards.writer import SampleFilter, sample_members
-from data_pipeline.sources import SourceOptions, read_records
+from data_pipeline.sources.readers import SourceOptions, read_records
 from tests.fuzz.mutations import mutated
 from tests.fuzz.watched import Case
 

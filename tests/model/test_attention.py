@@ -1,4 +1,4 @@
-"""Attention within sequences of different lengths, at once and one after the other, beside a mask's."""
+"""Attention within sequences of different lengths: in one call, one by one, and with a mask. CPU, seconds."""
 
 import inspect
 from dataclasses import replace
@@ -10,20 +10,22 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import model.attention
-from model.attention import _import_sequence_attention, attend, find_sequence_attention
+from model.attention import _import_varlen_attention, attend, find_varlen_attention
 from model.captioner import prefill
-from model.layout import tokens_of
+from model.layout import unpadded_texts
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
 from tests.support.kernels import DEVICE
 from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
 
-def sequence_by_sequence(q: Tensor, k: Tensor, v: Tensor, begins: Tensor, key_begins: Tensor, *longest: int) -> Tensor:
-    """What torch.nn.attention.varlen.varlen_attn computes, one sequence after the other."""
-    assert begins.dtype == torch.int32 and torch.equal(begins, key_begins)
-    lengths = begins.diff().tolist()
-    assert sum(lengths) == len(q) and all(0 <= length <= min(longest) for length in lengths)
+def sequence_by_sequence(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, key_cu_seqlens: Tensor, *max_seqlens: int
+) -> Tensor:
+    """Compute torch.nn.attention.varlen.varlen_attn one sequence after the other."""
+    assert cu_seqlens.dtype == torch.int32 and torch.equal(cu_seqlens, key_cu_seqlens)
+    lengths = cu_seqlens.diff().tolist()
+    assert sum(lengths) == len(q) and all(0 <= length <= min(max_seqlens) for length in lengths)
     parts = zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
     return torch.cat(
         [scaled_dot_product_attention(*(x.transpose(0, 1) for x in part)).transpose(0, 1) for part in parts]
@@ -32,19 +34,19 @@ def sequence_by_sequence(q: Tensor, k: Tensor, v: Tensor, begins: Tensor, key_be
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Puts the function above in torch's place; the sequences of each call."""
+    """Replace torch's function by the one above, and list the sequences of each call."""
     seen: list[Tensor] = []
 
     def attention(*args: Any) -> Tensor:
         seen.append(args[3])
         return sequence_by_sequence(*args)
 
-    monkeypatch.setattr(model.attention, "find_sequence_attention", lambda qkv: attention if qkv.numel() else None)
+    monkeypatch.setattr(model.attention, "find_varlen_attention", lambda qkv: attention if qkv.numel() else None)
     return seen
 
 
 def results(network: MaskedDataModel, inputs: MultiwayInputs, targets: MaskedTargets) -> list[Tensor]:
-    """Hidden states of all that is no padding, losses, and the gradients of all parameters."""
+    """Return the hidden states without padding, the losses, and the gradients of all parameters."""
     states = network.encode(inputs)
     seen = [states.images, states.captions[~inputs.caption_padding], states.texts[~inputs.text_padding]]
     losses = network(inputs, targets)
@@ -61,18 +63,18 @@ def test_a_network_computes_sequences_at_once_as_one_after_the_other(
     network = tiny_model(depth=1).to(DEVICE)
     at_once = results(network, inputs, targets)
     assert len(calls) == 2 * ((counts[1] > 0) + (counts[2] > 0))
-    monkeypatch.setattr(model.attention, "find_sequence_attention", lambda qkv: None)
+    monkeypatch.setattr(model.attention, "find_varlen_attention", lambda qkv: None)
     torch.testing.assert_close(results(network, inputs, targets), at_once, rtol=1e-4, atol=1e-5)
 
 
-def test_sequences_of_any_length_give_what_a_mask_gives(calls: list[Tensor]) -> None:
+def test_sequences_of_any_length_equal_attention_with_a_mask(calls: list[Tensor]) -> None:
     by_mask, by_sequences = attend_both_ways(torch.float32)
     assert len(calls) == 1
     torch.testing.assert_close(by_sequences, by_mask, rtol=1e-4, atol=1e-5)
 
 
 def test_torchs_function_takes_what_attend_gives_it() -> None:
-    function = _import_sequence_attention()
+    function = _import_varlen_attention()
     assert function is not None
     assert list(inspect.signature(function).parameters)[:7] == [
         "query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"
@@ -81,25 +83,25 @@ def test_torchs_function_takes_what_attend_gives_it() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_torchs_attention_over_sequences_gives_what_the_mask_gives() -> None:
+def test_torchs_varlen_attention_equals_attention_with_a_mask() -> None:
     qkv = torch.zeros(1, 2, 3, 4, 64, dtype=torch.bfloat16, device=DEVICE)
-    assert find_sequence_attention(qkv) is not None
+    assert find_varlen_attention(qkv) is not None
     by_mask, by_sequences = attend_both_ways(torch.bfloat16)
     torch.testing.assert_close(by_sequences, by_mask, rtol=2e-2, atol=2e-2)
 
 
 def attend_both_ways(dtype: torch.dtype) -> list[list[Tensor]]:
-    """Outputs and gradients: of padded samples with a mask, and of their tokens as sequences."""
+    """Return outputs and gradients of padded samples with a mask, and of their tokens as sequences."""
     lengths, num_tokens = (7, 64, 1, 0, 33), 64
     generator = torch.Generator().manual_seed(0)
     padding = torch.arange(num_tokens, device=DEVICE) >= torch.tensor(lengths, device=DEVICE)[:, None]
-    tokens = tokens_of(padding, lengths)
+    tokens = unpadded_texts(padding, lengths)
     qkv = torch.randn(tokens.num_rows, 3, 4, 64, generator=generator).to(DEVICE, dtype).requires_grad_()
     dy = torch.randn(tokens.num_rows, 256, generator=generator).to(DEVICE, dtype)
-    q, k, v = (x.transpose(1, 2) for x in tokens.put(qkv, num_tokens).unbind(2))
+    q, k, v = (x.transpose(1, 2) for x in tokens.pad(qkv, num_tokens).unbind(2))
     mask = ~padding[:, None, None] | padding[:, None, :, None]  # a row that sees nothing would be NaN
     padded = scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-    outputs = (tokens.take(padded), attend(qkv, tokens))
+    outputs = (tokens.unpad(padded), attend(qkv, tokens))
     return [[output, torch.autograd.grad(output, qkv, dy, retain_graph=True)[0]] for output in outputs]
 
 
@@ -110,7 +112,7 @@ def test_a_causal_mask_is_cut_to_each_pairs_length(calls: list[Tensor]) -> None:
     with torch.no_grad():
         states = network.encode(inputs)
         for pair, length in enumerate(lengths):
-            for kept in (length, 7):  # with the mask that fits, and with one to cut
+            for kept in (length, 7):  # with a mask of the right size, and with one to cut
                 alone = replace(
                     inputs,
                     **{name: getattr(inputs, name)[pair : pair + 1] for name in ("images", "image_mask")},
@@ -128,8 +130,8 @@ def test_a_captioner_that_keeps_keys_and_values_keeps_its_mask(calls: list[Tenso
     assert calls == [] and cached.num_tokens == CONFIG.num_image_tokens
 
 
-def test_a_cpu_has_no_attention_over_sequences() -> None:
-    assert find_sequence_attention(torch.zeros(1, 2, 3, 4, 8, dtype=torch.bfloat16)) is None
+def test_a_cpu_has_no_varlen_attention() -> None:
+    assert find_varlen_attention(torch.zeros(1, 2, 3, 4, 8, dtype=torch.bfloat16)) is None
 
 
 def on_device(step: Any) -> Any:

@@ -68,7 +68,7 @@ def test_decoding_step_by_step_equals_decoding_at_once(
     torch.testing.assert_close(torch.cat(states, dim=1), full_states(model, images, ids)[1], atol=1e-5, rtol=0)
 
 
-def test_forgotten_tokens_leave_no_trace() -> None:
+def test_dropped_tokens_leave_no_trace() -> None:
     model, images = tiny_model(), torch.randn(2, 3, 32, 32)
     ids = torch.randint(4, CONFIG.vocab_size, (2, 3))
     cache = prefill(model, images)
@@ -84,7 +84,7 @@ def test_greedy_captions_are_those_found_without_a_cache() -> None:
     model, images = tiny_model(seed=3), torch.randn(6, 3, 32, 32)
     begin, pad = 0, 1
     endless = greedy_captions(model, images, 10, begin_id=begin, end_id=-1, pad_id=pad, mask_id=MASK_ID)
-    # the word that ends the captions at the most different places; argmax is 0 for a caption without it
+    # the word that ends the captions at the largest number of different positions; argmax is 0 without that word
     firsts = {word: (endless == word).int().argmax(1) for word in endless[:, 1:9].unique().tolist()}
     end = max(firsts, key=lambda word: len(firsts[word].unique()))
     found = greedy_captions(model, images, 10, begin_id=begin, end_id=end, pad_id=pad, mask_id=MASK_ID)

@@ -1,4 +1,4 @@
-"""The pieces of the packed rows; images of another size than the network was trained at. CPU, seconds."""
+"""The pieces of the packed rows; images of another size than in training. CPU, seconds."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -15,7 +15,7 @@ from tests.support.tiny import CONFIG, tiny_inputs, tiny_model
 
 
 def microsofts_rule(table: Tensor, num_patches: int) -> Tensor:
-    """unilm/beit3 utils.load_model_and_may_interpolate, as FORMATS 2.5 describes it."""
+    """Interpolate as utils.load_model_and_may_interpolate of unilm/beit3 does."""
     num_extra = 3
     old, new = int((len(table) - num_extra) ** 0.5), int(num_patches**0.5)
     extra, patches = table[:num_extra], table[num_extra:]
@@ -84,7 +84,7 @@ def test_the_kernels_pack_like_the_reference(counts: tuple[int, int, int]) -> No
     torch.testing.assert_close(found[1], found[0])
 
 
-def test_a_piece_is_no_view_of_a_parameter() -> None:
+def test_a_piece_is_not_a_view_of_a_parameter() -> None:
     encoder, inputs = tiny_model().encoder, tiny_inputs(1, 1, 1)
     pieces = (
         *encoder.vision_embed(inputs.images, inputs.image_mask),

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import Checkpointing, MultiwayConfig
+from model.config import Checkpointing
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
-from model.stochastic_depth import IGNORED, drop_path_scales
+from model.objective import IGNORE_INDEX
+from model.stochastic_depth import drop_path_scales
 from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
 NUM_IMAGES, NUM_PAIRS, NUM_TEXTS = 2, 3, 4
@@ -26,7 +27,7 @@ VARIANTS = pytest.mark.parametrize(
 
 
 def only(kind: str, inputs: MultiwayInputs, targets: MaskedTargets) -> tuple[MultiwayInputs, MaskedTargets, slice]:
-    """The samples of one kind, and where they stand among all samples of the step."""
+    """Return the inputs and targets of one kind, and its slice of all samples of the step."""
     images = {"images": slice(0, NUM_IMAGES), "pairs": slice(NUM_IMAGES, None), "texts": slice(0, 0)}[kind]
     pairs = slice(None) if kind == "pairs" else slice(0, 0)
     texts = slice(None) if kind == "texts" else slice(0, 0)
@@ -66,7 +67,7 @@ def test_one_packed_step_equals_three_separate_forwards(whole_pairs: list[int], 
     targets = tiny_targets(inputs)
     for pair in whole_pairs:
         inputs.image_mask[NUM_IMAGES + pair] = False
-        targets.visual_token_ids[NUM_IMAGES + pair] = IGNORED
+        targets.visual_token_ids[NUM_IMAGES + pair] = IGNORE_INDEX
     scales = drop_path_scales(1, torch.arange(9), CONFIG.depth, model.encoder.config.drop_path_rate)
 
     packed_losses = model(inputs, targets, scales)
@@ -82,20 +83,20 @@ def test_one_packed_step_equals_three_separate_forwards(whole_pairs: list[int], 
         losses.sum().backward()
         separate_losses += losses.detach()
     torch.testing.assert_close(packed_losses, separate_losses, atol=1e-5, rtol=1e-5)
-    assert (packed_losses[2] == 0) == (len(whole_pairs) == NUM_PAIRS)  # nothing was asked of whole images
+    assert (packed_losses[2] == 0) == (len(whole_pairs) == NUM_PAIRS)  # whole images have no labels
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(packed[name], gradient, atol=1e-5, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("counts", [(2, 0, 0), (0, 2, 0), (0, 0, 2), (0, 0, 0)], ids=str)
-def test_every_parameter_has_a_gradient_also_where_kinds_are_absent(counts: tuple[int, int, int]) -> None:
+def test_every_parameter_has_a_gradient_even_if_kinds_are_absent(counts: tuple[int, int, int]) -> None:
     model = tiny_model().train()
     inputs = tiny_inputs(*counts)
     model(inputs, tiny_targets(inputs)).sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
-def test_what_stands_in_padding_changes_nothing() -> None:
+def test_the_content_of_padding_changes_nothing() -> None:
     model, inputs = tiny_model(), tiny_inputs(1, 3, 4)
     other = replace(
         inputs,
@@ -113,7 +114,7 @@ def test_what_stands_in_padding_changes_nothing() -> None:
         assert padding.any() and not ours[padding].any() and ours[~padding].any(dim=1).all()
 
 
-def test_what_the_host_knows_of_lengths_is_what_the_device_would_say() -> None:
+def test_lengths_known_to_the_host_give_the_same_as_those_read_from_the_device() -> None:
     model, inputs = tiny_model(), tiny_inputs(1, 3, 4)
     targets = tiny_targets(inputs)
     known = replace(
@@ -135,7 +136,7 @@ def test_a_dropped_sample_passes_unchanged_and_the_others_are_untouched() -> Non
     scales[:, :, 1] = 0  # all branches of the second image
     with torch.no_grad():
         layout = inputs.layout()
-        _, normed = model.encoder.norm(model.encoder.pack(inputs, layout), None, layout, "reference")
+        normed = model.encoder.norm(model.encoder.pack(inputs, layout), layout, "reference")
         embedded = model.encoder.unpack(normed, inputs, layout)
         dropped, full = model.encoder(inputs, scales), model.encoder(inputs)
     torch.testing.assert_close(dropped.images[1], embedded.images[1])
@@ -155,11 +156,7 @@ def test_the_vision_language_expert_serves_pairs_only() -> None:
     assert not torch.allclose(before.captions, after.captions, atol=1e-2)
 
 
-def test_wrong_sizes_are_refused_with_a_remedy() -> None:
-    with pytest.raises(ValueError, match="num_heads 5 must divide dim 32"):
-        MultiwayConfig(dim=32, num_heads=5)
-    with pytest.raises(ValueError, match="patch_size 7 must divide image_size 32"):
-        MultiwayConfig(image_size=32, patch_size=7)
+def test_inputs_of_wrong_sizes_are_refused_with_a_remedy() -> None:
     model, inputs = tiny_model(), tiny_inputs(1, 0, 0)
     with pytest.raises(ValueError, match="image_mask has 16 patches, the images have 5 x 5"):
         model.encode(replace(inputs, images=torch.zeros(1, 3, 40, 40)))

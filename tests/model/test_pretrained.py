@@ -1,4 +1,4 @@
-"""Our own format: what is not exactly a sound network is refused, with what is wrong. CPU, seconds."""
+"""Imglish's own format: anything but exactly a valid network is refused with the reason. CPU, seconds."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ NAME = "mim_head.weight"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A tiny network in our format."""
+    """A tiny network in Imglish's format."""
     save_pretrained({name: p.detach() for name, p in tiny_model().named_parameters()}, CONFIG, tmp_path)
     load_pretrained(tmp_path)
     return tmp_path
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (torch.full((20, 32), torch.nan), "NaN or infinity for mim_head.weight, in 640 of 640 places"),
+        (torch.full((20, 32), torch.nan), "NaN or infinity for mim_head.weight, in 640 of 640 elements"),
         (torch.zeros(20, 32).half(), "float16 for mim_head.weight, expected float32"),
         (torch.zeros(20, 32).double(), "float64 for mim_head.weight, expected float32"),
         (torch.zeros(20, 32).long(), "int64 for mim_head.weight, expected float32"),
@@ -49,13 +49,13 @@ def test_weights_that_are_not_sound_are_refused(changed: torch.Tensor | None, me
     [
         ({"depth": 10**9}, "describes 1000000000 blocks|depth"),
         ({"dim": "wide"}, "dim Input should be a valid"),
-        ({"num_heads": 0}, "config.json describes no network: "),
+        ({"num_heads": 0}, "config.json does not describe a valid network: "),
         ({"dim": 320}, r"model.safetensors has \(\d+"),
         ({"attention": "other"}, "attention Input should be 'shared' or 'decoupled'"),
     ],
     ids=lambda changes: "-".join(changes) if isinstance(changes, dict) else "",
 )
-def test_sizes_that_are_none_are_refused_in_one_sentence(changes: dict[str, Any], message: str, folder: Path) -> None:
+def test_invalid_sizes_are_refused_in_one_sentence(changes: dict[str, Any], message: str, folder: Path) -> None:
     config = json.loads((folder / CONFIG_NAME).read_text())
     (folder / CONFIG_NAME).write_text(json.dumps({**config, **changes}))
     with pytest.raises(ValueError, match=message) as error:
@@ -63,7 +63,7 @@ def test_sizes_that_are_none_are_refused_in_one_sentence(changes: dict[str, Any]
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_pointer_a_bomb_and_a_file_that_may_not_be_read_are_told_apart(folder: Path) -> None:
+def test_a_pointer_a_bomb_and_an_unreadable_file_are_distinguished(folder: Path) -> None:
     with forbidden(folder / WEIGHTS_NAME), pytest.raises(PermissionError):
         load_pretrained(folder)
     (folder / WEIGHTS_NAME).write_text("version https://git-lfs.github.com/spec/v1\n")

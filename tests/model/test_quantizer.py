@@ -8,7 +8,7 @@ from model.quantizer import CHUNK, Codebook
 
 
 def clusters(num_clusters: int, per_cluster: int, dim: int, seed: int = 0) -> torch.Tensor:
-    """Features in tight bundles around random directions, in random order."""
+    """Return features in tight clusters around random directions, in random order."""
     generator = torch.Generator().manual_seed(seed)
     centers = normalize(torch.randn(num_clusters, dim, generator=generator), dim=-1)
     noise = 0.02 * torch.randn(num_clusters, per_cluster, dim, generator=generator)
@@ -17,7 +17,7 @@ def clusters(num_clusters: int, per_cluster: int, dim: int, seed: int = 0) -> to
 
 
 def learn(book: Codebook, features: torch.Tensor, decay: float = 0.9, threshold: float = 0.1, seed: int = 0) -> None:
-    """One step on one rank."""
+    """Take one step on one rank."""
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
     fresh = features[order.repeat(-(-len(book.codes) // len(order)))[: len(book.codes)]]
     book.move(*book.assign(features), fresh, decay, threshold)

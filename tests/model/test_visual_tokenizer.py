@@ -17,7 +17,7 @@ CONFIG = VisualTokenizerConfig(
 
 @pytest.fixture
 def tokenizer() -> VisualTokenizer:
-    """With a codebook that k-means has started."""
+    """A tokenizer whose codebook k-means has initialized."""
     tokenizer = VisualTokenizer(CONFIG)
     init_visual_tokenizer(tokenizer, 0.1, seed=0)
     tokenizer.codebook.start(tokenizer.features(images(6)).detach().flatten(0, 1))
@@ -44,7 +44,7 @@ def test_codes_do_not_depend_on_the_rest_of_the_batch(tokenizer: VisualTokenizer
     assert torch.equal(tokenizer.tokenize(dark)[0], tokenizer.tokenize(torch.cat([dark, pixels]))[0])
 
 
-def test_tokenizing_changes_nothing_also_in_training_mode(tokenizer: VisualTokenizer) -> None:
+def test_tokenizing_changes_nothing_even_in_training_mode(tokenizer: VisualTokenizer) -> None:
     before = {name: value.clone() for name, value in tokenizer.state_dict().items()}
     for mode in (True, False):
         tokenizer.train(mode).tokenize(images(3))
@@ -52,7 +52,7 @@ def test_tokenizing_changes_nothing_also_in_training_mode(tokenizer: VisualToken
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 20), (8, 8), (16, 24)])
-def test_other_grids_have_a_code_a_patch_and_train(tokenizer: VisualTokenizer, height: int, width: int) -> None:
+def test_other_grids_have_one_code_per_patch_and_train(tokenizer: VisualTokenizer, height: int, width: int) -> None:
     pixels = torch.rand(2, 3, height, width)
     num_patches = (height // 4) * (width // 4)
     assert tokenizer.tokenize(pixels).shape == (2, num_patches)
@@ -113,7 +113,8 @@ def test_initial_weights_are_beit_v2s_and_a_function_of_the_seed() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_codes_in_lower_precision_agree_with_float32(dtype: torch.dtype) -> None:
-    """The published sizes with random weights, and a codebook that k-means fits to the features of other images."""
+    """Uses the published sizes with random weights, and a codebook fitted by k-means to the features of other
+    images."""
     tokenizer = VisualTokenizer(VisualTokenizerConfig())
     init_visual_tokenizer(tokenizer, 0.05, seed=0)
     tokenizer = tokenizer.cuda().eval()

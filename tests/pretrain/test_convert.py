@@ -13,6 +13,7 @@ from model import load_pretrained
 from model.embeddings import interpolate_positions
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.conversion.beit3_target import Beit3Target
 from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.verify import TOLERANCE, largest_difference
@@ -73,7 +74,7 @@ def test_one_call_loads_our_own_format(run_dir: Path, tmp_path: Path) -> None:
     weights = dict(checkpoint_weights(checkpoint.folder))
     assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="describes no network of ours"):
+    with pytest.raises(ValueError, match="is not the configuration of an Imglish network"):
         load_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not exist; write it with pretrain.convert"):
         load_pretrained(tmp_path / "nowhere")
@@ -105,7 +106,7 @@ def test_a_file_that_differs_is_found_out(run_dir: Path, tmp_path: Path, name: s
     torch.save(content, path)
     with pytest.raises(ValueError, match=f"beit3_fusion.pth does not hold the {name}"):
         largest_difference(
-            "beit3", "fusion", path, checkpoint.config.model, lambda: checkpoint_weights(checkpoint.folder)
+            Beit3Target("fusion"), path, checkpoint.config.model, lambda: checkpoint_weights(checkpoint.folder)
         )
 
 
@@ -136,7 +137,7 @@ def test_the_card_says_how_many_heads_a_file_has(run_dir: Path, tmp_path: Path) 
     path = convert(ConvertOptions(run_dir, tmp_path)).path
     convert(ConvertOptions(path, tmp_path / "ours", from_="beit3"))
     assert load_pretrained(tmp_path / "ours").encoder.config.num_heads == 6
-    with pytest.raises(ValueError, match="says 6 heads, --num-heads 12"):
+    with pytest.raises(ValueError, match="has 6 heads, --num-heads is 12"):
         convert(ConvertOptions(path, tmp_path / "ours", from_="beit3", num_heads=12))
 
 
@@ -155,7 +156,7 @@ def test_the_card_says_how_many_heads_a_file_has(run_dir: Path, tmp_path: Path) 
         ({"image_size": 0}, "image.size 0 "),
         ({"image_size": 1 << 40}, "image.size 1099511627776 "),
         ({"to": "timm", "trim_vocab": True}, "leave out --trim-vocab"),
-        ({"from_": "safetensors"}, "config.json does not exist|describes no network of ours"),
+        ({"from_": "safetensors"}, "config.json does not exist|is not the configuration of an Imglish network"),
     ],
 )
 def test_what_cannot_be_is_refused(run_dir: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""README's table of the giant on many GPUs is what `python -m pretrain.scaling` prints."""
+"""The table of docs/speed_and_memory.md equals the output of `python -m pretrain.scaling`."""
 
 import math
 import os
@@ -16,13 +16,13 @@ from pretrain.recipes.beit3 import beit3_giant
 from tests.support.launch import ON_CPU, ROOT
 
 BETWEEN_GB = ("50", "6.25")
-"""Of the two networks of README's table."""
+"""Bandwidths of the two networks of the table, GB/s per GPU."""
 PRINTED = re.compile(r" +(\d+) +(\d+) +([\d.]+) +([\d.]+) .*  (stage \d.* GB) +(\d+)% to (\d+)%")
 
 
-def readme_rows() -> dict[int, list[str]]:
-    """The cells of the table by number of GPUs."""
-    text = (ROOT / "README.md").read_text()
+def documented_rows() -> dict[int, list[str]]:
+    """Return the cells of the documented table by number of GPUs."""
+    text = (ROOT / "docs" / "speed_and_memory.md").read_text()
     assert all(f"`--between-gb {between}`" in text for between in BETWEEN_GB)
     table = text.partition("| GPUs | samples each |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
@@ -30,7 +30,7 @@ def readme_rows() -> dict[int, list[str]]:
 
 
 def cells_of(lines: list[str]) -> list[str]:
-    """A row of README's table from the lines that the command prints for its two networks."""
+    """Return a row of the documented table from the lines that the command prints for its two networks."""
     first, second = (PRINTED.match(line) for line in lines)
     assert first is not None and second is not None
     gpus, samples, compute, stage_3, best, hidden, apart = first.groups()
@@ -39,20 +39,20 @@ def cells_of(lines: list[str]) -> list[str]:
     return [f"{int(gpus):,}", samples, compute, best, *figures]
 
 
-def test_a_row_of_readmes_table_is_what_is_computed() -> None:
+def test_a_row_of_the_documented_table_is_what_is_computed() -> None:
     config, default, num_gpus = beit3_giant(), ScalingOptions(), 1024
     network = Network(8, default.within_gb, float(BETWEEN_GB[0]), default.hop_us)
     machine = Machine(default.mfu, default.peak_tflops, default.gpu_gb, network)
     settings = fitting_settings(config, read_memory_config(config.deepspeed_config), num_gpus, machine)
     line = row(config, num_gpus, compute_seconds(config, num_gpus, machine), settings)
-    rows = readme_rows()
+    rows = documented_rows()
     assert rows[num_gpus][:6] == cells_of([line, line])[:6]
     assert list(rows) == [8 * 2**power for power in range(8)]
     assert math.gcd(*vars(config.samples_per_step).values()) == 2048  # the sentence below the table
 
 
 @pytest.mark.slow
-def test_readmes_table_is_what_the_command_prints() -> None:
+def test_the_documented_table_is_what_the_command_prints() -> None:
     printed = []
     for between in BETWEEN_GB:
         command = [sys.executable, "-m", "pretrain.scaling", "--between-gb", between]
@@ -61,4 +61,4 @@ def test_readmes_table_is_what_the_command_prints() -> None:
         )
         printed.append([line for line in ended.stdout.splitlines() if PRINTED.match(line)])
     rows = [cells_of([first, second]) for first, second in zip(*printed, strict=True)]
-    assert rows == list(readme_rows().values())
+    assert rows == list(documented_rows().values())

@@ -1,4 +1,4 @@
-"""Runs that several test files of this folder start from."""
+"""Runs that several test files of this folder start from, and HTTP servers."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.faults import arguments_of
+from tests.support.http_servers import hostile, served, server
 from tests.support.launch import run_ranks
 from tests.support.shared_folders import shared_folder
 from tests.support.tiny_run import TinyData
+
+__all__ = ["hostile", "served", "server"]
 
 
 @pytest.fixture(scope="session")

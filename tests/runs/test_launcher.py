@@ -1,4 +1,4 @@
-"""What DeepSpeed's launcher makes of signals and of the ranks' codes, as README's table has it.
+"""What DeepSpeed's launcher makes of signals and of the ranks' codes, as docs/running.md has it.
 
 A runner, which is the command `deepspeed`, starts a launcher on each node, and that the ranks.
 """
@@ -27,6 +27,7 @@ from tests.support.ports import reserved_port
 from tests.support.tiny_run import TinyData
 
 pytestmark = pytest.mark.slow  # each starts four interpreters
+DOCUMENTED = ROOT / "docs" / "running.md"
 GRACE_SECONDS = 30
 """After which the launcher of a node kills what it has sent SIGTERM."""
 
@@ -97,17 +98,17 @@ def check_saved(launched: Launched) -> None:
     assert newest_step(launched.run_dir) == len(read_log(launched.run_dir)) >= 2
 
 
-def code_in_readme(action: str) -> int:
-    """The code of `deepspeed` after an action, in README's table."""
-    readme = (ROOT / "README.md").read_text()
-    (code,) = re.findall(rf"^\| {re.escape(action)} \|.*\| (\d+) \|$", readme, re.MULTILINE)
+def documented_code(action: str) -> int:
+    """Return the exit code of `deepspeed` after an action, as docs/running.md has it."""
+    page = DOCUMENTED.read_text()
+    (code,) = re.findall(rf"^\| {re.escape(action)} \|.*\| (\d+) \|$", page, re.MULTILINE)
     return int(code)
 
 
 def test_ctrl_c_ends_deepspeed_at_once_and_the_ranks_save_behind_it(launched: Launched) -> None:
     ranks = launched.ranks
     os.killpg(launched.runner.pid, signal.SIGINT)
-    assert launched.code() == code_in_readme("Ctrl-C") == 130
+    assert launched.code() == documented_code("Ctrl-C") == 130
     assert "KeyboardInterrupt" in launched.said
     wait_for_the_end_of(ranks)
     check_saved(launched)
@@ -116,10 +117,10 @@ def test_ctrl_c_ends_deepspeed_at_once_and_the_ranks_save_behind_it(launched: La
 def test_sigterm_to_deepspeed_leaves_the_ranks_which_end_by_the_process_that_the_lock_names(launched: Launched) -> None:
     ranks = launched.ranks
     launched.runner.terminate()
-    assert launched.code() == code_in_readme("SIGTERM to `deepspeed`") == 143
+    assert launched.code() == documented_code("SIGTERM to `deepspeed`") == 143
     done = len(read_log(launched.run_dir))
     wait_for(lambda: len(read_log(launched.run_dir)) > done + 5)
-    main_rank = int((launched.run_dir / "lock").read_text().split()[1])  # README: kill -USR1
+    main_rank = int((launched.run_dir / "lock").read_text().split()[1])  # docs/running.md: kill -USR1
     assert main_rank in [rank.pid for rank in ranks]
     os.kill(main_rank, signal.SIGUSR1)
     wait_for_the_end_of(ranks)
@@ -131,7 +132,7 @@ def test_sigterm_to_the_launcher_of_a_node_lets_the_ranks_save(launched: Launche
     launcher = ranks[0].parent()
     assert launcher is not None
     launcher.terminate()
-    assert launched.code() == code_in_readme("SIGTERM to the launcher of a node") == 1
+    assert launched.code() == documented_code("SIGTERM to the launcher of a node") == 1
     wait_for_the_end_of(ranks)
     check_saved(launched)
 
@@ -148,12 +149,12 @@ def test_the_launcher_kills_ranks_whose_step_takes_longer_than_30_seconds(launch
     assert time.monotonic() - start > GRACE_SECONDS - 1
     assert not any(rank.is_running() for rank in ranks)
     assert not list((launched.run_dir / "checkpoints").glob("step_*"))
-    assert f"kills them after {GRACE_SECONDS} seconds" in " ".join((ROOT / "README.md").read_text().split())
+    assert f"kills them after {GRACE_SECONDS} seconds" in " ".join(DOCUMENTED.read_text().split())
 
 
 def test_a_stop_by_a_signal_to_one_rank_gives_the_code_of_the_ranks(launched: Launched) -> None:
     launched.ranks[1].send_signal(signal.SIGUSR1)
-    assert launched.code() == code_in_readme("SIGUSR1 or SIGTERM to a rank") == 75
+    assert launched.code() == documented_code("SIGUSR1 or SIGTERM to a rank") == 75
     check_saved(launched)
 
 
@@ -161,7 +162,7 @@ def test_a_rank_that_is_killed_gives_247_or_71_whichever_the_launcher_sees_first
     launched.ranks[1].kill()
     assert launched.code() in (247, EXIT_RANK_LOST)
     assert "error: rank 1" in launched.said
-    assert "`deepspeed` gives 247, or 71" in " ".join((ROOT / "README.md").read_text().split())
+    assert "`deepspeed` gives 247, or 71" in " ".join(DOCUMENTED.read_text().split())
 
 
 def test_a_launcher_that_is_killed_leaves_ranks_that_save_and_deepspeed_gives_0(launched: Launched) -> None:

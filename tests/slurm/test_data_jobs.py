@@ -36,4 +36,4 @@ def test_a_mistake_in_the_runtime_is_told_and_nothing_begins(cluster: Cluster, t
     job = cluster.submit(tmp_path, "slurm/convert.sbatch", "run", "out", IMGLISH_ENV=str(mistaken))
     assert job.wait_for_its_end() == "FAILED"
     assert job.field("ExitCode") == "2:0"
-    assert job.output == "error: venv:nowhere of IMGLISH_RUNTIME is no virtual environment that imnode1 sees\n"
+    assert job.output == "error: venv:nowhere of IMGLISH_RUNTIME is not a virtual environment on imnode1\n"

@@ -154,7 +154,7 @@ DAMAGED = ["\n", "complete\n", "x complete 4\n", "8 complete\n", "8 complete 4 9
 @pytest.mark.parametrize("left", DAMAGED)
 def test_a_damaged_status_file_is_none(job: FakeJob, left: str) -> None:
     said = job.start(left, LOST)
-    assert f"warning: {job.folder / 'imglish-7.status'} is damaged and does not count" in said
+    assert f"warning: {job.folder / 'imglish-7.status'} is damaged and is ignored" in said
     assert "srun ended with 137 (newest checkpoint: 0); back into the queue" in said and "expected" not in said
     assert (job.codes, job.num_requeues) == ([0], 1)
 

@@ -63,4 +63,4 @@ def test_a_word_of_no_kind_and_a_folder_that_is_no_environment_are_refused(tmp_p
     kinds = "module:NAME, venv:FOLDER, apptainer:IMAGE or pyxis:IMAGE"
     assert said == f"error: conda:imglish of IMGLISH_RUNTIME must be {kinds}"
     (said,) = words(tmp_path, "venv:nowhere")
-    assert said.startswith("error: venv:nowhere of IMGLISH_RUNTIME is no virtual environment that ")
+    assert said.startswith("error: venv:nowhere of IMGLISH_RUNTIME is not a virtual environment on ")

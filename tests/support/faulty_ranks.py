@@ -18,8 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from model.kernels.residual_norm import Branch
 from model.multiway import MultiwayBlock
+from model.residual import Branch
 from pretrain import train
 from pretrain.checkpoints import background_files as rank_files
 from pretrain.checkpoints import manifest

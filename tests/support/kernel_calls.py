@@ -1,4 +1,4 @@
-"""A call of every kernel at the sizes of BEiT-3 giant, with few rows."""
+"""Calls of every kernel at the sizes of BEiT-3 giant, with few rows."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -6,20 +6,22 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from model.expert_rows import ExpertRows
 from model.kernels.block_masks import block_image_masks
 from model.kernels.expert_activation import expert_activation
 from model.kernels.expert_ffn import ExpertWeights, expert_ffn
 from model.kernels.expert_norm import expert_norm
-from model.kernels.expert_rows import ExpertRows
-from model.kernels.residual_norm import Branch, residual_norm
+from model.kernels.residual_norm import residual_norm
 from model.kernels.text_masks import mask_texts
 from model.kernels.token_assembly import ImagePieces, TextPieces, assemble_tokens
+from model.residual import Branch
 
 DIM, FFN_DIM = 1408, 6144
 ROWS = ExpertRows((4, 8, 12, 16), (0, 1, 1, 2))
 
 
 def giant_calls() -> Iterator[Callable[[], object]]:
+    """Yield functions that call each kernel, forward and backward."""
     rows, bias_rows = ROWS, ExpertRows(ROWS.ends, (0, 0, 0, 0))
     x, vectors, bias = _random(16, DIM), _random(3, DIM), _random(1, DIM)
     h, wide = _random(16, FFN_DIM), _random(3, FFN_DIM)
@@ -28,14 +30,14 @@ def giant_calls() -> Iterator[Callable[[], object]]:
     fc1, fc2 = [_random(FFN_DIM, DIM) for _ in range(3)], [_random(DIM, FFN_DIM) for _ in range(3)]
     weights = ExpertWeights(vectors, vectors, fc1, wide, wide, wide, fc2)
     for scale in (None, torch.ones(16)):
-        branch = Branch(x, bias, scale)
-        yield partial(_forward_and_backward, residual_norm, x, branch, bias_rows, vectors, vectors, rows, "triton")
-        yield partial(_forward_and_backward, expert_ffn, x, branch, bias_rows, weights, rows, "triton")
+        branch = Branch(x, bias, bias_rows, scale)
+        yield partial(_forward_and_backward, residual_norm, x, branch, vectors, vectors, rows, "triton")
+        yield partial(_forward_and_backward, expert_ffn, x, branch, weights, rows, "triton")
     images = ImagePieces(_random(3, 4, DIM), _random(DIM), _random(DIM), _random(5, DIM))
     texts = TextPieces(_random(13, DIM), _random(4, DIM))
-    masks, begins = torch.zeros(3, 4, dtype=torch.bool), torch.tensor([0, 4, 6, 9, 13], dtype=torch.int32)
-    places = torch.zeros(13, dtype=torch.int64)
-    yield partial(_forward_and_backward, assemble_tokens, images, texts, masks, places, begins, "triton")
+    masks, cu_seqlens = torch.zeros(3, 4, dtype=torch.bool), torch.tensor([0, 4, 6, 9, 13], dtype=torch.int32)
+    positions = torch.zeros(13, dtype=torch.int64)
+    yield partial(_forward_and_backward, assemble_tokens, images, texts, masks, positions, cu_seqlens, "triton")
     yield partial(block_image_masks, 0, torch.arange(16), 16, 102, 16, "triton")
     ids = torch.zeros(16, 512, dtype=torch.int64)
     yield partial(mask_texts, 0, torch.arange(16), ids, ids == 1, 0.15, 64001, (4, 64001), "triton")

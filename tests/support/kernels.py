@@ -1,4 +1,4 @@
-"""What tests of kernels share: outputs and gradients of two backends, memory that starts as NaN, odd row ranges.
+"""Helpers of the tests of kernels: comparison of two backends, memory filled with NaN, odd row ranges.
 
 Without a GPU the kernels run in Triton's interpreter (tests/conftest.py sets it), in float32.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.kernels.expert_rows import ExpertRows
+from model.expert_rows import ExpertRows
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -26,9 +26,9 @@ ROWS = [
     ExpertRows((5, 5, 5, 9), (0, 1, 1, 2)),
     ExpertRows((0, 0, 0, 0), (0, 1, 1, 2)),
 ]
-"""One to three experts; odd numbers of rows, groups and experts without rows, no rows at all."""
+"""Rows of one to three experts: odd numbers of rows, groups and experts without rows, no rows at all."""
 SIZES = [(rows, 31) for rows in ROWS] + [(ROWS[4], width) for width in (3, 128, 129)]
-"""Rows, and the width of one: primes, a block, one past a block."""
+"""Rows and their width: primes, a block, one more than a block."""
 
 
 def random_tensors(seed: int, *shapes: Sequence[int]) -> list[Tensor]:
@@ -38,7 +38,7 @@ def random_tensors(seed: int, *shapes: Sequence[int]) -> list[Tensor]:
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """What torch.empty gives is NaN, or the greatest integer."""
+    """Make torch.empty fill memory with NaN, or the largest integer."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
@@ -47,7 +47,7 @@ def poisoned_memory() -> Iterator[None]:
 
 
 def outputs_and_gradients(function: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The outputs of a function, then the gradients of all inputs for random gradients of the outputs."""
+    """Return the outputs of a function, then the gradients of all inputs for random gradients of the outputs."""
     outputs = function(*inputs)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     generator = torch.Generator().manual_seed(7)
@@ -57,7 +57,7 @@ def outputs_and_gradients(function: Callable[..., Any], inputs: Sequence[Tensor]
 
 
 def assert_same(function: Callable[..., Any], reference: Callable[..., Any], inputs: Sequence[Tensor]) -> None:
-    """Outputs and all gradients of two functions agree to float32's rounding, also in memory that was NaN."""
+    """Assert that outputs and all gradients of two functions agree to float32 rounding, in memory filled with NaN."""
     expected = outputs_and_gradients(reference, inputs)
     with poisoned_memory():
         found = outputs_and_gradients(function, inputs)
@@ -65,6 +65,6 @@ def assert_same(function: Callable[..., Any], reference: Callable[..., Any], inp
 
 
 def digest(*tensors: Tensor) -> str:
-    """Of the bits of integers and booleans."""
+    """Return a hash of the bits of integers and booleans."""
     content = b"".join(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() for tensor in tensors)
     return hashlib.sha256(content).hexdigest()[:16]

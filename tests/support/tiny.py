@@ -9,7 +9,7 @@ from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayC
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
-from model.stochastic_depth import IGNORED
+from model.objective import IGNORE_INDEX
 
 CONFIG = MultiwayConfig(
     dim=32,
@@ -74,7 +74,7 @@ def tiny_targets(inputs: MultiwayInputs, seed: int = 0) -> MaskedTargets:
 
     def labels(count: int, asked: int) -> torch.Tensor:
         ids = torch.randint(4, CONFIG.vocab_size, (count, asked), generator=generator)
-        ids[::2, -1] = IGNORED
+        ids[::2, -1] = IGNORE_INDEX
         return ids
 
     num_pairs, num_texts = len(inputs.caption_ids), len(inputs.text_ids)

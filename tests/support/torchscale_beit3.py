@@ -12,7 +12,7 @@ def build_torchscale_beit3(
     *, dim: int, depth: int, num_heads: int, ffn_dim: int, image_size: int, patch_size: int, vocab_size: int,
     max_text_positions: int,
 ) -> nn.Module:  # fmt: skip
-    """A BEiT3 in evaluation mode; max_text_positions counts its two unused rows."""
+    """Return a BEiT3 in evaluation mode; max_text_positions includes the two unused rows."""
     config = import_beside_cpu_torch("torchscale.architecture.config").EncoderConfig(
         multiway=True,
         layernorm_embedding=False,
@@ -47,7 +47,8 @@ def hidden_states(
     image_mask: Tensor | None = None,
     forbidden: Tensor | None = None,
 ) -> Tensor:
-    """(B, S, D), image tokens first. forbidden: (S, S), 1 where a row's token must not see the column's."""
+    """Return hidden states (B, S, D), image tokens first. forbidden: (S, S), 1 where a row's token must not see the
+    column's."""
     with torch.no_grad():
         outputs = model(
             textual_tokens=ids,

@@ -1,4 +1,4 @@
-"""One process writes a part of a folder at a time; one that was killed blocks nobody."""
+"""One process at a time writes a part of a folder; a killed process blocks nobody."""
 
 import shutil
 import signal
@@ -33,7 +33,7 @@ with folder_lock(Path(sys.argv[1]), int(sys.argv[2])):
 
 @contextmanager
 def held(path: Path, part: int) -> Iterator["subprocess.Popen[str]"]:
-    """Another process holds a part until its standard input ends."""
+    """Hold a part in another process until its standard input ends."""
     command = [sys.executable, "-c", HOLDER, str(path), str(part)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:

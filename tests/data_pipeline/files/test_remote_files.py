@@ -1,141 +1,170 @@
-"""Shards behind a real HTTP server: the same batches as from the disk."""
+"""URLs that are read and refused, URLs in messages, and bounds on listings and copies."""
 
-import functools
-import http.server
-import io
-import shutil
-import threading
+import contextlib
+import hashlib
+import random
+import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from data_pipeline.check_shards import CheckOptions, check_shards
-from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.loading.config import DataConfig, SamplesPerStep
-from data_pipeline.loading.dataset import StepDataset
-from data_pipeline.loading.loader import step_batches
-from data_pipeline.shards.index import read_index
-from tests.support.tiny_run import TEXT_LENGTH, TinyData
+from data_pipeline.files import remote_files
+from data_pipeline.files.remote_files import (
+    REMOTE_PROTOCOLS,
+    is_remote,
+    list_remote_files,
+    local_copy,
+    public_url,
+    read_remote_file,
+    without_secrets,
+)
+from data_pipeline.shards.cache import ShardCache
+from tests.support.http_servers import Hostile
 
-PER_STEP = SamplesPerStep(images=4, pairs=8, texts=4)
+
+def test_a_listing_without_end_is_refused(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(dict[str, tuple[int, dict[str, str], bytes | None]]):
+        def get(self, path: str, default: object = None) -> Any:
+            return 200, {"Content-Type": "text/html"}, b'<a href="a/">a</a><a href="b/">b</a><a href="x.tar">x</a>'
+
+    monkeypatch.setattr(remote_files, "MAX_FOLDERS", 20)
+    hostile.answers = Endless()
+    with pytest.raises(OSError, match="is refused: the server lists more than 20 folders"):
+        list_remote_files(f"{hostile.url}/shards")
+    assert len(hostile.requests) < 200
 
 
-class CountingHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder and remembers which shards were asked for."""
+def test_a_copy_is_never_longer_than_announced(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_files, "MAX_UNSIZED_BYTES", 1 << 20)
+    hostile.answers = {"/sized": (200, {"Content-Length": "1000"}, None), "/unsized": (200, {}, None)}
+    # whether the client sees the surplus depends on timing
+    with contextlib.suppress(OSError), local_copy(f"{hostile.url}/sized") as path:
+        assert path.stat().st_size == 1000
+    with pytest.raises(OSError, match="is refused: the server sends more than the 1048576 bytes expected"):
+        local_copy(f"{hostile.url}/unsized").__enter__()
 
-    fetched: list[str]
 
-    def do_GET(self) -> None:
-        if self.path.endswith(".tar"):
-            self.fetched.append(self.path)
-        super().do_GET()
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("https://user:hunter2@host/x", "https://***@host/x"),
+        ("https://hunter2@host:80/x", "https://***@host:80/x"),
+        ("https://user:hun/ter2@host/x", "https://***@host/x"),
+        ("https://user:hunter2", "https://user:***"),
+        ("https://user:h@unter2@[::1]:80/x", "https://***@[::1]:80/x"),
+        ("https://host/x?X-Amz-Signature=s3cr3t&y=1", "https://host/x?***"),
+        ("https://host?sig=s3cr3t", "https://host?***"),
+        ("https://host/x#s3cr3t", "https://host/x#***"),
+        ("s3://AKIA1234:s3cr3t@bucket/x", "s3://***@bucket/x"),
+        ("ftp://user:hunter2@host/x", "ftp://***@host/x"),
+        ("abfss://container@account.dfs.core.windows.net/x", "abfss://container@account.dfs.core.windows.net/x"),
+        ("https://[::1]:80/x", "https://[::1]:80/x"),
+        ("https://user:12/34@host/x", "https://***@host/x"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("/data/a:b@c?d", "/data/a:b@c?d"),
+    ],
+)
+def test_a_location_is_shown_without_passwords_and_signatures(location: str, shown: str) -> None:
+    assert public_url(location) == shown
+    assert without_secrets(f"403, url='{location}', again {location}") == f"403, url='{shown}', again {shown}"
+    assert public_url(shown) == shown
 
-    def log_message(self, *_arguments: object) -> None:
-        pass
+
+@given(st.text(st.characters(codec="ascii", exclude_characters=" '\"<>\n\r\t\x0b\x0c\x1c\x1d\x1e\x1f"), max_size=30))
+def test_no_password_whatever_its_characters_is_shown(password: str) -> None:
+    location = f"https://user:{password}QQQ@host/x"
+    if "?" not in password and "#" not in password:
+        assert public_url(location) == "https://***@host/x"
+    assert "QQQ" not in public_url(location) and "QQQ" not in without_secrets(f"at {location}: no")
+
+
+SHARD_BYTES = 200_000
+
+
+TIMEOUT_SECONDS = 60
+
+
+def content(name: str) -> bytes:
+    return random.Random(name).randbytes(SHARD_BYTES)
+
+
+def sha256(name: str) -> str:
+    return hashlib.sha256(content(name)).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def _no_test_hangs() -> Iterator[None]:
+    def fail(number: int, frame: object) -> None:
+        pytest.fail(f"hangs for {TIMEOUT_SECONDS} s")
+
+    previous = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(TIMEOUT_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
 
 
 @pytest.fixture
-def server(tiny_data: TinyData) -> Iterator[tuple[str, list[str]]]:
-    """URL of the data, and the shards that were fetched from it."""
-    with serving(CountingHandler, tiny_data.folder) as url:
-        yield url, CountingHandler.fetched
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
 
 
-@contextmanager
-def serving(handler: type[CountingHandler], folder: Path) -> Iterator[str]:
-    """The URL of a folder, served while this lasts."""
-    CountingHandler.fetched = []
-    address = ("127.0.0.1", 0)
-    with http.server.ThreadingHTTPServer(address, functools.partial(handler, directory=str(folder))) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.suffix != ".seal"} - {"lock"}
 
 
-def config(data: TinyData, root: str, cache_folder: Path) -> DataConfig:
-    return DataConfig(
-        images=(f"{root}/images",),
-        pairs=(f"{root}/pairs",),
-        texts=(f"{root}/texts",),
-        text_tokenizer=data.folder / "text_tokenizer.spm",
-        caption_length=20,
-        text_length=TEXT_LENGTH,
-        num_lanes=2,
-        window_shards=1,
-        cache_folder=cache_folder,
-    )
+@pytest.mark.parametrize("protocol", REMOTE_PROTOCOLS)
+def test_urls_of_stores_are_remote(protocol: str) -> None:
+    assert is_remote(f"{protocol}://bucket/shards")
 
 
-def test_batches_are_those_of_the_disk_and_each_shard_is_fetched_once_for_all_ranks_and_workers(
-    server: tuple[str, list[str]], tiny_data: TinyData, tmp_path: Path
-) -> None:
-    url, fetched = server
-    remote = config(tiny_data, url, tmp_path / "cache")
-    local = StepDataset(config(tiny_data, str(tiny_data.folder), tmp_path / "unused"), PER_STEP, 32, seed=0)
-    ranks = [StepDataset(remote, PER_STEP, 32, 0, rank, 2) for rank in range(2)]
-    assert ranks[0].fingerprints == local.fingerprints
-    loaders = [step_batches(dataset, 3, 23, num_workers=2) for dataset in ranks]
-    for step in range(3, 23):
-        parts = [next(loader) for loader in loaders]
-        assert [part.failure for part in parts] == ["", ""]
-        whole = local[step]
-        assert torch.equal(torch.cat([part.images[:2] for part in parts]), whole.images[:4])
-        assert torch.equal(torch.cat([part.caption_ids for part in parts]), whole.caption_ids)
-        assert torch.equal(torch.cat([part.text_ids for part in parts]), whole.text_ids)
-    for loader in loaders:
-        loader.close()  # type: ignore[attr-defined]
-    num_shards = sum(len(read_index(tiny_data.folder / kind).shards) for kind in ("images", "pairs", "texts"))
-    assert len(fetched) == len(set(fetched)) == num_shards
-    assert not (tmp_path / "unused").exists()
+@pytest.mark.parametrize("path", ["shards", "/data/shards", "../shards", "/data/12:30", "./a:b", "~/x", ""])
+def test_paths_are_not_remote(path: str) -> None:
+    assert not is_remote(path)
 
 
-def test_remote_shards_are_indexed_from_afar(
-    server: tuple[str, list[str]], tiny_data: TinyData, tmp_path: Path
-) -> None:
-    url, _ = server
-    with pytest.raises(ValueError, match="is remote; give --out"):
-        index_shards(IndexOptions("pair", f"{url}/pairs"))
-    index_shards(IndexOptions("pair", f"{url}/pairs", out=tmp_path / "index"))
-    index, theirs = read_index(tmp_path / "index"), read_index(tiny_data.folder / "pairs")
-    assert (index.folder, index.fingerprint) == (f"{url}/pairs", theirs.fingerprint)
-    result = check_shards(CheckOptions(str(tmp_path / "index"), cache_folder=tmp_path / "cache"))
-    assert result.report.num_kept == theirs.num_samples and not result.damaged
+@pytest.mark.parametrize(
+    "location",
+    [
+        "pipe:cat /etc/passwd",
+        "python://x",
+        "file::s3://bucket/x",
+        "simplecache::s3://bucket/x",
+        "s3://bucket/x::file:///etc/passwd",
+        "memory://x",
+        "file:///etc/passwd",
+        "reference://x",
+        "foo://x",
+        "S3://bucket/x",
+        "s3:/bucket/x",
+        "s3://",
+        "x/pipe://y",
+    ],
+)
+def test_any_other_url_is_refused(location: str, folder: Path) -> None:
+    with pytest.raises(ValueError, match="neither a path nor a plain URL of s3, .*; correct it"):
+        is_remote(location)
+    with pytest.raises(ValueError, match="neither a path nor a plain URL"):
+        read_remote_file(location)
+    with pytest.raises(ValueError, match="neither a path nor a plain URL"):
+        ShardCache(folder, SHARD_BYTES).fetch(location, SHARD_BYTES, sha256("a"))
+    assert names_in(folder) == set()
 
 
-def test_a_remote_shard_that_changed_is_read_again_and_a_name_that_leads_outside_is_refused(
-    tiny_data: TinyData, tmp_path: Path
-) -> None:
-    class Listing(CountingHandler):
-        """Lists a shard outside of its folder."""
-
-        def list_directory(self, path: object) -> io.BytesIO:
-            page = b'<a href="x/../../../../evil/pwn.tar">pwn</a>'
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(page)))
-            self.end_headers()
-            return io.BytesIO(page)
-
-    folder = tmp_path / "pairs"
-    shutil.copytree(tiny_data.folder / "pairs", folder)
-    with serving(CountingHandler, tmp_path) as url:
-        index_shards(IndexOptions("pair", f"{url}/pairs", out=tmp_path / "index"))
-        before = read_index(tmp_path / "index")
-        shutil.copy(folder / before.shards[-1].name, folder / before.shards[0].name)  # of another size
-        index_shards(IndexOptions("pair", f"{url}/pairs", out=tmp_path / "index"))
-        after = read_index(tmp_path / "index")
-        assert after.shards[0].sha256 == before.shards[-1].sha256
-    with serving(Listing, tmp_path) as url, pytest.raises((ValueError, OSError)):
-        index_shards(IndexOptions("pair", f"{url}/other", out=tmp_path / "other"))
-    assert not list(tmp_path.rglob("pwn*"))
-
-
-def test_a_cache_that_cannot_hold_what_is_read_at_once_is_refused(
-    server: tuple[str, list[str]], tiny_data: TinyData, tmp_path: Path
-) -> None:
-    small = replace(config(tiny_data, server[0], tmp_path / "cache"), cache_bytes=50_000)
-    with pytest.raises(ValueError, match=r"lanes of a node take \d+ bytes, more than data.cache_bytes 50000; raise it"):
-        StepDataset(small, PER_STEP, 32, seed=0)
+@pytest.mark.parametrize(
+    ("url", "absent", "packages"),
+    [
+        ("s3://bucket/x", "s3fs", "fsspec s3fs"),
+        ("abfss://bucket/x", "adlfs", "fsspec adlfs"),
+        ("http://host/x", "fsspec", "fsspec aiohttp"),
+    ],
+)
+def test_an_absent_package_is_named(url: str, absent: str, packages: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(ValueError, match=f"{url} cannot be read without .*; pip install {packages}"):
+        read_remote_file(url)

@@ -1,16 +1,11 @@
-"""What a file system does not give at first. CPU, seconds."""
+"""Errors of a file system that pass, or do not. CPU, seconds."""
 
 import errno
-import os
-from pathlib import Path
 
 import pytest
 
 from data_pipeline.files import retries
-from data_pipeline.files.retries import NUM_TRIALS, with_retries, written_with_retries
-from data_pipeline.shards.index import read_index
-from data_pipeline.shards.reader import SampleReader
-from data_pipeline.write_shards import ShardOptions, write_shards
+from data_pipeline.files.retries import FileErrors, with_retries, written_with_retries
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +14,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Failing:
-    """Fails so many times, then gives what it was called with."""
+    """Raises the given errors, one per call, then returns."""
 
     def __init__(self, *errors: OSError):
         self.errors = list(errors)
@@ -30,46 +25,20 @@ class Failing:
         return "done"
 
 
-def test_what_passes_is_tried_again() -> None:
+def test_a_passing_error_is_retried() -> None:
     passing = [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale file handle")]
     assert with_retries(Failing(*passing)) == "done"
 
 
-def test_what_stays_is_raised_after_a_few_trials() -> None:
+def test_a_lasting_error_is_raised_after_a_few_attempts() -> None:
     failing = Failing(*[OSError(errno.EIO, "Input/output error")] * 10)
     with pytest.raises(OSError, match="Input/output error"):
         with_retries(failing)
-    assert len(failing.errors) == 10 - NUM_TRIALS
+    assert len(failing.errors) == 10 - FileErrors().num_attempts
 
 
-def test_a_full_disk_is_told_at_once() -> None:
+def test_a_full_disk_is_reported_at_once() -> None:
     failing = Failing(*[OSError(errno.ENOSPC, "No space left on device")] * 10)
     with pytest.raises(OSError, match="log.jsonl cannot be written \\(No space left on device\\); free space"):
         written_with_retries(failing, "log.jsonl")
     assert len(failing.errors) == 9
-
-
-def test_a_stale_handle_of_a_shard_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_shards(ShardOptions("pair", "scenes:4", tmp_path, samples_per_shard=2))
-    expected = SampleReader(read_index(tmp_path), 1 << 20).image_bytes(3)
-    reader = SampleReader(read_index(tmp_path), 1 << 20)
-    reader.image_bytes(3)
-    failures = [errno.ESTALE, errno.EIO]
-    known = os.pread
-
-    def pread(descriptor: int, size: int, offset: int) -> bytes:
-        if failures:
-            raise OSError(failures.pop(), "not now")
-        return known(descriptor, size, offset)
-
-    monkeypatch.setattr(os, "pread", pread)
-    opened: list[str] = []
-    known_open = os.open
-
-    def open_again(path: str, *flags: int) -> int:
-        opened.append(path)
-        return known_open(path, *flags)
-
-    monkeypatch.setattr(os, "open", open_again)
-    assert reader.image_bytes(3) == expected
-    assert failures == [] and len(opened) == 2

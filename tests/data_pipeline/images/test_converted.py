@@ -110,7 +110,7 @@ def test_of_an_animated_gif_the_first_frame_is_taken() -> None:
     ],
     ids=["cut GIF", "cut TIFF", "cut BMP", "no BMP", "EPS", "floating-point", "60,000 x 60,000", "TIFF of entries"],
 )
-def test_what_cannot_be_converted_is_a_bad_sample(content: bytes, reason: str) -> None:
+def test_an_image_that_cannot_be_converted_is_a_bad_sample(content: bytes, reason: str) -> None:
     with pytest.raises(BadSampleError) as caught:
         _image(content, SampleFilter())
     assert str(caught.value).startswith(reason)

@@ -1,4 +1,4 @@
-"""Image files that would take a decoder's time or memory are found before they are decoded, and sound ones are not."""
+"""Image files that would cost a decoder too much time or memory are found before decoding; valid files pass."""
 
 import io
 import re
@@ -34,7 +34,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png_with(before: bytes = b"", after: bytes = b"") -> bytes:
-    """Chunks before and behind the pixels of a sound PNG."""
+    """Insert chunks before and after the pixels of a valid PNG."""
     content = encoded("png")
     return content[:33] + before + content[33:-12] + after + content[-12:]
 
@@ -58,14 +58,14 @@ def jpeg_with(before: bytes) -> bytes:
 
 
 def jpeg_of_scans(num_scans: int, width: int = 300, height: int = 200) -> bytes:
-    """The last scan of a progressive JPEG again and again: a dozen bytes each."""
+    """Repeat the last scan of a progressive JPEG, a dozen bytes each."""
     content = encoded("jpeg", Image.new("RGB", (width, height)), progressive=True)
     starts = [found.start() for found in re.finditer(rb"\xff\xda", content)]
     return content[:-2] + content[starts[-1] : -2] * (num_scans - len(starts)) + content[-2:]
 
 
 def exif_of(num_entries: int, num_bytes: int) -> bytes:
-    """Entries of which each has the whole file as its value."""
+    """EXIF entries that each have the whole file as their value."""
     entries = b"".join(struct.pack("<HHII", 1000 + number, 7, num_bytes, 0) for number in range(num_entries))
     return (b"II*\0\x08\0\0\0" + struct.pack("<H", num_entries) + entries).ljust(num_bytes, b"\0")
 
@@ -105,7 +105,7 @@ READ: dict[str, Callable[[], bytes]] = {
 
 
 def view(content: bytes) -> np.ndarray:
-    """What training would see, within bounds of memory (of Python's objects) and time (generous: machines differ)."""
+    """Transform as in training, within bounds of memory (of Python's objects) and time (generous: machines differ)."""
     tracemalloc.start()
     start = time.process_time()
     try:
@@ -117,7 +117,7 @@ def view(content: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_grows_beyond_its_pixels_is_a_bad_sample(name: str) -> None:
+def test_an_image_that_costs_more_than_its_pixels_is_a_bad_sample(name: str) -> None:
     make, reason = REFUSED[name]
     with pytest.raises(BadSampleError) as caught:
         view(make())
@@ -147,7 +147,7 @@ def test_scans_of_encoders_are_few_and_as_many_as_allowed_are_read() -> None:
     view(jpeg_of_scans(MAX_SCANS))
     with pytest.raises(BadSampleError, match="too many scans"):
         view(jpeg_of_scans(MAX_SCANS + 1))
-    # what lies behind the image is none of its scans: telephones put films there
+    # data after the image is not a scan: phones put videos there
     view(encoded("jpeg", progressive=True) + b"\xff\xda\0\x0c" * 1000)
 
 

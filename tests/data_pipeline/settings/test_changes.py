@@ -1,4 +1,4 @@
-"""Settings that changed, with the old value and the new one, as a command line has them."""
+"""Changed settings, with their old and new values as on a command line."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

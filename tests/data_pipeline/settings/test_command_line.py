@@ -1,11 +1,13 @@
-"""What every command does with what its action says. CPU, seconds."""
+"""Messages and imports of every command. CPU, seconds."""
 
+import subprocess
 import sys
 from dataclasses import dataclass
 
 import pytest
 
 from data_pipeline.settings.command_line import EXIT_USER_ERROR, run_command
+from tests.support.launch import ROOT
 
 
 @dataclass(frozen=True)
@@ -33,3 +35,26 @@ def test_names_of_others_cannot_move_the_cursor(
     printed = capsys.readouterr()
     shown = "photo\\x1b[2J\\r.jpg caf\\xe9\nof 2\n"
     assert (printed.out, printed.err) == (("", f"error: {shown}") if fails else (shown, ""))
+
+
+COMMANDS = sorted(path.stem for path in (ROOT / "data_pipeline").glob("*.py") if path.stem != "__init__")
+SLOW_IMPORTS = ("torch", "deepspeed", "pyarrow", "sentencepiece", "aiohttp", "fsspec", "tqdm")
+HELP = """
+import runpy, sys
+sys.argv = ["command", "--help"]
+runpy.run_module("data_pipeline.{command}", run_name="__main__")
+print("imported:", *[name for name in {slow!r} if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_printed_without_slow_imports(command: str) -> None:
+    program = HELP.format(command=command, slow=SLOW_IMPORTS)
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert f"usage: python -m data_pipeline.{command}" in run.stdout
+    assert run.stdout.splitlines()[-1].strip() == "imported:"
+
+
+def test_there_are_commands() -> None:
+    assert set(COMMANDS) >= {"write_shards", "index_shards", "check_shards", "train_text_tokenizer"}

@@ -1,4 +1,4 @@
-"""A command line becomes options, or one sentence with the option that was meant."""
+"""A command line gives options, or one sentence that suggests the intended option."""
 
 from pathlib import Path
 from typing import Any

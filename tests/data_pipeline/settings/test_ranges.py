@@ -1,4 +1,4 @@
-"""Every number that a command line or a file sets has a range, stated once, and is checked wherever it comes from."""
+"""Every number of a command line or a file has a range, stated once and checked wherever the value comes from."""
 
 import dataclasses
 import math
@@ -23,12 +23,12 @@ from tests.test_commands import OPTIONS
 KINDS = {"PretrainConfig": PretrainConfig, "VisualTokenizerRun": VisualTokenizerRun, "plan": PlanOptions,
          "scaling": ScalingOptions, **OPTIONS}  # fmt: skip
 NUM_EXAMPLES = 12
-"""Of each field, outside its range and inside."""
+"""Values outside and inside the range of each field."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A numeric field that a command line sets."""
+    """A numeric field of a command line."""
 
     kind: str
     path: tuple[str, ...]
@@ -48,7 +48,7 @@ class Setting:
 
 
 def is_number(annotation: object) -> bool:
-    """int, float, either or None, however annotated, also inside a tuple."""
+    """Return whether a type is int or float, perhaps optional, annotated or inside a tuple."""
     return annotation in (int, float) or any(map(is_number, get_args(annotation)[:2]))
 
 
@@ -111,7 +111,7 @@ def inside(bounds: Range) -> st.SearchStrategy[float]:
 
 @cache
 def example(owner: type) -> Any:
-    """An instance to change one field of."""
+    """Return an instance whose fields can be changed one by one."""
     defaults = {
         PretrainConfig: RECIPES["demo"],
         VisualTokenizerRun: VISUAL_TOKENIZER_RECIPES["demo"],
@@ -124,7 +124,7 @@ def example(owner: type) -> Any:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=IDS)
-def test_what_lies_outside_is_refused_with_field_value_and_range(setting: Setting) -> None:
+def test_values_outside_the_range_are_refused_with_field_value_and_range(setting: Setting) -> None:
     name, bounds = setting.path[-1], setting.range
 
     @settings(max_examples=NUM_EXAMPLES)
@@ -142,7 +142,7 @@ def test_what_lies_outside_is_refused_with_field_value_and_range(setting: Settin
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=IDS)
-def test_what_lies_inside_is_taken_as_it_is(setting: Setting) -> None:
+def test_values_inside_the_range_are_taken_as_they_are(setting: Setting) -> None:
     bounds = setting.range
 
     @settings(max_examples=NUM_EXAMPLES)

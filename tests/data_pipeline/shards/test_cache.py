@@ -17,13 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.files import remote_files
-from data_pipeline.files.remote_files import NUM_ATTEMPTS, REMOTE_PROTOCOLS, is_remote, read_remote_file
+from data_pipeline.files import remote_files, retries
+from data_pipeline.files.remote_files import NUM_ATTEMPTS, read_remote_file
 from data_pipeline.shards import cache as shard_cache
 from data_pipeline.shards.cache import ShardCache
 from tests.support.launch import Ended, RankProcess, run_ranks
 
 SHARD_BYTES = 200_000
+
+
 TIMEOUT_SECONDS = 60
 
 
@@ -36,7 +38,7 @@ def sha256(name: str) -> str:
 
 
 def read(cache: ShardCache, url: str) -> bytes:
-    """All that the cache has of a shard, whose name ends the URL's path."""
+    """Return the cached bytes of a shard, whose name is the end of the URL's path."""
     descriptor = cache.open(url, SHARD_BYTES, sha256(url.rpartition("/")[2].partition("?")[0]))
     try:
         return os.pread(descriptor, 2 * SHARD_BYTES, 0)
@@ -52,17 +54,17 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 class Remote:
-    """A web server that has every shard and misbehaves as told."""
+    """A web server that has every shard and misbehaves on demand."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
         self.statuses: list[int] = []
-        """Of the next answers; 200 after them."""
+        """Statuses of the next responses; 200 after them."""
         self.tell_length = True
         self.num_stalls = 0
-        """So many answers stop half-way until resume is set."""
+        """Number of responses that stop halfway until resume is set."""
         self.num_cuts = 0
-        """So many answers break off half-way."""
+        """Number of responses that end halfway."""
         self.num_stalled = 0
         self.resume = threading.Event()
         remote = self
@@ -78,7 +80,7 @@ class Remote:
 
         class Server(ThreadingHTTPServer):
             def handle_error(self, request: object, client_address: object) -> None:
-                pass  # a client that hangs up, killed or tired of waiting
+                pass  # a client that hung up
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -102,7 +104,7 @@ class Remote:
             self.num_stalls -= 1
             self.num_stalled += 1
             self.resume.wait(TIMEOUT_SECONDS)
-        with contextlib.suppress(ConnectionError):  # of a client that is dead or waits no longer
+        with contextlib.suppress(ConnectionError):  # a client that is dead or no longer waits
             request.wfile.write(body[SHARD_BYTES // 2 :])
 
     def close(self) -> None:
@@ -125,7 +127,7 @@ def _no_test_hangs() -> Iterator[None]:
 
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
-    monkeypatch.setattr(remote_files, "FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.0)
     server = Remote()
     yield server
     server.close()
@@ -151,7 +153,7 @@ def run_readers(
     urls: list[str],
     while_running: Callable[[list[RankProcess]], None] | None = None,
 ) -> Ended:
-    """Processes that each read all URLs, every one from another start."""
+    """Start processes that each read all URLs, from different starts."""
     return run_ranks(
         num_ranks,
         "tests.data_pipeline.shards.test_cache",
@@ -163,58 +165,6 @@ def run_readers(
 
 def all_started(folder: Path, num_ranks: int) -> bool:
     return all(folder.with_name(f"started-{rank}").exists() for rank in range(num_ranks))
-
-
-@pytest.mark.parametrize("protocol", REMOTE_PROTOCOLS)
-def test_urls_of_stores_are_remote(protocol: str) -> None:
-    assert is_remote(f"{protocol}://bucket/shards")
-
-
-@pytest.mark.parametrize("path", ["shards", "/data/shards", "../shards", "/data/12:30", "./a:b", "~/x", ""])
-def test_paths_are_not_remote(path: str) -> None:
-    assert not is_remote(path)
-
-
-@pytest.mark.parametrize(
-    "location",
-    [
-        "pipe:cat /etc/passwd",
-        "python://x",
-        "file::s3://bucket/x",
-        "simplecache::s3://bucket/x",
-        "s3://bucket/x::file:///etc/passwd",
-        "memory://x",
-        "file:///etc/passwd",
-        "reference://x",
-        "foo://x",
-        "S3://bucket/x",
-        "s3:/bucket/x",
-        "s3://",
-        "x/pipe://y",
-    ],
-)
-def test_any_other_url_is_refused(location: str, folder: Path) -> None:
-    with pytest.raises(ValueError, match="neither a path nor a plain URL of s3, .*; correct it"):
-        is_remote(location)
-    with pytest.raises(ValueError, match="neither a path nor a plain URL"):
-        read_remote_file(location)
-    with pytest.raises(ValueError, match="neither a path nor a plain URL"):
-        ShardCache(folder, SHARD_BYTES).fetch(location, SHARD_BYTES, sha256("a"))
-    assert names_in(folder) == set()
-
-
-@pytest.mark.parametrize(
-    ("url", "absent", "packages"),
-    [
-        ("s3://bucket/x", "s3fs", "fsspec s3fs"),
-        ("abfss://bucket/x", "adlfs", "fsspec adlfs"),
-        ("http://host/x", "fsspec", "fsspec aiohttp"),
-    ],
-)
-def test_an_absent_package_is_named(url: str, absent: str, packages: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, absent, None)
-    with pytest.raises(ValueError, match=f"{url} cannot be read without .*; pip install {packages}"):
-        read_remote_file(url)
 
 
 def test_a_remote_shard_is_downloaded_once_and_has_its_bytes(remote: Remote, folder: Path) -> None:
@@ -236,7 +186,7 @@ def test_the_descriptor_is_read_only(remote: Remote, folder: Path) -> None:
 
 
 def test_processes_that_want_the_same_shard_download_it_once(remote: Remote, folder: Path) -> None:
-    remote.num_stalls = 1  # so that all of them have asked before it is there
+    remote.num_stalls = 1  # so that all of them ask before it is there
 
     def release(processes: list[RankProcess]) -> None:
         wait_for(lambda: all_started(folder, 4) and remote.num_stalled == 1)
@@ -262,9 +212,7 @@ def test_a_download_that_is_killed_is_taken_over_by_who_waits_for_it(remote: Rem
 
 
 @pytest.mark.parametrize("next_shard", ["a", "b"])
-def test_what_a_killed_download_leaves_is_no_shard_and_takes_no_room(
-    next_shard: str, remote: Remote, folder: Path
-) -> None:
+def test_a_killed_download_leaves_no_shard_and_takes_no_room(next_shard: str, remote: Remote, folder: Path) -> None:
     remote.num_stalls = 1
 
     def kill(processes: list[RankProcess]) -> None:
@@ -286,14 +234,14 @@ def test_the_bound_holds_at_all_times(remote: Remote, folder: Path) -> None:
     def files() -> list[tuple[str, int, int]] | None:
         try:
             statuses = [(e.name, e.stat()) for e in os.scandir(folder) if not e.name.endswith(".seal")]
-        except FileNotFoundError:  # moved on while we looked
+        except FileNotFoundError:  # renamed meanwhile
             return None
         return sorted((name, status.st_ino, status.st_size) for name, status in statuses)
 
     def watch(processes: list[RankProcess]) -> None:
         while any(process.poll() is None for process in processes):
             before, after = files(), files()
-            if before is not None and before == after:  # else the two were seen at different moments
+            if before is not None and before == after:  # else they were seen at different moments
                 sums.append(sum(size for _, _, size in before))
             time.sleep(0.001)
 
@@ -413,7 +361,7 @@ def test_a_server_that_is_away_ends_in_an_error_that_names_it(remote: Remote, fo
     ("status", "kind", "words"),
     [(404, FileNotFoundError, "does not exist"), (403, PermissionError, "may not be read")],
 )
-def test_what_cannot_succeed_is_not_tried_again(
+def test_a_request_that_cannot_succeed_is_not_retried(
     status: int, kind: type[OSError], words: str, remote: Remote, folder: Path
 ) -> None:
     remote.statuses = [status, status]
@@ -456,7 +404,7 @@ def test_a_shard_that_differs_from_its_index_is_an_error(
     assert names_in(folder) == set()
 
 
-def test_a_shard_longer_than_its_index_says_never_outgrows_its_room(remote: Remote, tmp_path: Path) -> None:
+def test_a_shard_longer_than_in_its_index_never_outgrows_its_room(remote: Remote, tmp_path: Path) -> None:
     with (tmp_path / "shard").open("wb") as file, pytest.raises(OSError, match="differs from its index"):
         shard_cache._download(f"{remote.url}/a", SHARD_BYTES // 4, sha256("a"), file.fileno())
     assert (tmp_path / "shard").stat().st_size <= SHARD_BYTES // 4

@@ -1,4 +1,4 @@
-"""What others may plant in the cache of remote shards: nothing of it is used, followed or written to.
+"""Files that others plant in the cache of remote shards are not used, followed or written to.
 
 Tests with two users need root; the users are forked processes with other user ids. All payloads are harmless.
 """
@@ -38,7 +38,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to play t
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that every user can write in, as /tmp is."""
+    """A folder that every user can write to, like /tmp."""
     path = Path(tempfile.mkdtemp(dir="/tmp"))
     path.chmod(0o1777)
     yield path
@@ -46,9 +46,9 @@ def public() -> Iterator[Path]:
 
 
 def as_user(user: int, action: Callable[[], object]) -> str:
-    """Act in a process of that user, who is a member of GROUP. Returns the error, empty if there was none."""
+    """Act in a process of a user in GROUP. Returns the error, empty if there was none."""
     context = multiprocessing.get_context("fork")
-    told = context.SimpleQueue()
+    errors = context.SimpleQueue()
 
     def run() -> None:
         os.setgroups([GROUP])
@@ -57,15 +57,15 @@ def as_user(user: int, action: Callable[[], object]) -> str:
         os.umask(0o077)
         try:
             action()
-            told.put("")
+            errors.put("")
         except Exception as error:
-            told.put(f"{type(error).__name__}: {error}")
+            errors.put(f"{type(error).__name__}: {error}")
 
     process = context.Process(target=run)
     process.start()
     process.join(TIMEOUT_SECONDS / 2)
     assert process.exitcode == 0
-    return told.get()
+    return errors.get()
 
 
 def check(cache: ShardCache, url: str) -> None:
@@ -192,7 +192,7 @@ def shared(public: Path) -> Path:
 
 
 @needs_root
-def test_a_group_shares_what_one_member_fetched_within_one_bound(remote: Remote, shared: Path) -> None:  # noqa: F811
+def test_a_group_shares_the_shards_of_each_member_within_one_bound(remote: Remote, shared: Path) -> None:  # noqa: F811
     cache = ShardCache(shared, 2 * SHARD_BYTES, for_group=True)
     for user, name in ((ALICE, "a"), (MALLORY, "a"), (MALLORY, "b"), (ALICE, "b"), (ALICE, "c"), (MALLORY, "c")):
         assert as_user(user, partial(check, cache, f"{remote.url}/{name}")) == ""

@@ -1,16 +1,12 @@
-"""What index_shards makes of the members of a tar: each is part of a kept sample, or skipped and counted."""
+"""Scans of tars: each member is part of a kept sample, or skipped and counted; damaged scans are repeated."""
 
-import contextlib
 import io
 import json
 import os
-import shutil
 import struct
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from data_pipeline.index_shards import IndexOptions, _index, index_shards, scan_one
-from data_pipeline.loading.config import parse_source
-from data_pipeline.samples.sample import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, BadSampleError, Kind
-from data_pipeline.shards.index import damaged_records, read_index
+from data_pipeline.samples.sample import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, Kind
+from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
-from data_pipeline.shards.scan import SampleReport, load_scan, own_partial, save_scan, scan_path, scan_shard
-from tests.data_pipeline.test_bad_input import write_tar
-
-JPEG = b"\xff\xd8\xff and the rest of an image"
-
-
-def indexed(kind: Kind, folder: Path | str, **options: object) -> SampleReport:
-    return index_shards(IndexOptions(kind, str(folder), num_workers=1, **options))  # type: ignore[arg-type]
-
-
-def keys(folder: Path) -> list[str]:
-    return [bytes(record["key"]).decode() for record in read_index(folder).records]
-
+from data_pipeline.shards.scan import load_scan, scan_path, scan_shard
+from tests.support.shard_files import JPEG, indexed, keys, write_tar
 
 KEYS = ["a", "b", "v1.0/a", "./a", "photo v1", "../x", "/x", ".hidden", ""]
+
+
 EXTENSIONS = [
     ".jpg",
     ".txt",
@@ -54,6 +39,8 @@ EXTENSIONS = [
     ".1.txt",
     ".0.jpg",
 ]
+
+
 MEMBERS = st.lists(
     st.tuples(
         st.sampled_from(KEYS),
@@ -67,7 +54,7 @@ MEMBERS = st.lists(
 
 @given(MEMBERS, st.sampled_from(["image", "pair", "text"]), st.sampled_from(["", "caption"]), st.integers(0, 12))
 @settings(max_examples=300)
-def test_what_is_kept_and_what_is_skipped_by_reason_are_all_members_that_were_seen(
+def test_kept_and_skipped_members_add_up_to_all_members(
     members: list[tuple[str, str, bytes, bytes]], kind: Kind, caption_key: str, joined_at: int
 ) -> None:
     content = b""
@@ -98,7 +85,7 @@ def test_what_is_kept_and_what_is_skipped_by_reason_are_all_members_that_were_se
 
 
 def expected_samples(members: list[tuple[str, str, bytes, bytes]], kind: Kind, caption_key: str) -> dict[str, int]:
-    """Number of members of each sample that is kept, by WebDataset's own split of names."""
+    """Return the number of members of each kept sample, by WebDataset's own split of names."""
     found: dict[str, dict[str, bool]] = {}
     for folder_and_key, extension, content, member_type in members:
         key, suffix = base_plus_ext((folder_and_key + extension).removeprefix("./"))
@@ -130,8 +117,8 @@ def test_each_member_that_is_left_out_is_counted_by_its_reason_with_the_first_na
     dots = "name has a dot before the one of its extension, and WebDataset's key ends at the first"
     assert report.skipped == {
         dots: 4,
-        ".gif is no format of images that is read, convert it to .jpg, .png or .webp": 1,
-        ".avif is no format of images that is read, convert it to .jpg, .png or .webp": 1,
+        ".gif is not a supported image format, convert it to .jpg, .png or .webp": 1,
+        ".avif is not a supported image format, convert it to .jpg, .png or .webp": 1,
         "name has no extension": 1,
         "name begins with a dot, which leaves no key": 1,
         "image is neither JPEG nor PNG nor WebP": 1,
@@ -140,7 +127,7 @@ def test_each_member_that_is_left_out_is_counted_by_its_reason_with_the_first_na
         "member is a link, which is not followed": 2,
         "member is a folder": 1,
         "member is a device, a pipe or of another special type": 1,
-        "archive is no shard, decompress it to a file whose name ends in .tar": 3,
+        "archive is not a shard, decompress it to a file whose name ends in .tar": 3,
     }
     assert report.examples[dots] == "0.tar:a.1.txt"
     assert report.examples["key has a second image, the first is kept"] == "0.tar:a.PNG"
@@ -169,15 +156,8 @@ def test_sparse_members_joined_archives_and_long_tails_are_counted(tmp_path: Pat
     content = bytearray((tmp_path / "0.tar").read_bytes())
     content[1024:1536] = b"\xff" * 512
     (tmp_path / "0.tar").write_bytes(content)
-    with pytest.raises(ValueError, match=r"0.tar is no readable tar \(no header at byte 1024\); write or download"):
+    with pytest.raises(ValueError, match=r"0.tar is not a readable tar \(no header at byte 1024\); write or download"):
         indexed("text", tmp_path)
-
-
-def test_a_copy_that_is_left_out_takes_its_members_along(tmp_path: Path) -> None:
-    members = [(f"{key}.{extension}", JPEG) for key in "ab" for extension in ("jpg", "txt", "json")]
-    report = indexed("pair", write_tar(tmp_path / "0.tar", members).parent, deduplicate=True)
-    assert report.skipped == {"exact copy of another sample": 1}
-    assert (report.num_kept, report.num_members, report.num_skipped_members) == (1, 6, 3)
 
 
 def test_captions_are_read_from_a_field_of_the_json_members(tmp_path: Path) -> None:
@@ -212,171 +192,17 @@ def test_captions_are_read_from_a_field_of_the_json_members(tmp_path: Path) -> N
         indexed("image", tmp_path, caption_key="caption")
 
 
-def test_a_single_tar_is_indexed_with_out_or_refused_with_the_remedy(tmp_path: Path) -> None:
-    for number in range(2):
-        write_tar(tmp_path / f"{number}.tar", [(f"{number}.txt", b"text")])
-    path = tmp_path / "1.tar"
-    with pytest.raises(ValueError, match="is a single shard; give --out, a folder for its index, or the folder"):
-        indexed("text", path)
-    indexed("text", path, out=tmp_path / "index")
-    assert keys(tmp_path / "index") == ["1"] and SampleReader(read_index(tmp_path / "index"), 99).text(0) == "text"
-    with pytest.raises(ValueError, match=f"{path} is a single shard; index it by .*index_shards KIND {path} --out"):
-        read_index(path)
-
-
-def test_a_folder_with_an_equals_sign_and_the_files_of_img2dataset_are_no_obstacle(tmp_path: Path) -> None:
-    folder = tmp_path / "year=2020"
-    folder.mkdir()
-    write_tar(folder / "00000.tar", [("000000000.jpg", JPEG), ("000000000.txt", b"text"), ("000000000.json", b"{}")])
-    (folder / "00000.parquet").write_bytes(b"PAR1")
-    (folder / "00000_stats.json").write_text("{}")
-    report = indexed("pair", folder)
-    assert not report.skipped and read_index(folder).num_samples == 1
-    assert parse_source(str(folder)) == (str(folder), Fraction(1))
-    assert parse_source(f"{folder}=3") == (str(folder), Fraction(3))
-    (tmp_path / "year").mkdir()
-    with pytest.raises(ValueError, match="is a folder, and .*/year' is one too; write '.*year=2020=1' for the former"):
-        parse_source(str(folder))
-    assert parse_source("pairs=1e999999999") == ("pairs=1e999999999", Fraction(1))
-
-
-def test_names_that_are_not_utf_8_are_escaped_in_messages_and_refused_in_an_index(tmp_path: Path) -> None:
-    write_tar(tmp_path / "0.tar", [("caf\udce9.txt", b"one"), ("a\x1b[2J.txt", b"one"), ("b\x1b.gif", b"x")])
-    report = indexed("text", tmp_path, deduplicate=True)
-    assert report.examples["exact copy of another sample"] == "0.tar:a\\x1b[2J"
-    assert all(line.isprintable() for line in report.lines())
-    assert SampleReader(read_index(tmp_path), 99).key(0) == "caf\\xe9"
-    os.rename(tmp_path / "0.tar", os.fsencode(tmp_path) + b"/caf\xe9.tar")
-    with pytest.raises(ValueError, match=r"'caf\\xe9.tar' is not UTF-8, as names in an index must be; rename it"):
-        indexed("text", tmp_path)
-
-
-# What is no damage of a shard
-
-
-def test_a_shard_that_cannot_be_opened_is_not_left_out_as_damaged(tmp_path: Path) -> None:
-    write_tar(tmp_path / "0.tar", [("a.txt", b"one")])
-    (tmp_path / "1.tar").symlink_to("nowhere")
-    with pytest.raises(ValueError, match=r"1.tar cannot be read \(No such file or directory\)\nmake them readable"):
-        indexed("text", tmp_path, leave_out_damaged=True)
-
-
-def test_hidden_archives_are_counted_and_damaged_ones_alone_are_no_index(tmp_path: Path) -> None:
-    write_tar(tmp_path / "0.tar", [("a.txt", b"one")])
-    (tmp_path / "._0.tar").write_bytes(b"\0\5\x16\7 as macOS leaves it")
-    (tmp_path / ".trash").mkdir()
-    write_tar(tmp_path / ".trash" / "1.tar", [("b.txt", b"two")])
-    report = indexed("text", tmp_path)
-    assert (report.num_kept, report.skipped) == (1, {"archive is hidden": 2})
-    (tmp_path / "0.tar").write_bytes(b"damaged" * 100)
-    with pytest.raises(ValueError, match=r"(?s)0.tar is no readable tar.*mend them, or leave them out by --leave-out"):
-        indexed("text", tmp_path, leave_out_damaged=True)
-
-
-def test_a_full_disk_is_told_as_such_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    shard = write_tar(tmp_path / "0.tar", [("a.txt", b"one")])
-    (tmp_path / ".index").mkdir()
-    own_partial(scan_path(tmp_path, "0.tar")).symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"\.index/0.npz cannot be written \(No space left on device\); free space"):
-        scan_one(str(tmp_path), tmp_path, "text", "", "0.tar")
-    indexed("text", tmp_path)
-    before = (tmp_path / "index.json").read_bytes()
-    write_tar(shard, [("a.txt", b"one"), ("b.txt", b"two")])
-    for name in ("samples.npy", "index.json"):
-        own_partial(tmp_path / name).symlink_to("/dev/full")
-        with pytest.raises(OSError, match=r"cannot be written \(No space left on device\); free space and start again"):
-            indexed("text", tmp_path)
-        assert (tmp_path / "index.json").read_bytes() == before and not list(tmp_path.rglob("*.partial"))
-
-
-# Damaged indexes
-
-
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    for number in range(2):
-        members = [(f"{number}{i}.{e}", JPEG + bytes([i])) for i in range(3) for e in ("jpg", "txt")]
-        write_tar(tmp_path / f"{number}.tar", members)
-    indexed("pair", tmp_path)
-    return tmp_path
-
-
-def test_a_flipped_bit_in_the_records_is_found_before_any_sample_is_read(pairs: Path) -> None:
-    (path,) = pairs.glob("samples-*.npy")
-    content = bytearray(path.read_bytes())
-    content[-40] ^= 4
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"index of {pairs} is damaged \({path.name} differs from its checksum\)"):
-        read_index(pairs)
-
-
-@pytest.mark.parametrize("column", ["shard", "offset", "size"])
-def test_records_that_lead_out_of_their_shards_are_refused_and_harm_no_reader(column: str, pairs: Path) -> None:
-    index = read_index(pairs)
-    records = np.array(index.records)
-    field = records["image"][column] if column != "shard" else records["shard"]
-    field[1] = 2**64 - 1 if column == "offset" else 2**32 - 1
-    object.__setattr__(index, "records", records)
-    assert damaged_records(index, None)
-    reader = SampleReader(index, 2**33)
-    assert reader.shard_name(1) == f"{pairs}/0.tar" and reader.neighbor(1) == 2
-    if column != "shard":
-        with pytest.raises(BadSampleError, match="member lies outside of its shard"):
-            reader.image_bytes(1)
-
-
-def damages_of(content: bytes) -> list[bytes]:
-    generator = np.random.default_rng(0)
-    damaged = [b"", content[:1], content[: len(content) // 2], content[:-1], b"\0" * len(content), b"[1]", b"\xff\xfe"]
-    for _ in range(60):
-        changed = bytearray(content)
-        changed[generator.integers(len(content))] = generator.integers(256)
-        damaged.append(bytes(changed))
-    return damaged
-
-
-@contextlib.contextmanager
-def printable_problem() -> Iterator[None]:
-    """One sentence, if there is a problem; not each flipped bit of index.json matters."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        if not str(error).isprintable():
-            raise AssertionError(f"more than one sentence: {error!r}") from error
-
-
-@pytest.mark.parametrize("name", ["index.json", "samples-*.npy", ".index/1.npz"])
-def test_a_damaged_file_of_an_index_is_told_in_one_sentence_or_made_anew(name: str, pairs: Path) -> None:
-    (path,) = pairs.glob(name)
-    content, fingerprint = path.read_bytes(), read_index(pairs).fingerprint
-    for damaged in damages_of(content):
-        path.write_bytes(damaged)
-        with contextlib.suppress(FileNotFoundError) if path.suffix == ".npz" else printable_problem():
-            load_scan(path) if path.suffix == ".npz" else read_index(pairs)
-    indexed("pair", pairs)
-    assert read_index(pairs).fingerprint == fingerprint
-
-
-def test_a_pipe_or_a_folder_in_place_of_an_index_is_refused(pairs: Path) -> None:
-    (records,) = pairs.glob("samples-*.npy")
-    for path in (records, pairs / "index.json"):
-        path.unlink()
-        os.mkfifo(path)
-        with pytest.raises(ValueError, match="is no regular file; index the folder again"):
-            read_index(pairs)
-
-
-def test_a_scan_whose_directory_leads_before_its_beginning_is_made_anew(pairs: Path) -> None:
+def test_a_scan_whose_directory_leads_before_its_beginning_is_repeated(pairs: Path) -> None:
     path = scan_path(pairs, "0.tar")
     content = path.read_bytes()
-    end = content.rindex(b"PK\5\6")  # of zip: bytes 12 to 20 say how long the directory is, and where it begins
+    end = content.rindex(b"PK\5\6")  # bytes 12 to 20 of the zip record: size and position of the directory
     path.write_bytes(content[: end + 16] + b"\xff" * 4 + content[end + 20 :])
     with pytest.raises(FileNotFoundError, match="is damaged"):
         load_scan(path)
     assert indexed("pair", pairs).num_kept == 6
 
 
-def test_a_scan_that_would_fill_the_memory_is_made_anew(pairs: Path) -> None:
+def test_a_scan_that_would_fill_the_memory_is_repeated(pairs: Path) -> None:
     path = pairs / ".index" / "0.npz"
     with zipfile.ZipFile(path) as archive:
         contents = {entry.filename: archive.read(entry) for entry in archive.infolist()}
@@ -391,50 +217,14 @@ def test_a_scan_that_would_fill_the_memory_is_made_anew(pairs: Path) -> None:
     assert indexed("pair", pairs).num_kept == 6
 
 
-def test_scans_and_indexes_of_older_code_are_read(pairs: Path) -> None:
-    header = json.loads((pairs / "index.json").read_text())
-    del header["caption_key"]
-    (pairs / "index.json").write_text(json.dumps(header))
-    assert read_index(pairs).num_samples == 6
-    path = pairs / ".index" / "0.npz"
-    with np.load(path) as arrays:
-        old = json.loads(str(arrays["header"]))
-        old = {name: old[name] for name in ("kind", "origin", "block", "num_bytes", "sha256")} | {
-            "report": old["report"][:3]
-        }
-        records, hashes = arrays["records"], arrays["hashes"]
-    np.savez(path, header=np.array(json.dumps(old)), records=records, hashes=hashes)
-    scan = load_scan(path)
-    assert scan.version == 1 and scan.report.num_kept == 3 and not scan.report.num_members
-    save_scan(scan, path)
-    assert load_scan(path).version == 1
-    assert indexed("pair", pairs).num_members == 12  # scanned anew, as older code did not count all
-    assert load_scan(path).version == 2
-
-
-def test_a_scan_whose_members_begin_before_the_file_is_made_anew(pairs: Path) -> None:
+def test_a_scan_whose_members_begin_before_the_file_is_repeated(pairs: Path) -> None:
     path = pairs / ".index" / "1.npz"
     content = bytearray(path.read_bytes())
     end = content.rindex(b"PK\5\6")
     (directory,) = struct.unpack_from("<I", content, end + 16)
-    struct.pack_into("<I", content, end + 16, directory + 1000)  # seeking to its members is an error of the system
+    struct.pack_into("<I", content, end + 16, directory + 1000)  # seeking to its members is an OSError
     path.write_bytes(content)
     with pytest.raises(FileNotFoundError, match="is damaged"):
         load_scan(path)
     indexed("pair", pairs)
     load_scan(path)
-
-
-def test_replacing_an_index_of_another_kind_is_said_and_indexed_folders_are_not_joined(
-    pairs: Path, tmp_path: Path
-) -> None:
-    report = _index(IndexOptions("image", str(pairs), num_workers=1, out=tmp_path / "images"))
-    assert "replaces" not in report and read_index(tmp_path / "images").kind == "image"
-    report = _index(IndexOptions("image", str(pairs), num_workers=1))
-    assert "  warning: it replaces an index of kind 'pair'; --out keeps both" in report
-    outer = tmp_path / "outer"
-    shutil.copytree(pairs, outer / "held_out")
-    with pytest.raises(ValueError, match=rf"index of their own \(.*{outer}/held_out\); name one"):
-        indexed("pair", outer)
-    with pytest.raises(ValueError, match=rf"{outer} has no index.json; name one of {outer}/held_out"):
-        read_index(outer)

@@ -1,4 +1,4 @@
-"""Every member of a tar is seen or missed aloud: joined, holed, sparse, hostile, from a file and from a pipe."""
+"""Every member of a tar is read or reported as lost: joined, holed, sparse, hostile, from files and from pipes."""
 
 import io
 import random
@@ -25,7 +25,7 @@ FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarf
 
 
 class Pipe(io.RawIOBase):
-    """Cannot seek, and gives what it has in pieces of any size."""
+    """A stream that cannot seek and returns pieces of any size."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.random = io.BytesIO(content), random.Random(0)
@@ -66,7 +66,7 @@ def kinds(content: bytes) -> dict[str, str]:
 
 
 def header(name: bytes = b"a.txt", size: bytes = b"00000000000", kind: bytes = b"0") -> bytearray:
-    """A header in ustar's form, its checksum right whatever is in it."""
+    """Return a ustar header with the right checksum, whatever is in it."""
     block = bytearray(BLOCK_BYTES)
     block[: len(name)], block[124 : 124 + len(size)], block[156:157] = name, size, kind
     block[257:265] = b"ustar\00000"
@@ -107,16 +107,16 @@ def test_every_member_is_seen_as_tarfile_sees_it(
     assert [(entry.name.rstrip("/"), entry.kind == "file", content) for entry, content in ours] == theirs
 
 
-def test_joined_archives_are_read_on_and_where_they_meet_is_told() -> None:
+def test_joined_archives_are_read_and_the_gap_between_them_is_reported() -> None:
     first, second = tar_of({f"{i}.txt": b"text" for i in range(30)}), tar_of({"last.txt": b"text"})
-    for padding in (first, first[: 30 * 1024 + 1024]):  # as tar pads, and as writers of two blocks do
+    for padding in (first, first[: 30 * 1024 + 1024]):  # padded as by tar, and with two blocks
         for from_pipe in (False, True):
             entries = [entry for entry, _ in read(padding + second, from_pipe)]
             assert [entry.kind for entry in entries] == ["file"] * 30 + ["gap", "file"]
             assert entries[30].name == f"bytes {30 * 1024} to {len(padding) - 1}"
 
 
-def test_wherever_zeros_have_replaced_headers_the_loss_is_an_error_or_told() -> None:
+def test_zeros_in_place_of_headers_are_an_error_or_reported() -> None:
     content, num_members = tar_of({f"{number:02d}.txt": b"text" for number in range(24)}), 24
     end = 2 * num_members
     for start in range(end):
@@ -131,12 +131,12 @@ def test_wherever_zeros_have_replaced_headers_the_loss_is_an_error_or_told() -> 
                 assert num_lost
                 assert f"zeros at byte {zeros}" in problem
                 continue
-            told = any(entry.kind in ("gap", "tail") for entry in entries)
+            is_reported = any(entry.kind in ("gap", "tail") for entry in entries)
             assert sum(entry.kind == "file" for entry in entries) == num_members - num_lost
-            assert told or not num_lost or (stop == end and is_padded)  # those are the end of an archive
+            assert is_reported or not num_lost or (stop == end and is_padded)  # the end of an archive
 
 
-def test_a_long_tail_of_zeros_is_told() -> None:
+def test_a_long_tail_of_zeros_is_reported() -> None:
     content = tar_of({"a.txt": b"text"})
     assert [entry.kind for entry, _ in read(content)] == ["file"]
     entries = [entry for entry, _ in read(content + bytes(20_000))]
@@ -146,7 +146,7 @@ def test_a_long_tail_of_zeros_is_told() -> None:
     assert [entry.kind for entry, _ in read(unpadded[:-1024])] == [entry.kind for entry, _ in read(content)]
 
 
-def test_sparse_members_of_every_kind_are_told_from_files(tmp_path: Path) -> None:
+def test_sparse_members_of_every_kind_are_distinguished_from_files(tmp_path: Path) -> None:
     with (tmp_path / "holes.txt").open("wb") as file:
         for number in range(40):  # more holes than a header holds: the map of GNU's oldest form continues
             file.seek(number << 16)
@@ -176,12 +176,12 @@ LONG_NAME = bytes(header(b"././@LongLink", b"00000000005", b"L")) + b"b.txt".lju
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (header(size=b"\xff" * 12), "size is no number of bytes at byte 0"),
-        (header(size=b"\xff" * 11 + b"\x00"), "size is no number of bytes at byte 0"),
-        (header(size=b"\x80" + b"\xff" * 11), "size is no number of bytes at byte 0"),
-        (header(size=b"-0000000005"), "size is no number of bytes at byte 0"),
-        (header(size=b"0o000000005"), "size is no number of bytes at byte 0"),
-        (header(size=b"0000000_005"), "size is no number of bytes at byte 0"),
+        (header(size=b"\xff" * 12), "size is not a number of bytes at byte 0"),
+        (header(size=b"\xff" * 11 + b"\x00"), "size is not a number of bytes at byte 0"),
+        (header(size=b"\x80" + b"\xff" * 11), "size is not a number of bytes at byte 0"),
+        (header(size=b"-0000000005"), "size is not a number of bytes at byte 0"),
+        (header(size=b"0o000000005"), "size is not a number of bytes at byte 0"),
+        (header(size=b"0000000_005"), "size is not a number of bytes at byte 0"),
         (header(size=ONE_PETABYTE), f"a member of {1 << 50} bytes at byte 0"),
         (header(b"././@LongLink", ONE_PETABYTE, b"L"), f"a long name of {1 << 50} bytes, more than"),
         (header(b"././@LongLink", ONE_PETABYTE, b"K"), f"a long name of {1 << 50} bytes, more than"),
@@ -189,9 +189,9 @@ LONG_NAME = bytes(header(b"././@LongLink", b"00000000005", b"L")) + b"b.txt".lju
         (header(b"x", ONE_PETABYTE, b"g"), f"a global pax header of {1 << 50} bytes"),
         (LONG_NAME * 2000, "a member with two long names at byte 0"),
         (pax(record(b"path", b"b"))[:1024] * 2000, "a member with two pax headers at byte 0"),
-        (pax(record(b"size", b"9" * 400)), "size is no number of bytes at byte 0"),
-        (pax(record(b"size", b"-5")), "size is no number of bytes at byte 0"),
-        (pax(record(b"size", b"\xd9\xa5")), "size is no number of bytes at byte 0"),
+        (pax(record(b"size", b"9" * 400)), "size is not a number of bytes at byte 0"),
+        (pax(record(b"size", b"-5")), "size is not a number of bytes at byte 0"),
+        (pax(record(b"size", b"\xd9\xa5")), "size is not a number of bytes at byte 0"),
         (pax(b"99999999999999999999 path=x\n"), "a damaged pax header at byte 0"),
         (pax(b"0 path=x\n"), "a damaged pax header at byte 0"),
         (pax(b"-9 path=x\n"), "a damaged pax header at byte 0"),
@@ -208,7 +208,7 @@ LONG_NAME = bytes(header(b"././@LongLink", b"00000000005", b"L")) + b"b.txt".lju
 def test_a_header_that_lies_is_refused_with_its_place(content: bytes, message: str, from_pipe: bool) -> None:
     if from_pipe and "a member of" in message:
         message = "it breaks off at byte"
-    with pytest.raises(TarError, match="a.tar is no readable tar") as raised:
+    with pytest.raises(TarError, match="a.tar is not a readable tar") as raised:
         read(bytes(content), from_pipe)
     assert message in str(raised.value)
 
@@ -234,12 +234,12 @@ def test_whatever_is_damaged_the_reader_ends_with_members_or_one_error(data: st.
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, 4000))
         content[position : position + data.draw(st.integers(0, 20))] = data.draw(st.binary(max_size=20))
-    if data.draw(st.booleans()):  # and with checksums that are right
+    if data.draw(st.booleans()):  # with valid checksums
         for block in range(0, len(content) - BLOCK_BYTES, BLOCK_BYTES):
             if content[block + 257 : block + 262] == b"ustar":
                 content[block : block + BLOCK_BYTES] = summed(content[block : block + BLOCK_BYTES])
     entries, problem = read_or_problem(bytes(content), data.draw(st.booleans()))
-    assert problem == "" or problem.startswith("a.tar is no readable tar (")
+    assert problem == "" or problem.startswith("a.tar is not a readable tar (")
     assert all(entry.kind == "file" or entry.kind in UNUSABLE for entry in entries)
     assert sum(entry.size for entry in entries) <= len(content)
 
@@ -258,7 +258,7 @@ def test_an_inner_tar_is_read_within_its_member() -> None:
                 names.append(str(error))
         else:
             names.append(entry.name)
-    breaks_off = "n02.tar is no readable tar (it breaks off at byte "
+    breaks_off = "n02.tar is not a readable tar (it breaks off at byte "
     assert names[:3] == ["1.jpg", "2.jpg", "1.jpg"] and names[3].startswith(breaks_off) and names[4:] == ["z.txt"]
 
 

@@ -1,4 +1,4 @@
-"""Files as they are compressed, and as they break on their way. CPU, seconds."""
+"""Compressed files, whole, truncated and corrupt. CPU, seconds."""
 
 import bz2
 import errno
@@ -26,9 +26,7 @@ COMPRESSED = {
 
 
 @pytest.mark.parametrize("suffix", COMPRESSED)
-def test_compressed_text_is_read_and_refused_by_name_where_it_breaks_off_or_is_corrupt(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_compressed_text_is_read_and_refused_by_name_if_truncated_or_corrupt(suffix: str, tmp_path: Path) -> None:
     content, path = COMPRESSED[suffix], tmp_path / f"a.txt{suffix}"
     for whole in (content, content + content):
         path.write_bytes(whole)
@@ -43,7 +41,7 @@ def test_compressed_text_is_read_and_refused_by_name_where_it_breaks_off_or_is_c
 
 def test_zstandard_with_a_long_window_and_with_frames_to_skip_is_read(tmp_path: Path) -> None:
     long = zstandard.ZstdCompressionParameters(window_log=28, format=zstandard.FORMAT_ZSTD1)
-    compressor = zstandard.ZstdCompressor(compression_params=long).compressobj()  # the size of the text is not told
+    compressor = zstandard.ZstdCompressor(compression_params=long).compressobj()  # without the size of the text
     frame = compressor.compress(TEXT) + compressor.flush()
     skipped = struct.pack("<II", 0x184D2A50, 4) + b"pzst"
     (tmp_path / "a.txt.zst").write_bytes(skipped + frame + skipped + frame)
@@ -57,7 +55,7 @@ def test_a_failing_disk_is_not_taken_for_a_corrupt_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", COMPRESSED)
-def test_what_is_compressed_is_told_by_its_first_bytes_whatever_its_name(suffix: str, tmp_path: Path) -> None:
+def test_compression_is_recognized_by_the_first_bytes_whatever_the_name(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(gzip.compress(COMPRESSED[suffix]))
     with open_text(path) as lines:
@@ -75,13 +73,13 @@ def test_a_text_that_begins_as_bzip2_does_is_text(tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.txt")
-    with pytest.raises(RefusedFileError, match="is no regular file"), open_text(tmp_path / "a.txt"):
+    with pytest.raises(RefusedFileError, match="is not a regular file"), open_text(tmp_path / "a.txt"):
         pass
 
 
-def test_a_disk_that_fails_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+def test_a_failing_disk_is_reported_with_the_name_of_the_file(tmp_path: Path) -> None:
     class Failing(io.RawIOBase):
-        """Stands for a disk."""
+        """Imitates a disk."""
 
         def readable(self) -> bool:
             return True

@@ -1,4 +1,4 @@
-"""One bad entry costs one sample, wherever it stands; a file of another layout is refused at once. CPU, seconds."""
+"""A bad entry costs one sample, wherever it is; a file of another layout is refused at once. CPU, seconds."""
 
 import json
 import pickle
@@ -12,15 +12,15 @@ import pytest
 
 from data_pipeline.samples.records import Record
 from data_pipeline.samples.sample import Kind
-from data_pipeline.sources import SourceOptions, read_records
 from data_pipeline.sources.entries import FIRST_ENTRIES, RefusedFileError
+from data_pipeline.sources.readers import SourceOptions, read_records
 
 BAD_CAPTIONS: list[Any] = [None, 5, float("nan"), True, {"text": "a"}, [], ["", None][1:]]
 NUM_GOOD = 3
 
 
-def records(kind: Kind, source: Path) -> list[Record]:
-    return list(read_records(kind, str(source), SourceOptions()))
+def records(kind: Kind, source: Path, **options: object) -> list[Record]:
+    return list(read_records(kind, str(source), SourceOptions(**options)))  # type: ignore[arg-type]
 
 
 def coco(path: Path, captions: list[Any]) -> str:
@@ -102,7 +102,7 @@ NESTED = "[" * 600 + "]" * 600
     ],
     ids=["Visual Genome", "Karpathy"],
 )
-def test_what_is_kept_beside_a_caption_is_plain(content: str, tmp_path: Path) -> None:
+def test_the_metadata_of_a_caption_is_plain(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(content)
     (record,) = read_records("pair", str(tmp_path / "a.json"), SourceOptions())
     assert record.text == "one" and pickle.loads(pickle.dumps(record)) == record

@@ -1,4 +1,4 @@
-"""Folders as they lie on clusters. CPU, seconds."""
+"""Walking folders as found on clusters. CPU, seconds."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_a_folder_that_cannot_be_listed_ends_the_walk(tmp_path: Path, monkeypatc
     write(tmp_path, "a/1.jpg", "b/2.jpg")
     listed = os.scandir
 
-    def scandir(folder: str) -> object:  # root may list every folder, so that chmod does not show it
+    def scandir(folder: str) -> object:  # root may list every folder, so that chmod has no effect
         if folder.endswith("b/"):
             raise PermissionError(folder)
         return listed(folder)
@@ -64,7 +64,7 @@ def test_a_folder_deeper_than_the_stack_of_python_is_walked_through(
     os.fchdir(bottom)
     os.close(bottom)
     os.remove("a.txt")
-    for _ in range(1200):  # pytest cannot remove what lies so deep
+    for _ in range(1200):  # pytest cannot remove folders this deep
         os.chdir("..")
         os.rmdir("d")
     assert names == ["d/" * 1200 + "a.txt"]

@@ -1,4 +1,4 @@
-"""Folders in which anything may lie: what is read, and that each of the other files is counted. CPU, seconds."""
+"""Folders of any files: those of the kind are read, each of the others is counted. CPU, seconds."""
 
 import io
 import json
@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.samples.records import Record, read_image
 from data_pipeline.samples.sample import Kind
-from data_pipeline.shards.members import EARLY_DOT
-from data_pipeline.sources import SourceOptions, read_records
+from data_pipeline.sources.readers import SourceOptions, read_records
 
 
 def records(kind: Kind, source: Path, **options: object) -> list[Record]:
@@ -51,9 +50,13 @@ def parquet(path: Path, **columns: object) -> None:
 
 
 STEMS = st.sampled_from(["a", "b", ".a", "._b", "a.b", "A", "\xe4", os.fsdecode(b"\xff"), "a b"])
+
+
 SUFFIXES = st.sampled_from(
     ["", ".jpg", ".JPG", ".jpeg", ".png", ".gif", ".txt", ".TXT", ".json", ".md", ".avif", ".npy"]
 )
+
+
 NAMES = st.tuples(st.sampled_from(["", "n01/", "n01/deep/", ".git/", "b.jpg.d/"]), STEMS, SUFFIXES).map("".join)
 
 
@@ -91,42 +94,16 @@ def test_pipes_and_links_to_nothing_are_counted(tmp_path: Path) -> None:
     for name in ("d/a.tar", "d/a.parquet", "d/a.jpg"):
         os.mkfifo(tmp_path / name)
     assert problems(records("image", tmp_path / "d")) == {
-        "a.tar": "file is no regular file",
-        "a.parquet": "file is no image by its name",
+        "a.tar": "file is not a regular file",
+        "a.parquet": "file is not an image by its name",
     }
     parquet(tmp_path / "d" / "b.parquet", text=["one"])
-    assert problems(records("text", tmp_path / "d"))["a.parquet"] == "file is no regular file"
+    assert problems(records("text", tmp_path / "d"))["a.parquet"] == "file is not a regular file"
     shutil.rmtree(tmp_path / "d")
     assert problems(records("text", tmp_path)) == {
-        "a.txt": "file is no regular file",
-        "b.txt": "file is a link to nothing",
+        "a.txt": "file is not a regular file",
+        "b.txt": "file is a dangling link",
     }
-
-
-def test_images_beside_captions_as_img2dataset_leaves_them(tmp_path: Path) -> None:
-    files = {}
-    for number in range(3):
-        files[f"00000/00000000{number}.jpg"] = bytes([number])
-        files[f"00000/00000000{number}.txt"] = f"caption {number}\n".encode()
-        files[f"00000/00000000{number}.json"] = b"{}"
-    write(tmp_path, {**files, "00000_stats.json": b"{}", "00000/alone.jpg": b"", "00000/lost.txt": b"no image"})
-    parquet(tmp_path / "00000.parquet", url=["http://a/0.jpg"], caption=["caption 0"], key=["000000000"], status=["ok"])
-    found = records("pair", tmp_path)
-    good = [record for record in found if record.problem is None]
-    assert [(record.key, str(record.text).strip()) for record in good] == [
-        (f"00000_00000000{number}", f"caption {number}") for number in range(3)
-    ]
-    assert [read_image(record.image) for record in good if record.image] == [b"\0", b"\1", b"\2"]
-    other = "file is neither an image nor a caption by its name"
-    assert problems(found) == {
-        "00000.parquet": other,
-        "00000_stats.json": other,
-        **{f"00000/00000000{number}.json": other for number in range(3)},
-        "00000/alone.jpg": "image has no caption beside it",
-        "00000/lost.txt": "caption has no image beside it",
-    }
-    images = [record.name for record in records("image", tmp_path) if record.problem is None]
-    assert images == [*(f"00000/00000000{number}.jpg" for number in range(3)), "00000/alone.jpg"]
 
 
 def test_img2datasets_parquet_with_its_own_names_of_columns(tmp_path: Path) -> None:
@@ -142,7 +119,7 @@ def test_img2datasets_parquet_with_its_own_names_of_columns(tmp_path: Path) -> N
     assert [(record.image, record.text) for record in found if record.problem is None] == [
         (image, text) for _ in range(2) for image, text in ((b"0", "zero"), (b"1", "one"), (None, "two"))
     ]
-    assert problems(found) == {"00000_stats.json": "file is no table by its name"}
+    assert problems(found) == {"00000_stats.json": "file is not a table by its name"}
 
 
 def test_a_table_of_something_else_among_others_is_counted_and_one_alone_is_refused(tmp_path: Path) -> None:
@@ -165,38 +142,7 @@ def test_imagenet_21k_with_a_tar_for_each_class(tmp_path: Path) -> None:
     assert [(record.metadata, record.name) for record in found if record.problem is None] == [
         ({"class": wnid}, f"{wnid}.tar/{wnid}_1.JPEG") for wnid in ("n00004475", "n00005787")
     ]
-    assert problems(found) == {"._n00004475.tar": "file is hidden", "n3.tar": "file is no readable uncompressed tar"}
-
-
-def test_pairs_of_one_tar_by_webdatasets_keys(tmp_path: Path) -> None:
-    members = {"a.jpg": b"a", "b.png": b"b", "a.txt": b"one", "b.txt": b"two", "c.txt": b"no image", "d.jpg": b"d"}
-    members |= {"a.json": b"{}", "a.png": b"second", "./._a.jpg": b"", "e.jpg": b"e", "e.txt": "caf\xe9".encode()}
-    members = {"a.mask.png": b"not the image", **members, "e.1.txt": b"further", "x/../../f.jpg": b"", "g": b""}
-    write(tmp_path, {"pairs.tar": tar_of(members)})
-    found = records("pair", tmp_path / "pairs.tar")
-    assert [(r.key, r.text, read_image(r.image)) for r in found if r.image and not r.problem] == [
-        ("a", "one", b"a"),
-        ("b", "two", b"b"),
-        ("e", "caf\xe9", b"e"),
-    ]
-    assert problems(found) == {
-        "a.json": "member is neither an image nor a caption by its name",
-        "./._a.jpg": "member is hidden",
-        "a.mask.png": EARLY_DOT,
-        "e.1.txt": EARLY_DOT,
-        "x/../../f.jpg": "name leads out of the archive",
-        "g": "name has no extension",
-        "a.png": "key has a second image",
-        "c.txt": "caption has no image beside it",
-        "d.jpg": "image has no caption beside it",
-    }
-    assert all(record.place.startswith(f"{tmp_path / 'pairs.tar'}: ") for record in found)
-
-
-def test_a_damaged_tar_of_pairs_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    write(tmp_path, {"pairs.tar": tar_of({"a.jpg": b"a", "a.txt": b"one"})[:1200]})
-    with pytest.raises(ValueError, match="pairs.tar is no readable tar .*; unpack or download it again"):
-        records("pair", tmp_path / "pairs.tar")
+    assert problems(found) == {"._n00004475.tar": "file is hidden", "n3.tar": "file is not a readable uncompressed tar"}
 
 
 def test_openwebtext_is_a_tar_of_compressed_tars(tmp_path: Path) -> None:

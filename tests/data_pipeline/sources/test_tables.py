@@ -1,4 +1,4 @@
-"""Rows that are cut, tables that break off. CPU, seconds."""
+"""Tables with odd rows, cells and columns, and damaged tables. CPU, seconds."""
 
 from pathlib import Path
 
@@ -8,11 +8,12 @@ import pytest
 
 from data_pipeline.samples.records import ParquetCell, Record, read_image
 from data_pipeline.samples.sample import BadSampleError, Kind
-from data_pipeline.sources import SourceOptions, read_records, tables
+from data_pipeline.sources import tables
+from data_pipeline.sources.readers import SourceOptions, read_records
 
 
-def records(kind: Kind, source: Path) -> list[Record]:
-    return list(read_records(kind, str(source), SourceOptions()))
+def records(kind: Kind, source: Path, **options: object) -> list[Record]:
+    return list(read_records(kind, str(source), SourceOptions(**options)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("suffix", "mark"), [(".csv", ","), (".tsv", "\t")])
@@ -22,34 +23,13 @@ def test_a_row_with_more_or_fewer_cells_than_the_header_is_skipped_with_a_reason
     path = tmp_path / f"pairs{suffix}"
     rows = [["image", "caption"], ["a.jpg", "one"], ["b.jpg", "two", " not quoted"], [], ["c.jpg"], ["d.jpg", "four"]]
     path.write_text("\n".join(mark.join(row) for row in rows))
-    cut = "row has not as many cells as the header"
+    cut = "row and header differ in their number of cells"
     assert [(record.key, record.text, record.problem) for record in records("pair", path)] == [
         ("a", "one", None),
         (f"pairs_{suffix[1:]}_00000001", None, cut),
         (f"pairs_{suffix[1:]}_00000002", None, cut),
         ("d", "four", None),
     ]
-
-
-def test_a_carriage_return_in_a_tsv_caption_ends_no_row(tmp_path: Path) -> None:
-    (tmp_path / "pairs.tsv").write_bytes(b"\xef\xbb\xbfimage\tcaption\r\na.jpg\tone\rstill one\r\nb.jpg\ttwo\r\n")
-    found = records("pair", tmp_path / "pairs.tsv")
-    assert [(record.key, record.text) for record in found] == [("a", "one\rstill one"), ("b", "two")]
-
-
-def test_a_quote_that_does_not_close_costs_its_row_alone_whatever_follows(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.csv"
-    lines = ["image,caption", 'a.jpg,"one, \nin two lines"', 'b.jpg,"two', "c.jpg,three", 'd.jpg,"four"', "e.jpg,five"]
-    for num_lines, captions in ((4, ["three"]), (6, ["three", "four", "five"])):
-        path.write_text("\n".join(lines[:num_lines]))
-        found = records("pair", path)
-        assert [record.text for record in found if not record.problem] == ["one, \nin two lines", *captions]
-        (damaged,) = [record for record in found if record.problem]
-        assert damaged.place == f"{path}:4" and str(damaged.problem).startswith("row is no CSV (")
-    path.write_text("\n".join([lines[0], 'b.jpg,"two', *(f"{number}.jpg,{number}" for number in range(3000))]))
-    found = records("pair", path)
-    assert len(found) == 3001 and found[-1].text == "2999"
-    assert [record.problem for record in found if record.problem] == ["row is no CSV (a quote does not close)"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
@@ -64,17 +44,11 @@ def test_images_of_a_table_are_read_once_whatever_the_number_of_captions(suffix:
     assert [record.key for record in records("pair", path)] == ["a", "a", "b", "a"]
 
 
-def test_a_carriage_return_in_the_header_of_a_tsv_is_part_of_a_name(tmp_path: Path) -> None:
-    (tmp_path / "pairs.tsv").write_bytes(b"image\tcapt\rion\na.jpg\tone\n")
-    with pytest.raises(ValueError, match="has no column 'caption'"):
-        records("pair", tmp_path / "pairs.tsv")
-
-
 def test_a_name_of_a_parquet_column_that_is_not_utf_8_is_a_damaged_file(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["one"]}), path, store_schema=False)
     path.write_bytes(path.read_bytes().replace(b"text", b"te\xfft"))
-    with pytest.raises(ValueError, match=r"a.parquet (is no readable Parquet file|has no column)"):
+    with pytest.raises(ValueError, match=r"a.parquet (is not a readable Parquet file|has no column)"):
         records("text", path)
 
 
@@ -86,7 +60,7 @@ def test_a_table_without_a_header_is_refused_in_a_sentence(content: str, tmp_pat
 
 
 @pytest.mark.parametrize("type_of_day", [pyarrow.date32(), pyarrow.timestamp("ns"), pyarrow.duration("s")])
-def test_dates_beyond_pythons_are_no_captions(type_of_day: pyarrow.DataType, tmp_path: Path) -> None:
+def test_dates_beyond_pythons_are_not_captions(type_of_day: pyarrow.DataType, tmp_path: Path) -> None:
     largest = pyarrow.array([2**31 - 1], pyarrow.int32())
     days = largest.cast(type_of_day) if type_of_day == pyarrow.date32() else pyarrow.array([2**60 + 1], type_of_day)
     path = tmp_path / "a.parquet"
@@ -109,13 +83,13 @@ def test_two_columns_of_the_same_name_are_refused(suffix: str, tmp_path: Path) -
         list(read_records("pair", str(path), SourceOptions()))
 
 
-def test_bytes_are_no_captions_and_no_class_of_ours_is_shown(tmp_path: Path) -> None:
+def test_bytes_are_not_captions_and_no_class_of_ours_is_shown(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"image": ["a.jpg"], "caption": [b"one"]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"row has no text in column 'caption' \(bytes\)"):
         list(read_records("pair", str(tmp_path / "a.parquet"), SourceOptions()))
 
 
-def test_an_empty_image_cell_is_no_folder(tmp_path: Path) -> None:
+def test_an_empty_image_cell_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("image,caption\n,one\n")
     (record,) = records("pair", tmp_path / "pairs.csv")
     assert record.image is None and record.text == "one"
@@ -137,9 +111,7 @@ def rows_with_images(path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["image", "plain"])
-def test_embedded_images_are_read_where_they_are_needed_and_not_when_they_are_listed(
-    column: str, tmp_path: Path
-) -> None:
+def test_embedded_images_are_read_when_needed_and_not_when_listed(column: str, tmp_path: Path) -> None:
     path = tmp_path / "train-00000-of-00001.parquet"
     rows_with_images(path)
     found = list(read_records("pair", str(path), SourceOptions(image_column=column)))
@@ -182,5 +154,5 @@ def test_a_damaged_parquet_file_is_refused_by_name(tmp_path: Path) -> None:
     content = path.read_bytes()
     for broken in (b"", b"<html>404</html>", content[:-20], content[:100] + bytes(2000) + content[2100:]):
         path.write_bytes(broken)
-        with pytest.raises(ValueError, match=r"00001.parquet (is no readable Parquet file|.*row group is damaged)"):
+        with pytest.raises(ValueError, match=r"00001.parquet (is not a readable Parquet file|.*row group is damaged)"):
             records("text", path)

@@ -1,4 +1,4 @@
-"""Bytes that are text, in which encoding, and bytes that are none. CPU, seconds."""
+"""Text in several encodings, and bytes that are not text. CPU, seconds."""
 
 import tarfile
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.samples.records import Record
-from data_pipeline.sources import SourceOptions, read_records, text_lines
+from data_pipeline.sources import text_lines
 from data_pipeline.sources.entries import RefusedFileError
+from data_pipeline.sources.readers import SourceOptions, read_records
 from data_pipeline.sources.text_lines import LongLine, is_tar, open_text
 
 
@@ -15,20 +16,20 @@ def documents(path: Path) -> list[Record]:
     return list(read_records("text", str(path), SourceOptions()))
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text_and_a_lone_carriage_return_ends_no_line(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_text_and_a_lone_carriage_return_does_not_end_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\rstill one\r\ntwo\n")
     with open_text(tmp_path / "a.txt") as lines:
         assert [line.strip() for line in lines] == ["one\rstill one", "two"]
 
 
-def test_what_is_not_utf_8_becomes_lone_surrogates_and_a_replacement_character_stays(tmp_path: Path) -> None:
+def test_invalid_utf_8_becomes_lone_surrogates_and_a_replacement_character_stays(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("caf\ufffd\n".encode() + b"caf\xe9\n")
     with open_text(tmp_path / "a.txt") as lines:
         assert list(lines) == ["caf\ufffd\n", "caf\udce9\n"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be", "utf-16-le", "utf-32-be"])
-def test_an_encoding_is_told_by_its_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+def test_an_encoding_is_recognized_by_its_byte_order_mark(encoding: str, tmp_path: Path) -> None:
     mark = "\ufeff" if encoding.endswith("e") else ""
     (tmp_path / "a.txt").write_bytes((mark + "caf\xe9 \U0001f600\nzwei\n").encode(encoding))
     assert [record.text for record in documents(tmp_path / "a.txt")] == ["caf\xe9 \U0001f600", "zwei"]
@@ -65,7 +66,7 @@ def test_binary_files_are_refused_alone_and_counted_in_a_folder(form: str, name:
             assert texts == {"good/00000000": ("a good document", None)}
 
 
-def test_a_tar_without_a_magic_number_is_told_by_its_checksum() -> None:
+def test_a_tar_without_a_magic_number_is_recognized_by_its_checksum() -> None:
     member = tarfile.TarInfo("a.txt")
     header = bytearray(member.tobuf(tarfile.USTAR_FORMAT))
     assert is_tar(bytes(header))
@@ -75,7 +76,7 @@ def test_a_tar_without_a_magic_number_is_told_by_its_checksum() -> None:
     assert is_tar(bytes(header)) and not is_tar(b"text " * 200) and not is_tar(b"0" * 600)
 
 
-def test_an_endless_line_is_passed_over_and_a_file_of_one_is_given_up(
+def test_an_endless_line_is_skipped_and_a_file_of_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_lines, "LONGEST_LINE", 1000)

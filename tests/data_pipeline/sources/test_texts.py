@@ -1,4 +1,4 @@
-"""Where documents begin and end. CPU, seconds."""
+"""The beginnings and ends of documents. CPU, seconds."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.samples.records import Record
-from data_pipeline.sources import SourceOptions, read_records, texts
+from data_pipeline.sources import texts
+from data_pipeline.sources.readers import SourceOptions, read_records
 
 
 def documents(path: Path, content: str = "") -> list[Record]:
@@ -25,7 +26,7 @@ def test_empty_lines_separate_documents_if_one_stands_in_the_first_thousand_line
     assert len(documents(tmp_path / "a.txt", "first\n" * 1000 + "\n" + "second\n" * 5000)) == 6000
 
 
-def test_a_document_that_is_too_long_is_cut_where_a_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_document_that_is_too_long_is_cut_at_a_line_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "LONGEST_DOCUMENT", 10)
     found = documents(tmp_path / "a.txt", "12345\n12345\n1\n\n" + "x" * 20 + "\n2\n")
     assert [record.text for record in found] == ["12345\n12345", "1", "x" * 20, "2"]
@@ -36,7 +37,7 @@ def article(number: int, begin: str, text: str, end: str = "</doc>\n") -> str:
     return f'<doc id="{number}" {begin}>\n{text}\n\n{end}'
 
 
-def test_wiki_documents_are_told_with_revisions_and_quotes_in_their_titles(tmp_path: Path) -> None:
+def test_wiki_documents_are_recognized_with_revisions_and_quotes_in_their_titles(tmp_path: Path) -> None:
     url = 'url="https://en.wikipedia.org/wiki?curid=12"'
     content = article(12, f'revid="7" {url} title="Anarchism"', "Anarchism\n\nA philosophy.")
     content += "between\n" + article(25, f'{url} title="The "Autism" film"', 'The "Autism" film\n\nA film.')
@@ -56,7 +57,7 @@ def test_wiki_documents_without_an_end_are_kept(tmp_path: Path) -> None:
     ]
 
 
-def test_what_wiki_extractor_escapes_is_text_again(tmp_path: Path) -> None:
+def test_text_escaped_by_wiki_extractor_is_unescaped(tmp_path: Path) -> None:
     content = article(1, 'url="" title="AT&amp;T"', "AT&amp;T\n\nR&amp;D &lt; 5 &gt; 3")
     (record,) = documents(tmp_path / "wiki_00", content)
     assert record.text == "R&D < 5 > 3" and record.metadata == {"title": "AT&T"}
@@ -78,7 +79,7 @@ def test_a_line_of_json_without_text_is_skipped_but_for_the_first(tmp_path: Path
         documents(tmp_path / "a.jsonl", json.dumps({"url": "a"}))
 
 
-def test_a_line_that_is_no_json_is_skipped_by_its_number(tmp_path: Path) -> None:
+def test_a_line_that_is_not_json_is_skipped_by_its_number(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     bad_lines = ['{"text": ' + "1" * 5000 + "}", "[1]", "{", "[" * 200_000, '{"text": NaN}']
     found = documents(path, '{"text": "one"}\n' + "\n".join(bad_lines) + '\n{"text": "two"}\n')

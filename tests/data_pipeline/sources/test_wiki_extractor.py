@@ -1,4 +1,4 @@
-"""Every form in which WikiExtractor and its relatives write an article. CPU, seconds."""
+"""Every form in which WikiExtractor and its relatives write articles. CPU, seconds."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.samples.records import Record
-from data_pipeline.sources import SourceOptions, read_records
+from data_pipeline.sources.readers import SourceOptions, read_records
 
 URL = "https://en.wikipedia.org/wiki?curid=12"
 TITLE = 'AT&T "and" sons'
@@ -66,7 +66,7 @@ def test_an_article_is_the_same_in_every_form(form: str, tmp_path: Path) -> None
             assert (record.text, record.metadata) == ("\n".join(PARAGRAPHS), {"title": TITLE})
 
 
-def test_a_header_without_a_title_is_no_text(tmp_path: Path) -> None:
+def test_a_header_without_a_title_is_not_text(tmp_path: Path) -> None:
     for header in ('<doc id="12">', f'<doc id="12" url="{URL}">', "<doc>"):
         (record,) = documents(tmp_path / "wiki_00", element(header, "AT&amp;T"))
         assert record.text == "\n".join(["AT&T", "", *PARAGRAPHS])

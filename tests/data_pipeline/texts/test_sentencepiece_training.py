@@ -25,7 +25,7 @@ TEXTS = ["a few words of little use", "and some more of them"] * 10
         (["\u200b\u200b"], 100, "no visible character"),
     ],
 )
-def test_what_does_not_fit_is_said_with_options_that_exist(
+def test_a_vocabulary_that_does_not_fit_is_reported_with_options_that_exist(
     texts: list[str], vocab_size: int, message: str, model_type: ModelType, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message) as raised:
@@ -43,7 +43,7 @@ def test_long_documents_are_learned_from_too(tmp_path: Path) -> None:
     assert len(known) > len(words) / 2
 
 
-def test_the_command_never_replaces_a_tokenizer_and_says_what_it_drew(tmp_path: Path) -> None:
+def test_the_command_never_replaces_a_tokenizer_and_reports_its_sample(tmp_path: Path) -> None:
     out = tmp_path / "t.spm"
     arguments = [out, "text=scenes:200", "--vocab-size", 60, "--model-type", "bpe", "--max-sentences", 50]
     ended = run_ranks(1, "data_pipeline.train_text_tokenizer", arguments)

@@ -1,4 +1,4 @@
-"""Texts that a tokenizer does not know: said when written, checked and read by a run."""
+"""Texts that a tokenizer does not cover are reported when written, when checked and by a run."""
 
 import json
 from pathlib import Path
@@ -7,24 +7,24 @@ from data_pipeline.check_shards import CheckOptions, check_shards
 from data_pipeline.index_shards import IndexOptions, index_shards
 from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
-from data_pipeline.samples.records import Record
 from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.shards.writer import SampleFilter
-from data_pipeline.texts.passages import pack_passages
 from data_pipeline.texts.token_coverage import MAX_CHARACTERS, covered_share
 from data_pipeline.texts.tokenizer import NO_TOKEN, TextTokenizer
 from data_pipeline.write_shards import ShardOptions, write_shards
-from tests.data_pipeline.test_bad_input import GOOD, write_tar
 from tests.support.launch import run_ranks
+from tests.support.shard_files import GOOD, write_tar
 from tests.support.tiny_run import TinyData
 
 ZERO_WIDTH = "\u200b\u200d\ufeff"
+
+
 NORMALISED_AWAY = "\ufffd\ufffd"
 """Visible, but SentencePiece's normalisation leaves nothing of it."""
 
 
-def test_every_command_that_meets_unknown_texts_says_so(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_every_command_reports_texts_that_the_tokenizer_does_not_cover(tiny_data: TinyData, tmp_path: Path) -> None:
     tokenizer = tiny_data.folder / "text_tokenizer.spm"
     source = tmp_path / "texts.jsonl"
     source.write_text("\n".join(json.dumps({"text": "\u96ea\u306e " * n}) for n in range(1, 30)))
@@ -59,21 +59,13 @@ def test_texts_without_a_token_are_counted_when_written(tiny_data: TinyData, tmp
     assert report.skipped == {"text has no visible character": 3, "text is missing or empty": 1}
 
 
-def test_of_long_texts_the_beginning_counts(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_only_the_beginning_of_a_long_text_counts(tiny_data: TinyData, tmp_path: Path) -> None:
     tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
     text = "a red star " * (MAX_CHARACTERS // 11) + " " * 20 + "\u0416" * 100
     write_tar(tmp_path / "0.tar", [("a.txt", text.encode())])
     index_shards(IndexOptions("text", str(tmp_path), num_workers=1))
     share = covered_share(SampleReader(read_index(tmp_path), 1 << 20), tokenizer)
     assert share.num_unknown == 0 and share.num_tokens < len(tokenizer.encode(text))
-
-
-def test_a_document_of_which_the_tokenizer_makes_no_token_is_passed_on_by_name(tiny_data: TinyData) -> None:
-    tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
-    documents = [Record("a", text="a red star"), Record("b", text=NORMALISED_AWAY), Record("c", text="a blue circle")]
-    without: list[Record] = []
-    (passage,) = pack_passages(documents, tokenizer, 24, without.append)
-    assert passage.text == "a red star a blue circle" and [record.name for record in without] == ["b"]
 
 
 def test_captions_without_a_token_are_bad_samples_of_a_run_and_of_check_shards(

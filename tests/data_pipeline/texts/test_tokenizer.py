@@ -1,4 +1,4 @@
-"""BEiT-3's ids around a SentencePiece model (FORMATS of XLMRobertaTokenizer)."""
+"""BEiT-3's ids over a SentencePiece model, as in XLMRobertaTokenizer."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""What torch.compile makes of the definitions computes what they do. CPU, seconds to compile."""
+"""The compiled definitions compute the same as the definitions. CPU, seconds to compile."""
 
 import shutil
 from functools import partial
@@ -30,7 +30,7 @@ def test_a_compiled_network_has_the_losses_and_gradients_of_its_definition(count
             torch.testing.assert_close(here, there, atol=1e-4, rtol=1e-4)
 
 
-def test_batches_of_ever_other_sizes_need_no_graphs_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_batch_sizes_need_no_new_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[object] = []
 
     def count(graph: Any, inputs: Any) -> Any:
@@ -49,7 +49,7 @@ def test_batches_of_ever_other_sizes_need_no_graphs_of_their_own(monkeypatch: py
     assert 0 < seen[0] and seen[2] == seen[-1]
 
 
-def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="needs a C\\+\\+ compiler, and there is no no-such-compiler"):
         choose_backend("compile", torch.device("cpu"))

@@ -3,8 +3,8 @@ from functools import partial
 import pytest
 import torch
 
+from model.expert_rows import ExpertRows
 from model.kernels.expert_activation import expert_activation
-from model.kernels.expert_rows import ExpertRows
 from tests.support.kernels import SIZES, assert_same, random_tensors
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.expert_rows import ExpertRows
 from model.kernels.backend import Backend
 from model.kernels.expert_ffn import ExpertWeights, expert_ffn
-from model.kernels.expert_rows import ExpertRows
-from model.kernels.residual_norm import Branch
+from model.residual import Branch
 from tests.support.kernels import DEVICE, ROWS, assert_same, random_tensors
 
 DIM, FFN_DIM = 9, 21
@@ -33,7 +33,7 @@ def call(
     norm_weight, norm_bias, fc1_bias, subln_weight, subln_bias, *matrices = parameters
     fc1, fc2 = matrices[: rows.num_experts], matrices[rows.num_experts :]
     weights = ExpertWeights(norm_weight, norm_bias, fc1, fc1_bias, subln_weight, subln_bias, fc2)
-    return expert_ffn(x, Branch(output, bias, scale), bias_rows, weights, rows, backend)
+    return expert_ffn(x, Branch(output, bias, bias_rows, scale), weights, rows, backend)
 
 
 @pytest.mark.parametrize(("rows", "has_scale"), [(rows, True) for rows in ROWS] + [(ROWS[4], False)], ids=str)
@@ -52,7 +52,7 @@ def test_gradients_of_the_reference_are_right() -> None:
     assert torch.autograd.gradcheck(partial(either, backend="reference"), inputs)
 
 
-def test_it_keeps_the_residual_stream_the_pre_activation_and_four_statistics_a_row() -> None:
+def test_it_keeps_the_residual_stream_the_pre_activation_and_four_statistics_per_row() -> None:
     rows = ExpertRows((50, 100), (0, 1))
     inputs = inputs_for(rows, rows)
     given = {tensor.data_ptr() for tensor in inputs}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.expert_rows import ExpertRows
 from model.kernels.expert_linear import expert_linear, expert_linear_reference
-from model.kernels.expert_rows import ExpertRows
 from tests.support.kernels import ROWS, assert_same, random_tensors
 
 

@@ -3,8 +3,8 @@ from functools import partial
 import pytest
 import torch
 
+from model.expert_rows import ExpertRows
 from model.kernels.expert_norm import expert_norm
-from model.kernels.expert_rows import ExpertRows
 from tests.support.kernels import SIZES, assert_same, random_tensors
 
 

@@ -1,6 +1,5 @@
 import weakref
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -11,14 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.kernels import masked_cross_entropy as module
-from model.kernels.masked_cross_entropy import RowLosses, liger_losses, masked_cross_entropy, torch_losses
+from model.kernels.masked_cross_entropy import masked_cross_entropy
 from tests.support.kernels import DEVICE, assert_same, outputs_and_gradients, random_tensors
 from tests.support.tiny import tiny_inputs, tiny_model, tiny_targets
 
 DIM, CLASSES = 7, 37
 CHUNK_ROWS = 4
 ROWS = [0, 1, 3, 4, 5, 8, 13]
-"""None, fewer than a chunk, a chunk, one past it, whole chunks, a rest."""
+"""No rows, fewer than a chunk, one chunk, one row more, whole chunks, whole chunks and a rest."""
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def head_inputs(num_rows: int) -> list[Tensor]:
 
 
 def random_labels(num_rows: int) -> Tensor:
-    """Every third is ignored."""
+    """Return random labels of which every third is ignored."""
     labels = torch.randint(CLASSES, (num_rows,), generator=torch.Generator().manual_seed(1))
     labels[1::3] = -100
     return labels.to(DEVICE)
@@ -41,8 +40,8 @@ def in_float64(labels: Tensor) -> Callable[..., Tensor]:
     return lambda *inputs: cross_entropy(linear(*(x.double() for x in inputs)), labels, reduction="none").float()
 
 
-def losses(labels: Tensor, row_losses: RowLosses = torch_losses) -> Callable[..., Tensor]:
-    return lambda hidden, weight, bias: masked_cross_entropy(hidden, weight, bias, labels, row_losses)
+def losses(labels: Tensor) -> Callable[..., Tensor]:
+    return lambda hidden, weight, bias: masked_cross_entropy(hidden, weight, bias, labels)
 
 
 @pytest.mark.parametrize("num_rows", ROWS)
@@ -56,16 +55,6 @@ def test_one_chunk_equals_float64(num_rows: int) -> None:
 def test_many_chunks_equal_float64(num_rows: int) -> None:
     labels = random_labels(num_rows)
     assert_same(losses(labels), in_float64(labels), head_inputs(num_rows))
-
-
-@pytest.mark.parametrize("num_rows", [1, 5, 13])
-@pytest.mark.parametrize("chunk_rows", [CHUNK_ROWS, 100])
-def test_ligers_losses_equal_float64(num_rows: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    if find_spec("liger_kernel") is None:
-        pytest.skip("needs liger-kernel")
-    monkeypatch.setattr(module, "CHUNK_BYTES", chunk_rows * CLASSES * 4)
-    labels = random_labels(num_rows)  # on a CPU it runs in Triton's interpreter
-    assert_same(losses(labels, liger_losses), in_float64(labels), head_inputs(num_rows))
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -82,7 +71,7 @@ def test_bfloat16_chunks_lose_no_more_than_one_product_does(monkeypatch: pytest.
 
 
 class LiveColumns(TorchDispatchMode):
-    """The most bytes that tensors of so many columns held at once, those of the weight apart."""
+    """Counts the bytes of live tensors with `num_columns` columns, except for views and in-place results."""
 
     def __init__(self, num_columns: int):
         super().__init__()
@@ -107,7 +96,7 @@ class LiveColumns(TorchDispatchMode):
 
 
 def live_logits(num_rows: int, dtype: torch.dtype) -> LiveColumns:
-    """What a forward and a backward on so many rows hold."""
+    """Return the bytes of logits alive during a forward and a backward on `num_rows` rows."""
     inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in head_inputs(num_rows)]
     labels = random_labels(num_rows)
     with LiveColumns(CLASSES) as logits:
@@ -118,7 +107,7 @@ def live_logits(num_rows: int, dtype: torch.dtype) -> LiveColumns:
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_are_never_held_whole(dtype: torch.dtype) -> None:
+def test_logits_are_never_held_all_at_once(dtype: torch.dtype) -> None:
     one, many = live_logits(CHUNK_ROWS, dtype), live_logits(10 * CHUNK_ROWS + 1, dtype)
     assert one.largest == many.largest == CHUNK_ROWS * CLASSES * 4
     assert many.peak <= 4 * CHUNK_ROWS * CLASSES * 4

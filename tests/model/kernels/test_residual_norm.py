@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.expert_rows import ExpertRows
 from model.kernels.backend import Backend
-from model.kernels.expert_rows import ExpertRows
-from model.kernels.residual_norm import Branch, residual_norm
+from model.kernels.residual_norm import residual_norm
+from model.residual import Branch
 from tests.support.kernels import SIZES, assert_same, random_tensors
 
 
@@ -22,7 +23,7 @@ def call(
     norm_rows: ExpertRows,
     backend: Backend,
 ) -> tuple[Tensor, Tensor]:
-    return residual_norm(x, Branch(output, bias, scale), bias_rows, weight, norm_bias, norm_rows, backend)
+    return residual_norm(x, Branch(output, bias, bias_rows, scale), weight, norm_bias, norm_rows, backend)
 
 
 @pytest.mark.parametrize(("rows", "width"), SIZES, ids=str)

@@ -1,4 +1,4 @@
-"""Text masks: the asked-for share, 80/10/10, the same bits as ever and with every backend. CPU, seconds."""
+"""Text masks: the masked share, 80/10/10, the same bits in every version and with every backend. CPU, seconds."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from torch import Tensor
 
 from model.kernels import language
 from model.kernels.text_masks import MASKED_BELOW, RANDOM_BELOW, mask_texts
+from model.objective import IGNORE_INDEX
 from model.philox import uniform
-from model.stochastic_depth import IGNORED
 from tests.support.kernels import DEVICE, digest, poisoned_memory
 
 SAMPLE_IDS = torch.cat([torch.arange(500), torch.tensor([2**31, 2**32 - 1, 2**32, 2**40 + 1, 2**62 + 12345])])
@@ -16,7 +16,7 @@ SMALL_MASK_ID, SMALL_WORD_IDS = 99, (4, 99)
 
 
 def random_texts(count: int, length: int) -> tuple[Tensor, Tensor]:
-    """Ids and padding of texts of 0..length tokens."""
+    """Return ids and padding of texts of 0..length tokens."""
     generator = torch.Generator().manual_seed(length)
     ids = torch.randint(4, 64000, (count, length), generator=generator)
     padding = torch.arange(length) >= torch.randint(0, length + 1, (count, 1), generator=generator)
@@ -33,7 +33,7 @@ def assert_kernel_equals_reference(seed: int, sample_ids: Tensor, ids: Tensor, p
         assert torch.equal(vars(found)[name].cpu(), tensor), name
 
 
-# written at commit 42f6e21 on a CPU; masks are part of a run's definition: never renew
+# written at commit 42f6e21 on a CPU; masks are part of a run's definition: never regenerate
 @pytest.mark.parametrize(
     ("seed", "length", "ratio", "expected"),
     [
@@ -45,7 +45,7 @@ def assert_kernel_equals_reference(seed: int, sample_ids: Tensor, ids: Tensor, p
         (-5, 24, 0.15, "9aa772c13273faca"),
     ],
 )
-def test_masks_are_the_same_bits_as_ever(seed: int, length: int, ratio: float, expected: str) -> None:
+def test_masks_never_change(seed: int, length: int, ratio: float, expected: str) -> None:
     ids, padding = random_texts(len(SAMPLE_IDS), length)
     masked = mask_texts(seed, SAMPLE_IDS, ids, padding, ratio, MASK_ID, WORD_IDS, "reference")
     assert digest(masked.ids, masked.positions, masked.labels) == expected
@@ -58,7 +58,7 @@ def test_kernel_equals_reference(seed: int, length: int, ratio: float) -> None:
     assert_kernel_equals_reference(seed, SAMPLE_IDS, ids, padding, ratio)
 
 
-def test_kernel_equals_reference_with_a_text_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_equals_reference_with_one_text_per_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "INTERPRETED_ELEMENTS", 1)
     ids, padding = random_texts(5, 1022)
     assert_kernel_equals_reference(5, SAMPLE_IDS[-5:], ids, padding, 0.15)
@@ -85,10 +85,10 @@ def texts(count: int, length: int, real: int) -> tuple[torch.Tensor, torch.Tenso
 @pytest.mark.parametrize(
     ("real", "ratio", "expected"), [(20, 0.5, 10), (20, 0.15, 3), (7, 0.5, 4), (3, 0.15, 1), (2, 0.9, 1)]
 )
-def test_texts_hide_the_asked_for_share_of_real_tokens(real: int, ratio: float, expected: int) -> None:
+def test_the_share_of_masked_tokens_is_the_ratio(real: int, ratio: float, expected: int) -> None:
     ids, padding = texts(200, 24, real)
     masked = mask_texts(0, torch.arange(200), ids, padding, ratio, SMALL_MASK_ID, SMALL_WORD_IDS, "reference")
-    asked = masked.labels != IGNORED
+    asked = masked.labels != IGNORE_INDEX
     assert (asked.sum(1) == expected).all()
     assert (masked.positions[asked] > 0).all() and (masked.positions[asked] < real).all()
     assert torch.equal(masked.labels[asked], ids.gather(1, masked.positions)[asked])

@@ -20,11 +20,11 @@ SIZES: list[Sizes] = [
     (3, 2, 0, ()),
     (0, 1, 0, ()),
 ]
-"""Images, image tokens; the most words of a text, words of each text."""
+"""Number of images, of tokens per image, of words in the longest text, and of words in each text."""
 
 
 def assembly(sizes: Sizes, backend: Backend, hidden: float = 0.4) -> Callable[..., Tensor]:
-    """The operation as a function of the tensors of `pieces`, its mask random."""
+    """Return the operation as a function of the tensors of `pieces`, with a random mask."""
     num_images, image_tokens, _, lengths = sizes
     generator = torch.Generator().manual_seed(3)
     image_mask = (torch.rand((num_images, image_tokens - 1), generator=generator) < hidden).to(DEVICE)
@@ -56,7 +56,7 @@ def test_kernel_equals_reference(sizes: Sizes, width: int) -> None:
 
 
 @pytest.mark.parametrize("hidden", [0.0, 1.0])
-def test_every_piece_has_a_gradient_also_where_no_patch_or_every_patch_is_hidden(hidden: float) -> None:
+def test_every_piece_has_a_gradient_even_if_no_patch_or_every_patch_is_masked(hidden: float) -> None:
     sizes = SIZES[1]
     inputs = pieces(sizes, 5)
     assert_same(assembly(sizes, "triton", hidden), assembly(sizes, "reference", hidden), inputs)

@@ -117,7 +117,7 @@ def file_at(name: str, text: str) -> Callable[[Path], None]:
     [
         ("beit3", file_at("beit3_fusion.pth", "mine"), "holds files of others already"),
         ("beit3", file_at("beit3_fusion.json", '{"my": "notes"}'), "holds files of others already"),
-        ("beit3", file_at("beit3_fusion.json", "[]"), "holds no JSON object"),
+        ("beit3", file_at("beit3_fusion.json", "[]"), "does not hold a JSON object"),
         ("beit3", file_at("beit3_fusion.json", "{"), "beit3_fusion.json is not valid JSON"),
         ("beit3", folder_at("beit3_fusion.pth"), "beit3_fusion.pth is a folder"),
         ("beit3", file_at("README.md", "# my project"), "README.md is not a card that was written here"),
@@ -125,7 +125,7 @@ def file_at(name: str, text: str) -> Callable[[Path], None]:
         ("timm", file_at("model.safetensors", "mine"), "holds files of others already"),
         ("timm", file_at("config.json", "{}"), "holds files of others already"),
         ("timm", file_at("card.json", '{"format": "safetensors"}'), "holds safetensors already"),
-        ("safetensors", file_at("card.json", "5"), "holds no JSON object"),
+        ("safetensors", file_at("card.json", "5"), "does not hold a JSON object"),
         ("safetensors", folder_at("text_tokenizer.spm"), "text_tokenizer.spm is a folder"),
         ("safetensors", folder_at("checkpoints"), "is a run or a checkpoint"),
     ],

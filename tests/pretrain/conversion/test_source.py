@@ -1,4 +1,4 @@
-"""What is converted: weights of different origins, and what is said about them. CPU, seconds."""
+"""Sources of conversion, trimmed and refused, and the notes on them. CPU, seconds."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,11 +12,10 @@ from data_pipeline.texts.tokenizer import TextTokenizer
 from model import load_pretrained
 from model.config import MultiwayConfig
 from model.pretrained import save_pretrained
-from pretrain.conversion.convert import Converted, convert, open_source, report
-from pretrain.conversion.model_card import make_card
+from pretrain.conversion.convert import convert, open_source, report
 from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.source import Source, readable
-from pretrain.formats.vocabulary import Vocabulary
+from tests.pretrain.conversion.test_convert import reported
 from tests.pretrain.formats.test_beit3_contents import HEADS, pretrained_state, tuned_state
 from tests.support.tiny import CONFIG, tiny_model
 from tests.support.tiny_run import TinyData
@@ -56,53 +55,12 @@ def test_trimming_leaves_out_the_rows_that_the_tokenizer_does_not_reach(ours: Pa
 
 
 def report_of_base(config: MultiwayConfig) -> str:
-    """What is printed of a network of base's size with that vocabulary."""
+    """Return the report on a network of base's size with that vocabulary."""
     sizes = MultiwayConfig()
     config = replace(
         config, dim=sizes.dim, depth=sizes.depth, num_heads=sizes.num_heads, ffn_dim=sizes.ffn_dim, patch_size=16
     )
     return reported(config, "fusion")
-
-
-def reported(config: MultiwayConfig, role: Any, num_ids: int = 8002) -> str:
-    """What is printed of a network of any size, without its weights."""
-    path = Path("/dev/null")  # has a size
-    vocabulary = Vocabulary(Path("words.spm"), "0" * 64, num_ids)
-    card = make_card(path.name, "beit3", role, config, vocabulary, 1e-6)
-    source = Source("step 5 in runs/a/checkpoints/step_00000005", config, lambda: iter(()), vocabulary, {})
-    return report(Converted(path, 1e-6, source, card))
-
-
-def test_the_report_says_which_step_was_taken_and_what_loads_the_file() -> None:
-    said = reported(MultiwayConfig(vocab_size=8002), "fusion")
-    assert "from step 5 in runs/a/checkpoints/step_00000005, largest difference 1.0e-06" in said
-    assert "torchscale loads it" in said
-    assert "run_beit3_finetuning.py --task imagenet --model beit3_base_patch16_224" in said
-    assert "--vocab_size 8002 --sentencepiece_model" in said and "wrong for" not in said and "note:" not in said
-    laptop = reported(MultiwayConfig(dim=192, depth=4, num_heads=6, ffn_dim=576), "fusion")
-    assert "Microsoft's finetuning code cannot load it: not base or large, but dim 192" in laptop
-    assert "run_beit3_finetuning.py" not in laptop
-
-
-@pytest.mark.parametrize(
-    ("role", "wrong", "other"),
-    [
-        ("fusion", "imagenet, flickr30k, coco_retrieval", "dual"),
-        ("dual", "vqav2, nlvr2, coco_captioning, nocaps", "fusion"),
-    ],
-)
-def test_the_report_says_which_tasks_a_role_is_wrong_for(role: str, wrong: str, other: str) -> None:
-    said = reported(MultiwayConfig(num_vl_layers=3), role)
-    inputs = "images alone and texts alone" if role == "fusion" else "image-text pairs"
-    assert f"wrong for {inputs} ({wrong}): for those, --role {other}" in said
-    task = "vqav2 --model beit3_base_patch16_384" if role == "fusion" else "imagenet --model beit3_base_patch16_224"
-    assert f"--task {task}" in said
-
-
-def test_the_report_says_how_many_rows_of_words_are_never_used() -> None:
-    said = reported(MultiwayConfig(attention="decoupled"), "dual")
-    assert "56008, 31% of all parameters, are never used; --trim-vocab leaves them out" in said
-    assert "--trim-vocab" not in reported(MultiwayConfig(), "dual", num_ids=64002)
 
 
 def microsofts(state: dict[str, torch.Tensor], path: Path) -> Path:
@@ -116,7 +74,7 @@ def test_a_tuned_file_is_converted_and_what_it_lacks_is_said(text_tokenizer: Pat
     options = ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads, new_heads=True)
     converted = convert(replace(options, num_visual_tokens=9))
     said = report(converted)
-    assert "started anew, as the file has none: mim_head, mlm_head" in said
+    assert "initialized anew, as the file has none: mim_head, mlm_head" in said
     assert f"left out, as only its task uses them: {', '.join(sorted(HEADS['retrieval']))}" in said
     assert "no text tokenizer (text_tokenizer.spm or Microsoft's beit3.spm) lies in" in said
     assert converted.card["left_out"] == sorted(HEADS["retrieval"])
@@ -147,10 +105,10 @@ def test_the_length_of_texts_survives_the_padding(ours: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        ("[]", "holds no JSON object"),
+        ("[]", "does not hold a JSON object"),
         ('{"model": 5}', "is not a card of pretrain.convert"),
-        ('{"model": {"num_heads": "6"}}', "says num_heads '6', not a number"),
-        ('{"model": {"num_heads": 4, "max_text_length": true}}', "says max_text_length True, not a number"),
+        ('{"model": {"num_heads": "6"}}', "has num_heads '6', not a number"),
+        ('{"model": {"num_heads": 4, "max_text_length": true}}', "has max_text_length True, not a number"),
         ('{"model": {"num_heads": 5}}', "num_heads 5 must divide dim 32"),
         ("[" * 100_000, "is not valid JSON"),
         ("\udcff", "is not valid JSON"),

@@ -119,7 +119,7 @@ def test_text_positions_are_padded_for_their_code_and_cut_again() -> None:
     name = "encoder.text_embed.pos_embed"
     assert torch.equal(dict(decoupled_weights(dict(entries), config))[name], model.get_parameter(name))
     entries["beit3.encoder.embed_positions.B.weight"][500] = 1.0  # trained: the card is of another file
-    with pytest.raises(ValueError, match="has 1024 rows of positions, its card says 14; remove the card"):
+    with pytest.raises(ValueError, match="has 1024 rows of positions, 14 by its card; remove the card"):
         dict(decoupled_weights(entries, config))
 
 

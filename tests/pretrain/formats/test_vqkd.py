@@ -189,8 +189,8 @@ def test_what_we_write_is_such_a_file_and_survives(tmp_path: Path) -> None:
         (lambda e: e.update({"encoder.more": torch.zeros(1)}), r"has \(1,\) for encoder.more, expected nothing"),
         (lambda e: e.update({"decoder.cls_token": torch.zeros(3)}), r"has \(3,\) for decoder.cls_token, exp"),
         (lambda e: e.update({"quantize.embedding.initted": torch.zeros(1)}), "has a codebook that was never trained"),
-        (lambda e: e.pop("encoder.pos_embed"), "is no visual tokenizer"),
-        (lambda e: e.pop("quantize.embedding.weight"), "is no visual tokenizer that is understood here"),
+        (lambda e: e.pop("encoder.pos_embed"), "is not a visual tokenizer"),
+        (lambda e: e.pop("quantize.embedding.weight"), "is not a visual tokenizer of a known kind"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_not_exactly_a_tokenizer_is_refused(change, message: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -219,7 +219,7 @@ NAME = "encoder.blocks.0.mlp.fc1.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda value: value * torch.nan, "NaN or infinity for {name}, in 16384 of 16384 places; give a sound file"),
+        (lambda value: value * torch.nan, "NaN or infinity for {name}, in 16384 of 16384 elements; use a valid file"),
         (lambda value: value.index_fill(0, torch.tensor(0), torch.inf), "NaN or infinity for {name}, in 64 of"),
         (lambda value: value.long(), "int64 for {name}, expected float32"),
         (lambda value: value.half(), "float16 for {name}, expected float32"),
@@ -229,7 +229,7 @@ NAME = "encoder.blocks.0.mlp.fc1.weight"
         (lambda value: value.to("meta"), "a tensor without values .meta. for {name}"),
         (lambda value: value[:1, :1].expand(value.shape), "one value many times for {name}"),
         (lambda value: value.T, r".64, 256. for {name}, expected .256, 64."),
-        (lambda value: value.tolist(), "no tensor but list for {name}, expected a tensor"),
+        (lambda value: value.tolist(), "a list instead of a tensor for {name}, expected a tensor"),
     ],
 )
 def test_a_visual_tokenizer_with_unsound_weights_is_refused_with_what_is_wrong(

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data_pipeline.loading.dataset import StepDataset
-from model.stochastic_depth import IGNORED, whole_images
+from model.kernels.block_masks import whole_images
+from model.objective import IGNORE_INDEX
 from pretrain.checkpoints.weights import find_checkpoint
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.jobs.micro_step import MicroStep, make_micro_step
@@ -43,7 +44,7 @@ def test_whole_images_are_those_of_pairs_and_nothing_is_asked_of_them(share: flo
         num_whole += int(is_whole.sum())
         mask, codes = micro.inputs.image_mask, micro.targets.visual_token_ids
         assert (mask.sum(1) == torch.where(is_whole, 0, config.num_masked_patches)).all()
-        assert (codes[is_whole] == IGNORED).all() and (codes[~is_whole] >= 0).all()
+        assert (codes[is_whole] == IGNORE_INDEX).all() and (codes[~is_whole] >= 0).all()
         # the others, words and pixels are as the paper has them
         assert torch.equal(mask[~is_whole], papers.inputs.image_mask[~is_whole])
         assert torch.equal(codes[~is_whole], papers.targets.visual_token_ids[~is_whole])

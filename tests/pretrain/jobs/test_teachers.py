@@ -251,7 +251,7 @@ def test_an_open_clip_tower_of_another_size_needs_image_size(tiny_clip: Any, tmp
 @pytest.mark.parametrize("model", ["RN50", "coca_ViT-B-32", "ViT-B-16-SigLIP"])
 def test_open_clip_towers_without_projected_patch_tokens_are_refused(model: str, tmp_path: Path) -> None:
     path = saved({"visual.proj": torch.zeros(1)}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=f"open_clip:{model} has no projected patch tokens; take a plain ViT"):
+    with pytest.raises(ValueError, match=f"open_clip:{model} has no projected patch tokens; use a plain ViT"):
         load(f"open_clip:{model}", path)
 
 
@@ -346,14 +346,17 @@ def test_the_real_teacher_tells_patches_of_real_images_apart() -> None:
         (TeacherConfig("open_clip:RN50"), "teacher open_clip:RN50 has no weights; set teacher.weights"),
         (
             TeacherConfig("torchscript", Path("nowhere.pt")),
-            "teacher.weights nowhere.pt is no file; give the local file",
+            "teacher.weights nowhere.pt is not a file; give the weights",
         ),
         (TeacherConfig("timm:vit_tniy", Path(__file__)), "timm .* has no model 'vit_tniy'; timm.list_models"),
         (TeacherConfig("timm:hf-hub:a/b", Path(__file__)), "timm .* has no model 'hf-hub:a/b'"),
         (TeacherConfig("timm:test_vit.none", Path(__file__)), "is text, not weights|Invalid pretrained tag"),
         (TeacherConfig("open_clip:ViT", Path(__file__)), "open_clip has no model 'ViT'; open_clip.list_models"),
-        (TeacherConfig("torchscript", Path(__file__)), "test_teachers.py is no TorchScript .*; save it with torch.jit"),
-        (TeacherConfig("timm:test_vit", Path(__file__)), "test_teachers.py is text, not weights; give the file itself"),
+        (
+            TeacherConfig("torchscript", Path(__file__)),
+            "test_teachers.py is not a TorchScript file .*; save it",
+        ),
+        (TeacherConfig("timm:test_vit", Path(__file__)), "test_teachers.py is text, not weights; use the file itself"),
         (TeacherConfig("nopackage.teacher"), "there is no teacher 'nopackage.teacher' .*; check teacher.name"),
         (TeacherConfig("math.teacher"), "there is no teacher 'math.teacher' .*; check teacher.name"),
         (TeacherConfig("builtins.repr"), "builtins.repr gives str; builtins.repr must take teacher.weights"),
@@ -440,9 +443,7 @@ def test_features_of_another_shape_are_refused_with_a_remedy(grid_size: int, tea
 def test_features_that_are_not_patches_or_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match=r"gives the shape \(1, 3, 64, 64\); it must be \(B, patches, dimensions\)"):
         check_teacher(lambda pixels: pixels, SIZE, GRID, 3, CPU)
-    with pytest.raises(
-        ValueError, match="features of a grey image are not finite; its weights are broken, take others"
-    ):
+    with pytest.raises(ValueError, match="features of a grey image are not finite; its weights are broken, use others"):
         check_teacher(lambda pixels: load("pixels")(pixels) * torch.inf, SIZE, GRID, 768, CPU)
 
 

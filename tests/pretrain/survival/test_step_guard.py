@@ -38,7 +38,7 @@ def test_more_than_a_fifth_of_the_steps_is_many(skipped: int, is_many: bool) -> 
     assert guard.has_skipped_many(100) == is_many
     assert guard.summary(100).startswith(f", {skipped} of them skipped" if skipped else "")
     assert ("more than 20%" in guard.summary(100)) == is_many
-    assert f"a fifth ({MAX_SKIPPED_SHARE:.0%})".replace("%", " %") in (ROOT / "README.md").read_text()
+    assert f"a fifth ({MAX_SKIPPED_SHARE:.0%})".replace("%", " %") in (ROOT / "docs" / "running.md").read_text()
 
 
 def test_too_many_skips_in_a_row_end_the_run() -> None:

@@ -1,0 +1,133 @@
+"""Microsoft's format as a target: one file for each role, for torchscale and for their finetuning code."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from model.config import MultiwayConfig, Use
+from model.multiway import MultiwayInputs
+from pretrain.checkpoints.weights import model_of
+from pretrain.conversion.target import README_NAME, WITHOUT_TORCHVISION, NamedTensors, Target, import_note
+from pretrain.conversion.verify import states_without_padding
+from pretrain.formats.beit3 import decoupled, decoupled_weights, file_entries
+from pretrain.formats.beit3_file import load_beit3, save_beit3
+from pretrain.formats.beit3_loaders import (
+    TASKS,
+    exact_tasks,
+    finetuning_command,
+    inputs_of,
+    torchscale_arguments,
+    why_not_finetuned,
+)
+from pretrain.formats.role import Role
+from pretrain.formats.vocabulary import EXPORTED_NAME, Vocabulary
+
+CODE = (
+    "# pip install timm; pip install --no-deps torchscale fairscale\n"
+    + WITHOUT_TORCHVISION
+    + """\
+import json, torch
+from torchscale.architecture.config import EncoderConfig
+from torchscale.model.BEiT3 import BEiT3
+model = BEiT3(EncoderConfig(**json.load(open("{card}"))["torchscale"])).eval()
+weights = torch.load("{file}", weights_only=True)["model"]
+model.load_state_dict({{name[6:]: value for name, value in weights.items() if name.startswith("beit3.")}})"""
+)
+USES_OF: dict[Role, tuple[Use, ...]] = {
+    "fusion": ("pair",),
+    "dual": ("image", "text"),
+    "vision": ("image",),
+    "text": ("text",),
+}
+
+
+class Beit3Target(Target):
+    """beit3_ROLE.pth, and its card beit3_ROLE.json."""
+
+    name = "beit3"
+    role: Role
+
+    def __init__(self, role: Role | None):
+        super().__init__(role or "fusion")
+
+    @property
+    def weights_name(self) -> str:
+        return f"beit3_{self.role}.pth"
+
+    @property
+    def card_name(self) -> str:
+        return f"beit3_{self.role}.json"
+
+    @property
+    def opened_first(self) -> str:
+        return self.weights_name
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        return USES_OF[self.role]
+
+    def write(self, weights: NamedTensors, config: MultiwayConfig, folder: Path, tokenizer_sha256: str | None) -> None:
+        save_beit3(weights, config, self.role, folder / self.weights_name, tokenizer_sha256)
+
+    def tensors(
+        self, path: Path, weights: NamedTensors, config: MultiwayConfig
+    ) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
+        return load_beit3(path), file_entries(weights, config, self.role)
+
+    def encoder(self, path: Path, config: MultiwayConfig) -> Callable[[MultiwayInputs], list[Tensor]]:
+        written = decoupled(config)
+        model = model_of(written, decoupled_weights(load_beit3(path), written))
+        return lambda inputs: states_without_padding(inputs, model.encode(inputs))
+
+    def card_entries(self, config: MultiwayConfig, vocabulary: Vocabulary | None) -> dict[str, Any]:
+        """Return the tasks that the file is exact for, torchscale's arguments, and the command line of each task."""
+        tasks, reason, written = exact_tasks(config, self.role), why_not_finetuned(config), decoupled(config)
+        tokenizer, path = None if vocabulary is None else Path(EXPORTED_NAME), Path(self.weights_name)
+        commands = {} if reason else {task.name: finetuning_command(task, written, path, tokenizer) for task in tasks}
+        return {
+            "exact_for": [task.name for task in tasks],
+            "torchscale": torchscale_arguments(written),
+            "not_finetuned": reason,
+            "finetuning": commands,
+        }
+
+    def loaders(self, path: Path, card: dict[str, Any], config: MultiwayConfig) -> list[str]:
+        """Return lines on programs that load the file, and on the tasks of Microsoft's that its role is wrong for."""
+        readme = path.with_name(README_NAME)
+        arguments = path.with_suffix(".json")
+        lines = [f"torchscale loads it{import_note()}: BEiT3 with the arguments in {arguments}; {readme} has the lines"]
+        tasks = exact_tasks(config, self.role)
+        exact = ", ".join(task.name for task in tasks)
+        if card["not_finetuned"]:
+            lines.append(f"Microsoft's finetuning code cannot load it: {card['not_finetuned']}")
+        else:
+            tokenizer = None if card["text_tokenizer"] is None else path.with_name(EXPORTED_NAME)
+            command = finetuning_command(tasks[0], decoupled(config), path, tokenizer)
+            lines.append(f"Microsoft's finetuning code loads it, here for {tasks[0].name}: {command}")
+            lines.append(f"{readme} has the command lines of {exact}")
+        wrong = [task for task in TASKS if task not in tasks]
+        if wrong:
+            right_inputs, wrong_inputs = inputs_of(self.role)
+            names = ", ".join(task.name for task in wrong)
+            lines.append(
+                f"role {self.role} is exact for {right_inputs} ({exact}), wrong for {wrong_inputs} ({names}): for "
+                f"those, --role {wrong[0].role}"
+            )
+        return lines
+
+    def readme_code(self, card: dict[str, Any]) -> str:
+        return CODE.format(file=card["file"], card=Path(card["file"]).with_suffix(".json"))
+
+    def readme_notes(self, card: dict[str, Any]) -> list[str]:
+        return [f"Role {self.role}: exact for Microsoft's tasks {', '.join(card['exact_for'])}.\n"]
+
+    def readme_commands(self, card: dict[str, Any]) -> list[str]:
+        if card["not_finetuned"]:
+            return [f"Microsoft's finetuning code cannot load it: {card['not_finetuned']}.\n"]
+        return [
+            "With Microsoft's finetuning code (DATA and RESULTS are folders of yours, TOKENIZER is the file of",
+            "your text tokenizer; then the options of its guide for the task):\n",
+            "```bash\n" + "\n".join(card["finetuning"].values()) + "\n```\n",
+        ]

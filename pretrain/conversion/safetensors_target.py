@@ -1,0 +1,51 @@
+"""Our own format as a target: every expert, for every use, loaded by one call."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model.config import MultiwayConfig
+from model.multiway import MultiwayInputs
+from model.pretrained import load_pretrained, save_pretrained
+from pretrain.conversion.target import NamedTensors, Target
+from pretrain.conversion.verify import states_without_padding
+from pretrain.formats.role import Role
+from pretrain.formats.vocabulary import FINGERPRINT_KEY
+
+CODE = """\
+from model import load_pretrained  # of the project that wrote them
+model = load_pretrained(".")"""
+
+
+class SafetensorsTarget(Target):
+    """model.safetensors and config.json, as model.load_pretrained and --initial-weights read them."""
+
+    name = "safetensors"
+
+    def __init__(self, role: Role | None):
+        """Raises ValueError if there is a role."""
+        if role is not None:
+            raise ValueError("safetensors hold every expert and serve every use; leave out --role")
+        super().__init__(role)
+
+    def write(self, weights: NamedTensors, config: MultiwayConfig, folder: Path, tokenizer_sha256: str | None) -> None:
+        metadata = {} if tokenizer_sha256 is None else {FINGERPRINT_KEY: tokenizer_sha256}
+        save_pretrained(dict(weights), config, folder, metadata)
+
+    def tensors(
+        self, path: Path, weights: NamedTensors, config: MultiwayConfig
+    ) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
+        return load_file(path), iter(weights)
+
+    def encoder(self, path: Path, config: MultiwayConfig) -> Callable[[MultiwayInputs], list[Tensor]]:
+        model = load_pretrained(path.parent)
+        return lambda inputs: states_without_padding(inputs, model.encode(inputs))
+
+    def loaders(self, path: Path, card: dict[str, Any], config: MultiwayConfig) -> list[str]:
+        return [f'loaded by model.load_pretrained("{path.parent}"), and as --initial-weights {path.parent}']
+
+    def readme_code(self, card: dict[str, Any]) -> str:
+        return CODE

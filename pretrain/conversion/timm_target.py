@@ -1,0 +1,60 @@
+"""timm's image towers as a target: the vision expert alone."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model.config import MultiwayConfig, Use
+from model.multiway import MultiwayInputs
+from pretrain.conversion.target import WITHOUT_TORCHVISION, NamedTensors, Target, import_note
+from pretrain.formats.role import Role
+from pretrain.formats.timm import import_timm, save_timm, timm_entries, timm_features
+
+CODE = (
+    "# pip install timm\n"
+    + WITHOUT_TORCHVISION
+    + """\
+import timm
+tower = timm.create_model("local-dir:.", pretrained=True)"""
+)
+
+
+class TimmTarget(Target):
+    """model.safetensors and config.json, as timm reads a local folder."""
+
+    name = "timm"
+    has_words = False
+    has_masks = False
+
+    def __init__(self, role: Role | None):
+        """Raises ValueError for a role with texts."""
+        if role not in (None, "vision"):
+            raise ValueError(f"timm's image towers have no texts, so role {role!r} cannot be exact; use --role vision")
+        super().__init__("vision")
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        return ("image",)
+
+    def check_verifiable(self) -> None:
+        import_timm()
+
+    def write(self, weights: NamedTensors, config: MultiwayConfig, folder: Path, tokenizer_sha256: str | None) -> None:
+        save_timm(weights, config, folder)
+
+    def tensors(
+        self, path: Path, weights: NamedTensors, config: MultiwayConfig
+    ) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
+        return load_file(path), timm_entries(weights)
+
+    def encoder(self, path: Path, config: MultiwayConfig) -> Callable[[MultiwayInputs], list[Tensor]]:
+        return lambda inputs: [timm_features(path.parent, inputs.images)]
+
+    def loaders(self, path: Path, card: dict[str, Any], config: MultiwayConfig) -> list[str]:
+        return [f'timm loads it{import_note()}: timm.create_model("local-dir:{path.parent}", pretrained=True)']
+
+    def readme_code(self, card: dict[str, Any]) -> str:
+        return CODE

@@ -1,0 +1,30 @@
+"""Keys and values of earlier tokens. CPU, seconds."""
+
+import pytest
+import torch
+
+from model.kv_cache import KeyValueCache, LayerCache
+
+
+def test_a_layer_keeps_what_it_was_given_in_order() -> None:
+    layer = LayerCache()
+    first, second = torch.randn(2, 3, 4, 5), torch.randn(2, 2, 4, 5)
+    assert layer.num_tokens == 0
+    layer.extend(first, first + 1)
+    keys, values = layer.extend(second, second + 1)
+    assert layer.num_tokens == 5
+    assert torch.equal(keys, torch.cat([first, second], 1)) and torch.equal(values, keys + 1)
+    layer.drop_last(3)
+    keys, _ = layer.extend(second, second)
+    assert torch.equal(keys, torch.cat([first[:, :2], second], 1))
+
+
+def test_dropped_tokens_leave_every_layer_and_the_image_stays() -> None:
+    cache = KeyValueCache(2)
+    for layer in cache.layers:
+        layer.extend(torch.zeros(1, 7, 1, 1), torch.zeros(1, 7, 1, 1))
+    cache.num_caption_tokens = 2
+    cache.drop_last(1)
+    assert cache.num_tokens == 6 and [layer.num_tokens for layer in cache.layers] == [6, 6]
+    with pytest.raises(AssertionError):
+        cache.drop_last(2)  # one is the image's

@@ -1,0 +1,16 @@
+"""Scaling on paper names its assumptions and its limits."""
+
+from pretrain.planning.scaling import Machine, scaling
+from pretrain.planning.traffic import Network
+from tests.pretrain.planning.test_plan import config_for
+
+NETWORK = Network(gpus_per_node=8)
+
+
+def test_scaling_names_its_assumptions_and_what_breaks_first() -> None:
+    config = config_for(8)  # 16 samples of each kind
+    table = scaling(config, Machine(mfu=0.5, peak_tflops=989, gpu_gb=80, network=NETWORK))
+    assert "Assumed, not measured: MFU 0.5" in table
+    assert [line.split()[0] for line in table.splitlines() if "%" in line] == ["8", "16"]
+    assert "16 GPUs: one sample of each kind a GPU" in table
+    assert "longer than it computes" in table  # so small a model

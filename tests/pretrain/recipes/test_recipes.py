@@ -1,0 +1,80 @@
+"""Every recipe is sound, explained and can be planned."""
+
+from dataclasses import replace
+
+import pytest
+
+from model.parameter_counts import count_by_part
+from pretrain.config.run_config import config_from_json, config_to_json
+from pretrain.engine.engine import merged_deepspeed_config
+from pretrain.engine.memory_config import read_memory_config
+from pretrain.planning.plan import parameter_table, use_table
+from pretrain.recipes import RECIPES
+from tests.support.launch import ROOT
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_builds_says_how_to_run_it_and_survives_its_file(name: str) -> None:
+    config = RECIPES[name]()
+    assert config_from_json(type(config), config_to_json(config)) == config.resolved()
+    documentation = RECIPES[name].__doc__ or ""
+    assert f" {name}\n" in documentation.split("Command:")[1]
+    assert config.run_dir.name == name
+    merged = merged_deepspeed_config(config, read_memory_config(config.deepspeed_config), world_size=2)
+    assert merged["train_batch_size"] == config.samples_per_step.total
+    for total in (config.images_per_step, config.pairs_per_step, config.texts_per_step):
+        assert total % config.data.num_lanes == 0
+    assert "total" in parameter_table(config.model) and "forward GFLOPs" in use_table(config)
+
+
+def test_the_giant_has_table_11s_schedule() -> None:
+    giant = RECIPES["beit3_giant"]()
+    per_step, optimizer, model = giant.samples_per_step, giant.optimizer, giant.model
+    assert (per_step.images, per_step.pairs, per_step.texts, giant.num_steps) == (2048, 2048, 2048, 1_000_000)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.peak_lr) == (0.9, 0.98, 1e-6, 1e-3)
+    assert (optimizer.warmup_steps, optimizer.gradient_clip, optimizer.weight_decay) == (10_000, 3.0, 0.05)
+    assert (model.drop_path_rate, model.num_vl_layers, model.patch_size, model.attention) == (0.1, 3, 14, "shared")
+
+
+def test_the_hidden_patches_are_those_published_and_follow_the_size_of_images() -> None:
+    numbers = {name: (recipe().num_masked_patches, recipe().model.num_patches) for name, recipe in RECIPES.items()}
+    small = {"demo": (14, 36), "laptop": (26, 64), "beit3_giant": (102, 256)}
+    assert numbers == {name: small.get(name, (75, 196)) for name in RECIPES}
+    laptop = RECIPES["laptop"]()
+    larger = replace(laptop, model=replace(laptop.model, image_size=128))
+    assert (larger.num_masked_patches, larger.model.num_patches) == (102, 256)
+    given = replace(larger, objective=replace(larger.objective, num_masked_patches=26))
+    assert given.num_masked_patches == 26
+
+
+def test_recipes_show_the_network_whole_images_and_say_that_the_paper_does_not() -> None:
+    for name, recipe in RECIPES.items():
+        config = recipe()
+        assert config.objective.whole_image_share == 0.5 and config.warnings() == [], name
+    assert "whole" in (RECIPES["beit3_giant"].__doc__ or "")
+    papers = replace(config, objective=replace(config.objective, whole_image_share=0.0))
+    (warning,) = papers.warnings()
+    nothing = replace(config, images_per_step=0, objective=replace(config.objective, whole_image_share=1.0))
+    assert [text.split(":")[0] for text in nothing.warnings()] == [
+        "objective.whole_image_share is 1 and images_per_step 0"
+    ]
+    assert "as in the paper" in warning and (ROOT / warning.split("see ")[1]).is_file()
+
+
+def test_the_plan_prints_parts_and_total() -> None:
+    lines = [line.split() for line in parameter_table(RECIPES["beit3_base"]().model).splitlines()]
+    assert ["total", "276,510,730", "277M"] in lines
+    assert ["mim", "head", "6,299,648", "6M"] in lines
+
+
+def test_the_documentation_lists_every_recipe_with_its_size() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `")]
+    sizes = {
+        name.strip(" `"): size.strip()
+        for names, _, parameters, _ in (row for row in rows if len(row) == 4)
+        for name, size in zip(names.split(","), parameters.split(","), strict=False)
+    }
+    for name in set(RECIPES) - {"demo", "laptop"}:
+        total = sum(count_by_part(RECIPES[name]().model).values())
+        assert sizes[name] == f"{total / 1e6:.0f}M", name

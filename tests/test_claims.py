@@ -1,0 +1,51 @@
+"""Figures in the documentation are those of the code."""
+
+import re
+
+import pytest
+
+from data_pipeline.write_shards import ShardOptions
+from model.parameter_counts import count_by_part
+from pretrain.recipes import RECIPES
+from pretrain.survival import stop
+from tests.data_pipeline.settings.test_ranges import NUM_EXAMPLES, SETTINGS
+from tests.support.launch import ROOT
+
+
+def words_of(name: str) -> str:
+    """Return a document on one line."""
+    return " ".join((ROOT / name).read_text().split())
+
+
+@pytest.mark.parametrize("page", ["docs/measured.md", "docs/design.md"])
+def test_the_number_of_numeric_settings_is_documented(page: str) -> None:
+    assert NUM_EXAMPLES == 12
+    assert f"{len(SETTINGS)} numeric settings have a range: twelve values outside of each" in words_of(page).replace(
+        "All", "all"
+    )
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
+def test_the_published_sizes_are_those_of_the_recipes(page: str) -> None:
+    base, large = (sum(count_by_part(RECIPES[name]().model).values()) for name in ("beit3_base", "beit3_large"))
+    assert re.search(rf"{base:,}( parameters)? \(base\), {large:,} \(large\)", words_of(page))
+
+
+def test_every_exit_code_of_a_run_is_documented() -> None:
+    rows = re.findall(r"^\| (\d+) \| .* \|.* ?\|$", (ROOT / "docs" / "running.md").read_text(), re.MULTILINE)
+    assert {int(code) for code in rows} == {*stop.EXIT_CODES.values(), stop.EXIT_RANK_LOST}
+
+
+def test_documented_defaults_are_those_of_the_recipes() -> None:
+    page, config = words_of("docs/running.md"), RECIPES["laptop"]()
+    assert f"`--silent-rank-seconds {config.silent_rank_seconds:g}`" in page
+    assert f"`--hang-seconds {config.hang_seconds:g}`" in page
+    text_length = re.search(r"`--text-length` tokens \(default (\d+)\)", words_of("docs/data.md"))
+    assert text_length is not None and int(text_length[1]) == ShardOptions.text_length
+
+
+@pytest.mark.parametrize("page", ["docs/measured.md", "docs/kernels.md"])
+def test_the_number_of_kernels_is_documented(page: str) -> None:
+    sources = [path.read_text() for path in (ROOT / "model" / "kernels").glob("*.py")]
+    num_kernels = sum(len(re.findall(r"^@jit\(do_not_specialize=", source, re.MULTILINE)) for source in sources)
+    assert num_kernels > 5 and re.search(rf"\ball {num_kernels} (are )?compiled for sm_80 and sm_90", words_of(page))
