@@ -77,7 +77,7 @@ def test_a_list_of_objects_in_one_json_file(tmp_path: Path) -> None:
         ("a_1", picture(1), "three"),
     ]
     with pytest.raises(
-        ValueError, match=r"nor a list of objects .*\(but image, title\)\); name the fields of a list by"
+        ValueError, match=r"nor a list of objects .*\(but image, title\)\); name the fields of a list with"
     ):
         (tmp_path / "other.json").write_text(json.dumps([{"image": "a.jpg", "title": "one"}]))
         records("pair", tmp_path / "other.json")
