@@ -40,7 +40,7 @@ def parameter_groups(
     """
     members: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        is_exempt = parameter.ndim == 1 or name.endswith(undecayed)
+        is_exempt = parameter.ndim <= 1 or name.endswith(undecayed)
         members.setdefault((lr_scale(name), is_exempt), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": 0.0 if is_exempt else weight_decay, "lr_scale": scale}

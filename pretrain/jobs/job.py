@@ -43,8 +43,10 @@ class StepLoss:
 class Step(ABC):
     """One optimizer step of a job on this rank's part of the global batch.
 
-    Every rank makes the same calls in the same order. None of them may read from the device: the host launches the
-    next micro-step while the device still computes this one.
+    accumulate() calls `forward` for each micro-step, each time followed by the backward of its loss; `reduce` before
+    the last backward; `after_update` at the end. Every rank makes the same calls in the same order, so they may hold
+    collectives. None of them may read from the device: the host launches the next micro-step while the device still
+    computes this one.
     """
 
     micro_steps: Sequence[Any]
@@ -52,17 +54,19 @@ class Step(ABC):
 
     @abstractmethod
     def forward(self, engine: deepspeed.DeepSpeedEngine, micro_step: Any) -> tuple[Tensor, Tensor]:
-        """Return the loss to differentiate, a scalar, and detached figures of it, (F,) or a scalar.
+        """Return the loss to differentiate, a scalar, and detached metrics of this micro-step, any shape.
 
-        DeepSpeed averages the gradients over micro-steps and ranks; a loss that is normalized otherwise undoes that.
+        Parameters may be used inside `engine(...)` only: outside of it ZeRO-3 has not gathered them. DeepSpeed divides
+        gradients by micro-steps and ranks, as a mean over equal parts needs; a loss that is divided by counts of the
+        global batch already is multiplied by both (`MaskedStep` in pretraining.py).
         """
 
     @abstractmethod
-    def reduce(self, figures: list[Tensor]) -> StepLoss:
-        """Return the losses of the global batch from the figures of this rank's micro-steps; sums over all ranks."""
+    def reduce(self, metrics: list[Tensor]) -> StepLoss:
+        """Return the losses of the global batch from the metrics of this rank's micro-steps; sums over all ranks."""
 
-    def finish(self, engine: deepspeed.DeepSpeedEngine, is_applied: bool) -> dict[str, Any]:
-        """Update what no gradient updates, after the optimizer step. Returns further fields of the log record.
+    def after_update(self, engine: deepspeed.DeepSpeedEngine, is_applied: bool) -> dict[str, Any]:
+        """Update state that no gradient updates, after the optimizer step. Returns further fields of the log record.
 
         is_applied: false if the step was skipped because loss or gradient was not finite, or the loss a spike.
         """
@@ -70,12 +74,16 @@ class Step(ABC):
 
 
 class Job(ABC, Generic[ConfigT]):
-    """A kind of training. Every rank makes the same calls in the same order."""
+    """A kind of training.
+
+    Every rank calls every method in the same order, unless its docstring says "main rank". Methods that raise
+    ValueError or OSError run under `on_every_rank`, which raises one rank's error on all, and hold no collectives.
+    """
 
     leaf_modules: ClassVar[tuple[type[nn.Module], ...]]
     """Modules that ZeRO-3 gathers as one piece, with all that lies below them."""
     undecayed: ClassVar[tuple[str, ...]]
-    """Suffixes of parameter names without weight decay, besides those of all one-dimensional parameters."""
+    """Suffixes of names of parameters without weight decay; those of at most one dimension never have any."""
     bfloat16_weights: ClassVar[bool]
     """Whether precision bfloat16 holds the weights in bfloat16 too, or only computes matrix products in it."""
     progress_fields: ClassVar[tuple[str, ...]] = ("losses",)
@@ -102,14 +110,17 @@ class Job(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def build_model(self, is_new: bool) -> nn.Module:
-        """Return the network with initial weights, the same on every rank.
+        """Return the network in float32 with initial weights, the same on every rank; DeepSpeed moves and casts it.
 
         is_new: false if a checkpoint replaces the weights. Raises ValueError if given weights do not fit.
         """
 
     @abstractmethod
     def start_step(self, engine: deepspeed.DeepSpeedEngine, batch: StepBatch) -> Step:
-        """Return the step that trains on this rank's part of a global batch; does not run it."""
+        """Return the step that trains on this rank's part of a global batch.
+
+        May run the network without gradients, as k-means on the first features does; accumulate() does the rest.
+        """
 
     def lr_scale(self, name: str) -> float:
         """Return the factor of the learning rate for a parameter, as layer-wise decay needs."""
@@ -123,7 +134,7 @@ class Job(ABC, Generic[ConfigT]):
         return {}
 
     def describe(self) -> list[str]:
-        """Return lines that the main rank prints when the run starts, before those of the data."""
+        """Return lines to print when the run starts, before those of the data. Main rank."""
         return []
 
     def work(self, batch: StepBatch) -> StepWork | None:
@@ -131,13 +142,13 @@ class Job(ABC, Generic[ConfigT]):
         return None
 
     def after_step(self, engine: deepspeed.DeepSpeedEngine, step: int) -> None:
-        """Evaluate or monitor beside training. Called after every step, skipped ones included."""
+        """Evaluate or monitor beside training. Called once a step is recorded, skipped or not."""
 
     def check_record(self, record: dict[str, Any]) -> None:
-        """Warn of what the figures of a step show. Called on the main rank once they have come to the host."""
+        """Warn if the figures of a step show a fault of the training, once they are on the host. Main rank."""
 
     def publish(self, checkpoint: Path) -> None:
-        """Write what a complete checkpoint gives to others. Called on the main rank, after loading and every saving."""
+        """Write files for users from a complete checkpoint, after it was loaded or saved. Main rank. Raises OSError."""
 
 
 def open_dataset(config: ConfigT, image_size: int, rank: int, world_size: int) -> StepDataset:

@@ -129,7 +129,7 @@ class MaskedStep(Step):
     """
 
     def __init__(self, micro_steps: list[MicroStep], loss_weights: Tensor, objectives: tuple[str, ...]):
-        """loss_weights: (4,); objectives: those that are logged. Sums over all ranks."""
+        """loss_weights: (4,); objectives: names of the losses to log. Sums counts over all ranks."""
         self.micro_steps = micro_steps
         self.objectives = objectives
         # Ranks and micro-steps hold different numbers of masked tokens: a mean of their means would weigh tokens
@@ -144,8 +144,8 @@ class MaskedStep(Step):
         # DeepSpeed divides gradients by ranks and micro-steps, which the scale has done already
         return (loss_sums * self.scale).sum() * self.undo_averaging, loss_sums.detach()
 
-    def reduce(self, figures: list[Tensor]) -> StepLoss:
-        sums = summed_over_ranks(sum(figures, start=torch.zeros_like(self.scale)))
+    def reduce(self, metrics: list[Tensor]) -> StepLoss:
+        sums = summed_over_ranks(sum(metrics, start=torch.zeros_like(self.scale)))
         means = dict(zip(OBJECTIVES, sums / self.counts, strict=True))  # NaN, in the log null, if nothing was masked
         return StepLoss((sums * self.scale).sum(), {name: means[name] for name in self.objectives})
 

@@ -128,11 +128,11 @@ class TokenizerStep(Step):
         # means over equal parts of the global batch: DeepSpeed's average over them is the mean of the whole
         return 1 - similarity + commitment_loss, torch.stack([similarity.detach(), commitment_loss.detach()])
 
-    def reduce(self, figures: list[Tensor]) -> StepLoss:
-        cosine, commitment = mean_over_ranks(torch.stack(figures).mean(0)).double().unbind()
+    def reduce(self, metrics: list[Tensor]) -> StepLoss:
+        cosine, commitment = mean_over_ranks(torch.stack(metrics).mean(0)).double().unbind()
         return StepLoss(1 - cosine + commitment, {"cosine": cosine, "commitment": commitment})
 
-    def finish(self, engine: deepspeed.DeepSpeedEngine, is_applied: bool) -> dict[str, Any]:
+    def after_update(self, engine: deepspeed.DeepSpeedEngine, is_applied: bool) -> dict[str, Any]:
         if not is_applied:
             return {}  # features of a skipped step may not be finite, and a codebook never forgets a NaN
         codebook: Codebook = engine.module.codebook

@@ -12,24 +12,28 @@ from pretrain.survival.watchdog import Watchdog
 def accumulate(engine: deepspeed.DeepSpeedEngine, step: Step, guard: StepGuard, watchdog: Watchdog) -> dict[str, Any]:
     """Run a step on this rank's part of the global batch; gradients accumulate over its micro-steps.
 
-    Returns the log record: `loss`, `losses` and whatever the job adds, the same on every rank. Tensors in it are still
-    on the device and are read later (device_copies.py): reading them here would make the host wait for the step.
+    Returns the start of the log record, the same on every rank: `loss`, `losses`, `skipped` and the job's own fields.
+    Tensors in it are still on the device and are read later (device_copies.py): reading them here would make the host
+    wait for the step.
     """
     num_skipped = engine.skipped_steps
-    figures = []
+    metrics = []
     for number, micro_step in enumerate(step.micro_steps, start=1):
         watchdog.at("forward")
-        loss, micro_figures = step.forward(engine, micro_step)
-        figures.append(micro_figures)
+        loss, micro_metrics = step.forward(engine, micro_step)
+        metrics.append(micro_metrics)
         if number == len(step.micro_steps):
             # The loss of the global batch is known only now, with one backward left. A factor of NaN there makes the
             # accumulated gradient NaN, and DeepSpeed applies no gradient that is not finite: all ranks skip a spike
             # alike, after the same collectives as in any step, and no host has to decide.
-            step_loss = step.reduce(figures)
+            step_loss = step.reduce(metrics)
             loss = loss * guard.factor(step_loss.total)
         watchdog.at("backward")
         engine.backward(loss)  # under ZeRO it also reduces gradients: a module that one rank left out would hang here
         watchdog.at("optimizer")
         engine.step()  # only the last one updates; DeepSpeed counts the micro-steps
-    is_applied = engine.skipped_steps == num_skipped
-    return {"loss": step_loss.total, "losses": step_loss.parts, **step.finish(engine, is_applied)}
+    is_skipped = (
+        engine.skipped_steps > num_skipped
+    )  # DeepSpeed's flag of a gradient that is not finite, summed over ranks
+    own = step.after_update(engine, is_applied=not is_skipped)
+    return {"loss": step_loss.total, "losses": step_loss.parts, "skipped": is_skipped, **own}

@@ -1,8 +1,9 @@
 """The training loop: read a batch, agree, step, record, save, stop. The same for every job (pretrain/jobs/job.py).
 
 Exit codes: 0 all steps are done; 77 all are done, but too many were skipped; 75 stopped by SIGTERM, SIGUSR1 or Ctrl-C
-and saved (rerun the same command to resume); 76 stopped by RUN/stop and saved; 2 a mistake in the command or the data;
-71 a rank was lost (rerun the same command to resume). See pretrain/survival/stop.py.
+and saved (rerun the same command to resume); 76 stopped by RUN/stop and saved; 2 a mistake in the command or the data,
+a full disk, or too many skipped steps in a row; 71 a rank was lost (rerun the same command to resume). See
+pretrain/survival/stop.py and docs/running.md.
 """
 
 import time
@@ -28,13 +29,13 @@ from pretrain.survival.watchdog import Watchdog
 
 def run_job(kind: type[Job[ConfigT]], config: ConfigT) -> NoReturn:
     """Train in this process, one of the ranks, and end it with the exit code of the run."""
-    stop = StopRequest(config.run_dir)  # first: a signal during the start must not kill either
+    stop = StopRequest(config.run_dir)  # first, so that a signal during the start also ends the run in order
     device = init_distributed(config.hang_seconds)
     watchdog, status = Watchdog(config.silent_rank_seconds, config.hang_seconds), JobStatus()
     try:
         exit_code = run_to_its_end(kind(config, device), watchdog, stop, status)
-        dist.barrier()  # no rank's exit code reaches the launcher, which kills the others, before every rank has saved
-    except Exception as error:  # one that the other ranks do not share: they may wait for this one in a collective
+        dist.barrier()  # all have saved before one exits: launchers kill the other ranks at the first exit
+    except Exception as error:  # on this rank alone, perhaps: the others may wait for it in a collective
         watchdog.failed(error)
     watchdog.end()
     end_process(exit_code)
@@ -59,7 +60,7 @@ def train(run: Run[ConfigT]) -> Ending:
     try:
         return train_steps(run)
     except RunError:
-        run.records.finish()
+        run.records.flush()
         with suppress(RunError):  # a checkpoint under way is worth keeping, whatever ends the run
             publish(run, run.saver.finish())
         raise
@@ -74,13 +75,13 @@ def train_steps(run: Run[ConfigT]) -> Ending:
         record = train_step(run, batch, agreed)
         done = batch.step + 1
         is_last = agreed.stop is not None or done == config.num_steps
-        is_saved = is_last or done % config.save_every_steps == 0
-        record_step(run, record, agreed.work, is_saved)
+        save_is_due = is_last or done % config.save_every_steps == 0
+        record_step(run, record, agreed.work, save_is_due)
         after_step(run, batch.step)
         run.watchdog.at("saving")
-        if is_saved or agreed.is_written:  # the one under way; ranks agreed, since completing it is a collective
+        if save_is_due or agreed.all_have_written:  # complete the checkpoint under way, a collective
             publish(run, run.saver.finish())
-        if is_saved:
+        if save_is_due:
             save(run, done, is_last)
         if agreed.stop is not None and done < config.num_steps:
             on_main_rank(run.report_stop, done)
@@ -98,30 +99,27 @@ def train_step(run: Run[ConfigT], batch: StepBatch, agreed: Agreed) -> dict[str,
     started, config, engine = time.perf_counter(), run.config, run.engine
     lr = learning_rate(config.optimizer, batch.step, config.num_steps)
     set_learning_rate(engine.optimizer, lr)
-    num_skipped = engine.skipped_steps
-    record = accumulate(engine, run.job.start_step(engine, batch), run.guard, run.watchdog)
-    is_skipped = engine.skipped_steps > num_skipped
-    record = (
-        {"step": batch.step}
-        | record
-        | {
-            "grad_norm": engine.get_global_grad_norm(),
-            "lr": lr,
-            "samples_seen": (batch.step + 1) * config.samples_per_step.total,
-            "skipped": is_skipped,
-            "bad_samples": agreed.num_bad_samples,
-            "stop": agreed.stop is not None,
-            "seconds": time.perf_counter() - started,
-        }
-    )
-    return record | {"keys": gather_keys(config, batch)} if config.log_sample_keys or is_skipped else record
+    run.watchdog.at("inputs")
+    step = run.job.start_step(engine, batch)
+    record: dict[str, Any] = {"step": batch.step, **accumulate(engine, step, run.guard, run.watchdog)}
+    record |= {
+        "grad_norm": engine.get_global_grad_norm(),
+        "lr": lr,
+        "samples_seen": (batch.step + 1) * config.samples_per_step.total,
+        "bad_samples": agreed.num_bad_samples,
+        "stop": agreed.stop is not None,
+        "seconds": time.perf_counter() - started,
+    }
+    if config.log_sample_keys or record["skipped"]:
+        record["keys"] = gather_keys(config, batch)
+    return record
 
 
-def record_step(run: Run[ConfigT], record: dict[str, Any], work: StepWork | None, is_saved: bool) -> None:
+def record_step(run: Run[ConfigT], record: dict[str, Any], work: StepWork | None, save_is_due: bool) -> None:
     """Count and log a step. Raises FatalRunError after too many skipped steps in a row."""
     too_many_skips = run.guard.count(record["skipped"])
     record["num_skipped_steps"] = run.guard.num_skipped_steps
-    if is_saved:
+    if save_is_due:
         record["passes"] = run.dataset.seen(record["step"] + 1)
     run.records.add(record, work)
     if too_many_skips:
@@ -129,13 +127,14 @@ def record_step(run: Run[ConfigT], record: dict[str, Any], work: StepWork | None
 
 
 def after_step(run: Run[ConfigT], step: int) -> None:
-    """Evaluate and monitor beside training: the one place for it, called after every step on every rank."""
+    """Evaluate and monitor beside training, on every rank, once the step is recorded. The one place for it."""
+    run.watchdog.at("after step")
     run.job.after_step(run.engine, step)
 
 
 def save(run: Run[ConfigT], done: int, is_last: bool) -> None:
     """Take a checkpoint after `done` steps. It is written in the background, but for the last one."""
-    run.records.finish(is_kept=True)
+    run.records.flush(is_kept=True)
     on_main_rank(run.check_log)  # a checkpoint without the log lines before it would leave a gap after a resume
     run.saver.begin(done, run.guard.state())
     if is_last:

@@ -24,7 +24,7 @@ class Agreed:
     """How the run ends after this step; None: it goes on."""
     num_bad_samples: int
     """Samples skipped in this step's batch, over all ranks."""
-    is_written: bool
+    all_have_written: bool
     """Whether every rank has written its files of the checkpoint under way."""
     work: StepWork | None
     """Work of all ranks in this step."""
@@ -50,8 +50,9 @@ def agree(run: Run[ConfigT], batch: StepBatch) -> Agreed:
         end_together(failure, is_mistake=True)
         on_main_rank(run.check_log)
     stop: Ending | None = "stopped_by_file" if num_files else "stopped" if num_signals else None
-    is_written = num_written == dist.get_world_size()
-    return Agreed(stop, num_bad_samples, is_written, None if work is None else StepWork(*all_work))
+    return Agreed(
+        stop, num_bad_samples, num_written == dist.get_world_size(), None if work is None else StepWork(*all_work)
+    )
 
 
 def gather_keys(config: ConfigT, batch: StepBatch) -> list[str]:

@@ -31,12 +31,12 @@ class StepRecords:
         """Add the record of a step just launched, see `RunLog.write`; work: of all ranks, None if unknown."""
         speed = {} if self.speed is None or work is None else self.speed.step_ended(work, record["seconds"])
         late = DeferredMetrics(record | speed)
-        self.finish()
+        self.flush()
         self._late = late
         if self.guard.spike_deviations:
-            self.finish()
+            self.flush()
 
-    def finish(self, is_kept: bool = False) -> None:
+    def flush(self, is_kept: bool = False) -> None:
         """Read and log the record added last; is_kept: as in `RunLog.write`."""
         if self._late is None:
             return

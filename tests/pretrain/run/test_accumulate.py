@@ -58,13 +58,13 @@ class Squares(Step):
         loss = engine(micro_step)
         return loss, loss.detach()
 
-    def reduce(self, figures: list[Tensor]) -> StepLoss:
+    def reduce(self, metrics: list[Tensor]) -> StepLoss:
         self.notes.append("reduce")
-        total = torch.stack(figures).sum()
+        total = torch.stack(metrics).sum()
         return StepLoss(total, {"sum": total})
 
-    def finish(self, engine: Any, is_applied: bool) -> dict[str, Any]:
-        self.notes.append("finish")
+    def after_update(self, engine: Any, is_applied: bool) -> dict[str, Any]:
+        self.notes.append("after update")
         return {"was_applied": is_applied}
 
 
@@ -77,9 +77,9 @@ def run(values: list[float], guard: StepGuard) -> tuple[NotingEngine, dict[str, 
 def test_losses_are_reduced_before_the_last_backward_and_the_job_finishes_last() -> None:
     engine, record = run([1.0, 2.0], StepGuard(0, 3))
     first = ["forward", "engine", "backward", "backward done", "optimizer"]
-    last = ["forward", "engine", "reduce", "backward", "backward done", "optimizer", "finish"]
+    last = ["forward", "engine", "reduce", "backward", "backward done", "optimizer", "after update"]
     assert engine.notes == first + last
-    assert record.keys() == {"loss", "losses", "was_applied"}
+    assert record.keys() == {"loss", "losses", "skipped", "was_applied"} and not record["skipped"]
     assert float(record["loss"]) == float(record["losses"]["sum"]) == 3.0 and record["was_applied"]
     assert engine.weight.grad == 3.0 and engine.num_applied == 1
 

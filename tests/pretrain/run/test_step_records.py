@@ -36,8 +36,8 @@ def test_a_step_is_measured_when_launched_and_logged_when_the_next_one_is(tmp_pa
     for step in range(3):
         records.add(record(step, skipped=step == 1), StepWork(num_tokens=10, flops=10))
         assert [line["step"] for line in read_log(tmp_path)] == list(range(step))
-    records.finish(is_kept=True)  # as before a checkpoint
-    records.finish()
+    records.flush(is_kept=True)  # as before a checkpoint
+    records.flush()
     log = read_log(tmp_path)
     assert [line["loss"] for line in log] == [0, 1, 2]
     assert [line["tokens_per_second"] for line in log] == [0, 0, 1]
