@@ -213,7 +213,7 @@ def test_a_rank_that_leaves_is_missed(two_ranks: Path, tiny_data: TinyData, tmp_
     check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
 
 
-PHASES = ["preparation", "building", "reading", "agreement", "forward", "backward", "optimizer", "saving"]
+PHASES = ["preparation", "building", "reading", "agreement", "inputs", "forward", "backward", "optimizer", "saving"]
 
 
 @pytest.mark.parametrize("phase", few_now([], PHASES))
