@@ -31,9 +31,8 @@ def preparation_mistake(
 ) -> str:
     """Return the error that ends a run of one rank before its engine is built; fails if there is none."""
     config = parse_recipe(recipes, "pretrain.train", [*map(str, arguments)])
-    job: Any = kind
     with only_rank(), pytest.raises((ValueError, OSError)) as refused:
-        prepare(job(config, torch.device("cpu")))
+        prepare(kind(config, torch.device("cpu")))
     message = str(refused.value)
     assert len(message.splitlines()) == 1
     return message
