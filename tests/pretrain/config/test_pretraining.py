@@ -1,4 +1,4 @@
-"""What of a config may change when a run is continued."""
+"""Fields of a config that may change when a run is resumed."""
 
 import json
 from dataclasses import asdict, replace
