@@ -1,4 +1,4 @@
-"""Recipes: complete configurations, one function each. Any field can be overridden on the command line."""
+"""What can be trained? Recipes are complete configs, one function each; the command line overrides any field."""
 
 from collections.abc import Callable
 
