@@ -40,7 +40,9 @@ def test_a_line_of_json_without_image_or_caption_is_skipped_but_for_the_first(tm
         ("00000005", None, f"{no_image} (None)"),
     ]
     path.write_text(json.dumps({"image": "c.jpg", "title": "one"}))
-    with pytest.raises(ValueError, match=r"has no text in field 'caption' \(but image, title\)\); name the fields by"):
+    with pytest.raises(
+        ValueError, match=r"has no text in field 'caption' \(but image, title\)\); name the fields with"
+    ):
         pairs(path)
 
 
