@@ -1,4 +1,4 @@
-"""Recipes: complete configurations, one function each. Any field can be overridden on the command line."""
+"""Which runs come with the project? Complete configurations, one function each; any field can be overridden."""
 
 from collections.abc import Callable
 

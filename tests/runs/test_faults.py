@@ -223,7 +223,7 @@ def test_a_preemption_signal_in_every_phase(phase: str, two_ranks: Path, tiny_da
     step = -1 if phase in ("preparation", "building") else 3
     ended = broken(tiny_data, tmp_path / "run", point=phase, rank=rank, step=step, action=action)
     assert ended.exit_codes == [EXIT_STOPPED] * 2, ended.stderr
-    assert "saved; the same command continues" in ended.stdout[0]
+    assert "saved; rerun the same command to resume" in ended.stdout[0]
     assert newest_step(tmp_path / "run") == len(read_log(tmp_path / "run"))
     check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
 

@@ -94,7 +94,7 @@ def wait_for_the_end_of(ranks: list[psutil.Process]) -> None:
 
 def check_saved(launched: Launched) -> None:
     """The ranks ended as agreed, and all that was logged is in the checkpoint."""
-    assert "saved; the same command continues" in launched.said
+    assert "saved; rerun the same command to resume" in launched.said
     assert newest_step(launched.run_dir) == len(read_log(launched.run_dir)) >= 2
 
 
