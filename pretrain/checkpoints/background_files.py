@@ -61,6 +61,7 @@ class BackgroundCheckpointEngine(CheckpointEngine):  # type: ignore[misc]
     def save(self, state_dict: Any, path: str) -> None:
         # a torch.Size is a leaf here: the tree map would turn it into a plain tuple
         state = tree_map_only(torch.Tensor, _snapshot, state_dict, is_leaf=lambda part: isinstance(part, torch.Size))
+        # one writer per rank: files of one checkpoint go to disk one after the other
         self._files[Path(path)] = self._writer.submit(write_file, Path(path), state)
 
     def load(self, path: str, map_location: Any = None) -> Any:

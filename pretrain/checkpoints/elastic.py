@@ -1,4 +1,4 @@
-"""A checkpoint put into the engine of a run, whatever topology it was saved on.
+"""Loading a checkpoint of any topology into the engine of a run.
 
 On the same number of ranks and the same ds_configs/*.json DeepSpeed loads its own files. Otherwise weights and the
 moments of AdamW are read parameter by parameter (partitions.py) and put into the engine through DeepSpeed's access to

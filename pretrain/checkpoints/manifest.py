@@ -81,10 +81,10 @@ def write_manifest(folder: Path, header: dict[str, Any], described: dict[str, Fi
             sync(path)
             described[name] = _describe(path)
     content = {**header, "files": dict(sorted(described.items()))}
-    content["sha256_of_the_rest"] = _digest(content)
+    content["sha256_of_the_rest"] = _digest(content)  # so that a damaged manifest shows too
     (folder / MANIFEST_NAME).write_text(json.dumps(content, indent=1) + "\n")
     sync(folder / MANIFEST_NAME)
-    sync(folder)
+    sync(folder)  # the names; without this a crash may lose a file whose content is on disk
 
 
 def read_manifest(folder: Path) -> Manifest:

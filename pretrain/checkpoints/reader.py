@@ -1,7 +1,7 @@
-"""Which checkpoint of a run is the newest that is sound, and what it is.
+"""Finding the newest sound checkpoint of a run, and reading its manifest and config.
 
 A folder without a manifest does not exist for a resume. The others are compared with theirs before any of their files
-is opened (manifest.py), and what is opened is read as data: a checkpoint that someone crafted executes nothing.
+is opened (manifest.py), and those are read as data: a checkpoint that someone crafted executes nothing.
 """
 
 import json
@@ -96,7 +96,7 @@ def agreed_latest_checkpoint(config: ConfigT) -> Checkpoint[ConfigT] | None:
 
 
 def read_checkpoint(folder: Path, *kinds: type[ConfigT]) -> Checkpoint[ConfigT]:
-    """Verify a checkpoint and return what it is.
+    """Verify a checkpoint and return its description.
 
     Raises ValueError, naming the file, if it is damaged, cannot be read, holds files that are not its own, or is of
     another kind of run.
@@ -129,7 +129,7 @@ def _names_for_all(folder: Path) -> list[str]:
 
 
 def _step_folders(folder: Path) -> list[Path]:
-    """Return what is named as a checkpoint, oldest first.
+    """Return the folders named as checkpoints, oldest first.
 
     Raises OSError, in a sentence, if the folder cannot be read: a run that took it for empty would start anew.
     """
@@ -145,7 +145,7 @@ def _step_folders(folder: Path) -> list[Path]:
 
 
 def _open(folder: Path, kinds: Sequence[type[ConfigT]]) -> Checkpoint[ConfigT]:
-    """Return what a verified checkpoint is. Raises ValueError if it is of another kind of run."""
+    """Return the description of a verified checkpoint. Raises ValueError if it is of another kind of run."""
     manifest = read_manifest(folder)
     kind = next((kind for kind in kinds if manifest.kind == kind.KIND), None)
     if kind is None:

@@ -78,6 +78,7 @@ def merged_deepspeed_config(
         "train_micro_batch_size_per_gpu": config.micro_batch(world_size).total,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "gradient_clipping": config.optimizer.gradient_clip,
+        # the check makes DeepSpeed skip a step, on all ranks, if a gradient of any rank is not finite
         "bf16": {
             "enabled": bfloat16_weights and config.precision == "bfloat16",
             "check_grad_overflow": True,
@@ -114,6 +115,7 @@ def build_engine(
     # and put back: a checkpoint's or initial weights start a run exactly
     is_rounded = deepspeed_config["bf16"]["enabled"]
     given = {name: p.detach().clone() for name, p in model.named_parameters()} if is_rounded else {}
+    # gathered together, so that an expert without rows takes part in the same collectives on every rank
     set_z3_leaf_modules(model, list(leaf_modules))
     device = state_device(deepspeed_config)
     implementation = choose_implementation(config.optimizer, device)

@@ -32,7 +32,6 @@ class Setting:
     """A way to share the state between ranks, with the fewest micro-steps that fit."""
 
     name: str
-    memory_config: dict[str, Any]
     micro_steps: int
     memory: int
     """Bytes per rank."""
@@ -132,7 +131,7 @@ def fitting_settings(
             micro_steps, memory = fitting
             sent = collectives(way, num_parameters, config.dtype.itemsize, num_ranks, micro_steps)
             seconds = sum(map(machine.network.seconds, sent))
-            found.append(Setting(name, way, micro_steps, memory, seconds))
+            found.append(Setting(name, micro_steps, memory, seconds))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Which rank a run has lost, if any: pure functions of what was heard of each rank, the time and the limits.
+"""Which rank a run has lost, if any: pure functions of each rank's last messages, the time and the limits.
 
 judge.py (the main rank, about all ranks) and watchdog.py (each rank, about the main rank) call them; they hold no
 clock, no thread and no connection.

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from pretrain.checkpoints.saver import check_there
 from pretrain.run.run_log import LOG_NAME, RunLog, read_log
-from pretrain.survival.json_lines import append_whole
 from tests.support.faults import wait_for
 from tests.support.launch import RankProcess, run_ranks
 from tests.support.tiny_run import TinyData
@@ -91,16 +89,3 @@ def test_a_log_that_is_no_longer_there_is_found_at_the_end(change: Callable[[Pat
         log.write(record(1))
     with pytest.raises(OSError, match=f"{LOG_NAME} was moved, deleted or replaced while the run wrote it; put the"):
         log.check()
-
-
-def test_the_size_of_each_file_of_the_newest_checkpoint_is_compared_at_the_end(two_ranks: Path, tmp_path: Path) -> None:
-    newest = tmp_path / "step_00000008"
-    shutil.copytree(two_ranks / "checkpoints" / newest.name, newest)
-    check_there(newest)
-    with next(newest.glob("*optim_states.pt")).open("ab", buffering=0) as file:
-        append_whole(file, b"x")  # type: ignore[arg-type]
-    with pytest.raises(OSError, match=r"optim_states\.pt was damaged after it was saved; put the run folder back as"):
-        check_there(newest)
-    newest.rename(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="step_00000008 was moved, deleted or damaged after it was saved"):
-        check_there(newest)

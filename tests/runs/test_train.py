@@ -5,7 +5,6 @@ import math
 import shutil
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,11 @@ from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.write_shards import ShardOptions, write_shards
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
-from pretrain.checkpoints.saver import outdated
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.jobs.codebook_step import CODEBOOK_FIGURES
 from pretrain.jobs.micro_step import make_micro_step
 from pretrain.jobs.visual_tokens import load_visual_tokenizer
-from pretrain.recipes.small import demo
 from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.stop import EXIT_STOPPED, EXIT_STOPPED_BY_FILE
 from tests.support.faults import few_now
@@ -214,34 +211,6 @@ def test_float32_weights_are_exact_under_bfloat16_on_a_number_of_ranks_that_divi
     init_weights(model, checkpoint.config.model, checkpoint.config.seed)
     assert model.state_dict().keys() == (weights := dict(checkpoint_weights(checkpoint.folder))).keys()
     assert all(torch.equal(weights[name], expected) for name, expected in model.state_dict().items())
-
-
-def test_checkpoints_of_every_nth_step_are_kept() -> None:
-    updates: dict[int, int | None] = {step: step for step in range(100, 1001, 100)}
-    assert kept_of(updates, keep_checkpoints=2, keep_every_steps=400) == [400, 800, 900, 1000]
-
-
-def kept_of(num_updates: dict[int, int | None], **settings: Any) -> list[int]:
-    """Return the steps of the checkpoints that are kept; num_updates: applied steps by step."""
-    folders = {Path(f"step_{step:08d}"): updates for step, updates in num_updates.items()}
-    gone = outdated(folders, replace(demo(), **settings))
-    return [int(folder.name.removeprefix("step_")) for folder in folders if folder not in gone]
-
-
-@pytest.mark.parametrize(
-    ("num_updates", "kept"),
-    [
-        ({1: 1, 2: 2, 3: 3}, [2, 3]),
-        ({1: 1, 2: 2, 3: 2, 4: 2, 5: 2}, [1, 2, 5]),  # of equal weights the one of progress, and the newest
-        ({1: 1, 2: 2, 3: 2, 4: 3}, [2, 4]),
-        ({1: 0, 2: 0, 3: 0}, [3]),  # nothing was learned yet
-        ({1: 1, 2: None, 3: 2, 4: 3}, [2, 3, 4]),  # what a damaged manifest holds is not known
-    ],
-)
-def test_checkpoints_after_skipped_steps_do_not_displace_those_of_progress(
-    num_updates: dict[int, int | None], kept: list[int]
-) -> None:
-    assert kept_of(num_updates, keep_checkpoints=2) == kept
 
 
 def test_another_layout_of_the_same_stage_is_no_other_run(

@@ -1,4 +1,4 @@
-"""What a rank writes of a checkpoint: snapshots, checksums, failures. CPU, seconds."""
+"""Files that a rank writes of a checkpoint: snapshots, checksums, failures. CPU, seconds."""
 
 import hashlib
 import threading
@@ -30,7 +30,7 @@ def test_what_training_does_after_a_snapshot_is_not_in_the_file(tmp_path: Path) 
     assert isinstance(loaded["shape"], torch.Size)
 
 
-def test_a_full_disk_is_told_when_asked_not_raised_on_one_rank_alone() -> None:
+def test_a_full_disk_is_reported_when_asked_and_not_raised_on_one_rank_alone() -> None:
     files = BackgroundCheckpointEngine()
     files.begin(Path("/dev"))
     files.save({"weights": torch.zeros(1_000_000)}, "/dev/full")

@@ -1,6 +1,5 @@
 """A checkpoint folder holds what its manifest lists, and nothing else. CPU, seconds."""
 
-import errno
 import hashlib
 import json
 import os
@@ -11,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from pretrain.checkpoints.manifest import MANIFEST_NAME, find_defect, read_manifest
-from pretrain.checkpoints.reader import latest_checkpoint, read_checkpoint
+from pretrain.checkpoints.reader import read_checkpoint
 from pretrain.checkpoints.weights import find_checkpoint
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.survival.step_guard import StepGuard
 from tests.support.crafted import copy_of_run, seal
-from tests.support.unreadable import forbidden
 
 
 @pytest.fixture
@@ -152,62 +150,3 @@ def test_a_consistent_config_of_another_network_is_refused_before_that_is_built(
     with pytest.raises(ValueError, match=message) as error:
         find_checkpoint(checkpoint)
     assert len(str(error.value).splitlines()) == 1
-
-
-def older(checkpoint: Path) -> Path:
-    """A copy that stands for a checkpoint before it."""
-    copy = checkpoint.with_name("step_00000004")
-    shutil.copytree(checkpoint, copy)
-    return copy
-
-
-@pytest.mark.parametrize("name", ["", MANIFEST_NAME, "config.json"])
-def test_a_checkpoint_that_cannot_be_read_is_passed_over_with_a_warning(
-    checkpoint: Path, name: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    before, path = older(checkpoint), checkpoint / name
-    with forbidden(path):
-        found = latest_checkpoint(checkpoint.parents[1], PretrainConfig)
-        assert found is not None and found.folder == before
-        said = f"warning: checkpoint file {path} cannot be read (Permission denied); the checkpoint before it is used"
-        assert said in capfd.readouterr().err
-        shown = f"checkpoint file {path} cannot be read .Permission denied.; give another checkpoint"
-        with pytest.raises(ValueError, match=shown):
-            read_checkpoint(checkpoint, PretrainConfig)
-
-
-def test_permission_is_not_damage_and_starts_no_new_run(checkpoint: Path) -> None:
-    run_dir = checkpoint.parents[1]
-    message = (
-        rf"no checkpoint of {run_dir} can be used: .*config.json cannot be read \(Permission denied\); make it read"
-    )
-    with forbidden(checkpoint / "config.json"), pytest.raises(ValueError, match=message):
-        latest_checkpoint(run_dir, PretrainConfig)
-
-
-def test_a_folder_of_checkpoints_that_cannot_be_listed_is_not_taken_for_an_empty_one(checkpoint: Path) -> None:
-    folder, run_dir = checkpoint.parent, checkpoint.parents[1]
-    with forbidden(folder), pytest.raises(OSError, match=rf"{folder} cannot be read \(Permission denied\); make it"):
-        latest_checkpoint(run_dir, PretrainConfig)
-    shutil.rmtree(folder)
-    assert latest_checkpoint(run_dir, PretrainConfig) is None
-    folder.write_text("a file")
-    with pytest.raises(OSError, match=rf"{folder} cannot be read \(Not a directory\)"):
-        latest_checkpoint(run_dir, PretrainConfig)
-
-
-def test_a_checkpoint_on_a_failing_disk_is_passed_over(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    before, broken, known = older(checkpoint), checkpoint / "config.json", Path.open
-
-    def fail(path: Path, *arguments: object, **named: object) -> object:
-        if path == broken:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return known(path, *arguments, **named)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(Path, "open", fail)
-    monkeypatch.setattr("data_pipeline.files.retries.FIRST_WAIT_SECONDS", 0.0)
-    found = latest_checkpoint(checkpoint.parents[1], PretrainConfig)
-    assert found is not None and found.folder == before
-    assert f"{broken} cannot be read (Input/output error); the checkpoint before it is used" in capfd.readouterr().err

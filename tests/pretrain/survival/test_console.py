@@ -1,4 +1,4 @@
-"""What a run prints of files of others can do nothing to a terminal."""
+"""Printing names from other people's files cannot harm a terminal."""
 
 from pathlib import Path
 

@@ -60,9 +60,9 @@ def test_a_damaged_line_costs_itself_alone(
     set_aside = (tmp_path / "log.damaged-1.jsonl").read_bytes()
     is_first_of_two = damage == log_line(2) and place == 0
     assert set_aside == log_of(damage)
-    said = capfd.readouterr().err
-    assert f"warning: {path} has " in said and "set aside in log.damaged-1.jsonl" in said
-    assert is_first_of_two or f"the first in line {place + 1};" in said
+    printed = capfd.readouterr().err
+    assert f"warning: {path} has " in printed and "set aside in log.damaged-1.jsonl" in printed
+    assert is_first_of_two or f"the first in line {place + 1};" in printed
 
 
 def test_half_a_line_at_the_end_and_lines_out_of_order(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

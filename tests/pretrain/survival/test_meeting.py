@@ -103,7 +103,7 @@ def test_a_port_that_is_none_is_refused(port: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere.invalid", "a..b"])
-def test_a_main_node_without_an_address_is_said(name: str) -> None:
+def test_a_main_node_without_an_address_is_reported(name: str) -> None:
     ended = run_ranks(1, "tests.pretrain.survival.test_meeting", [], environment={"MASTER_ADDR": name})
     assert ended.exit_codes == [2], ended.stderr
     assert ended.stderr[0].startswith(f"error: MASTER_ADDR {name} has no address (")

@@ -23,7 +23,7 @@ def test_a_rank_without_the_secret_is_refused_in_a_sentence(judge: Judge) -> Non
 
 
 def own_address() -> str | None:
-    """Address of this machine on a network, if it has one. Nothing is sent."""
+    """Return this machine's address on a network, if it has one. Nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
         probe.connect(("192.0.2.1", 9))
         return str(probe.getsockname()[0])

@@ -1,0 +1,58 @@
+"""Weights of a checkpoint in a model of any topology; whole resumes are in tests/runs. CPU, seconds."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.masked_data_model import MaskedDataModel
+from pretrain.checkpoints.elastic import is_of_another_layout, load_weights_into
+from pretrain.checkpoints.reader import Checkpoint
+from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
+from tests.support.mistakes import only_rank
+
+
+@pytest.fixture(scope="module")
+def checkpoint(two_ranks: Path) -> Checkpoint[PretrainConfig]:
+    return find_checkpoint(two_ranks, PretrainConfig)
+
+
+def test_a_model_gets_every_weight(checkpoint: Checkpoint[PretrainConfig]) -> None:
+    model = MaskedDataModel(checkpoint.config.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    load_weights_into(model, checkpoint.folder)
+    expected = load_model(checkpoint).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (lambda model: {"ffn_dim": 2 * model.ffn_dim}, "has another encoder.* than the network of the run"),
+        (
+            lambda model: {"depth": model.depth - 1},
+            "has another encoder.* than the network of the run; give a new run_",
+        ),
+        (lambda model: {"num_vl_layers": model.num_vl_layers + 1}, "lacks encoder.*; give a new run_dir"),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    changes: Callable[[Any], dict[str, Any]], message: str, checkpoint: Checkpoint[PretrainConfig]
+) -> None:
+    config = checkpoint.config.model
+    with pytest.raises(ValueError, match=message):
+        load_weights_into(MaskedDataModel(replace(config, **changes(config))), checkpoint.folder)
+
+
+def test_another_number_of_ranks_or_any_other_setting_is_another_layout(checkpoint: Checkpoint[PretrainConfig]) -> None:
+    alone, settings = replace(checkpoint, world_size=1), checkpoint.memory_config
+    with only_rank():
+        assert not is_of_another_layout(alone, settings)
+        assert is_of_another_layout(checkpoint, settings)
+        assert is_of_another_layout(alone, {**settings, "communication_data_type": "fp32"})
