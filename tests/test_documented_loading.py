@@ -37,7 +37,7 @@ def python_blocks(text: str) -> list[str]:
 
 
 def typed(lines: str, folder: Path) -> str:
-    """What a user gets who types the lines there."""
+    """Return what Python prints for these lines, typed in that folder."""
     environment = {**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", lines],

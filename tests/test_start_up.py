@@ -24,13 +24,13 @@ IMPORTS_DEEPSPEED = re.compile(r"^(?:import|from) deepspeed\b", re.MULTILINE)
 
 def command_lines() -> list[list[str]]:
     """Help of every command, and help on the fields of a recipe."""
-    files = sorted((ROOT / "pretrain").glob("*.py"))
+    files = [path for package in ("data_pipeline", "pretrain") for path in sorted((ROOT / package).glob("*.py"))]
     modules = [f"{path.parent.name}.{path.stem}" for path in files if "def main(" in path.read_text()]
     return [[module] for module in modules] + [[module, recipe] for module, recipe in RECIPES.items()]
 
 
 def test_every_command_is_among_them() -> None:
-    assert len(command_lines()) >= 8 + len(RECIPES) and ["pretrain.train"] in command_lines()
+    assert len(command_lines()) >= 12 + len(RECIPES) and ["pretrain.train"] in command_lines()
 
 
 @pytest.mark.parametrize("words", command_lines(), ids=" ".join)

@@ -70,9 +70,6 @@ class VisualTokenizerRun(RunConfig):
 
     KIND: ClassVar[str] = "a visual tokenizer's training"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-
     @property
     def samples_per_step(self) -> SamplesPerStep:
         return SamplesPerStep(self.images_per_step, 0, 0)

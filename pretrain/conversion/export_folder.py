@@ -85,13 +85,14 @@ class ExportFolder:
     def _partial(self) -> Iterator[Path]:
         """Make an empty folder inside, for one process at a time; leftovers of a killed one are removed."""
         partial = self.out / f".partial-{self.path.stem}"
-        partial.mkdir(exist_ok=True)
+        partial.mkdir(exist_ok=True)  # on OUT's own file system, so that files move into place without being copied
         descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ValueError(f"another pretrain.convert writes {self.path} now; wait for it to end") from error
+            # the kernel drops the lock of a process that was killed, so whatever lies here now is nobody's
             for leftover in partial.iterdir():
                 leftover.unlink()
             try:
@@ -108,7 +109,7 @@ class ExportFolder:
         difference = None
         if verify:
             difference = largest_difference(self.target, path, source.config, source.weights)
-            if not difference <= TOLERANCE:
+            if not difference <= TOLERANCE:  # in this form NaN fails too
                 raise ValueError(f"{path.name} differs from its source by {difference:.1e}, more than {TOLERANCE}")
         if vocabulary is not None:
             shutil.copyfile(vocabulary.path, folder / EXPORTED_NAME)
@@ -130,6 +131,7 @@ class ExportFolder:
     def _move(self, partial: Path) -> None:
         """Move all files into their places, the one that a loader opens first last."""
         last = self.target.opened_first
+        # without it an earlier export does not load while its files are replaced by those of this one
         (self.out / last).unlink(missing_ok=True)
         for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
             file.replace(self.out / file.name)

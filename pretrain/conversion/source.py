@@ -88,7 +88,7 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
     num_heads: attention heads, if neither sizes nor card determine them; new_heads: initialize the parts that the file
     lacks, the masked-image head for num_visual_tokens codes.
     """
-    entries = load_beit3(path, is_mapped=True)
+    entries = load_beit3(path, is_mapped=True)  # mapped: names and shapes are enough here
     card = path.with_suffix(".json")
     written_as = read_card(card).get("model", {}) if card.is_file() else {}
     heads = _agreed_heads(card, _number(card, written_as, "num_heads"), num_heads)

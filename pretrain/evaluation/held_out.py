@@ -44,7 +44,7 @@ def read_held_out(folder: Path, data: DataConfig, image_size: int, max_samples: 
 def training_masks(config: PretrainConfig, num_images: int) -> Tensor:
     """Return masks (num_images, patches) bool, True = hidden: as many patches per image as in training, in blocks as
     there, the same in every evaluation of a run."""
-    ids = torch.arange(num_images)
+    ids = torch.arange(num_images)  # masks are keyed by seed and sample id, here the place among the held-out ones
     grid_size, min_block = config.model.grid_size, config.objective.min_block_patches
     return block_image_masks(config.seed, ids, grid_size, config.num_masked_patches, min_block, "reference").mask
 

@@ -68,6 +68,7 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
     image_size = max(config.model.image_size, view_size)
     images, _ = read_held_out(options.images, config.data, image_size, options.max_images)
     masks = training_masks(config, len(images))
+    # in float32, unlike targets in training on a GPU, so that the figures do not depend on the machine
     codes = torch.cat([tokenizer.tokenize(tokenizer_view(chunk, view_size)) for chunk in images.split(CHUNK)])
     num_right, nll = 0.0, 0.0
     for chunk in torch.arange(len(images)).split(CHUNK):
@@ -93,6 +94,7 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
 
 def commonest_left_out(codes: Tensor) -> int:
     """Return how many of the codes (n,) equal the commonest of the other codes, ties counted as equal."""
+    # a code is predicted without itself: else each code that occurs once at its place would count as guessed
     first, second = torch.nn.functional.pad(torch.bincount(codes), (0, 2)).topk(2).values.tolist()
     return first if first - 1 >= max(second, 1) else 0
 

@@ -123,6 +123,7 @@ def evaluate_masked_words(options: MaskedWordsOptions) -> MaskedWordsResult:
         for pair, caption in enumerate(captions)
         for word in masked_words(pair, caption, tokenizer, config.data.caption_length)
     ]
+    # a mask over <unk> is a question whose answer says nothing about the image
     questions = [word for word in words if UNK_ID not in word.labels]
     num_unknown = len(words) - len(questions)
     if len(images) < 2 or not questions:

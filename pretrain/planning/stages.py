@@ -73,5 +73,5 @@ def fewest_micro_steps(
         total = rank_memory(tried, memory_config, num_ranks, planned_kernels(config)).total
         if total <= gpu_gb * 1e9:
             return steps, total
-        steps *= 2
+        steps *= 2  # batches of recipes are powers of two
     return None

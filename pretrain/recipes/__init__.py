@@ -1,4 +1,4 @@
-"""Which runs come with the project? Complete configurations, one function each; any field can be overridden."""
+"""What can be trained? Recipes are complete configs, one function each; the command line overrides any field."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""From a run to files of every format, verified, and on from them. CPU, half a minute."""
+"""A run converted to every format, verified, and training resumed from the result. CPU, half a minute."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Folders of converted weights: complete or not at all, and nothing of others is replaced. CPU, seconds."""
+"""Folders of converted weights: complete or not at all, without replacing files of others. CPU, seconds."""
 
 import fcntl
 import json
@@ -48,7 +48,7 @@ def files_of_at_most(num_bytes: int) -> Iterator[None]:
 
 
 def ended(options: ConvertOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the command says on standard error when it ends with 2."""
+    """Return what the command prints on standard error when it ends with 2."""
     words = [str(options.source), str(options.out), "--to", str(options.to), "--from", options.from_, "--no-verify"]
     monkeypatch.setattr("sys.argv", ["convert", *words])
     with pytest.raises(SystemExit) as ending:
@@ -83,7 +83,7 @@ def test_a_full_disk_leaves_an_earlier_export_as_it_was(to: Format, ours: Path, 
 
 @pytest.mark.parametrize("to", FORMATS)
 @pytest.mark.parametrize("out", ["/proc/out", "/dev/null", "/dev/null/out"])
-def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(
+def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(
     to: Format, out: str, ours: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = ended(ConvertOptions(ours, Path(out), to, "safetensors"), capsys, monkeypatch)

@@ -69,7 +69,7 @@ def microsofts(state: dict[str, torch.Tensor], path: Path) -> Path:
     return path
 
 
-def test_a_tuned_file_is_converted_and_what_it_lacks_is_said(text_tokenizer: Path, tmp_path: Path) -> None:
+def test_a_tuned_file_is_converted_and_its_missing_parts_are_reported(text_tokenizer: Path, tmp_path: Path) -> None:
     path = microsofts(tuned_state("retrieval"), tmp_path / "theirs" / "beit3_itc.pth")
     options = ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads, new_heads=True)
     converted = convert(replace(options, num_visual_tokens=9))
@@ -114,7 +114,7 @@ def test_the_length_of_texts_survives_the_padding(ours: Path, tmp_path: Path) ->
         ("\udcff", "is not valid JSON"),
     ],
 )
-def test_a_damaged_card_is_said_in_a_sentence(card: str, message: str, tmp_path: Path) -> None:
+def test_a_damaged_card_is_reported_in_one_sentence(card: str, message: str, tmp_path: Path) -> None:
     path = microsofts(pretrained_state(), tmp_path / "theirs" / "beit3.pth")
     path.with_suffix(".json").write_bytes(card.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=message):

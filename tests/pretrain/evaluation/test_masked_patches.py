@@ -19,7 +19,7 @@ from tests.support.tiny_run import TinyData
 
 
 def right_by_the_others(codes: list[int]) -> int:
-    """Each code guessed as the commonest of the others, itself where it is among those."""
+    """Count the codes that equal the commonest of the other codes, ties included."""
     right = 0
     for i, code in enumerate(codes):
         others = codes[:i] + codes[i + 1 :]
@@ -62,7 +62,7 @@ def test_another_visual_tokenizer_than_the_runs_is_refused(
         ({"whole_image_share": 1.0}, 0, "num_masked_patches 14, whole_image_share 1"),
     ],
 )
-def test_a_run_that_hides_no_patches_is_told_so(
+def test_a_run_that_hides_no_patches_is_refused(
     objective: dict[str, float], num_images: int, said: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     folder = copy_of_run(two_ranks, tmp_path / "run")

@@ -87,8 +87,8 @@ def test_whole_images_that_are_worse_than_masked_ones_are_warned_of(
         assert "only 4.0% with whole images" in said and "--objective.whole-image-share" in said
 
 
-def test_chance_is_not_warned_of() -> None:
-    """Words that only one of the two guesses right, in equal numbers or nearly so."""
+def test_chance_causes_no_warning() -> None:
+    """Words that only one of the two guesses right, in nearly equal numbers."""
     whole, masked = torch.zeros(2, 200, dtype=torch.bool)
     whole[:30], masked[30:70] = True, True
     result = MaskedWordsResult(
@@ -97,7 +97,7 @@ def test_chance_is_not_warned_of() -> None:
     assert not result.is_worse_with_whole_images
 
 
-def test_words_that_the_tokenizer_does_not_know_are_no_questions(
+def test_words_that_the_tokenizer_does_not_know_are_left_out(
     two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     def write_pairs(folder: Path, captions: list[str]) -> Path:

@@ -76,7 +76,7 @@ def inputs_of(use: str, is_padded: bool, is_masked: bool) -> MultiwayInputs:
 
 
 def their_states(twin: torch.nn.Module, inputs: MultiwayInputs, use: str) -> list[Tensor]:
-    """Of images, captions and texts, without padding."""
+    """Return hidden states of images, captions and texts, without padding."""
     images, mask = inputs.images, inputs.image_mask.long()
     if use == "text":
         states = hidden_states(twin, ids=inputs.text_ids, padding=inputs.text_padding)
@@ -144,7 +144,7 @@ def test_the_roles_differ_in_the_top_layers_only() -> None:
 
 
 def microsofts_file(path: Path) -> dict[str, Tensor]:
-    """A pretraining checkpoint as Microsoft's: torchscale's network and two heads, every weight random."""
+    """Return a pretraining checkpoint like Microsoft's: torchscale's network and two heads, every weight random."""
     twin = torchscale_twin()
     heads = {
         "mlm_head": torch.nn.Linear(CONFIG.dim, CONFIG.vocab_size),

@@ -1,4 +1,4 @@
-"""Microsoft's files that were tuned for a task, and files that are none. CPU, seconds."""
+"""Microsoft's files that were tuned for a task, and files of other kinds. CPU, seconds."""
 
 import argparse
 import re
@@ -25,7 +25,7 @@ HEADS: dict[str, dict[str, tuple[int, ...]]] = {
     "nlvr2": {"head.norm1.weight": (4 * D,), "head.dense1.weight": (2 * D, 4 * D)},
     "captioning": {},
 }
-"""What finetuning adds, or a part of it."""
+"""Parameters that finetuning adds, by task, some of them in part."""
 LACKING = {
     "retrieval": ["mim_head", "mlm_head"],
     "imagenet": ["mim_head", "mlm_head", "encoder.layer_norm"],
@@ -41,7 +41,7 @@ def pretrained_state() -> dict[str, Tensor]:
 
 
 def tuned_state(task: str) -> dict[str, Tensor]:
-    """The file of a network that Microsoft's code tuned for a task."""
+    """Return the file of a network that Microsoft's code tuned for a task."""
     state = pretrained_state()
     lacking = tuple(f"beit3.{part}." if "." in part else f"{part}." for part in LACKING[task])
     kept = {name: value for name, value in state.items() if not name.startswith(lacking)}
@@ -158,7 +158,7 @@ def test_their_loader_finds_tensors_alone_under_model(tmp_path: Path) -> None:
     ],
     ids=["empty", "lfs", "zip"],
 )
-def test_what_is_no_such_file_is_said_in_a_sentence(content: bytes, message: str, tmp_path: Path) -> None:
+def test_another_kind_of_file_is_refused_in_one_sentence(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(ValueError, match=f"a.pth {message}"):
         load_beit3(tmp_path / "a.pth")

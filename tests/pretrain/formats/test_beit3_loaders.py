@@ -1,4 +1,4 @@
-"""Which of Microsoft's programs loads a file, and how it is told to. CPU, seconds."""
+"""Programs of Microsoft's that load a file, and their command lines. CPU, seconds."""
 
 import shlex
 from dataclasses import replace
@@ -32,12 +32,12 @@ REGISTERED = {
     "beit3_large_patch16_480_captioning", "beit3_base_patch16_224_retrieval", "beit3_base_patch16_384_retrieval",
     "beit3_large_patch16_384_retrieval",
 }  # fmt: skip
-"""Of unilm/beit3 modeling_finetune.py."""
+"""Models that unilm/beit3 modeling_finetune.py registers."""
 SUFFIXES = {
     "imagenet": "imageclassification", "flickr30k": "retrieval", "coco_retrieval": "retrieval", "vqav2": "vqav2",
     "nlvr2": "nlvr2", "coco_captioning": "captioning", "nocaps": "captioning",
 }  # fmt: skip
-"""What run_beit3_finetuning.py appends to --model for each --task."""
+"""Suffix that run_beit3_finetuning.py appends to --model for each --task."""
 
 
 def options_of(command: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ timm = import_beside_cpu_torch("timm")
 
 
 def random_model(config: MultiwayConfig) -> MaskedDataModel:
-    """Every weight random, norms and biases too, about as large as after training."""
+    """Return random weights, norms and biases included, about as large as after training."""
     with torch.device("meta"):
         model = MaskedDataModel(config)
     model.to_empty(device="cpu")

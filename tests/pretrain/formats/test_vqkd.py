@@ -24,7 +24,7 @@ SMALL = VisualTokenizerConfig(
 
 
 def published_shapes(decoder_depth: int, teacher_dim: int) -> dict[str, tuple[int, ...]]:
-    """The layout of the published files, written out."""
+    """Return the layout of the published files, written out."""
     shapes: dict[str, tuple[int, ...]] = {}
     for part, channels, patch, depth in (("encoder", 3, 16, 12), ("decoder", 32, 1, decoder_depth)):
         shapes |= {
@@ -71,7 +71,7 @@ def published_shapes(decoder_depth: int, teacher_dim: int) -> dict[str, tuple[in
 
 
 def random_file(decoder_depth: int = 3, teacher_dim: int = 512) -> dict[str, Tensor]:
-    """Random weights in the published layout, of sizes at which patches differ."""
+    """Return random weights in the published layout, large enough for patches to differ."""
     generator = torch.Generator().manual_seed(0)
     entries = {}
     for name, shape in published_shapes(decoder_depth, teacher_dim).items():
@@ -90,7 +90,7 @@ def random_file(decoder_depth: int = 3, teacher_dim: int = 512) -> dict[str, Ten
 
 
 def reference_codes(entries: dict[str, Tensor], pixels: Tensor, num_heads: int = 12) -> Tensor:
-    """The formulas of BEiT v2: pixels (B, 3, H, W) in [0, 1] -> (B, patches)."""
+    """Compute the formulas of BEiT v2: pixels (B, 3, H, W) in [0, 1] -> (B, patches)."""
     x = F.conv2d(
         pixels * 255 / 127.5 - 1,
         entries["encoder.patch_embed.proj.weight"],

@@ -1,4 +1,4 @@
-"""Teachers of the visual tokenizer, with random weights where they come from timm and open_clip. CPU, seconds."""
+"""Teachers of the visual tokenizer, with random weights for those of timm and open_clip. CPU, seconds."""
 
 import importlib
 import json
@@ -55,7 +55,7 @@ def saved(state: dict[str, Tensor], path: Path) -> Path:
 def transformer_block(
     x: Tensor, w: dict[str, Tensor], parts: tuple[str, ...], num_heads: int, eps: float, quick: bool
 ) -> Tensor:
-    """A pre-norm block by its definition. parts: names of norm, qkv, proj, norm, fc1, fc2."""
+    """Compute a pre-norm block by its definition. parts: names of norm, qkv, proj, norm, fc1, fc2."""
 
     def norm(x: Tensor, name: str) -> Tensor:
         return layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
@@ -72,7 +72,7 @@ def transformer_block(
 
 
 def dino_weights(dim: int = 192, depth: int = 12) -> dict[str, Tensor]:
-    """Names and shapes of dino_*_pretrain.pth (facebookresearch/dino, vision_transformer.py), for SIZE px."""
+    """Return names and shapes of dino_*_pretrain.pth (facebookresearch/dino, vision_transformer.py), for SIZE px."""
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, dim),
         "pos_embed": (1, GRID**2 + 1, dim),
@@ -134,7 +134,7 @@ def test_a_timm_tower_gives_its_tokens_without_prefix_and_classifier(suffix: str
     torch.testing.assert_close(load("timm:deit_tiny_distilled_patch16_224", path)(images()), expected)
 
 
-def test_what_training_wrapped_around_a_state_dict_is_taken_off(tmp_path: Path) -> None:
+def test_wrappers_around_a_state_dict_are_removed(tmp_path: Path) -> None:
     state = timm.create_model("test_vit").state_dict()
     plain = load("timm:test_vit", saved(state, tmp_path / "plain.pth"))
     wrapped = {"epoch": 3, "model": {f"module.{name}": tensor for name, tensor in state.items()}}
@@ -193,7 +193,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def clip_features(state: dict[str, Tensor], pixels: Tensor, quick: bool) -> Tensor:
-    """ln_post(patch tokens) @ proj, by the definition of CLIP's image tower."""
+    """Return ln_post(patch tokens) @ proj, by the definition of CLIP's image tower."""
     w = {name.removeprefix("visual."): tensor for name, tensor in state.items() if name.startswith("visual.")}
     x = conv2d(normalized(pixels, CLIP_MEAN, CLIP_STD), w["conv1.weight"], stride=16).flatten(2).transpose(1, 2)
     x = torch.cat([w["class_embedding"].expand(len(x), 1, -1), x], dim=1) + w["positional_embedding"]
@@ -223,7 +223,7 @@ def test_the_activation_that_open_clips_name_carries_matters(tiny_clip: Any) -> 
 def test_a_torchscript_archive_is_not_loaded_where_weights_are_asked_for(
     name: str, suffix: str, tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As OpenAI's own files are: to load one runs what it holds."""
+    """Write an archive like OpenAI's own files, which runs code when it is loaded."""
     path, loaded = tmp_path / f"ViT{suffix}", []
     torch.jit.save(torch.jit.script(Strided(as_map=True)), str(path))
     monkeypatch.setattr(torch.jit, "load", lambda *arguments, **named: loaded.append(arguments))
@@ -256,7 +256,7 @@ def test_open_clip_towers_without_projected_patch_tokens_are_refused(model: str,
 
 
 class Strided(nn.Module):
-    """A map (B, 5, S / 16, S / 16), or its patches."""
+    """Return a map (B, 5, S / 16, S / 16), or its patches."""
 
     def __init__(self, as_map: bool):
         super().__init__()

@@ -27,7 +27,7 @@ TOLERANCE = 0.1
 
 
 def forward_and_backward(config: PretrainConfig, kernels: KernelChoice, device: str = "cpu") -> None:
-    """Each gradient is freed at once, as by ZeRO."""
+    """Run forward and backward; each gradient is freed at once, as by ZeRO."""
     with torch.device(device):
         model = MaskedDataModel(config.model, kernels, config.activation_checkpointing)
     init_weights(model, config.model, 0)

@@ -36,7 +36,7 @@ def test_with_micro_steps_stage_3_is_not_worth_what_it_sends() -> None:
     assert "stage 1 fits 80 GB" in verdict(config, memory_config(3), stages, 2, 80)
 
 
-def test_what_does_not_fit_is_told_what_would() -> None:
+def test_a_plan_that_does_not_fit_names_settings_that_do() -> None:
     config, memory = config_for(4), memory_config(3)
     stages = plan_stages(config, memory, 1)
     fitting = fewest_micro_steps(config, memory, 1, stages[2].memory.total / 1e9 * 0.9)

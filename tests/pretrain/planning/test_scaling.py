@@ -1,10 +1,16 @@
 """Scaling on paper names its assumptions and its limits."""
 
+from pretrain.planning.options import ScalingOptions
 from pretrain.planning.scaling import Machine, scaling
 from pretrain.planning.traffic import Network
+from pretrain.run.speed import PEAK_TFLOPS
 from tests.pretrain.planning.test_plan import config_for
 
 NETWORK = Network(gpus_per_node=8)
+
+
+def test_the_default_gpu_has_the_peak_that_runs_measure_mfu_against() -> None:
+    assert ScalingOptions().peak_tflops == PEAK_TFLOPS["H100"]
 
 
 def test_scaling_names_its_assumptions_and_what_breaks_first() -> None:

@@ -1,4 +1,4 @@
-"""Bytes and seconds of communication are those of the literature and of what was counted."""
+"""Bytes and seconds of communication agree with the literature and with counts."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ PARAMETERS = 1_900_000_000
 
 
 def zero(stage: int, **settings: Any) -> dict[str, Any]:
-    """Without weights that stay gathered, where nothing else is said."""
+    """Return collectives, by default without weights that stay gathered."""
     return {"zero_optimization": {"stage": stage, "stage3_max_reuse_distance": 0, **settings}}
 
 
