@@ -191,7 +191,7 @@ class RemoteErrors:
     num_attempts = NUM_ATTEMPTS
 
     def __init__(self, url: str):
-        """Raises ValueError if this URL cannot be read, whatever the network does."""
+        """Raise ValueError if this URL cannot be read, whatever the network does."""
         _require_packages(url)
         self.shown = public_url(url)
 

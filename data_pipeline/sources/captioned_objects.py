@@ -32,7 +32,7 @@ def pairs_of_json_lines(path: Path, root: Path, fields: Fields) -> Iterator[Reco
 
 def json_refusal(path: Path, what: str) -> Callable[[str], Exception]:
     """Return a function from the problem of the first entry to the error for a file of another layout."""
-    remedy = "name the fields by --image-column and --caption-column"
+    remedy = "name the fields with --image-column and --caption-column"
     return lambda first: RefusedFileError(path, f"has no JSON lines {what}", first, remedy)
 
 

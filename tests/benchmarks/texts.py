@@ -22,7 +22,7 @@ def train_tokenizer(source: Path | None, path: Path) -> TextTokenizer:
     try:
         return train_text_tokenizer(sentences, path, MAX_VOCAB_SIZE)
     except ValueError as error:
-        at_most = re.search(r"at most (\d+)", str(error))
+        at_most = re.search(r"more than the (\d+) pieces", str(error))
         if not at_most:
             raise
         return train_text_tokenizer(sentences, path, int(at_most[1]))

@@ -146,7 +146,7 @@ def test_a_single_tar_is_indexed_with_out_or_refused_with_the_remedy(tmp_path: P
         indexed("text", path)
     indexed("text", path, out=tmp_path / "index")
     assert keys(tmp_path / "index") == ["1"] and SampleReader(read_index(tmp_path / "index"), 99).text(0) == "text"
-    with pytest.raises(ValueError, match=f"{path} is a single shard; index it by .*index_shards KIND {path} --out"):
+    with pytest.raises(ValueError, match=f"{path} is a single shard; index it with .*index_shards KIND {path} --out"):
         read_index(path)
 
 
@@ -204,7 +204,7 @@ def test_replacing_an_index_of_another_kind_is_reported_and_indexed_folders_are_
     report = _index(IndexOptions("image", str(pairs), num_workers=1, out=tmp_path / "images"))
     assert "replaces" not in report and read_index(tmp_path / "images").kind == "image"
     report = _index(IndexOptions("image", str(pairs), num_workers=1))
-    assert "  warning: it replaces an index of kind 'pair'; --out keeps both" in report
+    assert "  warning: this replaces an index of kind 'pair'; --out keeps both" in report
     outer = tmp_path / "outer"
     shutil.copytree(pairs, outer / "held_out")
     with pytest.raises(ValueError, match=rf"index of their own \(.*{outer}/held_out\); name one"):

@@ -114,7 +114,7 @@ def test_each_member_that_is_left_out_is_counted_by_its_reason_with_the_first_na
     for name in ("1.tar.gz", "2.tgz", "3.TAR", "00000.parquet", "00000_stats.json"):
         (tmp_path / name).write_bytes(b"not read")
     report = indexed("pair", tmp_path)
-    dots = "name has a dot before the one of its extension, and WebDataset's key ends at the first"
+    dots = "name has a dot before its extension, and WebDataset's key ends at the first dot"
     assert report.skipped == {
         dots: 4,
         ".gif is not a supported image format, convert it to .jpg, .png or .webp": 1,
@@ -149,8 +149,8 @@ def test_sparse_members_joined_archives_and_long_tails_are_counted(tmp_path: Pat
     assert keys(tmp_path) == ["a", "c"]
     assert report.skipped == {
         "member is sparse, pack it without tar -S": 1,
-        "zeros between members, of joined archives or a hole in a download": 1,
-        "zeros to the end, more than tar pads with, as an unfinished download leaves them": 1,
+        "zeros between members, from joined archives or a hole in a download": 1,
+        "zeros at the end, more than tar's padding, as an unfinished download leaves them": 1,
     }
     assert "0.tar:bytes 1024 to 10239" in report.examples.values()
     content = bytearray((tmp_path / "0.tar").read_bytes())

@@ -40,7 +40,9 @@ def test_a_line_of_json_without_image_or_caption_is_skipped_but_for_the_first(tm
         ("00000005", None, f"{no_image} (None)"),
     ]
     path.write_text(json.dumps({"image": "c.jpg", "title": "one"}))
-    with pytest.raises(ValueError, match=r"has no text in field 'caption' \(but image, title\)\); name the fields by"):
+    with pytest.raises(
+        ValueError, match=r"has no text in field 'caption' \(but image, title\)\); name the fields with"
+    ):
         pairs(path)
 
 
@@ -77,7 +79,7 @@ def test_a_list_of_objects_in_one_json_file(tmp_path: Path) -> None:
         ("a_1", picture(1), "three"),
     ]
     with pytest.raises(
-        ValueError, match=r"nor a list of objects .*\(but image, title\)\); name the fields of a list by"
+        ValueError, match=r"nor a list of objects .*\(but image, title\)\); name the fields of a list with"
     ):
         (tmp_path / "other.json").write_text(json.dumps([{"image": "a.jpg", "title": "one"}]))
         records("pair", tmp_path / "other.json")

@@ -48,5 +48,5 @@ def test_a_csv_with_any_delimiter(delimiter: str, tmp_path: Path) -> None:
         csv.writer(file, delimiter=delimiter).writerows(rows)
     found = records("pair", tmp_path / "pairs.csv")
     assert [(record.name, record.text) for record in found] == [(row[1], row[2]) for row in rows[1:]]
-    with pytest.raises(ValueError, match="has no column 'title' but id, image, caption; name it by"):
+    with pytest.raises(ValueError, match="has no column 'title' but id, image, caption; name it with"):
         records("pair", tmp_path / "pairs.csv", caption_column="title")

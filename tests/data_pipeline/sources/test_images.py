@@ -96,7 +96,7 @@ def test_members_that_are_not_images_and_joined_tars_are_counted(tmp_path: Path)
     assert read == [("n01/1.JPEG", b"one"), ("n01/2.JPEG", b"two"), ("a.jpg", b"image")]
     assert [(record.name, record.problem) for record in found if record.image is None] == [
         ("n01/readme.txt", "member is not an image by its name"),
-        ("n01/bytes 2560 to 10751", "zeros between members, of joined archives or a hole in a download"),
+        ("n01/bytes 2560 to 10751", "zeros between members, from joined archives or a hole in a download"),
         ("labels.mat", "member is not an image by its name"),
         ("link.jpg", "member is a link, which is not followed"),
     ]

@@ -55,7 +55,7 @@ def test_a_name_of_a_parquet_column_that_is_not_utf_8_is_a_damaged_file(tmp_path
 @pytest.mark.parametrize("content", ["", "\n\n", '"image,caption\na.jpg,text\n'])
 def test_a_table_without_a_header_is_refused_in_a_sentence(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(ValueError, match="a.csv has no header with the names of columns"):
+    with pytest.raises(ValueError, match="a.csv has no header with column names"):
         list(read_records("pair", str(tmp_path / "a.csv"), SourceOptions()))
 
 
