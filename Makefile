@@ -1,6 +1,7 @@
 # make install  the environment alone, .venv
 # make demo    from raw data to a converted checkpoint, in a few minutes on two cores
-# make test    the tests           make check    lint and types
+# make test    the tests, in two processes (or make test TEST_WORKERS=8)
+# make check   lint and types
 # make fuzz    damaged and hostile files, for ten minutes
 # make test-slow   what takes minutes and 20 GiB of memory
 # make test-slurm  the job scripts, on a Slurm that it starts here; as root on Debian or Ubuntu, else skipped

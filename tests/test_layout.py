@@ -1,6 +1,7 @@
 """The layout shows itself: commands apart from machinery, one direction of imports, tests in the tree of sources."""
 
 import ast
+import re
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -18,7 +19,6 @@ FORBIDDEN = {
 """Packages that a package does not know, by name."""
 COMMANDS = "commands"
 FOLDERS = {
-    "model": ["kernels", COMMANDS],
     "data_pipeline": [
         "samples", "files", "workers", "images", "settings", "shards", "sources", "texts", "loading", COMMANDS,
     ],
@@ -28,31 +28,26 @@ FOLDERS = {
     ],
 }  # fmt: skip
 """From low to high: a folder imports only those before it. Files directly in a package are the last."""
-MAX_COMMAND_LINES = 260
+MAX_COMMAND_LINES = 280
 UNMIRRORED = {"runs", "slurm", "fuzz", "benchmarks", "support", "golden"}
 """Folders of tests/ that mirror no source: whole runs, clusters, and what is not collected by pytest."""
 UNTESTED = {
-    # network, layouts and their arithmetic are compared as a whole in tests/model/test_multiway.py, bit by bit
-    "model/config.py", "model/experts.py", "model/flops.py", "model/kv_cache.py", "model/layout.py",
-    "model/masked_data_model.py", "model/ranges.py", "model/weight_checks.py",
-    # every kernel runs through them
-    "model/kernels/expert_rows.py", "model/kernels/language.py", "model/kernels/nvidia_apex.py",
-    "model/kernels/random_choice.py", "model/kernels/row_tiles.py",
-    # written and read back by every test of a run, of shards or of conversion
-    "data_pipeline/files/http_client.py", "data_pipeline/samples/records.py", "data_pipeline/samples/sample.py",
-    "data_pipeline/samples/scenes.py", "data_pipeline/shards/index_writer.py", "data_pipeline/shards/members.py",
-    "data_pipeline/images/sheet_font.py", "data_pipeline/sources/captioned_objects.py",
+    # every run goes through them: tests/runs
+    "pretrain/jobs/job.py", "pretrain/jobs/pretraining.py", "pretrain/jobs/visual_tokenizer.py", "pretrain/run/loop.py",
+    "pretrain/run/run_log.py", "pretrain/run/speed.py", "pretrain/run/start.py", "pretrain/run/step_agreement.py",
+    "pretrain/run/unchanged.py", "pretrain/survival/agreement.py", "pretrain/survival/stop.py",
+    # every format is written, read back and compared: tests/pretrain/test_convert.py, tests/pretrain/conversion
     "pretrain/conversion/model_card.py", "pretrain/conversion/target.py", "pretrain/formats/beit3_file.py",
     "pretrain/formats/cpu_torchvision.py",
-    # compared with what torch allocates in tests/pretrain/planning/test_memory.py
+    # compared with what torch allocates: tests/pretrain/planning/test_memory.py
     "pretrain/planning/micro_step_memory.py",
-    # each recipe by tests/pretrain/test_recipes.py
+    # each recipe: tests/pretrain/recipes/test_recipes.py
     "pretrain/recipes/beit3.py", "pretrain/recipes/small.py", "pretrain/recipes/vlbeit.py", "pretrain/recipes/vlmo.py",
     "pretrain/recipes/vqkd.py",
-    # `make demo`
+    # make demo
     "pretrain/demo.py",
 }  # fmt: skip
-"""Modules with functions and without a test file of their own, by the reason."""
+"""Modules with functions that have no test file of their own, with what tests them instead."""
 
 
 @cache
@@ -105,7 +100,7 @@ def test_packages_import_in_one_direction(package: str) -> None:
         assert not {name.split(".")[0] for name in imported(path)} & FORBIDDEN[package], path
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FOLDERS)
 def test_folders_import_in_one_direction(package: str) -> None:
     order = FOLDERS[package]
     found = {folder_of(path) for path in sources(package)}
@@ -159,8 +154,8 @@ def test_every_test_file_has_a_source_of_its_name() -> None:
         if len(place.parts) == 1 or place.parts[0] in UNMIRRORED:  # tests/test_*.py: of the repository as a whole
             continue
         source = ROOT / place.with_name(place.name.removeprefix("test_"))
-        helper = path.with_name(source.name)
-        assert source.is_file() or source.with_suffix("").is_dir() or helper.is_file(), f"{path} tests no source"
+        is_of_folder = source.with_suffix("").is_dir() or (source.stem == source.parent.name and source.parent.is_dir())
+        assert source.is_file() or is_of_folder, f"{path} tests no source"
 
 
 def test_every_module_with_functions_has_a_test_file() -> None:
@@ -181,11 +176,8 @@ def test_files_that_the_documentation_names_are_there() -> None:
     documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
     documents += [ROOT / folder / "README.md" for folder in ("data_pipeline", "ds_configs", "slurm")]
     for document in documents:
-        words = document.read_text().replace("`", " ").replace("::", " ").split()
-        for word in words:
-            name = word.strip("(),.;:[]")
-            if name.startswith(("tests/", "model/", "data_pipeline/", "pretrain/")) and name.endswith((".py", ".md")):
-                assert (ROOT / name).is_file(), f"{document.name} names {name}"
+        for name in re.findall(r"\b(?:tests|model|data_pipeline|pretrain)/[\w/]+\.(?:py|md)\b", document.read_text()):
+            assert (ROOT / name).is_file(), f"{document.name} names {name}"
 
 
 def test_setup_lists_every_package_and_imports_no_torch() -> None:

@@ -1,4 +1,4 @@
-"""The operations around the network's matrix products, one per file.
+"""How are the operations around the network's matrix products fused? One operation per file.
 
 The file of a fused operation has the formula and the bytes it moves, a reference in plain torch that defines it, Triton
 kernels for forward and backward, and one public function that takes the backend as an argument. Linear layers and the

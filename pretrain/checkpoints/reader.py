@@ -73,7 +73,7 @@ def latest_checkpoint(run_dir: Path, *kinds: type[ConfigT]) -> Checkpoint[Config
 def agreed_latest_checkpoint(config: ConfigT) -> Checkpoint[ConfigT] | None:
     """Return `latest_checkpoint` of a run, with the files divided among all ranks for verification. All ranks call it.
 
-    Raises FatalRunError where `latest_checkpoint` raises ValueError, RetryableRunError if another start may be able to
+    Raises FatalRunError if `latest_checkpoint` raises ValueError, RetryableRunError if another start may be able to
     read one.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()

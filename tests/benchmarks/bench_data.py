@@ -108,7 +108,7 @@ def _rows(options: BenchOptions, folder: Path) -> dict[str, float]:
 
 
 def _interleaved(options: BenchOptions, loaders: dict[str, Loader], count: Counter) -> dict[str, list[Rate]]:
-    """Of each loader its rates, a round each."""
+    """Return the rates of each loader, one per round."""
     rates: dict[str, list[Rate]] = {name: [] for name in loaders}
     for _ in range(2 if options.quick else options.rounds):
         for name, make in loaders.items():
@@ -129,7 +129,7 @@ def _rate(loader: Any, options: BenchOptions, count: Counter) -> Rate:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and its workers."""
+    """Return the CPU seconds of this process and its workers."""
     own = psutil.Process()
     times = [process.cpu_times() for process in [own, *own.children(recursive=True)]]
     return sum(time.user + time.system for time in times)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_memory [--quick] [--append] [--recipe beit3_base] [--samples 8]
 
-With a GPU: the recipe in bfloat16, forward and backward of so many samples of each kind, bytes by
+With a GPU: the recipe in bfloat16, forward and backward of `samples` samples of each kind, bytes by
 torch.cuda.max_memory_allocated. Without one: a narrow network in float32, bytes by torch's profiler, the reference's
 kernels alone. Each gradient is freed as soon as it is there, as ZeRO does.
 """

@@ -64,7 +64,7 @@ class BenchOptions:
 
 @dataclass
 class Measured:
-    """Of one competitor in one case."""
+    """Measurements of one competitor in one case."""
 
     num_parts: int
     losses: list[float]

@@ -39,7 +39,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def eager_bytes(function: Callable[..., Any], inputs: list[Tensor]) -> tuple[int, int]:
-    """Of a function's forward, and of its backward, operation by operation."""
+    """Return the bytes moved by a function's forward and by its backward, operation by operation."""
     with _Counter() as forward:
         outputs = _outputs(function(*inputs))
     grads = [torch.ones_like(output) for output in outputs]

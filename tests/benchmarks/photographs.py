@@ -27,7 +27,7 @@ _FILES = {
 
 
 def load_photographs() -> list[Image.Image]:
-    """Color photographs, read as files, without importing their packages. Raises ValueError where one is missing."""
+    """Color photographs, read as files, without importing their packages. Raises ValueError if one is missing."""
     photographs = []
     for package, names in _FILES.items():
         spec = importlib.util.find_spec(package)

@@ -99,7 +99,7 @@ def _seconds(function: Callable[[], object]) -> float:
 
 
 def _gpu_ms(rounds: int, grid_size: int, num_masked: int) -> float:
-    """Of the kernel, between two events on its stream."""
+    """Return the milliseconds of the kernel between two events on its stream."""
     sample_ids = torch.arange(IMAGES_PER_STEP, device="cuda")
     times = []
     for turn in range(rounds + 3):

@@ -49,7 +49,7 @@ class Case:
 
     @property
     def size(self) -> StepSize:
-        """Of a step, as model/flops.py counts it."""
+        """Size of a step, as model/flops.py counts its work."""
         config = self.config
         texts = (config.data.text_length,) * config.texts_per_step
         return config.step_size(config.images_per_step, caption_lengths(config.pairs_per_step), texts)
@@ -120,7 +120,7 @@ class Batch:
         )
 
     def parts(self, num_parts: int) -> list["Batch"]:
-        """The same samples as so many micro-steps, each with its part of every kind."""
+        """The same samples as `num_parts` micro-steps, each with its part of every kind."""
         inputs, targets = self.inputs, self.targets
         num_pairs = len(inputs.caption_ids)
         num_images = len(inputs.images) - num_pairs

@@ -107,7 +107,7 @@ def compile_layers(model: nn.Module) -> None:
 
 
 def deepspeed_config(case: Case, num_micro_steps: int) -> dict[str, Any]:
-    """Of one rank."""
+    """Return DeepSpeed's configuration for one rank."""
     merged = merged_deepspeed_config(case.config, read_memory_config(case.config.deepspeed_config), world_size=1)
     # torchscale's micro-steps hold different numbers of samples, which DeepSpeed need not know
     sizes = {"train_batch_size": num_micro_steps, "train_micro_batch_size_per_gpu": 1}

@@ -47,7 +47,7 @@ class Timeline:
 
 
 def category_of(name: str) -> str:
-    """Of a kernel or an operation; `memory-bound` is what no pattern knows: elementwise, norms, reductions, copies."""
+    """Return the kind of a kernel or operation; `memory-bound` if no pattern matches: elementwise, norms, copies."""
     lower = name.lower()
     return next((category for category, pattern in _PATTERNS if re.search(pattern, lower)), "memory-bound")
 

@@ -52,11 +52,11 @@ class StudyOptions:
     out: Path | None = None
     """Shards, runs and tokenizers go here; None: a temporary folder."""
     num_steps: int = 300
-    """Of each run."""
+    """Number of steps of each run."""
     images_per_step: int = 16
-    """Of each run."""
+    """Number of images per step of each run."""
     quick: bool = False
-    """A minute; the curves mean little."""
+    """Run for a minute; the curves mean little then."""
     append: bool = False
     """Write the figures into RESULTS.md and the picture into docs/images."""
 

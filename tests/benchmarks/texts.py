@@ -41,7 +41,7 @@ def write_text_shards(folder: Path, source: Path | None, tokenizer: TextTokenize
 
 
 def _sentences(source: Path | None) -> Iterator[str]:
-    """Of the "text" of all *.jsonl in a folder; None: of the topics of Python's help."""
+    """Yield sentences of "text" in all *.jsonl of a folder; None: of the topics of Python's help."""
     if source is None:
         texts = list(pydoc_data.topics.topics.values())
     else:

@@ -80,7 +80,7 @@ def _loss_sum(
 
 
 def with_our_weights(weights: Mapping[str, Tensor], config: MultiwayConfig) -> TorchscalePretraining:
-    """In training mode, on the device of the weights. Raises RuntimeError where a name has no place."""
+    """In training mode, on the device of the weights. Raises RuntimeError if a name has no place."""
     with next(iter(weights.values())).device:
         peer = TorchscalePretraining(config)
     state = dict(beit3_entries(weights.items(), config, "dual"))

@@ -27,11 +27,11 @@ class FuzzOptions:
     """Feed damaged and hostile files to what reads them."""
 
     minutes: float = 10.0
-    """Time of all targets together, each the same part."""
+    """Minutes of all targets together; each gets the same part."""
     seed: int = 0
-    """Of the cases."""
+    """Seed of the cases."""
     targets: tuple[str, ...] = tuple(TARGETS)
-    """What to fuzz."""
+    """Targets to fuzz."""
     first: int = 0
     """Number of the first case."""
     max_cases: int = 1_000_000_000

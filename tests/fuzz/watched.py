@@ -40,7 +40,7 @@ class FuzzResult:
 def run_cases(
     make_case: Callable[[Path], Case], seed: int, first: int, max_cases: int, max_seconds: float
 ) -> FuzzResult:
-    """Run cases from number `first` on, until so many are done or the time is up.
+    """Run cases from number `first` on, until `max_cases` are done or the time is up.
 
     make_case: called once in the process, with a folder for what all its cases share.
     """

@@ -1,4 +1,4 @@
-"""What a step communicates under ZeRO-3, counted by DeepSpeed's own log on two ranks. CPU, seconds."""
+"""Communication of a step under ZeRO-3, counted by DeepSpeed's own log on two ranks. CPU, seconds."""
 
 import json
 from dataclasses import asdict
@@ -37,7 +37,7 @@ CASES = {
 
 
 class Traffic:
-    """Of one step."""
+    """Communication of one step."""
 
     def __init__(self, by_size: dict[str, dict[str, int]]):
         """by_size: {operation: {bytes of one call: calls}}; a gather's are one rank's part, a reduce-scatter's all."""

@@ -17,7 +17,7 @@ from tests.support.launch import ON_CPU, ROOT
 TIMEOUT_SECONDS = 240
 NODES = ("imnode1", "imnode2")
 NUM_STEPS = 24
-"""Of the runs there."""
+"""Number of steps of the runs there."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Cluster:
         return Job(self, folder, self.run("env", *settings, "sbatch", *options, *arguments))
 
     def processes(self, node: str, *words: str) -> list[psutil.Process]:
-        """Of a node, those whose command line begins with these words."""
+        """Return the processes of a node whose command line begins with these words."""
         found = []
         for number in self.run("ip", "netns", "pids", node).split():
             try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pretrain.jobs.teachers import Teacher
 
 LAST_BLOCK = 10
-"""Of the stage with 112 channels at a sixteenth of the resolution, blocks 8 to 10."""
+"""The last of blocks 8 to 10, the stage with 112 channels at a sixteenth of the resolution."""
 DIM = 112
 
 

@@ -18,7 +18,7 @@ def test_checkpoints_of_every_nth_step_are_kept() -> None:
 
 
 def kept_of(num_updates: dict[int, int | None], **settings: Any) -> list[int]:
-    """Steps of the checkpoints that stay, of some with so many applied steps."""
+    """Return the steps of the checkpoints that are kept; num_updates: applied steps by step."""
     folders = {Path(f"step_{step:08d}"): updates for step, updates in num_updates.items()}
     gone = outdated(folders, replace(demo(), **settings))
     return [int(folder.name.removeprefix("step_")) for folder in folders if folder not in gone]

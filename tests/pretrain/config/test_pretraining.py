@@ -1,4 +1,4 @@
-"""Fields of a config that a resumed run may change, and settings that are probably a mistake."""
+"""Fields of a config that may change when a run is resumed."""
 
 import json
 from dataclasses import asdict, replace

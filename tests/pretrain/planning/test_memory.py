@@ -18,6 +18,7 @@ from pretrain.planning.micro_step_memory import MicroBatch, micro_step_memory, t
 from pretrain.recipes import RECIPES
 from pretrain.recipes.small import demo_visual_tokenizer
 from tests.support.allocations import allocations, peak_bytes
+from tests.support.faults import few_now
 from tests.support.launch import run_ranks
 from tests.support.memory_ranks import memory_config, random_micro_step, small_config
 
@@ -52,7 +53,7 @@ def forward_and_backward(config: PretrainConfig, kernels: KernelChoice, device: 
     assert planned == pytest.approx(measured, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("mode", get_args(CheckpointingMode))
+@pytest.mark.parametrize("mode", few_now(["selective"], [m for m in get_args(CheckpointingMode) if m != "selective"]))
 def test_forward_and_backward_allocate_what_was_planned(mode: CheckpointingMode) -> None:
     config = replace(small_config(1, 1), activation_checkpointing=Checkpointing(mode))
     forward_and_backward(config, "reference")

@@ -31,7 +31,7 @@ DAMAGES = {
     "empty object": b"{}",
     "list": b"[1, 2]",
     "no step": b'{"loss": 1.0}',
-    "step is no number": b'{"step": "3", "loss": 1.0}',
+    "step is not a number": b'{"step": "3", "loss": 1.0}',
     "step is true": b'{"step": true, "loss": 1.0}',
     "step below 0": b'{"step": -1, "loss": 1.0}',
     "step is a fraction": b'{"step": 2.5, "loss": 1.0}',

@@ -32,12 +32,12 @@ FOREIGN_LINES = {
     "a number": b"1e999\n",
     "deep": b"[" * 1000 + b"\n",
     "a wrong proof": encode({"rank": 1, "proof": "0" * 64}),
-    "a proof that is no text": encode({"rank": 1, "proof": 5}),
+    "a proof that is not text": encode({"rank": 1, "proof": 5}),
     "a proof with other letters": encode({"rank": 1, "proof": "\u00e9"}),
     "a proof for another challenge": encode({"rank": 1, "proof": proof(SECRET, bytes(32), 1)}),
     "a rank that is none": encode({"rank": 7, "proof": proof(SECRET, bytes(32), 7)}),
     "a rank below 0": encode({"rank": -1, "proof": "0" * 64}),
-    "a rank that is no number": encode({"rank": "1", "proof": "0" * 64}),
+    "a rank that is not a number": encode({"rank": "1", "proof": "0" * 64}),
     "an endless line": b"x" * 100_000,
 }
 
