@@ -28,13 +28,18 @@ FOLDERS = {
     ],
 }  # fmt: skip
 """From low to high: a folder imports only those before it. Files directly in a package are the last."""
-MAX_COMMAND_LINES = 280
+KERNELS_IMPORT = {"model.config", "model.expert_rows", "model.objective", "model.philox", "model.residual"}
+"""Modules of model/ that its kernels know, beside each other: data they are launched on, no layers."""
+MAX_COMMAND_LINES = {"pretrain": 40, "data_pipeline": 280}
+"""Commands of the data pipeline hold their own work; those of runs share theirs, in folders."""
+LONGER_COMMANDS = {"pretrain/demo.py": 160}
+"""The demo is a script from top to bottom."""
 UNMIRRORED = {"runs", "slurm", "fuzz", "benchmarks", "support", "golden"}
 """Folders of tests/ that mirror no source: whole runs, clusters, and what is not collected by pytest."""
 UNTESTED = {
     # every run goes through them: tests/runs
-    "pretrain/jobs/job.py", "pretrain/jobs/pretraining.py", "pretrain/jobs/visual_tokenizer.py", "pretrain/run/loop.py",
-    "pretrain/run/run_log.py", "pretrain/run/speed.py", "pretrain/run/start.py", "pretrain/run/step_agreement.py",
+    "pretrain/jobs/job.py", "pretrain/jobs/pretraining.py", "pretrain/run/loop.py",
+    "pretrain/run/run_log.py", "pretrain/run/start.py", "pretrain/run/step_agreement.py",
     "pretrain/run/unchanged.py", "pretrain/survival/agreement.py", "pretrain/survival/stop.py",
     # every format is written, read back and compared: tests/pretrain/test_convert.py, tests/pretrain/conversion
     "pretrain/conversion/model_card.py", "pretrain/conversion/target.py", "pretrain/formats/beit3_file.py",
@@ -117,6 +122,12 @@ def test_folders_import_in_one_direction(package: str) -> None:
     assert wrong == []
 
 
+def test_kernels_know_no_layers() -> None:
+    for path in sorted((ROOT / "model/kernels").glob("*.py")):
+        above = {name for name in imported(path) if name.startswith("model.") and not name.startswith("model.kernels")}
+        assert above <= KERNELS_IMPORT, path
+
+
 def test_no_module_imports_itself_through_others() -> None:
     graph = {path: own_imports(path) for package in PACKAGES for path in sources(package)}
     list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
@@ -130,7 +141,8 @@ def test_what_lies_directly_in_a_package_is_a_command(package: str) -> None:
         assert "main" in functions(path), f"{path}: no main()"
         last = tree(path).body[-1]
         assert isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'", path
-        assert len(path.read_text().splitlines()) <= MAX_COMMAND_LINES, f"{path}: machinery belongs into a folder"
+        longest = LONGER_COMMANDS.get(str(path.relative_to(ROOT)), MAX_COMMAND_LINES[package])
+        assert len(path.read_text().splitlines()) <= longest, f"{path}: machinery belongs into a folder"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

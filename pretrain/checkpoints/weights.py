@@ -77,17 +77,21 @@ def load_model(checkpoint: Checkpoint[PretrainConfig]) -> MaskedDataModel:
     return model_of(checkpoint.config.model, _finite_weights(checkpoint.folder))
 
 
+def encoder_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MultiwayTransformer:
+    """Return the encoder of a network in evaluation mode; heads, which not every kind of run has, are ignored."""
+    with torch.device("meta"):
+        encoder = MultiwayTransformer(config)
+    own = {name.removeprefix(ENCODER): tensor for name, tensor in weights if name.startswith(ENCODER)}
+    encoder.load_state_dict(own, assign=True)
+    return encoder.eval()
+
+
 def load_encoder(checkpoint: Checkpoint[EncoderConfigT]) -> MultiwayTransformer:
     """Return the encoder of a verified checkpoint of any kind of run, in evaluation mode on the CPU.
 
     Raises ValueError if a weight is not finite.
     """
-    with torch.device("meta"):
-        encoder = MultiwayTransformer(checkpoint.config.model)
-    weights = _finite_weights(checkpoint.folder)
-    own = {name.removeprefix(ENCODER): tensor for name, tensor in weights if name.startswith(ENCODER)}
-    encoder.load_state_dict(own, assign=True)
-    return encoder.requires_grad_(True).eval()
+    return encoder_of(checkpoint.config.model, _finite_weights(checkpoint.folder)).requires_grad_(True)
 
 
 def _finite_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from model.config import MultiwayConfig, Use
-from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
-from pretrain.checkpoints.weights import ENCODER
+from model.multiway import MultiwayInputs, MultiwayStates
+from pretrain.checkpoints.weights import encoder_of
 from pretrain.conversion.target import Target
 
 TOLERANCE = 2e-5
@@ -31,22 +31,13 @@ def largest_difference(
     """
     compare_tensors(target, path, config, weights())
     cases = [random_inputs(config, use, target.has_masks) for use in target.uses]
-    source = _encoder_of(config, weights())
+    source = encoder_of(config, weights())
     expected = [states_without_padding(inputs, source(inputs)) for inputs in cases]
     del source  # memory need not hold two networks at once
     encode = target.encoder(path, config)
     found = [encode(inputs) for inputs in cases]
     pairs = [(a, b) for ours, theirs in zip(expected, found, strict=True) for a, b in zip(ours, theirs, strict=True)]
     return float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())  # NaN if there is one
-
-
-def _encoder_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MultiwayTransformer:
-    """Return the encoder of a network in evaluation mode; heads, which not every kind of run has, are ignored."""
-    with torch.device("meta"):
-        encoder = MultiwayTransformer(config)
-    own = {name.removeprefix(ENCODER): tensor for name, tensor in weights if name.startswith(ENCODER)}
-    encoder.load_state_dict(own, assign=True)
-    return encoder.eval()
 
 
 def compare_tensors(target: Target, path: Path, config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> None:

@@ -9,12 +9,14 @@ from pretrain.survival.step_guard import StepGuard
 from pretrain.survival.watchdog import Watchdog
 
 
-def accumulate(engine: deepspeed.DeepSpeedEngine, step: Step, guard: StepGuard, watchdog: Watchdog) -> dict[str, Any]:
+def accumulate(
+    engine: deepspeed.DeepSpeedEngine, step: Step, guard: StepGuard, watchdog: Watchdog
+) -> tuple[dict[str, Any], bool]:
     """Run a step on this rank's part of the global batch; gradients accumulate over its micro-steps.
 
-    Returns the start of the log record, the same on every rank: `loss`, `losses`, `skipped` and the job's own fields.
-    Tensors in it are still on the device and are read later (device_copies.py): reading them here would make the host
-    wait for the step.
+    Returns, the same on every rank, the start of the log record (`loss`, `losses` and the job's own fields) and whether
+    the step was skipped. Tensors in the record are still on the device and are read later (device_copies.py): reading
+    them here would make the host wait for the step.
     """
     num_skipped = engine.skipped_steps
     metrics = []
@@ -27,13 +29,11 @@ def accumulate(engine: deepspeed.DeepSpeedEngine, step: Step, guard: StepGuard, 
             # accumulated gradient NaN, and DeepSpeed applies no gradient that is not finite: all ranks skip a spike
             # alike, after the same collectives as in any step, and no host has to decide.
             step_loss = step.reduce(metrics)
-            loss = loss * guard.factor(step_loss.total)
+            loss = loss * guard.factor(step_loss.total).to(loss.dtype)
         watchdog.at("backward")
         engine.backward(loss)  # under ZeRO it also reduces gradients: a module that one rank left out would hang here
         watchdog.at("optimizer")
         engine.step()  # only the last one updates; DeepSpeed counts the micro-steps
-    is_skipped = (
-        engine.skipped_steps > num_skipped
-    )  # DeepSpeed's flag of a gradient that is not finite, summed over ranks
+    is_skipped = engine.skipped_steps > num_skipped  # by DeepSpeed's overflow flag, which it sums over ranks
     own = step.after_update(engine, is_applied=not is_skipped)
-    return {"loss": step_loss.total, "losses": step_loss.parts, "skipped": is_skipped, **own}
+    return {"loss": step_loss.total, "losses": step_loss.parts} | own, is_skipped

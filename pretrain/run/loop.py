@@ -101,16 +101,18 @@ def train_step(run: Run[ConfigT], batch: StepBatch, agreed: Agreed) -> dict[str,
     set_learning_rate(engine.optimizer, lr)
     run.watchdog.at("inputs")
     step = run.job.start_step(engine, batch)
-    record: dict[str, Any] = {"step": batch.step, **accumulate(engine, step, run.guard, run.watchdog)}
+    record, is_skipped = accumulate(engine, step, run.guard, run.watchdog)
+    record = {"step": batch.step} | record
     record |= {
         "grad_norm": engine.get_global_grad_norm(),
         "lr": lr,
         "samples_seen": (batch.step + 1) * config.samples_per_step.total,
+        "skipped": is_skipped,
         "bad_samples": agreed.num_bad_samples,
         "stop": agreed.stop is not None,
         "seconds": time.perf_counter() - started,
     }
-    if config.log_sample_keys or record["skipped"]:
+    if config.log_sample_keys or is_skipped:
         record["keys"] = gather_keys(config, batch)
     return record
 

@@ -4,7 +4,6 @@ import io
 import json
 import re
 import shutil
-import signal
 import tarfile
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from pretrain.jobs.pretraining import Pretraining
 from pretrain.recipes import RECIPES
 from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.bad_samples import read_bad_samples
+from pretrain.survival.stop import EXIT_STOPPED_BY_FILE
 from tests.support.launch import RankProcess, run_ranks
 from tests.support.mistakes import option_mistake, preparation_mistake
 from tests.support.tiny_run import TinyData
@@ -139,12 +139,10 @@ def test_corrupt_images_are_named_and_counted_over_the_whole_run_also_after_a_st
     run_dir = tmp_path / "run"
     arguments = ["demo", *tiny_data.overrides(run_dir), "--data.pairs", str(tmp_path / "pairs"), "--num-steps", "500"]
 
-    def stop_early(processes: list[RankProcess]) -> None:
-        wait_for_steps(run_dir, 4)
-        processes[1].send_signal(signal.SIGTERM)
-
-    stopped = run_ranks(2, "pretrain.train", arguments, while_running=stop_early)
-    assert stopped.exit_codes == [75, 75], stopped.stderr
+    run_dir.mkdir()
+    (run_dir / "stop").touch()  # stops after the first step, however fast the ranks are
+    stopped = run_ranks(2, "pretrain.train", arguments)
+    assert stopped.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, stopped.stderr
     before, num_steps = read_bad_samples(run_dir), len(read_log(run_dir))
     counted = sum(record["bad_samples"] for record in read_log(run_dir))
     named = [line for output in stopped.stderr for line in output.splitlines() if line.startswith("skipped ")]

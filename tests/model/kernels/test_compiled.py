@@ -40,10 +40,14 @@ def test_new_batch_sizes_need_no_new_graphs(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
     compiled.cache_clear()
-    model, seen = tiny_model(kernels="compile"), []
+    model, reference, seen = tiny_model(kernels="compile"), tiny_model(kernels="reference"), []
     for seed, counts in enumerate([(2, 3, 4), (3, 2, 4), (2, 5, 3), (4, 3, 2), (5, 5, 5), (2, 7, 3), (6, 2, 2)]):
         inputs = tiny_inputs(*counts, seed=seed)
-        model(inputs, tiny_targets(inputs)).sum().backward()
+        losses = model(inputs, tiny_targets(inputs))
+        losses.sum().backward()
+        torch.testing.assert_close(
+            losses, reference(inputs, tiny_targets(inputs))
+        )  # the graphs run as they were traced
         seen.append(len(graphs))
     compiled.cache_clear()
     torch._dynamo.reset()
