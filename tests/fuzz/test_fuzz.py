@@ -60,6 +60,7 @@ def make_failing_case(folder: Path) -> Case:
 
 def test_crashes_hangs_growth_and_exceptions_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watched, "HANG_SECONDS", 1.0)
+    monkeypatch.setattr(watched, "GRACE_SECONDS", 0.1)
     monkeypatch.setattr(watched, "MAX_GROWTH_BYTES", 200_000_000)
     result = run_cases(make_failing_case, seed=0, first=0, max_cases=12, max_seconds=60)
     assert result.num_cases == 12 and result.outcomes["fine"] > 0

@@ -38,7 +38,7 @@ from tests.support.launch import ON_CPU, ROOT, Ended, RankProcess, run_ranks
 from tests.support.ports import reserved_port
 from tests.support.tiny_run import TinyData
 
-HANG_SECONDS = 20.0
+HANG_SECONDS = 12.0
 KILLED = -signal.SIGKILL
 
 

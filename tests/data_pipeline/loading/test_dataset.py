@@ -118,7 +118,7 @@ def samples_of(batch: StepBatch) -> list[Sample]:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.lists(st.integers(1, 12), min_size=1, max_size=5).filter(lambda s: sum(s) >= 3), min_size=1, max_size=3
