@@ -1,4 +1,4 @@
-"""The layout shows itself: commands apart from machinery, one direction of imports, tests in the tree of sources."""
+"""Layout of the repository: commands apart from machinery, one direction of imports, tests in the tree of sources."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ FORBIDDEN = {
     "data_pipeline": {"pretrain", "model", "deepspeed", "tests"},
     "pretrain": {"tests"},
 }
-"""Packages that a package does not know, by name."""
+"""Packages that a package must not import, by name."""
 COMMANDS = "commands"
 FOLDERS = {
     "data_pipeline": [
@@ -27,19 +27,19 @@ FOLDERS = {
         "recipes", "run", COMMANDS,
     ],
 }  # fmt: skip
-"""From low to high: a folder imports only those before it. Files directly in a package are the last."""
+"""Folders from low to high: a folder imports only those before it. Files directly in a package come last."""
 MAX_COMMAND_LINES = 280
 UNMIRRORED = {"runs", "slurm", "fuzz", "benchmarks", "support", "golden"}
-"""Folders of tests/ that mirror no source: whole runs, clusters, and what is not collected by pytest."""
+"""Folders of tests/ that mirror no source: whole runs, clusters, and files that pytest does not collect."""
 UNTESTED = {
-    # every run goes through them: tests/runs
+    # used by every run: tests/runs
     "pretrain/jobs/job.py", "pretrain/jobs/pretraining.py", "pretrain/jobs/visual_tokenizer.py", "pretrain/run/loop.py",
     "pretrain/run/run_log.py", "pretrain/run/speed.py", "pretrain/run/start.py", "pretrain/run/step_agreement.py",
     "pretrain/run/unchanged.py", "pretrain/survival/agreement.py", "pretrain/survival/stop.py",
     # every format is written, read back and compared: tests/pretrain/test_convert.py, tests/pretrain/conversion
     "pretrain/conversion/model_card.py", "pretrain/conversion/target.py", "pretrain/formats/beit3_file.py",
     "pretrain/formats/cpu_torchvision.py",
-    # compared with what torch allocates: tests/pretrain/planning/test_memory.py
+    # compared with torch's allocations: tests/pretrain/planning/test_memory.py
     "pretrain/planning/micro_step_memory.py",
     # each recipe: tests/pretrain/recipes/test_recipes.py
     "pretrain/recipes/beit3.py", "pretrain/recipes/small.py", "pretrain/recipes/vlbeit.py", "pretrain/recipes/vlmo.py",
@@ -47,7 +47,7 @@ UNTESTED = {
     # make demo
     "pretrain/demo.py",
 }  # fmt: skip
-"""Modules with functions that have no test file of their own, with what tests them instead."""
+"""Modules with functions that have no test file of their own, with the tests that cover them."""
 
 
 @cache
@@ -60,7 +60,7 @@ def sources(package: str) -> list[Path]:
 
 
 def imported(path: Path) -> set[str]:
-    """Return the full names of all modules that a file imports, those that functions import too."""
+    """Return the full names of all modules that a file imports, including imports in functions."""
     names = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
@@ -104,7 +104,7 @@ def test_packages_import_in_one_direction(package: str) -> None:
 def test_folders_import_in_one_direction(package: str) -> None:
     order = FOLDERS[package]
     found = {folder_of(path) for path in sources(package)}
-    assert found <= set(order), "a new folder: give it a place in FOLDERS"
+    assert found <= set(order), "a new folder: add it to FOLDERS"
     wrong = [
         f"{path.relative_to(ROOT)} imports {other.relative_to(ROOT)}"
         for path in sources(package)
@@ -130,14 +130,14 @@ def test_what_lies_directly_in_a_package_is_a_command(package: str) -> None:
         assert "main" in functions(path), f"{path}: no main()"
         last = tree(path).body[-1]
         assert isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'", path
-        assert len(path.read_text().splitlines()) <= MAX_COMMAND_LINES, f"{path}: machinery belongs into a folder"
+        assert len(path.read_text().splitlines()) <= MAX_COMMAND_LINES, f"{path}: machinery belongs in a folder"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_else_is_a_command(package: str) -> None:
     for path in sources(package):
         if package == "model" or folder_of(path) != COMMANDS:
-            assert "main" not in functions(path), f"{path}: a command lies directly in {package}/"
+            assert "main" not in functions(path), f"{path}: commands belong directly in {package}/"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,4 +1,4 @@
-"""On a CPU large tensors lie in huge pages. Linux, seconds."""
+"""Large CPU tensors are allocated in huge pages. Linux, seconds."""
 
 import os
 import subprocess

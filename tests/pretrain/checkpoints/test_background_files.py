@@ -1,4 +1,4 @@
-"""Files that a rank writes of a checkpoint: snapshots, checksums, failures. CPU, seconds."""
+"""Checkpoint files that a rank writes: snapshots, checksums, failures. CPU, seconds."""
 
 import hashlib
 import threading
@@ -19,7 +19,7 @@ def test_a_file_is_what_torch_loads_and_its_checksum_is_right(tmp_path: Path) ->
     assert torch.equal(loaded["weights"], weights) and loaded["step"] == 3
 
 
-def test_what_training_does_after_a_snapshot_is_not_in_the_file(tmp_path: Path) -> None:
+def test_changes_after_a_snapshot_are_not_in_the_file(tmp_path: Path) -> None:
     files, weights = BackgroundCheckpointEngine(), torch.zeros(2_000_000)
     files.begin(tmp_path)
     files.save({"weights": weights, "parts": [weights[:5]], "shape": weights.shape}, str(tmp_path / "state.pt"))

@@ -19,4 +19,4 @@ def test_scaling_names_its_assumptions_and_what_breaks_first() -> None:
     assert "Assumed, not measured: MFU 0.5" in table
     assert [line.split()[0] for line in table.splitlines() if "%" in line] == ["8", "16"]
     assert "16 GPUs: one sample of each kind a GPU" in table
-    assert "longer than it computes" in table  # so small a model
+    assert "longer than it computes" in table  # a small model

@@ -1,4 +1,4 @@
-"""Which rank is named and when, by a clock that stands still unless a test sets it forward."""
+"""The rank that a verdict names, and when, by a clock that only tests set forward."""
 
 import pytest
 
@@ -20,7 +20,7 @@ BEAT = LIMITS.beat_seconds
 
 
 class Run:
-    """Ranks as the main rank hears them, each on a node of its own."""
+    """Ranks as the main rank hears them, each on its own node."""
 
     def __init__(self, num_ranks: int = 4, phase: str = "forward", step: int = 3):
         self.now = 1000.0
@@ -35,7 +35,7 @@ class Run:
         self.members[rank].disconnect(self.now)
 
     def verdict(self) -> Verdict | None:
-        """One turn of the judge."""
+        """Return the verdict of one turn of the judge."""
         found = verdict(self.members, self.now, LIMITS)
         if found is None:
             must_ask(self.members, self.now, LIMITS)
@@ -52,7 +52,7 @@ class Run:
             assert self.verdict() is None
 
 
-def test_a_run_that_moves_has_no_verdict_however_long_it_goes_on() -> None:
+def test_a_run_that_makes_progress_has_no_verdict_however_long_it_takes() -> None:
     run = Run()
     for step in range(4, 30):
         run.hear(step % 4, phase="backward", step=step)
@@ -184,7 +184,7 @@ def test_a_rank_that_leaves_without_having_agreed_has_died() -> None:
 
 
 def stuck(run: Run) -> None:
-    """Let the run stand still until its ranks are asked where they are."""
+    """Let the run stand still until its ranks are asked for their place."""
     run.wait(LIMITS.hang_seconds)
     run.now += 1
     assert run.verdict() is None and all(member.asked_at == run.now for member in run.members)
@@ -209,7 +209,7 @@ def test_a_rank_that_hangs_is_named_with_its_line_of_code_before_those_that_wait
     )
 
 
-def test_of_ranks_that_hang_the_one_that_is_steps_behind_comes_first_even_if_several_are_there() -> None:
+def test_ranks_that_hang_steps_behind_are_named_first_even_if_they_are_the_majority() -> None:
     run = Run(num_ranks=4, step=7)
     for rank in (1, 2, 3):
         run.hear(rank, phase="saving", step=6)
@@ -239,7 +239,7 @@ def test_a_death_while_the_run_hangs_is_named_before_the_hang() -> None:
     assert run.verdict() == Verdict("rank 3 on node3 died in forward of step 3", 3)
 
 
-def test_after_a_suspension_of_the_main_rank_itself_all_clocks_start_anew() -> None:
+def test_after_a_suspension_of_the_main_rank_itself_all_clocks_are_reset() -> None:
     run, turns = Run(), Turns(1000.0)
     run.now += LIMITS.silent_seconds / 2
     assert not turns.was_suspended(run.now, LIMITS)
