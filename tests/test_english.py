@@ -71,5 +71,5 @@ def test_no_text_uses_private_grammar(name: str) -> None:
         "saved; the same command continues",
     ],
 )
-def test_each_pattern_finds_what_it_is_for(text: str) -> None:
+def test_each_pattern_finds_its_phrase(text: str) -> None:
     assert sum(bool(re.search(pattern, text)) for pattern in PRIVATE.values()) == 1

@@ -123,7 +123,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 @pytest.mark.parametrize("package", ["data_pipeline", "pretrain"])
-def test_what_lies_directly_in_a_package_is_a_command(package: str) -> None:
+def test_modules_directly_in_a_package_are_commands(package: str) -> None:
     for path in sorted((ROOT / package).glob("*.py")):
         if path.name == "__init__.py":
             continue
@@ -141,7 +141,7 @@ def test_nothing_else_is_a_command(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_folder_says_which_question_it_answers(package: str) -> None:
+def test_every_folder_asks_the_question_that_it_answers(package: str) -> None:
     for init in (ROOT / package).rglob("__init__.py"):
         documentation = ast.get_docstring(tree(init)) or ""
         assert "?" in documentation or init.parent == ROOT / package, f"{init}: its docstring asks no question"

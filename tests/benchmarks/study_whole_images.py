@@ -241,7 +241,7 @@ def probe(run: Path, out: Path) -> float:
 
 
 def whole_image_features(model: MaskedDataModel, pixels: Tensor) -> Tensor:
-    """Return the class token beside the mean of the patches: (B, 3, H, W) normalised pixels -> (B, 2 D)."""
+    """Return the class token and the mean of the patches: (B, 3, H, W) normalised pixels -> (B, 2 D)."""
     no_text = torch.zeros(0, 1, dtype=torch.int64)
     features = []
     for chunk in pixels.split(CHUNK):

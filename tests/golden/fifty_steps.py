@@ -1,4 +1,4 @@
-"""Losses of fifty steps of a small run, kept beside this file: an optimization of a step must not change them.
+"""Losses of fifty steps of a small run, kept next to this file: an optimization of a step must not change them.
 
     python -m tests.golden.fifty_steps SHARE     # rewrites them: only if the losses are meant to change
 

@@ -129,7 +129,7 @@ def test_a_result_is_not_written_over_other_files(run_dir: Path, tmp_path: Path)
         with pytest.raises(ValueError, match="give another folder"):
             convert(options)
     load_pretrained(tmp_path)
-    path = convert(ConvertOptions(tmp_path, tmp_path, from_="safetensors")).path  # Microsoft's file beside ours
+    path = convert(ConvertOptions(tmp_path, tmp_path, from_="safetensors")).path  # added to our own file
     assert path.is_file() and (tmp_path / "text_tokenizer.spm").is_file()
 
 

@@ -248,7 +248,7 @@ def newest_step_said(ended: Ended) -> int:
 
 
 @pytest.mark.slow
-def test_a_stop_file_ends_the_run_with_a_code_of_its_own(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+def test_a_stop_file_ends_the_run_with_its_own_code(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     run_dir, status = tmp_path / "run", tmp_path / "status"
     run_dir.mkdir()
     (run_dir / "stop").touch()
@@ -256,8 +256,8 @@ def test_a_stop_file_ends_the_run_with_a_code_of_its_own(two_ranks: Path, tiny_d
     assert ended.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, ended.stderr
     assert newest_step(run_dir) == 1 and not (run_dir / "stop").exists()
     (run_dir / "stop").touch()
-    told = {"IMGLISH_STATUS_FILE": str(status)}
-    ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir), environment=told)
+    status_file = {"IMGLISH_STATUS_FILE": str(status)}
+    ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir), environment=status_file)
     assert ended.exit_codes == [0, 0] and status.read_text() == "2 stopped_by_file 1\n"
     check_it_goes_on(tiny_data, run_dir, two_ranks)
 

@@ -77,7 +77,7 @@ def record(step: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("change", [move, delete, replace_by_a_copy, replace_the_log])
-def test_a_log_that_is_no_longer_there_is_found_at_the_end(change: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_log_that_is_gone_is_detected_at_the_end(change: Callable[[Path], None], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     log = RunLog(run_dir, 0, 2)

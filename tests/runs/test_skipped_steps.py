@@ -53,8 +53,8 @@ def test_a_run_of_skipped_steps_ends_with_its_own_code_and_keeps_the_checkpoint_
     kept = [path.name for path in sorted((run_dir / "checkpoints").iterdir())]
     assert kept == ["step_00000002", "step_00000008"]  # the weights of step 1, and the newest checkpoint
     assert f"saved step 2 of 8 in {run_dir / 'checkpoints' / kept[0]}" in ended.stdout[0].splitlines()
-    told = {"IMGLISH_STATUS_FILE": str(status)}
-    again = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir), environment=told)
+    status_file = {"IMGLISH_STATUS_FILE": str(status)}
+    again = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir), environment=status_file)
     assert again.exit_codes == [0, 0] and status.read_text() == "8 many_skipped 8\n"
     assert again.stdout[0].splitlines()[-1] == last
 

@@ -138,7 +138,7 @@ def test_the_first_losses_are_those_of_guessing_evenly(two_ranks: Path) -> None:
     assert first == pytest.approx(expected, rel=0.1)
 
 
-def test_every_word_of_the_log_is_in_the_glossary(two_ranks: Path) -> None:
+def test_every_field_of_the_log_is_in_the_glossary(two_ranks: Path) -> None:
     glossary = (ROOT / "docs" / "glossary.md").read_text()
     last = read_log(two_ranks)[-1]
     names = {*last, *last["losses"], *CODEBOOK_FIGURES, "codebook", "cosine", "commitment", "mfu"}

@@ -218,11 +218,13 @@ def mistake(arguments: list[object]) -> str:
         (["--out", "/tmp"], "out /tmp is a folder; give a file"),
     ],
 )
-def test_a_mistake_is_one_sentence(change: list[object], message: str, tiny_data: TinyData, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_in_one_sentence(
+    change: list[object], message: str, tiny_data: TinyData, tmp_path: Path
+) -> None:
     assert message in mistake([*overrides(tiny_data, tmp_path), *change])
 
 
-def test_a_setting_outside_its_range_is_one_sentence(
+def test_a_setting_outside_its_range_is_reported_in_one_sentence(
     tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change = ["--codebook.decay", 1.5]

@@ -48,9 +48,9 @@ def test_every_task_is_a_rank_and_sees_the_gpus_of_its_node(cluster: Cluster, tm
     size = ["--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=2", "--gres=gpu:2"]
     job = cluster.submit(tmp_path, *size, "slurm/pretrain.sbatch", "any", IMGLISH_MODULE="tests.slurm.show_rank")
     assert job.wait_for_its_end() == "COMPLETED", job.output
-    told = sorted(line for line in job.output.splitlines() if line.startswith("rank: "))
+    shown = sorted(line for line in job.output.splitlines() if line.startswith("rank: "))
     shared = f"WORLD_SIZE=4 LOCAL_SIZE=2 MASTER_ADDR={NODES[0]} OMP_NUM_THREADS=2"
-    assert told == [
+    assert shown == [
         f"rank: RANK={rank} LOCAL_RANK={rank % 2} {shared} SLURMD_NODENAME={NODES[rank // 2]} CUDA_VISIBLE_DEVICES=0,1"
         for rank in range(4)
     ]

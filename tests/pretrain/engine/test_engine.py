@@ -42,7 +42,7 @@ def test_settings_that_the_recipe_owns_and_a_batch_that_does_not_divide_are_refu
         merged_deepspeed_config(demo(), ZERO, 7)
 
 
-def test_a_configuration_that_deepspeed_refuses_is_one_sentence() -> None:
+def test_a_configuration_that_deepspeed_refuses_is_reported_in_one_sentence() -> None:
     with pytest.raises(ValueError, match=r"^DeepSpeed refuses the configuration: .*") as refused:
         check_accepted({"train_batch_size": 3, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1})
     assert len(str(refused.value).splitlines()) == 1
@@ -71,6 +71,6 @@ def test_errors_that_may_not_recur_at_another_start() -> None:
     assert not may_pass(NotImplementedError()) and not may_pass(AssertionError()) and not may_pass(ValueError())
 
 
-def test_one_rank_is_alike() -> None:
+def test_one_rank_agrees_with_itself() -> None:
     with only_rank():
         check_alike("torch")

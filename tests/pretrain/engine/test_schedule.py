@@ -23,7 +23,7 @@ def test_warmup_rises_in_equal_parts_to_the_peak_and_the_cosine_falls_to_the_min
 
 
 @pytest.mark.parametrize(("warmup_steps", "num_steps"), [(0, 1), (5, 5), (9, 5)])
-def test_a_run_that_is_one_step_or_all_warmup_has_a_finite_rate(warmup_steps: int, num_steps: int) -> None:
+def test_a_run_of_one_step_or_of_warmup_only_has_a_finite_rate(warmup_steps: int, num_steps: int) -> None:
     config = OptimizerConfig(peak_lr=1.0, min_lr=0.5, warmup_steps=warmup_steps)
     assert all(0 < learning_rate(config, step, num_steps) <= 1 for step in range(num_steps))
 

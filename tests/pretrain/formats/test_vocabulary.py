@@ -1,4 +1,4 @@
-"""The text tokenizer beside weights. CPU, seconds."""
+"""The text tokenizer in a folder of weights. CPU, seconds."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -29,7 +29,7 @@ def test_a_plan_has_a_row_per_stage_that_adds_up() -> None:
     assert "Stage 3 is worth what it sends" in lines[-1]  # a network this small stays gathered
 
 
-def test_with_micro_steps_stage_3_is_not_worth_what_it_sends() -> None:
+def test_with_micro_steps_stage_3_is_not_worth_its_traffic() -> None:
     config = replace(config_for(4), gradient_accumulation_steps=4)
     stages = plan_stages(config, memory_config(3), 2)
     assert stages[0].sent < stages[2].sent < stages[1].sent

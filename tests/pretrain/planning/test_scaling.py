@@ -13,7 +13,7 @@ def test_the_default_gpu_has_the_peak_that_runs_measure_mfu_against() -> None:
     assert ScalingOptions().peak_tflops == PEAK_TFLOPS["H100"]
 
 
-def test_scaling_names_its_assumptions_and_what_breaks_first() -> None:
+def test_scaling_names_its_assumptions_and_the_first_limit() -> None:
     config = config_for(8)  # 16 samples of each kind
     table = scaling(config, Machine(mfu=0.5, peak_tflops=989, gpu_gb=80, network=NETWORK))
     assert "Assumed, not measured: MFU 0.5" in table

@@ -99,7 +99,7 @@ def test_an_intact_log_is_left_as_it_is_and_each_damage_has_its_own_file(
     assert path.read_bytes() == log_of(*SOUND)
 
 
-def test_a_log_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_read_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / LOG_NAME).mkdir()
     with pytest.raises(OSError, match=rf"{LOG_NAME} cannot be read \(Is a directory\); make it readable, or move it"):
         RunLog(tmp_path, 6, 8)

@@ -64,19 +64,19 @@ def test_a_run_that_makes_progress_has_no_verdict_however_long_it_takes() -> Non
     [("preparation", -1, "preparation"), ("building", -1, "building"), ("reading", 0, "reading of step 0")]
     + [(phase, 5, f"{phase} of step 5") for phase in ("agreement", "forward", "backward", "optimizer", "saving")],
 )
-def test_a_rank_that_dies_is_named_at_once_with_its_node_and_where_it_was(phase: str, step: int, place: str) -> None:
+def test_a_rank_that_dies_is_named_at_once_with_its_node_and_place(phase: str, step: int, place: str) -> None:
     run = Run(phase=phase, step=step)
     run.close(1)
     assert run.verdict() == Verdict(f"rank 1 on node1 died in {place}", 1)
 
 
-def test_a_rank_that_dies_before_it_reported_where_it_is() -> None:
+def test_a_rank_that_dies_before_it_reported_its_place() -> None:
     members = [Member(0.0, 0.0), Member(0.0, 0.0, is_connected=True)]
     members[1].disconnect(1.0)
     assert verdict(members, 1.0, LIMITS) == Verdict("rank 1 on an unknown host died in start", 1)
 
 
-def test_of_several_deaths_the_first_is_named_and_the_lowest_rank_if_they_are_one() -> None:
+def test_the_first_of_several_deaths_is_named_or_the_lowest_rank_of_simultaneous_ones() -> None:
     run = Run()
     run.close(3)
     run.now += 0.1
@@ -88,7 +88,7 @@ def test_of_several_deaths_the_first_is_named_and_the_lowest_rank_if_they_are_on
     assert run.verdict() == Verdict("rank 1 on node1 died in forward of step 3", 1)
 
 
-def test_a_rank_that_failed_alone_is_named_with_its_exception_once_no_death_explains_it() -> None:
+def test_a_rank_that_failed_alone_is_named_with_its_exception_if_no_death_explains_it() -> None:
     run = Run()
     run.hear(2, failed="MemoryError: no memory is left")
     run.wait(GRACE_SECONDS - 0.1)
@@ -220,7 +220,7 @@ def test_ranks_that_hang_steps_behind_are_named_first_even_if_they_are_the_major
     assert run.verdict() == Verdict(sentence, 1)
 
 
-def test_a_run_that_moves_on_after_it_was_asked_does_not_hang() -> None:
+def test_a_run_that_continues_after_it_was_asked_does_not_hang() -> None:
     run = Run()
     stuck(run)
     run.hear(2, phase="backward", step=3)
@@ -253,7 +253,7 @@ def test_after_a_suspension_of_the_main_rank_itself_all_clocks_are_reset() -> No
     assert found is not None and found.rank == 1
 
 
-def test_the_main_rank_is_lost_when_it_is_silent_and_was_where_it_last_reported() -> None:
+def test_a_silent_main_rank_is_lost_at_the_place_that_it_last_reported() -> None:
     main = MainRank(heard_at=0.0)
     assert main.died() == Verdict("rank 0 died; it was last in an unknown place", 0)
     main.hear({"main": "backward of step 3 on node0"}, 10.0)
