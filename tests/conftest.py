@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Fixtures for several test files."""
 
 import os
 import random
@@ -17,14 +17,14 @@ from tests.support.launch import LAUNCHED, run_ranks
 from tests.support.shared_folders import shared_folder
 from tests.support.tiny_run import TinyData, write_tiny_data
 
-# the same examples on every machine, however slow it is
+# the same examples on every machine, no matter how slow
 hypothesis.settings.register_profile("imglish", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("imglish")
 
 
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
-    """Begin every test with the same random numbers, whatever ran before it in the process."""
+    """Seed every test, so that its random numbers do not depend on earlier tests."""
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
@@ -32,14 +32,14 @@ def _seeds() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyData]:
-    """Shards and tokenizers for runs of a few steps. Read only: a test that damages them takes a copy."""
+    """Yield shards and tokenizers for runs of a few steps. Read only: a test that damages them makes a copy."""
     with shared_folder(tmp_path_factory, "tiny_data", write_tiny_data) as folder:
         yield TinyData(folder)
 
 
 @pytest.fixture(scope="session")
 def two_ranks(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An undisturbed run of eight steps on two ranks, with three experts and shared attention. Read only."""
+    """Yield an undisturbed run of eight steps on two ranks, with three experts and shared attention. Read only."""
 
     def train(run_dir: Path) -> None:
         ended = run_ranks(2, "pretrain.train", ["demo", *tiny_data.overrides(run_dir)])
@@ -50,7 +50,7 @@ def two_ranks(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand the counts of a pytest-xdist worker to the process that prints them."""
+    """Send the counts of a pytest-xdist worker to the process that prints them."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["launched"] = dict(LAUNCHED)
 

@@ -1,4 +1,4 @@
-"""Figures in the documentation are those of the code."""
+"""Figures in the documentation equal those in the code."""
 
 import re
 

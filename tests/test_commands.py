@@ -110,7 +110,7 @@ def check_module(module: str, arguments: list[str]) -> None:
     elif module == "pretrain.demo":
         assert not arguments
     elif not arguments:
-        pass  # named in running text
+        pass  # only named in running text
     elif module in OF_RECIPES:
         parse_recipe(OF_RECIPES[module], module, arguments)
     elif module in PLANNING:

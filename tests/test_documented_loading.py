@@ -1,4 +1,4 @@
-"""The lines of docs/converting.md and of a card that load an export, as a user types them. CPU, half a minute."""
+"""Lines in docs/converting.md and in model cards that load an export, as typed by a user. CPU, half a minute."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from tests.support.tiny_run import TinyData
 
 @pytest.fixture(scope="module")
 def exports(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the exports that the documentation speaks of: out, out_timm, ours."""
+    """Return a folder with the exports named in the documentation: out, out_timm, ours."""
     folder: Path = tmp_path_factory.mktemp("exports")
     ours = folder / "ours"
     ours.mkdir()
@@ -37,7 +37,7 @@ def python_blocks(text: str) -> list[str]:
 
 
 def typed(lines: str, folder: Path) -> str:
-    """Return what Python prints for these lines, typed in that folder."""
+    """Return the output of Python for these lines, run in that folder."""
     environment = {**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", lines],
@@ -54,7 +54,13 @@ def typed(lines: str, folder: Path) -> str:
 TORCHSCALE, TIMM, HERE = python_blocks((ROOT / "docs" / "converting.md").read_text())
 
 
-@pytest.mark.parametrize(("lines", "name"), [(TORCHSCALE, "model"), (TIMM, "tower")], ids=["torchscale", "timm"])
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        pytest.param(TORCHSCALE, "model", id="torchscale"),
+        pytest.param(TIMM, "tower", id="timm", marks=pytest.mark.slow),  # the card's lines, below, are the same
+    ],
+)
 def test_documented_lines_load_the_export_of_the_documented_command(lines: str, name: str, exports: Path) -> None:
     printed = typed(f"{lines}\nprint(sum(parameter.numel() for parameter in {name}.parameters()))", exports)
     assert int(printed) > 10_000
@@ -71,7 +77,7 @@ def test_documented_lines_load_our_own_format(exports: Path, monkeypatch: pytest
 def test_the_lines_of_a_card_load_the_file_beside_it(
     folder: str, name: str, exports: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import_beside_cpu_torch("timm")  # as the first documented line does
+    import_beside_cpu_torch("timm")  # like the first documented line
     if folder == "again":
         convert(ConvertOptions(exports / "ours", exports / "again", "safetensors", "safetensors", verify=False))
     (lines,) = python_blocks((exports / folder / "README.md").read_text())

@@ -98,7 +98,7 @@ def test_contributing_has_a_question_for_every_folder() -> None:
     assert all((ROOT / name).is_dir() for name in rows)
 
 
-def test_every_page_begins_with_what_its_reader_can_do_after_it() -> None:
+def test_every_page_begins_with_its_purpose_for_the_reader() -> None:
     for path in sorted((ROOT / "docs").glob("*.md")):
         if path.name != "README.md":
             title, blank, opening = path.read_text().splitlines()[:3]

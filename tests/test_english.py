@@ -1,4 +1,4 @@
-"""Docstrings, comments, messages and pages are written as the field writes: none of the private grammar of before."""
+"""Docstrings, comments, messages and pages are in the English of the field, without private grammar."""
 
 import ast
 import io
@@ -21,7 +21,7 @@ PRIVATE = {
     r"(?:JSON|config|checkpoint|folder|file|list|number|object|text|image|port|path|option|recipe|card|teacher|tensor)\b",
     "'the same command continues'": r"\bsame command continues\b",
 }
-"""Regular expressions by what they find."""
+"""Regular expressions by the phrase that they find."""
 OWN = Path(__file__)
 
 
@@ -71,5 +71,5 @@ def test_no_text_uses_private_grammar() -> None:
         "saved; the same command continues",
     ],
 )
-def test_each_pattern_finds_what_it_is_for(text: str) -> None:
+def test_each_pattern_finds_its_phrase(text: str) -> None:
     assert sum(bool(re.search(pattern, text)) for pattern in PRIVATE.values()) == 1

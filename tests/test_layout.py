@@ -1,4 +1,4 @@
-"""The layout shows itself: commands apart from machinery, one direction of imports, tests in the tree of sources."""
+"""Layout of the repository: commands apart from machinery, one direction of imports, tests in the tree of sources."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ FORBIDDEN = {
     "data_pipeline": {"pretrain", "model", "deepspeed", "tests"},
     "pretrain": {"tests"},
 }
-"""Packages that a package does not know, by name."""
+"""Packages that a package must not import, by name."""
 COMMANDS = "commands"
 FOLDERS = {
     "data_pipeline": [
@@ -35,7 +35,7 @@ MAX_COMMAND_LINES = {"pretrain": 40, "data_pipeline": 280}
 LONGER_COMMANDS = {"pretrain/demo.py": 160}
 """The demo is a script from top to bottom."""
 UNMIRRORED = {"runs", "slurm", "fuzz", "benchmarks", "support", "golden"}
-"""Folders of tests/ that mirror no source: whole runs, clusters, and what is not collected by pytest."""
+"""Folders of tests/ that mirror no source: whole runs, clusters, and files that pytest does not collect."""
 UNTESTED = {
     # every run goes through them: tests/runs
     "pretrain/jobs/job.py", "pretrain/jobs/pretraining.py", "pretrain/run/loop.py",
@@ -44,7 +44,7 @@ UNTESTED = {
     # every format is written, read back and compared: tests/pretrain/test_convert.py, tests/pretrain/conversion
     "pretrain/conversion/model_card.py", "pretrain/conversion/target.py", "pretrain/formats/beit3_file.py",
     "pretrain/formats/cpu_torchvision.py",
-    # compared with what torch allocates: tests/pretrain/planning/test_memory.py
+    # compared with torch's allocations: tests/pretrain/planning/test_memory.py
     "pretrain/planning/micro_step_memory.py",
     # each recipe: tests/pretrain/recipes/test_recipes.py
     "pretrain/recipes/beit3.py", "pretrain/recipes/small.py", "pretrain/recipes/vlbeit.py", "pretrain/recipes/vlmo.py",
@@ -52,7 +52,7 @@ UNTESTED = {
     # make demo
     "pretrain/demo.py",
 }  # fmt: skip
-"""Modules with functions that have no test file of their own, with what tests them instead."""
+"""Modules with functions that have no test file of their own, with the tests that cover them."""
 
 
 @cache
@@ -65,7 +65,7 @@ def sources(package: str) -> list[Path]:
 
 
 def imported(path: Path) -> set[str]:
-    """Return the full names of all modules that a file imports, those that functions import too."""
+    """Return the full names of all modules that a file imports, including imports in functions."""
     names = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
@@ -109,7 +109,7 @@ def test_packages_import_in_one_direction(package: str) -> None:
 def test_folders_import_in_one_direction(package: str) -> None:
     order = FOLDERS[package]
     found = {folder_of(path) for path in sources(package)}
-    assert found <= set(order), "a new folder: give it a place in FOLDERS"
+    assert found <= set(order), "a new folder: add it to FOLDERS"
     wrong = [
         f"{path.relative_to(ROOT)} imports {other.relative_to(ROOT)}"
         for path in sources(package)
@@ -134,7 +134,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 @pytest.mark.parametrize("package", ["data_pipeline", "pretrain"])
-def test_what_lies_directly_in_a_package_is_a_command(package: str) -> None:
+def test_modules_directly_in_a_package_are_commands(package: str) -> None:
     for path in sorted((ROOT / package).glob("*.py")):
         if path.name == "__init__.py":
             continue
@@ -149,11 +149,11 @@ def test_what_lies_directly_in_a_package_is_a_command(package: str) -> None:
 def test_nothing_else_is_a_command(package: str) -> None:
     for path in sources(package):
         if package == "model" or folder_of(path) != COMMANDS:
-            assert "main" not in functions(path), f"{path}: a command lies directly in {package}/"
+            assert "main" not in functions(path), f"{path}: commands belong directly in {package}/"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_folder_says_which_question_it_answers(package: str) -> None:
+def test_every_folder_asks_the_question_that_it_answers(package: str) -> None:
     for init in (ROOT / package).rglob("__init__.py"):
         documentation = ast.get_docstring(tree(init)) or ""
         assert "?" in documentation or init.parent == ROOT / package, f"{init}: its docstring asks no question"

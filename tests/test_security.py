@@ -1,4 +1,4 @@
-"""docs/security.md names a test for each promise: they are there."""
+"""docs/security.md names a test for each promise, and each test exists."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""A command explains itself without the seconds that torch and DeepSpeed take to import."""
+"""Help of commands is printed without importing torch and DeepSpeed, which takes seconds."""
 
 import ast
 import os
@@ -12,7 +12,7 @@ import pytest
 from tests.support.launch import ROOT
 
 RECIPES = {"pretrain.train": "demo", "pretrain.train_visual_tokenizer": "demo", "pretrain.plan": "demo"}
-"""A recipe of each command that takes overrides, whose fields it explains."""
+"""A recipe for each command whose help explains the fields of a recipe."""
 PRINT_IMPORTED = """
 import atexit, runpy, sys
 atexit.register(lambda: print("imported", *sorted({"torch", "deepspeed"} & set(sys.modules))))
@@ -23,7 +23,7 @@ IMPORTS_DEEPSPEED = re.compile(r"^(?:import|from) deepspeed\b", re.MULTILINE)
 
 
 def command_lines() -> list[list[str]]:
-    """Help of every command, and help on the fields of a recipe."""
+    """Return command lines for the help of every command, and for help on the fields of a recipe."""
     files = [path for package in ("data_pipeline", "pretrain") for path in sorted((ROOT / package).glob("*.py"))]
     modules = [f"{path.parent.name}.{path.stem}" for path in files if "def main(" in path.read_text()]
     return [[module] for module in modules] + [[module, recipe] for module, recipe in RECIPES.items()]
@@ -49,12 +49,12 @@ def test_help_imports_neither_torch_nor_deepspeed(words: list[str]) -> None:
 
 
 def packages_that_import_deepspeed() -> set[Path]:
-    """The folders of the modules that import it when they are imported themselves."""
+    """Return the folders of modules that import DeepSpeed at import time."""
     return {path.parent for path in (ROOT / "pretrain").rglob("*.py") if IMPORTS_DEEPSPEED.search(path.read_text())}
 
 
 def test_deepspeed_is_imported_only_after_its_accelerator_is_chosen() -> None:
-    """pretrain/engine/__init__.py chooses it."""
+    """Check that these packages first import pretrain.engine, whose __init__.py chooses the accelerator."""
     folders = packages_that_import_deepspeed() - {ROOT / "pretrain" / "engine"}
     assert folders
     for folder in folders:

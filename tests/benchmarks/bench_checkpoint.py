@@ -1,8 +1,8 @@
-"""What checkpoints cost at the size of BEiT-3 base: python -m tests.benchmarks.bench_checkpoint [--append] [--quick]
+"""Cost of checkpoints at the size of BEiT-3 base: python -m tests.benchmarks.bench_checkpoint [--append] [--quick]
 
-Two ranks of ZeRO-3 on a CPU train the recipe beit3_base on a few samples a step; DeepSpeed's own save of the same state
-in the same run is the peer. `waited_seconds` is what training stood still for, `slowed_seconds` what the steps took
-longer while files were written behind them.
+Two ranks of ZeRO-3 on a CPU train the recipe beit3_base, a few samples per step; DeepSpeed's own save of the same state
+in the same run is the peer. `waited_seconds` is the time for which training stood still, `slowed_seconds` the
+time by which steps took longer while files were written in the background.
 """
 
 import json
@@ -34,9 +34,9 @@ class BenchOptions:
     quick: bool = False
     """Two layers instead of twelve."""
     num_checkpoints: int = 3
-    """How many are saved."""
+    """Number of checkpoints to save."""
     steps_between: int = 6
-    """Steps between two of them, enough for the files to be written."""
+    """Steps between two checkpoints, enough for the files to be written."""
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def measure(options: BenchOptions, folder: Path) -> dict[str, float]:
         "images-per-step": 2,
         "pairs-per-step": 2,
         "texts-per-step": 2,
-        "num-steps": num_steps + options.steps_between,  # the last ones are not disturbed
+        "num-steps": num_steps + options.steps_between,  # no save slows the last ones down
         "save-every-steps": options.steps_between,
         "keep-checkpoints": 1,
         "precision": "float32",
@@ -75,7 +75,7 @@ def measure(options: BenchOptions, folder: Path) -> dict[str, float]:
     if options.quick:
         settings["model.depth"] = 2
     arguments = ["beit3_base", *(word for name, value in settings.items() for word in (f"--{name}", value))]
-    for _ in range(2):  # the second start loads and verifies, and has nothing left to do
+    for _ in range(2):  # the second start only loads and verifies
         ended = run_ranks(
             NUM_RANKS,
             "tests.benchmarks.checkpoint_ranks",
@@ -90,7 +90,7 @@ def measure(options: BenchOptions, folder: Path) -> dict[str, float]:
 
 
 def figures_of(run_dir: Path, times: Path, steps_between: int) -> dict[str, float]:
-    """Per checkpoint: the slower rank's time, the median over checkpoints."""
+    """Return the median over checkpoints of the slower rank's time."""
     per_rank: list[dict[str, list[float]]] = []
     for rank in range(NUM_RANKS):
         noted: dict[str, list[float]] = defaultdict(list)
@@ -106,14 +106,14 @@ def figures_of(run_dir: Path, times: Path, steps_between: int) -> dict[str, floa
     files = json.loads((newest / "manifest.json").read_text())["files"]
     gigabytes = sum(file["num_bytes"] for file in files.values()) / 1e9
     seconds = [record["seconds"] for record in read_log(run_dir)]
-    # most steps between two checkpoints are quiet, the first ones share the machine with what writes
+    # only the first steps after a checkpoint share the machine with the writers
     windows = [seconds[start : start + steps_between] for start in range(steps_between, len(seconds), steps_between)]
     quiet = median(median(window) for window in windows)
     slowed = max(0.0, median(sum(window) - len(window) * median(window) for window in windows))
     # a file of the model and one of the optimizer follow each other on each rank
     written = max(sum(noted["write"]) / len(noted["write"]) * 2 for noted in per_rank)
     for noted in per_rank:
-        noted["finish"].pop()  # of the last checkpoint, behind which there is no step
+        noted["finish"].pop()  # of the last checkpoint, which no step follows
     waited = slower("begin") + slower("finish")
     step = STEPS_PER_CHECKPOINT * quiet
     return {
@@ -132,7 +132,7 @@ def figures_of(run_dir: Path, times: Path, steps_between: int) -> dict[str, floa
 
 
 def write_visual_tokenizer(path: Path) -> None:
-    """An untrained one with the recipe's 8192 codes of 14 x 14 patches."""
+    """Write an untrained visual tokenizer with the recipe's 8192 codes of 14 x 14 patches."""
     config = VisualTokenizerConfig(
         image_size=224, patch_size=16, dim=32, num_heads=2, encoder_depth=1, decoder_depth=1, num_codes=8192,
         code_dim=8, teacher_dim=192,

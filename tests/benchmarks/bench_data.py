@@ -1,10 +1,10 @@
-"""python -m tests.benchmarks.bench_data [--quick]: shards to batches, beside open_clip and the bare decoder.
+"""python -m tests.benchmarks.bench_data [--quick]: shards to batches, compared with open_clip and the bare decoder.
 
-Its photographs need scikit-image and scikit-learn; its peers are open_clip_torch and simplejpeg. It says which packages
-are missing, all in one line that installs them.
+Its photographs need scikit-image and scikit-learn; its peers are open_clip_torch and simplejpeg. Missing packages
+are reported in one line that installs them all.
 
-Every loader runs in the same number of worker processes on the same shards, one after the other, several times over:
-only ratios mean something. `core` is the CPU time of all processes together, so a busy machine distorts it less.
+Every loader runs in the same number of worker processes on the same shards, taking turns for several rounds:
+only ratios are meaningful. `core` is the CPU time of all processes together, so a busy machine distorts it less.
 """
 
 import sys
@@ -30,23 +30,23 @@ from tests.benchmarks.texts import train_tokenizer, write_text_shards
 SIZES = ((500, 375), (1024, 768))
 NUM_SHARDS = 8
 MIN_CPU_SECONDS = 0.2
-"""Least CPU time of a rate: twenty steps of the clock that counts it."""
+"""Minimum CPU time to measure a rate: twenty ticks of the CPU clock."""
 WARM_UP_BATCHES = 3
-"""For each process: the workers have started, and what they prefetched is used up."""
+"""Batches per process after which workers have started and their prefetched batches are used up."""
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Images and tokens a second."""
+    """Images and tokens per second."""
 
     quick: bool = False
-    """Under a minute, and less certain."""
+    """Run for less than a minute, less precisely."""
     num_processes: int = 1
-    """Worker processes of every loader."""
+    """Number of worker processes of every loader."""
     batch_size: int = 64
-    """Samples a batch; with --quick a quarter of it."""
+    """Samples per batch; --quick divides it by four."""
     rounds: int = 5
-    """Turns of each loader; with --quick 2."""
+    """Number of rounds; 2 with --quick."""
     texts: Path | None = None
     """Folder of *.jsonl with "text" for the text figures; default: the topics of Python's help."""
     index: bool = True
@@ -57,7 +57,7 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class Rate:
-    """Units a second: of wall time for each process, and of CPU time."""
+    """Units per second of wall time for each process, and of CPU time."""
 
     process: float
     core: float
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _rows(options: BenchOptions, folder: Path) -> dict[str, float]:
-    """Measure and print everything; the figures by name."""
+    """Measure and print everything; return the figures by name."""
     figures: dict[str, float] = {}
     tokenizer = train_tokenizer(options.texts, folder / "tokenizer.spm")
     photographs = load_photographs()
@@ -122,7 +122,7 @@ def _rate(loader: Any, options: BenchOptions, count: Counter) -> Rate:
         next(batches)
     start, cpu_start = perf_counter(), _cpu_seconds()
     num_batches, num_units, cpu = (4 if options.quick else 8) * options.num_processes, 0, 0.0
-    while cpu < MIN_CPU_SECONDS:  # a fast machine has made a few batches before its clock has moved
+    while cpu < MIN_CPU_SECONDS:  # a fast machine yields batches before the clock ticks
         num_units += sum(count(next(batches)) for _ in range(num_batches))
         cpu = _cpu_seconds() - cpu_start
     return Rate(num_units / (perf_counter() - start) / options.num_processes, num_units / cpu)
@@ -136,7 +136,7 @@ def _cpu_seconds() -> float:
 
 
 def _table(data: str, unit: str, rates: dict[str, list[Rate]]) -> dict[str, float]:
-    """Medians over the rounds; a ratio is that of two neighbors in the same round."""
+    """Print and return medians over the rounds; a ratio compares two loaders in the same round."""
     figures: dict[str, float] = {}
     for name, found in rates.items():
         process, core = median(rate.process for rate in found), median(rate.core for rate in found)

@@ -1,10 +1,10 @@
-"""The operations of model/kernels beside eager torch, torch.compile and, where it is installed, NVIDIA apex.
+"""The operations of model/kernels compared with eager torch, torch.compile and, if installed, NVIDIA apex.
 
     python -m tests.benchmarks.bench_kernels [--quick] [--append]
 
-Without a GPU: bytes moved and saved by eager and compiled torch, counted per element of the widest activation, beside
-the fewest that must move; and microseconds per image of masks on the CPU, beside BEiT's published algorithm. With one:
-milliseconds, the share of the copy bandwidth that the fewest bytes take, peak memory, and the masks.
+Without a GPU: bytes moved and saved by eager and compiled torch, counted per element of the widest activation, and
+the minimum that must move; microseconds per image of masks on the CPU, compared with BEiT's published algorithm.
+With a GPU: milliseconds, the minimum's share of the copy bandwidth, peak memory, and the masks.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def counted(size: Size, is_quick: bool) -> dict[str, float]:
-    """Bytes, in multiples of the elements of an operation's widest matrix."""
+    """Return bytes, in multiples of the elements of an operation's widest matrix."""
     figures: dict[str, float] = {}
     names = ("norm", "activation") if is_quick else NAMES
     for operation in operations(size, torch.device("cpu")):
@@ -71,7 +71,7 @@ def counted(size: Size, is_quick: bool) -> dict[str, float]:
         if operation.name == "ffn":
             kept = saved_bytes(torch.compile(operation.plain), operation.inputs) / operation.unit
             figures[f"{size.name}_ffn_compile_kept_bytes"] = kept
-            # residual stream, pre-activation and four floats a row: see tests/model/kernels/test_expert_ffn.py
+            # residual stream, pre-activation and four floats per row: see tests/model/kernels/test_expert_ffn.py
             num_rows = size.layout().num_rows
             ours = (2 * num_rows * (size.dim + size.ffn_dim) + 16 * num_rows) / operation.unit
             figures[f"{size.name}_ffn_kept_bytes"] = ours
@@ -80,7 +80,7 @@ def counted(size: Size, is_quick: bool) -> dict[str, float]:
 
 
 def timed(size: Size, bandwidth: float) -> dict[str, float]:
-    """Milliseconds of each, interleaved by operation; what the fewest bytes would take at the copy's bandwidth."""
+    """Return milliseconds, ways taking turns by operation; share_of_copy: the minimum bytes at the copy bandwidth."""
     device = torch.device("cuda")
     figures: dict[str, float] = {}
     for operation in [*operations(size, device), head(size, device)]:
@@ -109,7 +109,7 @@ def timed(size: Size, bandwidth: float) -> dict[str, float]:
 
 
 def matrix_products(size: Size) -> dict[str, float]:
-    """The first product of the experts: one cuBLAS call an expert, torch._grouped_mm, cuBLASLt's GELU epilogue."""
+    """Time the experts' first product: one cuBLAS call per expert, torch._grouped_mm, cuBLASLt's GELU epilogue."""
     layout, dtype = size.layout(), torch.bfloat16
     x = torch.randn(layout.num_rows, size.dim, device="cuda", dtype=dtype)
     weights = torch.randn(2, size.ffn_dim, size.dim, device="cuda", dtype=dtype).mul_(0.05)
@@ -138,7 +138,7 @@ def matrix_products(size: Size) -> dict[str, float]:
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second that a copy within the GPU reads and writes."""
+    """Return the bytes per second that a copy within the GPU reads and writes."""
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.nbytes / (_milliseconds(lambda: target.copy_(source)) * 1e-3)
@@ -162,13 +162,13 @@ def _forward_backward_ms(way: Callable[..., Any], operation: Operation) -> tuple
 
 
 def _milliseconds(call: Callable[[], Any]) -> float:
-    """Median, the GPU's second-level cache emptied before each call."""
+    """Return the median time; the GPU's L2 cache is emptied before each call."""
     flush = torch.empty(2**28, dtype=torch.uint8, device="cuda")
     times = []
     for turn in range(25):
         flush.zero_()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(1_000_000)  # launches wait in the queue, so that the host's time does not count
+        torch.cuda._sleep(1_000_000)  # launches queue up, so host time is not measured
         start.record()
         call()
         end.record()

@@ -1,10 +1,10 @@
-"""Memory and time of a micro-step, planned and measured, for each way of checkpointing and each kind of kernels.
+"""Memory and time of a micro-step, planned and measured, for each checkpointing mode and kernel backend.
 
     python -m tests.benchmarks.bench_memory [--quick] [--append] [--recipe beit3_base] [--samples 8]
 
 With a GPU: the recipe in bfloat16, forward and backward of `samples` samples of each kind, bytes by
-torch.cuda.max_memory_allocated. Without one: a narrow network in float32, bytes by torch's profiler, the reference's
-kernels alone. Each gradient is freed as soon as it is there, as ZeRO does.
+torch.cuda.max_memory_allocated. Without one: a narrow network in float32, bytes by torch's profiler, reference
+kernels only. Each gradient is freed as soon as it is computed, as in ZeRO.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def checkpointing_modes(config: PretrainConfig) -> dict[str, PretrainConfig]:
-    """What is kept of every block, and of every second one."""
+    """Return configs with activation checkpointing of every block and of every second block, by name."""
     settings = {
         "none": Checkpointing(),
         "selective": Checkpointing("selective"),
@@ -76,7 +76,7 @@ def checkpointing_modes(config: PretrainConfig) -> dict[str, PretrainConfig]:
 
 
 def measure(config: PretrainConfig, batch: MicroBatch, backend: Backend, num_times: int) -> tuple[int, float]:
-    """Bytes at the peak, beside weights and inputs; median seconds of a forward and backward."""
+    """Return peak bytes beyond weights and inputs, and median seconds of a forward and backward."""
     model = MaskedDataModel(config.model, backend, config.activation_checkpointing)
     init_weights(model, config.model, 0)
     model = model.to(DEVICE, config.dtype)
@@ -101,7 +101,7 @@ def measure(config: PretrainConfig, batch: MicroBatch, backend: Backend, num_tim
 
 
 def step(model: MaskedDataModel, micro: MicroStep) -> float:
-    """Seconds of a forward and backward."""
+    """Return the seconds of a forward and backward."""
     if HAS_GPU:
         torch.cuda.synchronize()
     start = time.perf_counter()

@@ -1,12 +1,12 @@
-"""A whole step of pretraining beside torchscale's: python -m tests.benchmarks.bench_step [--quick] [--append]
+"""A whole step of pretraining compared with torchscale's: python -m tests.benchmarks.bench_step [--quick] [--append]
 
-Ours packs images, pairs and texts into one pass; torchscale's BEiT3, as one would write it, takes three. Both compute
-the same function of the same weights and samples, which is checked, under the same DeepSpeed ZeRO-3 engine of one rank:
-forward, backward and optimizer are timed, reading, masks and visual tokenizer left out. Who does not fit into memory
-with the whole batch takes it in halves, quarters, ... (`parts`), and does the same work. torchscale_compile is each of
-its layers under torch.compile, which is what ZeRO-3's hooks leave whole.
+Ours packs images, pairs and texts into one pass; torchscale's BEiT3, as it is commonly used, takes three. Both compute
+the same function of the same weights and samples, which is checked, under the same DeepSpeed ZeRO-3 engine of one rank.
+Forward, backward and optimizer are timed; reading, masks and visual tokenizer are left out. A competitor that does not
+fit into memory with the whole batch takes it in halves, quarters, ... (`parts`), and does the same work.
+torchscale_compile compiles each layer by itself, the largest graph that ZeRO-3's hooks do not break.
 
-Peak memory is the competitor's own: weights, optimizer state and the most of a step. `vs_` are speeds.
+Peak memory is the competitor's own: weights, optimizer state and the peak of a step. `vs_` are ratios of speeds.
 """
 
 import contextlib
@@ -31,33 +31,33 @@ OURS: dict[str, tuple[Variant, ...]] = {
     "cpu": ("reference", "compile"),
     "cuda": ("reference", "compile", "triton"),
 }
-"""By device, in the order of measurement; the last one is ours in figures that name no kernels."""
+"""Variants by device, in the order of measurement; figures that name no kernels are those of the last one."""
 TOLERANCE = 1e-3
-"""Nats by which mean losses of the first step may differ: bfloat16 rounds them by less."""
+"""Tolerance in nats of mean losses of the first step; bfloat16 rounding changes them by less."""
 WARMUP_STEPS = 2
-"""Optimizer state is made in the first, ZeRO-3 knows the order of modules from the second."""
+"""Warmup steps: the first allocates optimizer state, ZeRO-3 knows the order of modules from the second."""
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """A step of ours beside torchscale's."""
+    """A step of ours compared with torchscale's."""
 
     sizes: tuple[str, ...] = ()
-    """Cases by name, see `cases`; none: all of this device."""
+    """Names of cases, see `cases`; default: all of this device."""
     samples: int | None = None
-    """Images, pairs and texts in a step, of each; None: as in `cases`."""
+    """Number of images, of pairs and of texts per step; None: as in `cases`."""
     rounds: int | None = None
-    """Timed steps of each; None: 5 on a CPU, 8 on a GPU."""
+    """Timed steps per competitor; None: 5 on a CPU, 8 on a GPU."""
     threads: int = 2
-    """On a CPU."""
+    """CPU threads."""
     compile_peer: bool = True
-    """torchscale under torch.compile too, in cases of base."""
+    """Also measure torchscale under torch.compile, in cases of base."""
     seconds: float = float("inf")
-    """No case is begun after so many."""
+    """Time in seconds after which no further case is started."""
     padded: bool = False
-    """Ours with rows for padding, too: what it saves to have none."""
+    """Also measure ours with rows for padding, to show what packing saves."""
     quick: bool = False
-    """Less than a minute: one small case, two rounds, nothing compiled."""
+    """Run for less than a minute: one small case, two rounds, nothing compiled."""
     append: bool = False
     """Write the figures into RESULTS.md."""
 
@@ -68,7 +68,7 @@ class Measured:
 
     num_parts: int
     losses: list[float]
-    """Means of the first step."""
+    """Mean losses of the first step."""
     peak_bytes: int = 0
     seconds: list[float] = field(default_factory=list)
 
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def start(num_threads: int) -> torch.device:
-    """One rank, without DeepSpeed's log."""
+    """Start a process group of one rank, without DeepSpeed's log."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     for message in ("Importing from timm", "Full backward hook", "dynamo_pgo"):
         warnings.filterwarnings("ignore", message=message)
@@ -111,7 +111,7 @@ def start(num_threads: int) -> torch.device:
 
 
 def cases(options: BenchOptions, device: torch.device) -> Iterator[Case]:
-    """Samples of each kind as fit into 139 GiB; a CPU takes few, for optimizer and embeddings not to count too much."""
+    """Yield cases that fit into 139 GiB; on a CPU few samples, but enough to outweigh optimizer and embeddings."""
     samples = options.samples
     if device.type == "cpu":
         if options.quick:
@@ -128,12 +128,12 @@ def cases(options: BenchOptions, device: torch.device) -> Iterator[Case]:
     names = [case.name for case in found]
     unknown = set(options.sizes) - set(names)
     if unknown:
-        raise SystemExit(f"error: there is no case {', '.join(sorted(unknown))} here; choose of {', '.join(names)}")
+        raise SystemExit(f"error: there is no case {', '.join(sorted(unknown))} here; choose from {', '.join(names)}")
     yield from (case for case in found if not options.sizes or case.name in options.sizes)
 
 
 def measure(case: Case, variants: list[Variant], rounds: int, device: torch.device) -> dict[Variant, Measured]:
-    """All take turns where all fit into memory; else each does its rounds alone."""
+    """Measure all in turns if they fit into memory together, else one after the other."""
     batch = random_batch(case.config, device)
     measured: dict[Variant, Measured] = {}
     groups = [variants] if case.is_resident else [[variant] for variant in variants]
@@ -145,7 +145,7 @@ def measure(case: Case, variants: list[Variant], rounds: int, device: torch.devi
                 continue
             try:
                 competitors[variant], measured[variant] = warmed_up(variant, case, batch)
-            except Exception as error:  # whatever DeepSpeed and the compiler make of each other
+            except Exception as error:  # DeepSpeed and the compiler may fail together in any way
                 reason = str(error).strip().partition("\n")[0][:200]
                 print(f"{variant} is left out: {type(error).__name__}: {reason}", flush=True)
         for _ in range(rounds):
@@ -157,7 +157,7 @@ def measure(case: Case, variants: list[Variant], rounds: int, device: torch.devi
 
 
 def warmed_up(variant: Variant, case: Case, batch: Batch) -> tuple[Competitor, Measured]:
-    """In as few parts as fit into memory."""
+    """Build and warm up a competitor, with the batch in as few parts as fit into memory."""
     num_parts = 1
     while True:
         free_memory()
@@ -177,7 +177,7 @@ def warmed_up(variant: Variant, case: Case, batch: Batch) -> tuple[Competitor, M
 
 
 def extra_bytes(competitor: Competitor) -> int:
-    """The most that a step holds beyond what stays."""
+    """Return the peak memory of a step beyond what stays allocated."""
     if not torch.cuda.is_available():
         return 0
     torch.cuda.reset_peak_memory_stats()
@@ -201,13 +201,13 @@ def step_seconds(competitor: Competitor, device: torch.device) -> float:
 
 
 def check_agreement(measured: dict[Variant, Measured]) -> None:
-    """A comparison of different functions would be worth nothing."""
+    """Raise an error unless all competitors compute the same losses."""
     (first, expected), *others = measured.items()
     for variant, found in others:
-        if variant == PADDED:  # its words see padding
+        if variant == PADDED:  # its words attend to padding
             continue
         differences = [abs(a - b) for a, b in zip(found.losses, expected.losses, strict=True)]
-        assert max(differences) < TOLERANCE, f"{variant} lost {found.losses}, {first} {expected.losses}"
+        assert max(differences) < TOLERANCE, f"losses: {variant} {found.losses}, {first} {expected.losses}"
 
 
 def figures_of(case: Case, measured: dict[Variant, Measured], device: torch.device) -> dict[str, float]:
@@ -231,8 +231,8 @@ def figures_of(case: Case, measured: dict[Variant, Measured], device: torch.devi
 
 
 def print_table(case: Case, figures: dict[str, float], measured: dict[Variant, Measured]) -> None:
-    """A row a competitor; `vs` is the speed of each against torchscale, or against the first."""
-    print(f"\n{case.name}: {case.num_tokens} tokens and {case.flops / 1e12:.3g} TFLOP a step", flush=True)
+    """Print a row per competitor; `vs` is its speed relative to torchscale, or to the first."""
+    print(f"\n{case.name}: {case.num_tokens} tokens and {case.flops / 1e12:.3g} TFLOP per step", flush=True)
     print(f"{'':<20}{'step s':>9}{'tokens/s':>11}{'MFU':>8}{'peak GB':>9}{'parts':>7}{'speed':>8}")
     base = measured["torchscale"] if "torchscale" in measured else next(iter(measured.values()))
     for variant, found in measured.items():

@@ -1,4 +1,4 @@
-"""Bytes that a function moves, counted: what its operations read and write, as if nothing stayed in caches."""
+"""Bytes that the operations of a function read and write, counted as if nothing stayed in caches."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -49,13 +49,13 @@ def eager_bytes(function: Callable[..., Any], inputs: list[Tensor]) -> tuple[int
 
 
 def compiled_bytes(function: Callable[..., Any], inputs: list[Tensor]) -> tuple[int, int]:
-    """The same of the function compiled by torch.compile, as Inductor counts its kernels."""
+    """Return the same for the function under torch.compile, as Inductor counts its kernels."""
     torch._dynamo.reset()
     metrics.reset()
-    logger = compile_fx.inductor_metrics_log  # Inductor counts only where this listens
+    logger = compile_fx.inductor_metrics_log  # Inductor counts only if this logger is enabled
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    with config.patch(force_disable_caches=True):  # what is in a cache is not counted
+    with config.patch(force_disable_caches=True):  # cached kernels are not counted
         outputs = _outputs(torch.compile(function)(*inputs))
         forward = metrics.num_bytes_accessed
         torch.autograd.grad(outputs, inputs, [torch.ones_like(output) for output in outputs])
@@ -63,7 +63,7 @@ def compiled_bytes(function: Callable[..., Any], inputs: list[Tensor]) -> tuple[
 
 
 def saved_bytes(function: Callable[..., Any], inputs: list[Tensor]) -> int:
-    """What a forward keeps for backward beside its inputs, each memory once."""
+    """Return the bytes that a forward saves for backward besides its inputs, shared memory counted once."""
     known = {tensor.untyped_storage().data_ptr() for tensor in inputs}
     kept: dict[int, int] = {}
 
@@ -74,7 +74,7 @@ def saved_bytes(function: Callable[..., Any], inputs: list[Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = function(*inputs)  # alive until the sum, so that no memory is used twice
+        outputs = function(*inputs)  # alive until the sum, so that no address is reused
         total = sum(kept.values())
     del outputs
     return total

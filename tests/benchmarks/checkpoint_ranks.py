@@ -1,6 +1,6 @@
-"""A rank of pretraining that measures what saving and loading cost: see bench_checkpoint.py.
+"""A rank of pretraining that measures the cost of saving and loading: see bench_checkpoint.py.
 
-Before each checkpoint DeepSpeed saves the same state in its own way, elsewhere, for comparison.
+Before each checkpoint DeepSpeed saves the same state elsewhere, for comparison.
 """
 
 import json
@@ -51,7 +51,7 @@ def save_as_deepspeed_does(saver: CheckpointSaver) -> None:
     dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(folder)
-    dist.barrier()  # the next save must not wait for that
+    dist.barrier()  # the next save must not wait for this one
 
 
 def main() -> None:

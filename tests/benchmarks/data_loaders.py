@@ -35,20 +35,20 @@ PEER_PACKAGES = {
     "six": "six",
     "simplejpeg": "simplejpeg",
 }
-"""By the names they are imported by, those that open_clip's training needs included."""
+"""Packages by import name, including those that open_clip's training needs."""
 IMAGE_SIZE = 224
-"""The larger of the two views, for a network of 224 px and a tokenizer of 112 or 224 px."""
+"""Size of the larger of the two views, for a network of 224 px and a tokenizer of 112 or 224 px."""
 TEXT_LENGTH = 512
 SEED = 0
 NUM_STEPS = 1_000_000
 SHUFFLE_BUFFER = 200
-"""Samples in open_clip's shuffle buffer, not its 5000: it would be filling them throughout, at the cost of its rate."""
+"""Samples in open_clip's shuffle buffer; its default of 5000 would be filling throughout and lower its rate."""
 
 
 def pair_loaders(
     shards: Path, tokenizer: TextTokenizer, batch_size: int, num_workers: int
 ) -> dict[str, Callable[[], Any]]:
-    """Ours and its peers, by name; a peer whose package is missing is left out with a sentence."""
+    """Return our loader and its peers by name; a peer whose package is missing is left out with a message."""
     _write_index(shards, "pair")
     ours = _step_dataset(shards, tokenizer, SamplesPerStep(images=0, pairs=batch_size, texts=0))
     loaders: dict[str, Callable[[], Any]] = {"ours": lambda: step_batches(ours, 0, NUM_STEPS, num_workers)}
@@ -72,7 +72,7 @@ def pair_loaders(
 def text_loaders(
     shards: Path, tokenizer: TextTokenizer, batch_size: int, num_workers: int
 ) -> dict[str, Callable[[], Any]]:
-    """Ours, and SentencePiece alone on the same texts in memory."""
+    """Return our loader, and SentencePiece alone on the same texts in memory."""
     _write_index(shards, "text")
     ours = _step_dataset(shards, tokenizer, SamplesPerStep(images=0, pairs=0, texts=batch_size))
     texts = [text.decode() for text in _members(shards, ".txt")]
@@ -85,7 +85,7 @@ def num_tokens(batch: StepBatch | list[int]) -> int:
 
 
 def decode_and_resize(encoded: bytes, rng: np.random.Generator) -> Image.Image:
-    """The least that a random crop costs with Pillow: decoding at the scale that it allows, one resize."""
+    """Crop as cheaply as Pillow can: decode at the smallest scale that the crop allows, resize once."""
     with Image.open(io.BytesIO(encoded)) as image:
         width, height = image.size
         box = random_crop(width, height, 0.2, rng)
@@ -98,7 +98,7 @@ def decode_and_resize(encoded: bytes, rng: np.random.Generator) -> Image.Image:
 
 
 class _InMemory(Dataset[list[Any]]):
-    """Batch `step`: what `make` gives for the next contents, in turn; no shards, no collation."""
+    """A batch per step of the results of `make` for contents in memory, in turn; no shards, no collation."""
 
     def __init__(self, contents: list[Any], batch_size: int, make: Callable[[Any, np.random.Generator], Any]):
         self.contents, self.batch_size, self.make = contents, batch_size, make
@@ -107,7 +107,7 @@ class _InMemory(Dataset[list[Any]]):
         rng = np.random.default_rng([SEED, step])
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
         made = [self.make(self.contents[place % len(self.contents)], rng) for place in places]
-        return made if isinstance(made[0], int) else []  # images stay where they are: nothing else is measured
+        return made if isinstance(made[0], int) else []  # images are not sent: only making them counts
 
 
 def _write_index(folder: Path, kind: Kind) -> None:
@@ -140,7 +140,7 @@ def _members(folder: Path, extension: str) -> list[bytes]:
 
 
 def _open_clip(shards: Path, batch_size: int, num_workers: int) -> Callable[[], Any]:
-    """Its own training pipeline: its transform (no jitter, crops of 90 % or more), its tokenizer."""
+    """Return open_clip's own training pipeline: its transform (no jitter, crops of 90 % or more), its tokenizer."""
     open_clip = import_beside_cpu_torch("open_clip")
     data: Any = import_beside_cpu_torch("open_clip_train.data")
     # webdataset 1.0.2 marks the end of a shard, which open_clip_torch 3.3.0 does not expect

@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks.draw_demo [runs/demo]: the picture of README, from a finished demo.
+"""python -m tests.benchmarks.draw_demo [runs/demo]: the picture in the README, from a finished demo.
 
 The captions of the first held-out pairs, none chosen by hand, with each content word hidden in turn and replaced by
 the network's guess: above with the image of the caption, below with the image of another pair. Beside them the losses
@@ -36,12 +36,12 @@ LOSSES = {
     "mvlm_text": "words of captions",
 }
 SMOOTHED_STEPS = 20
-"""Steps that a point of a curve is the mean of."""
+"""Number of steps averaged for a point of a curve."""
 
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """Guesses and losses of a finished demo."""
+    """Guesses and losses of a finished demo, as a picture."""
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/demo")
     """The demo's run folder, with its data in it."""
@@ -51,7 +51,7 @@ class DrawOptions:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a caption as it is shown."""
+    """A word of a caption in the picture."""
 
     text: str
     """The network's guess if the word was hidden, else the word itself."""
@@ -85,7 +85,7 @@ def draw_demo(options: DrawOptions) -> None:
     pixels, length = network_view(images, config.model.image_size), config.data.caption_length
     shown = []
     for pair in range(NUM_SHOWN):
-        places = (pair, pair + NUM_SHOWN)  # of the caption's image, and of another pair's
+        places = (pair, pair + NUM_SHOWN)  # the caption's own image, and that of another pair
         guesses = [guess_caption(model, tokenizer, pixels[place], captions[pair], length) for place in places]
         shown.append([(images[place], words) for place, words in zip(places, guesses, strict=True)])
     options.picture.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def guess_caption(
 ) -> list[Word]:
     """Return the caption with each content word hidden in turn and guessed.
 
-    pixels: (3, H, W) as the network takes them; length: of captions in ids.
+    pixels: (3, H, W) as the network takes them; length: number of ids in a caption.
     """
     num_patches = model.encoder.config.num_patches
     words = [Word(word, word, False) for word in caption.split()]
@@ -155,7 +155,7 @@ def draw(shown: list[list[tuple[Tensor, list[Word]]]], log: list[dict[str, Any]]
 
 
 def write_words(axis: Any, words: list[Word]) -> None:
-    """Write words below a picture, in lines of its width."""
+    """Write words below a picture, wrapped to its width."""
     renderer = axis.figure.canvas.get_renderer()
     box = axis.get_window_extent(renderer)
     left, line, space = 0.0, 0, 4.0

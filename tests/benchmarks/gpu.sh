@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# All that needs a GPU, in less than eight minutes: tests, then benchmarks, whose tables it prints.
+# Tests and benchmarks that need a GPU, in less than eight minutes; prints the tables of the benchmarks.
 #   tests of the kernels, tests that need a GPU     outputs and gradients against plain torch
-#   bench_kernels --quick                           operations of base beside eager, torch.compile, apex, Liger
-#   bench_step                                      a step of base and of the giant beside torchscale: seconds, MFU, GB
-#   profile_step                                    a step of the giant as its recipe has it, by category
+#   bench_kernels --quick                           operations of base compared with eager, torch.compile, apex, Liger
+#   bench_step                                      a step of base and of the giant compared with torchscale: seconds, MFU, GB
+#   profile_step                                    a step of the giant as in its recipe, by category
 # More, without the limit: bench_kernels (the giant's operations), bench_step (large; torchscale compiled).
-# Runs the Python that is called python, or $PYTHON, with torch, Triton, DeepSpeed and what tests need (make check sets
-# up .venv); liger-kernel and NVIDIA apex are columns where they are installed. Options go to the benchmarks: --append
+# Runs python, or $PYTHON, which needs torch, Triton, DeepSpeed and the requirements of the tests (make check sets up
+# .venv); liger-kernel and NVIDIA apex are compared if installed. Options go to the benchmarks: --append
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python}
@@ -14,7 +14,7 @@ python=${PYTHON:-python}
 "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo "error: torch sees no GPU"; exit 2; }
 "$python" -c 'import torch; print(torch.__version__, torch.cuda.get_device_name())'
 code=0
-run() {  # SECONDS COMMAND...: the rest runs also where this fails
+run() {  # SECONDS COMMAND...: the rest runs even if this fails
   timeout "$@" || { code=1; echo "error: exit status $? of: timeout $*"; }
 }
 run 100 "$python" -m pytest -q tests/model/kernels

@@ -1,4 +1,4 @@
-"""The operations of model/kernels at the sizes of BEiT-3, each beside the same in plain torch."""
+"""The operations of model/kernels at the sizes of BEiT-3, each with its definition in plain torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,30 +47,30 @@ class Size:
 
 
 def sizes(num_samples: int) -> list[Size]:
-    """num_samples: of the giant; base takes four times as many."""
+    """Return giant with num_samples of each kind, and base with four times as many."""
     return [Size("base", 768, 3072, 197, 4 * num_samples), Size("giant", 1408, 6144, 257, num_samples)]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """Something to measure."""
+    """An operation to measure."""
 
     name: str
     inputs: list[Tensor]
     plain: Callable[..., Any]
-    """In plain torch, for eager and torch.compile."""
+    """The operation in plain torch, for eager and torch.compile."""
     backend: Callable[[Backend], Callable[..., Any]]
-    """Ours."""
+    """Our implementation."""
     fewest_bytes: tuple[int, int] | None = None
-    """Forward and backward must move; None where matrix products take the time."""
+    """Bytes that forward and backward must move; None if matrix products dominate."""
     unit: int = 1
-    """Elements of the widest matrix: bytes are told in multiples of it."""
+    """Elements of the widest matrix, the unit in which bytes are reported."""
     liger: Callable[..., Any] | None = None
-    """By liger-kernel, which may not be installed."""
+    """The operation by liger-kernel, if installed."""
 
 
 def operations(size: Size, device: torch.device) -> list[Operation]:
-    """In bfloat16; two experts, as most blocks have."""
+    """Return the operations in bfloat16, with two experts as in most blocks."""
     layout = size.layout()
     rows, dim, ffn_dim = layout.rows(TWO_EXPERTS), size.dim, size.ffn_dim
     generator = torch.Generator(device).manual_seed(0)
@@ -113,7 +113,7 @@ def operations(size: Size, device: torch.device) -> list[Operation]:
 
 
 def head(size: Size, device: torch.device) -> Operation:
-    """Masked words of the micro-step: 15 % of the texts, half of the captions."""
+    """Return the loss of a micro-step's masked words: 15 % of the texts, half of the captions."""
     num_masked = size.num_samples * (size.text_tokens * 15 // 100 + size.caption_tokens // 2)
     labels = torch.randint(size.vocab_size, (num_masked,), device=device)
     shapes = [(num_masked, size.dim), (size.vocab_size, size.dim), (size.vocab_size,)]
@@ -179,7 +179,7 @@ def _our_ffn(x: Tensor, output: Tensor, bias: Tensor, *vectors: Tensor, rows: Ex
 
 
 def _assembly(size: Size, layout: PackedLayout, random: Callable[..., Tensor], device: torch.device) -> Operation:
-    """40 % of the patches hidden."""
+    """Return the assembly of packed rows, with 40 % of the patches hidden."""
     num_images, num_patches, dim = 2 * size.num_samples, size.image_tokens - 1, size.dim
     image_mask = torch.rand(num_images, num_patches, device=device) < 0.4
     word_positions, cu_seqlens = (tensor.to(device) for tensor in layout.word_positions())

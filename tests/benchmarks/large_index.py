@@ -1,4 +1,4 @@
-"""What an index of 21 million pairs costs: opening it, and the first batch of a run that resumes at step 900,000.
+"""Cost of an index of 21 million pairs: opening it, and the first batch of a run that resumes at step 900,000.
 
 21,000 shards of 1,000 pairs, all hard links to one tar.
 """
@@ -25,11 +25,11 @@ NUM_SHARDS, PER_SHARD = 21_000, 1_000
 RESUME_STEP = 900_000
 PER_STEP = SamplesPerStep(images=0, pairs=1024, texts=0)
 WORLD_SIZE = 16
-"""So 64 pairs for this rank."""
+"""Ranks of the simulated run; this one reads 64 pairs per step."""
 
 
 def measure_large_index(folder: Path, tokenizer: Path, num_shards: int = NUM_SHARDS) -> dict[str, float]:
-    """Seconds to open and to the first batch, and growth of resident memory in MB, in a process of its own."""
+    """Return seconds to open and to the first batch, and growth of resident memory in MB, in a fresh process."""
     folder.mkdir()
     _write(folder, num_shards)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:

@@ -1,4 +1,4 @@
-"""Packages that a benchmark needs beside the project's own: all that are missing at once, in one line to copy."""
+"""Packages that a benchmark needs besides the project's own; all missing ones are reported in one line to copy."""
 
 import importlib.util
 import sys
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from data_pipeline.settings.command_line import EXIT_USER_ERROR
 
 _WITH_DEPENDENCIES = ("matplotlib",)
-"""Installed with what they depend on. The others would bring another build of torch."""
+"""Packages installed with their dependencies. Those of the others would replace the build of torch."""
 
 
 def require_packages(needed: Mapping[str, str], optional: Mapping[str, str] | None = None) -> None:
-    """End with a sentence if a needed package is missing; print one if only optional ones are.
+    """Exit with a message if a needed package is missing; print one if only optional ones are.
 
-    Keys are names to import, values what pip calls them.
+    Keys are import names, values the names for pip.
     """
     missing = _missing(needed)
     optional_missing = _missing(optional or {})
@@ -26,7 +26,7 @@ def require_packages(needed: Mapping[str, str], optional: Mapping[str, str] | No
 
 
 def install_line(packages: list[str]) -> str:
-    """One line of a shell."""
+    """Return a shell command that installs packages."""
     with_dependencies = [package for package in packages if package in _WITH_DEPENDENCIES]
     alone = [package for package in packages if package not in _WITH_DEPENDENCIES]
     commands = [f"pip install {' '.join(with_dependencies)}"] if with_dependencies else []

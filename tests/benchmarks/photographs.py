@@ -1,4 +1,4 @@
-"""Photographs to measure on: crops of those that scikit-image and scikit-learn bring along, as pair shards.
+"""Photographs to measure on: crops of those that scikit-image and scikit-learn contain, as pair shards.
 
 images scikit-image 0.26 (skimage.data) and scikit-learn 1.9 (load_sample_images); no network.
 """
@@ -16,7 +16,7 @@ from tests.benchmarks.packages import install_line
 MIN_CROP, MAX_CROP = 300, 1200
 QUALITY = 90
 PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
-"""By the names they are imported by."""
+"""Packages by import name."""
 _FILES = {
     "skimage": (
         "data/astronaut.png data/chelsea.png data/coffee.png data/hubble_deep_field.jpg data/ihc.png"
@@ -27,12 +27,12 @@ _FILES = {
 
 
 def load_photographs() -> list[Image.Image]:
-    """Color photographs, read as files, without importing their packages. Raises ValueError if one is missing."""
+    """Return color photographs, read without importing their packages. Raises ValueError if a package is missing."""
     photographs = []
     for package, names in _FILES.items():
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise ValueError(f"there is no {package}, which brings photographs; {install_line([PACKAGES[package]])}")
+            raise ValueError(f"{package} with its photographs is missing; {install_line([PACKAGES[package]])}")
         folder = Path(spec.submodule_search_locations[0])
         photographs += [Image.open(folder / name).convert("RGB") for name in names]
     return photographs
@@ -41,7 +41,7 @@ def load_photographs() -> list[Image.Image]:
 def write_photograph_shards(
     folder: Path, photographs: list[Image.Image], size: tuple[int, int], num_shards: int, per_shard: int, seed: int = 0
 ) -> None:
-    """Different crops, each brought to `size` and stored as a JPEG with a caption: plain WebDataset pair shards."""
+    """Write WebDataset pair shards of different crops, each resized to `size`, as JPEG with a caption."""
     rng = np.random.default_rng(seed)
     for shard in range(num_shards):
         with tarfile.open(folder / f"{shard:06d}.tar", "w") as tar:
@@ -55,7 +55,7 @@ def write_photograph_shards(
 
 
 def _crop(photograph: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """A crop of 300 to 1200 pixels, as far as the photograph has them, of the aspect of `size`."""
+    """Return a crop of 300 to 1200 pixels, as far as the photograph allows, with the aspect ratio of `size`."""
     aspect = size[0] / size[1]
     largest = min(MAX_CROP, photograph.width, photograph.height * aspect)
     width = rng.uniform(min(MIN_CROP, largest), largest)

@@ -1,11 +1,11 @@
-"""Where the time of a step goes: python -m tests.benchmarks.profile_step [--out step.png] [--append]
+"""Time of a step by category: python -m tests.benchmarks.profile_step [--out step.png] [--append]
 
 --out needs matplotlib.
 
-Steps of bench_step.py under torch.profiler, by category: on a GPU the giant as its recipe has it, by kernels on the
-device's own clock; on a CPU base with four layers, by operations of torch. `communication` is what nothing overlaps,
-`idle` what nothing runs in: on a GPU it waits for the host, on a CPU Python runs between operations. The profiler costs
-time itself, most of it in `idle`.
+Steps of bench_step.py under torch.profiler: on a GPU the giant as in its recipe, by kernels on the device's clock; on
+a CPU base with four layers, by operations of torch. `communication` is the time in which nothing else runs, `idle` that
+in which nothing runs: a GPU waits for the host, or Python runs between operations on a CPU. The profiler itself costs
+time, most of it in `idle`.
 """
 
 import tempfile
@@ -31,22 +31,22 @@ COLORS = dict(zip(CATEGORIES, ("#4477aa", "#66ccee", "#ccbb44", "#ee6677", "#aa3
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """A step by category."""
+    """Time of a step by category."""
 
     size: Literal["base", "large", "giant"] | None = None
     """Recipe; None: giant on a GPU, base on a CPU."""
     depth: int | None = None
     """Layers; None: 4 on a CPU, else the recipe's."""
     samples: int | None = None
-    """Images, pairs and texts in a step, of each; None: 32 on a GPU, 4 on a CPU."""
+    """Number of images, of pairs and of texts per step; None: 32 on a GPU, 4 on a CPU."""
     kernels: KernelChoice | Literal["torchscale"] | None = None
-    """Who computes; None: our fastest. torchscale has no giant."""
+    """Variant to profile; None: our fastest. torchscale has no giant."""
     steps: int = 2
-    """Steps under the profiler."""
+    """Number of steps under the profiler."""
     threads: int = 2
-    """On a CPU."""
+    """CPU threads."""
     out: Path | None = None
-    """A picture."""
+    """File to write a picture to."""
     append: bool = False
     """Write the figures into RESULTS.md."""
 
@@ -54,7 +54,7 @@ class ProfileOptions:
 def main() -> None:
     options = tyro.cli(ProfileOptions, description=__doc__)
     needed = PEER_PACKAGES if options.kernels == "torchscale" else {}
-    require_packages({**needed, **({"matplotlib": "matplotlib"} if options.out else {})})  # before minutes of measuring
+    require_packages({**needed, **({"matplotlib": "matplotlib"} if options.out else {})})  # before a long run
     device = start(options.threads)
     on_gpu = device.type == "cuda"
     size = options.size or ("giant" if on_gpu else "base")
@@ -65,7 +65,7 @@ def main() -> None:
     variant = options.kernels or OURS[device.type][-1]
     competitor, measured = warmed_up(variant, case, random_batch(case.config, device))
     seconds = profiled(competitor, options.steps)
-    title = f"{case.name}, {case.model.depth} layers, {variant}: {case.num_tokens} tokens a step"
+    title = f"{case.name}, {case.model.depth} layers, {variant}: {case.num_tokens} tokens per step"
     if measured.num_parts > 1:
         title += f" in {measured.num_parts} parts"
     print_tables(title, seconds, options.steps)
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def profiled(competitor: Competitor, num_steps: int) -> Seconds:
-    """By category and name, of all the steps together."""
+    """Return seconds by category and name, summed over the steps."""
     is_gpu = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]
     with profile(activities=activities) as profiler, record_function("steps"):
@@ -115,7 +115,7 @@ def print_tables(title: str, seconds: Seconds, num_steps: int) -> None:
 
 
 def draw(title: str, seconds: Seconds, num_steps: int, path: Path) -> None:
-    """A bar a category."""
+    """Draw a bar per category."""
     import matplotlib
 
     matplotlib.use("Agg")

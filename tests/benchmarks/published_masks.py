@@ -1,4 +1,4 @@
-"""BEiT's block-wise masks in plain Python, written anew from their description, and ours beside them.
+"""BEiT's block-wise masks in plain Python, written from their description and compared with ours.
 
 python -m tests.benchmarks.published_masks [--quick]
 """
@@ -20,11 +20,11 @@ MIN_ASPECT = 0.3
 MIN_BLOCK = 16
 MAX_ATTEMPTS = 10
 IMAGES_PER_STEP = 2048
-"""Of BEiT-3's global batch."""
+"""Images in BEiT-3's global batch."""
 
 
 def published_mask(rng: random.Random, grid_size: int, num_masked: int, min_block: int) -> np.ndarray:
-    """The mask of one image: blocks until the count, ten attempts a block, then single patches (BEiT v2)."""
+    """Return the mask of one image: blocks up to num_masked, ten attempts per block, then single patches (BEiT v2)."""
     mask = np.zeros((grid_size, grid_size), dtype=int)
     count = 0
     while count < num_masked:
@@ -39,7 +39,7 @@ def published_mask(rng: random.Random, grid_size: int, num_masked: int, min_bloc
 
 
 def _published_block(rng: random.Random, mask: np.ndarray, cap: int, min_block: int) -> int:
-    """Masks a block of at most `cap` new patches and returns how many they are, 0 if ten attempts fail."""
+    """Mask a block of at most `cap` new patches; return their number, 0 if ten attempts fail."""
     grid_size = len(mask)
     for _ in range(MAX_ATTEMPTS):
         area = rng.uniform(min_block, cap)
@@ -58,8 +58,8 @@ def _published_block(rng: random.Random, mask: np.ndarray, cap: int, min_block: 
 
 
 def mask_rows(quick: bool) -> dict[str, float]:
-    """Microseconds an image on the CPU, ours and the published algorithm's, which take turns; a median each, and the
-    median ratio of speeds. On a GPU also the milliseconds of our kernel for the images of a step of BEiT-3."""
+    """Return median microseconds per image on the CPU of ours and the published algorithm, taking turns, and the median
+    ratio of speeds. On a GPU also the milliseconds of our kernel for the images of a step of BEiT-3."""
     rounds = 5 if quick else 21
     rows: dict[str, float] = {}
     for grid_size, num_masked in ((14, 75), (16, 102)):
@@ -104,7 +104,7 @@ def _gpu_ms(rounds: int, grid_size: int, num_masked: int) -> float:
     times = []
     for turn in range(rounds + 3):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(1_000_000)  # the launch waits in the queue, so that the host's time does not count
+        torch.cuda._sleep(1_000_000)  # the launch queues up, so host time is not measured
         start.record()
         block_image_masks(turn, sample_ids, grid_size, num_masked, MIN_BLOCK, "triton")
         end.record()

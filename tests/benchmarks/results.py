@@ -1,4 +1,4 @@
-"""RESULTS.md: a section a run."""
+"""RESULTS.md, with a section per run."""
 
 import shlex
 import subprocess
@@ -16,7 +16,7 @@ _HEADER = """# Results of benchmarks
 
 
 def append_results(name: str, figures: dict[str, float]) -> None:
-    """A table of the figures, with hardware, commit and command above it."""
+    """Append a table of the figures, below hardware, commit and command."""
     command = f"python -m tests.benchmarks.{name} {shlex.join(sys.argv[1:])}".strip()
     content = RESULTS.read_text() if RESULTS.is_file() else _HEADER
     content += f"\n## {name}, {date.today()}\n\n{_hardware()}; commit {_commit()}; `{command}`\n\n"
@@ -35,7 +35,7 @@ def _hardware() -> str:
 
 
 def _commit() -> str:
-    """With a plus where the tree has changes."""
+    """Return the commit, with a plus if the tree has changes."""
     return subprocess.run(
         ["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True, cwd=RESULTS.parent
     ).stdout.strip()

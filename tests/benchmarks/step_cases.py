@@ -1,9 +1,9 @@
-"""What the benchmarks of a step train: sizes of networks, and one batch of random samples for all who compete.
+"""Networks and batches of the benchmarks of a step: one batch of random samples for all competitors.
 
-A batch has the proportions and lengths of the recipes: as many images, pairs and texts, texts of 512 tokens, captions
-of about 20 with padding to 64, as Microsoft's finetuning code pads. Captions of CC12M, half of BEiT-3's pairs, have 20
+A batch has the proportions and lengths of the recipes: equal numbers of images, pairs and texts, texts of 512 tokens,
+captions of about 20 padded to 64, as in Microsoft's finetuning code. Captions of CC12M, half of BEiT-3's pairs, have 20
 words, those of CC3M 10 (arXiv 2102.08981), of COCO and Visual Genome fewer. Masks and codes are made beforehand, so
-loader and tokenizer are left out.
+loader and tokenizer are not measured.
 
 Shapes: I images, P pairs, T texts; V image tokens, C caption tokens, L text tokens.
 """
@@ -27,21 +27,21 @@ from pretrain.recipes import RECIPES
 from tests.support.launch import ROOT
 
 FIRST_WORD = 4
-"""Ids before it are special."""
+"""First id that is not special."""
 CAPTION_LENGTHS = (8, 32)
-"""Shortest and longest, in tokens, with <s> and </s>."""
+"""Shortest and longest caption in tokens, including <s> and </s>."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network and a step of it."""
+    """A network and the samples of a step."""
 
     name: str
     config: PretrainConfig
     has_peer: bool
-    """torchscale has no shared attention and no vision-language experts."""
+    """False for shared attention or vision-language experts, which torchscale lacks."""
     is_resident: bool = True
-    """All who compete fit into memory at once, so that they take turns; else one is measured after the other."""
+    """Whether all competitors fit into memory at once and take turns; else they are measured one after the other."""
 
     @property
     def model(self) -> MultiwayConfig:
@@ -64,7 +64,7 @@ class Case:
 
 
 def caption_lengths(num_pairs: int) -> tuple[int, ...]:
-    """Evenly from the shortest to the longest."""
+    """Return lengths spread evenly from the shortest to the longest."""
     shortest, longest = CAPTION_LENGTHS
     return tuple(shortest + (longest - shortest) * (2 * i + 1) // (2 * num_pairs) for i in range(num_pairs))
 
@@ -80,7 +80,7 @@ def make_case(
     vocab_size: int | None = None,
     on_gpu: bool = False,
 ) -> Case:
-    """A recipe with num_samples of each kind, without recomputation and stochastic depth."""
+    """Return a recipe with num_samples of each kind, without recomputation and stochastic depth."""
     config: PretrainConfig = RECIPES[recipe]()
     model = decoupled(config.model) if is_decoupled else config.model
     model = replace(
@@ -98,7 +98,7 @@ def make_case(
         texts_per_step=num_samples,
         precision="bfloat16" if on_gpu else "float32",
         deepspeed_config=ROOT / "ds_configs" / Path("zero3.json" if on_gpu else "zero3_cpu.json"),
-        # the whole rate at once would throw random weights about
+        # the full rate without warmup would make random weights diverge
         optimizer=replace(config.optimizer, peak_lr=1e-5, min_lr=1e-5),
     )
     return Case(name, config, has_peer=is_decoupled and model.num_vl_layers == 0, is_resident=is_resident)
@@ -112,7 +112,7 @@ class Batch:
     targets: MaskedTargets
 
     def with_rows_for_padding(self) -> "Batch":
-        """The same samples, as if captions were as long as they can be."""
+        """Return the same samples, as if captions had the maximum length."""
         padding = self.inputs.caption_padding
         lengths = (padding.shape[1],) * len(padding)
         return replace(
@@ -120,7 +120,7 @@ class Batch:
         )
 
     def parts(self, num_parts: int) -> list["Batch"]:
-        """The same samples as `num_parts` micro-steps, each with its part of every kind."""
+        """Return the same samples as `num_parts` micro-steps, each with its part of every kind."""
         inputs, targets = self.inputs, self.targets
         num_pairs = len(inputs.caption_ids)
         num_images = len(inputs.images) - num_pairs
@@ -159,14 +159,14 @@ class Batch:
 
 
 def chunks(numbers: tuple[int, ...] | None, num_parts: int) -> list[tuple[int, ...]]:
-    """Of known lengths; num_parts must divide them."""
+    """Split numbers into num_parts equal parts; num_parts must divide their count."""
     assert numbers is not None and len(numbers) % num_parts == 0
     size = len(numbers) // num_parts
     return [numbers[part * size : (part + 1) * size] for part in range(num_parts)]
 
 
 def random_batch(config: PretrainConfig, device: torch.device, seed: int = 0) -> Batch:
-    """Random pixels, words and codes, hidden as the recipe hides them, but of every image: whole ones cost the same."""
+    """Return random pixels, words and codes, masked as in the recipe, but without whole images, which cost the same."""
     generator = torch.Generator().manual_seed(seed)
     model, objective, data = config.model, config.objective, config.data
     num_images, num_pairs, num_texts = config.images_per_step, config.pairs_per_step, config.texts_per_step

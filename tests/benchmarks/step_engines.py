@@ -1,4 +1,4 @@
-"""Ours and torchscale under the same DeepSpeed engine, each as a step that can be called."""
+"""Our network and torchscale's under the same DeepSpeed engine, each with a step that can be called."""
 
 import gc
 import importlib
@@ -23,22 +23,22 @@ PEERS = ("torchscale", "torchscale_compile")
 PEER_PACKAGES = {name: name for name in ("torchscale", "fairscale", "timm", "torchvision")}
 PADDED = "padded"
 Variant = KernelChoice | Literal["torchscale", "torchscale_compile", "padded"]
-"""Ours, by its kernels, or a peer; padded: ours with kernels auto and, as a peer has them, rows for padding."""
+"""Our network, by its kernels, or a peer; padded: ours with kernels auto and, like the peer, rows for padding."""
 
 
 @dataclass
 class Competitor:
-    """One who trains the case's network on its batch, again and again."""
+    """A network and engine that train on the case's batch repeatedly."""
 
     engine: deepspeed.DeepSpeedEngine
     micro_steps: Callable[[], Iterator[Tensor]]
-    """Losses of each micro-step, (4,) sums."""
+    """Function that yields the losses of each micro-step, (4,) sums."""
     num_micro_steps: int
     counts: Tensor
-    """(4,) predictions of the whole step."""
+    """Number of predictions of the whole step, (4,)."""
 
     def step(self) -> Tensor:
-        """Forward, backward and optimizer. Mean losses before it, (4,) in the order of OBJECTIVES."""
+        """Run forward, backward and optimizer; return mean losses before it, (4,) in the order of OBJECTIVES."""
         total = torch.zeros_like(self.counts)
         for sums in self.micro_steps():
             total += sums.detach()
@@ -48,10 +48,10 @@ class Competitor:
         return total / self.counts
 
     def end(self) -> None:
-        """Give the memory back; no step may follow."""
+        """Free the memory; no step may follow."""
         zero, module = self.engine.optimizer, self.engine.module
         self.engine.destroy()
-        # references to the engine survive in DeepSpeed's hooks, so what it holds must go one by one
+        # DeepSpeed's hooks keep references to the engine, so its contents are freed one by one
         for parameter in module.parameters():
             parameter.data, parameter.grad = parameter.data.new_empty(0), None
             vars(parameter).clear()
@@ -67,7 +67,7 @@ def free_memory() -> None:
 
 
 def build(variant: Variant, case: Case, batch: Batch, num_parts: int = 1) -> Competitor:
-    """num_parts: pieces that the batch is cut into, each of which fits into memory."""
+    """Return a competitor; num_parts: number of micro-steps that the batch is divided into."""
     parts = (batch.with_rows_for_padding() if variant == PADDED else batch).parts(num_parts)
     is_peer = variant in PEERS
     num_micro_steps = num_parts * (len(USES) if is_peer else 1)
@@ -78,7 +78,7 @@ def build(variant: Variant, case: Case, batch: Batch, num_parts: int = 1) -> Com
         model,
         case.config,
         deepspeed_config(case, num_micro_steps),
-        # else ZeRO-3 adds gradients of the step before to those of experts that a pass leaves out
+        # else ZeRO-3 keeps the previous gradients of experts that a pass does not use
         leaf_modules=(torchscale_layer(),) if is_peer else Pretraining.leaf_modules,
         undecayed=Pretraining.undecayed,
     )
@@ -99,8 +99,8 @@ def torchscale_layer() -> type[nn.Module]:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """torch.compile within ZeRO-3's hooks, which stand around the forward of a leaf module: engine.compile() would
-    break the graph at each of them."""
+    """Compile each layer inside of ZeRO-3's hooks around the forward of leaf modules: engine.compile() would break the
+    graph at each hook."""
     for module in model.modules():
         if isinstance(module, torchscale_layer()):
             module.forward = torch.compile(module.forward)  # type: ignore[method-assign]
@@ -109,24 +109,24 @@ def compile_layers(model: nn.Module) -> None:
 def deepspeed_config(case: Case, num_micro_steps: int) -> dict[str, Any]:
     """Return DeepSpeed's configuration for one rank."""
     merged = merged_deepspeed_config(case.config, read_memory_config(case.config.deepspeed_config), world_size=1)
-    # torchscale's micro-steps hold different numbers of samples, which DeepSpeed need not know
+    # torchscale's micro-steps differ in size, which does not matter to DeepSpeed
     sizes = {"train_batch_size": num_micro_steps, "train_micro_batch_size_per_gpu": 1}
     return merged | sizes | {"gradient_accumulation_steps": num_micro_steps}
 
 
 def build_model(variant: Variant, case: Case, device: torch.device) -> nn.Module:
-    """The same random weights for all, drawn on the device: on a CPU the giant's would take a minute."""
+    """Return a model with the same random weights for all, drawn on the device: a CPU takes a minute for the giant."""
     torch.manual_seed(0)
     with device:
         model = MaskedDataModel(case.model, kernels_of(variant))
     for parameter in model.parameters():
-        if parameter.ndim > 1:  # norms and biases are as torch makes them
+        if parameter.ndim > 1:  # norms and biases keep their initial values
             nn.init.normal_(parameter, std=case.model.init_std)
     return with_our_weights(model.state_dict(), case.model) if variant in PEERS else model.train()
 
 
 def kernels_of(variant: Variant) -> KernelChoice:
-    """Those of whose weights the competitor gets."""
+    """Return the kernels of a variant; a peer gets the weights of our network with those kernels."""
     if variant == "padded":
         return "auto"
     return "reference" if variant == "torchscale" or variant == "torchscale_compile" else variant

@@ -1,8 +1,8 @@
-"""Where a step's time goes, from a trace of torch.profiler: every moment belongs to one category.
+"""Time of a step by category, from a trace of torch.profiler: every moment belongs to one category.
 
-On a GPU the events are kernels and copies, on a CPU the operations of torch. A moment belongs to the event that began
-last among those under way (on a CPU: the innermost operation), to communication only where nothing else is under way,
-and to `idle` where nothing is: the GPU waits for the host, or Python runs between operations of the CPU.
+On a GPU the events are kernels and copies, on a CPU the operations of torch. A moment belongs to the running event that
+began last (on a CPU: the innermost operation), to communication only if nothing else runs, and to `idle` if nothing
+runs: the GPU waits for the host, or Python runs between operations of the CPU.
 """
 
 import heapq
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 CATEGORIES = ("GEMM", "attention", "memory-bound", "communication", "optimizer", "idle")
-"""`communication` is what nothing overlaps."""
+"""Categories; `communication` is only the time in which nothing else runs."""
 
-_PATTERNS = (  # the first that is found in a name; attention before GEMM, for its kernels name cutlass too
+_PATTERNS = (  # the first match counts; attention precedes GEMM, as its kernels name cutlass too
     ("communication", r"nccl|gloo|c10d|allgather|all_gather|reduce_scatter|all_reduce"),
     ("optimizer", r"multi_tensor_apply|adam|optimizer\.step"),
     ("attention", r"flash|fmha|sdpa|scaled_dot_product|efficient_attention|dot_do_o|varlen_attn|convert_dq"),
@@ -37,11 +37,11 @@ class Event:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a trace says of the steps between two moments."""
+    """Events of a trace between two moments."""
 
     events: tuple[Event, ...]
     optimizer: tuple[Event, ...]
-    """Whatever lies within one of these serves the optimizer, unless it communicates."""
+    """Ranges in which all events but communication belong to the optimizer."""
     begin: float
     end: float
 
@@ -53,7 +53,7 @@ def category_of(name: str) -> str:
 
 
 def read_trace(path: Path, steps: str, optimizer: str) -> Timeline:
-    """A trace as torch.profiler exports it; steps and optimizer: names of record_function's ranges."""
+    """Read a trace exported by torch.profiler; steps and optimizer: names of record_function's ranges."""
     records = [record for record in json.loads(path.read_text())["traceEvents"] if record.get("ph") == "X"]
     is_gpu = any(record.get("cat") == "kernel" for record in records)
     kinds = _KERNEL_CATEGORIES if is_gpu else ("cpu_op",)
@@ -72,17 +72,17 @@ def _is(record: dict[str, Any], kind: str, name: str) -> bool:
 
 
 def _event(record: dict[str, Any]) -> Event:
-    """Microseconds to seconds."""
+    """Return an event, with microseconds converted to seconds."""
     return Event(record["name"], record["ts"] * 1e-6, (record["ts"] + record["dur"]) * 1e-6)
 
 
 def seconds_of(timeline: Timeline) -> dict[str, dict[str, float]]:
-    """Seconds by category and name; together they are the whole."""
+    """Return seconds by category and name, which add up to the whole."""
     names: dict[str, dict[str, float]] = {category: defaultdict(float) for category in CATEGORIES}
     events = [event for event in timeline.events if event.end > timeline.begin and event.begin < timeline.end]
     categories = _categories(events, timeline.optimizer)
     waiting = sorted(range(len(events)), key=lambda i: events[i].begin)
-    # under way; the first one has the moment. Who has ended stays until it comes first
+    # running events; the first one has the moment. Those that ended are removed when they come first
     active: list[tuple[bool, float, int]] = []
     now, position = timeline.begin, 0
     while now < timeline.end:

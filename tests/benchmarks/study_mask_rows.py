@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.study_mask_rows NAME=RUN,PAIRS ...: why can a network not use whole images?
 
-Hidden words of held-out captions are guessed by pretrained runs, and what happens on the way is measured: the norm of
-each kind of row in the residual stream, the attention that hidden words pay to each kind, and how many words are right
-if rows of a kind are left out of everybody's attention. It needs matplotlib. Ends with a picture and a line of figures.
+Pretrained runs predict hidden words of held-out captions while three things are measured: the norm of each kind of row
+in the residual stream, the attention of hidden words to each kind, and the number of words predicted correctly if no
+row may attend to rows of a kind. It needs matplotlib. Ends with a picture and a line of figures.
 """
 
 import math
@@ -37,7 +37,7 @@ CONDITIONS = {
     "masks_unseen": (True, (MASKS,)),
     "patches_unseen": (True, (PATCHES,)),
 }
-"""Whether patches are hidden as in training, and the kinds of rows that no row may attend to."""
+"""Conditions by name: whether patches are hidden as in training, and the kinds of rows that no row may attend to."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class StudyOptions:
 
 @dataclass(frozen=True, eq=False)
 class VisibleInputs(MultiwayInputs):
-    """A pair some of whose rows no row attends to."""
+    """A pair with rows that no row may attend to."""
 
     unseen: Tensor | None = None
-    """(V + C,) bool, True where a row is not seen."""
+    """(V + C,) bool, True = no row may attend to this one."""
 
     def layout(self) -> PackedLayout:
         layout = super().layout()
@@ -71,16 +71,16 @@ class VisibleInputs(MultiwayInputs):
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What was measured of a run; L blocks."""
+    """Measurements of a run of L blocks."""
 
     norms: Tensor
-    """(L + 1, kinds): the mean norm of a row before each block and behind the last."""
+    """(L + 1, kinds): the mean norm of a row before each block and after the last."""
     attention: Tensor
-    """(L, kinds): the part of a hidden word's attention that goes to rows of the kind, in training's masks."""
+    """(L, kinds): the share of a hidden word's attention that rows of the kind get, with masks as in training."""
     share: Tensor
-    """(kinds,): the part of the rows that are of the kind, which even attention would give."""
+    """(kinds,): the share of rows that are of the kind, which uniform attention would give."""
     right: dict[str, float]
-    """Words guessed, by condition."""
+    """Guesses of words by condition."""
 
 
 def main() -> None:
@@ -158,17 +158,17 @@ def kinds_of_rows(mask: Tensor, num_words: int, hidden: list[int]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What a forward of one pair went through."""
+    """Intermediate values of a forward of one pair."""
 
     streams: list[Tensor]
-    """(rows, D): the residual stream before each block and behind the last."""
+    """(rows, D): the residual stream before each block and after the last."""
     attention: list[Tensor]
-    """(rows, rows): of each block, the mean over the heads."""
+    """(rows, rows): attention of each block, averaged over the heads."""
 
 
 @contextmanager
 def recorded(model: MaskedDataModel) -> Iterator[Record]:
-    """Record the forwards of a model whose rows are those of one pair."""
+    """Record forwards of a model on one pair."""
     record = Record([], [])
 
     def keep_stream(module: Any, arguments: Any, output: tuple[Tensor, Tensor]) -> None:
@@ -199,8 +199,8 @@ def table(name: str, found: Findings) -> str:
         lines.append(f"| {title} | {' | '.join(format(value, form) for value in values.tolist())} |")
 
     for layer, values in enumerate(found.norms):
-        row(f"norm before block {layer + 1}" if layer < len(found.attention) else "norm behind the last", values, ".1f")
-    row("part of the rows", found.share, ".1%")
+        row(f"norm before block {layer + 1}" if layer < len(found.attention) else "norm after the last", values, ".1f")
+    row("share of the rows", found.share, ".1%")
     for layer, values in enumerate(found.attention):
         row(f"attention of hidden words, block {layer + 1}", values, ".1%")
     lines.append("words right: " + ", ".join(f"{condition} {value:.1%}" for condition, value in found.right.items()))

@@ -2,11 +2,11 @@
 
 The recipe `laptop`, with half of its texts, learns 1,914 concepts as six sets of emoji draw them, with whole images in
 training and without, on three seeds. It is then evaluated on a seventh artist's pictures of the same concepts: masked
-words with the image whole and with as many patches hidden as in training, hidden patches, and the concept's group by a
-linear probe on features of the whole image.
+words with the image whole and with patches hidden as in training, hidden patches, and the concept's group by a linear
+probe on features of the whole image.
 
 Each run has one core, and two run at once. It needs matplotlib. Ends with a picture and a line of figures, the means
-over the seeds; each seed's own are printed before it. `..._before` is the same recipe with no whole images, the
+over the seeds; those of each seed are printed before. `..._before` is the same recipe with no whole images, the
 paper's setting.
 """
 
@@ -46,47 +46,47 @@ PACKAGES = {"matplotlib": "matplotlib"}
 PICTURE = ROOT / "docs" / "images" / "whole_images.png"
 VOCABULARY = 3500
 SHARES = {"before": 0.0, "after": laptop().objective.whole_image_share}
-"""Share of the pairs whose image is whole, in the two recipes."""
+"""Share of pairs with a whole image in the two recipes."""
 RIDGE = 0.01
-"""The penalty, as a share of the variance of a feature; not tuned."""
+"""Penalty of the ridge regression, relative to the variance of a feature; not tuned."""
 CORES = 2
 NUM_PROBED = 2000
-"""Pictures that a probe is trained on, and at most tested on."""
+"""Number of pictures that a probe is trained on, and the most that it is tested on."""
 CHUNK = 64
 
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """Whole images in training, and what they are good for."""
+    """Whole images in training and their effect."""
 
     source: Path = ROOT.parent / "shared" / "data" / "emoji_artists"
-    """concepts.jsonl and a folder of pictures per artist."""
+    """Folder with concepts.jsonl and a folder of pictures per artist."""
     held_out: str = "twemoji"
-    """The artist whose pictures are read, and not trained on."""
+    """Artist whose pictures are held out for evaluation."""
     out: Path | None = None
-    """Shards and runs go here; finished runs that lie there are read again. None: a temporary folder."""
+    """Folder for shards and runs; finished runs there are reused. None: a temporary folder."""
     num_steps: int = 1300
     """Training steps of each run."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each fixes the order of the data, the masks and the initial weights."""
+    """Seeds, each of which fixes the order of the data, the masks and the initial weights."""
     max_pairs: int = 1000
-    """Pairs of the held-out artist on which words and patches are evaluated."""
+    """Number of pairs of the held-out artist on which words and patches are evaluated."""
     quick: bool = False
-    """Minutes; the figures mean little."""
+    """Run for minutes; the figures mean little."""
     append: bool = False
     """Write the figures into RESULTS.md and the picture into docs/images."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a network makes of pictures that it has not seen; accuracies, 0..1."""
+    """Accuracies, 0..1, of a network on pictures that it has not seen."""
 
     right_whole: float
     wrong_whole: float
     right_masked: float
     wrong_masked: float
     commonest: float
-    """Accuracy of always naming the commonest word."""
+    """Accuracy of always guessing the most common word."""
     patches: float
     """Accuracy of the codes of hidden patches."""
     probe: float
@@ -106,7 +106,7 @@ def study(options: StudyOptions, out: Path) -> None:
     num_steps, seeds = (40, options.seeds[:1]) if options.quick else (options.num_steps, options.seeds)
     prepare(options, out)
     runs = [(name, seed) for seed in seeds for name in SHARES]
-    # processes, not threads: reading a checkpoint allows classes to torch's unpickler in the whole process for a while
+    # processes, not threads: while a checkpoint is read, torch's unpickler allows classes in the whole process
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(CORES, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         arguments = ((name, seed, num_steps, options.max_pairs, out) for name, seed in runs)
@@ -122,7 +122,7 @@ def study(options: StudyOptions, out: Path) -> None:
 
 
 def train_and_read(name: str, seed: int, num_steps: int, max_pairs: int, out: Path) -> Reading:
-    """Train one network, unless that has been done, and evaluate it."""
+    """Train one network, unless it is finished, and evaluate it."""
     folder = out / f"{name}_{seed}"
     overrides = {
         "objective.whole-image-share": SHARES[name],
@@ -144,7 +144,7 @@ def train_and_read(name: str, seed: int, num_steps: int, max_pairs: int, out: Pa
 
 
 def prepare(options: StudyOptions, out: Path) -> None:
-    """Write what the recipe `laptop` expects, and shards of the held-out artist's pairs."""
+    """Write the data that the recipe `laptop` expects, and shards of the held-out artist's pairs."""
     concepts = [json.loads(text) for text in (options.source / "concepts.jsonl").read_text().splitlines()]
     split = json.loads((options.source / "split.json").read_text())
     artists = {artist for artist in split["training_artists"] if artist not in drawn_alike(split, options.held_out)}
@@ -171,7 +171,7 @@ def prepare(options: StudyOptions, out: Path) -> None:
     groups = {concept["labels"]["en"]: concept["group"] for concept in concepts}
     (data / "groups.json").write_text(json.dumps(groups))
     if (data / "visual_tokenizer.pt").is_file():
-        return  # all that comes before it is there
+        return  # written last: all else is there
     command("data_pipeline.train_text_tokenizer", "data/tokenizer.spm", "pair=data/training.jsonl",
             "text=data/texts.jsonl", "--vocab-size", VOCABULARY, folder=out)  # fmt: skip
     everything = ("--held-out-fraction", 0)
@@ -184,12 +184,12 @@ def prepare(options: StudyOptions, out: Path) -> None:
 
 
 def drawn_alike(split: dict[str, Any], artist: str) -> set[str]:
-    """Return the artist and those who have the same drawings in another finish."""
+    """Return the artist and those with the same drawings in another finish."""
     return {artist}.union(*(drawings for drawings in split["same_drawings"] if artist in drawings))
 
 
 def command(module: str, *arguments: object, folder: Path) -> None:
-    """Run one command of the project on one core. Ends the study, with what the command said, if it fails."""
+    """Run one command of the project on one core. Exits with its error output if it fails."""
     words = [sys.executable, "-m", module, *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     print("$ " + " ".join(words[1:]), flush=True)
@@ -241,7 +241,7 @@ def probe(run: Path, out: Path) -> float:
 
 
 def whole_image_features(model: MaskedDataModel, pixels: Tensor) -> Tensor:
-    """Return the class token beside the mean of the patches: (B, 3, H, W) normalised pixels -> (B, 2 D)."""
+    """Return the class token and the mean of the patches: (B, 3, H, W) normalised pixels -> (B, 2 D)."""
     no_text = torch.zeros(0, 1, dtype=torch.int64)
     features = []
     for chunk in pixels.split(CHUNK):
@@ -261,8 +261,8 @@ def line(figures: Mapping[str, float]) -> str:
 
 
 def draw(readings: dict[str, list[Reading]], path: Path) -> None:
-    """Draw bars of the means over the seeds, each seed a dot: words with the image whole and with patches hidden, then
-    patches and probe."""
+    """Draw bars of the means over the seeds, with a dot per seed: words with the image whole and with patches hidden,
+    then patches and probe."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -271,7 +271,7 @@ def draw(readings: dict[str, list[Reading]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     titles = {"before": "no whole images in training (the paper)", "after": f"{SHARES['after']:.0%} of the pairs whole"}
     panels = (
-        ("masked words of an artist never seen", {
+        ("masked words, an artist not seen before", {
             "right_whole": "image whole", "wrong_whole": "wrong image,\nwhole",
             "right_masked": "patches hidden\nas in training", "wrong_masked": "wrong image,\nhidden"}),
         ("hidden patches, linear probe", {

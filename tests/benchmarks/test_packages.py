@@ -1,4 +1,4 @@
-"""What a benchmark lacks is said at once, in a line to copy."""
+"""All packages that a benchmark lacks are reported at once, in a line to copy."""
 
 import pytest
 
@@ -22,12 +22,12 @@ def test_all_missing_packages_are_named_in_one_line_that_installs_them(capsys: p
     assert not capsys.readouterr().out
 
 
-def test_what_has_dependencies_is_installed_with_them_in_the_same_line() -> None:
+def test_packages_with_dependencies_are_installed_in_the_same_line() -> None:
     assert install_line(["matplotlib", "a", "b"]) == "pip install matplotlib && pip install --no-deps a b"
 
 
-def test_a_rate_needs_no_more_than_a_step_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CPU time that is counted in steps of 10 ms does not move while a fast machine makes a few batches."""
+def test_a_rate_is_measured_although_the_clock_ticks_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count CPU time in ticks of 10 ms, during which a fast machine makes a few batches."""
     now = iter([0.0, 0.0, 0.0, 0.01, MIN_CPU_SECONDS])
     monkeypatch.setattr("tests.benchmarks.bench_data._cpu_seconds", lambda: next(now))
     rate = _rate(iter(range(1000)), BenchOptions(quick=True), lambda batch: 1)

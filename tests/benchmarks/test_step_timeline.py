@@ -1,4 +1,4 @@
-"""Kernels by their names, as cuBLAS, torch, NCCL and Triton give them, and moments by what is under way."""
+"""Categories of kernels by the names that cuBLAS, torch, NCCL and Triton give them, and of every moment of a trace."""
 
 import json
 import re
@@ -68,7 +68,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("category", NAMES)
-def test_a_kernel_is_known_by_its_name(category: str) -> None:
+def test_a_kernel_is_recognized_by_its_name(category: str) -> None:
     for name in filter(None, map(str.strip, NAMES[category].splitlines())):
         assert category_of(name) == category, name
 
@@ -90,7 +90,7 @@ def test_every_moment_has_one_category() -> None:
         events=(
             Event("aten::linear", 1, 4),
             Event("aten::mm", 2, 3),  # inside it
-            Event("ncclDevKernel_AllGather", 3.5, 6),  # the last two seconds of which nothing overlaps
+            Event("ncclDevKernel_AllGather", 3.5, 6),  # the last two seconds overlap with nothing
             Event("aten::add_", 7, 8),
             Event("aten::mm", 9, 20),  # past the end
         ),
@@ -115,7 +115,7 @@ def test_a_trace_of_the_profiler_is_read(tmp_path: Path) -> None:
     assert sum(seconds_by_category(timeline).values()) == pytest.approx(timeline.end - timeline.begin)
 
 
-def test_a_gpus_trace_counts_kernels_alone(tmp_path: Path) -> None:
+def test_a_trace_of_a_gpu_counts_kernels_only(tmp_path: Path) -> None:
     def record(kind: str, name: str, begin: float, seconds: float) -> dict[str, object]:
         return {"ph": "X", "cat": kind, "name": name, "ts": begin * 1e6, "dur": seconds * 1e6}
 

@@ -17,7 +17,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 
 
 def train_tokenizer(source: Path | None, path: Path) -> TextTokenizer:
-    """A unigram model of 16,000 pieces, or as many as the texts give."""
+    """Train a unigram model of 16,000 pieces, or fewer if the texts do not give that many."""
     sentences = list(_sentences(source))
     try:
         return train_text_tokenizer(sentences, path, MAX_VOCAB_SIZE)
@@ -29,7 +29,7 @@ def train_tokenizer(source: Path | None, path: Path) -> TextTokenizer:
 
 
 def write_text_shards(folder: Path, source: Path | None, tokenizer: TextTokenizer, num_shards: int) -> None:
-    """Whole sentences, packed to passages of at most 510 tokens, dealt to the shards."""
+    """Write whole sentences, packed into passages of at most 510 tokens, in turn into the shards."""
     passages = list(_passages(source, tokenizer))
     for shard in range(num_shards):
         with tarfile.open(folder / f"{shard:06d}.tar", "w") as tar:
@@ -41,13 +41,13 @@ def write_text_shards(folder: Path, source: Path | None, tokenizer: TextTokenize
 
 
 def _sentences(source: Path | None) -> Iterator[str]:
-    """Yield sentences of "text" in all *.jsonl of a folder; None: of the topics of Python's help."""
+    """Yield the sentences of "text" in all *.jsonl of a folder; None: those of the topics of Python's help."""
     if source is None:
         texts = list(pydoc_data.topics.topics.values())
     else:
         lines = [line for path in sorted(source.glob("*.jsonl")) for line in path.read_text().splitlines()]
         if not lines:
-            raise ValueError(f"{source} holds no .jsonl file; give a folder with lines of JSON that have a text")
+            raise ValueError(f"{source} holds no .jsonl file; give a folder with JSON lines that have a text")
         texts = [json.loads(line)["text"] for line in lines]
     for text in texts:
         yield from filter(None, (sentence.strip() for sentence in _SENTENCE_END.split(text)))

@@ -1,9 +1,9 @@
-"""Masked data modeling with torchscale's BEiT3, as one would write it: three passes a step, a kind of data in each.
+"""Masked data modeling with torchscale's BEiT3, as it is commonly used: three passes per step, one per kind of data.
 
-The same two linear heads as ours, on hidden places only. torchscale 0.3.0 computes attention with an explicit softmax,
-and its configuration has no other; its LayerNorm is NVIDIA apex's where that is installed.
+It has the same two linear heads as ours, on hidden positions only. torchscale 0.3.0 computes attention with an explicit
+softmax, and its configuration offers no other; its LayerNorm is that of NVIDIA apex if installed.
 
-Shapes: B samples, V image tokens, K hidden places of a sample, D dim.
+Shapes: B samples, V image tokens, K hidden positions per sample, D dim.
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,7 +43,7 @@ class TorchscalePretraining(nn.Module):
         self.mlm_head = nn.Linear(config.dim, config.vocab_size)
 
     def forward(self, use: Use, batch: Batch) -> Tensor:
-        """Sums of cross entropies in nats, (4,) float32 in the order of OBJECTIVES, 0 for other kinds of data."""
+        """Return sums of cross entropies in nats, (4,) float32 in the order of OBJECTIVES, 0 for other data."""
         inputs, targets = batch.inputs, batch.targets
         num_images = len(inputs.images) - len(inputs.caption_ids)
         mine = slice(num_images) if use == "image" else slice(num_images, None)
@@ -72,7 +72,7 @@ class TorchscalePretraining(nn.Module):
 def _loss_sum(
     head: nn.Module, states: Tensor, positions: Tensor, labels: Tensor, counts: tuple[int, ...] | None = None
 ) -> Tensor:
-    """Of states (B, S, D) at positions (B, K), of which counts are in use, None = all."""
+    """Return the loss of states (B, S, D) at the first counts of positions (B, K); None = all."""
     used = unpadded_texts(labels == IGNORE_INDEX, counts or (labels.shape[1],) * len(labels))
     places = used.samples * states.shape[1] + used.unpad(positions)
     logits = head(states.flatten(0, 1).index_select(0, places))
@@ -80,7 +80,7 @@ def _loss_sum(
 
 
 def with_our_weights(weights: Mapping[str, Tensor], config: MultiwayConfig) -> TorchscalePretraining:
-    """In training mode, on the device of the weights. Raises RuntimeError if a name has no place."""
+    """Return the network in training mode, on the device of the weights. Raises RuntimeError if a name is unknown."""
     with next(iter(weights.values())).device:
         peer = TorchscalePretraining(config)
     state = dict(beit3_entries(weights.items(), config, "dual"))
@@ -89,7 +89,7 @@ def with_our_weights(weights: Mapping[str, Tensor], config: MultiwayConfig) -> T
 
 
 def passes(parts: list[Batch]) -> Iterator[tuple[Use, Batch]]:
-    """The micro-steps of a step."""
+    """Yield the micro-steps of a step."""
     for part in parts:
         for use in USES:
             yield use, part

@@ -1,6 +1,6 @@
-"""Fuzz what reads other people's files: python -m tests.fuzz [--minutes 10] [--seed 0] [--targets tars images ...]
+"""Fuzz the readers of other people's files: python -m tests.fuzz [--minutes 10] [--seed 0] [--targets tars images ...]
 
-Every case is a function of the seed and its number. Failures are printed with the command that runs them again.
+Every case is a function of the seed and its number. Failures are printed with the command that repeats them.
 """
 
 import sys
@@ -24,10 +24,10 @@ TARGETS: dict[str, Callable[[Path], Case]] = {
 
 @dataclass(frozen=True)
 class FuzzOptions:
-    """Feed damaged and hostile files to what reads them."""
+    """Damaged and hostile files for the readers of files."""
 
     minutes: float = 10.0
-    """Minutes of all targets together; each gets the same part."""
+    """Minutes for all targets together, divided equally."""
     seed: int = 0
     """Seed of the cases."""
     targets: tuple[str, ...] = tuple(TARGETS)
@@ -35,7 +35,7 @@ class FuzzOptions:
     first: int = 0
     """Number of the first case."""
     max_cases: int = 1_000_000_000
-    """Cases of each target."""
+    """Number of cases per target."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: damaged or crafted ones are refused, or give the tensors that they hold; none of them runs anything."""
+"""Checkpoints: damaged or crafted ones are refused or give the tensors that they hold; none runs code."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ MANIFEST_NAME = "manifest.json"
 
 
 class _Payload:
-    """Makes a file when it is unpickled."""
+    """A payload that creates a file when it is unpickled."""
 
     def __init__(self, trace: Path):
         self.trace = trace
@@ -76,7 +76,7 @@ def _craft(path: Path, trace: Path, rng: random.Random) -> None:
 
 
 def _replace_pickle(path: Path, payload: bytes) -> None:
-    """In a file of torch.save, keep the tensors and put the payload into its data.pkl."""
+    """Replace data.pkl in a file of torch.save by the payload, and keep the tensors."""
     if not path.exists() or not zipfile.is_zipfile(path):
         path.write_bytes(payload)
         return
@@ -88,7 +88,7 @@ def _replace_pickle(path: Path, payload: bytes) -> None:
 
 
 def _make_consistent(folder: Path) -> None:
-    """As an attacker would: the manifest describes the files as they are."""
+    """Make the manifest describe the files as they are, as an attacker would."""
     try:
         content = json.loads((folder / MANIFEST_NAME).read_bytes())
         files = sorted(path for path in folder.iterdir() if path.name != MANIFEST_NAME)

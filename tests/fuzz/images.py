@@ -1,4 +1,4 @@
-"""Images: whatever the bytes are, a run and write_shards decode them or name a bad sample."""
+"""Images: whatever the bytes, a run and write_shards decode them or report a bad sample."""
 
 import io
 import random
@@ -50,7 +50,7 @@ def make_case(folder: Path) -> Case:
             members = sample_members(Record("x", encoded), "image", keep, None)
             assert members
             for content in members.values():
-                transform.center(content)  # what is written can be read
+                transform.center(content)  # a written image can be read
             outcomes.append("written")
         except BadSampleError:
             outcomes.append("skipped")

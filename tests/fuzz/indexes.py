@@ -1,4 +1,4 @@
-"""Indexes: a damaged or hostile one is refused in a sentence, or every sample in it is read or named as bad."""
+"""Indexes: a damaged or hostile one is refused in a sentence, or each of its samples is read or reported as bad."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def make_case(shared: Path) -> Case:
         for scan in sorted((copy / SCANS_NAME).glob("*.npz")):
             try:
                 load_scan(scan)
-            except FileNotFoundError:  # it is read again
+            except FileNotFoundError:  # a missing scan is made again
                 continue
         return _read(copy)
 
@@ -38,7 +38,7 @@ def make_case(shared: Path) -> Case:
 
 
 def _make_consistent(folder: Path) -> None:
-    """As an attacker would: the header names the records' own checksum."""
+    """Make the header contain the checksum of the records, as an attacker would."""
     try:
         header = json.loads((folder / INDEX_NAME).read_bytes())
         (records,) = folder.glob("samples-*.npy")

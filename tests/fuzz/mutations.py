@@ -1,4 +1,4 @@
-"""Damage as it happens to files, and as attackers do it: seeded, so that a case can be run again."""
+"""Damage to files, accidental and by attackers; seeded, so that a case can be repeated."""
 
 import random
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def mutated(content: bytes, rng: random.Random, others: tuple[bytes, ...] = ()) 
 
 
 def _place(content: bytes, rng: random.Random) -> tuple[int, int]:
-    """Begin and end of a part: of any length, more often a short one; half of them at the borders of tar blocks."""
+    """Return begin and end of a part of any length, mostly short; half of them at borders of tar blocks."""
     begin = rng.randrange(len(content) + 1)
     length = rng.choice((1, 4, 512, 1024, rng.randrange(len(content) + 1)))
     if rng.random() < 0.5:

@@ -1,4 +1,4 @@
-"""Tars: everything that a member holds is indexed, counted as skipped, or the shard is refused by name."""
+"""Tars: every member is indexed or counted as skipped, or the shard is refused by name."""
 
 import io
 import random
@@ -48,7 +48,7 @@ def make_case(folder: Path) -> Case:
         kind = rng.choice(KINDS)
         try:
             scan = scan_shard(path, kind, "origin")
-            if not is_damaged:  # none is lost; where two archives meet counts as well
+            if not is_damaged:  # no member is lost; a border of two archives may count
                 assert scan.report.num_members - sum(num_members for _, num_members in made) in (0, len(made) - 1)
             save_scan(scan, scan_path(folder, "0.tar"))
             merge_scans(folder, kind, ["0.tar"], [scan_path(folder, "0.tar")])
@@ -62,7 +62,7 @@ def make_case(folder: Path) -> Case:
 
 
 def _archive(rng: random.Random) -> tuple[bytes, int]:
-    """A sound tar, and the number of its members."""
+    """Return an undamaged tar and the number of its members."""
     buffer, num_members = io.BytesIO(), 0
     with tarfile.open(fileobj=buffer, mode="w", format=rng.choice(FORMATS)) as tar:
         for _ in range(rng.randint(0, 8)):

@@ -1,4 +1,4 @@
-"""A short round of each fuzz target; make fuzz has the long one."""
+"""A short round of each fuzz target; make fuzz runs a long one."""
 
 import os
 import random
@@ -19,9 +19,7 @@ from tests.fuzz.watched import Case, run_cases
     [(tars.make_case, 300), (indexes.make_case, 60), (images.make_case, 150), (texts.make_case, 150)],
     ids=["tars", "indexes", "images", "texts"],
 )
-def test_damaged_files_neither_crash_nor_hang_what_reads_them(
-    make_case: Callable[[Path], Case], num_cases: int
-) -> None:
+def test_damaged_files_neither_crash_nor_hang_their_readers(make_case: Callable[[Path], Case], num_cases: int) -> None:
     result = run_cases(make_case, seed=1, first=0, max_cases=num_cases, max_seconds=120)
     assert not result.failures, result.failures
     assert result.num_cases > 20 and len(result.outcomes) > 1
@@ -41,7 +39,7 @@ def test_mutations_are_functions_of_the_seed() -> None:
 
 
 def make_failing_case(folder: Path) -> Case:
-    """Every third case fails in a way of its own."""
+    """Return a case that fails in one of four ways, or not at all."""
 
     def case(rng: random.Random, folder: Path) -> str:
         what = rng.randrange(5)
@@ -58,6 +56,7 @@ def make_failing_case(folder: Path) -> Case:
     return case
 
 
+@pytest.mark.slow  # starts a process anew for each of a dozen faults
 def test_crashes_hangs_growth_and_exceptions_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watched, "HANG_SECONDS", 1.0)
     monkeypatch.setattr(watched, "GRACE_SECONDS", 0.1)

@@ -1,4 +1,4 @@
-"""Sources: whatever their bytes are, records or a refusal in one sentence come of them."""
+"""Sources: whatever their bytes, they give records or are refused in one sentence."""
 
 import bz2
 import gzip
@@ -49,7 +49,7 @@ def make_case(folder: Path) -> Case:
 
 
 def _files() -> list[tuple[Kind, str, bytes]]:
-    """Small sound sources of every form."""
+    """Return small undamaged sources in every format."""
     words = "a red circle at the top; it's <b>big</b> &amp; round. caf\u00e9 \u96ea\n"
     text = (words * 20).encode()
     wiki = f'<doc id="1" url="u" title="Red &amp; round">\nRed\n\n{words}</doc>\n'.encode() * 3

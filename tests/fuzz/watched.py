@@ -1,4 +1,4 @@
-"""Cases of a fuzz target in a process of their own, which is watched: what crashes, hangs or grows is a failure."""
+"""Cases of a fuzz target in a process that is watched: a crash, a hang or growing memory is a failure."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 Case = Callable[[random.Random, Path], str]
-"""Runs one case in an empty folder and returns its outcome in a word, to count by. Whatever it raises is a failure."""
+"""Function that runs one case in an empty folder and returns its outcome in a word; any exception is a failure."""
 
 HANG_SECONDS = 30.0
 MAX_GROWTH_BYTES = 1 << 30
@@ -26,15 +26,15 @@ GRACE_SECONDS = 1.0
 
 @dataclass
 class FuzzResult:
-    """What became of the cases of a target."""
+    """Results of the cases of a target."""
 
     num_cases: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: dict[int, str] = field(default_factory=dict)
-    """What went wrong, by number of the case."""
+    """Description of each failure, by number of the case."""
     max_growth_bytes: int = 0
     seconds: float = 0.0
-    """Spent on cases, without what their processes need to begin."""
+    """Time spent on cases, without that to start their processes."""
 
 
 def run_cases(
@@ -42,7 +42,7 @@ def run_cases(
 ) -> FuzzResult:
     """Run cases from number `first` on, until `max_cases` are done or the time is up.
 
-    make_case: called once in the process, with a folder for what all its cases share.
+    make_case: called once in the process, with a folder for files that all its cases share.
     """
     result = FuzzResult()
     number, stop = first, first + max_cases
@@ -54,7 +54,7 @@ def run_cases(
 def _watch(
     make_case: Callable[[Path], Case], seed: int, first: int, stop: int, max_seconds: float, result: FuzzResult
 ) -> int:
-    """Watch one process until it is done or is ended for a failure. Returns the number of the next case."""
+    """Watch one process until it is done or killed for a failure; return the number of the next case."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     folder = Path(tempfile.mkdtemp(prefix="fuzz"))
@@ -97,7 +97,7 @@ def _watch(
         _fail(result, number, f"the process ended with {process.exitcode}")
         return number + 1
     finally:
-        receiver.close()  # what still works ends by itself at its next message
+        receiver.close()  # a process that still works ends by itself at its next message
         process.join(GRACE_SECONDS)
         process.kill()
         process.join()
@@ -114,14 +114,14 @@ def _fail(result: FuzzResult, number: int, what: str, seconds: float = 0.0) -> N
 def _work(
     make_case: Callable[[Path], Case], seed: int, first: int, stop: int, folder: Path, sender: Connection
 ) -> None:
-    """In the process: the cases one after the other, each told of when it is done."""
+    """Run the cases one after the other in the process, and report each when it is done."""
     quiet = os.open(os.devnull, os.O_WRONLY)
     shared = folder / "shared"
     shared.mkdir()
     case = make_case(shared)
     os.dup2(quiet, 1)  # warnings of thousands of damaged files, also of libraries in C
     os.dup2(quiet, 2)
-    sender.send((first, "", ""))  # ready: what comes now is the cases' own time and memory
+    sender.send((first, "", ""))  # ready: from here on, time and memory are those of the cases
     for number in range(first, stop):
         own = folder / "case"
         own.mkdir()

@@ -1,9 +1,9 @@
-"""Losses of fifty steps of a small run, kept beside this file: a change that makes a step faster must not change them.
+"""Losses of fifty steps of a small run, kept next to this file: an optimization of a step must not change them.
 
-    python -m tests.golden.fifty_steps SHARE     # writes them anew: only if a change of the losses is meant
+    python -m tests.golden.fifty_steps SHARE     # rewrites them: only if the losses are meant to change
 
-SHARE is objective.whole_image_share: 0, the paper's setting, or 0.5, the recipes'. All that is random is fixed, so they
-differ by rounding alone: between machines, torch versions and orders of summation.
+SHARE is objective.whole_image_share: 0, the paper's setting, or 0.5, the recipes'. All randomness is seeded, so losses
+differ by rounding only: between machines, torch versions and orders of summation.
 """
 
 import json
@@ -21,7 +21,7 @@ from tests.support.launch import ROOT, run_ranks
 from tests.support.tiny_run import TinyData, write_tiny_data
 
 GOLDEN = {0.0: Path(__file__).with_suffix(".json"), 0.5: Path(__file__).with_name("fifty_steps_whole_images.json")}
-"""By the share of whole images."""
+"""Files of losses by the share of whole images."""
 NUM_STEPS = 50
 
 

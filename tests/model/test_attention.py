@@ -125,7 +125,7 @@ def test_a_causal_mask_is_cut_to_each_pairs_length(calls: list[Tensor]) -> None:
 
 
 def test_a_captioner_that_keeps_keys_and_values_keeps_its_mask(calls: list[Tensor]) -> None:
-    images = on_device(tiny_inputs(0, 3, 0)).images
+    images = on_device(tiny_inputs(0, 1, 0)).images
     cached = prefill(tiny_model(kernels="triton").to(DEVICE), images)
     assert calls == [] and cached.num_tokens == CONFIG.num_image_tokens
 

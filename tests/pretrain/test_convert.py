@@ -98,7 +98,7 @@ def test_a_round_trip_through_microsofts_format_changes_no_bit(run_dir: Path, tm
 
 
 @pytest.mark.parametrize("name", ["beit3.encoder.layers.2.ffn.B.fc1.bias", "mlm_head.weight"])
-def test_a_file_that_differs_is_found_out(run_dir: Path, tmp_path: Path, name: str) -> None:
+def test_a_file_that_differs_is_detected(run_dir: Path, tmp_path: Path, name: str) -> None:
     path = convert(ConvertOptions(run_dir, tmp_path)).path
     checkpoint = find_checkpoint(run_dir)
     content = torch.load(path, weights_only=True)
@@ -119,21 +119,21 @@ def test_a_verification_that_fails_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_one_thing_is_not_written_over_another(run_dir: Path, tmp_path: Path) -> None:
+def test_a_result_is_not_written_over_other_files(run_dir: Path, tmp_path: Path) -> None:
     convert(ConvertOptions(run_dir, tmp_path, to="safetensors"))
     for options in (
         ConvertOptions(tmp_path, tmp_path, to="timm", from_="safetensors"),
         ConvertOptions(run_dir, run_dir, to="safetensors"),
-        ConvertOptions(run_dir, find_checkpoint(run_dir).folder / "export"),  # the checkpoint would be refused then
+        ConvertOptions(run_dir, find_checkpoint(run_dir).folder / "export"),  # the checkpoint would be refused later
     ):
         with pytest.raises(ValueError, match="give another folder"):
             convert(options)
     load_pretrained(tmp_path)
-    path = convert(ConvertOptions(tmp_path, tmp_path, from_="safetensors")).path  # Microsoft's file beside ours
+    path = convert(ConvertOptions(tmp_path, tmp_path, from_="safetensors")).path  # added to our own file
     assert path.is_file() and (tmp_path / "text_tokenizer.spm").is_file()
 
 
-def test_the_card_says_how_many_heads_a_file_has(run_dir: Path, tmp_path: Path) -> None:
+def test_the_card_gives_the_number_of_heads(run_dir: Path, tmp_path: Path) -> None:
     path = convert(ConvertOptions(run_dir, tmp_path)).path
     convert(ConvertOptions(path, tmp_path / "ours", from_="beit3"))
     assert load_pretrained(tmp_path / "ours").encoder.config.num_heads == 6
@@ -159,14 +159,14 @@ def test_the_card_says_how_many_heads_a_file_has(run_dir: Path, tmp_path: Path) 
         ({"from_": "safetensors"}, "config.json does not exist|is not the configuration of an Imglish network"),
     ],
 )
-def test_what_cannot_be_is_refused(run_dir: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
+def test_wrong_options_are_refused(run_dir: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         convert(replace(ConvertOptions(run_dir, tmp_path / "out"), **options))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
-def test_training_goes_on_from_converted_weights(run_dir: Path, tiny_data: TinyData, tmp_path: Path) -> None:
-    """Microsoft's file -> ours -> a run that begins from those weights -> Microsoft's file."""
+def test_training_starts_from_converted_weights(run_dir: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    """Convert Microsoft's file -> ours -> a run that starts from those weights -> Microsoft's file."""
     path = convert(ConvertOptions(run_dir, tmp_path / "theirs", role="dual")).path
     convert(ConvertOptions(path, tmp_path / "ours", from_="beit3", num_heads=6))
     arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--initial-weights", tmp_path / "ours"]
@@ -202,7 +202,7 @@ def test_weights_that_are_not_for_a_run_are_refused(run_dir: Path, tmp_path: Pat
 
 
 def test_no_weight_of_the_run_is_zero(run_dir: Path) -> None:
-    """The comparisons above would pass for weights that are all zero: these are not."""
+    """Check the weights, because the comparisons above would also pass if all were zero."""
     weights = dict(checkpoint_weights(find_checkpoint(run_dir).folder))
     assert set(weights) == set(tiny_model().state_dict())
     assert all(tensor.abs().max() > 0 for tensor in weights.values())

@@ -7,7 +7,7 @@ import pytest
 from pretrain.plan import main
 
 
-def test_a_plan_of_ranks_that_do_not_divide_is_a_mistake_of_the_user(
+def test_a_number_of_ranks_that_does_not_divide_is_a_mistake_of_the_user(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["pretrain.plan", "--ranks", "3", "demo"])

@@ -1,4 +1,4 @@
-"""Every recipe is sound, explained and can be planned."""
+"""Recipes: valid, explained and planned."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from tests.support.launch import ROOT
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_builds_says_how_to_run_it_and_survives_its_file(name: str) -> None:
+def test_a_recipe_builds_documents_its_command_and_survives_its_file(name: str) -> None:
     config = RECIPES[name]()
     assert config_from_json(type(config), config_to_json(config)) == config.resolved()
     documentation = RECIPES[name].__doc__ or ""
@@ -36,7 +36,7 @@ def test_the_giant_has_table_11s_schedule() -> None:
     assert (model.drop_path_rate, model.num_vl_layers, model.patch_size, model.attention) == (0.1, 3, 14, "shared")
 
 
-def test_the_hidden_patches_are_those_published_and_follow_the_size_of_images() -> None:
+def test_the_hidden_patches_are_as_published_and_scale_with_the_image_size() -> None:
     numbers = {name: (recipe().num_masked_patches, recipe().model.num_patches) for name, recipe in RECIPES.items()}
     small = {"demo": (14, 36), "laptop": (26, 64), "beit3_giant": (102, 256)}
     assert numbers == {name: small.get(name, (75, 196)) for name in RECIPES}
@@ -47,7 +47,7 @@ def test_the_hidden_patches_are_those_published_and_follow_the_size_of_images() 
     assert given.num_masked_patches == 26
 
 
-def test_recipes_show_the_network_whole_images_and_say_that_the_paper_does_not() -> None:
+def test_recipes_train_on_whole_images_and_state_that_the_paper_does_not() -> None:
     for name, recipe in RECIPES.items():
         config = recipe()
         assert config.objective.whole_image_share == 0.5 and config.warnings() == [], name

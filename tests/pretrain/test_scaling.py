@@ -1,4 +1,4 @@
-"""The table of docs/speed_and_memory.md equals the output of `python -m pretrain.scaling`."""
+"""The table in docs/speed_and_memory.md equals the output of `python -m pretrain.scaling`."""
 
 import math
 import os
@@ -16,7 +16,7 @@ from pretrain.recipes.beit3 import beit3_giant
 from tests.support.launch import ON_CPU, ROOT
 
 BETWEEN_GB = ("50", "6.25")
-"""Bandwidths of the two networks of the table, GB/s per GPU."""
+"""Bandwidths of the two networks in the table, in GB/s per GPU."""
 PRINTED = re.compile(r" +(\d+) +(\d+) +([\d.]+) +([\d.]+) .*  (stage \d.* GB) +(\d+)% to (\d+)%")
 
 
@@ -39,7 +39,7 @@ def cells_of(lines: list[str]) -> list[str]:
     return [f"{int(gpus):,}", samples, compute, best, *figures]
 
 
-def test_a_row_of_the_documented_table_is_what_is_computed() -> None:
+def test_a_row_of_the_documented_table_equals_the_computed_one() -> None:
     config, default, num_gpus = beit3_giant(), ScalingOptions(), 1024
     network = Network(8, default.within_gb, float(BETWEEN_GB[0]), default.hop_us)
     machine = Machine(default.mfu, default.peak_tflops, default.gpu_gb, network)
@@ -52,7 +52,7 @@ def test_a_row_of_the_documented_table_is_what_is_computed() -> None:
 
 
 @pytest.mark.slow
-def test_the_documented_table_is_what_the_command_prints() -> None:
+def test_the_documented_table_equals_the_output_of_the_command() -> None:
     printed = []
     for between in BETWEEN_GB:
         command = [sys.executable, "-m", "pretrain.scaling", "--between-gb", between]

@@ -1,4 +1,4 @@
-"""Runs that several test files of this folder start from, and HTTP servers."""
+"""Runs shared by several test files of this folder, and HTTP servers."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ __all__ = ["hostile", "served", "server"]
 
 @pytest.fixture(scope="session")
 def saved_twice(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run of two ranks whose steps 2 and 4 are saved, and whose eight steps are logged. Read only."""
+    """Yield a run of two ranks with checkpoints of steps 2 and 4 and a log of eight steps. Read only."""
 
     def train(run_dir: Path) -> None:
         ended = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, run_dir), "--keep-checkpoints", 4])
@@ -31,7 +31,7 @@ def saved_twice(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def saved_run(saved_twice: Path, tmp_path: Path) -> Path:
-    """A copy of that run, for tests that go on with it or damage it."""
+    """Return a copy of that run, for tests that resume or damage it."""
     run_dir = tmp_path / "run"
     shutil.copytree(saved_twice, run_dir)
     return run_dir

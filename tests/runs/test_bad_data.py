@@ -1,4 +1,4 @@
-"""Bad data from a shard to a batch, one case per test: converted, or skipped and counted by name."""
+"""Bad data from a shard to a batch, one case per test: converted, or skipped, counted and named."""
 
 import pickle
 import struct
@@ -29,7 +29,7 @@ def read(tiny_data: TinyData, tmp_path: Path) -> Callable[[list[Member]], StepBa
 
 
 class Bomb:
-    """Creates a file when it is unpickled."""
+    """A payload that creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -95,7 +95,7 @@ def test_an_image_is_turned_by_its_exif_data(read: Callable[..., StepBatch]) -> 
     left_is_bright = np.zeros((SIZE, SIZE, 3), np.uint8)
     left_is_bright[:, : SIZE // 2] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter clockwise: the left becomes the top
+    exif[0x0112] = 6  # a quarter turn clockwise: the left becomes the top
     content = encoded(Image.fromarray(left_is_bright), "jpeg", exif=exif, quality=95)
     (image,) = read([("a.jpg", content), ("a.txt", b"a circle")]).images.numpy()
     assert image[:, : SIZE // 2 - 1].min() > 200 and image[:, SIZE // 2 + 1 :].max() < 55

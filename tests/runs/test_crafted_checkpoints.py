@@ -1,5 +1,5 @@
-"""A checkpoint whose manifest is consistent is still no signature: what is crafted runs nothing, in any command, on any
-path. CPU, half a minute."""
+"""Crafted checkpoints with a consistent manifest, which is not a signature: no command executes anything in them. CPU,
+half a minute."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ def moments(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def commands(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[Path], object]]:
-    """What reads a checkpoint in a process of its own, given the checkpoint's folder."""
+    """Return functions that read a checkpoint as commands do, given the checkpoint's folder."""
     out: Path = tmp_path_factory.mktemp("out")
     shards = tiny_data.folder
     return {
@@ -73,7 +73,7 @@ def test_deepspeeds_own_loading_reads_data_alone(attack: str, tmp_path: Path, mo
 
 
 def put(payload: Payload, *keys: Any) -> Callable[[Any], object]:
-    """Add a payload to a state, at the place of the last key."""
+    """Return a function that puts a payload into a state, at these nested keys."""
 
     def change(state: Any) -> None:
         for key in keys[:-1]:
@@ -192,7 +192,7 @@ def test_no_command_works_with_buffers_or_weights_that_no_run_has(
         assert len(str(error.value).splitlines()) == 1
 
 
-def test_moments_that_are_no_numbers_in_a_row_are_refused(two_ranks: Path, tmp_path: Path) -> None:
+def test_moments_that_are_not_flat_tensors_of_numbers_are_refused(two_ranks: Path, tmp_path: Path) -> None:
     folder = copy_of_run(two_ranks, tmp_path / "run")
     wrong = [torch.zeros(1).expand(53832), torch.zeros(53832).half(), torch.zeros(3), "moment", torch.zeros(2, 26916)]
     for moment in wrong:

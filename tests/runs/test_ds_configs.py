@@ -1,4 +1,4 @@
-"""Every file of ds_configs: merged, explained, the same losses, and runs go on from one to the other."""
+"""Every file of ds_configs: merged, explained, with the same losses, and runs resume under another one."""
 
 import json
 from dataclasses import asdict
@@ -21,19 +21,19 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def zero_of(name: str) -> dict[str, Any]:
-    """With nodes of two ranks."""
+    """Return zero_optimization of a file, with nodes of two ranks."""
     zero: dict[str, Any] = read_memory_config(FOLDER / f"{name}.json")["zero_optimization"]
     return {**zero, "zero_hpz_partition_size": 2} if "zero_hpz_partition_size" in zero else zero
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_configuration_fits_every_recipe(name: str) -> None:
-    for recipe in set(RECIPES) - {"demo", "laptop"}:  # whose batches are too small for eight ranks
+    for recipe in set(RECIPES) - {"demo", "laptop"}:  # their batches are too small for eight ranks
         merged = merged_deepspeed_config(RECIPES[recipe](), read_memory_config(FOLDER / f"{name}.json"), world_size=8)
         assert merged["zero_optimization"]["stage"] in (1, 2, 3)
 
 
-def test_the_readme_has_a_row_for_each_and_their_numbers() -> None:
+def test_the_readme_has_a_row_for_each_with_its_numbers() -> None:
     readme = (FOLDER / "README.md").read_text()
     rows = [line.split("|")[1].strip(" `") for line in readme.splitlines() if line.startswith("| `zero")]
     assert sorted(rows) == [f"{name}.json" for name in NAMES]
@@ -64,13 +64,13 @@ def test_nodes_that_do_not_divide_the_ranks_are_refused(tmp_path: Path) -> None:
     ("offload", "sentence"),
     [({"device": "nvme"}, "device nvme; set it to cpu or none"), ({"device": "cpu", "ratio": 0.5}, "its state is not")],
 )
-def test_offloading_that_checkpoints_would_lack_is_refused(offload: dict[str, Any], sentence: str) -> None:
+def test_offloaded_state_that_checkpoints_lack_is_refused(offload: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         merged_deepspeed_config(RECIPES["demo"](), {"zero_optimization": {"stage": 3, "offload_optimizer": offload}}, 2)
 
 
 class OneStepAtATime:
-    """A run that is stopped after every step, each time by the same command as a user's."""
+    """A run that is stopped after every step and resumed with the command of a user."""
 
     def __init__(self, data: TinyData, folder: Path):
         self.data, self.folder, self.run_dir = data, folder, folder / "run"
@@ -101,7 +101,7 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(name: str, tiny_data:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_under_every_other_configuration(tiny_data: TinyData, two_ranks: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_under_every_other_configuration(tiny_data: TinyData, two_ranks: Path, tmp_path: Path) -> None:
     run = OneStepAtATime(tiny_data, tmp_path)
     starts = [
         ("zero3_hpz", 4),

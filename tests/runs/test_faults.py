@@ -1,7 +1,7 @@
-"""The fault table: what is broken on purpose, how the other rank ends, and that the next start goes on to the bit.
+"""The fault table: faults on purpose, how the other rank ends, and an exact resume by the next start.
 
-Two CPU ranks, eight steps, a checkpoint every second one; a few seconds per fault. Four of them run with make
-test (a rank is killed while it saves, hangs, or fails alone; a disk is full), all others with make test-slow.
+Two CPU ranks, eight steps, a checkpoint every two steps; a few seconds per fault. Four of them run with make test (a
+rank is killed while it saves, hangs, or fails alone; a disk is full), all others with make test-slow.
 """
 
 import os
@@ -68,7 +68,7 @@ def test_a_rank_is_killed(
     point: str, rank: int, step: int, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    if point == "loading":  # there must be something to load
+    if point == "loading":  # there must be a checkpoint to load
         stopped = broken(tiny_data, run_dir, point="forward", rank=0, step=2, action="terminate")
         assert stopped.exit_codes == [EXIT_STOPPED] * 2, stopped.stderr
     ended = broken(tiny_data, run_dir, point=point, rank=rank, step=step, action="kill")
@@ -76,11 +76,11 @@ def test_a_rank_is_killed(
     assert ended.exit_codes[1 - rank] == EXIT_RANK_LOST, ended.stderr
     said = ended.stderr[1 - rank]
     assert f"error: rank {rank}" in said
-    if rank == 1:  # where the main rank was is told now and then only
+    if rank == 1:  # the place of the main rank is sent only now and then
         place = PLACES.get(point, point)
-        # files are written behind the next step
+        # files are written during the next step
         assert re.search(rf"died in {place}" if step < 0 else rf"died in \w+ of step ({step}|{step + 1})\b", said)
-        assert f"died in {place}" in said or point == "inside file"  # that is written behind the next steps
+        assert f"died in {place}" in said or point == "inside file"  # files are written in the background
     check_it_goes_on(tiny_data, run_dir, two_ranks)
 
 
@@ -95,7 +95,7 @@ PLACES = {
 
 @pytest.mark.parametrize("point", few_now([], ["inside manifest", "inside forward", "inside file", "after manifest"]))
 def test_all_ranks_are_killed(point: str, two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
-    """The main rank by the fault, which alone writes manifests, the other as soon as that shows."""
+    """Kill the main rank, which alone writes manifests, by the fault, and the other as soon as it has died."""
 
     def kill_the_other(processes: list[RankProcess]) -> None:
         wait_for(lambda: processes[0].poll() is not None)
@@ -164,7 +164,7 @@ def test_a_rank_that_is_frozen_is_named(two_ranks: Path, tiny_data: TinyData, tm
 
 
 @pytest.mark.slow
-def test_a_job_that_is_suspended_for_long_goes_on(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+def test_a_job_that_is_suspended_for_long_continues(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     def suspend(processes: list[RankProcess]) -> None:
         wait_for(lambda: (tmp_path / LOG_NAME).exists() and len(read_log(tmp_path)) >= 2)
         assert all(process.poll() is None for process in processes)
@@ -248,7 +248,7 @@ def newest_step_said(ended: Ended) -> int:
 
 
 @pytest.mark.slow
-def test_a_stop_file_ends_the_run_with_a_code_of_its_own(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+def test_a_stop_file_ends_the_run_with_its_own_code(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     run_dir, status = tmp_path / "run", tmp_path / "status"
     run_dir.mkdir()
     (run_dir / "stop").touch()
@@ -256,16 +256,16 @@ def test_a_stop_file_ends_the_run_with_a_code_of_its_own(two_ranks: Path, tiny_d
     assert ended.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, ended.stderr
     assert newest_step(run_dir) == 1 and not (run_dir / "stop").exists()
     (run_dir / "stop").touch()
-    told = {"IMGLISH_STATUS_FILE": str(status)}
-    ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir), environment=told)
+    status_file = {"IMGLISH_STATUS_FILE": str(status)}
+    ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir), environment=status_file)
     assert ended.exit_codes == [0, 0] and status.read_text() == "2 stopped_by_file 1\n"
     check_it_goes_on(tiny_data, run_dir, two_ranks)
 
 
 @pytest.mark.parametrize("who", few_now([], ["launcher of the node", "runner"]))
 def test_the_launcher_is_killed(who: str, tiny_data: TinyData, tmp_path: Path) -> None:
-    """DeepSpeed's launcher is a runner that starts a launcher on each node. The ranks outlive the runner, and
-    save and end without their launcher; whoever starts again waits for that."""
+    """Kill the runner, which is the command `deepspeed`, or the launcher that it starts on each node. The ranks outlive
+    the runner, and save and end without their launcher; the next start waits for that."""
     run_dir, whole = tmp_path / "run", tmp_path / "whole"
     longer = ["--num-steps", 60, "--save-every-steps", 100]
     undisturbed = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, whole), *longer])
@@ -312,7 +312,7 @@ def test_a_second_job_in_a_run_waits_and_is_refused(tiny_data: TinyData, tmp_pat
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, without room for three checkpoints."""
+    """Yield a mounted file system without room for three checkpoints."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
@@ -372,7 +372,7 @@ DAMAGES: list[Callable[[Path], object]] = [change_a_bit, truncate, Path.unlink]
 
 
 def damaged(run_dir: Path, name: str, damage: Callable[[Path], object]) -> str:
-    """Damage a file of the newest checkpoint. Return the warning that follows, "" if none does."""
+    """Damage a file of the newest checkpoint; return the warning that follows, or ""."""
     victim = next((run_dir / "checkpoints" / "step_00000004").glob(name))
     damage(victim)
     if (name, damage) == ("manifest.json", Path.unlink):  # without a manifest it was never complete
@@ -392,7 +392,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_found(
 
 
 @pytest.mark.parametrize(("name", "damage"), few_now([(FILES[0], change_a_bit)], list(product(FILES, DAMAGES))[1:]))
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
     name: str, damage: Callable[[Path], object], saved_run: Path, two_ranks: Path, tiny_data: TinyData
 ) -> None:
     warning = damaged(saved_run, name, damage)
@@ -411,7 +411,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused(saved_run: Path) -> 
 
 def test_a_checkpoint_saved_after_damaged_ones_is_kept(saved_run: Path, tiny_data: TinyData) -> None:
     damaged(saved_run, FILES[0], change_a_bit)
-    (saved_run / "stop").touch()  # it goes on from step 2 and stops after step 3, below the damaged one
+    (saved_run / "stop").touch()  # it resumes at step 2 and stops after step 3, below the damaged one
     ended = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, saved_run), "--keep-checkpoints", 1])
     assert ended.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, ended.stderr
     assert find_checkpoint(saved_run).step == 3

@@ -30,7 +30,7 @@ CONVERT = "import resource; from pretrain.convert import main; main(); print(res
 
 
 def convert_and_measure(source: Path, out: Path, *arguments: str) -> tuple[float, int]:
-    """Largest difference and peak of resident memory in bytes, of a process that converts."""
+    """Convert in a new process; return the largest difference and the peak of its resident memory in bytes."""
     ended = subprocess.run(
         [sys.executable, "-c", CONVERT, source, out, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -42,7 +42,7 @@ def convert_and_measure(source: Path, out: Path, *arguments: str) -> tuple[float
 
 
 def giant_visual_tokenizer(path: Path) -> None:
-    """An untrained one that gives 16 x 16 codes."""
+    """Write an untrained visual tokenizer that gives 16 x 16 codes."""
     config = VisualTokenizerConfig(
         image_size=128, patch_size=8, dim=32, num_heads=2, encoder_depth=1, decoder_depth=1, num_codes=256,
         code_dim=8, teacher_dim=192,
@@ -75,7 +75,7 @@ def test_four_layers_of_the_giant_are_stepped_under_zero3_and_exported(tiny_data
         "texts-per-step": 1,
         "num-steps": 2,
         "optimizer.warmup-steps": 1,
-        "optimizer.peak-lr": 1e-5,  # the second step has other samples: more would fit the codes of the first alone
+        "optimizer.peak-lr": 1e-5,  # a higher rate would fit the codes of the first step only
         "precision": "float32",
         "deepspeed-config": ROOT / "ds_configs" / "zero3_cpu.json",
     }
@@ -91,7 +91,7 @@ def test_four_layers_of_the_giant_are_stepped_under_zero3_and_exported(tiny_data
 
 
 def write_giant_checkpoint(run_dir: Path, text_tokenizer: Path, num_ranks: int) -> int:
-    """The whole giant as DeepSpeed's ZeRO-3 leaves it, without moments. Returns the bytes of its float32 weights."""
+    """Write the whole giant in the files of ZeRO-3, without moments; return the bytes of its float32 weights."""
     config = RECIPES["beit3_giant"]()
     shapes = OrderedDict(parameter_shapes(config.model))
     partial = run_dir / "checkpoints" / "step_00000001.partial"

@@ -1,4 +1,4 @@
-"""Whatever makes a step faster leaves the losses of fifty steps as they were. CPU, two ranks under ZeRO-3."""
+"""Losses of fifty steps stay the same under every optimization. CPU, two ranks under ZeRO-3."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ from tests.golden.fifty_steps import GOLDEN, NUM_STEPS, fifty_steps
 from tests.support.tiny_run import TinyData
 
 TOLERANCE = 1e-3
-"""Of losses about 10. Another order of summation moves them by 1e-5 in fifty steps; a gradient of one expert that is
-lost, by more than 1e-2."""
+"""Tolerance of losses of about 10. Another order of summation changes them by 1e-5 in fifty steps, a missing gradient
+of one expert by more than 1e-2."""
 
 
 @pytest.mark.parametrize(

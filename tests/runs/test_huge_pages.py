@@ -1,4 +1,4 @@
-"""On a CPU large tensors lie in huge pages. Linux, seconds."""
+"""Large CPU tensors are allocated in huge pages. Linux, seconds."""
 
 import os
 import subprocess
@@ -20,6 +20,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
+@pytest.mark.slow  # two interpreters that import torch; what it guards is speed alone
 @pytest.mark.skipif(
     not SETTING.is_file() or "[madvise]" not in SETTING.read_text(),
     reason="the kernel gives huge pages to all processes or to none",

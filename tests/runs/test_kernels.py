@@ -49,7 +49,7 @@ def test_kernels_train_like_their_references(mode: str, tiny_data: TinyData, tmp
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_two_hundred_steps_with_kernels_differ_less_than_seeds_do(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_two_hundred_steps_with_kernels_differ_less_than_seeds(tiny_data: TinyData, tmp_path: Path) -> None:
     def ending(kernels: str, seed: int) -> float:
         curve = losses(
             tiny_data, tmp_path / f"{kernels}{seed}", 1, kernels=kernels, seed=seed, num_steps=200,

@@ -1,6 +1,6 @@
-"""What DeepSpeed's launcher makes of signals and of the ranks' codes, as docs/running.md has it.
+"""Effects of signals and of the ranks' exit codes on DeepSpeed's launcher, as documented in docs/running.md.
 
-A runner, which is the command `deepspeed`, starts a launcher on each node, and that the ranks.
+A runner, which is the command `deepspeed`, starts a launcher on each node, which starts the ranks.
 """
 
 import json
@@ -29,12 +29,12 @@ from tests.support.tiny_run import TinyData
 pytestmark = pytest.mark.slow  # each starts four interpreters
 DOCUMENTED = ROOT / "docs" / "running.md"
 GRACE_SECONDS = 30
-"""After which the launcher of a node kills what it has sent SIGTERM."""
+"""Seconds after SIGTERM at which the launcher of a node kills its ranks."""
 
 
 @dataclass
 class Launched:
-    """A run under `deepspeed`, in a process group of its own, as a shell starts it."""
+    """A run under `deepspeed`, in its own process group as if started by a shell."""
 
     runner: subprocess.Popen[bytes]
     run_dir: Path
@@ -49,7 +49,7 @@ class Launched:
         return self.output.read_text()
 
     def code(self) -> int:
-        """What a shell shows of the command once it has ended."""
+        """Wait for the command and return its exit code as a shell shows it."""
         code = self.runner.wait(TIMEOUT_SECONDS)
         return code if code >= 0 else 128 - code
 
@@ -62,7 +62,7 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def launched(request: pytest.FixtureRequest, tiny_data: TinyData, tmp_path: Path, port: int) -> Iterator[Launched]:
-    """Two ranks that have logged two steps of many; param: a fault, see tests/support/faulty_ranks.py."""
+    """Yield a run whose two ranks have logged two of many steps; param: a fault of tests/support/faulty_ranks.py."""
     fault, run_dir, output = getattr(request, "param", None), tmp_path / "run", tmp_path / "output"
     module = "tests.support.faulty_ranks" if fault else "pretrain.train"
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical", "--num_accelerators", "2"]
@@ -79,7 +79,7 @@ def launched(request: pytest.FixtureRequest, tiny_data: TinyData, tmp_path: Path
 
 
 def end_session(runner: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a command and of what it has started, which is in its session."""
+    """Kill a command and all processes that it has started, which are in its session."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
             if os.getsid(process.pid) == runner.pid:
@@ -93,19 +93,19 @@ def wait_for_the_end_of(ranks: list[psutil.Process]) -> None:
 
 
 def check_saved(launched: Launched) -> None:
-    """The ranks ended as agreed, and all that was logged is in the checkpoint."""
+    """Check that the ranks stopped on request and that the checkpoint is of the last logged step."""
     assert "saved; rerun the same command to resume" in launched.said
     assert newest_step(launched.run_dir) == len(read_log(launched.run_dir)) >= 2
 
 
 def documented_code(action: str) -> int:
-    """Return the exit code of `deepspeed` after an action, as docs/running.md has it."""
+    """Return the exit code of `deepspeed` after an action according to docs/running.md."""
     page = DOCUMENTED.read_text()
     (code,) = re.findall(rf"^\| {re.escape(action)} \|.*\| (\d+) \|$", page, re.MULTILINE)
     return int(code)
 
 
-def test_ctrl_c_ends_deepspeed_at_once_and_the_ranks_save_behind_it(launched: Launched) -> None:
+def test_ctrl_c_ends_deepspeed_at_once_and_the_ranks_save_after_it(launched: Launched) -> None:
     ranks = launched.ranks
     os.killpg(launched.runner.pid, signal.SIGINT)
     assert launched.code() == documented_code("Ctrl-C") == 130
@@ -114,7 +114,7 @@ def test_ctrl_c_ends_deepspeed_at_once_and_the_ranks_save_behind_it(launched: La
     check_saved(launched)
 
 
-def test_sigterm_to_deepspeed_leaves_the_ranks_which_end_by_the_process_that_the_lock_names(launched: Launched) -> None:
+def test_sigterm_to_deepspeed_leaves_the_ranks_which_a_signal_to_the_lock_holder_ends(launched: Launched) -> None:
     ranks = launched.ranks
     launched.runner.terminate()
     assert launched.code() == documented_code("SIGTERM to `deepspeed`") == 143

@@ -24,7 +24,7 @@ from tests.support.tiny_run import TinyData
 
 
 def error_of(arguments: list[str], num_ranks: int) -> str:
-    """The only line on standard error of a run that fails, which must come from the main rank."""
+    """Return the only line on standard error of a run that fails, which must come from the main rank."""
     ended = run_ranks(num_ranks, "pretrain.train", arguments)
     assert ended.exit_codes == [2] * num_ranks, ended.stderr
     assert "".join(ended.stderr[1:]) == ""
@@ -87,7 +87,7 @@ def wait_for_steps(run_dir: Path, num_steps: int) -> None:
 def test_an_empty_shard(tiny_data: TinyData, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     shutil.copytree(tiny_data.folder / "images", folder)
-    with tarfile.open(folder / "000001.tar", "w"):  # an archive without members, where there was one with samples
+    with tarfile.open(folder / "000001.tar", "w"):  # an archive without members instead of one with samples
         pass
     line = mistake([*tiny_data.overrides(tmp_path / "run"), "--data.images", str(folder)])
     assert f"shard {folder / '000001.tar'} is missing or not the one that was indexed" in line
@@ -118,21 +118,21 @@ def test_deepspeed_settings_that_would_train_wrongly_are_refused(
 
 
 def damaged_pairs(tiny_data: TinyData, folder: Path, keep: int) -> None:
-    """Pair shards in which all but every `keep`-th image are no images, indexed so that only decoding can tell."""
+    """Write pair shards in which every `keep`-th image is damaged, so that only decoding shows it."""
     folder.mkdir()
     for path in sorted((tiny_data.folder / "pairs").glob("*.tar")):
         with tarfile.open(path) as source, tarfile.open(folder / path.name, "w") as target:
             for number, member in enumerate(m for m in source if not m.name.endswith(".json")):
                 content = source.extractfile(member).read()  # type: ignore[union-attr]
                 if member.name.endswith(".png") and number // 2 % keep == 0:
-                    content = content[:8] + b"not an image" * 20  # a PNG by its first bytes: only decoding can tell
+                    content = content[:8] + b"not an image" * 20  # starts like a PNG: only decoding fails
                 copy = tarfile.TarInfo(member.name)
                 copy.size = len(content)
                 target.addfile(copy, io.BytesIO(content))
     index_shards(IndexOptions("pair", str(folder)))
 
 
-def test_corrupt_images_are_named_and_counted_over_the_whole_run_also_after_a_stop(
+def test_corrupt_images_are_named_and_counted_over_the_whole_run_including_restarts(
     tiny_data: TinyData, tmp_path: Path
 ) -> None:
     damaged_pairs(tiny_data, tmp_path / "pairs", keep=3)
@@ -154,7 +154,7 @@ def test_corrupt_images_are_named_and_counted_over_the_whole_run_also_after_a_st
     assert ended.exit_codes == [2, 2]
     after = read_bad_samples(run_dir)
     assert len(before) < len(after) and after[: len(before)] == before
-    assert len({line["step"] for line in after[len(before) :]}) == 1  # the first step that found one
+    assert len({line["step"] for line in after[len(before) :]}) == 1  # all of the first step that found one
     report = ended.stderr[0].splitlines()[-1]
     assert f"error: {len(after)} bad samples exceed data.max_bad_samples {len(before)}: " in report
     assert " x image cannot be decoded; most in " in report and f"all are in {run_dir / 'bad_samples.jsonl'}" in report

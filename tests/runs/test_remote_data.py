@@ -1,4 +1,4 @@
-"""Shards on a real HTTP server: the same batches as from the disk, and no message that repeats a password."""
+"""Shards on a real HTTP server: the same batches as from disk, and no password in any message."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def refusals(url: str, tmp_path: Path) -> Iterator[str]:
         with pytest.raises((ValueError, OSError)) as raised:
             action()
         error: BaseException | None = raised.value
-        while error is not None:  # everything that a traceback would print
+        while error is not None:  # all that a traceback would print
             yield str(error)
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 

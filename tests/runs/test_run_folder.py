@@ -1,4 +1,4 @@
-"""A run folder that is moved, deleted or replaced while its run goes on: nothing is claimed that is not on disk."""
+"""A run folder that is moved, deleted or replaced during its run: nothing is claimed that is not on disk."""
 
 import shutil
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def move(run_dir: Path) -> None:
 
 
 def delete(run_dir: Path) -> None:
-    move(run_dir)  # at once; what is deleted while ranks write into it may come back
+    move(run_dir)  # atomic; a folder that is deleted while ranks write into it may come back
     shutil.rmtree(run_dir.with_name("elsewhere"))
 
 
@@ -77,14 +77,14 @@ def record(step: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("change", [move, delete, replace_by_a_copy, replace_the_log])
-def test_a_log_that_is_no_longer_there_is_found_at_the_end(change: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_log_that_is_gone_is_detected_at_the_end(change: Callable[[Path], None], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     log = RunLog(run_dir, 0, 2)
     log.write(record(0))
     log.check()
     change(run_dir)
-    if change is replace_by_a_copy:  # with all lines, it is as good as the log; the next line is not in it
+    if change is replace_by_a_copy:  # a copy with all lines is valid until the next line, which it lacks
         log.check()
         log.write(record(1))
     with pytest.raises(OSError, match=f"{LOG_NAME} was moved, deleted or replaced while the run wrote it; put the"):

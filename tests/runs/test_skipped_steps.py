@@ -34,7 +34,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(
 
 
 @pytest.mark.slow
-def test_losses_that_stay_not_finite_end_all_ranks(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_too_many_losses_in_a_row_that_are_not_finite_end_all_ranks(tiny_data: TinyData, tmp_path: Path) -> None:
     few = ["--max-consecutive-skips", 3]
     ended = broken(tiny_data, tmp_path, *few, point="inside forward", rank=0, step=2, action="poison_on")
     assert ended.exit_codes == [2, 2], ended.stderr
@@ -42,7 +42,7 @@ def test_losses_that_stay_not_finite_end_all_ranks(tiny_data: TinyData, tmp_path
     assert [record["skipped"] for record in read_log(tmp_path)] == [False, False, True, True, True]
 
 
-def test_a_run_of_skipped_steps_ends_with_a_code_of_its_own_and_keeps_what_it_had_learned(
+def test_a_run_of_skipped_steps_ends_with_its_own_code_and_keeps_the_checkpoint_before_them(
     tiny_data: TinyData, tmp_path: Path
 ) -> None:
     run_dir, status = tmp_path / "run", tmp_path / "status"
@@ -51,10 +51,10 @@ def test_a_run_of_skipped_steps_ends_with_a_code_of_its_own_and_keeps_what_it_ha
     last = f'{run_dir} is complete: 8 steps, 7 of them skipped, more than 20%: see "skipped": true in {LOG_NAME}'
     assert ended.stdout[0].splitlines()[-1] == last
     kept = [path.name for path in sorted((run_dir / "checkpoints").iterdir())]
-    assert kept == ["step_00000002", "step_00000008"]  # the weights of step 1, and where the run goes on
+    assert kept == ["step_00000002", "step_00000008"]  # the weights of step 1, and the newest checkpoint
     assert f"saved step 2 of 8 in {run_dir / 'checkpoints' / kept[0]}" in ended.stdout[0].splitlines()
-    told = {"IMGLISH_STATUS_FILE": str(status)}
-    again = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir), environment=told)
+    status_file = {"IMGLISH_STATUS_FILE": str(status)}
+    again = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir), environment=status_file)
     assert again.exit_codes == [0, 0] and status.read_text() == "8 many_skipped 8\n"
     assert again.stdout[0].splitlines()[-1] == last
 

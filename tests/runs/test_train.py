@@ -44,10 +44,10 @@ def sample_keys(run_dir: Path) -> list[list[str]]:
     return [record["keys"] for record in read_log(run_dir)]
 
 
-def test_losses_fall_and_every_objective_is_there(two_ranks: Path) -> None:
+def test_losses_fall_and_every_objective_is_logged(two_ranks: Path) -> None:
     records = losses(two_ranks)
     assert set(records[0]["losses"]) == {"mim", "mlm", "mvlm_image", "mvlm_text"}
-    # both are asked in every step; where all pairs keep their image whole, mvlm_image is missing
+    # both have targets in every step; mvlm_image is missing if all pairs of a step keep their image whole
     first, last = (record["losses"]["mlm"] + record["losses"]["mvlm_text"] for record in (records[0], records[-1]))
     assert last < first
 
@@ -58,7 +58,7 @@ def test_another_topology_sees_the_same_samples_and_losses(
 ) -> None:
     run_dir = tmp_path / "run"
     micro = ["--gradient-accumulation-steps", micro_steps]
-    ended = train(num_ranks, tiny_data, run_dir, *micro, fresh=num_ranks == 1)  # as a user starts it
+    ended = train(num_ranks, tiny_data, run_dir, *micro, fresh=num_ranks == 1)  # as if started by a user
     assert set(ended.exit_codes) == {0}, ended.stderr
     assert sample_keys(run_dir) == sample_keys(two_ranks)
     num_tokens = [record["num_tokens"] for record in read_log(run_dir)]
@@ -85,9 +85,9 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
         log = run_dir / LOG_NAME
         while processes[0].poll() is None and not (log.exists() and len(read_log(run_dir)) >= 2):
             time.sleep(0.005)
-        for child in psutil.Process(processes[1].pid).children():  # its loader, as when a whole group is signalled
+        for child in psutil.Process(processes[1].pid).children():  # its loader, as if a process group is signalled
             child.send_signal(number)
-        processes[1].send_signal(number)  # the other one must stop with it
+        processes[1].send_signal(number)  # the other rank must stop too
 
     stopped = train(2, tiny_data, run_dir, *workers, while_running=stop_one_rank)
     assert stopped.exit_codes == [EXIT_STOPPED, EXIT_STOPPED], stopped.stderr
@@ -101,7 +101,7 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
     assert losses(run_dir) == losses(two_ranks)
 
 
-def test_a_run_is_not_continued_with_other_settings(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_other_settings(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
     run_dir = shutil.copytree(two_ranks, tmp_path / "run")
     ended = train(1, tiny_data, run_dir, "--optimizer.peak-lr", 0.5)
     assert ended.exit_codes == [2]
@@ -131,14 +131,14 @@ def test_other_data_are_named_by_their_folders_and_files_and_a_finished_run_is_l
 
 
 def test_the_first_losses_are_those_of_guessing_evenly(two_ranks: Path) -> None:
-    """As docs/glossary.md has it: ln of the number of codes or words."""
+    """Compare with docs/glossary.md: ln of the number of codes or words."""
     first, config = read_log(two_ranks)[0]["losses"], find_checkpoint(two_ranks, PretrainConfig).config
     codes, words = math.log(config.model.num_visual_tokens), math.log(config.model.vocab_size)
     expected = {"mim": codes, "mlm": words, "mvlm_image": codes, "mvlm_text": words}
     assert first == pytest.approx(expected, rel=0.1)
 
 
-def test_every_word_of_the_log_is_in_the_glossary(two_ranks: Path) -> None:
+def test_every_field_of_the_log_is_in_the_glossary(two_ranks: Path) -> None:
     glossary = (ROOT / "docs" / "glossary.md").read_text()
     last = read_log(two_ranks)[-1]
     names = {*last, *last["losses"], *CODEBOOK_FIGURES, "codebook", "cosine", "commitment", "mfu"}
@@ -169,11 +169,11 @@ def test_a_network_of_smaller_patches_gets_its_codes_from_a_larger_view(tiny_dat
         pytest.param([(2, 2, 1), (1, 1, 2), (2, 3, 2)], marks=pytest.mark.slow, id="stages"),
     ],
 )
-def test_a_run_goes_on_with_another_topology(
+def test_a_run_resumes_with_another_topology(
     starts: list[tuple[int, int, int]], two_ranks: Path, saved_run: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    """Ranks, ZeRO stage and accumulation change at each start, from two ranks, stage 3 and no accumulation: the same
-    samples, losses to rounding."""
+    """Change ranks, ZeRO stage and accumulation at each start, from two ranks, stage 3 and no accumulation: the samples
+    are the same, and the losses up to rounding."""
     run_dir = saved_run
     for start, (num_ranks, stage, micro_steps) in enumerate(starts):
         config = {"zero_optimization": {"stage": stage}, "zero_allow_untested_optimizer": True}
@@ -213,7 +213,7 @@ def test_float32_weights_are_exact_under_bfloat16_on_a_number_of_ranks_that_divi
     assert all(torch.equal(weights[name], expected) for name, expected in model.state_dict().items())
 
 
-def test_another_layout_of_the_same_stage_is_no_other_run(
+def test_another_layout_of_the_same_stage_is_the_same_run(
     two_ranks: Path, saved_run: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     deepspeed_config = tmp_path / "ds.json"

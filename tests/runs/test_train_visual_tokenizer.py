@@ -43,7 +43,7 @@ def train(num_ranks: int, arguments: list[object], **options: Any) -> Ended:
 
 
 def without_times(run_dir: Path) -> list[dict[str, Any]]:
-    """The log, without what differs between two runs that are the same."""
+    """Return the log without fields that differ between equal runs."""
     return [
         {name: value for name, value in record.items() if name not in ("seconds", "stop", "passes")}
         for record in read_log(run_dir)
@@ -52,7 +52,7 @@ def without_times(run_dir: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Thirty steps on two ranks. Read only."""
+    """Yield a run of thirty steps on two ranks. Read only."""
     with shared_folder(tmp_path_factory, "tokenizer", lambda run_dir: whole(overrides(tiny_data, run_dir))) as run_dir:
         yield run_dir
 
@@ -62,7 +62,7 @@ def whole(arguments: list[object]) -> None:
     assert ended.exit_codes == [0, 0], ended.stderr
 
 
-def test_it_learns_and_tells_how_the_codes_are_used(undisturbed: Path) -> None:
+def test_it_learns_and_logs_how_the_codes_are_used(undisturbed: Path) -> None:
     log = read_log(undisturbed)
     assert [record["step"] for record in log] == list(range(NUM_STEPS))
     assert log[-1]["losses"]["cosine"] > log[0]["losses"]["cosine"] + 0.3
@@ -85,14 +85,14 @@ def test_every_rank_ends_with_the_same_codebook_to_the_bit_and_the_file_has_it(u
 
 
 def published_pace(data: TinyData, run_dir: Path) -> list[object]:
-    """BEiT v2's decay and learning rate, and few codes: hardly a feature is as near to two of them as rounding goes."""
+    """Return overrides with BEiT v2's decay and learning rate; few codes, so that rounding changes no assignment."""
     pace = ["--codebook.decay", 0.99, "--optimizer.peak-lr", 2e-4, "--optimizer.min-lr", 1e-5, "--model.num-codes", 16]
     return [*overrides(data, run_dir, FEW_STEPS), *pace]
 
 
 @pytest.fixture(scope="session")
 def at_published_pace(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Twelve steps on two ranks. Read only."""
+    """Yield a run of twelve steps on two ranks. Read only."""
 
     def make(run_dir: Path) -> None:
         whole(published_pace(tiny_data, run_dir))
@@ -110,7 +110,7 @@ def test_another_topology_gives_the_same_codebook(
     check_same_codebook(tmp_path, at_published_pace)
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(
+def test_a_run_resumes_with_another_number_of_ranks(
     at_published_pace: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     arguments = published_pace(tiny_data, tmp_path)
@@ -155,7 +155,7 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
 
 
 class BreaksOnce:
-    """A teacher whose third call gives what is not finite, on one rank."""
+    """A teacher whose output is not finite in the third step, on one rank."""
 
     def __init__(self) -> None:
         self.num_calls = 0
@@ -163,13 +163,13 @@ class BreaksOnce:
     def __call__(self, pixels: Tensor) -> Tensor:
         features = pixels.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
         self.num_calls += 1
-        if self.num_calls == 4 and torch.distributed.get_rank() == 1:  # the first call is the check before the run
+        if self.num_calls == 4 and torch.distributed.get_rank() == 1:  # the first call is a check before the run
             features = features * float("nan")
         return features
 
 
 def breaks_once(weights: Path | None) -> BreaksOnce:
-    """What `--teacher.name tests.runs.test_train_visual_tokenizer.breaks_once` names."""
+    """Return the teacher; for `--teacher.name tests.runs.test_train_visual_tokenizer.breaks_once`."""
     return BreaksOnce()
 
 
@@ -189,14 +189,14 @@ def test_bfloat16_matrix_products_train_alike(undisturbed: Path, tiny_data: Tiny
     ended = train(2, [*overrides(tiny_data, tmp_path, 10), "--precision", "bfloat16"])
     assert ended.exit_codes == [0, 0], ended.stderr
     log, expected = read_log(tmp_path), read_log(undisturbed)
-    assert log[0]["losses"] != expected[0]["losses"]  # it is not float32 by another name
+    assert log[0]["losses"] != expected[0]["losses"]  # it is not computed in float32
     for record, other in zip(log[:5], expected[:5], strict=True):
         assert record["losses"] == pytest.approx(other["losses"], abs=0.02)
     assert load_vqkd(tmp_path / "tokenizer.pt").encoder.pos_embed.dtype == torch.float32
 
 
 @pytest.mark.slow  # a hundred steps pass before a code counts as dead
-def test_a_codebook_that_collapses_is_told(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_a_codebook_that_collapses_is_reported(tiny_data: TinyData, tmp_path: Path) -> None:
     arguments = [*overrides(tiny_data, tmp_path, 120), "--codebook.no-kmeans-start", "--codebook.revival-threshold", 0]
     ended = train(1, arguments)
     assert ended.exit_codes == [0], ended.stderr
@@ -218,11 +218,13 @@ def mistake(arguments: list[object]) -> str:
         (["--out", "/tmp"], "out /tmp is a folder; give a file"),
     ],
 )
-def test_a_mistake_is_one_sentence(change: list[object], message: str, tiny_data: TinyData, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_in_one_sentence(
+    change: list[object], message: str, tiny_data: TinyData, tmp_path: Path
+) -> None:
     assert message in mistake([*overrides(tiny_data, tmp_path), *change])
 
 
-def test_a_setting_outside_its_range_is_one_sentence(
+def test_a_setting_outside_its_range_is_reported_in_one_sentence(
     tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change = ["--codebook.decay", 1.5]
@@ -241,7 +243,7 @@ def gives_nothing(weights: Path | None) -> Callable[[Tensor], None]:
     return lambda pixels: None
 
 
-def test_a_finished_run_writes_its_file_again_and_is_not_continued_with_other_settings(
+def test_a_finished_run_rewrites_its_file_and_is_not_resumed_with_other_settings(
     undisturbed: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     run_dir, other = shutil.copytree(undisturbed, tmp_path / "run"), tmp_path / "elsewhere" / "tokenizer.pt"

@@ -40,7 +40,7 @@ class Traffic:
     """Communication of one step."""
 
     def __init__(self, by_size: dict[str, dict[str, int]]):
-        """by_size: {operation: {bytes of one call: calls}}; a gather's are one rank's part, a reduce-scatter's all."""
+        """by_size: {operation: {bytes of a call: calls}}; one rank's bytes for a gather, all for a reduce-scatter."""
         self.gathers = {NUM_RANKS * int(size): count for size, count in by_size["all_gather_into_tensor"].items()}
         self.reductions = {int(size): count for size, count in by_size["reduce_scatter_tensor"].items()}
 
@@ -83,7 +83,7 @@ def test_a_block_is_gathered_as_one_piece(traffic: dict[str, Traffic]) -> None:
 
 
 def test_persistent_parameters_cost_a_gather_each_after_every_step(traffic: dict[str, Traffic]) -> None:
-    """So that the threshold is 0: blocks, which hold them, are gathered as one piece anyway."""
+    """Show why the shipped threshold is 0: blocks, which hold these parameters, are gathered as one piece anyway."""
     num_persistent = sum(size <= 100 for size in SIZES)
     packed, persistent = traffic["packed"], traffic["persistent norms and biases"]
     assert num_persistent > len(SIZES) / 2
@@ -96,7 +96,7 @@ def test_prefetching_takes_fewer_gathers(traffic: dict[str, Traffic]) -> None:
     assert NUM_BYTES <= traffic["prefetched"].gathered_bytes <= 2 * NUM_BYTES
 
 
-def test_weights_that_are_kept_for_backward_are_gathered_once(traffic: dict[str, Traffic]) -> None:
+def test_weights_kept_for_backward_are_gathered_once(traffic: dict[str, Traffic]) -> None:
     kept = traffic["kept for backward"]
     assert kept.gathered_bytes == NUM_BYTES
     assert kept.num_gathers == traffic["packed"].num_gathers / 2

@@ -27,7 +27,7 @@ class Cluster:
     folder: Path
 
     def run(self, *command: object) -> str:
-        """A command of Slurm's. Returns what it prints."""
+        """Run a command of Slurm and return its output."""
         return subprocess.run(
             list(map(str, command)),
             cwd=ROOT,
@@ -44,9 +44,9 @@ class Cluster:
         return {**own, "SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def submit(self, folder: Path, *arguments: object, **environment: str) -> "Job":
-        """Submit a script from the checkout. The job's log and its state go into the folder."""
+        """Submit a script from the checkout, with the job's log and state in the folder."""
         env_file = folder / "env.sh"
-        # the nodes' own interface: the rest of the machine must not be needed
+        # the nodes' own interface: the job must not need the rest of the machine
         env_file.write_text(f"export IMGLISH_RUNTIME=venv:{sys.prefix} GLOO_SOCKET_IFNAME=eth0\n")
         site = {"IMGLISH_ENV": str(env_file), "IMGLISH_STATE_DIR": str(folder), **ON_CPU}
         settings = [f"{name}={value}" for name, value in {**site, **environment}.items()]
@@ -80,33 +80,33 @@ class Job:
 
     @property
     def output(self) -> str:
-        """Its log, or the logs of an array's tasks."""
+        """Log of the job, or logs of the tasks of an array."""
         return "".join(path.read_text() for path in sorted(self.folder.glob(f"{self.number}-*.log")))
 
-    def says(self, words: str) -> bool:
+    def has_printed(self, words: str) -> bool:
         return words in self.output
 
     @property
     def left_behind(self) -> list[str]:
-        """Its files that outlive a requeue."""
+        """Names of the job's files that outlive a requeue."""
         return [path.name for path in self.folder.glob(f"imglish-{self.number}.*")]
 
     def field(self, name: str) -> str:
-        """What Slurm says of it, such as JobState."""
+        """Return a field of the job as Slurm reports it, such as JobState."""
         found = re.search(rf"\b{name}=(\S+)", self.cluster.run("scontrol", "show", "job", "--oneliner", self.number))
         assert found
         return found[1]
 
     def wait(self, condition: Callable[[], bool], pause_seconds: float = 0.02) -> None:
-        """Until it holds. Fails where it does not within TIMEOUT_SECONDS."""
+        """Wait until a condition holds; fail if it does not within TIMEOUT_SECONDS."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while not condition():
             assert time.monotonic() < deadline, f"job {self.number} is {self.field('JobState')}:\n{self.output}"
             time.sleep(pause_seconds)
 
     def wait_for_its_end(self) -> str:
-        """Returns the state in which it ended, of an array's first task."""
-        # asking Slurm starts a process, and the ranks need the cores
+        """Wait for the end of the job; return its final state, for an array that of the first task."""
+        # a query of Slurm starts a process, and the ranks need the cores
         self.wait(lambda: not self.cluster.run("squeue", "--noheader", "--jobs", self.number), pause_seconds=0.3)
         return self.field("JobState")
 

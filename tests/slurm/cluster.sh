@@ -6,7 +6,7 @@
 #   tests/slurm/cluster.sh down FOLDER    end all that `up` started there, jobs included
 #
 # FOLDER holds all state: configuration, key, logs, spool. Outside it there are, until `down`, a network bridge and two
-# network namespaces. Ends with 77 and a sentence where this machine cannot have such a cluster.
+# network namespaces. Exits with 77 and a message if this machine cannot have such a cluster.
 set -euo pipefail
 
 NODES=(imnode1 imnode2)
@@ -15,7 +15,7 @@ SUBNET=10.93.17
 CONTROLLER_PORT=17817
 NODE_PORT=17818
 CPUS=4 # claimed by each node, whatever the machine has
-GPUS=2 # likewise: /dev/null under other names
+GPUS=2 # same for these: /dev/null under other names
 CANNOT=77
 
 cannot() {
@@ -28,12 +28,12 @@ is_command() {
   [ "$(cat "/proc/$1/comm" 2>/dev/null)" = "$2" ] && readlink "/proc/$1/exe" >/dev/null
 }
 
-# likewise for a file that holds the number of a process
+# is the process whose number FILE holds a COMMAND that runs?
 runs() {
   [ -s "$1" ] && is_command "$(cat "$1")" "$2"
 }
 
-# daemons get nothing from the caller's environment: of it jobs would inherit, and SLURM_* confuses them
+# daemons get nothing of the caller's environment: jobs would inherit it, and SLURM_* would mislead the daemons
 clean() {
   env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
     SLURM_CONF="$folder/slurm.conf" "$@" </dev/null >>"$folder/log/daemons.out" 2>&1
@@ -59,7 +59,7 @@ start_network() {
     exit 1
   fi
   if [ ! -e "/sys/class/net/$BRIDGE" ]; then
-    ip link add "$BRIDGE" type bridge 2>/dev/null || cannot "a network bridge may not be made"
+    ip link add "$BRIDGE" type bridge 2>/dev/null || cannot "it is not permitted to create a network bridge"
     ip link set "$BRIDGE" alias "$folder"
   fi
   ip address replace "$SUBNET.254/24" dev "$BRIDGE"
@@ -68,7 +68,7 @@ start_network() {
   for node in "${NODES[@]}"; do
     number=$((number + 1))
     if [ ! -e "/run/netns/$node" ]; then
-      ip netns add "$node" 2>/dev/null || cannot "a network namespace may not be made"
+      ip netns add "$node" 2>/dev/null || cannot "it is not permitted to create a network namespace"
       ip link add "$node" type veth peer name eth0 netns "$node"
       ip link set "$node" master "$BRIDGE" up
       ip -n "$node" address add "$SUBNET.$number/24" dev eth0
@@ -79,7 +79,7 @@ start_network() {
   done
 }
 
-# with accounting, cgroups and affinity off: they need a database or a systemd. A job that goes back into the queue
+# with accounting, cgroups and affinity off: they need a database or a systemd. A requeued job
 # waits for cred_expire, 120 s by default and at least 5
 write_configuration() {
   local node number=0
@@ -123,7 +123,7 @@ CONFIGURATION
     echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60"
   } >"$folder/slurm.conf"
   for number in $(seq 0 $((GPUS - 1))); do
-    [ -e "$folder/nvidia$number" ] || mknod "$folder/nvidia$number" c 1 3 || cannot "device files may not be made"
+    [ -e "$folder/nvidia$number" ] || mknod "$folder/nvidia$number" c 1 3 || cannot "it is not permitted to create device files"
   done
   echo "Name=gpu File=$folder/nvidia[0-$((GPUS - 1))]" >"$folder/gres.conf"
 }
@@ -156,8 +156,8 @@ wait_for_nodes() {
 }
 
 up() {
-  [ "$(id -u)" = 0 ] || cannot "it takes root"
-  [ -x "$(command -v apt-get)" ] || cannot "it takes Debian's packages"
+  [ "$(id -u)" = 0 ] || cannot "this needs root"
+  [ -x "$(command -v apt-get)" ] || cannot "this needs Debian packages"
   mkdir -p "$folder"/{log,pid,spool,state}
   install_packages
   unshare --mount --uts --net true 2>/dev/null || cannot "namespaces are not allowed"
@@ -202,7 +202,7 @@ down() {
   [ "$(cat "/sys/class/net/$BRIDGE/ifalias" 2>/dev/null)" = "$folder" ] || return 0
   for node in "${NODES[@]}"; do
     [ -e "/run/netns/$node" ] || continue
-    for process in $(ip netns pids "$node"); do # what a job left
+    for process in $(ip netns pids "$node"); do # processes left by a job
       kill -KILL "$process" 2>/dev/null || true
     done
     ip netns delete "$node"

@@ -16,7 +16,7 @@ CANNOT = 77
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Skips, with the reason, where this machine cannot have one."""
+    """Yield a cluster; skip, with the reason, if this machine cannot have one."""
     folder: Path = tmp_path_factory.mktemp("cluster")
     up = subprocess.run([SCRIPT, "up", folder], check=False, text=True, stderr=subprocess.PIPE)
     try:
@@ -30,7 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def undisturbed(cluster: Cluster, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on two ranks without Slurm. Read only."""
+    """Return a run on two ranks without Slurm. Read only."""
     run_dir: Path = tmp_path_factory.mktemp("runs") / "undisturbed"
     ended = run_ranks(2, "pretrain.train", ["demo", *tiny_data.overrides(run_dir), "--num-steps", NUM_STEPS])
     assert ended.exit_codes == [0, 0], ended.stderr

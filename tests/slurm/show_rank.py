@@ -1,4 +1,4 @@
-"""Prints what a rank is told by its environment."""
+"""Print the environment variables that a rank gets."""
 
 import os
 

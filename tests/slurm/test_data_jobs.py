@@ -1,4 +1,4 @@
-"""The job scripts beside pretraining's, on a real Slurm."""
+"""The job scripts other than pretrain.sbatch, on a real Slurm."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_a_finished_run_is_converted(cluster: Cluster, undisturbed: Path, tmp_pa
     assert (out / "beit3_dual.pth").is_file()
 
 
-def test_a_mistake_in_the_runtime_is_told_and_nothing_begins(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_mistake_in_the_runtime_is_reported_and_nothing_starts(cluster: Cluster, tmp_path: Path) -> None:
     mistaken = tmp_path / "mistaken.sh"
     mistaken.write_text("IMGLISH_RUNTIME=venv:nowhere\n")
     job = cluster.submit(tmp_path, "slurm/convert.sbatch", "run", "out", IMGLISH_ENV=str(mistaken))

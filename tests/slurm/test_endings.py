@@ -1,4 +1,4 @@
-"""What slurm/pretrain.sbatch does after every ending of its ranks. No Slurm: srun leaves what ranks would leave."""
+"""Reactions of slurm/pretrain.sbatch to every ending of its ranks. No Slurm: srun writes the files of the ranks."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ LOST = 137
 
 @dataclass
 class FakeJob:
-    """Starts of one job, one after the other."""
+    """A job that is started several times."""
 
     folder: Path
     num_starts: int = 0
@@ -38,7 +38,7 @@ class FakeJob:
         (self.folder / "env.sh").write_text("IMGLISH_RUNTIME=\n")
 
     def start(self, left: str, code: int) -> str:
-        """left: the line in the status file when srun ends with the code. Returns what was printed."""
+        """Start the job and return its output; left: the line in the status file when srun ends with the code."""
         (self.folder / "left").write_text(left)
         environment = {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
@@ -50,7 +50,7 @@ class FakeJob:
             "SLURM_NTASKS": "2",
             "SLURM_JOB_NUM_NODES": "1",
         }
-        if self.num_starts:  # Slurm does not set it before
+        if self.num_starts:  # Slurm sets it only after a requeue
             environment["SLURM_RESTART_COUNT"] = str(self.num_starts)
         self.num_starts += 1
         ended = subprocess.run(
@@ -91,7 +91,7 @@ def job(tmp_path: Path) -> FakeJob:
         ("", 0, 0, ""),  # --help
     ],
 )
-def test_an_ending_for_good(job: FakeJob, left: str, code: int, exit_code: int, said: str) -> None:
+def test_a_final_ending(job: FakeJob, left: str, code: int, exit_code: int, said: str) -> None:
     assert said in job.start(left, code)
     assert (job.codes, job.num_requeues, job.files) == ([exit_code], 0, [])
 
@@ -113,13 +113,13 @@ def test_an_ending_for_good(job: FakeJob, left: str, code: int, exit_code: int, 
         ("", LOST, "the ranks did not finish; srun ended with 137 (newest checkpoint: 0); back into the queue"),
     ],
 )
-def test_an_ending_that_leads_back_into_the_queue(job: FakeJob, left: str, code: int, said: str) -> None:
+def test_an_ending_that_requeues_the_job(job: FakeJob, left: str, code: int, said: str) -> None:
     assert said in job.start(left, code)
     assert (job.codes, job.num_requeues) == ([0], 1)
     assert "imglish-7.starts" in job.files
 
 
-def test_a_start_that_saves_a_step_begins_the_count_anew(job: FakeJob) -> None:
+def test_a_start_that_saves_a_step_resets_the_count(job: FakeJob) -> None:
     for left in ("", "3 running 0\n", "3 running 3\n", "4 running 3\n", "4 running 4\n"):
         assert "back into the queue" in job.start(left, LOST)
     assert "2 starts in a row saved no step (newest checkpoint: 4)" in job.start("4 running 4\n", LOST)
@@ -128,20 +128,20 @@ def test_a_start_that_saves_a_step_begins_the_count_anew(job: FakeJob) -> None:
 
 
 @pytest.mark.parametrize("left", ["", "0 running 0\n", "500 running 500\n"])
-def test_two_starts_that_save_no_step_end_the_job_also_one_that_goes_on_with_a_run(job: FakeJob, left: str) -> None:
+def test_two_starts_that_save_no_step_end_a_job_that_is_new_or_resumed(job: FakeJob, left: str) -> None:
     assert "back into the queue" in job.start(left, LOST)
     assert "2 starts in a row saved no step" in job.start(left, LOST)
     assert job.codes == [0, 1] and job.num_requeues == 1
 
 
-def test_the_word_of_the_last_start_does_not_speak_for_this_one(job: FakeJob) -> None:
+def test_the_status_of_the_last_start_is_not_taken_for_that_of_this_one(job: FakeJob) -> None:
     job.start("5 stopped 3\n", 0)
     said = job.start("", LOST)  # dies before it writes
     assert (job.folder / "before").read_text() == "5 started 5\n"
     assert "the ranks did not finish" in said and "stopped by a signal" not in said
 
 
-def test_what_another_job_with_the_same_number_left_does_not_count(job: FakeJob) -> None:
+def test_files_of_another_job_with_the_same_number_are_ignored(job: FakeJob) -> None:
     (job.folder / "imglish-7.starts").write_text("1\n")
     (job.folder / "imglish-7.status").write_text("9 running 9\n")
     assert "newest checkpoint: 2" in job.start("2 running 2\n", LOST)
@@ -152,7 +152,7 @@ DAMAGED = ["\n", "complete\n", "x complete 4\n", "8 complete\n", "8 complete 4 9
 
 
 @pytest.mark.parametrize("left", DAMAGED)
-def test_a_damaged_status_file_is_none(job: FakeJob, left: str) -> None:
+def test_a_damaged_status_file_is_ignored(job: FakeJob, left: str) -> None:
     said = job.start(left, LOST)
     assert f"warning: {job.folder / 'imglish-7.status'} is damaged and is ignored" in said
     assert "srun ended with 137 (newest checkpoint: 0); back into the queue" in said and "expected" not in said
@@ -160,7 +160,7 @@ def test_a_damaged_status_file_is_none(job: FakeJob, left: str) -> None:
 
 
 @pytest.mark.parametrize("left", ["", "\n", "many\n", "08\n", "\0" * 4096])
-def test_a_damaged_count_of_starts_begins_anew(job: FakeJob, left: str) -> None:
+def test_a_damaged_count_of_starts_is_reset(job: FakeJob, left: str) -> None:
     job.start("", LOST)
     (job.folder / "imglish-7.starts").write_text(left)
     said = job.start("", LOST)

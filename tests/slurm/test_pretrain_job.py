@@ -1,5 +1,5 @@
-"""slurm/pretrain.sbatch on a real Slurm of two nodes: whatever ends a start, the job goes on and its losses are those
-of an undisturbed run, to the bit; or it ends for good and says why."""
+"""slurm/pretrain.sbatch on a real Slurm of two nodes: after any ending the job resumes with the losses of an
+undisturbed run, to the bit, or it ends for good and reports why."""
 
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ AGAIN = "back into the queue"
 
 
 def pretrain(cluster: Cluster, data: TinyData, folder: Path, *extra: object, **environment: str) -> Job:
-    """One rank a node."""
+    """Submit pretraining with one rank per node."""
     size = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"]
     overrides = [*data.overrides(folder / "run"), "--num-steps", NUM_STEPS, "--save-every-steps", 3, *extra]
     return cluster.submit(folder, *size, "slurm/pretrain.sbatch", "demo", *overrides, **environment)
@@ -48,15 +48,15 @@ def test_every_task_is_a_rank_and_sees_the_gpus_of_its_node(cluster: Cluster, tm
     size = ["--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=2", "--gres=gpu:2"]
     job = cluster.submit(tmp_path, *size, "slurm/pretrain.sbatch", "any", IMGLISH_MODULE="tests.slurm.show_rank")
     assert job.wait_for_its_end() == "COMPLETED", job.output
-    told = sorted(line for line in job.output.splitlines() if line.startswith("rank: "))
+    shown = sorted(line for line in job.output.splitlines() if line.startswith("rank: "))
     shared = f"WORLD_SIZE=4 LOCAL_SIZE=2 MASTER_ADDR={NODES[0]} OMP_NUM_THREADS=2"
-    assert told == [
+    assert shown == [
         f"rank: RANK={rank} LOCAL_RANK={rank % 2} {shared} SLURMD_NODENAME={NODES[rank // 2]} CUDA_VISIBLE_DEVICES=0,1"
         for rank in range(4)
     ]
 
 
-def test_a_preempted_run_on_two_nodes_saves_and_goes_on(
+def test_a_preempted_run_on_two_nodes_saves_and_resumes(
     cluster: Cluster, undisturbed: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     job = pretrain(cluster, tiny_data, tmp_path)
@@ -68,7 +68,7 @@ def test_a_preempted_run_on_two_nodes_saves_and_goes_on(
     assert "stopped by a signal and saved" in job.output and AGAIN in job.output
 
 
-def test_a_run_goes_on_after_the_ranks_of_a_node_were_killed(
+def test_a_run_resumes_after_the_ranks_of_a_node_were_killed(
     cluster: Cluster, undisturbed: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     job = pretrain(cluster, tiny_data, tmp_path)
@@ -80,7 +80,7 @@ def test_a_run_goes_on_after_the_ranks_of_a_node_were_killed(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_after_a_node_was_set_down(
+def test_a_run_resumes_after_a_node_was_set_down(
     cluster: Cluster, undisturbed: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     job = pretrain(cluster, tiny_data, tmp_path)
@@ -91,11 +91,11 @@ def test_a_run_goes_on_after_a_node_was_set_down(
     finally:
         cluster.run("scontrol", "update", f"nodename={NODES[1]}", "state=resume")
     check_that_it_finished_in_two_starts(job, undisturbed)
-    assert "DUE TO NODE FAILURE" in job.output and AGAIN not in job.output  # Slurm did it
+    assert "DUE TO NODE FAILURE" in job.output and AGAIN not in job.output  # Slurm requeued it
 
 
 @pytest.mark.slow
-def test_a_job_whose_script_was_killed_fails_and_another_goes_on(
+def test_a_job_whose_script_was_killed_fails_and_another_resumes(
     cluster: Cluster, undisturbed: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     job = pretrain(cluster, tiny_data, tmp_path)
@@ -152,7 +152,7 @@ def test_two_starts_that_save_nothing_end_the_job(cluster: Cluster, tiny_data: T
 def test_starts_that_slurm_ended_count_as_well(cluster: Cluster, tiny_data: TinyData, tmp_path: Path) -> None:
     job = pretrain(cluster, tiny_data, tmp_path)
     for beginning in ("start 1 of", "start 2 of"):
-        job.wait(partial(job.says, beginning))
+        job.wait(partial(job.has_printed, beginning))
         cluster.run("scontrol", "requeue", job.number)
     assert job.wait_for_its_end() == "FAILED", job.output
     assert job.field("ExitCode") == "1:0" and job.field("Restarts") == "2"

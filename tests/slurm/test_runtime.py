@@ -1,4 +1,4 @@
-"""What IMGLISH_RUNTIME means. No Slurm: srun and the container programs only print what they are given."""
+"""Values of IMGLISH_RUNTIME. No Slurm: srun and the container programs only print their arguments."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ srun "${srun_options[@]}" "${python[@]}" -m some.module
 
 
 def words(folder: Path, runtime: str, **environment: str) -> list[str]:
-    """What a job would run, word by word."""
+    """Return the command that a job would run, as a list of words."""
     (folder / "env.sh").write_text(f'IMGLISH_RUNTIME="{runtime}"\n')
     ended = subprocess.run(
         ["bash", "-u", "-c", SCRIPT],
@@ -32,7 +32,7 @@ def words(folder: Path, runtime: str, **environment: str) -> list[str]:
     return ended.stdout.splitlines()
 
 
-def test_without_a_runtime_python_is_the_one_that_is_found(tmp_path: Path) -> None:
+def test_without_a_runtime_python_is_found_on_the_path(tmp_path: Path) -> None:
     assert words(tmp_path, "") == ["--cpus-per-task=1", "python", "-u", "-m", "some.module"]
 
 
@@ -58,7 +58,7 @@ def test_ranks_run_in_an_image_of_pyxis_that_shows_the_checkout(tmp_path: Path) 
     assert found == ["--cpus-per-task=1", *options, "python", "-u", "-m", "some.module"]
 
 
-def test_a_word_of_no_kind_and_a_folder_that_is_no_environment_are_refused(tmp_path: Path) -> None:
+def test_an_unknown_kind_and_a_folder_that_is_not_an_environment_are_refused(tmp_path: Path) -> None:
     (said,) = words(tmp_path, "conda:imglish")
     kinds = "module:NAME, venv:FOLDER, apptainer:IMAGE or pyxis:IMAGE"
     assert said == f"error: conda:imglish of IMGLISH_RUNTIME must be {kinds}"

@@ -1,4 +1,4 @@
-"""Imports of what needs timm beside a CPU build of torch."""
+"""Imports of modules that need timm, with a CPU build of torch."""
 
 import importlib
 from types import ModuleType
@@ -7,6 +7,6 @@ from pretrain.formats.timm import import_timm
 
 
 def import_beside_cpu_torch(name: str) -> ModuleType:
-    """A module that imports timm on its way."""
+    """Import a module that itself imports timm."""
     import_timm()
     return importlib.import_module(name)

@@ -2,8 +2,8 @@
 
     python -m tests.support.codebook_ranks OUT REVIVAL_THRESHOLD
 
-Fifty steps on the same global features whatever the number of ranks. Fails where ranks differ in a bit after a step;
-the main rank writes the codebook to OUT.
+Fifty steps on the same global features for any number of ranks. Fails if ranks differ in a bit after a step; the main
+rank writes the codebook to OUT.
 """
 
 import sys
@@ -21,7 +21,7 @@ NUM_STEPS, NUM_FEATURES, NUM_CODES, DIM = 50, 240, 24, 8
 
 def main() -> None:
     dist.init_process_group("gloo")
-    torch.manual_seed(dist.get_rank())  # nothing may come from here
+    torch.manual_seed(dist.get_rank())  # ranks differ: no result may depend on this
     codebook = Codebook(NUM_CODES, DIM)
     start_codebook(codebook, own_features(0), seed=3)
     check_ranks_agree(codebook)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def own_features(step: int) -> torch.Tensor:
-    """This rank's part. They drift, so that codes die."""
+    """Return this rank's part of features that drift, so that codes die."""
     generator = torch.Generator().manual_seed(step)
     features = torch.randn(NUM_FEATURES, DIM, generator=generator) + 2 * torch.eye(DIM)[step // 10]
     return features.chunk(dist.get_world_size())[dist.get_rank()]

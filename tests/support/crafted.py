@@ -1,4 +1,4 @@
-"""Files that attack, with a payload that does no harm: it makes a folder, whose presence shows that code ran."""
+"""Malicious files with a harmless payload: it creates a folder, which shows that code ran."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from pretrain.checkpoints.manifest import MANIFEST_NAME, write_manifest
 
 
 class Payload:
-    """Makes a folder when it is unpickled."""
+    """A payload that creates a folder when it is unpickled."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -44,7 +44,7 @@ def _sound(path: Path) -> dict[str, bytes]:
 
 
 def _renamed_tar(path: Path, marker: Path) -> None:
-    """The oldest format of torch.save: pickles in a tar."""
+    """Write the oldest format of torch.save: pickles in a tar."""
     with tarfile.open(path, "w") as tar:
         for name in ("storages", "tensors", "pickle"):
             content = pickle.dumps(Payload(marker), protocol=2)
@@ -54,7 +54,7 @@ def _renamed_tar(path: Path, marker: Path) -> None:
 
 
 def _two_pickles(path: Path, marker: Path) -> None:
-    """Readers of archives differ in which of two members of a name they find."""
+    """Write two members of the same name; readers of archives differ in which one they find."""
     members = _sound(path)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
@@ -75,7 +75,7 @@ def _object_array(path: Path, marker: Path) -> None:
 
 
 def _bytes_by_number(path: Path, marker: Path) -> None:
-    """A pickle of a few bytes that asks for a terabyte, by a function of torch's own list."""
+    """Write a pickle of a few bytes that requests a terabyte by a function that torch allows."""
     members = _sound(path)
     name = next(name for name in members if name.endswith("data.pkl"))
     _archive(path, {**members, name: b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85R."})
@@ -103,11 +103,11 @@ ATTACKS: dict[str, Callable[[Path, Path], object]] = {
     "expanding": _expanding,
     "TorchScript": _script,
 }
-"""Each writes a file that runs code, or takes all memory, if it is opened carelessly; given its path and a marker."""
+"""Functions of a path and a marker; each writes a file that runs code or takes all memory if opened carelessly."""
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest of a checkpoint anew, so that it is consistent with whatever lies in the folder."""
+    """Rewrite the manifest of a checkpoint, so that it is consistent with the files in the folder."""
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
     header = {name: value for name, value in manifest.items() if name not in ("files", "sha256_of_the_rest")}
     write_manifest(folder, header, {})

@@ -1,4 +1,4 @@
-"""Documents of the project and what they contain: commands, code, links."""
+"""Documents of the project and their contents: commands, code, links."""
 
 import re
 import shlex
@@ -31,7 +31,7 @@ def without_blocks(text: str) -> str:
 
 
 def inline_code(text: str) -> list[str]:
-    """Return what stands between backticks in running text and tables, each on one line."""
+    """Return the text between backticks in paragraphs and tables, each on one line."""
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", without_blocks(text))]
 
 

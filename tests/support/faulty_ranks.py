@@ -1,8 +1,8 @@
 """A rank of pretraining with a fault in it: python -m tests.support.faulty_ranks RECIPE [overrides], with FAULT in the
 environment: {"point": "backward", "rank": 1, "step": 5, "action": "kill"}
 
-Points are the phases that the watchdog knows, and places inside them that need a hand: `inside forward` and `inside
-backward` of a middle block, `collective` while the other ranks wait in it, and places in a save.
+Points are the phases that the watchdog knows, and places inside them that are patched here: `inside forward` and
+`inside backward` of a middle block, `collective` while the other ranks wait in it, and places in a save.
 """
 
 import json
@@ -33,10 +33,10 @@ HANG_SECONDS = 600.0
 
 
 class Fault:
-    """What goes wrong, once."""
+    """A fault that strikes once."""
 
     def __init__(self, point: str, rank: int | None, step: int, action: str, seed: int = 0):
-        """rank: None for all of them. step: the first one at which it may go wrong."""
+        """rank: None for all ranks; step: the first one at which the fault may strike."""
         self.point, self.step, self.action = point, step, action
         self.is_here = rank in (None, int(os.environ["RANK"]))
         self.current_step = -1
@@ -56,7 +56,7 @@ class Fault:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def kill_soon(self) -> None:
-        """At a random moment until the middle of the next round: it comes to this point once a step."""
+        """Kill at a random moment until the middle of the next round; a rank reaches this point once per step."""
         threading.Timer(self.random.uniform(0, 1.5) * self.round_seconds, self.kill).start()
 
     def hang(self) -> None:
@@ -66,7 +66,7 @@ class Fault:
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def poison(self) -> None:
-        """What comes out of the forward it is in is not finite."""
+        """Make the output of the current forward not finite."""
         self.is_poisoned = True
 
     def poison_on(self) -> None:

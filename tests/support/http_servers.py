@@ -1,4 +1,4 @@
-"""HTTP servers on this machine: one that serves a folder, and one whose answers a test makes up."""
+"""HTTP servers on this machine: one that serves a folder, and one with answers defined by a test."""
 
 import functools
 import http.server
@@ -17,7 +17,7 @@ from tests.support.tiny_run import TinyData
 
 
 class CountingHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder and remembers which shards were asked for."""
+    """A handler that serves a folder and records which shards were requested."""
 
     fetched: list[str]
 
@@ -32,7 +32,7 @@ class CountingHandler(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving(handler: type[CountingHandler], folder: Path) -> Iterator[str]:
-    """The URL of a folder, served while this lasts."""
+    """Yield the URL of a folder that is served until the block ends."""
     CountingHandler.fetched = []
     address = ("127.0.0.1", 0)
     with http.server.ThreadingHTTPServer(address, functools.partial(handler, directory=str(folder))) as running:
@@ -42,7 +42,7 @@ def serving(handler: type[CountingHandler], folder: Path) -> Iterator[str]:
 
 
 class Hostile:
-    """A server of a few responses: path -> (status, headers, body); a body of None never ends."""
+    """A server of given responses: path -> (status, headers, body); a body of None never ends."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, dict[str, str], bytes | None]] = {}
@@ -94,7 +94,7 @@ def hostile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hostile]:
 
 @pytest.fixture
 def served(hostile: Hostile, tiny_data: TinyData) -> Hostile:
-    """A server of the folder `pairs`."""
+    """Return a server of the folder `pairs`."""
     for path in (tiny_data.folder / "pairs").iterdir():
         if path.is_file():
             hostile.answers[f"/pairs/{path.name}"] = (200, {}, path.read_bytes())
@@ -108,6 +108,6 @@ def changed_index(served: Hostile, **changes: Any) -> None:
 
 @pytest.fixture
 def server(tiny_data: TinyData) -> Iterator[tuple[str, list[str]]]:
-    """URL of the data, and the shards that were fetched from it."""
+    """Yield the URL of the data and the list of shards that were fetched from it."""
     with serving(CountingHandler, tiny_data.folder) as url:
         yield url, CountingHandler.fetched

@@ -1,4 +1,4 @@
-"""The main rank's side of a watchdog for tests, and connections to it that are none of its ranks."""
+"""The main rank's side of a watchdog for tests, and connections to it that are not from its ranks."""
 
 import socket
 import time
@@ -36,7 +36,7 @@ def doors(judge: Judge) -> Doors:
 
 
 def stranger(judge: Judge) -> socket.socket:
-    """Return a connection that has been sent its challenge."""
+    """Return a connection that has received its challenge."""
     connection = socket.create_connection(("127.0.0.1", port_of(judge)), SECONDS)
     assert "challenge" in rank_links._read_line(connection)
     return connection

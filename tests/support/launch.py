@@ -1,4 +1,4 @@
-"""Start ranks: real processes of a module, as a launcher would start them. Tests start processes with nothing else."""
+"""Start ranks: real processes of a module, as a launcher starts them. Tests start processes only with this."""
 
 import multiprocessing
 import os
@@ -23,9 +23,9 @@ from tests.support.ports import reserved_port
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT_SECONDS = 240
 ON_CPU = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-"""Environment variables that torch and DeepSpeed read when they are imported."""
+"""Environment variables for ranks on a CPU; torch and DeepSpeed read them when they are imported."""
 LAUNCHED = Counter[str]()
-"""`launches` and `processes` of this test process so far; printed after the last test."""
+"""Numbers of `launches` and `processes` of this test process; printed after the last test."""
 
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(["tests.support.preload"])
@@ -155,7 +155,7 @@ def _begin(module: str, arguments: list[str], environment: dict[str, str], cwd: 
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    random.seed()  # else all ranks would share one random state, which would hide what depends on it
+    random.seed()  # else ranks would share one random state and hide dependence on it
     np.random.seed()
     sys.argv = [module, *arguments]
     with warnings.catch_warnings():

@@ -2,8 +2,8 @@
 
     python -m tests.support.memory_ranks STAGE MICRO_STEPS
 
-Prints JSON: the peak in bytes, of all that the process has allocated through torch since it built the model, and how
-often the step called each collective.
+Prints JSON: the peak in bytes of memory that the process allocated through torch, from building the model on, and the
+number of calls of each collective in the step.
 """
 
 import json
@@ -32,7 +32,8 @@ from tests.support.launch import ROOT
 
 
 def small_config(world_size: int, num_micro_steps: int) -> PretrainConfig:
-    """Wide enough that activations, weights and optimizer all matter; two samples of each kind a micro-step."""
+    """Return a config wide enough for activations, weights and optimizer to matter; two samples of each kind per
+    micro-step."""
     base = RECIPES["beit3_base_shared"]()
     count = 2 * world_size * num_micro_steps
     return replace(
@@ -51,14 +52,14 @@ def small_config(world_size: int, num_micro_steps: int) -> PretrainConfig:
 
 
 def memory_config(stage: int) -> dict[str, Any]:
-    """Buckets that are filled several times a step."""
+    """Return a configuration with buckets that are filled several times per step."""
     zero = read_memory_config(ROOT / "ds_configs" / "zero3_cpu.json")["zero_optimization"]
     sizes = {"reduce_bucket_size": 2_000_000, "stage3_prefetch_bucket_size": 1_000_000}
     return {"zero_optimization": zero | sizes | {"stage": stage}}
 
 
 def random_micro_step(config: PretrainConfig, batch: MicroBatch, device: str = "cpu") -> MicroStep:
-    """Pixels and factors of noise; everything hidden is the first word, patch or code."""
+    """Return a micro-step of random pixels and factors; hidden words, patches and codes are the first ones."""
     micro = meta_micro_step(config, batch)
 
     def real(value: Any) -> Any:
@@ -84,7 +85,7 @@ def main() -> None:
         init_weights(model, config.model, 0)
         engine = build_engine(model, config, merged, Pretraining.leaf_modules, Pretraining.undecayed)
         del model
-        for step in range(3):  # the first one is not as the others: ZeRO-3 learns the order of the modules
+        for step in range(3):  # the first differs: ZeRO-3 learns the order of modules
             with record_function(MEASURED if step == 2 else "before"):
                 micro_steps = [random_micro_step(config, batch) for _ in range(num_micro_steps)]
                 for micro in micro_steps:

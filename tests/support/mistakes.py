@@ -40,7 +40,7 @@ def preparation_mistake(
 
 @contextmanager
 def only_rank() -> Iterator[None]:
-    """A process group of this process alone."""
+    """Run the block in a process group of this process alone."""
     dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         yield

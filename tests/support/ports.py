@@ -1,4 +1,4 @@
-"""TCP ports for processes that tests start: no two test processes are given the same one."""
+"""TCP ports for processes that tests start: no two test processes get the same one."""
 
 import fcntl
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 
 FOLDER = Path(tempfile.gettempdir()) / f"imglish_test_ports_{os.geteuid()}"
 PORTS = range(20_000, 29_000)
-"""Below the ports that Linux gives to sockets bound to port 0 (net.ipv4.ip_local_port_range, from 32768)."""
+"""Ports below those that Linux gives to sockets bound to port 0 (net.ipv4.ip_local_port_range, from 32768)."""
 
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """Yield a port that is free, and that no other test process is given until the block ends.
+    """Yield a free port that no other test process gets until the block ends.
 
     A port found by binding to port 0 is free only until that socket closes. A file per port is locked instead, by this
     process; the kernel unlocks it however the process ends.
@@ -36,7 +36,7 @@ def reserved_port() -> Iterator[int]:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torch's store does
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # like torch's store
         try:
             probe.bind(("", port))
         except OSError:

@@ -1,4 +1,4 @@
-"""Modules that ranks import, for the process that they are forked from, see launch.py. None may start a thread.
+"""Modules that ranks import, for the process that they are forked from (launch.py). None may start a thread.
 
 torch and DeepSpeed import those in the list when a model is built, which would cost every rank seconds of CPU time.
 """

@@ -1,4 +1,4 @@
-"""Small shards and images made by hand."""
+"""Small handmade shards and images."""
 
 import errno
 import io
@@ -57,7 +57,7 @@ def index_folder(folder: Path, kind: Kind = "pair", leave_out_damaged: bool = Fa
 
 
 def keys(shards: ShardIndex | Path) -> list[str]:
-    """Return the keys of an index, or of that in a folder."""
+    """Return the keys of an index, or of the index in a folder."""
     index = shards if isinstance(shards, ShardIndex) else read_index(shards)
     return [bytes(record["key"]).decode() for record in index.records]
 
@@ -94,7 +94,7 @@ def image_options(images: Path, **changed: object) -> ShardOptions:
 
 
 def break_disk(monkeypatch: pytest.MonkeyPatch, names: set[str], number: int = errno.EIO) -> None:
-    """Make reading these files fail, as on a disk with a bad sector."""
+    """Make reads of these files fail, as on a disk with a bad sector."""
 
     def read(location: ImageLocation) -> bytes:
         if isinstance(location, Path) and location.name in names:
@@ -131,7 +131,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def good_pairs(tiny_data: TinyData, tmp_path: Path) -> Path:
-    """Shards of eight good pairs, to be damaged."""
+    """Return shards of eight good pairs, to be damaged."""
     folder = tmp_path / "pairs"
     for shard in range(2):
         names = [f"{shard}{sample}" for sample in range(4)]

@@ -1,4 +1,4 @@
-"""Folders that many tests read: made once, whatever the number of test processes, and changed by none of them."""
+"""Folders that many tests read: made once for all test processes and changed by none."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Pa
     folder must copy it.
     """
     root = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder of its own in that of the run
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the workers' folders are subfolders of the run's
         root = root.parent
     folder, done = root / name, root / f"{name}.done"
     with (root / f"{name}.lock").open("w") as lock:

@@ -31,7 +31,7 @@ def tiny_model(
     checkpointing: Checkpointing = KEEP_EVERYTHING,
     **changes: Any,
 ) -> MaskedDataModel:
-    """A model whose every parameter, biases and norms too, is random and of a size that matters."""
+    """Return a model in which every parameter, biases and norms included, is random and large enough to matter."""
     config = replace(CONFIG, **changes)
     model = MaskedDataModel(config, kernels, checkpointing)
     init_weights(model, config, seed)
@@ -43,7 +43,7 @@ def tiny_model(
 
 
 def tiny_inputs(num_images: int, num_pairs: int, num_texts: int, seed: int = 0) -> MultiwayInputs:
-    """Random pixels and ids; texts of different lengths, some patches hidden."""
+    """Return random pixels and ids, with texts of different lengths and some patches hidden."""
     generator = torch.Generator().manual_seed(seed)
     size, patches = CONFIG.image_size, CONFIG.num_patches
 
@@ -65,7 +65,8 @@ def tiny_inputs(num_images: int, num_pairs: int, num_texts: int, seed: int = 0) 
 
 
 def tiny_targets(inputs: MultiwayInputs, seed: int = 0) -> MaskedTargets:
-    """Answers: five patches an image, three places a caption and two a text, of every other one the last unused."""
+    """Return targets: five patches per image, three positions per caption, two per text; in every other one the last
+    is unused."""
     generator = torch.Generator().manual_seed(seed)
 
     def positions(count: int, total: int, asked: int) -> torch.Tensor:

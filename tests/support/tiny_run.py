@@ -19,12 +19,12 @@ VOCAB_SIZE = 100
 
 @dataclass(frozen=True)
 class TinyData:
-    """A folder with all that a run reads."""
+    """A folder with all data of a run."""
 
     folder: Path
 
     def overrides(self, run_dir: Path) -> list[str]:
-        """Arguments after a recipe's name that make it a run of eight steps on this data."""
+        """Return arguments after a recipe's name for a run of eight steps on this data."""
         values = {
             "data.images": self.folder / "images",
             "data.pairs": self.folder / "pairs",
@@ -49,7 +49,7 @@ class TinyData:
 
 
 def write_tiny_data(folder: Path) -> TinyData:
-    """Forty images, forty pairs, a few passages of the drawn world, and a visual tokenizer that is not trained."""
+    """Write forty images, forty pairs, a few passages on drawn scenes, and an untrained visual tokenizer."""
     tokenizer = train_text_tokenizer(
         (sample.text or "" for sample in draw_samples("text", 500)), folder / "text_tokenizer.spm", VOCAB_SIZE, "bpe"
     )

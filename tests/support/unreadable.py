@@ -1,4 +1,4 @@
-"""Files that may not be read, whoever runs the tests."""
+"""Files that cannot be read, even by root."""
 
 import os
 from collections.abc import Iterator
@@ -10,8 +10,7 @@ NOBODY = 65534
 
 @contextmanager
 def forbidden(path: Path) -> Iterator[None]:
-    """A file or folder that this process may not read meanwhile; root becomes another user, who may read the folders
-    above it."""
+    """Make a file or folder unreadable within the block; root becomes another user, who can read the folders above."""
     is_root, mode = os.geteuid() == 0, path.stat().st_mode
     parents = [parent for parent in path.parents if len(parent.parts) > 2] if is_root else []
     modes = [parent.stat().st_mode for parent in parents]

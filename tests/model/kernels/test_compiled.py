@@ -41,7 +41,7 @@ def test_new_batch_sizes_need_no_new_graphs(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
     compiled.cache_clear()
     model, reference, seen = tiny_model(kernels="compile"), tiny_model(kernels="reference"), []
-    for seed, counts in enumerate([(2, 3, 4), (3, 2, 4), (2, 5, 3), (4, 3, 2), (5, 5, 5), (2, 7, 3), (6, 2, 2)]):
+    for seed, counts in enumerate([(2, 3, 4), (3, 2, 4), (2, 5, 3), (5, 5, 5), (6, 2, 2)]):
         inputs = tiny_inputs(*counts, seed=seed)
         losses = model(inputs, tiny_targets(inputs))
         losses.sum().backward()

@@ -1,4 +1,4 @@
-"""Files that a rank writes of a checkpoint: snapshots, checksums, failures. CPU, seconds."""
+"""Checkpoint files that a rank writes: snapshots, checksums, failures. CPU, seconds."""
 
 import hashlib
 import threading
@@ -10,7 +10,7 @@ import torch
 from pretrain.checkpoints.background_files import BackgroundCheckpointEngine, write_file
 
 
-def test_a_file_is_what_torch_loads_and_its_checksum_is_right(tmp_path: Path) -> None:
+def test_a_file_is_loaded_by_torch_and_its_checksum_is_right(tmp_path: Path) -> None:
     weights = torch.randn(1000)
     described = write_file(tmp_path / "state.pt", {"weights": weights, "step": 3})
     content = (tmp_path / "state.pt").read_bytes()
@@ -19,7 +19,7 @@ def test_a_file_is_what_torch_loads_and_its_checksum_is_right(tmp_path: Path) ->
     assert torch.equal(loaded["weights"], weights) and loaded["step"] == 3
 
 
-def test_what_training_does_after_a_snapshot_is_not_in_the_file(tmp_path: Path) -> None:
+def test_changes_after_a_snapshot_are_not_in_the_file(tmp_path: Path) -> None:
     files, weights = BackgroundCheckpointEngine(), torch.zeros(2_000_000)
     files.begin(tmp_path)
     files.save({"weights": weights, "parts": [weights[:5]], "shape": weights.shape}, str(tmp_path / "state.pt"))
@@ -30,7 +30,7 @@ def test_what_training_does_after_a_snapshot_is_not_in_the_file(tmp_path: Path) 
     assert isinstance(loaded["shape"], torch.Size)
 
 
-def test_a_full_disk_is_reported_when_asked_and_not_raised_on_one_rank_alone() -> None:
+def test_a_full_disk_is_reported_on_request_and_not_raised_on_one_rank_only() -> None:
     files = BackgroundCheckpointEngine()
     files.begin(Path("/dev"))
     files.save({"weights": torch.zeros(1_000_000)}, "/dev/full")

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint in a model of any topology; whole resumes are in tests/runs. CPU, seconds."""
+"""Weights of a checkpoint in a model on any topology; whole resumes are tested in tests/runs. CPU, seconds."""
 
 from collections.abc import Callable
 from dataclasses import replace

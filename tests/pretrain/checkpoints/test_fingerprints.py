@@ -1,4 +1,4 @@
-"""A fingerprint changes with the file, and a file that cannot be read is reported."""
+"""Fingerprints change with the file, and files that cannot be read are reported."""
 
 import hashlib
 from pathlib import Path

@@ -19,12 +19,12 @@ from tests.support.crafted import copy_of_run, seal
 
 @pytest.fixture
 def checkpoint(two_ranks: Path, tmp_path: Path) -> Path:
-    """The checkpoint of a copied run, which lies in tmp_path / "run"."""
+    """Return the checkpoint of a copied run, which is in tmp_path / "run"."""
     return copy_of_run(two_ranks, tmp_path / "run")
 
 
 def linked(path: Path) -> None:
-    """Put a link to the same content in the place of a file."""
+    """Replace a file by a link to the same content."""
     elsewhere = path.parents[2] / "elsewhere.pt"
     shutil.move(path, elsewhere)
     path.symlink_to(elsewhere)
@@ -114,7 +114,7 @@ def test_a_consistent_manifest_of_other_types_is_damaged(checkpoint: Path, name:
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"null", b"{}", b"", b"\xff", b"{}" + b" " * (1 << 24)])
-def test_a_manifest_that_is_none_is_damaged(checkpoint: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_manifest_is_damaged(checkpoint: Path, content: bytes) -> None:
     (checkpoint / MANIFEST_NAME).write_bytes(content)
     with pytest.raises(ValueError, match="manifest.json is damaged; give another checkpoint"):
         find_checkpoint(checkpoint)

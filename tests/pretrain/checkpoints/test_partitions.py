@@ -1,4 +1,4 @@
-"""Where parameters lie in the flat tensors of ranks: cut as DeepSpeed cuts them, and put together again."""
+"""Positions of parameters in the flat tensors of ranks: partitioned as by DeepSpeed, and joined again."""
 
 from math import prod
 from pathlib import Path

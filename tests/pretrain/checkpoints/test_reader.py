@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is taken, and what is reported of the others. CPU, seconds."""
+"""Choice of a run's checkpoint, and reports on the others. CPU, seconds."""
 
 import errno
 import os
@@ -25,12 +25,12 @@ from tests.support.unreadable import forbidden
 
 @pytest.fixture
 def checkpoint(two_ranks: Path, tmp_path: Path) -> Path:
-    """The checkpoint of a copied run, which lies in tmp_path / "run"."""
+    """Return the checkpoint of a copied run, which is in tmp_path / "run"."""
     return copy_of_run(two_ranks, tmp_path / "run")
 
 
 def older(checkpoint: Path) -> Path:
-    """A copy that stands for a checkpoint before it."""
+    """Return a copy that stands for an earlier checkpoint."""
     copy = checkpoint.with_name("step_00000004")
     shutil.copytree(checkpoint, copy)
     return copy
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_opened_as_the_kind_that_its_manifest_has(checkpoint: Pa
         read_checkpoint(checkpoint, VisualTokenizerRun)
 
 
-def test_folders_without_a_manifest_or_of_another_name_are_no_checkpoints(checkpoint: Path) -> None:
+def test_folders_without_a_manifest_or_of_another_name_are_not_checkpoints(checkpoint: Path) -> None:
     before, partial = older(checkpoint), checkpoint.with_name("step_00000012.partial")
     shutil.copytree(checkpoint, partial)
     checkpoint.with_name("step_00000016").mkdir()
@@ -128,9 +128,7 @@ def test_ranks_agree_on_the_newest_checkpoint_and_report_the_others(
         assert agreed_latest_checkpoint(config) is None
 
 
-def test_a_disk_that_may_come_back_is_no_reason_to_start_anew(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_may_come_back_starts_no_new_run(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = read_checkpoint(checkpoint, PretrainConfig).config
     config = PretrainConfig(**{**vars(config), "run_dir": checkpoint.parents[1]})
     known = Path.open

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and whether the newest is still there at the end of a run. CPU, seconds."""
+"""Checkpoints that are kept, and the check of the newest at the end of a run. CPU, seconds."""
 
 import shutil
 from dataclasses import replace
@@ -18,7 +18,7 @@ def test_checkpoints_of_every_nth_step_are_kept() -> None:
 
 
 def kept_of(num_updates: dict[int, int | None], **settings: Any) -> list[int]:
-    """Return the steps of the checkpoints that are kept; num_updates: applied steps by step."""
+    """Return the steps of the checkpoints that are kept; num_updates: number of applied steps by step."""
     folders = {Path(f"step_{step:08d}"): updates for step, updates in num_updates.items()}
     gone = outdated(folders, replace(demo(), **settings))
     return [int(folder.name.removeprefix("step_")) for folder in folders if folder not in gone]
@@ -28,10 +28,10 @@ def kept_of(num_updates: dict[int, int | None], **settings: Any) -> list[int]:
     ("num_updates", "kept"),
     [
         ({1: 1, 2: 2, 3: 3}, [2, 3]),
-        ({1: 1, 2: 2, 3: 2, 4: 2, 5: 2}, [1, 2, 5]),  # of equal weights the one of progress, and the newest
+        ({1: 1, 2: 2, 3: 2, 4: 2, 5: 2}, [1, 2, 5]),  # among equal weights, the first and the newest
         ({1: 1, 2: 2, 3: 2, 4: 3}, [2, 4]),
-        ({1: 0, 2: 0, 3: 0}, [3]),  # nothing was learned yet
-        ({1: 1, 2: None, 3: 2, 4: 3}, [2, 3, 4]),  # what a damaged manifest holds is not known
+        ({1: 0, 2: 0, 3: 0}, [3]),  # no step was applied yet
+        ({1: 1, 2: None, 3: 2, 4: 3}, [2, 3, 4]),  # the manifest of step 2 is damaged
     ],
 )
 def test_checkpoints_after_skipped_steps_do_not_displace_those_of_progress(

@@ -24,7 +24,7 @@ HEADS = {"mlm_head.weight": "text_proj.weight", "mim_head.weight": "image_proj.w
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig(EncoderRunConfig):
-    """A kind of run with heads and settings of its own."""
+    """A kind of run with its own heads and settings."""
 
     pairs_per_step: SampleCount
     temperature: float = 0.07
@@ -38,7 +38,7 @@ class ContrastiveConfig(EncoderRunConfig):
 
 @pytest.fixture
 def contrastive(two_ranks: Path, tmp_path: Path) -> Path:
-    """The checkpoint of a run of that kind in tmp_path / "run", with the encoder of `two_ranks`."""
+    """Return the checkpoint of a contrastive run in tmp_path / "run", with the encoder of `two_ranks`."""
     folder = copy_of_run(two_ranks, tmp_path / "run")
     saved = json.loads((folder / "config.json").read_text())
     known = {name: saved[name] for name in ContrastiveConfig.__dataclass_fields__ if name in saved}
@@ -81,14 +81,14 @@ def test_the_encoder_of_another_kind_of_run_is_found_and_loaded(
     assert known.config.temperature == 0.05 and known.config.model == find_checkpoint(two_ranks).config.model
     with pytest.raises(ValueError, match=f"{contrastive} is a checkpoint of contrastive pretraining, not of pretrain"):
         find_checkpoint(tmp_path / "run", PretrainConfig)
-    monkeypatch.setattr(weights, "ENCODER_RUNS", (*ENCODER_RUNS, ContrastiveConfig))  # as config/kinds.py lists it
+    monkeypatch.setattr(weights, "ENCODER_RUNS", (*ENCODER_RUNS, ContrastiveConfig))  # as if listed in config/kinds.py
     checkpoint, expected = find_checkpoint(tmp_path / "run"), encoder_of(two_ranks)
     assert checkpoint == known
     found = load_encoder(checkpoint).state_dict()
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_an_encoder_that_is_not_that_of_the_config_is_refused(contrastive: Path) -> None:
+def test_an_encoder_that_differs_from_the_config_is_refused(contrastive: Path) -> None:
     rename_parameters(contrastive, lambda name: name.replace("encoder.norm.", "encoder.last_norm."))
     with pytest.raises(ValueError, match=r"does not hold the network of its config.json; give another checkpoint"):
         find_checkpoint(contrastive, ContrastiveConfig)
@@ -104,7 +104,7 @@ def test_an_encoder_with_a_weight_that_is_not_finite_is_refused(contrastive: Pat
         load_encoder(find_checkpoint(contrastive, ContrastiveConfig))
 
 
-def test_pretraining_is_compared_with_its_heads(two_ranks: Path, tmp_path: Path) -> None:
+def test_heads_of_pretraining_are_compared_with_the_config(two_ranks: Path, tmp_path: Path) -> None:
     folder = copy_of_run(two_ranks, tmp_path / "run")
     rename_parameters(folder, lambda name: HEADS.get(name, name))
     with pytest.raises(ValueError, match=r"does not hold the network of its config.json"):

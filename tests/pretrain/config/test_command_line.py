@@ -1,4 +1,4 @@
-"""RECIPE [overrides], with options of the command itself anywhere among them."""
+"""Parsing of RECIPE [overrides], with the command's own options anywhere among them."""
 
 import sys
 from dataclasses import dataclass

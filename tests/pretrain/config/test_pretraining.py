@@ -47,7 +47,7 @@ MAY_CHANGE_IN_PRETRAINING = MAY_CHANGE | {
 
 
 def names_of(values: dict[str, Any], prefix: str = "") -> set[str]:
-    """{'data': {'seed': 0}} -> {'data.seed'}"""
+    """Return dotted names: {'data': {'seed': 0}} -> {'data.seed'}."""
     nested = [
         names_of(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
         for name, value in values.items()
@@ -75,10 +75,10 @@ def test_paths_and_the_cache_may_change_and_settings_of_the_batches_may_not() ->
     ]
 
 
-def test_a_run_that_began_with_a_number_of_hidden_patches_resumes_with_the_ratio_that_gives_it() -> None:
+def test_a_run_started_with_a_number_of_hidden_patches_resumes_with_the_equal_ratio() -> None:
     saved = json.loads(config_to_json(laptop()))
     assert saved["objective"]["num_masked_patches"] == 26
-    saved["objective"].pop("image_mask_ratio")  # as configs were written before there was one
+    saved["objective"].pop("image_mask_ratio")  # older configs have none
     before = config_from_json(PretrainConfig, json.dumps(saved))
     assert changed_fields(before, laptop()) == []
     larger = replace(laptop(), model=replace(laptop().model, image_size=128))

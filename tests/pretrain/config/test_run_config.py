@@ -1,4 +1,4 @@
-"""Configs of any kind of run: written, read, divided among ranks. CPU, seconds."""
+"""Configs of runs: written, read, divided among ranks. CPU, seconds."""
 
 import json
 from dataclasses import replace

@@ -17,5 +17,5 @@ def test_a_number_out_of_its_range_is_refused() -> None:
         replace(demo_visual_tokenizer(), images_per_step=0)
 
 
-def test_a_step_holds_images_alone() -> None:
+def test_a_step_holds_images_only() -> None:
     assert str(demo_visual_tokenizer().samples_per_step) == "32 images"

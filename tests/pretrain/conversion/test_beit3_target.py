@@ -1,4 +1,4 @@
-"""Names, uses and README lines of files in Microsoft's format. CPU, seconds."""
+"""Names, roles and README lines of files in Microsoft's format. CPU, seconds."""
 
 import pytest
 

@@ -15,14 +15,14 @@ from pretrain.formats.vocabulary import Vocabulary
 
 def reported(config: MultiwayConfig, role: Any, num_ids: int = 8002) -> str:
     """Return the report on a network of any size, without its weights."""
-    path = Path("/dev/null")  # has a size
+    path = Path("/dev/null")  # any file with a size
     vocabulary = Vocabulary(Path("words.spm"), "0" * 64, num_ids)
     card = make_card(Beit3Target(role), config, vocabulary, 1e-6)
     source = Source("step 5 in runs/a/checkpoints/step_00000005", config, lambda: iter(()), vocabulary, {})
     return report(Converted(path, 1e-6, source, card))
 
 
-def test_the_report_says_which_step_was_taken_and_what_loads_the_file() -> None:
+def test_the_report_names_the_step_and_the_command_that_loads_the_file() -> None:
     said = reported(MultiwayConfig(vocab_size=8002), "fusion")
     assert "from step 5 in runs/a/checkpoints/step_00000005, largest difference 1.0e-06" in said
     assert "torchscale loads it" in said
@@ -40,7 +40,7 @@ def test_the_report_says_which_step_was_taken_and_what_loads_the_file() -> None:
         ("dual", "vqav2, nlvr2, coco_captioning, nocaps", "fusion"),
     ],
 )
-def test_the_report_says_which_tasks_a_role_is_wrong_for(role: str, wrong: str, other: str) -> None:
+def test_the_report_names_the_tasks_that_a_role_is_wrong_for(role: str, wrong: str, other: str) -> None:
     said = reported(MultiwayConfig(num_vl_layers=3), role)
     inputs = "images alone and texts alone" if role == "fusion" else "image-text pairs"
     assert f"wrong for {inputs} ({wrong}): for those, --role {other}" in said
@@ -48,7 +48,7 @@ def test_the_report_says_which_tasks_a_role_is_wrong_for(role: str, wrong: str, 
     assert f"--task {task}" in said
 
 
-def test_the_report_says_how_many_rows_of_words_are_never_used() -> None:
+def test_the_report_counts_rows_of_words_that_are_never_used() -> None:
     said = reported(MultiwayConfig(attention="decoupled"), "dual")
     assert "56008, 31% of all parameters, are never used; --trim-vocab leaves them out" in said
     assert "--trim-vocab" not in reported(MultiwayConfig(), "dual", num_ids=64002)

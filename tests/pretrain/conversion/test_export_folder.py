@@ -1,4 +1,4 @@
-"""Folders of converted weights: complete or not at all, without replacing files of others. CPU, seconds."""
+"""Folders of converted weights: written completely or not at all, without replacing foreign files. CPU, seconds."""
 
 import fcntl
 import json
@@ -27,7 +27,7 @@ NUM_WORDS = 120
 
 @pytest.fixture(scope="module")
 def ours(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of safetensors with a tokenizer of fewer ids than rows. Read only."""
+    """Return a folder of safetensors with a tokenizer of fewer ids than rows. Read only."""
     folder: Path = tmp_path_factory.mktemp("ours")
     model = tiny_model(vocab_size=NUM_WORDS)
     save_pretrained(dict(model.state_dict()), model.encoder.config, folder)
@@ -37,7 +37,7 @@ def ours(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """Writing more fails with EFBIG, as on a full disk it does with ENOSPC."""
+    """Limit the size of files: writing more fails with EFBIG, as it does with ENOSPC on a full disk."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
     try:
@@ -48,7 +48,7 @@ def files_of_at_most(num_bytes: int) -> Iterator[None]:
 
 
 def ended(options: ConvertOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what the command prints on standard error when it ends with 2."""
+    """Return the standard error of the command, which must exit with 2."""
     words = [str(options.source), str(options.out), "--to", str(options.to), "--from", options.from_, "--no-verify"]
     monkeypatch.setattr("sys.argv", ["convert", *words])
     with pytest.raises(SystemExit) as ending:
@@ -130,7 +130,7 @@ def file_at(name: str, text: str) -> Callable[[Path], None]:
         ("safetensors", folder_at("checkpoints"), "is a run or a checkpoint"),
     ],
 )
-def test_nothing_of_others_is_replaced(
+def test_foreign_files_are_not_replaced(
     to: Format, put_there: Callable[[Path], None], message: str, ours: Path, tmp_path: Path
 ) -> None:
     put_there(tmp_path)
@@ -148,7 +148,7 @@ def test_the_source_is_not_replaced_by_its_result(ours: Path, tmp_path: Path) ->
         convert(ConvertOptions(ours, ours, "safetensors", "safetensors", image_size=64))
 
 
-def test_two_that_write_the_same_file_at_once_are_kept_apart(ours: Path, tmp_path: Path) -> None:
+def test_a_file_that_another_process_is_writing_is_refused(ours: Path, tmp_path: Path) -> None:
     partial = tmp_path / ".partial-beit3_fusion"
     partial.mkdir()
     (partial / "left by a killed one").write_text("")
@@ -162,7 +162,7 @@ def test_two_that_write_the_same_file_at_once_are_kept_apart(ours: Path, tmp_pat
     assert not partial.exists()
 
 
-def test_one_readme_speaks_of_all_weights_in_a_folder(ours: Path, tmp_path: Path) -> None:
+def test_one_readme_describes_all_weights_in_a_folder(ours: Path, tmp_path: Path) -> None:
     for role in ("fusion", "dual", "fusion"):
         convert(ConvertOptions(ours, tmp_path, "beit3", "safetensors", role=role, verify=False))  # type: ignore[arg-type]
     text = (tmp_path / "README.md").read_text()
@@ -176,7 +176,7 @@ def test_a_card_and_the_file_hold_the_fingerprint_of_the_tokenizer(ours: Path, t
     sha256 = json.loads((tmp_path / "beit3_fusion.json").read_text())["text_tokenizer"]["sha256"]
     assert torch.load(path, weights_only=True)["text_tokenizer_sha256"] == sha256
     assert sha256 in (tmp_path / "README.md").read_text()
-    (tmp_path / "text_tokenizer.spm").rename(tmp_path / "beit3.spm")  # as an earlier export had it
+    (tmp_path / "text_tokenizer.spm").rename(tmp_path / "beit3.spm")  # as in earlier exports
     again = convert(ConvertOptions(path, tmp_path / "again", "safetensors", "beit3", num_heads=4, verify=False))
     assert again.card["text_tokenizer"]["sha256"] == sha256
     (tmp_path / "beit3.spm").write_bytes(b"another")
@@ -187,6 +187,6 @@ def test_a_card_and_the_file_hold_the_fingerprint_of_the_tokenizer(ours: Path, t
 def test_a_tokenizer_that_an_earlier_version_wrote_is_not_joined_by_another(ours: Path, tmp_path: Path) -> None:
     (tmp_path / "beit3.spm").write_bytes(b"Microsoft's own")
     convert(ConvertOptions(ours, tmp_path, "beit3", "safetensors", verify=False))
-    (tmp_path / "beit3_dual.json").write_text('{"format": "beit3"}')  # of an earlier version: no other key tells
+    (tmp_path / "beit3_dual.json").write_text('{"format": "beit3"}')  # an earlier version wrote no fingerprint
     with pytest.raises(ValueError, match="beit3.spm is the text tokenizer of other weights; give another folder"):
         convert(ConvertOptions(ours, tmp_path, "beit3", "safetensors", verify=False))

@@ -1,4 +1,4 @@
-"""Sources of conversion, trimmed and refused, and the notes on them. CPU, seconds."""
+"""Sources of conversion: trimmed, refused, and notes on them. CPU, seconds."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,7 +30,7 @@ def text_tokenizer(tiny_data: TinyData) -> Path:
 
 @pytest.fixture
 def ours(text_tokenizer: Path, tmp_path: Path) -> Path:
-    """A folder of safetensors with a tokenizer of fewer ids than rows."""
+    """Return a folder of safetensors with a tokenizer of fewer ids than rows."""
     folder = tmp_path / "ours"
     folder.mkdir()
     model = tiny_model(vocab_size=NUM_WORDS)
@@ -55,7 +55,7 @@ def test_trimming_leaves_out_the_rows_that_the_tokenizer_does_not_reach(ours: Pa
 
 
 def report_of_base(config: MultiwayConfig) -> str:
-    """Return the report on a network of base's size with that vocabulary."""
+    """Return the notes on a network of base's size with the vocabulary of a config."""
     sizes = MultiwayConfig()
     config = replace(
         config, dim=sizes.dim, depth=sizes.depth, num_heads=sizes.num_heads, ffn_dim=sizes.ffn_dim, patch_size=16
@@ -81,7 +81,7 @@ def test_a_tuned_file_is_converted_and_its_missing_parts_are_reported(text_token
     assert load_pretrained(tmp_path / "out").encoder.config.num_visual_tokens == 9
 
 
-def test_microsofts_tokenizer_beside_their_file_is_taken_along(text_tokenizer: Path, tmp_path: Path) -> None:
+def test_microsofts_tokenizer_beside_their_file_is_copied(text_tokenizer: Path, tmp_path: Path) -> None:
     path = microsofts(pretrained_state(), tmp_path / "theirs" / "beit3_base.pth")
     (path.parent / "text_tokenizer.spm").write_bytes(b"of an export in the same folder")
     (path.parent / "beit3.spm").write_bytes(text_tokenizer.read_bytes())
@@ -141,7 +141,7 @@ def without_weights(folder: Path) -> None:
         (without_weights, "model.safetensors does not exist"),
     ],
 )
-def test_a_source_that_is_not_whole_is_refused(
+def test_an_incomplete_source_is_refused(
     damage: Callable[[Path], None], message: str, ours: Path, tmp_path: Path
 ) -> None:
     damage(ours)

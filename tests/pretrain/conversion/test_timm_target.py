@@ -1,4 +1,4 @@
-"""Image towers of timm: no texts, no words. CPU, seconds."""
+"""Export to timm: image towers without texts and words. CPU, seconds."""
 
 import pytest
 

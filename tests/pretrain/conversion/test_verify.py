@@ -1,4 +1,4 @@
-"""Verification reads the encoder alone, and finds a tensor that differs. CPU, seconds."""
+"""Verification reads only the encoder and finds a tensor that differs. CPU, seconds."""
 
 from collections.abc import Iterator
 from pathlib import Path

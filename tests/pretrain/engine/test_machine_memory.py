@@ -1,4 +1,4 @@
-"""Networks and batches that no machine holds are refused before anything is allocated."""
+"""Networks and batches beyond the memory of a machine are refused before anything is allocated."""
 
 from dataclasses import replace
 from pathlib import Path

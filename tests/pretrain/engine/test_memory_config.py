@@ -1,4 +1,4 @@
-"""DeepSpeed's file: what it would ignore, misread or refuse is refused here, in one sentence."""
+"""DeepSpeed's file: settings that DeepSpeed would ignore, misread or refuse are refused here, in one sentence."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ ZERO = '{"zero_optimization": {"stage": 3%s}%s}'
         (ZERO % ("", ', "communication_data_type": 16'), "communication_data_type 16: Input should be 'fp32', 'fp16'"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_in_one_sentence(content: str, expected: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_file_is_reported_in_one_sentence(content: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError) as refused:
@@ -88,13 +88,13 @@ def test_what_is_wrong_with_a_file_is_said_in_one_sentence(content: str, expecte
     assert str(path) in str(refused.value) and expected in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_large_numbers_may_be_written_as_the_documentation_of_deepspeed_does(tmp_path: Path) -> None:
+def test_large_numbers_may_be_written_as_in_the_documentation_of_deepspeed(tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_text(ZERO % (', "reduce_bucket_size": 5e8, "prefetch_bucket_size": 5e7', ', "dump_state": false'))
     assert read_memory_config(path)["zero_optimization"]["reduce_bucket_size"] == 5e8
 
 
-def test_a_file_that_is_none(tmp_path: Path) -> None:
+def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a folder; give one of its files"):
         read_memory_config(tmp_path)
     with pytest.raises(
@@ -111,7 +111,7 @@ def test_the_files_of_the_project_are_found_from_any_folder(tmp_path: Path, monk
     (tmp_path / "ds_configs" / "zero3.json").write_text('{"zero_optimization": {"stage": 1}}')
     assert read_memory_config(Path("ds_configs/zero3.json"))["zero_optimization"] == {
         "stage": 1
-    }  # one's own comes first
+    }  # a file in the working directory takes precedence
 
 
 def test_a_run_with_such_a_file_ends_with_2(tiny_data: TinyData, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""AdamW of each implementation: the same steps as torch's, and each goes on with the state of the others."""
+"""AdamW of each implementation: the same steps as torch's, and each resumes with the state of the others."""
 
 import copy
 import sys
@@ -24,9 +24,9 @@ from pretrain.engine.optimizer import (
 from pretrain.engine.schedule import set_learning_rate
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-CONFIG = OptimizerConfig(peak_lr=0.01, eps=1e-3, weight_decay=0.5)  # eps and decay of a size that matters
+CONFIG = OptimizerConfig(peak_lr=0.01, eps=1e-3, weight_decay=0.5)  # eps and decay large enough to matter
 SIZES = (1, 17, 64, 1031)
-compiled = pytest.param("deepspeed", marks=pytest.mark.slow)  # minutes, the first time
+compiled = pytest.param("deepspeed", marks=pytest.mark.slow)  # takes minutes the first time
 
 APEX = """
 import torch
@@ -53,7 +53,7 @@ class FusedAdam(torch.optim.Optimizer):
                 v = state["exp_avg_sq"] / (1 - beta2 ** group["step"])
                 p.sub_(group["lr"] * (m / (v.sqrt() + group["eps"]) + group["weight_decay"] * p))
 """
-"""As NVIDIA's behaves: moments by parameter, one count of steps for a group."""
+"""Stand-in for NVIDIA apex, with its behavior: moments by parameter, one step count per group."""
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
 
 
 def take_steps(optimizer: Optimizer, parameters: list[nn.Parameter], steps: range) -> None:
-    """One parameter after the other, as ZeRO-3 does with the partitions of a group."""
+    """Update one parameter after the other, as ZeRO-3 does with the partitions of a group."""
     owners = [group["params"] for group in optimizer.param_groups]
     for step in steps:
         for group in optimizer.param_groups:
@@ -109,7 +109,7 @@ def of(implementation: Implementation) -> Callable[[list[dict[str, Any]]], Optim
 
 
 def plain(groups: list[dict[str, Any]]) -> Optimizer:
-    """torch's AdamW, operation by operation."""
+    """Return torch's AdamW, operation by operation."""
     betas = (CONFIG.beta1, CONFIG.beta2)
     return torch.optim.AdamW(groups, lr=CONFIG.peak_lr, betas=betas, eps=CONFIG.eps, foreach=False, fused=False)
 
@@ -126,7 +126,7 @@ def test_every_implementation_takes_the_steps_of_plain_adamw(implementation: Imp
 
 @pytest.mark.parametrize("saved_by", ["plain", "torch", "apex", compiled])
 @pytest.mark.parametrize("loaded_by", ["torch", "apex", compiled])
-def test_each_goes_on_with_the_state_of_the_others(saved_by: str, loaded_by: Implementation) -> None:
+def test_each_resumes_with_the_state_of_the_others(saved_by: str, loaded_by: Implementation) -> None:
     own, saver = after(plain if saved_by == "plain" else of(saved_by), 3)  # type: ignore[arg-type]
     optimizer = of(loaded_by)(groups(own))
     settings = group_settings(optimizer)
@@ -159,11 +159,11 @@ def test_a_run_without_scales_has_two_groups_and_one_with_layer_wise_decay_two_f
 
 
 @pytest.mark.parametrize("implementation", ["torch", "apex", compiled])
-def test_state_of_a_checkpoint_without_scales_does_not_take_them_away(implementation: Implementation) -> None:
+def test_state_of_a_checkpoint_without_scales_does_not_remove_them(implementation: Implementation) -> None:
     own, saver = after(of(implementation), 3)
     saved = copy.deepcopy(saver.state_dict())
     for group in saved["param_groups"]:
-        del group["lr_scale"]  # as checkpoints were saved before there was one
+        del group["lr_scale"]  # older checkpoints have none
     scaled = groups(own)
     scaled[1]["lr_scale"] = 0.25
     optimizer = of(implementation)(scaled)
@@ -190,6 +190,6 @@ def test_apex_that_cannot_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is apex, but NVIDIA apex is installed without its extension amp_C; build"):
         choose_implementation(apex, CUDA)
     (tmp_path / "apex" / "optimizers" / "__init__.py").unlink()
-    (tmp_path / "apex" / "optimizers").rmdir()  # as the other project of that name
+    (tmp_path / "apex" / "optimizers").rmdir()  # like the other project of that name
     with pytest.raises(ValueError, match="another project of that name; uninstall it and build .*, or set it to auto"):
         choose_implementation(apex, CUDA)

@@ -1,4 +1,4 @@
-"""Accuracy of guessing hidden patches, against counts made by hand. CPU, seconds."""
+"""Accuracy of guessing hidden patches, compared with counts by hand. CPU, seconds."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.support.tiny_run import TinyData
 
 
 def right_by_the_others(codes: list[int]) -> int:
-    """Count the codes that equal the commonest of the other codes, ties included."""
+    """Count the codes that equal the most common one of the other codes, ties included."""
     right = 0
     for i, code in enumerate(codes):
         others = codes[:i] + codes[i + 1 :]

@@ -33,7 +33,7 @@ def test_words_and_patches_of_pairs_are_evaluated_by_command(two_ranks: Path, ti
     guesses = (result.right_image, result.wrong_image, result.right_masked, result.wrong_masked)
     assert all(0 <= each.accuracy <= 1 and each.nll > 0 and len(each.is_right) == result.num_words for each in guesses)
     assert result.num_words > 10 and result.num_masked_patches == 14
-    assert len({each.nll for each in guesses}) == 4  # each has seen something else
+    assert len({each.nll for each in guesses}) == 4  # each had different inputs
     checkpoint = find_checkpoint(two_ranks, PretrainConfig)
     model, config = load_model(checkpoint), checkpoint.config
     images, captions = read_held_out(tiny_data.folder / "pairs", config.data, 48, 10)
@@ -60,7 +60,7 @@ def test_words_and_patches_of_pairs_are_evaluated_by_command(two_ranks: Path, ti
     ("right_whole", "right_masked", "warns"),
     [(8, 75, True), (75, 8, False), (60, 60, False), (60, 66, False), (60, 80, True), (0, 0, False), (0, 12, True)],
 )
-def test_whole_images_that_are_worse_than_masked_ones_are_warned_of(
+def test_whole_images_that_are_worse_than_masked_ones_cause_a_warning(
     right_whole: int, right_masked: int, warns: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def first(count: int) -> Guesses:
@@ -88,7 +88,7 @@ def test_whole_images_that_are_worse_than_masked_ones_are_warned_of(
 
 
 def test_chance_causes_no_warning() -> None:
-    """Words that only one of the two guesses right, in nearly equal numbers."""
+    """Test nearly equal numbers of words that only one of the two guesses right."""
     whole, masked = torch.zeros(2, 200, dtype=torch.bool)
     whole[:30], masked[30:70] = True, True
     result = MaskedWordsResult(

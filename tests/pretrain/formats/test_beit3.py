@@ -39,7 +39,7 @@ EXACT_USES: dict[Role, set[str]] = {
 TABLE = [
     (variant, role, use)
     for variant, role, use in product(VARIANTS, EXACT_USES, ("image", "text", "pair"))
-    if use in EXACT_USES[role] or VARIANTS[variant]["num_vl_layers"] == 0  # without such experts every role is all
+    if use in EXACT_USES[role] or VARIANTS[variant]["num_vl_layers"] == 0  # without such experts every role is exact
 ]
 
 
@@ -131,7 +131,7 @@ def test_the_file_holds_what_microsofts_loader_expects(variant: str, role: Role)
     assert sorted(heads) == ["mim_head.bias", "mim_head.weight", "mlm_head.bias", "mlm_head.weight"]
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     pointers = [tensor.data_ptr() for tensor in state.values()]
-    assert len(set(pointers)) == len(pointers)  # torch.save would write shared memory whole, again and again
+    assert len(set(pointers)) == len(pointers)  # torch.save would write shared memory several times
     positions = state["beit3.encoder.embed_positions.A.weight"]
     assert positions.shape == (CONFIG.num_patches + 3, CONFIG.dim)
 
@@ -158,7 +158,7 @@ def microsofts_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def test_microsofts_file_becomes_ours_and_theirs_again_without_a_changed_bit(tmp_path: Path) -> None:
+def test_microsofts_file_is_converted_to_ours_and_back_without_a_changed_bit(tmp_path: Path) -> None:
     theirs = microsofts_file(tmp_path / "beit3.pth")
     entries = load_beit3(tmp_path / "beit3.pth")
     config = config_of(entries, num_heads=CONFIG.num_heads)
@@ -194,7 +194,7 @@ def test_a_file_that_cannot_be_exact_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("num_heads", "sizes"), [(12, (768, 12, 3072)), (16, (1024, 24, 4096)), (16, (1408, 40, 6144))], ids=str
 )
-def test_the_published_sizes_tell_their_heads(num_heads: int, sizes: tuple[int, int, int]) -> None:
+def test_the_published_sizes_determine_their_heads(num_heads: int, sizes: tuple[int, int, int]) -> None:
     dim, depth, ffn_dim = sizes
     config = MultiwayConfig(
         attention="decoupled", dim=dim, depth=depth, ffn_dim=ffn_dim, num_heads=num_heads, vocab_size=8,

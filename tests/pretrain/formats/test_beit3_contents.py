@@ -1,4 +1,4 @@
-"""Microsoft's files that were tuned for a task, and files of other kinds. CPU, seconds."""
+"""Microsoft's files that were finetuned for a task, and files of other kinds. CPU, seconds."""
 
 import argparse
 import re
@@ -25,7 +25,7 @@ HEADS: dict[str, dict[str, tuple[int, ...]]] = {
     "nlvr2": {"head.norm1.weight": (4 * D,), "head.dense1.weight": (2 * D, 4 * D)},
     "captioning": {},
 }
-"""Parameters that finetuning adds, by task, some of them in part."""
+"""Parameters that finetuning adds, by task; for some tasks only part of them."""
 LACKING = {
     "retrieval": ["mim_head", "mlm_head"],
     "imagenet": ["mim_head", "mlm_head", "encoder.layer_norm"],
@@ -41,7 +41,7 @@ def pretrained_state() -> dict[str, Tensor]:
 
 
 def tuned_state(task: str) -> dict[str, Tensor]:
-    """Return the file of a network that Microsoft's code tuned for a task."""
+    """Return the state of a network that Microsoft's code finetuned for a task."""
     state = pretrained_state()
     lacking = tuple(f"beit3.{part}." if "." in part else f"{part}." for part in LACKING[task])
     kept = {name: value for name, value in state.items() if not name.startswith(lacking)}
@@ -82,7 +82,7 @@ def test_a_tuned_file_is_refused_without_new_heads(task: str) -> None:
 @pytest.mark.parametrize(
     "name", ["mlm_head.bias", "beit3.encoder.layer_norm.B.weight", "beit3.encoder.layers.1.ffn.B.fc1.bias"]
 )
-def test_half_a_part_is_never_made_up(name: str, new_heads: bool) -> None:
+def test_an_incomplete_part_is_never_initialized(name: str, new_heads: bool) -> None:
     entries = pretrained_state()
     del entries[name]
     with pytest.raises(ValueError, match=f"has no {name}: it is not a whole BEiT-3"):
@@ -118,7 +118,7 @@ def test_text_positions_are_padded_for_their_code_and_cut_again() -> None:
     config = config_of(entries, CONFIG.num_heads, CONFIG.max_text_length)
     name = "encoder.text_embed.pos_embed"
     assert torch.equal(dict(decoupled_weights(dict(entries), config))[name], model.get_parameter(name))
-    entries["beit3.encoder.embed_positions.B.weight"][500] = 1.0  # trained: the card is of another file
+    entries["beit3.encoder.embed_positions.B.weight"][500] = 1.0  # trained: the card belongs to another file
     with pytest.raises(ValueError, match="has 1024 rows of positions, 14 by its card; remove the card"):
         dict(decoupled_weights(entries, config))
 
@@ -129,7 +129,7 @@ def test_a_checkpoint_of_their_save_model_is_refused_with_a_command_that_works(
     state, path = tuned_state("retrieval"), tmp_path / "checkpoint-9.pth"
     content: dict[str, Any] = {"model": state, "epoch": 9, "scaler": {}, "args": argparse.Namespace(lr=1e-4)}
     torch.save(content, path)
-    assert set(load_beit3(path)) == set(state)  # options are data
+    assert set(load_beit3(path)) == set(state)  # options are plain data
     torch.save({**content, "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(1e-4)}]}}, path)
     with pytest.raises(ValueError, match="holds code .numpy.*If you trust it .Microsoft's save_model") as raised:
         load_beit3(path)
@@ -141,7 +141,7 @@ def test_a_checkpoint_of_their_save_model_is_refused_with_a_command_that_works(
     assert set(found) == set(state) and all(torch.equal(found[name], state[name]) for name in state)
 
 
-def test_their_loader_finds_tensors_alone_under_model(tmp_path: Path) -> None:
+def test_their_loader_finds_only_tensors_under_model(tmp_path: Path) -> None:
     save_beit3(tiny_model().state_dict().items(), CONFIG, "fusion", tmp_path / "beit3.pth", "0123")
     content = torch.load(tmp_path / "beit3.pth", weights_only=True)
     assert set(content) == {"model", "text_tokenizer_sha256"}

@@ -1,4 +1,4 @@
-"""Programs of Microsoft's that load a file, and their command lines. CPU, seconds."""
+"""Microsoft's programs that load a file, and their command lines. CPU, seconds."""
 
 import shlex
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_every_command_names_a_model_that_microsofts_code_registers(network: Mul
         assert options["input_size"] == str(image_size) or exact not in REGISTERED
 
 
-def test_the_command_line_is_the_whole_one() -> None:
+def test_the_command_line_is_complete() -> None:
     nlvr2 = next(task for task in TASKS if task.name == "nlvr2")
     config = replace(BASE, vocab_size=8002)
     command = finetuning_command(nlvr2, config, Path("my out/beit3_fusion.pth"), Path("my out/text_tokenizer.spm"))
@@ -68,7 +68,7 @@ def test_the_command_line_is_the_whole_one() -> None:
         "--sentencepiece_model 'my out/text_tokenizer.spm' --finetune 'my out/beit3_fusion.pth' --data_path DATA "
         "--output_dir RESULTS"
     )
-    short = replace(config, max_text_length=40)  # their default of 64 tokens would read rows of padding
+    short = replace(config, max_text_length=40)  # their default of 64 tokens would use padded rows
     assert options_of(finetuning_command(nlvr2, short, Path("a"), None))["num_max_bpe_tokens"] == "40"
 
 
@@ -85,7 +85,7 @@ def test_the_command_line_is_the_whole_one() -> None:
     ],
     ids=str,
 )
-def test_it_says_why_microsofts_code_cannot(changes: dict[str, Any], reason: str) -> None:
+def test_the_reason_why_microsofts_code_cannot_load_it_is_reported(changes: dict[str, Any], reason: str) -> None:
     found = why_not_finetuned(replace(BASE, **changes))
     assert found is not None
     with pytest.raises(ValueError, match=reason):
@@ -101,7 +101,7 @@ def test_a_role_is_exact_for_the_tasks_whose_inputs_it_is_exact_for(role: Role) 
 
 
 @pytest.mark.parametrize("max_text_length", [12, 1022, 1100])
-def test_torchscale_builds_the_network_from_the_arguments_alone(max_text_length: int) -> None:
+def test_torchscale_builds_the_network_from_the_arguments_only(max_text_length: int) -> None:
     config = replace(CONFIG, max_text_length=max_text_length)
     model = tiny_model(max_text_length=max_text_length)
     arguments = torchscale_arguments(config)

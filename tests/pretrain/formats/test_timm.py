@@ -1,4 +1,4 @@
-"""Image towers as timm builds them. CPU, seconds."""
+"""Image towers in the form of timm. CPU, seconds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ timm = import_beside_cpu_torch("timm")
 
 
 def random_model(config: MultiwayConfig) -> MaskedDataModel:
-    """Return random weights, norms and biases included, about as large as after training."""
+    """Return a model with random weights, norms and biases included, about as large as after training."""
     with torch.device("meta"):
         model = MaskedDataModel(config)
     model.to_empty(device="cpu")
@@ -40,7 +40,7 @@ def our_image_states(model: MaskedDataModel, images: torch.Tensor) -> torch.Tens
 @pytest.mark.parametrize(
     ("config", "architecture"),
     [
-        # twelve layers of 768 dimensions; the giant's two are wider and are converted by the same names
+        # twelve layers of 768 dimensions; the giant's two are wider and converted by the same names
         pytest.param(MultiwayConfig(attention="decoupled"), "beit3_base_patch16_224", marks=pytest.mark.slow),
         (
             MultiwayConfig(dim=1408, depth=2, num_heads=16, ffn_dim=6144, num_vl_layers=1, patch_size=14),

@@ -1,4 +1,4 @@
-"""The text tokenizer beside weights. CPU, seconds."""
+"""The text tokenizer in a folder of weights. CPU, seconds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_a_fingerprint_decides_between_tokenizers(tmp_path: Path) -> None:
         tokenizer_beside(tmp_path, "0" * 64)
 
 
-def test_rows_that_no_id_reaches_are_counted() -> None:
+def test_rows_without_an_id_are_counted() -> None:
     base = MultiwayConfig(attention="decoupled")
     found = unused_rows(8002, base, "do something")
     assert found is not None
@@ -37,5 +37,5 @@ def test_rows_that_no_id_reaches_are_counted() -> None:
         "8002 ids, the model 64010 rows of words: 56008, 31% of all parameters, are never used; do something"
     )
     published = unused_rows(64002, base, "do something")
-    assert published is not None and published.endswith("8 are never used")  # and nothing need be done
+    assert published is not None and published.endswith("8 are never used")  # no remedy is needed
     assert unused_rows(8002, replace(base, vocab_size=8002)) is None

@@ -1,4 +1,4 @@
-"""BEiT v2's tokenizer files: layout, strict loading, and codes against the formulas written out. CPU, seconds."""
+"""BEiT v2's tokenizer files: layout, strict loading, and codes compared with the formulas. CPU, seconds."""
 
 import argparse
 from collections.abc import Callable
@@ -24,7 +24,7 @@ SMALL = VisualTokenizerConfig(
 
 
 def published_shapes(decoder_depth: int, teacher_dim: int) -> dict[str, tuple[int, ...]]:
-    """Return the layout of the published files, written out."""
+    """Return names and shapes in the published files."""
     shapes: dict[str, tuple[int, ...]] = {}
     for part, channels, patch, depth in (("encoder", 3, 16, 12), ("decoder", 32, 1, decoder_depth)):
         shapes |= {
@@ -90,7 +90,7 @@ def random_file(decoder_depth: int = 3, teacher_dim: int = 512) -> dict[str, Ten
 
 
 def reference_codes(entries: dict[str, Tensor], pixels: Tensor, num_heads: int = 12) -> Tensor:
-    """Compute the formulas of BEiT v2: pixels (B, 3, H, W) in [0, 1] -> (B, patches)."""
+    """Return codes by the formulas of BEiT v2: pixels (B, 3, H, W) in [0, 1] -> (B, patches)."""
     x = F.conv2d(
         pixels * 255 / 127.5 - 1,
         entries["encoder.patch_embed.proj.weight"],
@@ -169,7 +169,7 @@ def small_tokenizer() -> VisualTokenizer:
     return tokenizer
 
 
-def test_what_we_write_is_such_a_file_and_survives(tmp_path: Path) -> None:
+def test_a_written_tokenizer_is_such_a_file_and_loads_unchanged(tmp_path: Path) -> None:
     tokenizer, path = small_tokenizer(), tmp_path / "ours.pt"
     save_vqkd(tokenizer, path)
     again = load_visual_tokenizer(path)

@@ -1,4 +1,4 @@
-"""The codebook over ranks, in real processes. CPU, seconds."""
+"""Codebook updates on several ranks, in real processes. CPU, seconds."""
 
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ def test_all_ranks_hold_the_same_codebook_to_the_bit_and_it_does_not_depend_on_t
     assert all(0 < use["usage"] <= use["live_share"] <= 1 for use in alone["uses"])
     assert all(1 <= use["perplexity"] <= NUM_CODES * use["usage"] + 1e-3 for use in alone["uses"])
     without_revival = learned(1, 0, tmp_path / "without.pt")
-    assert (without_revival["state"]["codes"] - alone["state"]["codes"]).abs().max() > 0.1  # it was at work above
+    assert (without_revival["state"]["codes"] - alone["state"]["codes"]).abs().max() > 0.1  # revival took place above
 
 
 def test_nothing_of_an_update_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device there is nothing to read: whatever asks for a value fails."""
+    """Update on the meta device, where every read of a value fails."""
     monkeypatch.setattr(codebook_step, "summed_over_ranks", lambda values: values)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)

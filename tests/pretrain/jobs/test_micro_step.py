@@ -1,4 +1,4 @@
-"""What a batch is made into: whole and masked images, and what is asked of them. CPU, seconds."""
+"""Micro-steps from batches: whole and masked images and their targets. CPU, seconds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ def with_share(config: PretrainConfig, share: float) -> PretrainConfig:
 
 
 def micro_steps(config: PretrainConfig, rank: int = 0, world_size: int = 1, num_parts: int = 1) -> list[MicroStep]:
-    """The micro-steps of the first steps of a run, as a rank sees them."""
+    """Return the micro-steps of a rank in the first steps of a run."""
     size = config.model.image_size
     dataset = StepDataset(config.data, config.samples_per_step, size, config.seed, rank, world_size)
     visual_tokenizer = load_visual_tokenizer(config.visual_tokenizer)
@@ -32,7 +32,7 @@ def micro_steps(config: PretrainConfig, rank: int = 0, world_size: int = 1, num_
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_whole_images_are_those_of_pairs_and_nothing_is_asked_of_them(share: float, two_ranks: Path) -> None:
+def test_whole_images_are_those_of_pairs_and_have_no_targets(share: float, two_ranks: Path) -> None:
     config = find_checkpoint(two_ranks, PretrainConfig).config
     num_images, total = config.images_per_step, config.samples_per_step.total
     num_whole = 0
@@ -45,7 +45,7 @@ def test_whole_images_are_those_of_pairs_and_nothing_is_asked_of_them(share: flo
         mask, codes = micro.inputs.image_mask, micro.targets.visual_token_ids
         assert (mask.sum(1) == torch.where(is_whole, 0, config.num_masked_patches)).all()
         assert (codes[is_whole] == IGNORE_INDEX).all() and (codes[~is_whole] >= 0).all()
-        # the others, words and pixels are as the paper has them
+        # the other images, words and pixels are as in the paper
         assert torch.equal(mask[~is_whole], papers.inputs.image_mask[~is_whole])
         assert torch.equal(codes[~is_whole], papers.targets.visual_token_ids[~is_whole])
         assert torch.equal(micro.inputs.caption_ids, papers.inputs.caption_ids)
@@ -56,7 +56,7 @@ def test_whole_images_are_those_of_pairs_and_nothing_is_asked_of_them(share: flo
     assert abs(num_whole / num_pairs - share) < (0.25 if share == 0.5 else 1e-9)
 
 
-def test_which_images_are_whole_depends_on_no_topology(two_ranks: Path) -> None:
+def test_the_choice_of_whole_images_depends_on_no_topology(two_ranks: Path) -> None:
     config = with_share(find_checkpoint(two_ranks, PretrainConfig).config, 0.5)
     num_images = config.images_per_step // 2
     ranks = micro_steps(config, 0, 2), micro_steps(config, 1, 2)

@@ -55,7 +55,7 @@ def saved(state: dict[str, Tensor], path: Path) -> Path:
 def transformer_block(
     x: Tensor, w: dict[str, Tensor], parts: tuple[str, ...], num_heads: int, eps: float, quick: bool
 ) -> Tensor:
-    """Compute a pre-norm block by its definition. parts: names of norm, qkv, proj, norm, fc1, fc2."""
+    """Return the output of a pre-norm block by its definition; parts: names of norm, qkv, proj, norm, fc1, fc2."""
 
     def norm(x: Tensor, name: str) -> Tensor:
         return layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
@@ -96,7 +96,7 @@ def dino_weights(dim: int = 192, depth: int = 12) -> dict[str, Tensor]:
     return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
-def test_the_pixels_of_patches_are_a_teacher_that_needs_nothing() -> None:
+def test_the_pixels_of_patches_are_a_teacher_without_weights() -> None:
     pixels = images()
     features = load("pixels")(pixels)
     patch = pixels[1, :, 16:32, 32:48] * 2 - 1  # row 1, column 2
@@ -176,7 +176,7 @@ def test_a_timm_tower_with_tokens_of_unknown_order_is_refused(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """open_clip's tiny-clip and tiny-clip-quickgelu: 3 blocks of 32 dimensions for 64 px, 24 projected."""
+    """Register tiny-clip and tiny-clip-quickgelu (3 blocks of 32 dimensions, 64 px, 24 projected); return one."""
     folder = tmp_path_factory.mktemp("configs")
     for name, changes in {"": {}, "-quickgelu": {"quick_gelu": True}}.items():
         vision = {"image_size": SIZE, "layers": 3, "width": 32, "head_width": 8, "patch_size": 16}
@@ -213,7 +213,7 @@ def test_an_open_clip_tower_gives_all_projected_patch_tokens(model: str, tiny_cl
     torch.testing.assert_close(load(f"open_clip:{model}", path, None)(images()), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_activation_that_open_clips_name_carries_matters(tiny_clip: Any) -> None:
+def test_the_activation_in_the_name_of_an_open_clip_model_matters(tiny_clip: Any) -> None:
     state = tiny_clip.state_dict()
     assert not torch.allclose(clip_features(state, images(), True), clip_features(state, images(), False), atol=1e-3)
 
@@ -256,7 +256,7 @@ def test_open_clip_towers_without_projected_patch_tokens_are_refused(model: str,
 
 
 class Strided(nn.Module):
-    """Return a map (B, 5, S / 16, S / 16), or its patches."""
+    """A network that returns a map (B, 5, S / 16, S / 16), or its patches."""
 
     def __init__(self, as_map: bool):
         super().__init__()
@@ -306,7 +306,7 @@ def test_teachers_need_no_gradient_and_change_no_state(tmp_path: Path, monkeypat
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
 
 
-def test_the_real_teacher_tells_images_apart() -> None:
+def test_the_real_teacher_distinguishes_images() -> None:
     teacher = load(EFFICIENTNET)
     check_teacher(teacher, 224, 14, 112, CPU)
     features = teacher(images(2, 224))
@@ -314,7 +314,7 @@ def test_the_real_teacher_tells_images_apart() -> None:
     assert (features[0] - features[1]).abs().mean() > 0.1 * features.abs().mean()
 
 
-def test_the_real_teacher_tells_patches_of_real_images_apart() -> None:
+def test_the_real_teacher_distinguishes_patches_of_real_images() -> None:
     if not EMOJI.exists():
         pytest.skip(f"there are no real images in {EMOJI}")
     pixels = []
@@ -367,7 +367,7 @@ def test_the_real_teacher_tells_patches_of_real_images_apart() -> None:
     ],
     ids=lambda value: value.name if isinstance(value, TeacherConfig) else "",
 )
-def test_mistakes_are_one_sentence(config: TeacherConfig, sentence: str) -> None:
+def test_mistakes_are_reported_in_one_sentence(config: TeacherConfig, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as error:
         load_teacher(config, 16, CPU)
     assert len(str(error.value).splitlines()) == 1
@@ -410,7 +410,7 @@ def test_nothing_in_a_file_of_weights_is_executed(attack: str, tmp_path: Path, m
         (torch.zeros(1, 1, 64, device="meta"), "a tensor without values"),
     ],
 )
-def test_tensors_that_are_no_numbers_in_a_row_are_refused(value: Tensor, message: str, tmp_path: Path) -> None:
+def test_tensors_that_are_not_dense_numbers_are_refused(value: Tensor, message: str, tmp_path: Path) -> None:
     torch.save({"cls_token": value}, tmp_path / "vit.pth")
     with pytest.raises(ValueError, match=f"vit.pth has {message}"):
         load("timm:test_vit", tmp_path / "vit.pth")
@@ -447,7 +447,7 @@ def test_features_that_are_not_patches_or_not_finite_are_refused() -> None:
         check_teacher(lambda pixels: load("pixels")(pixels) * torch.inf, SIZE, GRID, 768, CPU)
 
 
-def test_whatever_a_teacher_raises_is_one_sentence() -> None:
+def test_any_exception_of_a_teacher_is_reported_in_one_sentence() -> None:
     def broken(pixels: torch.Tensor) -> torch.Tensor:
         raise KeyError("tokens")
 

@@ -1,4 +1,4 @@
-"""Planned memory is the memory that torch allocates."""
+"""Planned memory equals the memory that torch allocates."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ TOLERANCE = 0.1
 
 
 def forward_and_backward(config: PretrainConfig, kernels: KernelChoice, device: str = "cpu") -> None:
-    """Run forward and backward; each gradient is freed at once, as by ZeRO."""
+    """Run forward and backward; each gradient is freed at once, as in ZeRO."""
     with torch.device(device):
         model = MaskedDataModel(config.model, kernels, config.activation_checkpointing)
     init_weights(model, config.model, 0)
@@ -97,7 +97,7 @@ def test_a_step_under_deepspeed_allocates_what_was_planned(num_ranks: int, stage
     assert set(ended.exit_codes) == {0}, ended.stderr
     found = [json.loads(output.splitlines()[-1]) for output in ended.stdout]
     measured = max(rank["peak"] for rank in found)
-    without_tokenizer = planned.total - planned.tokenizer  # nothing tokenizes in that process
+    without_tokenizer = planned.total - planned.tokenizer  # that process has no visual tokenizer
     print(f"planned / measured: {without_tokenizer / measured:.3f}", found[0])
     assert without_tokenizer == pytest.approx(measured, rel=TOLERANCE)
     if num_ranks > 1:

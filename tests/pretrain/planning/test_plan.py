@@ -1,4 +1,4 @@
-"""A plan reports what fits, the traffic, and what to do if nothing fits."""
+"""Plans: memory, traffic, and a remedy if nothing fits."""
 
 from dataclasses import replace
 
@@ -20,16 +20,16 @@ def config_for(num_ranks: int) -> PretrainConfig:
     )
 
 
-def test_a_plan_has_a_row_a_stage_that_adds_up() -> None:
+def test_a_plan_has_a_row_per_stage_that_adds_up() -> None:
     lines = plan(config_for(2), 2, 80).splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("ZeRO stage"))
     for stage, line in enumerate(lines[start + 1 : start + 4], start=1):
         name, *figures, total, sent = map(float, line.split())
         assert name == stage and sum(figures) == pytest.approx(total, abs=0.04) and sent > 0
-    assert "Stage 3 is worth what it sends" in lines[-1]  # so small a network stays gathered
+    assert "Stage 3 is worth what it sends" in lines[-1]  # a network this small stays gathered
 
 
-def test_with_micro_steps_stage_3_is_not_worth_what_it_sends() -> None:
+def test_with_micro_steps_stage_3_is_not_worth_its_traffic() -> None:
     config = replace(config_for(4), gradient_accumulation_steps=4)
     stages = plan_stages(config, memory_config(3), 2)
     assert stages[0].sent < stages[2].sent < stages[1].sent
@@ -46,5 +46,5 @@ def test_a_plan_that_does_not_fit_names_settings_that_do() -> None:
     assert "more ranks" in verdict(config, memory, stages, 1, 0.1)
 
 
-def test_the_default_is_a_node_or_what_divides_the_batch() -> None:
+def test_the_default_is_a_node_or_fewer_ranks_that_divide_the_batch() -> None:
     assert default_ranks(config_for(1)) == 2 and default_ranks(config_for(12)) == 8

@@ -13,10 +13,10 @@ def test_the_default_gpu_has_the_peak_that_runs_measure_mfu_against() -> None:
     assert ScalingOptions().peak_tflops == PEAK_TFLOPS["H100"]
 
 
-def test_scaling_names_its_assumptions_and_what_breaks_first() -> None:
+def test_scaling_names_its_assumptions_and_the_first_limit() -> None:
     config = config_for(8)  # 16 samples of each kind
     table = scaling(config, Machine(mfu=0.5, peak_tflops=989, gpu_gb=80, network=NETWORK))
     assert "Assumed, not measured: MFU 0.5" in table
     assert [line.split()[0] for line in table.splitlines() if "%" in line] == ["8", "16"]
     assert "16 GPUs: one sample of each kind a GPU" in table
-    assert "longer than it computes" in table  # so small a model
+    assert "longer than it computes" in table  # a small model

@@ -1,4 +1,4 @@
-"""Bytes and seconds of communication agree with the literature and with counts."""
+"""Bytes and seconds of communication, compared with the literature and with counts."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ PARAMETERS = 1_900_000_000
 
 
 def zero(stage: int, **settings: Any) -> dict[str, Any]:
-    """Return collectives, by default without weights that stay gathered."""
+    """Return zero_optimization of a stage, by default without weights that stay gathered."""
     return {"zero_optimization": {"stage": stage, "stage3_max_reuse_distance": 0, **settings}}
 
 
@@ -47,7 +47,7 @@ def test_weights_that_stay_gathered_are_not_gathered_again() -> None:
     assert [collective.num_bytes for collective in found] == [2000, 1200, 2000]
 
 
-def test_hpz_keeps_the_backwards_gather_in_the_node() -> None:
+def test_hpz_keeps_the_gather_of_backward_in_the_node() -> None:
     network = Network(hop_microseconds=0)
     plain = [network.seconds(c) for c in collectives(zero(3), PARAMETERS, 2, 64, 1)]
     hpz = [network.seconds(c) for c in collectives(zero(3, zero_hpz_partition_size=8), PARAMETERS, 2, 64, 1)]

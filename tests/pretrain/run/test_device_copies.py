@@ -1,4 +1,4 @@
-"""What goes between host and device, and that a step in between waits for nothing. CPU, seconds."""
+"""Copies between host and device, and steps that wait for none of them. CPU, seconds."""
 
 import math
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ CPU, META, CUDA = torch.device("cpu"), torch.device("meta"), torch.device("cuda"
 
 
 def read_batches(config: PretrainConfig, count: int, read: list[int]) -> Iterator[StepBatch]:
-    """The first batches of a run; read: gets the step of each when it is read."""
+    """Yield the first batches of a run; read: list to which the step of each is added when it is read."""
     samples = SamplesPerStep(config.images_per_step, config.pairs_per_step, config.texts_per_step)
     dataset = StepDataset(config.data, samples, config.model.image_size, config.seed, 0, 1)
     for step in range(count):
@@ -35,7 +35,7 @@ def read_batches(config: PretrainConfig, count: int, read: list[int]) -> Iterato
         yield dataset[step]
 
 
-def test_each_batch_is_read_before_the_step_that_goes_before_it(two_ranks: Path) -> None:
+def test_each_batch_is_read_before_the_preceding_step(two_ranks: Path) -> None:
     read: list[int] = []
     seen = []
     for batch in batches_ahead(read_batches(find_checkpoint(two_ranks, PretrainConfig).config, 3, read), CPU):
@@ -43,25 +43,25 @@ def test_each_batch_is_read_before_the_step_that_goes_before_it(two_ranks: Path)
     assert seen == [(0, [0, 1]), (1, [0, 1, 2]), (2, [0, 1, 2])]
 
 
-def test_no_batch_is_asked_for_after_one_that_failed(two_ranks: Path) -> None:
+def test_no_batch_is_requested_after_one_that_failed(two_ranks: Path) -> None:
     def batches() -> Iterator[StepBatch]:
         for batch in read_batches(find_checkpoint(two_ranks, PretrainConfig).config, 2, []):
             yield replace(batch, failure="a worker died" if batch.step else "")
-        raise AssertionError("asked for more")
+        raise AssertionError("requested another batch")
 
     assert [batch.failure for batch in batches_ahead(batches(), CPU)] == ["", "a worker died"]
 
 
-def test_no_batches_are_none() -> None:
+def test_an_empty_iterator_gives_no_batches() -> None:
     assert list(batches_ahead([], CPU)) == []
 
 
-def test_a_record_comes_with_the_bits_that_it_had() -> None:
+def test_a_record_keeps_the_bits_that_it_had() -> None:
     value = torch.tensor(0.1)
     late = DeferredMetrics(
         {"step": 3, "loss": value, "losses": {"mim": value * math.inf, "mlm": 2.5}, "skipped": False}
     )
-    value += 1  # what follows on the device changes nothing
+    value += 1  # later operations on the device change nothing
     assert late.read() == {
         "step": 3,
         "loss": float(torch.tensor(0.1)),
@@ -80,7 +80,7 @@ def test_a_record_may_come_from_both_device_and_host() -> None:
 
 
 def one_micro_step(config: PretrainConfig, batch: StepBatch, device: torch.device) -> Tensor:
-    """Losses and gradients of what a step computes for a batch, all on the device."""
+    """Return losses and gradients of a step for a batch, computed on the device only."""
     tokenizer = load_visual_tokenizer(config.visual_tokenizer).to(device)
     text_tokenizer = StepDataset(config.data, config.samples_per_step, 48, 0, 0, 1).tokenizer
     assert text_tokenizer is not None
@@ -96,7 +96,7 @@ def one_micro_step(config: PretrainConfig, batch: StepBatch, device: torch.devic
 
     if device.type != "cuda":
         return compute()
-    compute()  # what is cached from now on may be copied once
+    compute()  # fills caches, for which one copy is permitted
     torch.cuda.set_sync_debug_mode("error")
     try:
         return compute()
@@ -105,17 +105,17 @@ def one_micro_step(config: PretrainConfig, batch: StepBatch, device: torch.devic
 
 
 def test_nothing_of_a_micro_step_is_read_back(two_ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device there is nothing to read: whatever asks for a value fails."""
+    """Run on the meta device, where every read of a value fails."""
     config = find_checkpoint(two_ranks, PretrainConfig).config
     (batch,) = read_batches(config, 1, [])
 
     def drawn_elsewhere(seed: int, sample_ids: Tensor, *sizes: int | str) -> ImageMasks:
-        """A kernel draws them on a GPU; the definition in plain torch has to look."""
+        """Draw masks on the CPU: a kernel draws them on a GPU, but the definition in plain torch reads values."""
         masks = block_image_masks(seed, torch.zeros(sample_ids.shape, dtype=torch.int64), *sizes)  # type: ignore[arg-type]
         return ImageMasks(masks.mask.to(META), masks.positions.to(META))
 
     monkeypatch.setattr(micro_step, "block_image_masks", drawn_elsewhere)
-    monkeypatch.setattr(visual_tokenizer, "_autocast", lambda *_: nullcontext())  # there is none for that device
+    monkeypatch.setattr(visual_tokenizer, "_autocast", lambda *_: nullcontext())  # the meta device has none
     assert one_micro_step(config, batch, META).device == META
 
 

@@ -1,4 +1,4 @@
-"""When figures of steps are measured, read and logged. CPU, no time at all."""
+"""Times at which figures of steps are measured, read and logged. CPU, under a second."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pretrain.survival.step_guard import StepGuard
 
 
 class CountingMeter(SpeedMeter):
-    """Tells how many lines were logged when a step was measured."""
+    """A meter that records the number of lines logged when a step is measured."""
 
     def __init__(self, run_dir: Path):
         super().__init__(1, torch.device("cpu"))
@@ -36,7 +36,7 @@ def test_a_step_is_measured_when_launched_and_logged_when_the_next_one_is(tmp_pa
     for step in range(3):
         records.add(record(step, skipped=step == 1), StepWork(num_tokens=10, flops=10))
         assert [line["step"] for line in read_log(tmp_path)] == list(range(step))
-    records.flush(is_kept=True)  # as before a checkpoint
+    records.flush(is_kept=True)  # like before a checkpoint
     records.flush()
     log = read_log(tmp_path)
     assert [line["loss"] for line in log] == [0, 1, 2]
@@ -44,7 +44,7 @@ def test_a_step_is_measured_when_launched_and_logged_when_the_next_one_is(tmp_pa
     assert list(guard.recent_losses) == [0, 2]
 
 
-def test_where_spikes_are_skipped_a_loss_is_known_at_once(tmp_path: Path) -> None:
+def test_if_spikes_are_skipped_a_loss_is_read_at_once(tmp_path: Path) -> None:
     guard = StepGuard(6, 3)
     records = StepRecords(None, guard)
     records.add(record(5))

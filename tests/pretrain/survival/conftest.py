@@ -10,7 +10,7 @@ from tests.support.judges import listening_judge
 
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judge]:
-    """The judge of a run of two ranks, neither of which has connected yet."""
+    """Yield the judge of a run of two ranks, neither of which has connected yet."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     with listening_judge() as judge:
         yield judge

@@ -1,4 +1,4 @@
-"""The error budget of a run, over restarts. CPU, seconds."""
+"""The error budget of a run, across restarts. CPU, seconds."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ TRUNCATED, EMPTY = (
 )
 
 
-def test_a_sample_counts_once_however_often_it_is_met(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_sample_counts_once_however_often_it_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     budget = BadSampleBudget(tmp_path, 2)
     with only_rank():
         budget.add(3, [TRUNCATED])

@@ -1,4 +1,4 @@
-"""Files of JSON lines with damage in them: what is sound is kept, the rest is set aside."""
+"""Damaged files of JSON lines: valid lines are kept, the rest is set aside."""
 
 import json
 from operator import itemgetter
@@ -48,7 +48,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("place", [0, 3, 6])
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_line_costs_itself_alone(
+def test_only_a_damaged_line_itself_is_lost(
     damage: bytes, place: int, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 8_000)
@@ -68,7 +68,7 @@ def test_a_damaged_line_costs_itself_alone(
 def test_half_a_line_at_the_end_and_lines_out_of_order(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / LOG_NAME
     path.write_bytes(log_of(SOUND[4], *SOUND[:4], SOUND[5], log_line(900), log_line(6)) + b'{"step": 7, "lo')
-    RunLog(tmp_path, 6, 8)  # steps after the checkpoint are taken again
+    RunLog(tmp_path, 6, 8)  # steps after the checkpoint are repeated
     assert path.read_bytes() == log_of(*SOUND)
     assert (tmp_path / "log.damaged-1.jsonl").read_bytes() == b'{"step": 7, "lo'
     assert "1 damaged or duplicate line, the first in line 9;" in capfd.readouterr().err
@@ -84,7 +84,7 @@ def test_steps_without_a_line_are_counted(tmp_path: Path, capfd: pytest.CaptureF
     assert [line["step"] for line in read_log(tmp_path)] == [0, 1, 4, 5, 6]
 
 
-def test_a_sound_log_is_left_as_it_is_and_each_damage_has_a_file_of_its_own(
+def test_an_intact_log_is_left_as_it_is_and_each_damage_has_its_own_file(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / LOG_NAME
@@ -99,7 +99,7 @@ def test_a_sound_log_is_left_as_it_is_and_each_damage_has_a_file_of_its_own(
     assert path.read_bytes() == log_of(*SOUND)
 
 
-def test_a_log_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_read_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / LOG_NAME).mkdir()
     with pytest.raises(OSError, match=rf"{LOG_NAME} cannot be read \(Is a directory\); make it readable, or move it"):
         RunLog(tmp_path, 6, 8)

@@ -1,4 +1,4 @@
-"""The main rank's thread: which messages it takes, and what it sends to all ranks."""
+"""The main rank's thread: messages that it accepts, and those that it sends to all ranks."""
 
 import socket
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from pretrain.survival.verdict import Limits
 from tests.support.judges import SECONDS, doors, is_dropped, listening_judge, wait_for
 
 
-def test_a_rank_that_comes_again_takes_the_place_of_its_first_connection(judge: Judge) -> None:
+def test_a_rank_that_reconnects_replaces_its_first_connection(judge: Judge) -> None:
     first, second = (connect(doors(judge), 1, SECONDS) for _ in range(2))
     assert is_dropped(first)
     second.sendall(encode({"phase": "forward", "step": 5, "host": "here"}))
@@ -21,7 +21,7 @@ def test_a_rank_that_comes_again_takes_the_place_of_its_first_connection(judge: 
     second.close()
 
 
-def test_a_message_of_any_length_is_one_that_is_taken(judge: Judge) -> None:
+def test_a_message_of_any_length_is_accepted(judge: Judge) -> None:
     link = connect(doors(judge), 1, SECONDS)
     link.sendall(encode({"failed": "\U0001f600" * 100_000}))
     wait_for(lambda: judge.members[1].failure)
@@ -30,7 +30,7 @@ def test_a_message_of_any_length_is_one_that_is_taken(judge: Judge) -> None:
 
 
 def messages_of(link: socket.socket, name: str) -> list[object]:
-    """Return the values of a field in the messages that arrive until one has it."""
+    """Return a field and the rank of the next message that has the field."""
     link.settimeout(SECONDS)
     while True:
         message = rank_links._read_line(link)
@@ -40,7 +40,7 @@ def messages_of(link: socket.socket, name: str) -> list[object]:
 
 @pytest.fixture
 def ranks(judge: Judge) -> Iterator[list[socket.socket]]:
-    """The connections of both ranks, which are at step 5."""
+    """Yield the connections of both ranks, which are at step 5."""
     links = [connect(doors(judge), rank, SECONDS) for rank in range(2)]
     for rank, link in enumerate(links):
         link.sendall(encode({"phase": "forward", "step": 5, "host": f"node{rank}"}))
@@ -65,7 +65,7 @@ def test_a_rank_that_ends_as_agreed_may_close_its_connection(judge: Judge, ranks
     assert not judge.is_alive()
 
 
-def test_ranks_are_asked_where_they_are_before_a_hang_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_are_asked_for_their_place_before_a_hang_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     with listening_judge(Limits(silent_seconds=SECONDS, hang_seconds=0.5)) as judge:
         links = [connect(doors(judge), rank, SECONDS) for rank in range(2)]

@@ -1,4 +1,4 @@
-"""A port that is taken: one sentence of the main rank, and no rank that waits. Run as a module, this file meets."""
+"""A port that is taken: one sentence from the main rank, and no rank that waits. As a module, this file is a rank."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ def sentence(port: int) -> str:
 
 @contextmanager
 def another_run(num_ranks: int) -> Iterator[int]:
-    """The port of a run whose ranks have all met."""
+    """Yield the port of a run whose ranks have all met."""
     store = TCPStore("127.0.0.1", 0, num_ranks, is_master=True, wait_for_workers=False)
     store.set("imglish/world_size", str(num_ranks))
     for rank in range(1, num_ranks):
@@ -39,7 +39,7 @@ def another_run(num_ranks: int) -> Iterator[int]:
 
 @contextmanager
 def another_program(answer: Callable[[socket.socket], object]) -> Iterator[int]:
-    """The port of something that takes connections."""
+    """Yield the port of a program that accepts connections."""
     with socket.create_server(("", 0)) as listener:
         taken = []
 
@@ -76,8 +76,8 @@ def http_error(connection: socket.socket) -> None:
 
 def test_a_port_that_is_taken_by_something_else_ends_all_ranks_too() -> None:
     others: list[Any] = [
-        another_run(3),  # of another size, of which this run's ranks are no doubles
-        another_program(lambda connection: None),  # says nothing
+        another_run(3),  # of another size, so that this run's ranks are not its own
+        another_program(lambda connection: None),  # sends nothing
         another_program(http_error),
     ]
     for other in others:
@@ -87,7 +87,7 @@ def test_a_port_that_is_taken_by_something_else_ends_all_ranks_too() -> None:
         assert ended.stderr[0] == sentence(port) and "error" not in ended.stderr[1]
 
 
-def test_a_rank_of_another_node_says_it_once_for_its_node() -> None:
+def test_a_rank_of_another_node_reports_it_once_for_its_node() -> None:
     with another_run(2) as port:
         names = {"MASTER_PORT": str(port), "IMGLISH_TEST_LOCAL_RANK": "0"}
         ended = run_ranks(2, "tests.pretrain.survival.test_meeting", [], environment=names)
@@ -95,14 +95,14 @@ def test_a_rank_of_another_node_says_it_once_for_its_node() -> None:
 
 
 @pytest.mark.parametrize("port", ["many", "0", "65536", "-5", ""])
-def test_a_port_that_is_none_is_refused(port: str) -> None:
+def test_an_invalid_port_is_refused(port: str) -> None:
     ended = run_ranks(2, "tests.pretrain.survival.test_meeting", [], environment={"MASTER_PORT": port})
     assert ended.exit_codes == [2, 2]
     assert ended.stderr[0].startswith(f"error: MASTER_PORT {port!r} is not a port; give the launcher one")
     assert ended.stderr[1] == ""
 
 
-@pytest.mark.parametrize("name", ["nowhere.invalid", "a..b"])
+@pytest.mark.parametrize("name", ["nowhere.invalid", pytest.param("a..b", marks=pytest.mark.slow)])
 def test_a_main_node_without_an_address_is_reported(name: str) -> None:
     ended = run_ranks(1, "tests.pretrain.survival.test_meeting", [], environment={"MASTER_ADDR": name})
     assert ended.exit_codes == [2], ended.stderr
@@ -118,7 +118,7 @@ def test_ranks_that_start_late_are_waited_for() -> None:
 
 
 def main() -> None:
-    """Meet; the main rank comes late."""
+    """Meet; the main rank starts late."""
     rank = int(os.environ["RANK"])
     os.environ["LOCAL_RANK"] = os.environ.get("IMGLISH_TEST_LOCAL_RANK", os.environ["LOCAL_RANK"])
     if rank == 0 and "IMGLISH_TEST_DELAY" in os.environ:

@@ -1,4 +1,4 @@
-"""How ranks reach the main rank's watchdog: addresses, proofs, messages."""
+"""Connections of ranks to the main rank's watchdog: addresses, proofs, messages."""
 
 import contextlib
 import socket
@@ -23,7 +23,7 @@ def test_a_rank_without_the_secret_is_refused_in_a_sentence(judge: Judge) -> Non
 
 
 def own_address() -> str | None:
-    """Return this machine's address on a network, if it has one. Nothing is sent."""
+    """Return this machine's address on a network, None without one; sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
         probe.connect(("192.0.2.1", 9))
         return str(probe.getsockname()[0])
@@ -47,7 +47,7 @@ def test_the_main_rank_listens_where_its_ranks_look_for_it_and_nowhere_else(monk
         for listener in listeners:
             listener.close()
     assert not warned or not socket.has_dualstack_ipv6()
-    listeners, ports = rank_links._listen(["192.0.2.7"], False, 2)  # translated on the way
+    listeners, ports = rank_links._listen(["192.0.2.7"], False, 2)  # as behind NAT
     assert set(ports) == {"127.0.0.1", ""} and "main is not an address of the main node itself" in warned[-1]
     for listener in listeners:
         listener.close()

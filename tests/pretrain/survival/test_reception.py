@@ -1,4 +1,4 @@
-"""Who is let in: ranks are, strangers are dropped whatever they send, and neither ends, stops or slows a run."""
+"""Admission of connections: strangers are dropped, whatever they send, and cannot end, stop or slow a run."""
 
 import contextlib
 import socket
@@ -79,7 +79,7 @@ def test_a_slow_stranger_is_dropped_after_a_while(judge: Judge, monkeypatch: pyt
         assert is_dropped(connection)
 
 
-def test_nobody_is_let_in_once_all_ranks_have_come(judge: Judge) -> None:
+def test_nobody_is_admitted_once_all_ranks_have_connected(judge: Judge) -> None:
     port = port_of(judge)
     links = [connect(doors(judge), rank, SECONDS) for rank in range(2)]
     wait_for(lambda: not judge.reception.listeners)
@@ -89,7 +89,7 @@ def test_nobody_is_let_in_once_all_ranks_have_come(judge: Judge) -> None:
         link.close()
 
 
-def test_a_crowd_that_comes_and_goes_while_the_ranks_come_in(judge: Judge) -> None:
+def test_a_crowd_that_comes_and_goes_while_the_ranks_connect(judge: Judge) -> None:
     is_over = threading.Event()
     port = port_of(judge)
 

@@ -1,4 +1,4 @@
-"""The lock of a run: whoever waits or is refused reads one harmless sentence."""
+"""The lock of a run: a process that waits or is refused prints one harmless sentence."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def test_the_holder_of_a_lock_is_named_on_one_line(
     assert (tmp_path / LOCK_NAME).read_text().startswith("process ")
 
 
-def test_a_lock_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+def test_a_lock_that_cannot_be_opened_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).mkdir()
     with pytest.raises(
         OSError, match=rf"{LOCK_NAME} cannot be opened \(Is a directory\); move it away and start again"

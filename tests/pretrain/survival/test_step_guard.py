@@ -1,4 +1,4 @@
-"""Which steps are skipped: those without a finite loss, and spikes."""
+"""Steps that are skipped: those without a finite loss, and spikes."""
 
 import json
 
@@ -14,7 +14,7 @@ def test_a_spike_is_measured_by_the_losses_before_it() -> None:
     losses = [2 + 0.1 * (-1) ** step for step in range(2 * NUM_RECENT)]
     for loss in losses[: MIN_RECENT - 1]:
         guard.remember(loss)
-    assert not guard.is_spike(100)  # too few to know
+    assert not guard.is_spike(100)  # too few losses to compare with
     for loss in losses:
         guard.remember(loss)
     assert not guard.is_spike(2.39) and guard.is_spike(2.41)  # 2 +- 4 x 0.1
@@ -25,7 +25,7 @@ def test_a_spike_is_measured_by_the_losses_before_it() -> None:
 
 
 @pytest.mark.parametrize(("loss", "is_applied"), [(1.5, True), (float("inf"), False), (float("nan"), False)])
-def test_what_is_not_finite_is_not_applied(loss: float, is_applied: bool) -> None:
+def test_a_step_that_is_not_finite_is_not_applied(loss: float, is_applied: bool) -> None:
     factor = StepGuard(0, 3).factor(torch.tensor(loss))
     assert factor == 1 if is_applied else factor.isnan()
 

@@ -1,4 +1,4 @@
-"""Which rank is named and when, by a clock that stands still unless a test sets it forward."""
+"""The rank that a verdict names, and when, by a clock that only tests set forward."""
 
 import pytest
 
@@ -20,7 +20,7 @@ BEAT = LIMITS.beat_seconds
 
 
 class Run:
-    """Ranks as the main rank hears them, each on a node of its own."""
+    """Ranks as the main rank hears them, each on its own node."""
 
     def __init__(self, num_ranks: int = 4, phase: str = "forward", step: int = 3):
         self.now = 1000.0
@@ -35,7 +35,7 @@ class Run:
         self.members[rank].disconnect(self.now)
 
     def verdict(self) -> Verdict | None:
-        """One turn of the judge."""
+        """Return the verdict of one turn of the judge."""
         found = verdict(self.members, self.now, LIMITS)
         if found is None:
             must_ask(self.members, self.now, LIMITS)
@@ -52,7 +52,7 @@ class Run:
             assert self.verdict() is None
 
 
-def test_a_run_that_moves_has_no_verdict_however_long_it_goes_on() -> None:
+def test_a_run_that_makes_progress_has_no_verdict_however_long_it_takes() -> None:
     run = Run()
     for step in range(4, 30):
         run.hear(step % 4, phase="backward", step=step)
@@ -64,19 +64,19 @@ def test_a_run_that_moves_has_no_verdict_however_long_it_goes_on() -> None:
     [("preparation", -1, "preparation"), ("building", -1, "building"), ("reading", 0, "reading of step 0")]
     + [(phase, 5, f"{phase} of step 5") for phase in ("agreement", "forward", "backward", "optimizer", "saving")],
 )
-def test_a_rank_that_dies_is_named_at_once_with_its_node_and_where_it_was(phase: str, step: int, place: str) -> None:
+def test_a_rank_that_dies_is_named_at_once_with_its_node_and_place(phase: str, step: int, place: str) -> None:
     run = Run(phase=phase, step=step)
     run.close(1)
     assert run.verdict() == Verdict(f"rank 1 on node1 died in {place}", 1)
 
 
-def test_a_rank_that_dies_before_it_reported_where_it_is() -> None:
+def test_a_rank_that_dies_before_it_reported_its_place() -> None:
     members = [Member(0.0, 0.0), Member(0.0, 0.0, is_connected=True)]
     members[1].disconnect(1.0)
     assert verdict(members, 1.0, LIMITS) == Verdict("rank 1 on an unknown host died in start", 1)
 
 
-def test_of_several_deaths_the_first_is_named_and_the_lowest_rank_if_they_are_one() -> None:
+def test_the_first_of_several_deaths_is_named_or_the_lowest_rank_of_simultaneous_ones() -> None:
     run = Run()
     run.close(3)
     run.now += 0.1
@@ -88,7 +88,7 @@ def test_of_several_deaths_the_first_is_named_and_the_lowest_rank_if_they_are_on
     assert run.verdict() == Verdict("rank 1 on node1 died in forward of step 3", 1)
 
 
-def test_a_rank_that_failed_alone_is_named_with_its_exception_once_no_death_explains_it() -> None:
+def test_a_rank_that_failed_alone_is_named_with_its_exception_if_no_death_explains_it() -> None:
     run = Run()
     run.hear(2, failed="MemoryError: no memory is left")
     run.wait(GRACE_SECONDS - 0.1)
@@ -184,7 +184,7 @@ def test_a_rank_that_leaves_without_having_agreed_has_died() -> None:
 
 
 def stuck(run: Run) -> None:
-    """Let the run stand still until its ranks are asked where they are."""
+    """Let the run stand still until its ranks are asked for their place."""
     run.wait(LIMITS.hang_seconds)
     run.now += 1
     assert run.verdict() is None and all(member.asked_at == run.now for member in run.members)
@@ -209,7 +209,7 @@ def test_a_rank_that_hangs_is_named_with_its_line_of_code_before_those_that_wait
     )
 
 
-def test_of_ranks_that_hang_the_one_that_is_steps_behind_comes_first_even_if_several_are_there() -> None:
+def test_ranks_that_hang_steps_behind_are_named_first_even_if_they_are_the_majority() -> None:
     run = Run(num_ranks=4, step=7)
     for rank in (1, 2, 3):
         run.hear(rank, phase="saving", step=6)
@@ -220,7 +220,7 @@ def test_of_ranks_that_hang_the_one_that_is_steps_behind_comes_first_even_if_sev
     assert run.verdict() == Verdict(sentence, 1)
 
 
-def test_a_run_that_moves_on_after_it_was_asked_does_not_hang() -> None:
+def test_a_run_that_continues_after_it_was_asked_does_not_hang() -> None:
     run = Run()
     stuck(run)
     run.hear(2, phase="backward", step=3)
@@ -239,7 +239,7 @@ def test_a_death_while_the_run_hangs_is_named_before_the_hang() -> None:
     assert run.verdict() == Verdict("rank 3 on node3 died in forward of step 3", 3)
 
 
-def test_after_a_suspension_of_the_main_rank_itself_all_clocks_start_anew() -> None:
+def test_after_a_suspension_of_the_main_rank_itself_all_clocks_are_reset() -> None:
     run, turns = Run(), Turns(1000.0)
     run.now += LIMITS.silent_seconds / 2
     assert not turns.was_suspended(run.now, LIMITS)
@@ -253,7 +253,7 @@ def test_after_a_suspension_of_the_main_rank_itself_all_clocks_start_anew() -> N
     assert found is not None and found.rank == 1
 
 
-def test_the_main_rank_is_lost_when_it_is_silent_and_was_where_it_last_reported() -> None:
+def test_a_silent_main_rank_is_lost_at_the_place_that_it_last_reported() -> None:
     main = MainRank(heard_at=0.0)
     assert main.died() == Verdict("rank 0 died; it was last in an unknown place", 0)
     main.hear({"main": "backward of step 3 on node0"}, 10.0)

@@ -1,4 +1,4 @@
-"""The watchdog of a run: under attack it changes nothing, and it names a rank's line of code."""
+"""The watchdog of a run: attacks on it change nothing, and it names a rank's line of code."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from tests.support.tiny_run import TinyData
 def test_a_run_under_attack_from_its_start_to_its_end_gives_the_same_losses(
     two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    """Whatever port the main rank listens at is sent what ended runs of earlier versions."""
+    """Send the messages that ended runs of earlier versions to every port of the main rank."""
     num_attacks = [0]
 
     def attack(processes: list[RankProcess]) -> None:
@@ -26,7 +26,7 @@ def test_a_run_under_attack_from_its_start_to_its_end_gives_the_same_losses(
         while processes[0].poll() is None:
             with contextlib.suppress(psutil.Error, OSError):
                 for connection in main_rank.net_connections("tcp"):
-                    # torch's own store has no such lines; leave it alone
+                    # torch's own store is not under test
                     if connection.status == psutil.CONN_LISTEN and connection.laddr.port != master_port(main_rank):
                         hit(connection.laddr.port)
                         num_attacks[0] += 1
