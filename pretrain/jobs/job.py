@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Protocol, Self
 
 import deepspeed
 import torch
@@ -19,7 +19,26 @@ from torch import Tensor, nn
 
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
+from data_pipeline.samples.sample import BadSample
 from pretrain.config.run_config import ConfigT
+
+
+class Batch(Protocol):
+    """Fields of a batch that the loop reads. All others are the job's own, from its dataset to its step."""
+
+    step: int
+    keys: list[str]
+    """Sample keys of this rank, kind after kind in the order of `samples_per_step`."""
+    bad_samples: list[BadSample]
+    """Samples that were skipped on the way to this batch."""
+    failure: str
+    """Why the batch could not be read; empty if it was."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields that are tensors."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return the batch on a device, without waiting for the copy."""
 
 
 @dataclass(frozen=True)

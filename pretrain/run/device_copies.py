@@ -5,21 +5,23 @@ has launched more. So batches are copied one step ahead, and figures of a step a
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from data_pipeline.loading.batch import StepBatch
+from pretrain.jobs.job import Batch
+
+BatchT = TypeVar("BatchT", bound=Batch)
 
 
-def batches_ahead(batches: Iterable[StepBatch], device: torch.device) -> Iterator[StepBatch]:
+def batches_ahead(batches: Iterable[BatchT], device: torch.device) -> Iterator[BatchT]:
     """Yield the batches on the device, each read and copied before the step before it is yielded.
 
     On a GPU the copy runs on its own stream; from pinned memory it overlaps with that step's computation.
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    ahead: StepBatch | None = None
+    ahead: BatchT | None = None
     for batch in batches:
         with torch.cuda.stream(stream):
             copied = batch.to(device)
@@ -34,7 +36,7 @@ def batches_ahead(batches: Iterable[StepBatch], device: torch.device) -> Iterato
         yield ahead
 
 
-def _hand_over(batch: StepBatch, stream: torch.cuda.Stream) -> None:
+def _hand_over(batch: Batch, stream: torch.cuda.Stream) -> None:
     """Make the computing stream, not the host, wait for the stream that copied."""
     computing = torch.cuda.current_stream()
     computing.wait_stream(stream)

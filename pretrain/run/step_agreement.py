@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from data_pipeline.loading.batch import StepBatch
 from pretrain.config.run_config import ConfigT
-from pretrain.jobs.job import StepWork
+from pretrain.jobs.job import Batch, StepWork
 from pretrain.run.start import Run
 from pretrain.survival.agreement import end_together, on_main_rank, summed_over_hosts
 from pretrain.survival.stop import Ending
@@ -55,7 +55,7 @@ def agree(run: Run[ConfigT], batch: StepBatch) -> Agreed:
     )
 
 
-def gather_keys(config: ConfigT, batch: StepBatch) -> list[str]:
+def gather_keys(config: ConfigT, batch: Batch) -> list[str]:
     """Return the sample keys of the whole global batch, in its order, on every rank."""
     per_rank: list[list[str]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(per_rank, batch.keys)
