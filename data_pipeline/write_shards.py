@@ -51,7 +51,7 @@ CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """Write WebDataset shards with an index. data_pipeline/README.md lists the sources."""
+    """Write WebDataset shards with an index. docs/data.md lists the sources."""
 
     kind: tyro.conf.Positional[Kind]
     """Kind of the samples."""

@@ -53,7 +53,7 @@ class MultiwayConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         _check_divides(self, "num_heads", "dim", remedy="choose another num_heads")
-        _check_divides(self, "patch_size", "image_size", remedy="choose another image_size")
+        _check_divides(self, "patch_size", "image_size", remedy="choose another patch_size or image_size")
         if self.num_vl_layers > self.depth:
             raise ValueError(f"num_vl_layers {self.num_vl_layers} must not exceed depth {self.depth}; lower it")
 
@@ -97,7 +97,7 @@ class VisualTokenizerConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        _check_divides(self, "patch_size", "image_size", remedy="choose another image_size")
+        _check_divides(self, "patch_size", "image_size", remedy="choose another patch_size or image_size")
         _check_divides(self, "num_heads", "dim", remedy="choose another num_heads")
 
     @property

@@ -74,7 +74,7 @@ def read_records(kind: Kind, source: str, options: SourceOptions, split: Split =
     else:
         found = _records_of_file(kind, Path(source), options)
     if found is None:
-        raise ValueError(f"source {source} gives no samples of kind {kind!r}; data_pipeline/README.md lists what does")
+        raise ValueError(f"source {source} gives no samples of kind {kind!r}; docs/data.md lists what does")
     return _finished(found, source, options.unescape_html)
 
 

@@ -160,5 +160,5 @@ def text_of(line: dict[str, Any], field: str) -> str:
     value = line.get(field)
     if isinstance(value, str):
         return value
-    found = f"{value!r:.60}" if field in line else f"but {', '.join(line):.200}"
+    found = f"{value!r:.60}" if field in line else f"it has: {', '.join(line):.200}"
     raise EntryError(f"line has no text in field {field!r} ({found})")

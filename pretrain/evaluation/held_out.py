@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.config import DataConfig
-from data_pipeline.samples.sample import BadSample, BadSampleError
+from data_pipeline.samples.sample import BadSample, BadSampleError, Kind
 from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.texts.tokenizer import PAD_ID
@@ -18,15 +18,18 @@ from pretrain.config.pretraining import PretrainConfig
 from pretrain.survival.console import warn
 
 
-def read_held_out(folder: Path, data: DataConfig, image_size: int, max_samples: int) -> tuple[Tensor, list[str]]:
+def read_held_out(
+    folder: Path, data: DataConfig, image_size: int, max_samples: int, kinds: tuple[Kind, ...] = ("image", "pair")
+) -> tuple[Tensor, list[str]]:
     """Return the centres of images, (B, 3, image_size, image_size) uint8, and the captions of pairs.
 
-    max_samples: the number of samples, the first of the shards. Bad samples are reported and left out. Raises
-    ValueError if none is left.
+    max_samples: the number of samples, the first of the shards; kinds: of shards that are accepted. Bad samples are
+    reported and left out. Raises ValueError for another kind, and if no sample is left.
     """
     reader = SampleReader(read_index(folder), data.max_member_bytes)
-    if reader.index.kind == "text":
-        raise ValueError(f"{folder} holds texts; give shards of images or pairs")
+    if reader.index.kind not in kinds:
+        accepted = " or ".join(map(repr, kinds))
+        raise ValueError(f"{folder} holds shards of kind {reader.index.kind!r}, not {accepted}; give the right folder")
     transform = ImageTransform(image_size, 1, 0, False, data.max_image_pixels)
     images, captions = [], []
     for sample in range(min(max_samples, reader.index.num_samples)):

@@ -117,7 +117,7 @@ def evaluate_masked_words(options: MaskedWordsOptions) -> MaskedWordsResult:
     checkpoint = find_checkpoint(options.source, PretrainConfig)
     model, config = load_model(checkpoint), checkpoint.config
     tokenizer = TextTokenizer(checkpoint.text_tokenizer)
-    images, captions = read_held_out(options.pairs, config.data, config.model.image_size, options.max_pairs)
+    images, captions = read_held_out(options.pairs, config.data, config.model.image_size, options.max_pairs, ("pair",))
     words = [
         word
         for pair, caption in enumerate(captions)

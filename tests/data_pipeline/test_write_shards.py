@@ -128,8 +128,8 @@ def test_a_scan_damaged_by_a_crash_is_written_again(tmp_path: Path) -> None:
         ("nowhere.jsonl", "does not exist"),
         ("scenes:many", "must read scenes:COUNT"),
         ("{folder}", "gives no samples of kind 'pair'"),
-        ("{folder}/bad.jsonl", r"line 1: line has no text in field 'caption' \(but image\)"),
-        ("{folder}/worse.jsonl", r"line 1: line has no text in field 'image' \(but picture\)"),
+        ("{folder}/bad.jsonl", r"line 1: line has no text in field 'caption' \(it has: image\)"),
+        ("{folder}/worse.jsonl", r"line 1: line has no text in field 'image' \(it has: picture\)"),
     ],
 )
 def test_wrong_sources_are_refused(source: str, message: str, tmp_path: Path) -> None:

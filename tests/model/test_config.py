@@ -12,13 +12,13 @@ from tests.support.launch import ROOT
 def test_wrong_sizes_are_refused_with_a_remedy() -> None:
     with pytest.raises(ValueError, match="num_heads 5 must divide dim 32; choose another num_heads"):
         MultiwayConfig(dim=32, num_heads=5)
-    with pytest.raises(ValueError, match="patch_size 7 must divide image_size 32; choose another image_size"):
+    with pytest.raises(ValueError, match="patch_size 7 must divide image_size 32; choose another patch_size or"):
         MultiwayConfig(image_size=32, patch_size=7)
     with pytest.raises(ValueError, match="num_vl_layers 3 must not exceed depth 2; lower it"):
         MultiwayConfig(depth=2, num_vl_layers=3)
     with pytest.raises(ValueError, match="num_heads 5 must divide dim 32; choose another num_heads"):
         VisualTokenizerConfig(dim=32, num_heads=5)
-    with pytest.raises(ValueError, match="patch_size 7 must divide image_size 32; choose another image_size"):
+    with pytest.raises(ValueError, match="patch_size 7 must divide image_size 32; choose another patch_size or"):
         VisualTokenizerConfig(image_size=32, patch_size=7)
 
 

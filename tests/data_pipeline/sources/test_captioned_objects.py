@@ -33,7 +33,7 @@ def test_a_line_of_json_without_image_or_caption_is_skipped_but_for_the_first(tm
     assert [(record.key, record.text, record.problem) for record in pairs(path)] == [
         ("a", "one", None),
         ("00000001", None, f"{no_caption} (None)"),
-        ("00000002", None, f"{no_caption} (but image)"),
+        ("00000002", None, f"{no_caption} (it has: image)"),
         ("00000003", None, f"{no_caption} ([])"),
         ("e_0", "two", None),
         ("00000004", None, f"{no_caption} (element 1 of its list)"),
@@ -41,7 +41,7 @@ def test_a_line_of_json_without_image_or_caption_is_skipped_but_for_the_first(tm
     ]
     path.write_text(json.dumps({"image": "c.jpg", "title": "one"}))
     with pytest.raises(
-        ValueError, match=r"has no text in field 'caption' \(but image, title\)\); name the fields with"
+        ValueError, match=r"has no text in field 'caption' \(it has: image, title\)\); name the fields with"
     ):
         pairs(path)
 
@@ -79,7 +79,7 @@ def test_a_list_of_objects_in_one_json_file(tmp_path: Path) -> None:
         ("a_1", picture(1), "three"),
     ]
     with pytest.raises(
-        ValueError, match=r"nor a list of objects .*\(but image, title\)\); name the fields of a list with"
+        ValueError, match=r"nor a list of objects .*\(it has: image, title\)\); name the fields of a list with"
     ):
         (tmp_path / "other.json").write_text(json.dumps([{"image": "a.jpg", "title": "one"}]))
         records("pair", tmp_path / "other.json")

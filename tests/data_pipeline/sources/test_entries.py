@@ -115,7 +115,7 @@ def test_a_file_whose_first_entries_are_all_bad_is_refused_without_reading_on(tm
     found = records("pair", path)
     assert len(found) == FIRST_ENTRIES and not found[-1].problem and found[0].place == f"{path}:1"
     path.write_text(bad * FIRST_ENTRIES + good)
-    with pytest.raises(RefusedFileError, match=r"line 1: line has no text in field 'caption' \(but image, title\)"):
+    with pytest.raises(RefusedFileError, match=r"line 1: line has no text in field 'caption' \(it has: image, title\)"):
         records("pair", path)
 
 

@@ -72,11 +72,11 @@ def test_a_line_of_json_without_text_is_skipped_but_for_the_first(tmp_path: Path
         ("AA_wiki_00_00000000", None, f"{no_text} (None)"),
         ("AA_wiki_00_00000001", "one", None),
         ("AA_wiki_00_00000002", None, f"{no_text} (5)"),
-        ("AA_wiki_00_00000003", None, f"{no_text} (but url)"),
+        ("AA_wiki_00_00000003", None, f"{no_text} (it has: url)"),
         ("AA_wiki_00_00000004", "half \ud83d", None),
     ]
     with pytest.raises(
-        ValueError, match=r"\(line 1: line has no text in field 'text' \(but url\)\); name another with"
+        ValueError, match=r"\(line 1: line has no text in field 'text' \(it has: url\)\); name another with"
     ):
         documents(tmp_path / "a.jsonl", json.dumps({"url": "a"}))
 

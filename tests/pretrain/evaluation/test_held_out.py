@@ -23,3 +23,5 @@ def test_keys_of_bad_samples_cannot_move_the_cursor(tmp_path: Path, capfd: pytes
     images, _ = read_held_out(tmp_path, DataConfig(), 16, 10)
     said = capfd.readouterr().err
     assert len(images) == 1 and "skipped" in said and "\x1b" not in said
+    with pytest.raises(ValueError, match="holds shards of kind 'image', not 'pair'; give the right folder"):
+        read_held_out(tmp_path, DataConfig(), 16, 10, ("pair",))

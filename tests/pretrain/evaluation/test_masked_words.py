@@ -53,7 +53,7 @@ def test_words_and_patches_of_pairs_are_evaluated_by_command(two_ranks: Path, ti
     ended = run_ranks(1, "pretrain.masked_patches", [two_ranks, tiny_data.folder / "pairs"])
     assert ended.exit_codes == [0] and ended.stdout[0].startswith("images=40 patches=560 hidden=14/36 acc=")
     ended = run_ranks(1, "pretrain.masked_patches", [two_ranks, tiny_data.folder / "texts"])
-    assert ended.exit_codes == [2] and "holds texts; give shards of images or pairs" in ended.stderr[0]
+    assert ended.exit_codes == [2] and "holds shards of kind 'text', not 'image' or 'pair'" in ended.stderr[0]
 
 
 @pytest.mark.parametrize(
