@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from pretrain.engine.memory_config import FOLDER, read_memory_config
-from tests.support.launch import run_ranks
+from pretrain.jobs.pretraining import Pretraining
+from pretrain.recipes import RECIPES
+from tests.support.mistakes import preparation_mistake
 from tests.support.tiny_run import TinyData
 
 ZERO = '{"zero_optimization": {"stage": 3%s}%s}'
@@ -114,9 +116,11 @@ def test_the_files_of_the_project_are_found_from_any_folder(tmp_path: Path, monk
     }  # a file in the working directory takes precedence
 
 
-def test_a_run_with_such_a_file_ends_with_2(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_such_a_file_ends_a_run_before_its_engine_is_built(
+    tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "ds.json").write_text(ZERO % (', "overlap_com": true', ""))
     arguments = ["demo", *tiny_data.overrides(tmp_path / "run"), "--deepspeed-config", str(tmp_path / "ds.json")]
-    ended = run_ranks(2, "pretrain.train", arguments, cwd=tmp_path)
-    assert ended.exit_codes == [2, 2] and ended.stderr[1] == ""
-    assert "sets zero_optimization.overlap_com, which is not used here; did you mean overlap_comm?" in ended.stderr[0]
+    monkeypatch.chdir(tmp_path)
+    message = preparation_mistake(Pretraining, RECIPES, arguments)
+    assert "sets zero_optimization.overlap_com, which is not used here; did you mean overlap_comm?" in message
