@@ -12,18 +12,9 @@ from PIL import ExifTags, Image
 
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.samples.sample import BadSampleError
+from tests.support.encoded_images import encoded, gradient, transform
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
-
-
-def transform(size: int = 32, jitter: float = 0.0, flip: bool = False, scale: float = 1.0) -> ImageTransform:
-    return ImageTransform(size, scale, jitter, flip, max_pixels=1_000_000)
-
-
-def encoded(image: Image.Image, form: str = "png", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def png(width: int, height: int, depth: int, color_type: int, rows: bytes, transparency: bytes = b"") -> bytes:
@@ -35,11 +26,6 @@ def png(width: int, height: int, depth: int, color_type: int, rows: bytes, trans
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
     between = chunk(b"tRNS", transparency) if transparency else b""
     return b"\x89PNG\r\n\x1a\n" + header + between + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-def gradient(width: int, height: int) -> Image.Image:
-    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
-    return Image.fromarray(np.stack([x, y, 255 - x], axis=-1).astype(np.uint8))
 
 
 def quarters() -> Image.Image:

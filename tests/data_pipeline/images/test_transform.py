@@ -1,41 +1,13 @@
 """Cropping, decoding and augmentation of images."""
 
 import io
-import struct
-import zlib
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from data_pipeline.images.transform import ImageTransform, jittered, random_crop
-
-
-def transform(size: int = 32, jitter: float = 0.0, flip: bool = False, scale: float = 1.0) -> ImageTransform:
-    return ImageTransform(size, scale, jitter, flip, max_pixels=1_000_000)
-
-
-def encoded(image: Image.Image, form: str = "png", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def png(width: int, height: int, depth: int, color_type: int, rows: bytes, transparency: bytes = b"") -> bytes:
-    """A PNG file as the specification has it, for what Pillow does not write."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
-    between = chunk(b"tRNS", transparency) if transparency else b""
-    return b"\x89PNG\r\n\x1a\n" + header + between + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-def gradient(width: int, height: int) -> Image.Image:
-    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
-    return Image.fromarray(np.stack([x, y, 255 - x], axis=-1).astype(np.uint8))
+from data_pipeline.images.transform import jittered, random_crop
+from tests.support.encoded_images import encoded, gradient, transform
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 100), (300, 80), (50, 400), (1, 1), (3, 2)])
