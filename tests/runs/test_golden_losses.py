@@ -16,7 +16,7 @@ of one expert by more than 1e-2."""
 @pytest.mark.parametrize(
     ("share", "extra"),
     [
-        (0.0, ["--activation-checkpointing.mode", "selective"]),
+        pytest.param(0.0, ["--activation-checkpointing.mode", "selective"], marks=pytest.mark.slow),
         (0.5, ["--activation-checkpointing.mode", "selective"]),
         pytest.param(
             0.0,

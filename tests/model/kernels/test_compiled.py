@@ -31,6 +31,7 @@ def test_a_compiled_network_has_the_losses_and_gradients_of_its_definition(count
             torch.testing.assert_close(here, there, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_new_batch_sizes_need_no_new_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[object] = []
 

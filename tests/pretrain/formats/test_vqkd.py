@@ -140,6 +140,7 @@ def test_names_shapes_and_number_of_parameters_are_the_published_ones() -> None:
     assert counts == {"encoder": 85_789_440, "decoder": 21_440_256}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_file_in_the_published_layout_loads_and_gives_the_codes_of_the_formulas(tmp_path: Path) -> None:
     entries, path = random_file(), tmp_path / "vqkd.pth"
