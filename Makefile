@@ -3,7 +3,7 @@
 # make test    the tests, in two processes (or make test TEST_WORKERS=8)
 # make check   lint and types
 # make fuzz    damaged and hostile files, for ten minutes
-# make test-slow   what takes minutes and 20 GiB of memory
+# make test-slow   the tests that are left out of make test: an hour and 20 GiB of memory
 # make test-slurm  the job scripts, on a Slurm that it starts here; as root on Debian or Ubuntu, else skipped
 #
 # The first of them sets up .venv (make test adds what tests need); later ones install nothing.
@@ -28,7 +28,8 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m 'slow and not slurm'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not slurm' -n $(TEST_WORKERS) --ignore tests/runs/test_giant.py
+	$(BIN)/python -m pytest -m 'slow and not slurm' tests/runs/test_giant.py  # needs the machine's memory for itself
 
 test-slurm: $(VENV)/.dev
 	$(BIN)/python -m pytest -m '$(SLURM_TESTS)'
