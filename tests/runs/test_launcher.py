@@ -70,7 +70,10 @@ def launched(request: pytest.FixtureRequest, tiny_data: TinyData, tmp_path: Path
     command += ["--num-steps", "100000", "--save-every-steps", "100000", "--silent-rank-seconds", "600"]
     environment = {**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT), "FAULT": json.dumps(fault), "OUTPUT": ""}
     with output.open("w") as file:
-        runner = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True)
+        runner = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where pytest runs in background
+        )  # fmt: skip
     try:
         wait_for(lambda: (run_dir / LOG_NAME).exists() and len(read_log(run_dir)) >= 2)
         yield Launched(runner, run_dir, output)
