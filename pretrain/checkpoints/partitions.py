@@ -243,15 +243,14 @@ def _checked_shapes(model: dict[str, Any]) -> list[dict[str, torch.Size]]:
 
 
 def _unstacked(places: dict[str, Place], rows: StackedRows) -> dict[str, Place]:
-    """Return the places with those of the rows instead of stacked parameters."""
+    """Return the places with those of the rows instead of stacked parameters, but for those of another network."""
     found = {}
     for name, place in places.items():
-        if name not in rows:
+        of_stack = rows.get(name, ())
+        if place.shape != (sum(row.length for row in of_stack),):  # not stacked, or of other sizes, under its own name
             found[name] = place
             continue
-        if place.shape != (sum(row.length for row in rows[name]),):
-            raise KeyError(f"another shape for {name}")
-        for row in rows[name]:
+        for row in of_stack:
             pieces = _cut(place.pieces, row.start, row.start + row.length)
             found[row.name] = Place(place.group, torch.Size((row.length,)), pieces)
     return found
