@@ -209,7 +209,7 @@ def test_float32_weights_are_exact_under_bfloat16_on_a_number_of_ranks_that_divi
     checkpoint = find_checkpoint(tmp_path / "run", PretrainConfig)
     model = MaskedDataModel(checkpoint.config.model)
     init_weights(model, checkpoint.config.model, checkpoint.config.seed)
-    assert model.state_dict().keys() == (weights := dict(checkpoint_weights(checkpoint.folder))).keys()
+    assert model.state_dict().keys() == (weights := dict(checkpoint_weights(checkpoint))).keys()
     assert all(torch.equal(weights[name], expected) for name, expected in model.state_dict().items())
 
 
