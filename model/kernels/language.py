@@ -1,7 +1,7 @@
 """Triton, or a stand-in if it is not installed, so that every file of this folder can be imported without it.
 
-Launching a kernel on tensors of the meta device does nothing but to report the launch: pretrain/planning measures memory
-and counts work on it.
+Launching a kernel on tensors of the meta device only reports the launch: pretrain/planning measures memory and counts
+operations there.
 """
 
 import os

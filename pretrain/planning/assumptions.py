@@ -1,9 +1,9 @@
 """Assumptions of the predicted step time, each with its unit and its origin. None has been measured on a GPU.
 
-`datasheet`: by the manufacturer. `counted`: by running DeepSpeed 0.19.8 on a CPU and adding up bytes or operations.
-`CPU`: measured as CPU time on one core of a Xeon at 2.5 GHz under torch 2.13, with widths so small that nothing is
-computed to speak of, and with kernels of Triton launched into a driver that does nothing; the host of an H100 is faster.
-`assumed`: by judgement, from what is published for similar work.
+Datasheet: by NVIDIA. Counted: by adding up the bytes of DeepSpeed 0.19.8's operations on a CPU, one rank. CPU: measured
+as CPU time on one shared core of a Xeon at 2.5 GHz with torch 2.13, the least of several runs under load, for a network
+as deep as the giant and so narrow that nothing is computed to speak of; the host of an H100 is probably faster, see
+host_speed. Assumed: by judgement, from what is published for similar work.
 """
 
 from dataclasses import dataclass, replace
@@ -52,7 +52,7 @@ class Assumptions:
     """Share of the peak that matrix products reach. Assumed: 0.62 to 0.72 at widths of 1.4k; the best published product
     of any shape reaches 0.80 (stas00/ml-engineering)."""
     attention_forward_share: Share = 0.23
-    """Share of the peak that attention's forward reaches. Assumed: 230 TFLOP/s for heads of 88 and 257 to 512 tokens."""
+    """Share of the peak that attention's forward reaches. Assumed: 230 TFLOP/s with heads of 88, 257 to 512 tokens."""
     attention_backward_share: Share = 0.18
     """Share of the peak that attention's backward reaches. Assumed: 180 TFLOP/s, likewise."""
     copy_share: Share = 0.9
@@ -69,8 +69,8 @@ class Assumptions:
     activation_backward_tb: Figure = 2.3
     """The same for its backward. Assumed: 0.7 of the 3.2 that its instructions allow."""
     optimizer_bytes: Figure = 70.0
-    """Bytes moved per parameter of a rank's part by DeepSpeed's step. Counted: norm 18, flatten 4, to float32 6, scale 8,
-    AdamW 28, to bfloat16 6; stages 1 and 2 look for infinities first, 4 more."""
+    """Bytes moved per parameter of a rank's part by DeepSpeed's step. Counted: norm 18, flatten 4, to float32 6, scale
+    8, AdamW 28, to bfloat16 6; stages 1 and 2 first look for infinities, 4 more."""
     gradient_bytes: Figure = 20.0
     """Bytes moved per parameter and micro-step from a gradient to its bucket and on to its place. Counted in stage 3;
     stages 1 and 2 need 16 to 22."""
@@ -87,24 +87,29 @@ class Assumptions:
     host_speed: Figure = 1.0
     """Speed of the host, as a multiple of that of the CPU on which the figures below were measured."""
     operation_us: HostMicroseconds = 31.0
-    """Microseconds of the host per operation of torch, views and the Python between them included. CPU: forward and
-    backward of the giant, 408 ms for 12,978 operations."""
+    """Microseconds of the host per operation of torch, views and the Python between them included. CPU: 408 ms for the
+    12,978 operations of the giant's forward and backward with kernels reference."""
     launch_us: HostMicroseconds = 20.0
-    """Microseconds of the host per launch of a Triton kernel. CPU; a GPU's driver adds 2 to 3."""
-    gather_us: HostMicroseconds = 40.0
-    """Microseconds of the host per parameter tensor that ZeRO-3 gathers, besides its slices. CPU."""
+    """Microseconds of the host per launch of a Triton kernel. CPU, into a driver that does nothing; a real one adds 2
+    to 3."""
+    gather_us: HostMicroseconds = 200.0
+    """Microseconds of the host per parameter tensor that ZeRO-3 gathers and releases, besides its slices. CPU: 200 ms
+    more than without DeepSpeed for the giant's forward with 997 tensors."""
     gather_slice_us: HostMicroseconds = 1.8
-    """Microseconds of the host per rank and parameter tensor that ZeRO-3 gathers. CPU; a GPU adds record_stream."""
+    """Microseconds of the host per rank and parameter tensor that ZeRO-3 gathers. CPU: 228 ms for 997 tensors on 128
+    ranks (tests/benchmarks/bench_host.py); a GPU adds record_stream."""
     bucket1_us: HostMicroseconds = 46.0
-    """Microseconds of the host per gradient that stage 1 puts into a bucket. CPU."""
+    """Microseconds of the host per gradient that stage 1 puts into a bucket. CPU: 46 ms for 997 tensors."""
     bucket2_us: HostMicroseconds = 137.0
-    """The same in stage 2. CPU."""
-    bucket3_us: HostMicroseconds = 100.0
-    """The same in stage 3, besides its slices. CPU."""
-    reduce_slice_us: HostMicroseconds = 1.3
-    """Microseconds of the host per rank and gradient that ZeRO-3 reduces. CPU."""
+    """The same in stage 2. CPU: 137 ms for 997 tensors."""
+    bucket3_us: HostMicroseconds = 311.0
+    """The same in stage 3, besides its slices. CPU: 310 ms for 997 tensors."""
+    reduce_slice_us: HostMicroseconds = 1.2
+    """Microseconds of the host per rank and gradient that ZeRO-3 reduces. CPU: 158 ms for 997 tensors on 128 ranks
+    (tests/benchmarks/bench_host.py)."""
     step_us: HostMicroseconds = 100.0
-    """Microseconds of the host per parameter tensor, whole or in part, that a rank updates. CPU."""
+    """Microseconds of the host per parameter tensor, whole or in part, that a rank updates. CPU: 100 ms for 997 tensors
+    in stage 1, 74 in stage 3."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -11,7 +11,6 @@ scores again, five products instead of two: 2.5 times as much (arXiv 2205.14135)
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from math import prod
 from typing import Any

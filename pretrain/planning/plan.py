@@ -8,7 +8,7 @@ from model.flops import forward_flops
 from model.parameter_counts import count_activated, count_by_part
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import check_memory_config, read_memory_config
-from pretrain.planning.memory import micro_batch, planned_kernels
+from pretrain.planning.memory import count_pieces, micro_batch, planned_kernels
 from pretrain.planning.stages import GPUS_PER_NODE, SHIPPED, StagePlan, plan_stages, remedies, way_of
 from pretrain.planning.step_times import AssumedMachine, PredictedSetting, predicted_settings, step_time
 from pretrain.planning.time_tables import part_table, rank_table
@@ -54,7 +54,11 @@ def parameter_table(model: MultiwayConfig) -> str:
     """Return a table of parameters by part and in total."""
     counts = count_by_part(model)
     rows = [("parameters", "", ""), *(_row(part, count) for part, count in counts.items())]
-    return "\n".join(f"{a:26}{b:>15}{c:>10}" for a, b, c in [*rows, _row("total", sum(counts.values()))])
+    rows += [
+        _row("total", sum(counts.values())),
+        ("tensors that DeepSpeed sees", f"{count_pieces(model, 0).num_tensors:,}", ""),
+    ]
+    return "\n".join(f"{a:30}{b:>15}{c:>10}" for a, b, c in rows)
 
 
 def use_table(config: PretrainConfig) -> str:

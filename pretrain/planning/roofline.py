@@ -5,8 +5,8 @@
     micro-step   the longer of forward + backward and the host, which runs ahead of the GPU
     step         micro-steps + last bucket of gradients + optimizer + gather of the weights (stages 1 and 2)
 
-Under hpZ the host waits for the GPU at every parameter of the forward, so that their times add up there. Neither launch
-gaps nor imbalance between ranks is counted.
+Under hpZ the host waits for the GPU at every parameter of the forward, so that their times add up there. Not counted:
+gaps between kernels, ranks that wait for each other, and that stage 2 waits for the device at every full bucket.
 
 Source of the idea: Williams, Waterman and Patterson, "Roofline: an insightful visual performance model" (2009).
 """

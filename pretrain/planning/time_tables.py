@@ -3,12 +3,19 @@
 from pretrain.planning.roofline import ASSUMED, WAITING, StepTime
 from pretrain.planning.step_times import AssumedMachine, PredictedSetting
 
+COLUMNS = {
+    "ranks": 5, "stage": 10, "micro-steps": 13, "GB": 7, "compute s": 11, "network s": 11, "host s": 9, "step s": 9,
+    "MFU": 7, "waits for the host": 20,
+}  # fmt: skip
+"""Columns of the table of ranks, and their widths. Seconds of computation, of the network and of the host overlap; the
+last column is the share of the step in which the GPU waits for the host."""
+
 
 def part_table(time: StepTime, title: str, machine: AssumedMachine) -> str:
     """Return a table of the milliseconds of a step by part, and the assumptions that each depends on."""
     gpu = machine.gpu
     lines = [
-        f"a step of {title}, predicted for {time.peak_flops / 1e12:g} TFLOP/s, {gpu.memory_tb:g} TB/s and the longest "
+        f"a step on {title}, predicted for {time.peak_flops / 1e12:g} TFLOP/s, {gpu.memory_tb:g} TB/s and the longest "
         "captions and texts; not measured",
         f"{'part':34}{'ms':>10}{'share':>8}  assumptions, see --help",
     ]
@@ -27,12 +34,9 @@ def part_table(time: StepTime, title: str, machine: AssumedMachine) -> str:
 
 def rank_table(by_ranks: dict[int, list[PredictedSetting]]) -> str:
     """Return a table of the settings that fit, by number of ranks, the fastest first."""
-    names = ("ranks", "stage", "micro-steps", "GB", "compute s", "network s", "host s", "step s", "MFU")
-    lines = ["".join(f"{name:>12}" for name in names) + "  waits for the host"]
+    lines = ["".join(f"{name:>{width}}" for name, width in COLUMNS.items())]
     for num_ranks, settings in by_ranks.items():
-        lines += [rank_row(num_ranks, found) for found in settings]
-        if not settings:
-            lines.append(f"{num_ranks:>12}{'none fits':>12}")
+        lines += [rank_row(num_ranks, found) for found in settings] or [_row(str(num_ranks), "none fits")]
     return "\n".join(lines)
 
 
@@ -40,6 +44,11 @@ def rank_row(num_ranks: int, found: PredictedSetting) -> str:
     """Return a line of the table."""
     setting, time = found.setting, found.time
     seconds = (time.compute, time.communication, time.host, time.seconds)
-    figures = [f"{num_ranks:>12}{setting.name:>12}{setting.micro_steps:>12}{setting.memory / 1e9:>12.1f}"]
-    figures += [f"{figure:>12.3f}" for figure in seconds]
-    return "".join(figures) + f"{time.mfu:>12.2f}{time.host_share:>20.0%}"
+    return _row(
+        str(num_ranks), setting.name, str(setting.micro_steps), f"{setting.memory / 1e9:.1f}",
+        *(f"{figure:.3f}" for figure in seconds), f"{time.mfu:.2f}", f"{time.host_share:.0%}",
+    )  # fmt: skip
+
+
+def _row(*cells: str) -> str:
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, COLUMNS.values(), strict=False))
