@@ -5,8 +5,8 @@ reduces. Most tensors of a Multiway Transformer are vectors, which hold 0.1 perc
 997. A block therefore trains one parameter, `vectors`, in which all of them lie one after the other, and the giant has
 298 (tests/benchmarks/bench_host.py measures what that saves).
 
-Only training knows about it. `state_dict` has every vector under its own name, `blocks.3.attn.qkv.shared.bias`, as a view,
-and `load_state_dict` takes those names, so files, formats and users' code do not depend on what is stacked. Under
+Only training knows about it. `state_dict` has every vector under its own name, `blocks.3.attn.qkv.shared.bias`, as a
+view, and `load_state_dict` takes those names, so files, formats and users' code do not depend on what is stacked. Under
 ZeRO-3, whose parameters are empty between two gathers, both use `vectors` as it is.
 """
 
