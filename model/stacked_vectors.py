@@ -1,12 +1,12 @@
 """The vectors of a module, its norms and biases, as one parameter.
 
 ZeRO-3 handles every parameter by itself: the host slices each of them once per rank when it gathers and again when it
-reduces. Most parameters of a Multiway Transformer are vectors, which hold 0.1 percent of its weights: of the giant's
-997, 745. A block therefore trains one parameter, `vectors`, in which all of them lie one after the other
-(tests/benchmarks/bench_host.py measures what that saves).
+reduces. Most tensors of a Multiway Transformer are vectors, which hold 0.1 percent of its weights: 743 of the giant's
+997. A block therefore trains one parameter, `vectors`, in which all of them lie one after the other, and the giant has
+298 (tests/benchmarks/bench_host.py measures what that saves).
 
-Only training knows it. `state_dict` has every vector under its own name, `blocks.3.attn.qkv.shared.bias`, as a view,
-and `load_state_dict` takes those names, so files, formats and users' code do not depend on what is stacked. Under
+Only training knows about it. `state_dict` has every vector under its own name, `blocks.3.attn.qkv.shared.bias`, as a
+view, and `load_state_dict` takes those names, so files, formats and users' code do not depend on what is stacked. Under
 ZeRO-3, whose parameters are empty between two gathers, both use `vectors` as it is.
 """
 

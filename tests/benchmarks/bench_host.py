@@ -6,14 +6,14 @@ every gradient once per rank. No GPU works meanwhile if the host is slower than 
 other ranks: tensors have as few elements as ranks, and collectives do nothing. `separate`, the peer, has a parameter
 for each norm and bias, as networks usually do; `stacked` is ours (model/stacked_vectors.py).
 
-Figures are milliseconds of CPU time per micro-step, so that other load on the machine counts little, the median of
-rounds in which both took turns: every piece gathered once, as for a network whose weights are kept until backward, and
-every gradient reduced once. Not counted: `record_stream`, which a GPU adds once per slice, and the launches of the
+Figures are milliseconds of CPU time per micro-step, the least of several rounds in which both took turns, since other
+load on the machine only adds to it: every piece gathered once, as for a network whose weights are kept until backward,
+and every gradient reduced once. Not counted: `record_stream`, which a GPU adds once per slice, and the launches of the
 copies.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -49,7 +49,7 @@ class BenchOptions:
     """A recipe of pretraining."""
     ranks: tuple[int, ...] = (8, 32, 128)
     """Numbers of ranks."""
-    rounds: int = 3
+    rounds: int = 5
     """Number of rounds."""
 
 
@@ -62,21 +62,30 @@ def main() -> None:
     print(f"{options.recipe}, parameters: " + ", ".join(f"{figures[f'{name}_parameters']} {name}" for name in VARIANTS))
     print("| ranks | variant | gather ms | reduce ms |\n| ---: | --- | ---: | ---: |")
     for ranks in all_ranks:
-        times: dict[str, list[float]] = {}
-        for _ in range(rounds):
-            for variant, pieces in sizes.items():
-                for operation, measure in (("gather", gather_ms), ("reduce", reduce_ms)):
-                    times.setdefault(f"{variant}_{operation}_ms_{ranks}_ranks", []).append(measure(pieces, ranks))
-        figures |= {name: median(values) for name, values in times.items()}
-        totals = {}
+        times = [measured(sizes, ranks) for _ in range(rounds)]
+        for name in times[0]:
+            figures[f"{name}_ms_{ranks}_ranks"] = min(of_round[name] for of_round in times)
         for variant in VARIANTS:
-            gather, reduce = (figures[f"{variant}_{operation}_ms_{ranks}_ranks"] for operation in ("gather", "reduce"))
+            gather, reduce = (figures[f"{variant}_{name}_ms_{ranks}_ranks"] for name in ("gather", "reduce"))
             print(f"| {ranks} | {variant} | {gather:.1f} | {reduce:.1f} |", flush=True)
-            totals[variant] = gather + reduce
-        figures[f"stacked_vs_separate_{ranks}_ranks"] = totals["stacked"] / totals["separate"]
+        figures[f"stacked_vs_separate_{ranks}_ranks"] = median(map(ratio, times))
     if options.append:
         append_results("bench_host", figures)
     print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
+
+
+def measured(sizes: Mapping[str, Sequence[Sequence[int]]], ranks: int) -> dict[str, float]:
+    """Return the milliseconds of each operation of each variant, measured one after the other."""
+    times = {}
+    for variant, pieces in sizes.items():
+        times[f"{variant}_gather"] = gather_ms(pieces, ranks)
+        times[f"{variant}_reduce"] = reduce_ms(pieces, ranks)
+    return times
+
+
+def ratio(times: Mapping[str, float]) -> float:
+    stacked, separate = (times[f"{name}_gather"] + times[f"{name}_reduce"] for name in ("stacked", "separate"))
+    return stacked / separate
 
 
 def piece_sizes(recipe: str, variant: str) -> list[list[int]]:

@@ -106,8 +106,8 @@ def test_a_part_is_loaded_if_that_is_asked_for() -> None:
 
 def test_under_zero3_the_state_dict_has_what_the_rank_holds() -> None:
     module = numbered()
-    module.vectors.ds_id = 0
-    module.vectors.data = torch.empty(0)
+    vectors: Any = module.vectors
+    vectors.ds_id, vectors.data = 0, torch.empty(0)
     state = module.state_dict()
     assert set(state) == {"vectors", "fc.weight"} and state["vectors"].shape == (0,)
     module.load_state_dict(state)
@@ -118,8 +118,8 @@ def test_a_copy_of_a_network_has_vectors_of_its_own() -> None:
     twin = copy.deepcopy(model)
     state: dict[str, Tensor] = twin.state_dict()
     state["encoder.blocks.0.norm1.shared.weight"].zero_()
-    assert not twin.encoder.blocks[0].vectors[: CONFIG.dim].any()
-    assert model.encoder.blocks[0].vectors[: CONFIG.dim].all()
+    own, others = (network.get_parameter("encoder.blocks.0.vectors")[: CONFIG.dim] for network in (twin, model))
+    assert not own.any() and others.all()
     twin.load_state_dict(model.state_dict())
     inputs = tiny_inputs(1, 1, 1)
     with torch.no_grad():
