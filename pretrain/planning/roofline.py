@@ -67,7 +67,7 @@ class Operation:
 
     part: Part
     flops: int
-    """Of matrix products, 2 per multiply-add."""
+    """Operations of matrix products, 2 per multiply-add."""
     num_bytes: int
     """Read and written."""
 

@@ -75,11 +75,11 @@ class StepCollectives:
     """The collectives of a step."""
 
     forward: tuple[Collective, ...] = ()
-    """Of each micro-step."""
+    """Those of each micro-step."""
     backward: tuple[Collective, ...] = ()
-    """Of each micro-step."""
+    """Those of each micro-step."""
     last_backward: tuple[Collective, ...] = ()
-    """Of the last micro-step alone."""
+    """Those of the last micro-step alone."""
     after_step: tuple[Collective, ...] = ()
 
     def total(self, num_micro_steps: int) -> list[Collective]:

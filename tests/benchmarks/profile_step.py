@@ -13,7 +13,7 @@ start, and kernels `compile` as `reference`.
 """
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -76,8 +76,7 @@ def main() -> None:
         title += f" in {measured.num_parts} parts"
     beside = {}
     if machine is not None:
-        kernels = replace(case, config=replace(case.config, kernels=variant))
-        beside = predicted(kernels, measured.num_parts, machine, device)
+        beside = predicted(case, variant, measured.num_parts, machine, device)
     print_tables(title, seconds, options.steps, beside)
     if options.out is not None:
         draw(title, seconds, options.steps, options.out)

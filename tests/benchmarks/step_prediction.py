@@ -16,6 +16,7 @@ from pretrain.planning.assumptions import GPUS, Assumptions, Gpu
 from pretrain.planning.roofline import ASSUMED, COMMUNICATION, GRADIENTS, OPTIMIZER, WAITING
 from pretrain.planning.step_times import AssumedMachine, step_time
 from tests.benchmarks.step_cases import Case, caption_lengths
+from tests.benchmarks.step_engines import Variant
 from tests.benchmarks.step_timeline import CATEGORIES
 
 PARTS = {
@@ -59,13 +60,19 @@ def machine_of(device: torch.device) -> AssumedMachine | None:
     return None if gpu is None else AssumedMachine(gpu, Assumptions())
 
 
-def predicted(case: Case, num_parts: int, machine: AssumedMachine, device: torch.device) -> dict[str, Prediction]:
-    """Return the predicted time of each category of a step of one rank in num_parts micro-steps."""
+def predicted(
+    case: Case, variant: Variant, num_parts: int, machine: AssumedMachine, device: torch.device
+) -> dict[str, Prediction]:
+    """Return the predicted time of each category of a step of one rank in num_parts micro-steps.
+
+    variant: ours by its kernels; all but Triton's are counted as the reference.
+    """
     lengths = caption_lengths(case.config.pairs_per_step)
     config = replace(
         case.config,
         data=replace(case.config.data, caption_length=round(sum(lengths) / len(lengths))),
         gradient_accumulation_steps=num_parts,
+        kernels="triton" if variant in ("auto", "triton") else "reference",
     )
     found = step_time(config, read_memory_config(config.deepspeed_config), 1, machine)
     known = CATEGORIES if device.type == "cuda" else ON_A_CPU

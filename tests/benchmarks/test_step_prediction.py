@@ -28,11 +28,11 @@ def test_every_predicted_part_belongs_to_one_measured_category() -> None:
 
 def test_categories_name_their_assumptions_and_follow_them() -> None:
     case = small_case()
-    found = predicted(case, 1, H100, CUDA)
+    found = predicted(case, "triton", 1, H100, CUDA)
     assert list(found) == list(CATEGORIES) and all(prediction.assumptions for prediction in found.values())
     known = {field.name for field in fields(Assumptions)}
     assert {name for prediction in found.values() for name in prediction.assumptions} == known
-    slower = predicted(case, 1, AssumedMachine(H100.gpu, Assumptions(product_share=0.31)), CUDA)
+    slower = predicted(case, "triton", 1, AssumedMachine(H100.gpu, Assumptions(product_share=0.31)), CUDA)
     assert slower["GEMM"].seconds == pytest.approx(2 * found["GEMM"].seconds, rel=0.2)
     assert slower["optimizer"].seconds == found["optimizer"].seconds
 
@@ -42,7 +42,7 @@ def test_on_a_cpu_its_measured_speeds_predict_products_and_copies() -> None:
     assert cpu.peak_tflops > 1e-4 and cpu.memory_tb > 1e-5
     case = small_case()
     case = replace(case, config=replace(case.config, precision="float32"))
-    found = predicted(case, 1, AssumedMachine(cpu, AS_MEASURED), CPU)
+    found = predicted(case, "triton", 1, AssumedMachine(cpu, AS_MEASURED), CPU)
     assert list(found) == ["GEMM", "memory-bound", "optimizer"]
     products = found["GEMM"].seconds * cpu.peak_tflops * 1e12
     # attention's products are not among them

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -31,7 +32,9 @@ def flops_by_part(*phases: PhaseWork) -> Counter[str]:
 
 @pytest.mark.parametrize("attention", ["shared", "decoupled"])
 @pytest.mark.parametrize("kernels", ["reference", "triton"])
-def test_the_counted_products_are_those_of_the_formula(attention: str, kernels: KernelChoice) -> None:
+def test_the_counted_products_are_those_of_the_formula(
+    attention: Literal["shared", "decoupled"], kernels: KernelChoice
+) -> None:
     config = small_config(1, 1)
     config = replace(config, model=replace(config.model, attention=attention))
     work = counted(config, kernels)

@@ -34,7 +34,7 @@ NO_SHARDING = PhaseSharding()
 
 
 def phase(seconds: float) -> PhaseWork:
-    """Return products that take so many seconds at half of a peak of 1e12, from 1,000 operations of the host."""
+    """Return products that take these seconds at half of a peak of 1e12, and 1,000 operations of the host."""
     return PhaseWork({Operation("products", int(seconds * 0.5e12), 0): 1}, 1000, 0)
 
 
