@@ -165,44 +165,69 @@ class StepTime:
         return self.parts[WAITING] / self.seconds
 
 
+@dataclass(frozen=True)
+class _PhaseTime:
+    """Predicted seconds of a forward or a backward."""
+
+    parts: dict[str, float]
+    """Seconds of the GPU by part."""
+    exposed: float
+    """Seconds of communication in which the GPU does not compute."""
+    host: float
+
+    @property
+    def busy(self) -> float:
+        """Seconds until the GPU is done, if the host is never late."""
+        return sum(self.parts.values()) + self.exposed
+
+
 def predict_step(
     work: MicroStepWork, sharding: ShardingWork, num_micro_steps: int, flops: float, gpu: Gpu, assumed: Assumptions
 ) -> StepTime:
     """Return the time of a step. flops: operations of the model on one rank in the whole step."""
-    early, early_host = _micro_step(work, sharding, sharding.backward, gpu, assumed)
-    last, last_host = _micro_step(work, sharding, sharding.last_backward, gpu, assumed)
-    parts = {part: (num_micro_steps - 1) * early[part] + last[part] for part in ASSUMED}
+    backwards = [sharding.backward] * (num_micro_steps - 1) + [sharding.last_backward]
+    parts, host = dict.fromkeys(ASSUMED, 0.0), 0.0
+    for backward in backwards:
+        more, working = _micro_step(work, sharding, backward, gpu, assumed)
+        parts = {part: parts[part] + more[part] for part in ASSUMED}
+        host += working
+    stepping = assumed.step_us * sharding.num_updated / (assumed.host_speed * 1e6)
     parts[OPTIMIZER] = optimizer_seconds(sharding, gpu, assumed)
-    host_step = assumed.step_us * sharding.num_updated / (assumed.host_speed * 1e6)
-    parts[WAITING] += max(0.0, host_step - parts[OPTIMIZER])
-    exposed = sharding.tail_seconds + sharding.after_seconds
-    parts[COMMUNICATION] += exposed
-    beside = sharding.forward.communication + sharding.backward.communication
-    communication = (num_micro_steps - 1) * beside + exposed
-    communication += sharding.forward.communication + sharding.last_backward.communication
-    host = (num_micro_steps - 1) * early_host + last_host + host_step
-    return StepTime(parts, host, communication, flops, gpu.peak_tflops * 1e12)
+    parts[WAITING] += max(0.0, stepping - parts[OPTIMIZER])
+    after = sharding.tail_seconds + sharding.after_seconds
+    parts[COMMUNICATION] += after
+    communication = sum(sharding.forward.communication + backward.communication for backward in backwards) + after
+    return StepTime(parts, host + stepping, communication, flops, gpu.peak_tflops * 1e12)
 
 
 def _micro_step(
     work: MicroStepWork, sharding: ShardingWork, backward: PhaseSharding, gpu: Gpu, assumed: Assumptions
 ) -> tuple[dict[str, float], float]:
     """Return the seconds of a micro-step by part, and those in which the host works."""
-    first, second = (gpu_seconds(phase, gpu, assumed) for phase in (work.forward, work.backward))
-    second[GRADIENTS] = sharding.num_parameters * assumed.gradient_bytes / _bulk_speed(gpu, assumed)
-    host_first = host_seconds(work.forward, sharding.forward, sharding.stage, assumed)
-    host_second = host_seconds(work.backward, backward, sharding.stage, assumed)
-    exposed_first = exposed_seconds(sum(first.values()), sharding.forward.communication, assumed.overlap)
-    exposed_second = exposed_seconds(sum(second.values()), backward.communication, assumed.overlap)
-    late = max(0.0, host_second - sum(second.values()) - exposed_second)
-    lead = sum(first.values()) + exposed_first - host_first  # negative if the GPU waits for the forward's host
-    parts = {part: first.get(part, 0.0) + second.get(part, 0.0) for part in ASSUMED}
-    parts[COMMUNICATION] = exposed_first + exposed_second
+    gradients = sharding.num_parameters * assumed.gradient_bytes / _bulk_speed(gpu, assumed)
+    first = _phase_time(work.forward, sharding.forward, sharding.stage, gpu, assumed)
+    second = _phase_time(work.backward, backward, sharding.stage, gpu, assumed, {GRADIENTS: gradients})
+    parts = {part: first.parts.get(part, 0.0) + second.parts.get(part, 0.0) for part in ASSUMED}
+    parts[COMMUNICATION] = first.exposed + second.exposed
     if sharding.waits_in_forward:
-        parts[WAITING] = host_first + late
+        parts[WAITING] = first.host + max(0.0, second.host - second.busy)
     else:
-        parts[WAITING] = max(0.0, host_second - sum(second.values()) - exposed_second - lead)
-    return parts, host_first + host_second
+        parts[WAITING] = max(0.0, first.host + second.host - first.busy - second.busy)
+    return parts, first.host + second.host
+
+
+def _phase_time(
+    work: PhaseWork,
+    sharding: PhaseSharding,
+    stage: int,
+    gpu: Gpu,
+    assumed: Assumptions,
+    more: dict[str, float] | None = None,
+) -> _PhaseTime:
+    """Return the time of a phase. more: seconds of further parts."""
+    parts = gpu_seconds(work, gpu, assumed) | (more or {})
+    exposed = exposed_seconds(sum(parts.values()), sharding.communication, assumed.overlap)
+    return _PhaseTime(parts, exposed, host_seconds(work, sharding, stage, assumed))
 
 
 def gpu_seconds(phase: PhaseWork, gpu: Gpu, assumed: Assumptions) -> dict[str, float]:
