@@ -3,19 +3,20 @@
 The paper shares attention between the modalities; the released checkpoints and torchscale have a copy of every
 projection and norm per modality ("decoupled"). Both are here: `experts` names the copies.
 
-Shapes: N packed rows, R rows of some sequences, B samples, S tokens of a sample, D dim, H heads, K head dim.
+Shapes: N packed rows, R rows of some sequences, B samples, S tokens of a sample, D dim, H heads, K head dim, E experts.
 """
 
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model.experts import ExpertLinear, ExpertNorm
+from model.experts import ExpertLinear
 from model.kernels.backend import Backend
+from model.kernels.expert_norm import expert_norm
 from model.kv_cache import LayerCache
 from model.layout import PackedLayout, Sequences
 
@@ -99,6 +100,17 @@ class _PermuteRows(torch.autograd.Function):
         return grads[0].index_select(0, inverse), None, None
 
 
+class AttentionVectors(NamedTuple):
+    """Norm and biases of attention, one row per expert, but for the bias of `proj`."""
+
+    qkv_bias: Tensor
+    """(E, 3 D)"""
+    norm_weight: Tensor
+    """(E, D)"""
+    norm_bias: Tensor
+    """(E, D)"""
+
+
 class MultiwayAttention(nn.Module):
     """Multi-head self-attention with a LayerNorm before the output projection.
 
@@ -109,19 +121,24 @@ class MultiwayAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, experts: tuple[str, ...]):
         super().__init__()
         self.num_heads = num_heads
+        self.experts = experts
         self.qkv = ExpertLinear(dim, 3 * dim, experts)
-        self.norm = ExpertNorm(dim, experts)
         self.proj = ExpertLinear(dim, dim, experts)
 
     def forward(
-        self, x: Tensor, layout: PackedLayout, backend: Backend = "reference", cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        vectors: AttentionVectors,
+        layout: PackedLayout,
+        backend: Backend = "reference",
+        cache: LayerCache | None = None,
     ) -> Tensor:
         """(N, D) -> (N, D), without the bias of `proj`: it is added where the branch joins the residual stream.
 
         cache: keys and values of the pairs' earlier tokens; those of x are appended.
         """
         dim = x.shape[1]
-        qkv = self.qkv(x, layout, backend).view(len(x), 3, self.num_heads, dim // self.num_heads)
+        qkv = self.qkv(x, layout, backend, vectors.qkv_bias).view(len(x), 3, self.num_heads, dim // self.num_heads)
         # one split, whose backward is one concatenation; the backward of each slice would fill a whole (N, 3 D) matrix
         images, pairs, texts = qkv.split([layout.images.num_rows, layout.pairs.num_rows, layout.texts.num_rows])
         # all images of pairs come before all captions; attention needs each caption beside its image
@@ -129,4 +146,5 @@ class MultiwayAttention(nn.Module):
         pairs = attend(pairs, layout.pairs, layout.pair_mask, cache)
         pairs = _PermuteRows.apply(pairs, layout.inverse_pair_order, layout.pair_order)
         x = torch.cat([attend(images, layout.images), pairs, attend(texts, layout.texts)])
-        return self.proj(self.norm(x, layout, backend), layout, backend, add_bias=False)
+        x = expert_norm(x, vectors.norm_weight, vectors.norm_bias, layout.rows(self.experts), backend)
+        return self.proj(x, layout, backend)

@@ -1,6 +1,8 @@
-"""Modality experts: one module per modality, each on its contiguous rows of the packed matrix.
+"""Modality experts: matrices of each modality, which see its contiguous rows of the packed matrix only.
 
-The modules hold the parameters of the experts; the computation, all experts in one call, is in model/kernels.
+The modules hold the matrices of the experts; their norms and biases are in one parameter per block
+(model/stacked_vectors.py) and come as arguments, one row per expert. The computation, all experts in one call, is in
+model/kernels.
 
 Every expert takes part in every call, even with zero rows. Under ZeRO-3 a parameter that a step leaves out is updated
 again with its previous gradient, and ranks that run different experts mix their gradients; neither raises an error. So
@@ -11,17 +13,18 @@ Shapes: N packed rows, D dim, F ffn dim, E experts.
 
 from collections.abc import Callable
 from operator import attrgetter
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from model.kernels.backend import Backend
 from model.kernels.expert_ffn import ExpertWeights, expert_ffn
 from model.kernels.expert_linear import expert_linear
-from model.kernels.expert_norm import NORM_EPS, expert_norm
+from model.kernels.expert_norm import expert_norm
 from model.kernels.residual_norm import residual_norm
 from model.layout import PackedLayout
 from model.residual import Branch
+from model.stacked_vectors import Stack, register_vectors, split_vectors
 
 
 class ModalityExperts(nn.Module):
@@ -38,69 +41,65 @@ class ModalityExperts(nn.Module):
         get = attrgetter(name)
         return [get(getattr(self, expert)) for expert in self.experts]
 
-    def stacked(self, name: str) -> Tensor:
-        """Return the parameter of that name of every expert, (E, ...).
-
-        A copy on purpose: ZeRO-3 frees the gathered parameters after the block, but a view that backward has saved
-        would keep their memory alive.
-        """
-        return torch.stack(self.each(name))
-
 
 class ExpertLinear(ModalityExperts):
-    """A linear layer per expert."""
+    """The matrix of a linear layer per expert."""
 
     def __init__(self, dim: int, out_dim: int, experts: tuple[str, ...]):
-        super().__init__(lambda: nn.Linear(dim, out_dim), experts)
+        super().__init__(lambda: nn.Linear(dim, out_dim, bias=False), experts)
 
-    def forward(self, x: Tensor, layout: PackedLayout, backend: Backend, add_bias: bool = True) -> Tensor:
-        """(N, D) -> (N, D_out). add_bias: False if the bias is added later, by a fused operation."""
-        biases = self.each("bias") if add_bias else None
-        return expert_linear(x, self.each("weight"), biases, layout.rows(self.experts), backend)
+    def forward(self, x: Tensor, layout: PackedLayout, backend: Backend, biases: Tensor | None = None) -> Tensor:
+        """(N, D) -> (N, D_out). biases: (E, D_out), None if they are added later, by a fused operation."""
+        each_bias = None if biases is None else biases.unbind()
+        return expert_linear(x, self.each("weight"), each_bias, layout.rows(self.experts), backend)
 
 
-class ExpertNorm(ModalityExperts):
-    """A LayerNorm per expert."""
+class FinalNorm(nn.Module):
+    """The norm after the last block, a LayerNorm per expert, which adds that block's branch first."""
+
+    vectors: nn.Parameter
 
     def __init__(self, dim: int, experts: tuple[str, ...]):
-        super().__init__(lambda: nn.LayerNorm(dim, eps=NORM_EPS), experts)
-
-    def forward(self, x: Tensor, layout: PackedLayout, backend: Backend) -> Tensor:
-        """(N, D) -> (N, D)"""
-        return expert_norm(x, self.stacked("weight"), self.stacked("bias"), layout.rows(self.experts), backend)
-
-    def add_and_norm(self, x: Tensor, branch: Branch, layout: PackedLayout, backend: Backend) -> tuple[Tensor, Tensor]:
-        """Return the sum of x (N, D) and the branch, and its norm, both (N, D), in one pass over memory."""
-        rows = layout.rows(self.experts)
-        return residual_norm(x, branch, self.stacked("weight"), self.stacked("bias"), rows, backend)
-
-
-class FinalNorm(ExpertNorm):
-    """The norm after the last block, which adds that block's branch first.
-
-    A forward of its own, as ZeRO-3 gathers parameters when a module is called: `add_and_norm` can be called directly
-    only inside of a block, whose parameters are gathered together.
-    """
+        super().__init__()
+        self.experts = experts
+        self.stacks = (Stack("{}.weight", experts, dim), Stack("{}.bias", experts, dim))
+        register_vectors(self, self.stacks)
 
     def forward(self, x: Tensor, layout: PackedLayout, backend: Backend, branch: Branch | None = None) -> Tensor:
         """(N, D) -> (N, D). branch: None if nothing is left to add."""
+        weight, bias = split_vectors(self.vectors, self.stacks)
+        rows = layout.rows(self.experts)
         if branch is None:
-            return super().forward(x, layout, backend)
-        _, normed = self.add_and_norm(x, branch, layout, backend)
+            return expert_norm(x, weight, bias, rows, backend)
+        _, normed = residual_norm(x, branch, weight, bias, rows, backend)
         return normed
 
 
 class FeedForward(nn.Module):
-    """Parameters of one expert: fc2(LayerNorm(GELU(fc1(x)))).
+    """Matrices of one expert: fc2(LayerNorm(GELU(fc1(x)))).
 
     The norm is torchscale's sub-LayerNorm, as in `model.attention.MultiwayAttention`.
     """
 
     def __init__(self, dim: int, ffn_dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, ffn_dim)
-        self.norm = nn.LayerNorm(ffn_dim, eps=NORM_EPS)
-        self.fc2 = nn.Linear(ffn_dim, dim)
+        self.fc1 = nn.Linear(dim, ffn_dim, bias=False)
+        self.fc2 = nn.Linear(ffn_dim, dim, bias=False)
+
+
+class FeedForwardVectors(NamedTuple):
+    """Norms and biases of the experts, but for the last bias."""
+
+    norm_weight: Tensor
+    """(E, D), of the norm before the expert."""
+    norm_bias: Tensor
+    """(E, D)"""
+    fc1_bias: Tensor
+    """(E, F)"""
+    subln_weight: Tensor
+    """(E, F), of the norm inside the expert."""
+    subln_bias: Tensor
+    """(E, F)"""
 
 
 class ExpertFeedForward(ModalityExperts):
@@ -110,21 +109,12 @@ class ExpertFeedForward(ModalityExperts):
         super().__init__(lambda: FeedForward(dim, ffn_dim), experts)
 
     def forward(
-        self, x: Tensor, branch: Branch, norm: ExpertNorm, layout: PackedLayout, backend: Backend
+        self, x: Tensor, branch: Branch, vectors: FeedForwardVectors, layout: PackedLayout, backend: Backend
     ) -> tuple[Tensor, Tensor]:
         """Return the sum s of x (N, D) and the branch, and the experts' output on norm(s) without bias, both (N, D).
 
-        The norm's parameters are an argument because addition, norm and experts are one autograd function: backward
-        then recomputes the norm's output instead of keeping it. norm: of the same experts.
+        Addition, norm and experts are one autograd function: backward then recomputes the norm's output instead of
+        keeping it.
         """
-        assert norm.experts == self.experts
-        weights = ExpertWeights(
-            norm_weight=norm.stacked("weight"),
-            norm_bias=norm.stacked("bias"),
-            fc1=self.each("fc1.weight"),
-            fc1_bias=self.stacked("fc1.bias"),
-            subln_weight=self.stacked("norm.weight"),
-            subln_bias=self.stacked("norm.bias"),
-            fc2=self.each("fc2.weight"),
-        )
+        weights = ExpertWeights(**vectors._asdict(), fc1=self.each("fc1.weight"), fc2=self.each("fc2.weight"))
         return expert_ffn(x, branch, weights, layout.rows(self.experts), backend)

@@ -34,9 +34,9 @@ def init_weights(model: nn.Module, config: MultiwayConfig, seed: int) -> None:
     def truncated_normal(parameter: Tensor, std: float) -> None:
         nn.init.trunc_normal_(parameter, std=std, a=-std, b=std, generator=generator)
 
-    norm_weights = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
-    for name, parameter in model.named_parameters():
-        if name in norm_weights:
+    # the state dict has each norm and bias as a view, by its own name (model/stacked_vectors.py)
+    for name, parameter in model.state_dict().items():
+        if parameter.ndim == 1 and name.endswith(".weight"):  # a norm's
             nn.init.ones_(parameter)
         elif name.endswith(".bias"):
             nn.init.zeros_(parameter)

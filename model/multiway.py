@@ -16,15 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import MultiwayAttention
+from model.block_vectors import BlockVectors, block_stacks
 from model.checkpointing import call_checkpointed
 from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
-from model.experts import ExpertFeedForward, ExpertNorm, FinalNorm
+from model.experts import ExpertFeedForward, FinalNorm
 from model.kernels.backend import Backend, choose_backend
+from model.kernels.expert_norm import expert_norm
+from model.kernels.residual_norm import residual_norm
 from model.kernels.token_assembly import assemble_tokens
 from model.kv_cache import KeyValueCache, LayerCache
 from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout, packed_layout, unpadded_texts
 from model.residual import Branch, add_branch
+from model.stacked_vectors import register_vectors, split_vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,15 +100,17 @@ class MultiwayBlock(nn.Module):
     Takes and returns x and branch.
     """
 
+    vectors: nn.Parameter
+    """All norms and biases: see model/stacked_vectors.py."""
+
     def __init__(self, config: MultiwayConfig, has_vl_expert: bool):
         super().__init__()
-        dim = config.dim
         attention_experts = SHARED if config.attention == "shared" else TWO_EXPERTS
         ffn_experts = THREE_EXPERTS if has_vl_expert else TWO_EXPERTS
-        self.norm1 = ExpertNorm(dim, attention_experts)
-        self.attn = MultiwayAttention(dim, config.num_heads, attention_experts)
-        self.norm2 = ExpertNorm(dim, ffn_experts)
-        self.experts = ExpertFeedForward(dim, config.ffn_dim, ffn_experts)
+        self.stacks = block_stacks(config.dim, config.ffn_dim, attention_experts, ffn_experts)
+        register_vectors(self, self.stacks)
+        self.attn = MultiwayAttention(config.dim, config.num_heads, attention_experts)
+        self.experts = ExpertFeedForward(config.dim, config.ffn_dim, ffn_experts)
 
     def forward(
         self,
@@ -121,20 +127,17 @@ class MultiwayBlock(nn.Module):
         after `_block_and_add`); scales: (2, N) float32 factors of the two branches, None = 1; cache: see
         `MultiwayAttention`.
         """
+        vectors = BlockVectors(*split_vectors(self.vectors, self.stacks))
+        attention_rows, experts_rows = layout.rows(self.attn.experts), layout.rows(self.experts.experts)
         attention_scale, experts_scale = (None, None) if scales is None else scales
         if branch is None:
-            normed = self.norm1(x, layout, backend)
+            normed = expert_norm(x, vectors.norm1_weight, vectors.norm1_bias, attention_rows, backend)
         else:
-            x, normed = self.norm1.add_and_norm(x, branch, layout, backend)
-        branch = Branch(
-            self.attn(normed, layout, backend, cache),
-            bias=self.attn.proj.stacked("bias"),
-            rows=layout.rows(self.attn.proj.experts),
-            scale=attention_scale,
-        )
-        x, output = self.experts(x, branch, self.norm2, layout, backend)
-        rows = layout.rows(self.experts.experts)
-        return x, Branch(output, bias=self.experts.stacked("fc2.bias"), rows=rows, scale=experts_scale)
+            x, normed = residual_norm(x, branch, vectors.norm1_weight, vectors.norm1_bias, attention_rows, backend)
+        output = self.attn(normed, vectors.attention, layout, backend, cache)
+        branch = Branch(output, vectors.proj_bias, attention_rows, attention_scale)
+        x, output = self.experts(x, branch, vectors.feed_forward, layout, backend)
+        return x, Branch(output, vectors.fc2_bias, experts_rows, experts_scale)
 
     @property
     def last_weights(self) -> list[Tensor]:

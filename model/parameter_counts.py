@@ -21,10 +21,10 @@ PARTS = (
 
 
 def parameter_shapes(config: MultiwayConfig) -> dict[str, torch.Size]:
-    """Return the shape of every parameter of a MaskedDataModel by name."""
+    """Return the shape of every parameter of a MaskedDataModel by its name in files."""
     with torch.device("meta"):
         model = MaskedDataModel(config)
-    return {name: parameter.shape for name, parameter in model.named_parameters()}
+    return {name: parameter.shape for name, parameter in model.state_dict().items()}
 
 
 def count_by_part(config: MultiwayConfig) -> dict[str, int]:

@@ -41,7 +41,7 @@ def load_weights(model: MaskedDataModel, folder: Path, assign: bool = False) -> 
     """
     path = folder / WEIGHTS_NAME
     weights = read_safetensors(_existing(path))
-    check_weights(path, weights, dict(model.named_parameters()))
+    check_weights(path, weights, model.state_dict())
     model.load_state_dict(weights, assign=assign)
     model.requires_grad_(True)
 

@@ -1,7 +1,7 @@
-"""Parameters, memory and traffic of a recipe: python -m pretrain.plan [--ranks N] [--gpu-gb 80] RECIPE [overrides]
+"""Memory, traffic and time of a recipe on paper: python -m pretrain.plan [--ranks N] [--gpu h100] RECIPE [overrides]
 
-Prints parameters by part, the cost of one sample of each kind, and for each ZeRO stage the memory of a rank and the
-bytes that it sends. Nothing is allocated.
+Prints parameters by part, the cost of one sample of each kind, for each ZeRO stage the memory of a rank and the bytes
+that it sends, the predicted time of a step by part, and which stage is fastest on how many ranks. Nothing is allocated.
 """
 
 from pretrain.config.command_line import run_recipe_command
@@ -17,8 +17,10 @@ def main() -> None:
 def plan_recipe(config: PretrainConfig, options: PlanOptions) -> str:
     # Imported here, so that --help and mistakes in the options do not wait for torch and DeepSpeed
     from pretrain.planning.plan import default_ranks, plan
+    from pretrain.planning.step_times import AssumedMachine
 
-    return plan(config, options.ranks or default_ranks(config), options.gpu_gb)
+    machine = AssumedMachine(options.device, options.assume)
+    return plan(config, options.ranks or default_ranks(config), machine)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Triton, or a stand-in if it is not installed, so that every file of this folder can be imported without it.
 
-Launching a kernel on tensors of the meta device does nothing: pretrain/planning/memory.py measures memory on it.
+Launching a kernel on tensors of the meta device only reports the launch: pretrain/planning measures memory and counts
+operations there.
 """
 
 import os
@@ -15,6 +16,8 @@ IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter: on the CPU, one program after the other."""
 INTERPRETED_ELEMENTS = 1 << 18
 """Number of elements that a program of a mask kernel handles in the interpreter."""
+on_meta_launch: list[Callable[[str, list[Any]], None]] = []
+"""Functions that are called with a kernel's name and arguments when it is launched on the meta device."""
 triton: Any = None
 tl: Any = SimpleNamespace(constexpr=int)
 
@@ -41,7 +44,11 @@ def jit(function: Any = None, **options: Any) -> Any:
     launch = kernel.run
 
     def run(*args: Any, **options: Any) -> Any:
-        return None if args and getattr(args[0], "is_meta", False) else launch(*args, **options)
+        if not args or not getattr(args[0], "is_meta", False):
+            return launch(*args, **options)
+        for report in on_meta_launch:
+            report(function.__name__, [*args, *options.values()])
+        return None
 
     kernel.run = run
     return kernel

@@ -1,11 +1,14 @@
 """Loading a checkpoint of any topology into the engine of a run.
 
-On the same number of ranks and the same ds_configs/*.json DeepSpeed loads its own files. Otherwise weights and the
-moments of AdamW are read parameter by parameter (partitions.py) and put into the engine through DeepSpeed's access to
-single parameters, which all stages have: its own loader of universal checkpoints cannot read those of another stage,
-ignores buffers and gives all parameter groups one set of settings.
+On the same number of ranks and the same ds_configs/*.json DeepSpeed loads its own files. Otherwise, and for a
+checkpoint from before norms and biases were stacked (model/stacked_vectors.py), weights and the moments of AdamW are
+read parameter by parameter (partitions.py) and put into the engine through DeepSpeed's access to single parameters,
+which all stages have: its own loader of universal checkpoints cannot read those of another stage, ignores buffers and
+gives all parameter groups one set of settings.
 """
 
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +16,36 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
-from torch import nn
+from torch import Tensor, nn
 
+from model.stacked_vectors import StackedRows, stacked_rows
 from pretrain.checkpoints.background_files import BackgroundCheckpointEngine
-from pretrain.checkpoints.partitions import MOMENTS, check_own_files, float32_partitions, saved_parameters
+from pretrain.checkpoints.partitions import (
+    MOMENTS,
+    check_own_files,
+    float32_partitions,
+    saved_parameters,
+    saved_shapes,
+)
 from pretrain.checkpoints.reader import Checkpoint
-from pretrain.checkpoints.weights import checkpoint_weights
+from pretrain.checkpoints.weights import saved_weights
 from pretrain.engine.engine import own_partition
 from pretrain.engine.optimizer import adopt_state, group_settings, step_counter
 from pretrain.survival.agreement import on_every_rank
 
 
-def is_of_another_layout(checkpoint: Checkpoint[Any], memory_config: dict[str, Any]) -> bool:
-    """Return whether the checkpoint needs resharding. Any other setting counts: some change the layout silently."""
-    return (checkpoint.world_size, checkpoint.memory_config) != (dist.get_world_size(), memory_config)
+def is_of_another_layout(checkpoint: Checkpoint[Any], memory_config: dict[str, Any], model: nn.Module) -> bool:
+    """Return whether the checkpoint needs resharding to be loaded into a run of this model.
+
+    Any other setting of memory_config counts: some change the layout silently. So do other parameters, or another
+    order of them. Raises ValueError if the files do not hold what DeepSpeed saves.
+    """
+    if (checkpoint.world_size, checkpoint.memory_config) != (dist.get_world_size(), memory_config):
+        return True
+    own, groups = [name for name, _ in model.named_parameters()], saved_shapes(checkpoint.folder)
+    # each group of the optimizer has its parameters in the order of the model
+    expected = [[name for name in own if name in group] for group in groups]
+    return [list(group) for group in groups] != expected or sum(map(len, groups)) != len(own)
 
 
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
@@ -49,8 +68,8 @@ def load_weights_into(model: nn.Module, folder: Path) -> None:
 
     Raises ValueError if they are not those of the model.
     """
-    targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, tensor in checkpoint_weights(folder):
+    targets = model.state_dict()  # views, of stacked parameters too
+    for name, tensor in saved_weights(folder, stacked_rows(model)):
         target = targets.pop(name, None)
         if target is None or target.shape != tensor.shape:
             raise ValueError(f"{folder} has another {name} than the network of the run; give a new run_dir")
@@ -84,7 +103,8 @@ def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any])
 
 def _set_moments(module: nn.Module, folder: Path) -> None:
     parameters: dict[str, Any] = dict(module.named_parameters())
-    for name, moments in saved_parameters(folder, MOMENTS):
+    rows = stacked_rows(module)
+    for name, moments in _restacked(saved_parameters(folder, rows, MOMENTS), rows):
         parameter = parameters.pop(name)  # load_weights_into has compared the names
         for moment, full in zip(MOMENTS, moments, strict=True):
             if hasattr(parameter, "ds_id"):  # ZeRO-3
@@ -92,3 +112,19 @@ def _set_moments(module: nn.Module, folder: Path) -> None:
             else:
                 safe_set_full_optimizer_state(parameter, full, moment)
     assert not parameters, parameters.keys()
+
+
+def _restacked(saved: Iterable[tuple[str, list[Tensor]]], rows: StackedRows) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yield the same with stacked parameters instead of their rows, each once the last of its rows has come."""
+    stack_of = {row.name: stack for stack, of_stack in rows.items() for row in of_stack}
+    waiting: dict[str, dict[str, list[Tensor]]] = defaultdict(dict)
+    for name, tensors in saved:
+        if name not in stack_of:
+            yield name, tensors
+            continue
+        stack = stack_of[name]
+        waiting[stack][name] = tensors
+        if len(waiting[stack]) == len(rows[stack]):
+            parts = waiting.pop(stack)
+            in_order = [parts[row.name] for row in rows[stack]]
+            yield stack, [torch.cat(of_kind) for of_kind in zip(*in_order, strict=True)]

@@ -5,7 +5,9 @@ Every rank has a flat tensor per parameter group of the weights and of each mome
     stages 1, 2   the group's parameters one after the other, cut into equal parts, one per rank
     stage 3       of each parameter an equal part, rounded up; the last ranks' are padded
 
-Names and shapes are in the model states of rank 0. DeepSpeed's tools read the same (zero_to_fp32, ds_to_universal), but
+Names and shapes are in the model states of rank 0. They are those of the network as it was trained, whose norms and
+biases may be stacked (model/stacked_vectors.py) or, in older checkpoints, may not; this yields each by its own name in
+both cases. DeepSpeed's tools read the same (zero_to_fp32, ds_to_universal), but
 unpickle every file in the folder.
 
 Source: DeepSpeed 0.19.8, utils/zero_to_fp32.py and checkpoint/ds_to_universal.py.
@@ -25,6 +27,7 @@ import torch.distributed as dist
 from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from torch import Tensor
 
+from model.stacked_vectors import StackedRows
 from model.weight_checks import form_defect
 from pretrain.checkpoints.background_files import read_state
 
@@ -47,8 +50,9 @@ class Place:
 class Partitions:
     """The files of all ranks of a verified checkpoint, memory-mapped: values are read when they are asked for."""
 
-    def __init__(self, folder: Path):
-        """Raises ValueError if the files do not hold what DeepSpeed saves, or hold code."""
+    def __init__(self, folder: Path, rows: StackedRows):
+        """rows: of the network's stacked parameters. Raises ValueError if the files do not hold what DeepSpeed saves,
+        or hold code."""
         files = _optimizer_files(folder)
         self.folder = folder
         with _wrong_content(folder):
@@ -61,16 +65,15 @@ class Partitions:
                 raise KeyError("parameters of its own, neither shared nor frozen")
             found = {name: value for name, value in model["module"].items() if name in model["buffer_names"]}
             self.buffers: dict[str, Tensor] = {name: _checked_buffer(value) for name, value in found.items()}
-            shapes = model["param_shapes"]
-            if not all(isinstance(shape, torch.Size) for group in shapes for shape in group.values()):
-                raise KeyError("shapes of parameters")
+            shapes = _checked_shapes(model)
             self._flats = {WEIGHT: [self._flat_groups(state, len(shapes)) for state in self._states]}
             place = _places_in_parts if self.stage == 3 else _places_in_a_row
-            self.places: dict[str, Place] = {}
+            places: dict[str, Place] = {}
             for group, of_group in enumerate(shapes):
                 sizes = [flats[group].numel() for flats in self._flats[WEIGHT]]
                 paddings = self._states[0].get("param_alignment_paddings")
-                self.places |= place(group, of_group, sizes, paddings[group] if paddings else [0] * len(of_group))
+                places |= place(group, of_group, sizes, paddings[group] if paddings else [0] * len(of_group))
+            self.places = _unstacked(places, rows)
 
     def tensor(self, name: str, kind: str) -> Tensor:
         """Return a copy of a whole parameter, or of one of its moments. Raises ValueError if it is not there."""
@@ -93,16 +96,17 @@ class Partitions:
 
 
 def saved_parameters(
-    folder: Path, kinds: Sequence[str], chunk_bytes: int = CHUNK_BYTES
+    folder: Path, rows: StackedRows, kinds: Sequence[str], chunk_bytes: int = CHUNK_BYTES
 ) -> Iterator[tuple[str, list[Tensor]]]:
     """Yield each parameter's name with its tensors of those kinds, from the files of a verified checkpoint.
 
-    The files are mapped anew after every `chunk_bytes`, so that pages already read do not add up. Raises ValueError if
-    the files do not hold them.
+    rows: of the network's stacked parameters, whose rows are yielded by their own names. The files are mapped anew
+    after every `chunk_bytes`, so that pages already read do not add up. Raises ValueError if the files do not hold
+    them.
     """
     num_done, num_all = 0, 1
     while num_done < num_all:
-        partitions, num_bytes = Partitions(folder), 0
+        partitions, num_bytes = Partitions(folder, rows), 0
         names = list(partitions.places)
         num_all = len(names)
         while num_done < num_all and num_bytes < chunk_bytes:
@@ -112,6 +116,18 @@ def saved_parameters(
             num_done += 1
             del tensors
         del partitions  # before the next mapping, not after it
+
+
+def saved_shapes(folder: Path) -> list[dict[str, torch.Size]]:
+    """Return names and shapes of the trained parameters of each group, as a verified checkpoint has them.
+
+    Raises ValueError if its files do not hold them.
+    """
+    path = next((path for stage in (3, 2) if (path := folder / model_file(stage, 0)).exists()), None)
+    if path is None:
+        raise ValueError(f"{folder} lacks the model states of rank 0; give another checkpoint")
+    with _wrong_content(path):
+        return _checked_shapes(read_state(path, is_mapped=True))
 
 
 def check_own_files(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
@@ -131,7 +147,7 @@ def check_own_files(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
 
 def _check_model_states(engine: deepspeed.DeepSpeedEngine, states: dict[str, Any]) -> None:
     """Raise KeyError, or the error that a wrong type causes, unless they are those of this engine."""
-    own: dict[str, Any] = {**dict(engine.module.named_parameters()), **dict(engine.module.named_buffers())}
+    own: dict[str, Any] = engine.module.state_dict(keep_vars=True)
     if states["module"].keys() != own.keys():
         raise KeyError("the names of another network")
     for name, tensor in own.items():
@@ -216,6 +232,39 @@ def _checked_flat(tensor: Any) -> Tensor:
     if defect is not None:
         raise TypeError(f"{defect[0]}, not {defect[1]}")
     return flat
+
+
+def _checked_shapes(model: dict[str, Any]) -> list[dict[str, torch.Size]]:
+    """Return the shapes of each group in model states. Raises KeyError, or the error that a wrong type causes."""
+    shapes: list[dict[str, torch.Size]] = model["param_shapes"]
+    if not all(isinstance(shape, torch.Size) for group in shapes for shape in group.values()):
+        raise KeyError("shapes of parameters")
+    return shapes
+
+
+def _unstacked(places: dict[str, Place], rows: StackedRows) -> dict[str, Place]:
+    """Return the places with those of the rows instead of stacked parameters, but for those of another network."""
+    found = {}
+    for name, place in places.items():
+        of_stack = rows.get(name, ())
+        if place.shape != (sum(row.length for row in of_stack),):  # not stacked, or of other sizes, under its own name
+            found[name] = place
+            continue
+        for row in of_stack:
+            pieces = _cut(place.pieces, row.start, row.start + row.length)
+            found[row.name] = Place(place.group, torch.Size((row.length,)), pieces)
+    return found
+
+
+def _cut(pieces: list[tuple[int, int, int]], first: int, end: int) -> list[tuple[int, int, int]]:
+    """Return the pieces that hold the elements from `first` up to `end` of a parameter with these pieces."""
+    found, begin = [], 0
+    for rank, start, length in pieces:
+        low, high = max(first, begin), min(end, begin + length)
+        if low < high:
+            found.append((rank, start + low - begin, high - low))
+        begin += length
+    return found
 
 
 def _places_in_parts(

@@ -12,8 +12,9 @@ from model.config import MultiwayConfig
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayTransformer
 from model.parameter_counts import parameter_shapes
+from model.stacked_vectors import NOTHING_STACKED, StackedRows, stacked_rows
 from model.weight_checks import check_weight
-from pretrain.checkpoints.partitions import CHUNK_BYTES, WEIGHT, Partitions, saved_parameters
+from pretrain.checkpoints.partitions import CHUNK_BYTES, WEIGHT, Partitions, saved_parameters, saved_shapes
 from pretrain.checkpoints.reader import Checkpoint, latest_checkpoint, read_checkpoint
 from pretrain.config.kinds import ENCODER_RUNS
 from pretrain.config.pretraining import PretrainConfig
@@ -50,19 +51,26 @@ def find_checkpoint(source: Path, kind: Any = None) -> Any:
     return checkpoint
 
 
-def checkpoint_weights(folder: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[str, Tensor]]:
-    """Yield the buffers and weights of a verified checkpoint one by one, with their names in the network.
+def checkpoint_weights(checkpoint: Checkpoint[Any], chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[str, Tensor]]:
+    """Yield the buffers and weights of a verified checkpoint one by one, with their names in state dicts.
 
     Raises ValueError if its files do not hold them.
     """
-    for name, buffer in Partitions(folder).buffers.items():
+    config = checkpoint.config
+    rows = _rows_of(config) if isinstance(config, EncoderRunConfig) else NOTHING_STACKED
+    return saved_weights(checkpoint.folder, rows, chunk_bytes)
+
+
+def saved_weights(folder: Path, rows: StackedRows, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[str, Tensor]]:
+    """Yield the same from the checkpoint's folder. rows: of the network's stacked parameters."""
+    for name, buffer in Partitions(folder, rows).buffers.items():
         yield name, buffer.clone()
-    for name, (weight,) in saved_parameters(folder, (WEIGHT,), chunk_bytes):
+    for name, (weight,) in saved_parameters(folder, rows, (WEIGHT,), chunk_bytes):
         yield name, weight
 
 
 def model_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MaskedDataModel:
-    """Return a network in evaluation mode that holds the given tensors themselves, not copies."""
+    """Return a network in evaluation mode whose matrices are the given tensors themselves, not copies."""
     with torch.device("meta"):
         model = MaskedDataModel(config)
     model.load_state_dict(dict(weights), assign=True)
@@ -74,7 +82,7 @@ def load_model(checkpoint: Checkpoint[PretrainConfig]) -> MaskedDataModel:
 
     Raises ValueError if a weight is not finite.
     """
-    return model_of(checkpoint.config.model, _finite_weights(checkpoint.folder))
+    return model_of(checkpoint.config.model, _finite_weights(checkpoint))
 
 
 def encoder_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MultiwayTransformer:
@@ -91,12 +99,12 @@ def load_encoder(checkpoint: Checkpoint[EncoderConfigT]) -> MultiwayTransformer:
 
     Raises ValueError if a weight is not finite.
     """
-    return encoder_of(checkpoint.config.model, _finite_weights(checkpoint.folder)).requires_grad_(True)
+    return encoder_of(checkpoint.config.model, _finite_weights(checkpoint)).requires_grad_(True)
 
 
-def _finite_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in checkpoint_weights(folder):
-        check_weight(folder, name, tensor, tensor.shape)
+def _finite_weights(checkpoint: Checkpoint[Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in checkpoint_weights(checkpoint):
+        check_weight(checkpoint.folder, name, tensor, tensor.shape)
         yield name, tensor
 
 
@@ -105,15 +113,26 @@ def _check_network(checkpoint: Checkpoint[EncoderConfigT]) -> None:
 
     The network of pretraining is compared as a whole. Another kind of run knows itself what lies beside its encoder.
     """
-    config, partitions = checkpoint.config.model, Partitions(checkpoint.folder)
+    config, folder = checkpoint.config.model, checkpoint.folder
+    wrong = f"{folder} does not hold the network of its config.json; give another checkpoint"
+    # a depth that the files cannot hold would take minutes to build
+    if config.depth > sum(map(len, saved_shapes(folder))):
+        raise ValueError(wrong)
+    partitions = Partitions(folder, _rows_of(checkpoint.config))
     is_whole = isinstance(checkpoint.config, PretrainConfig)
     found = {name: place.shape for name, place in partitions.places.items() if is_whole or name.startswith(ENCODER)}
     buffers = [name for name in partitions.buffers if is_whole or name.startswith(ENCODER)]  # neither has any
-    # a depth that the files cannot hold would take minutes to build
-    if buffers or config.depth > len(found) or found != _expected_shapes(config, is_whole):
-        raise ValueError(f"{checkpoint.folder} does not hold the network of its config.json; give another checkpoint")
+    if buffers or found != _expected_shapes(config, is_whole):
+        raise ValueError(wrong)
 
 
 def _expected_shapes(config: MultiwayConfig, is_whole: bool) -> dict[str, torch.Size]:
     shapes = parameter_shapes(config)
     return {name: shape for name, shape in shapes.items() if is_whole or name.startswith(ENCODER)}
+
+
+def _rows_of(config: EncoderRunConfig) -> StackedRows:
+    """Return the rows of the stacked parameters in the network of a run with an encoder."""
+    with torch.device("meta"):
+        rows = stacked_rows(MultiwayTransformer(config.model))
+    return {ENCODER + name: [row._replace(name=ENCODER + row.name) for row in of_one] for name, of_one in rows.items()}

@@ -56,7 +56,7 @@ def checkpoint_source(path: Path) -> Source:
     return Source(
         origin=f"step {checkpoint.step} in {checkpoint.folder}",
         config=checkpoint.config.model,
-        weights=lambda: checkpoint_weights(checkpoint.folder),
+        weights=lambda: checkpoint_weights(checkpoint),
         vocabulary=read_vocabulary(checkpoint.text_tokenizer) if checkpoint.text_tokenizer.is_file() else None,
         provenance={
             "checkpoint": checkpoint.folder.name,
@@ -75,7 +75,7 @@ def safetensors_source(folder: Path) -> Source:
     return Source(
         origin=str(folder),
         config=config,
-        weights=lambda: ((name, p.detach()) for name, p in load_pretrained(folder).named_parameters()),
+        weights=lambda: iter(load_pretrained(folder).state_dict().items()),
         vocabulary=None if path is None else read_vocabulary(path),
         provenance={"source": folder.name, "source_card": read_card(card) if card.is_file() else {}},
         notes=() if path is not None else (_no_tokenizer(folder),),

@@ -12,7 +12,6 @@ from data_pipeline.files.hashing import file_sha256
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.texts.tokenizer import TextTokenizer
-from model.experts import ExpertNorm
 from model.flops import training_flops
 from model.initialization import init_weights
 from model.kernels.backend import choose_backend
@@ -36,7 +35,7 @@ class Pretraining(Job[PretrainConfig]):
 
     # A block's experts run on as many rows as the batch has of each modality, perhaps none. As one leaf ZeRO-3 gathers
     # all of them whatever the rows are, so that ranks with different batches make the same collectives.
-    leaf_modules = (MultiwayBlock, ExpertNorm)
+    leaf_modules = (MultiwayBlock,)
     undecayed = ("vision_embed.cls_token", "vision_embed.pos_embed")  # Microsoft's rule: text positions decay
     bfloat16_weights = True
 

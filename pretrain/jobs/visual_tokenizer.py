@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
 from model.quantizer import Codebook
+from model.stacked_vectors import NOTHING_STACKED
 from model.visual_tokenizer import Block, VisualTokenizer, init_visual_tokenizer
-from pretrain.checkpoints.weights import checkpoint_weights
+from pretrain.checkpoints.weights import saved_weights
 from pretrain.config.visual_tokenizer import VisualTokenizerRun
 from pretrain.engine.machine_memory import check_batch_fits, check_network_fits
 from pretrain.formats.vqkd import save_vqkd
@@ -110,7 +111,7 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
 
     def publish(self, checkpoint: Path) -> None:
         tokenizer = VisualTokenizer(self.config.model)
-        tokenizer.load_state_dict(dict(checkpoint_weights(checkpoint)))
+        tokenizer.load_state_dict(dict(saved_weights(checkpoint, NOTHING_STACKED)))
         save_vqkd(tokenizer, self.config.out)
         say(f"{self.config.out}: {checkpoint.name}")
 

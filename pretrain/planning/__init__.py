@@ -1,1 +1,1 @@
-"""How much memory and traffic will a run need?"""
+"""How much memory, traffic and time will a run need?"""

@@ -79,6 +79,8 @@ class RankMemory:
 class Pieces:
     """Numbers of parameters, as ZeRO-3 gathers them."""
 
+    num_tensors: int
+    """Tensors of parameters, as DeepSpeed sees them."""
     total: int
     largest: int
     """Parameters of the largest piece."""
@@ -101,7 +103,7 @@ def rank_memory(
     zero = zero_settings(memory_config)
     batch = micro_batch(config, world_size)
     pieces = count_pieces(config.model, int(zero.param_persistence_threshold))
-    micro_step = micro_step_memory(_of_the_forward(config), batch, kernels)
+    micro_step = micro_step_memory(of_the_forward(config), batch, kernels)
     visual = visual_tokenizer_config(config)
     side = tokenizer_view_size(visual, config.model)
     view = (batch.images + batch.pairs, 3, side, side)
@@ -152,8 +154,9 @@ def count_pieces(network: MultiwayConfig, persistence_threshold: int) -> Pieces:
         for module in model.modules()
         if isinstance(module, MultiwayBlock) or id(module) not in inside
     ]
-    small = [p.numel() for p in model.parameters() if p.numel() <= persistence_threshold]
-    return Pieces(sum(p.numel() for p in model.parameters()), max(sizes), sum(small))
+    numels = [parameter.numel() for parameter in model.parameters()]
+    small = [numel for numel in numels if numel <= persistence_threshold]
+    return Pieces(len(numels), sum(numels), max(sizes), sum(small))
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,7 @@ def _is_offloaded(offload: Any) -> bool:
     return offload is not None and offload.device != "none"
 
 
-def _of_the_forward(config: PretrainConfig) -> PretrainConfig:
+def of_the_forward(config: PretrainConfig) -> PretrainConfig:
     """Return the config without the settings that the memory of a micro-step does not depend on, so that plans with
     different ones share a cache entry."""
     return replace(config, gradient_accumulation_steps=1, images_per_step=1, pairs_per_step=1, texts_per_step=1)

@@ -75,8 +75,8 @@ class LiveMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))
-        given = {id(tensor.untyped_storage()) for tensor in _tensors((args, kwargs))}
-        for tensor in _tensors(outputs):
+        given = {id(tensor.untyped_storage()) for tensor in tensors_in((args, kwargs))}
+        for tensor in tensors_in(outputs):
             storage = tensor.untyped_storage()
             key = id(storage)
             if key not in given and key not in self._known:
@@ -90,14 +90,14 @@ class LiveMemory(TorchDispatchMode):
         self.live -= num_bytes
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))
     elif isinstance(value, (list, tuple)):
         for part in value:
-            yield from _tensors(part)
+            yield from tensors_in(part)
 
 
 def _flash_attention(
@@ -203,6 +203,6 @@ def batch_bytes(config: PretrainConfig, batch: MicroBatch, visual: VisualTokeniz
     micro = meta_micro_step(config, batch)
     side = max(config.model.image_size, tokenizer_view_size(visual, config.model))
     pixels = 2 * (batch.images + batch.pairs) * 3 * side**2
-    made = sum(tensor.nbytes for part in (micro.inputs, micro.targets) for tensor in _tensors(vars(part)))
+    made = sum(tensor.nbytes for part in (micro.inputs, micro.targets) for tensor in tensors_in(vars(part)))
     scale = 0 if micro.drop_path_scale is None else micro.drop_path_scale.nbytes
     return config.gradient_accumulation_steps * (pixels + made + scale)

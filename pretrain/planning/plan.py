@@ -8,8 +8,15 @@ from model.flops import forward_flops
 from model.parameter_counts import count_activated, count_by_part
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import check_memory_config, read_memory_config
-from pretrain.planning.memory import micro_batch, planned_kernels
-from pretrain.planning.stages import GPUS_PER_NODE, StagePlan, plan_stages, remedies
+from pretrain.planning.memory import count_pieces, micro_batch, planned_kernels
+from pretrain.planning.stages import GPUS_PER_NODE, SHIPPED, StagePlan, plan_stages, remedies, way_of
+from pretrain.planning.step_times import AssumedMachine, PredictedSetting, predicted_settings, step_time
+from pretrain.planning.time_tables import part_table, rank_table
+
+RANKS = (8, 16, 32, 64, 128)
+"""Numbers of ranks that are compared."""
+TIE = 1.01
+"""Ratio of predicted times that the assumptions do not tell apart."""
 
 
 def default_ranks(config: PretrainConfig) -> int:
@@ -17,16 +24,28 @@ def default_ranks(config: PretrainConfig) -> int:
     return math.gcd(GPUS_PER_NODE, *vars(config.samples_per_step).values())
 
 
-def plan(config: PretrainConfig, num_ranks: int, gpu_gb: float) -> str:
-    """Return three tables and a verdict. Raises ValueError if the ranks do not divide the batch."""
+def compared_ranks(config: PretrainConfig, num_ranks: int) -> list[int]:
+    """Return num_ranks, and those of RANKS that divide the batch and its micro-steps."""
+    parts = math.gcd(*vars(config.samples_per_step).values()) // config.gradient_accumulation_steps
+    return sorted({num_ranks, *(ranks for ranks in RANKS if parts % ranks == 0)})
+
+
+def plan(config: PretrainConfig, num_ranks: int, machine: AssumedMachine) -> str:
+    """Return five tables and a verdict. Raises ValueError if the ranks do not divide the batch."""
     memory_config = read_memory_config(config.deepspeed_config)
     check_memory_config(config, memory_config, num_ranks)
     stages = plan_stages(config, memory_config, num_ranks)
+    time = step_time(config, memory_config, num_ranks, machine)
+    by_ranks = {
+        ranks: predicted_settings(config, memory_config, ranks, machine) for ranks in compared_ranks(config, num_ranks)
+    }
     parts = [
         parameter_table(config.model),
         use_table(config),
         stage_table(config, stages, num_ranks),
-        verdict(config, memory_config, stages, num_ranks, gpu_gb),
+        part_table(time, f"{num_ranks} ranks, stage {way_of(memory_config)} ({config.deepspeed_config})", machine),
+        rank_table(by_ranks),
+        verdict(config, memory_config, stages, by_ranks[num_ranks], num_ranks, machine.gpu.memory_gb),
     ]
     return "\n\n".join(parts)
 
@@ -35,7 +54,11 @@ def parameter_table(model: MultiwayConfig) -> str:
     """Return a table of parameters by part and in total."""
     counts = count_by_part(model)
     rows = [("parameters", "", ""), *(_row(part, count) for part, count in counts.items())]
-    return "\n".join(f"{a:26}{b:>15}{c:>10}" for a, b, c in [*rows, _row("total", sum(counts.values()))])
+    rows += [
+        _row("total", sum(counts.values())),
+        ("tensors that DeepSpeed sees", f"{count_pieces(model, 0).num_tensors:,}", ""),
+    ]
+    return "\n".join(f"{a:30}{b:>15}{c:>10}" for a, b, c in rows)
 
 
 def use_table(config: PretrainConfig) -> str:
@@ -72,28 +95,37 @@ def stage_table(config: PretrainConfig, stages: list[StagePlan], num_ranks: int)
 
 
 def verdict(
-    config: PretrainConfig, memory_config: dict[str, Any], stages: list[StagePlan], num_ranks: int, gpu_gb: float
+    config: PretrainConfig,
+    memory_config: dict[str, Any],
+    stages: list[StagePlan],
+    fitting: list[PredictedSetting],
+    num_ranks: int,
+    gpu_gb: float,
 ) -> str:
-    """Return a sentence on whether stage 3 is worth its traffic, or on the settings that would make the recipe fit."""
-    fitting = [stage for stage in stages if stage.memory.total <= gpu_gb * 1e9]
+    """Return a sentence on the fastest way that fits, beside the recipe's, or on settings that would make it fit."""
     if not fitting:
         least = min(stages, key=lambda stage: stage.memory.total)
         answers = list(remedies(config, memory_config, num_ranks, gpu_gb))
         said = f"No stage fits {gpu_gb:g} GB: stage {least.stage} needs {least.memory.total / 1e9:.1f} GB. "
         return said + ("; ".join(answers) + "." if answers else "Take more ranks or a smaller model.")
-    best = min(fitting, key=lambda stage: (round(stage.sent / 1e7), stage.stage))
-    third = stages[-1]
-    if best.stage == 3:
-        return f"Stage 3 is worth what it sends: no other stage that fits {gpu_gb:g} GB sends less."
-    if round(best.sent / 1e7) == round(third.sent / 1e7):
-        saved = (best.memory.total - third.memory.total) / 1e9
+    best, own = fitting[0], next((found for found in fitting if found.setting.name == way_of(memory_config)), None)
+    if own is None:
+        return f"{config.deepspeed_config} does not fit {gpu_gb:g} GB; the fastest that does: {_described(best)}."
+    if own.time.seconds <= TIE * best.time.seconds:
         return (
-            f"Stage 3 costs nothing here: it sends what stage {best.stage} does, in one micro-step, and saves "
-            f"{saved:.1f} GB a rank."
+            f"{config.deepspeed_config} is predicted to be as fast as any that fits {gpu_gb:g} GB: {_described(own)}."
         )
     return (
-        f"Stage 3 is not worth what it sends: stage {best.stage} fits {gpu_gb:g} GB with {best.memory.total / 1e9:.1f} "
-        f"GB and sends {best.sent / 1e9:.1f} GB a step, stage 3 {third.sent / 1e9:.1f} GB."
+        f"ds_configs/{SHIPPED[best.setting.name]} is predicted to be the fastest that fits {gpu_gb:g} GB: "
+        f"{_described(best)}; {config.deepspeed_config}: {_described(own)}."
+    )
+
+
+def _described(found: PredictedSetting) -> str:
+    setting, time = found.setting, found.time
+    return (
+        f"stage {setting.name} with {setting.micro_steps} micro-step{'s' * (setting.micro_steps > 1)} and "
+        f"{setting.memory / 1e9:.1f} GB, {time.seconds:.3f} s a step, MFU {time.mfu:.2f}"
     )
 
 

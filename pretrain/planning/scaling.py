@@ -13,7 +13,7 @@ from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import check_memory_config, read_memory_config
 from pretrain.planning.memory import count_pieces
 from pretrain.planning.options import PUBLISHED_MFU, ScalingOptions
-from pretrain.planning.stages import GPUS_PER_NODE, fewest_micro_steps, with_stage
+from pretrain.planning.stages import GPUS_PER_NODE, fitting_settings
 from pretrain.planning.traffic import Network, collectives
 
 
@@ -28,8 +28,8 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A way to share the state between ranks, with the fewest micro-steps that fit."""
+class TimedSetting:
+    """A setting that fits, and its communication."""
 
     name: str
     micro_steps: int
@@ -64,7 +64,7 @@ def scaling(config: PretrainConfig, machine: Machine) -> str:
     limits = []
     for num_ranks in counts:
         compute = compute_seconds(config, num_ranks, machine)
-        settings = fitting_settings(config, memory_config, num_ranks, machine)
+        settings = timed_settings(config, memory_config, num_ranks, machine)
         if not settings:
             limits.append(f"{num_ranks} GPUs: {machine.gpu_gb:g} GB hold no setting; a smaller model or a larger GPU.")
             continue
@@ -98,7 +98,7 @@ def width(name: str) -> int:
     return max(11, len(name) + 2)
 
 
-def row(config: PretrainConfig, num_ranks: int, compute: float, settings: list[Setting]) -> str:
+def row(config: PretrainConfig, num_ranks: int, compute: float, settings: list[TimedSetting]) -> str:
     """Return a line of the table. The best setting is the one that communicates least."""
     best = min(settings, key=lambda setting: setting.seconds)
     seconds = {setting.name: setting.seconds for setting in settings}
@@ -111,31 +111,20 @@ def row(config: PretrainConfig, num_ranks: int, compute: float, settings: list[S
     return "".join(figures) + f"  {said:<26}{compute / overlapped:.0%} to {compute / apart:.0%}"
 
 
-def fitting_settings(
+def timed_settings(
     config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, machine: Machine
-) -> list[Setting]:
-    """Return each stage, and stage 3 with hpZ within a node, with the fewest micro-steps that fit a GPU."""
-    third = with_stage(memory_config, 3)
-    hpz = {"zero_optimization": third["zero_optimization"] | {"zero_hpz_partition_size": machine.network.gpus_per_node}}
-    ways = {
-        "stage 3": third,
-        "stage 3, hpZ": third | hpz,
-        "stage 2": with_stage(memory_config, 2),
-        "stage 1": with_stage(memory_config, 1),
-    }
+) -> list[TimedSetting]:
+    """Return each way of sharing the state that fits a GPU, with the seconds of its communication."""
     num_parameters = count_pieces(config.model, 0).total
     found = []
-    for name, way in ways.items():
-        fitting = fewest_micro_steps(config, way, num_ranks, machine.gpu_gb)
-        if fitting is not None:
-            micro_steps, memory = fitting
-            sent = collectives(way, num_parameters, config.dtype.itemsize, num_ranks, micro_steps)
-            seconds = sum(map(machine.network.seconds, sent))
-            found.append(Setting(name, micro_steps, memory, seconds))
+    for setting in fitting_settings(config, memory_config, num_ranks, machine.gpu_gb):
+        sent = collectives(setting.memory_config, num_parameters, config.dtype.itemsize, num_ranks, setting.micro_steps)
+        seconds = sum(map(machine.network.seconds, sent))
+        found.append(TimedSetting(f"stage {setting.name}", setting.micro_steps, setting.memory, seconds))
     return found
 
 
-def what_breaks(num_ranks: int, most: int, compute: float, settings: list[Setting]) -> list[str]:
+def what_breaks(num_ranks: int, most: int, compute: float, settings: list[TimedSetting]) -> list[str]:
     """Return sentences on where stage 3, the setting of the recipes, reaches its limit, and on the remedy."""
     found = []
     third = next((setting for setting in settings if setting.name == "stage 3"), None)

@@ -3,14 +3,20 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
 from model.config import Checkpointing, CheckpointingMode
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.engine.memory_config import read_memory_config
 from pretrain.planning.memory import RankMemory, count_pieces, planned_kernels, rank_memory
 from pretrain.planning.traffic import collectives, sent_bytes
 
 GPUS_PER_NODE = 8
+HPZ = "3, hpZ"
+SHIPPED = {"1": "zero1.json", "2": "zero2.json", "3": "zero3.json", HPZ: "zero3_hpz.json"}
+"""The file of ds_configs/ for each way of sharing the state between ranks."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,52 @@ class StagePlan:
     """Bytes that a rank sends per step."""
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A way of sharing the state between ranks, with the fewest micro-steps that fit a GPU."""
+
+    name: str
+    """A key of SHIPPED."""
+    memory_config: dict[str, Any]
+    micro_steps: int
+    memory: int
+    """Bytes per rank."""
+
+
 def plan_stages(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int) -> list[StagePlan]:
-    """Return the plans of stages 1, 2 and 3, with all other settings as in the JSON."""
-    return [plan_stage(config, with_stage(memory_config, stage), num_ranks) for stage in (1, 2, 3)]
+    """Return the plans of stages 1, 2 and 3 with the recipe's micro-steps."""
+    ways = ways_to_share(memory_config)
+    return [plan_stage(config, ways[name], num_ranks) for name in ("1", "2", "3")]
+
+
+def ways_to_share(memory_config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the memory configs to compare: those that are shipped, and the given one in place of its own way."""
+    return {name: _shipped(file) for name, file in SHIPPED.items()} | {way_of(memory_config): memory_config}
+
+
+def way_of(memory_config: dict[str, Any]) -> str:
+    """Return the key of SHIPPED that a memory config belongs to."""
+    zero = memory_config["zero_optimization"]
+    return HPZ if zero.get("zero_hpz_partition_size", 1) > 1 else str(zero["stage"])
+
+
+@cache
+def _shipped(file: str) -> dict[str, Any]:
+    return read_memory_config(Path("ds_configs") / file)
+
+
+def fitting_settings(
+    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float
+) -> list[Setting]:
+    """Return each way of sharing the state that fits a GPU, with the fewest micro-steps."""
+    found = []
+    for name, way in ways_to_share(memory_config).items():
+        if name == HPZ and num_ranks % way["zero_optimization"]["zero_hpz_partition_size"]:
+            continue  # nodes of as many ranks do not divide the ranks
+        fitting = fewest_micro_steps(config, way, num_ranks, gpu_gb)
+        if fitting is not None:
+            found.append(Setting(name, way, *fitting))
+    return found
 
 
 def plan_stage(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int) -> StagePlan:
@@ -38,11 +87,6 @@ def plan_stage(config: PretrainConfig, memory_config: dict[str, Any], num_ranks:
     return StagePlan(memory_config["zero_optimization"]["stage"], memory, sent_bytes(found))
 
 
-def with_stage(memory_config: dict[str, Any], stage: int) -> dict[str, Any]:
-    """Return a copy of the config with another ZeRO stage."""
-    return memory_config | {"zero_optimization": memory_config["zero_optimization"] | {"stage": stage}}
-
-
 def remedies(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float) -> Iterator[str]:
     """Yield settings that fit a GPU, the cheapest first: more micro-steps, then activation checkpointing, then stage 3,
     each together with those before it."""
@@ -53,7 +97,7 @@ def remedies(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: i
         ways.append((lighter, memory_config, f" --activation-checkpointing.mode {mode}"))
     if memory_config["zero_optimization"]["stage"] < 3:
         lightest, _, name = ways[-1]
-        ways.append((lightest, with_stage(memory_config, 3), f"{name} under stage 3"))
+        ways.append((lightest, ways_to_share(memory_config)["3"], f"{name} under stage 3"))
     for way, memory, name in ways:
         fitting = fewest_micro_steps(way, memory, num_ranks, gpu_gb)
         if fitting is not None:

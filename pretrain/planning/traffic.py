@@ -70,9 +70,26 @@ class Network:
         return collective.passes * (max(within, between) + hops)
 
 
-def collectives(
-    memory_config: dict[str, Any], num_parameters: int, itemsize: int, world_size: int, num_micro_steps: int
-) -> list[Collective]:
+@dataclass(frozen=True)
+class StepCollectives:
+    """The collectives of a step."""
+
+    forward: tuple[Collective, ...] = ()
+    """Those of each micro-step."""
+    backward: tuple[Collective, ...] = ()
+    """Those of each micro-step."""
+    last_backward: tuple[Collective, ...] = ()
+    """Those of the last micro-step alone."""
+    after_step: tuple[Collective, ...] = ()
+
+    def total(self, num_micro_steps: int) -> list[Collective]:
+        """Return the collectives of all micro-steps."""
+        return [*(self.forward + self.backward) * num_micro_steps, *self.last_backward, *self.after_step]
+
+
+def step_collectives(
+    memory_config: dict[str, Any], num_parameters: int, itemsize: int, world_size: int
+) -> StepCollectives:
     """Return the collectives of a step. itemsize: bytes per weight."""
     zero = zero_settings(memory_config)
     num_bytes = itemsize * num_parameters
@@ -81,15 +98,21 @@ def collectives(
         gathered = -(-num_parameters // max(1, int(zero.prefetch_bucket_size)))
         group = zero.zero_hpz_partition_size if zero.zero_hpz_partition_size > 1 else world_size
         again = max(0, num_parameters - int(zero.max_reuse_distance))
-        each = [
-            Collective(num_bytes, 1, world_size, gathered),
-            Collective(itemsize * again, 1, min(group, world_size), -(-gathered * again // num_parameters)),
-            Collective(num_bytes, 1, world_size, reduced),
-        ]
-        return each * num_micro_steps
+        regather = Collective(itemsize * again, 1, min(group, world_size), -(-gathered * again // num_parameters))
+        reduction = Collective(num_bytes, 1, world_size, reduced)
+        return StepCollectives((Collective(num_bytes, 1, world_size, gathered),), (regather, reduction))
     reduction = Collective(num_bytes, 2 if zero.use_multi_rank_bucket_allreduce else 1, world_size, reduced)
     gather = Collective(num_bytes, 1, world_size, -(-num_parameters // int(zero.allgather_bucket_size)))
-    return [reduction] * (num_micro_steps if zero.stage == 2 else 1) + [gather]
+    if zero.stage == 2:
+        return StepCollectives(backward=(reduction,), after_step=(gather,))
+    return StepCollectives(last_backward=(reduction,), after_step=(gather,))
+
+
+def collectives(
+    memory_config: dict[str, Any], num_parameters: int, itemsize: int, world_size: int, num_micro_steps: int
+) -> list[Collective]:
+    """Return the collectives of a step with all its micro-steps. itemsize: bytes per weight."""
+    return step_collectives(memory_config, num_parameters, itemsize, world_size).total(num_micro_steps)
 
 
 def sent_bytes(found: list[Collective]) -> int:

@@ -25,7 +25,8 @@ def beit3_giant() -> PretrainConfig:
     section 2.2. Not published, our choice: min_lr (BEiT's), loss weights (1), text_length 512, caption_length 64 (the
     finetuning code's), crops (BEiT v2's), precision, and 40 % hidden patches, 102 of 256. Nothing is recomputed: on 128
     GPUs `pretrain.plan` predicts 35 GB per rank (on fewer, use `--activation-checkpointing.mode full`). The paper
-    masks the image of every pair; here about half of the pairs keep theirs whole (see the top of this file).
+    masks the image of every pair; here about half of the pairs keep theirs whole (see the top of this file). ZeRO-1 is
+    predicted to be the fastest stage that fits (docs/speed_and_memory.md).
     """
     data = Path("data")
     return PretrainConfig(
@@ -52,6 +53,7 @@ def beit3_giant() -> PretrainConfig:
         texts_per_step=2048,
         objective=ObjectiveConfig(image_mask_ratio=0.4, whole_image_share=0.5),
         optimizer=OptimizerConfig(),
+        deepspeed_config=Path("ds_configs/zero1.json"),
     )
 
 

@@ -161,15 +161,15 @@ def build(
     """Return the model under DeepSpeed, new or as the checkpoint has it. Raises FatalRunError."""
     config = job.config
     deepspeed_config = merged_deepspeed_config(config, memory_config, dist.get_world_size(), job.bfloat16_weights)
-    is_elastic = checkpoint is not None and is_of_another_layout(checkpoint, memory_config)
 
-    def build_model() -> nn.Module:
+    def build_model() -> tuple[nn.Module, bool]:
         model = job.build_model(checkpoint is None)
+        is_elastic = checkpoint is not None and is_of_another_layout(checkpoint, memory_config, model)
         if checkpoint is not None and is_elastic:
             load_weights_into(model, checkpoint.folder)
-        return model
+        return model, is_elastic
 
-    model = on_every_rank(build_model)
+    model, is_elastic = on_every_rank(build_model)
     engine = build_engine(model, config, deepspeed_config, job.leaf_modules, job.undecayed, job.lr_scale)
     if checkpoint is not None:
         watchdog.at("loading")

@@ -6,6 +6,10 @@ Steps of bench_step.py under torch.profiler: on a GPU the giant as in its recipe
 a CPU base with four layers, by operations of torch. `communication` is the time in which nothing else runs, `idle` that
 in which nothing runs: a GPU waits for the host, or Python runs between operations on a CPU. The profiler itself costs
 time, most of it in `idle`.
+
+`predicted` is the time by the assumptions of `python -m pretrain.plan`, whose names stand beside it: those of a row
+that is far from measured are wrong. On a CPU, products and copies are predicted from their speeds, measured at the
+start, and kernels `compile` as `reference`.
 """
 
 import tempfile
@@ -23,6 +27,7 @@ from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results
 from tests.benchmarks.step_cases import Case, make_case, random_batch
 from tests.benchmarks.step_engines import PEER_PACKAGES, Competitor
+from tests.benchmarks.step_prediction import Prediction, machine_of, predicted
 from tests.benchmarks.step_timeline import CATEGORIES, read_trace, seconds_of
 
 Seconds = dict[str, dict[str, float]]
@@ -63,15 +68,19 @@ def main() -> None:
         depth=options.depth or (None if on_gpu else 4), on_gpu=on_gpu,
     )  # fmt: skip
     variant = options.kernels or OURS[device.type][-1]
+    machine = None if variant == "torchscale" else machine_of(device)
     competitor, measured = warmed_up(variant, case, random_batch(case.config, device))
     seconds = profiled(competitor, options.steps)
     title = f"{case.name}, {case.model.depth} layers, {variant}: {case.num_tokens} tokens per step"
     if measured.num_parts > 1:
         title += f" in {measured.num_parts} parts"
-    print_tables(title, seconds, options.steps)
+    beside = {}
+    if machine is not None:
+        beside = predicted(case, variant, measured.num_parts, machine, device)
+    print_tables(title, seconds, options.steps, beside)
     if options.out is not None:
         draw(title, seconds, options.steps, options.out)
-    figures = figures_of(case, seconds, options.steps)
+    figures = figures_of(case, seconds, options.steps, beside)
     if options.append:
         append_results("profile_step", figures)
     print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
@@ -92,20 +101,26 @@ def profiled(competitor: Competitor, num_steps: int) -> Seconds:
         return seconds_of(read_trace(trace, "steps", "optimizer"))
 
 
-def figures_of(case: Case, seconds: Seconds, num_steps: int) -> dict[str, float]:
+def figures_of(case: Case, seconds: Seconds, num_steps: int, beside: dict[str, Prediction]) -> dict[str, float]:
     whole = sum(sum(names.values()) for names in seconds.values())
     figures = {f"{case.name}_step_seconds": whole / num_steps}
     for category, names in seconds.items():
         figures[f"{case.name}_{category.replace('-', '_')}_share"] = sum(names.values()) / whole
+    for category, prediction in beside.items():
+        figures[f"{case.name}_{category.replace('-', '_')}_predicted_seconds"] = prediction.seconds
     return figures
 
 
-def print_tables(title: str, seconds: Seconds, num_steps: int) -> None:
+def print_tables(title: str, seconds: Seconds, num_steps: int, beside: dict[str, Prediction]) -> None:
+    """Print the time by category, measured beside predicted, and the kernels or operations that take longest."""
     whole = sum(sum(names.values()) for names in seconds.values())
-    print(f"\n{title}\n{'category':<16}{'ms a step':>12}{'share':>9}")
+    print(f"\n{title}\n{'category':<16}{'ms a step':>12}{'share':>9}{'predicted':>12}  by the assumptions")
     for category, names in seconds.items():
         total = sum(names.values())
-        print(f"{category:<16}{total / num_steps * 1e3:>12.2f}{total / whole:>9.1%}")
+        line = f"{category:<16}{total / num_steps * 1e3:>12.2f}{total / whole:>9.1%}"
+        if (found := beside.get(category)) is not None:
+            line += f"{found.seconds * 1e3:>12.2f}  {', '.join(found.assumptions)}"
+        print(line)
     longest = sorted(
         ((took, category, name) for category, names in seconds.items() for name, took in names.items()), reverse=True
     )

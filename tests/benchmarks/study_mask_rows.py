@@ -20,6 +20,7 @@ from data_pipeline.texts.tokenizer import PAD_ID, UNK_ID, TextTokenizer
 from model.layout import PackedLayout
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock, MultiwayInputs
+from model.residual import Branch, add_branch
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.evaluation.held_out import read_held_out, training_masks
@@ -171,8 +172,8 @@ def recorded(model: MaskedDataModel) -> Iterator[Record]:
     """Record forwards of a model on one pair."""
     record = Record([], [])
 
-    def keep_stream(module: Any, arguments: Any, output: tuple[Tensor, Tensor]) -> None:
-        record.streams.append(output[0])
+    def keep_stream(x: Tensor, branch: Branch | None) -> None:
+        record.streams.append(x if branch is None else add_branch(x, branch))
 
     def keep_attention(module: Any, arguments: Any, output: Tensor) -> None:
         heads = model.encoder.config.num_heads
@@ -180,9 +181,10 @@ def recorded(model: MaskedDataModel) -> Iterator[Record]:
         scores = queries @ keys.transpose(1, 2) / math.sqrt(queries.shape[-1])
         record.attention.append(scores.softmax(-1).mean(0))
 
-    handles = [model.encoder.norm.register_forward_hook(keep_stream)]
+    # the last branch is added by what comes next, the next block or the final norm
+    handles = [model.encoder.norm.register_forward_pre_hook(lambda _, given: keep_stream(given[0], given[3]))]
     for block in cast(Iterable[MultiwayBlock], model.encoder.blocks):
-        handles.append(block.norm1.register_forward_hook(keep_stream))
+        handles.append(block.register_forward_pre_hook(lambda _, given: keep_stream(given[0], given[1])))
         handles.append(block.attn.qkv.register_forward_hook(keep_attention))
     try:
         yield record

@@ -3,6 +3,7 @@
 import pytest
 
 from model.parameter_counts import count_activated, count_by_part
+from model.stacked_vectors import stacked_rows
 from pretrain.recipes import RECIPES
 from tests.support.tiny import tiny_inputs, tiny_model, tiny_targets
 
@@ -39,9 +40,9 @@ def test_activated_parameters_are_those_with_a_gradient(num_vl_layers: int) -> N
     for use, counts in {"image": (2, 0, 0), "text": (0, 0, 2), "pair": (0, 2, 0)}.items():
         model, inputs = tiny_model(num_vl_layers=num_vl_layers), tiny_inputs(*counts)
         model(inputs, tiny_targets(inputs)).sum().backward()
-        touched = sum(
-            parameter.numel()
-            for name, parameter in model.encoder.named_parameters()
-            if parameter.grad is not None and bool((parameter.grad != 0).any())
-        )
+        stacked, touched = stacked_rows(model.encoder), 0
+        for name, parameter in model.encoder.named_parameters():
+            assert parameter.grad is not None
+            rows = [row.length for row in stacked[name]] if name in stacked else [parameter.numel()]
+            touched += sum(part.numel() for part in parameter.grad.flatten().split(rows) if part.any())
         assert touched == count_activated(model.encoder.config, use)  # type: ignore[arg-type]

@@ -1,10 +1,26 @@
-"""The command pretrain.plan."""
+"""The command pretrain.plan, its documented table, and the stages that the recipes take."""
 
+import os
+import re
+import subprocess
 import sys
 
 import pytest
 
+from pretrain.engine.memory_config import read_memory_config
 from pretrain.plan import main
+from pretrain.planning.assumptions import GPUS, Assumptions
+from pretrain.planning.plan import TIE
+from pretrain.planning.stages import way_of
+from pretrain.planning.step_times import AssumedMachine, predicted_settings
+from pretrain.planning.time_tables import rank_row
+from pretrain.recipes import RECIPES
+from tests.support.documents import blocks
+from tests.support.launch import ON_CPU, ROOT
+
+COMMAND = "python -m pretrain.plan --ranks 128 beit3_giant"
+H100 = AssumedMachine(GPUS["h100"], Assumptions())
+GPUS_PER_NODE = 8
 
 
 def test_a_number_of_ranks_that_does_not_divide_is_a_mistake_of_the_user(
@@ -14,3 +30,42 @@ def test_a_number_of_ranks_that_does_not_divide_is_a_mistake_of_the_user(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert "must be a multiple of 3 ranks" in capsys.readouterr().err
+
+
+def documented() -> list[str]:
+    """Return the lines of the table that the documentation prints."""
+    text = (ROOT / "docs" / "speed_and_memory.md").read_text()
+    assert f"`{COMMAND}`" in " ".join(text.split())
+    (table,) = (block for block in blocks(text, "text") if "waits for the host" in block)
+    return table.rstrip("\n").splitlines()
+
+
+def test_the_documented_rows_of_128_ranks_equal_the_computed_ones() -> None:
+    config = RECIPES["beit3_giant"]()
+    memory = read_memory_config(config.deepspeed_config)
+    found = predicted_settings(config, memory, 128, H100)
+    assert documented()[-len(found) :] == [rank_row(128, setting) for setting in found]
+    assert way_of(memory) == found[0].setting.name  # the recipe takes the fastest
+
+
+@pytest.mark.slow
+def test_the_documented_table_equals_the_output_of_the_command() -> None:
+    ended = subprocess.run(
+        [sys.executable, *COMMAND.split()[1:]],
+        cwd=ROOT, env={**os.environ, **ON_CPU}, check=True, text=True, capture_output=True,
+    )  # fmt: skip
+    printed = ended.stdout.splitlines()
+    start = printed.index(documented()[0])
+    assert printed[start : start + len(documented())] == documented()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["beit3_base", "beit3_large", "beit3_base_shared", "beit3_large_shared"])
+def test_a_recipe_takes_the_fastest_stage_on_the_nodes_of_its_command(name: str) -> None:
+    config = RECIPES[name]()
+    nodes = re.search(r"--nodes (\d+)", RECIPES[name].__doc__ or "")
+    assert nodes is not None
+    memory = read_memory_config(config.deepspeed_config)
+    found = predicted_settings(config, memory, GPUS_PER_NODE * int(nodes[1]), H100)
+    own = next(setting for setting in found if setting.setting.name == way_of(memory))
+    assert own.time.seconds <= TIE * found[0].time.seconds

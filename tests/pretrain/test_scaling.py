@@ -10,7 +10,7 @@ import pytest
 
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.planning.options import ScalingOptions
-from pretrain.planning.scaling import Machine, compute_seconds, fitting_settings, row
+from pretrain.planning.scaling import Machine, compute_seconds, row, timed_settings
 from pretrain.planning.traffic import Network
 from pretrain.recipes.beit3 import beit3_giant
 from tests.support.launch import ON_CPU, ROOT
@@ -43,7 +43,7 @@ def test_a_row_of_the_documented_table_equals_the_computed_one() -> None:
     config, default, num_gpus = beit3_giant(), ScalingOptions(), 1024
     network = Network(8, default.within_gb, float(BETWEEN_GB[0]), default.hop_us)
     machine = Machine(default.mfu, default.peak_tflops, default.gpu_gb, network)
-    settings = fitting_settings(config, read_memory_config(config.deepspeed_config), num_gpus, machine)
+    settings = timed_settings(config, read_memory_config(config.deepspeed_config), num_gpus, machine)
     line = row(config, num_gpus, compute_seconds(config, num_gpus, machine), settings)
     rows = documented_rows()
     assert rows[num_gpus][:6] == cells_of([line, line])[:6]

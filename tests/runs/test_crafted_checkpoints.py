@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from model.stacked_vectors import NOTHING_STACKED
 from pretrain.checkpoints.background_files import BackgroundCheckpointEngine
 from pretrain.checkpoints.partitions import MOMENTS, saved_parameters
 from pretrain.checkpoints.reader import latest_checkpoint
@@ -27,7 +28,7 @@ OPTIMIZER_STATES = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
 
 
 def moments(folder: Path) -> None:
-    for _ in saved_parameters(folder, MOMENTS):
+    for _ in saved_parameters(folder, NOTHING_STACKED, MOMENTS):
         pass
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from model.config import VisualTokenizerConfig
-from model.parameter_counts import parameter_shapes
+from model.masked_data_model import MaskedDataModel
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.checkpoints.manifest import write_manifest
 from pretrain.config.run_config import config_to_json
@@ -93,7 +93,9 @@ def test_four_layers_of_the_giant_are_stepped_under_zero3_and_exported(tiny_data
 def write_giant_checkpoint(run_dir: Path, text_tokenizer: Path, num_ranks: int) -> int:
     """Write the whole giant in the files of ZeRO-3, without moments; return the bytes of its float32 weights."""
     config = RECIPES["beit3_giant"]()
-    shapes = OrderedDict(parameter_shapes(config.model))
+    with torch.device("meta"):
+        model = MaskedDataModel(config.model)
+    shapes = OrderedDict((name, parameter.shape) for name, parameter in model.named_parameters())
     partial = run_dir / "checkpoints" / "step_00000001.partial"
     partial.mkdir(parents=True)
     model_states = {

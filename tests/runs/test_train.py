@@ -25,6 +25,7 @@ from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.stop import EXIT_STOPPED, EXIT_STOPPED_BY_FILE
 from tests.support.faults import few_now
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
+from tests.support.separate_vectors import separate_vectors
 from tests.support.tiny_run import TinyData
 
 NUM_STEPS = 8
@@ -209,7 +210,7 @@ def test_float32_weights_are_exact_under_bfloat16_on_a_number_of_ranks_that_divi
     checkpoint = find_checkpoint(tmp_path / "run", PretrainConfig)
     model = MaskedDataModel(checkpoint.config.model)
     init_weights(model, checkpoint.config.model, checkpoint.config.seed)
-    assert model.state_dict().keys() == (weights := dict(checkpoint_weights(checkpoint.folder))).keys()
+    assert model.state_dict().keys() == (weights := dict(checkpoint_weights(checkpoint))).keys()
     assert all(torch.equal(weights[name], expected) for name, expected in model.state_dict().items())
 
 
@@ -223,6 +224,15 @@ def test_another_layout_of_the_same_stage_is_the_same_run(
     assert ended.exit_codes == [0, 0] and "continues at step 4" in ended.stdout[0], ended.stderr
     for here, there in zip(losses(saved_run), losses(two_ranks), strict=True):
         assert here["losses"] == pytest.approx(there["losses"], abs=1e-4)
+
+
+def test_a_checkpoint_from_before_vectors_were_stacked_is_resumed_to_the_bit(
+    two_ranks: Path, saved_run: Path, tiny_data: TinyData
+) -> None:
+    separate_vectors(saved_run / "checkpoints" / "step_00000004")
+    ended = train(2, tiny_data, saved_run)
+    assert ended.exit_codes == [0, 0] and "continues at step 4" in ended.stdout[0], ended.stderr
+    assert losses(saved_run) == losses(two_ranks)
 
 
 def test_the_checkpoint_carries_its_config_and_manifest(two_ranks: Path) -> None:

@@ -61,7 +61,7 @@ def rename_parameters(folder: Path, renamed: Callable[[str], str]) -> None:
 
 
 def encoder_of(run_dir: Path) -> dict[str, Any]:
-    found = dict(checkpoint_weights(find_checkpoint(run_dir).folder))
+    found = dict(checkpoint_weights(find_checkpoint(run_dir)))
     return {name.removeprefix("encoder."): found[name] for name in found if name.startswith("encoder.")}
 
 

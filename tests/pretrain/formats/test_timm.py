@@ -23,7 +23,7 @@ def random_model(config: MultiwayConfig) -> MaskedDataModel:
         model = MaskedDataModel(config)
     model.to_empty(device="cpu")
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in model.state_dict().items():
             is_norm_weight = "norm" in name and name.endswith(".weight")
             parameter.normal_(mean=float(is_norm_weight), std=0.02 if parameter.ndim > 1 else 0.1)
     return model.eval()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pretrain.planning.assumptions import GPUS, Assumptions
 from pretrain.planning.options import PlanOptions, ScalingOptions
 from pretrain.planning.scaling import machine_of
 
@@ -16,3 +17,15 @@ def test_a_number_out_of_its_range_is_refused() -> None:
 def test_a_machine_has_the_figures_of_its_options() -> None:
     machine = machine_of(ScalingOptions(mfu=0.5, gpu_gb=141.0, between_gb=6.25))
     assert (machine.mfu, machine.gpu_gb, machine.network.between_gb_per_second) == (0.5, 141.0, 6.25)
+
+
+def test_a_gpu_has_the_figures_of_its_preset_unless_they_are_given() -> None:
+    assert PlanOptions(gpu="h200").device == GPUS["h200"]
+    given = PlanOptions(gpu_gb=40.0, peak_tflops=312.0, memory_tb=1.5).device
+    assert (given.memory_gb, given.peak_tflops, given.memory_tb) == (40.0, 312.0, 1.5)
+    assert given.in_precision("float32").peak_tflops == 312.0
+
+
+def test_an_assumption_out_of_its_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="product_share 1.5 must be a number in"):
+        Assumptions(product_share=1.5)

@@ -1,0 +1,119 @@
+"""Assumptions of the predicted step time, each with its unit and its origin. None has been measured on a GPU.
+
+Datasheet: by NVIDIA. Counted: by adding up the bytes of DeepSpeed 0.19.8's operations on a CPU, one rank. CPU: measured
+as CPU time on one shared core of a Xeon at 2.5 GHz with torch 2.13, the least of several runs under load, for a network
+as deep as the giant and so narrow that nothing is computed to speak of; the host of an H100 is probably faster, see
+host_speed. Assumed: by judgement, from what is published for similar work.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from data_pipeline.settings.ranges import Figure, Part, check_ranges
+
+Share = Annotated[float, Interval(gt=0, le=1)]
+"""Part of a peak that is reached."""
+HostMicroseconds = Annotated[float, Interval(ge=0, le=1e6)]
+GpuName = Literal["h100", "h200"]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Peaks of a device, which no program exceeds."""
+
+    peak_tflops: Figure
+    """Dense matrix products in bfloat16, in 1e12 operations per second."""
+    float32_tflops: Figure
+    """The same in float32."""
+    memory_tb: Figure
+    """Bandwidth of its memory, in 1e12 bytes per second."""
+    memory_gb: Figure
+    """Size of its memory, in 1e9 bytes."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def in_precision(self, precision: Literal["float32", "bfloat16"]) -> "Gpu":
+        """Return the GPU with the peak of a precision as its peak."""
+        return self if precision == "bfloat16" else replace(self, peak_tflops=self.float32_tflops)
+
+
+GPUS: dict[GpuName, Gpu] = {"h100": Gpu(989.0, 67.0, 3.35, 80.0), "h200": Gpu(989.0, 67.0, 4.8, 141.0)}
+"""The SXM versions, by NVIDIA's datasheets."""
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """Shares of the peaks that a step reaches, bytes of DeepSpeed, network and host."""
+
+    product_share: Share = 0.62
+    """Share of the peak that matrix products reach. Assumed: 0.62 to 0.72 at widths of 1.4k; the best published product
+    of any shape reaches 0.80 (stas00/ml-engineering)."""
+    attention_forward_share: Share = 0.23
+    """Share of the peak that attention's forward reaches. Assumed: 230 TFLOP/s with heads of 88, 257 to 512 tokens."""
+    attention_backward_share: Share = 0.18
+    """Share of the peak that attention's backward reaches. Assumed: 180 TFLOP/s, likewise."""
+    copy_share: Share = 0.9
+    """Share of the memory's bandwidth, reading and writing, that a large copy reaches. Assumed."""
+    norms_share: Share = 0.8
+    """Share of a copy's speed that norms and the other fused kernels reach. Assumed."""
+    copies_share: Share = 0.75
+    """Share of a copy's speed that concatenating, stacking and selecting rows reach. Assumed."""
+    other_share: Share = 0.7
+    """Share of a copy's speed that all other operations of torch reach. Assumed."""
+    activation_forward_tb: Figure = 1.8
+    """Bandwidth of the activation kernel's forward, in 1e12 bytes per second, at most 0.85 of a copy's. Assumed: 0.8 of
+    the 2.2 that its instructions allow, counted in its code for sm_90."""
+    activation_backward_tb: Figure = 2.3
+    """The same for its backward. Assumed: 0.7 of the 3.2 that its instructions allow."""
+    optimizer_bytes: Figure = 70.0
+    """Bytes moved per parameter of a rank's part by DeepSpeed's step. Counted: norm 18, flatten 4, to float32 6, scale
+    8, AdamW 28, to bfloat16 6; stages 1 and 2 first look for infinities, 4 more."""
+    gradient_bytes: Figure = 20.0
+    """Bytes moved per parameter and micro-step from a gradient to its bucket and on to its place. Counted in stage 3;
+    stages 1 and 2 need 16 to 22."""
+    within_gb: Figure = 450.0
+    """GB/s of a GPU within its node, in one direction. Datasheet: NVLink of an H100, at its full speed."""
+    between_gb: Figure = 50.0
+    """GB/s of a GPU between nodes, in one direction. Assumed: a link of 400 Gb/s for each GPU, at its full speed."""
+    hop_us: Figure = 5.0
+    """Microseconds of a message from node to node. Assumed."""
+    overlap: Part = 1.0
+    """Share of the communication during forward and backward that runs beside computation, as long as that lasts, and
+    does not slow it. Assumed. The last bucket of gradients, and the gather after the step in stages 1 and 2, run beside
+    nothing."""
+    host_speed: Figure = 1.0
+    """Speed of the host, as a multiple of that of the CPU on which the figures below were measured."""
+    operation_us: HostMicroseconds = 31.0
+    """Microseconds of the host per operation of torch, views and the Python between them included. CPU: 408 ms for the
+    12,978 operations of the giant's forward and backward with kernels reference."""
+    launch_us: HostMicroseconds = 20.0
+    """Microseconds of the host per launch of a Triton kernel. CPU, into a driver that does nothing; a real one adds 2
+    to 3."""
+    gather_us: HostMicroseconds = 200.0
+    """Microseconds of the host per parameter tensor that ZeRO-3 gathers and releases, besides its slices. CPU: 200 ms
+    more than without DeepSpeed for the giant's forward with 997 tensors."""
+    gather_slice_us: HostMicroseconds = 1.8
+    """Microseconds of the host per rank and parameter tensor that ZeRO-3 gathers. CPU: 228 ms for 997 tensors on 128
+    ranks (tests/benchmarks/bench_host.py); a GPU adds record_stream."""
+    bucket1_us: HostMicroseconds = 46.0
+    """Microseconds of the host per gradient that stage 1 puts into a bucket. CPU: 46 ms for 997 tensors."""
+    bucket2_us: HostMicroseconds = 137.0
+    """The same in stage 2. CPU: 137 ms for 997 tensors."""
+    bucket3_us: HostMicroseconds = 311.0
+    """The same in stage 3, besides its slices. CPU: 310 ms for 997 tensors."""
+    reduce_slice_us: HostMicroseconds = 1.2
+    """Microseconds of the host per rank and gradient that ZeRO-3 reduces. CPU: 158 ms for 997 tensors on 128 ranks
+    (tests/benchmarks/bench_host.py)."""
+    step_us: HostMicroseconds = 100.0
+    """Microseconds of the host per parameter tensor, whole or in part, that a rank updates. CPU: 100 ms for 997 tensors
+    in stage 1, 74 in stage 3."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def bucket_us(self, stage: int) -> float:
+        """Return the microseconds of the host per gradient in a ZeRO stage."""
+        return {1: self.bucket1_us, 2: self.bucket2_us, 3: self.bucket3_us}[stage]
