@@ -5,10 +5,9 @@ Every rank has a flat tensor per parameter group of the weights and of each mome
     stages 1, 2   the group's parameters one after the other, cut into equal parts, one per rank
     stage 3       of each parameter an equal part, rounded up; the last ranks' are padded
 
-Names and shapes are in the model states of rank 0. They are those of the network as it was trained, whose norms and
-biases may be stacked (model/stacked_vectors.py) or, in older checkpoints, may not; this yields each by its own name in
-both cases. DeepSpeed's tools read the same (zero_to_fp32, ds_to_universal), but
-unpickle every file in the folder.
+Names and shapes are in the model states of rank 0. They are those of the network as it was trained: norms and biases
+are stacked (model/stacked_vectors.py), in older checkpoints not. Here each has its own name in both cases. DeepSpeed's
+tools read the same (zero_to_fp32, ds_to_universal), but unpickle every file in the folder.
 
 Source: DeepSpeed 0.19.8, utils/zero_to_fp32.py and checkpoint/ds_to_universal.py.
 """
@@ -243,14 +242,16 @@ def _checked_shapes(model: dict[str, Any]) -> list[dict[str, torch.Size]]:
 
 
 def _unstacked(places: dict[str, Place], rows: StackedRows) -> dict[str, Place]:
-    """Return the places with those of the rows instead of stacked parameters, but for those of another network."""
+    """Return the places with those of the rows instead of stacked parameters.
+
+    A stacked parameter of other sizes, which is that of another network, keeps its name.
+    """
     found = {}
     for name, place in places.items():
-        of_stack = rows.get(name, ())
-        if place.shape != (sum(row.length for row in of_stack),):  # not stacked, or of other sizes, under its own name
+        if name not in rows or place.shape != (sum(row.length for row in rows[name]),):
             found[name] = place
             continue
-        for row in of_stack:
+        for row in rows[name]:
             pieces = _cut(place.pieces, row.start, row.start + row.length)
             found[row.name] = Place(place.group, torch.Size((row.length,)), pieces)
     return found
