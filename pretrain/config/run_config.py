@@ -76,7 +76,7 @@ class RunConfig(ABC):
     seed: Seed = 0
     """Seed of initial weights, sample order, augmentation and everything else that is random."""
     deterministic: MayChange[bool] = False
-    """Take deterministic algorithms alone, so that two runs on the same GPUs give the same bits; slower, by how much has
+    """Take only deterministic algorithms, so that two runs on the same GPUs give the same bits. Slower; by how much has
     not been measured yet. On a CPU runs give the same bits in any case."""
     deepspeed_config: MayChange[Path] = Path("ds_configs/zero3.json")
     """DeepSpeed's settings of memory and communication; must not set what this config owns."""

@@ -6,7 +6,7 @@ On a CPU they do. On a GPU, unless `deterministic` is set, these do not:
 | --- | --- | --- |
 | attention backward, FlashAttention | dq is summed by atomics | another order of its loops, by torch's flag |
 | attention backward, cuDNN | the same | not used: torch then chooses FlashAttention or its own |
-| index_select, gather, indexing: their backward | index_add and scatter_add by atomics | sorted first, by torch's flag |
+| backward of index_select, gather, indexing | sums by atomics | sorted first, by torch's flag |
 | cuBLAS with several streams | its workspace decides how a sum is split | a workspace of a fixed size |
 | cuDNN's convolutions, benchmarked | the fastest algorithm of the moment | deterministic ones, not benchmarked |
 | torch.compile | autotuning chooses how a sum is split | not autotuned, by torch's flag |

@@ -45,8 +45,8 @@ WITHOUT = {
     "torch.Tensor.scatter_reduce": {"scatter_reduce", "scatter_reduce_"},
     "torch.Tensor.resize_": set(),  # of quantized tensors, which we have none of
 }  # fmt: skip
-"""Operations that torch lists as without a deterministic algorithm on a GPU, by the name under which it lists them, with
-the names under which a dispatch mode sees them."""
+"""Operations that torch lists as without a deterministic algorithm on a GPU: its name for each, and the names that a
+dispatch mode sees."""
 VISUAL = VisualTokenizerConfig(
     image_size=16, patch_size=4, dim=32, num_heads=4, encoder_depth=1, decoder_depth=1, num_codes=12, code_dim=8,
     teacher_dim=48,
