@@ -11,6 +11,7 @@ whether it runs.
 
 import argparse
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -50,6 +51,7 @@ def main() -> None:
     if args.append:
         append_results("bench_kernels", figures)
     print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
+    sys.exit(not figures)  # every measurement has failed
 
 
 def measured(is_quick: bool, is_dry: bool) -> Iterator[Figure]:

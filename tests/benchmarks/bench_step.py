@@ -27,7 +27,7 @@ from pretrain.run.speed import peak_flops
 from pretrain.survival.out_of_memory import is_out_of_memory
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results
-from tests.benchmarks.step_cases import Batch, Case, make_case, random_batch
+from tests.benchmarks.step_cases import Batch, Case, dry_case, make_case, random_batch
 from tests.benchmarks.step_engines import PADDED, PEER_PACKAGES, PEERS, Competitor, Variant, build, free_memory
 from tests.benchmarks.timing import reason
 
@@ -62,6 +62,8 @@ class BenchOptions:
     """Also measure ours with rows for padding, to show what packing saves."""
     quick: bool = False
     """Run for less than a minute: one small case, two rounds, nothing compiled."""
+    dry: bool = False
+    """Compare steps of a tiny network, to see whether everything runs; nothing is compiled."""
     append: bool = False
     """Write the figures into RESULTS.md."""
 
@@ -88,6 +90,8 @@ def main() -> None:
             print(f"{case.name} is left out: {options.seconds:.0f} seconds are over", flush=True)
             continue
         variants = [*OURS[device.type], *(PEERS if case.has_peer else ())]
+        if options.dry:
+            variants = [variant for variant in variants if variant not in ("compile", "torchscale_compile")]
         if options.quick or not options.compile_peer or not case.name.startswith("base"):
             variants = [variant for variant in variants if variant != "torchscale_compile"]
         if options.padded:
@@ -115,6 +119,9 @@ def start(num_threads: int) -> torch.device:
 
 def cases(options: BenchOptions, device: torch.device) -> Iterator[Case]:
     """Yield cases that fit into 139 GiB; on a CPU few samples, but enough to outweigh optimizer and embeddings."""
+    if options.dry:
+        yield dry_case(device.type == "cuda")
+        return
     samples = options.samples
     if device.type == "cpu":
         if options.quick:

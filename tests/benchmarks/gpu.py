@@ -90,13 +90,7 @@ PARTS = {
         "Which assumptions of the roofline are wrong?", (Command((f"{BENCHMARKS}.probe",), 110),),
     ),
     "step": Part(
-        "Where does the time of a step of the giant go?",
-        (
-            Command(
-                (f"{BENCHMARKS}.profile_step",), 115,
-                (f"{BENCHMARKS}.profile_step", "--size", "base", "--depth", "1", "--samples", "1", "--steps", "1"),
-            ),
-        ),
+        "Where does the time of a step of the giant go?", (Command((f"{BENCHMARKS}.profile_step",), 115),),
     ),
     "bits": Part(
         "Do gradients repeat to the bit, and what does the setting deterministic cost?",
@@ -108,7 +102,7 @@ PARTS = {
     ),
     "operations": Part(
         "How fast are the fused kernels beside eager torch, torch.compile, apex and Liger, at the size of base?",
-        (Command((f"{BENCHMARKS}.bench_kernels", "--quick"), 120, (f"{BENCHMARKS}.bench_kernels", "--dry")),),
+        (Command((f"{BENCHMARKS}.bench_kernels", "--quick"), 120),),
     ),
     "memory": Part(
         "Is memory what was planned, for every kind of checkpointing?",
@@ -119,14 +113,14 @@ PARTS = {
         tuple(
             Command(
                 (f"{BENCHMARKS}.bench_step", "--sizes", size, "--rounds", "5", "--no-compile-peer"), 240,
-                (f"{BENCHMARKS}.bench_step", "--quick", "--samples", "1", "--rounds", "1"),
+                (f"{BENCHMARKS}.bench_step", "--dry", "--rounds", "1"),
             )
             for size in ("base", "giant_decoupled")
         ),
     ),
     "giant": Part(
         "How fast are the fused kernels at the size of the giant?",
-        (Command((f"{BENCHMARKS}.bench_kernels",), 420, (f"{BENCHMARKS}.bench_kernels", "--dry")),),
+        (Command((f"{BENCHMARKS}.bench_kernels",), 420),),
     ),
     "runs": Part(
         "Do 200 steps with the kernels end as without them?",

@@ -2,7 +2,7 @@
 
     copies      bandwidth of a copy, and its share that index_select, cat and stack at attention's sizes reach
     products    share of the peak that the matrix products of the giant and of base reach
-    attention   TFLOP/s of attention, counted without padding, by backend; which one torch chooses
+    attention   share of the peak that attention reaches, counted without padding, by backend; which one torch chooses
     kernels     share of the copy bandwidth that our kernels reach at the giant's sizes
     order       whether a second stream sees an update that is still queued on the first, as ZeRO-3's gather might
 
@@ -13,15 +13,16 @@ that `python -m pretrain.plan` assumes. --dry: tiny sizes on a CPU, to see wheth
 import argparse
 import re
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
-from model.attention import attend, find_varlen_attention
-from model.layout import unpadded_texts
+from model.attention import find_varlen_attention
 from pretrain.run.speed import peak_flops
 from tests.benchmarks.kernel_operations import Size, operations, sizes
 from tests.benchmarks.timing import (
@@ -41,6 +42,7 @@ CAPTION_TOKENS = 20
 HEADS = {"giant": (16, 88), "base": (12, 64), "dry": (2, 16)}
 """Number of heads and their dim, by size."""
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+"""Backends that are forced, by name; cuDNN's is left out on a CPU."""
 DRY = [Size("dry", 32, 64, 5, 2, caption_tokens=3, text_tokens=9, vocab_size=50)]
 
 
@@ -100,28 +102,32 @@ class Probe:
     def _attention(
         self, name: str, backend: str, length: int, count: int, heads: int, head_dim: int
     ) -> Iterator[Figure]:
+        """Yield the speed of attention over `count` sequences; backward includes joining the gradients of q, k, v."""
         qkv = self.random(count * length, 3, heads, head_dim).requires_grad_()
-        lengths = (length,) * count
-        if backend == "varlen":  # one sequence shorter, so that they are not equally long
-            lengths, qkv = (*lengths[:-1], length - 1), qkv.detach()[:-1].requires_grad_()
-            if not self.is_dry and find_varlen_attention(qkv) is None:
-                return
-        padding = torch.arange(length, device=self.device) >= torch.tensor(lengths, device=self.device)[:, None]
-        sequences = unpadded_texts(padding, lengths)
-        if backend == "chosen" and self.device.type == "cuda":
-            q, k, v = (x.transpose(1, 2) for x in qkv.view(count, length, 3, heads, head_dim).unbind(2))
-            print(f"{name}: torch chooses {SDPBackend(torch._fused_sdp_choice(q, k, v)).name}", flush=True)
+        ends = torch.arange(0, (count + 1) * length, length, device=self.device, dtype=torch.int32)
+        varlen = find_varlen_attention(qkv[:, 0])
 
-        def call(qkv: Tensor) -> Tensor:
-            if backend not in BACKENDS or self.is_dry:
-                return attend(qkv, sequences)
+        def sequences(qkv: Tensor) -> Tensor:
+            assert varlen is not None
+            return varlen(*qkv.unbind(1), ends, ends, length, length)
+
+        def samples(qkv: Tensor) -> Tensor:
+            q, k, v = (x.transpose(1, 2) for x in qkv.unflatten(0, (count, length)).unbind(2))
+            if backend == "chosen":
+                return scaled_dot_product_attention(q, k, v)
             with sdpa_kernel(BACKENDS[backend]):
-                return attend(qkv, sequences)
+                return scaled_dot_product_attention(q, k, v)
 
-        forward, backward = forward_backward_ms(call, [qkv])
-        flops = 4 * sum(n**2 for n in lengths) * heads * head_dim
-        yield f"{name}_forward_tflops", flops / (forward * 1e-3) / 1e12
-        yield f"{name}_backward_tflops", 2.5 * flops / (backward * 1e-3) / 1e12
+        if backend == "varlen" and varlen is None:
+            print(f"{name} is left out: torch has none for this device", flush=True)
+            return
+        if backend == "chosen" and self.device.type == "cuda":
+            q, k, v = (x.transpose(1, 2) for x in qkv.unflatten(0, (count, length)).unbind(2))
+            print(f"{name}: torch chooses {SDPBackend(torch._fused_sdp_choice(q, k, v)).name}", flush=True)
+        forward, backward = forward_backward_ms(sequences if backend == "varlen" else samples, [qkv])
+        flops = 4 * count * length**2 * heads * head_dim
+        yield f"{name}_forward_share_of_peak", flops / self.peak / (forward * 1e-3)
+        yield f"{name}_backward_share_of_peak", 2.5 * flops / self.peak / (backward * 1e-3)
 
     def kernels(self) -> Iterator[Figure]:
         backend = "reference" if self.is_dry else "triton"
@@ -166,14 +172,14 @@ def assumptions(figures: dict[str, float], size: str) -> Iterator[Figure]:
     Attention as runs call it: by the backend that torch chooses, and over sequences of different lengths.
     """
     patterns = {
-        "copy_tb_per_second": r"copy_tb_per_second",
-        "products_share_of_peak": rf"products_{size}_.*_share_of_peak",
-        "attention_forward_tflops": rf"attention_{size}_\d+_(chosen|varlen)_forward_tflops",
-        "attention_backward_tflops": rf"attention_{size}_\d+_(chosen|varlen)_backward_tflops",
-        "norms_share_of_copy": r"kernels_(norm|residual.*)_share_of_copy",
-        "activation_forward_tb_per_second": r"kernels_activation_forward_tb_per_second",
-        "activation_backward_tb_per_second": r"kernels_activation_backward_tb_per_second",
-        "copies_share_of_copy": r"copies_.*_share_of_copy",
+        "copy_tb": r"copy_tb_per_second",
+        "product_share": rf"products_{size}_.*_share_of_peak",
+        "attention_forward_share": rf"attention_{size}_\d+_(chosen|varlen)_forward_share_of_peak",
+        "attention_backward_share": rf"attention_{size}_\d+_(chosen|varlen)_backward_share_of_peak",
+        "norms_share": r"kernels_(norm|residual.*)_share_of_copy",
+        "copies_share": r"copies_.*_share_of_copy",
+        "activation_forward_tb": r"kernels_activation_forward_tb_per_second",
+        "activation_backward_tb": r"kernels_activation_backward_tb_per_second",
     }
     for name, pattern in patterns.items():
         values = [value for key, value in figures.items() if re.fullmatch(pattern, key)]
@@ -194,6 +200,7 @@ def main() -> None:
     for name in args.probes or names:
         figures |= show(attempt(name, getattr(probe, name)))
     show(assumptions(figures, probe.sizes[0].name))
+    sys.exit(not figures)  # every measurement has failed
 
 
 if __name__ == "__main__":
