@@ -13,7 +13,7 @@ from model.pretrained import save_pretrained
 from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
 from tests.support.beside_cpu_torch import import_beside_cpu_torch
-from tests.support.launch import ON_CPU, ROOT
+from tests.support.launch import ON_CPU, ROOT, python_path
 from tests.support.tiny import CONFIG, tiny_model
 from tests.support.tiny_run import TinyData
 
@@ -38,7 +38,7 @@ def python_blocks(text: str) -> list[str]:
 
 def typed(lines: str, folder: Path) -> str:
     """Return the output of Python for these lines, run in that folder."""
-    environment = {**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **ON_CPU, "PYTHONPATH": python_path()}
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", lines],
         cwd=folder,

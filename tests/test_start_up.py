@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch import ROOT
+from tests.support.launch import ROOT, python_path
 
 RECIPES = {"pretrain.train": "demo", "pretrain.train_visual_tokenizer": "demo", "pretrain.plan": "demo"}
 """A recipe for each command whose help explains the fields of a recipe."""
@@ -38,7 +38,7 @@ def test_help_imports_neither_torch_nor_deepspeed(words: list[str]) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", PRINT_IMPORTED, *words, "--help"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": python_path()},
         capture_output=True,
         text=True,
         check=False,

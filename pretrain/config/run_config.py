@@ -75,6 +75,9 @@ class RunConfig(ABC):
     """Type of matrix products in forward and backward, and in pretraining of weights; optimizer state is float32."""
     seed: Seed = 0
     """Seed of initial weights, sample order, augmentation and everything else that is random."""
+    deterministic: MayChange[bool] = False
+    """Take only deterministic algorithms, so that two runs on the same GPUs give the same bits. Slower; by how much has
+    not been measured yet. On a CPU runs give the same bits in any case."""
     deepspeed_config: MayChange[Path] = Path("ds_configs/zero3.json")
     """DeepSpeed's settings of memory and communication; must not set what this config owns."""
     save_every_steps: MayChange[Count] = 1000

@@ -21,6 +21,7 @@ from pretrain.checkpoints.elastic import is_of_another_layout, load_checkpoint, 
 from pretrain.checkpoints.reader import Checkpoint, agreed_latest_checkpoint
 from pretrain.checkpoints.saver import CheckpointSaver, check_there
 from pretrain.config.run_config import ConfigT, config_to_json
+from pretrain.engine.determinism import use_deterministic_algorithms
 from pretrain.engine.engine import build_engine, check_accepted, merged_deepspeed_config
 from pretrain.engine.machine_memory import check_buckets_fit
 from pretrain.engine.memory_config import read_memory_config
@@ -129,6 +130,8 @@ def start(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, status: JobS
 def prepare(job: Job[ConfigT]) -> tuple[StepDataset, dict[str, Any]]:
     """Return the data and the contents of the run's ds_configs/*.json. Raises ValueError or OSError."""
     config, rank, world_size = job.config, dist.get_rank(), dist.get_world_size()
+    if config.deterministic:  # before anything is computed
+        use_deterministic_algorithms()
     dataset = job.prepare(rank, world_size)
     memory_config = read_memory_config(config.deepspeed_config)
     check_accepted(merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights))
@@ -185,6 +188,7 @@ def start_log(job: Job[ConfigT], dataset: StepDataset, first_step: int) -> RunLo
     beginning = "is complete" if is_complete else f"continues at step {first_step}" if first_step else "starts"
     num_ranks = dist.get_world_size()
     ranks = f"{num_ranks} rank{'s' * (num_ranks > 1)} on {job.device.type}, {config.precision}"
+    ranks += ", deterministic" * config.deterministic
     say("\n".join([f"{config.run_dir} {beginning}: {ranks}", *job.describe(), *dataset.describe()]))
     for warning in [*config.warnings(), *dataset.warnings()]:
         warn(f"warning: {warning}")

@@ -29,6 +29,7 @@ import torch.distributed as dist
 from pretrain.survival.agreement import RunError, on_every_rank
 from pretrain.survival.console import warn
 from pretrain.survival.judge import Judge
+from pretrain.survival.out_of_memory import REMEDY, is_out_of_memory
 from pretrain.survival.rank_links import Doors, Link, connect, encode, open_doors
 from pretrain.survival.stop import EXIT_RANK_LOST, end_as_mistake, end_process
 from pretrain.survival.verdict import GRACE_SECONDS, Limits, MainRank, Turns, Verdict, place_of
@@ -92,7 +93,7 @@ class Watchdog:
     def failed(self, error: BaseException) -> NoReturn:
         """End all ranks because of an exception that perhaps only this one has met."""
         self._traceback = "".join(traceback.format_exception(error))
-        self._send({"failed": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"})
+        self._send({"failed": describe_failure(error)})
         time.sleep(self._limits.silent_seconds + 2 * GRACE_SECONDS)  # the verdict ends this process before that
         self._finish(Verdict("this rank failed, and the main rank does not answer", self.rank))
 
@@ -149,6 +150,12 @@ class Watchdog:
         if self._judge is not None:
             self._judge.join(2 * GRACE_SECONDS)  # it still sends the verdict to the others
         end_process(EXIT_RANK_LOST)
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return an exception in one line, with the remedy if memory is used up."""
+    line = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return f"{line}; {REMEDY}" if is_out_of_memory(error) else line
 
 
 def _frame_of_main_thread() -> str:

@@ -13,10 +13,8 @@ import time
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from model.config import Checkpointing
-from model.initialization import init_weights
 from model.kernels.backend import Backend
 from model.masked_data_model import MaskedDataModel
 from pretrain.config.pretraining import PretrainConfig
@@ -24,8 +22,8 @@ from pretrain.jobs.micro_step import MicroStep
 from pretrain.planning.micro_step_memory import MicroBatch, micro_step_memory
 from pretrain.recipes import RECIPES
 from tests.benchmarks.results import append_results
-from tests.support.allocations import allocations, peak_bytes
 from tests.support.memory_ranks import random_micro_step, small_config
+from tests.support.step_memory import forward_and_backward, measured_peak, network_without_gradients
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
@@ -77,35 +75,19 @@ def checkpointing_modes(config: PretrainConfig) -> dict[str, PretrainConfig]:
 
 def measure(config: PretrainConfig, batch: MicroBatch, backend: Backend, num_times: int) -> tuple[int, float]:
     """Return peak bytes beyond weights and inputs, and median seconds of a forward and backward."""
-    model = MaskedDataModel(config.model, backend, config.activation_checkpointing)
-    init_weights(model, config.model, 0)
-    model = model.to(DEVICE, config.dtype)
+    model = network_without_gradients(config, backend, DEVICE)
     micro = random_micro_step(config, batch, DEVICE.type)
-
-    def free(parameter: Tensor) -> None:
-        parameter.grad = None
-
-    for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(free)
-    step(model, micro)  # compiles and tunes
-    if HAS_GPU:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step(model, micro)
-        peak = torch.cuda.max_memory_allocated() - before
-    else:
-        with allocations() as events:
-            step(model, micro)
-        peak = peak_bytes(events)
-    return peak, statistics.median(step(model, micro) for _ in range(num_times))
+    forward_and_backward(model, micro)  # compiles and tunes
+    peak = measured_peak(model, micro)
+    return peak, statistics.median(seconds(model, micro) for _ in range(num_times))
 
 
-def step(model: MaskedDataModel, micro: MicroStep) -> float:
+def seconds(model: MaskedDataModel, micro: MicroStep) -> float:
     """Return the seconds of a forward and backward."""
     if HAS_GPU:
         torch.cuda.synchronize()
     start = time.perf_counter()
-    model(micro.inputs, micro.targets, micro.drop_path_scale).sum().backward()
+    forward_and_backward(model, micro)
     if HAS_GPU:
         torch.cuda.synchronize()
     return time.perf_counter() - start

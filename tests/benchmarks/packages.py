@@ -4,8 +4,6 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 
-from data_pipeline.settings.command_line import EXIT_USER_ERROR
-
 _WITH_DEPENDENCIES = ("matplotlib",)
 """Packages installed with their dependencies. Those of the others would replace the build of torch."""
 
@@ -18,6 +16,8 @@ def require_packages(needed: Mapping[str, str], optional: Mapping[str, str] | No
     missing = _missing(needed)
     optional_missing = _missing(optional or {})
     if missing:
+        from data_pipeline.settings.command_line import EXIT_USER_ERROR  # here: machine.py lists its packages too
+
         needs = ", ".join(missing)
         print(f"error: this benchmark needs {needs}; {install_line([*missing, *optional_missing])}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

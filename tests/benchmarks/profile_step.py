@@ -25,7 +25,7 @@ from model.config import KernelChoice
 from tests.benchmarks.bench_step import OURS, start, warmed_up
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results
-from tests.benchmarks.step_cases import Case, make_case, random_batch
+from tests.benchmarks.step_cases import Case, dry_case, make_case, random_batch
 from tests.benchmarks.step_engines import PEER_PACKAGES, Competitor
 from tests.benchmarks.step_prediction import Prediction, machine_of, predicted
 from tests.benchmarks.step_timeline import CATEGORIES, read_trace, seconds_of
@@ -52,6 +52,8 @@ class ProfileOptions:
     """CPU threads."""
     out: Path | None = None
     """File to write a picture to."""
+    dry: bool = False
+    """Profile a tiny network, to see whether everything runs."""
     append: bool = False
     """Write the figures into RESULTS.md."""
 
@@ -63,7 +65,7 @@ def main() -> None:
     device = start(options.threads)
     on_gpu = device.type == "cuda"
     size = options.size or ("giant" if on_gpu else "base")
-    case = make_case(
+    case = dry_case(on_gpu) if options.dry else make_case(
         size, options.samples or (32 if on_gpu else 4), recipe=f"beit3_{size}", is_decoupled=size != "giant",
         depth=options.depth or (None if on_gpu else 4), on_gpu=on_gpu,
     )  # fmt: skip

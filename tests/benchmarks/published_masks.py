@@ -8,13 +8,14 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 from model.kernels.backend import Backend
 from model.kernels.block_masks import block_image_masks
+from tests.benchmarks.timing import Figure, milliseconds, show
 
 MIN_ASPECT = 0.3
 MIN_BLOCK = 16
@@ -57,12 +58,13 @@ def _published_block(rng: random.Random, mask: np.ndarray, cap: int, min_block: 
     return 0
 
 
-def mask_rows(quick: bool) -> dict[str, float]:
-    """Return median microseconds per image on the CPU of ours and the published algorithm, taking turns, and the median
+def mask_figures(quick: bool) -> Iterator[Figure]:
+    """Yield median microseconds per image on the CPU of ours and the published algorithm, taking turns, and the median
     ratio of speeds. On a GPU also the milliseconds of our kernel for the images of a step of BEiT-3."""
     rounds = 5 if quick else 21
-    rows: dict[str, float] = {}
     for grid_size, num_masked in ((14, 75), (16, 102)):
+        if torch.cuda.is_available():
+            yield f"masks_{grid_size}x{grid_size}_{IMAGES_PER_STEP}_gpu_ms", _gpu_ms(grid_size, num_masked)
         for num_images in (256,) if quick else (64, 256, 1024):
             ours, published = [], []
             for turn in range(rounds):
@@ -70,12 +72,9 @@ def mask_rows(quick: bool) -> dict[str, float]:
                 published.append(_published_us(turn, min(num_images, 256), grid_size, num_masked))
             ratios = [other / own for own, other in zip(ours, published, strict=True)]
             name = f"masks_{grid_size}x{grid_size}_batch{num_images}"
-            rows[f"{name}_us"] = statistics.median(ours)
-            rows[f"{name}_published_us"] = statistics.median(published)
-            rows[f"{name}_speed_vs_published"] = statistics.median(ratios)
-        if torch.cuda.is_available():
-            rows[f"masks_{grid_size}x{grid_size}_{IMAGES_PER_STEP}_gpu_ms"] = _gpu_ms(rounds, grid_size, num_masked)
-    return rows
+            yield f"{name}_us", statistics.median(ours)
+            yield f"{name}_published_us", statistics.median(published)
+            yield f"{name}_speed_vs_published", statistics.median(ratios)
 
 
 def _ours_us(seed: int, num_images: int, grid_size: int, num_masked: int, backend: Backend = "reference") -> float:
@@ -98,22 +97,15 @@ def _seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _gpu_ms(rounds: int, grid_size: int, num_masked: int) -> float:
-    """Return the milliseconds of the kernel between two events on its stream."""
+def _gpu_ms(grid_size: int, num_masked: int) -> float:
     sample_ids = torch.arange(IMAGES_PER_STEP, device="cuda")
-    times = []
-    for turn in range(rounds + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(1_000_000)  # the launch queues up, so host time is not measured
-        start.record()
-        block_image_masks(turn, sample_ids, grid_size, num_masked, MIN_BLOCK, "triton")
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times[3:])
+
+    def draw(_: object) -> None:
+        block_image_masks(0, sample_ids, grid_size, num_masked, MIN_BLOCK, "triton")
+
+    return milliseconds(draw, sample_ids.device)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name, value in mask_rows("--quick" in sys.argv).items():
-        print(f"{name}={value:.4g}")
+    show(mask_figures("--quick" in sys.argv))

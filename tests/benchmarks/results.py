@@ -35,7 +35,10 @@ def _hardware() -> str:
 
 
 def _commit() -> str:
-    """Return the commit, with a plus if the tree has changes."""
-    return subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True, cwd=RESULTS.parent
-    ).stdout.strip()
+    """Return the commit, with a plus if the tree has changes; "unknown" without git or outside of a repository."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=RESULTS.parent)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return ended.stdout.strip()

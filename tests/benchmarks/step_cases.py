@@ -104,6 +104,13 @@ def make_case(
     return Case(name, config, has_peer=is_decoupled and model.num_vl_layers == 0, is_resident=is_resident)
 
 
+def dry_case(on_gpu: bool) -> Case:
+    """Return a case that takes no time, to see whether everything runs."""
+    case = make_case("dry", 1, recipe="beit3_base", depth=1, vocab_size=500, on_gpu=on_gpu)
+    model = replace(case.model, dim=64, ffn_dim=128, num_heads=2, num_visual_tokens=100)
+    return replace(case, config=replace(case.config, model=model))
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """The samples of a step."""

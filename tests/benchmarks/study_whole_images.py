@@ -40,6 +40,7 @@ from pretrain.jobs.visual_tokens import network_view
 from pretrain.recipes.small import laptop
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results
+from tests.support.launch import python_path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"matplotlib": "matplotlib"}
@@ -191,7 +192,7 @@ def drawn_alike(split: dict[str, Any], artist: str) -> set[str]:
 def command(module: str, *arguments: object, folder: Path) -> None:
     """Run one command of the project on one core. Exits with its error output if it fails."""
     words = [sys.executable, "-m", module, *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     print("$ " + " ".join(words[1:]), flush=True)
     ended = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode:

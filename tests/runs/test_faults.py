@@ -34,7 +34,7 @@ from tests.support.faults import (
     newest_step,
     wait_for,
 )
-from tests.support.launch import ON_CPU, ROOT, Ended, RankProcess, run_ranks
+from tests.support.launch import ON_CPU, ROOT, Ended, RankProcess, python_path, run_ranks
 from tests.support.ports import reserved_port
 from tests.support.tiny_run import TinyData
 
@@ -271,7 +271,7 @@ def test_the_launcher_is_killed(who: str, tiny_data: TinyData, tmp_path: Path) -
     undisturbed = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, whole), *longer])
     assert undisturbed.exit_codes == [0, 0], undisturbed.stderr
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical", "--num_accelerators", "2"]
-    environment = {**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **ON_CPU, "PYTHONPATH": python_path()}
     with (tmp_path / "output").open("w") as output, reserved_port() as port:
         command += ["--master_port", str(port), "--module", "pretrain.train"]
         command += [*map(str, [*arguments_of(tiny_data, run_dir), *longer])]

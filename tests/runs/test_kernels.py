@@ -11,15 +11,13 @@ from tests.support.launch import ROOT, run_ranks
 from tests.support.tiny_run import TinyData
 
 FEW = {"images_per_step": 2, "pairs_per_step": 2, "texts_per_step": 2, "data__num_lanes": 2, "model__num_vl_layers": 1}
-ON_GPU = {"CUDA_VISIBLE_DEVICES": "0", "DS_ACCELERATOR": "cuda", "TRITON_INTERPRET": "0"}
 
 
-def losses(data: TinyData, run_dir: Path, num_ranks: int, **changes: Any) -> list[float]:
-    environment = changes.pop("environment", None)
+def losses(data: TinyData, run_dir: Path, num_ranks: int, on_gpu: bool = False, **changes: Any) -> list[float]:
     words = [word for name, value in changes.items() for word in (f"--{name.replace('__', '.')}", str(value))]
     words = [word.replace("_", "-") for word in words]
     arguments = ["demo", *data.overrides(run_dir), *words]
-    ended = run_ranks(num_ranks, "pretrain.train", arguments, environment=environment, timeout_seconds=480)
+    ended = run_ranks(num_ranks, "pretrain.train", arguments, on_gpu=on_gpu, timeout_seconds=480)
     assert ended.exit_codes == [0] * num_ranks, ended.stderr
     assert f"kernels: {changes['kernels']}" in ended.stdout[0]
     return [record["loss"] for record in read_log(run_dir)]
@@ -29,8 +27,6 @@ def losses(data: TinyData, run_dir: Path, num_ranks: int, **changes: Any) -> lis
 @pytest.mark.parametrize("mode", ["none", "selective", "full"])
 def test_kernels_train_like_their_references(mode: str, tiny_data: TinyData, tmp_path: Path) -> None:
     pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        pytest.skip("runs in Triton's interpreter, which this process has turned off")
     reference, triton = (
         losses(
             tiny_data,
@@ -52,8 +48,8 @@ def test_kernels_train_like_their_references(mode: str, tiny_data: TinyData, tmp
 def test_two_hundred_steps_with_kernels_differ_less_than_seeds(tiny_data: TinyData, tmp_path: Path) -> None:
     def ending(kernels: str, seed: int) -> float:
         curve = losses(
-            tiny_data, tmp_path / f"{kernels}{seed}", 1, kernels=kernels, seed=seed, num_steps=200,
-            precision="bfloat16", deepspeed_config=ROOT / "ds_configs" / "zero3.json", environment=ON_GPU,
+            tiny_data, tmp_path / f"{kernels}{seed}", 1, on_gpu=True, kernels=kernels, seed=seed, num_steps=200,
+            precision="bfloat16", deepspeed_config=ROOT / "ds_configs" / "zero3.json",
         )  # fmt: skip
         return sum(curve[-50:]) / 50
 

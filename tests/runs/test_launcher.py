@@ -22,7 +22,7 @@ from pretrain.demo import ranks_of
 from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.stop import EXIT_RANK_LOST
 from tests.support.faults import arguments_of, newest_step, wait_for
-from tests.support.launch import ON_CPU, ROOT, TIMEOUT_SECONDS
+from tests.support.launch import ON_CPU, ROOT, TIMEOUT_SECONDS, python_path
 from tests.support.ports import reserved_port
 from tests.support.tiny_run import TinyData
 
@@ -68,7 +68,7 @@ def launched(request: pytest.FixtureRequest, tiny_data: TinyData, tmp_path: Path
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical", "--num_accelerators", "2"]
     command += ["--master_port", str(port), "--module", module, *map(str, arguments_of(tiny_data, run_dir))]
     command += ["--num-steps", "100000", "--save-every-steps", "100000", "--silent-rank-seconds", "600"]
-    environment = {**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT), "FAULT": json.dumps(fault), "OUTPUT": ""}
+    environment = {**os.environ, **ON_CPU, "PYTHONPATH": python_path(), "FAULT": json.dumps(fault), "OUTPUT": ""}
     with output.open("w") as file:
         runner = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True,

@@ -22,8 +22,10 @@ from tests.support.ports import reserved_port
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT_SECONDS = 240
-ON_CPU = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-"""Environment variables for ranks on a CPU; torch and DeepSpeed read them when they are imported."""
+ON_CPU = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}
+"""Environment variables for ranks on a CPU; torch, DeepSpeed and our kernels read them when they are imported."""
+ON_GPU = {"DS_ACCELERATOR": "cuda", "TRITON_INTERPRET": "0"}
+"""Environment variables for ranks on this machine's GPUs, rank 0 on the first one."""
 LAUNCHED = Counter[str]()
 """Numbers of `launches` and `processes` of this test process; printed after the last test."""
 
@@ -90,22 +92,25 @@ def run_ranks(
     while_running: Callable[[list[RankProcess]], None] | None = None,
     environment: dict[str, str] | None = None,
     fresh: bool = False,
+    on_gpu: bool = False,
 ) -> Ended:
-    """Run `python -m module arguments` on `num_ranks` CPU ranks and wait for all of them.
+    """Run `python -m module arguments` on `num_ranks` ranks and wait for all of them.
 
     while_running: called once with the processes. A rank that is still alive timeout_seconds after the start is killed
     and fails the test. fresh: start interpreters that have imported nothing yet, as a user does; seconds slower, and
-    needed by modules that start a pool of processes.
+    needed by modules that start a pool of processes. on_gpu: ranks on GPUs instead of CPUs, always fresh: the process
+    that others are forked from has imported torch and DeepSpeed without a GPU.
     """
     LAUNCHED.update(launches=1, processes=num_ranks)
+    fresh |= on_gpu
     with reserved_port() as port, tempfile.TemporaryDirectory() as folder:
         shared = {
             **os.environ,
-            **ON_CPU,
+            **(ON_GPU if on_gpu else ON_CPU),
             "WORLD_SIZE": str(num_ranks),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path(),
             **(environment or {}),
         }
         if not fresh:
@@ -117,6 +122,11 @@ def run_ranks(
         outputs = [(process.stdout.read_text(), process.stderr.read_text()) for process in processes]
     assert None not in exit_codes, f"ranks do not end: {exit_codes}\n{outputs}"
     return Ended([code for code in exit_codes if code is not None], [o for o, _ in outputs], [e for _, e in outputs])
+
+
+def python_path(*folders: Path) -> str:
+    """Return a PYTHONPATH of the folders and the project, before that of this process: packages may be there."""
+    return os.pathsep.join([*map(str, folders), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _wait(

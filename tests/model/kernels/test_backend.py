@@ -9,7 +9,7 @@ import torch
 
 from model.kernels import backend
 from model.kernels.backend import choose_backend
-from tests.support.launch import ROOT
+from tests.support.launch import python_path
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")  # nothing is computed there
@@ -35,7 +35,7 @@ def test_without_triton_everything_imports_and_auto_works(tmp_path: Path) -> Non
         "print(choose_backend('auto', torch.device('cuda')))\n"
         "choose_backend('triton', torch.device('cuda'))"
     )
-    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": ""}
+    environment = {"PYTHONPATH": python_path(tmp_path), "PATH": ""}
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert ended.stdout.strip() == "reference"
     assert "kernels is triton, which is not installed" in ended.stderr.splitlines()[-1]

@@ -18,6 +18,7 @@ MAY_CHANGE = {
     "deepspeed_config",
     "save_every_steps",
     "keep_checkpoints",
+    "deterministic",
     "keep_every_steps",
     "max_consecutive_skips",
     "spike_deviations",

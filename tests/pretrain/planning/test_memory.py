@@ -6,11 +6,8 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor
 
 from model.config import Checkpointing, CheckpointingMode, KernelChoice
-from model.initialization import init_weights
-from model.masked_data_model import MaskedDataModel
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.planning.memory import micro_batch, rank_memory
@@ -21,33 +18,16 @@ from tests.support.allocations import allocations, peak_bytes
 from tests.support.faults import few_now
 from tests.support.launch import run_ranks
 from tests.support.memory_ranks import memory_config, random_micro_step, small_config
+from tests.support.step_memory import measured_peak, network_without_gradients
 
 BATCH = MicroBatch(3, 3, 3)
 TOLERANCE = 0.1
 
 
-def forward_and_backward(config: PretrainConfig, kernels: KernelChoice, device: str = "cpu") -> None:
-    """Run forward and backward; each gradient is freed at once, as in ZeRO."""
-    with torch.device(device):
-        model = MaskedDataModel(config.model, kernels, config.activation_checkpointing)
-    init_weights(model, config.model, 0)
-    model = model.to(config.dtype)
-    micro = random_micro_step(config, BATCH, device)
-
-    def free(parameter: Tensor) -> None:
-        parameter.grad = None
-
-    for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(free)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        model(micro.inputs, micro.targets, micro.drop_path_scale).sum().backward()
-        measured = torch.cuda.max_memory_allocated() - before
-    else:
-        with allocations() as events:
-            model(micro.inputs, micro.targets, micro.drop_path_scale).sum().backward()
-        measured = peak_bytes(events)
+def check_plan(config: PretrainConfig, kernels: KernelChoice, device: str = "cpu") -> None:
+    """Assert that forward and backward allocate what was planned."""
+    model = network_without_gradients(config, kernels, torch.device(device))
+    measured = measured_peak(model, random_micro_step(config, BATCH, device))
     planned = micro_step_memory(config, BATCH, kernels).activations
     print(f"planned / measured: {planned / measured:.3f}")
     assert planned == pytest.approx(measured, rel=TOLERANCE)
@@ -56,7 +36,7 @@ def forward_and_backward(config: PretrainConfig, kernels: KernelChoice, device: 
 @pytest.mark.parametrize("mode", few_now(["selective"], [m for m in get_args(CheckpointingMode) if m != "selective"]))
 def test_forward_and_backward_allocate_what_was_planned(mode: CheckpointingMode) -> None:
     config = replace(small_config(1, 1), activation_checkpointing=Checkpointing(mode))
-    forward_and_backward(config, "reference")
+    check_plan(config, "reference")
 
 
 @pytest.mark.gpu
@@ -64,7 +44,7 @@ def test_forward_and_backward_allocate_what_was_planned(mode: CheckpointingMode)
 @pytest.mark.parametrize("mode", get_args(CheckpointingMode))
 def test_a_gpu_allocates_what_was_planned(mode: CheckpointingMode) -> None:
     config = replace(RECIPES["beit3_base"](), activation_checkpointing=Checkpointing(mode))
-    forward_and_backward(config, "triton", "cuda")
+    check_plan(config, "triton", "cuda")
 
 
 def test_tritons_kernels_are_planned_without_a_gpu_and_save_memory() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 
 from pretrain.run.run_log import read_log
-from pretrain.survival.watchdog import PROJECT, describe_stack
+from pretrain.survival.out_of_memory import REMEDY
+from pretrain.survival.watchdog import PROJECT, describe_failure, describe_stack
 from tests.support.launch import RankProcess, run_ranks
 from tests.support.tiny_run import TinyData
 
@@ -62,3 +63,8 @@ def test_a_place_in_code_is_the_innermost_line_and_the_innermost_of_this_project
     )
     assert describe_stack([ours, command]) == "accumulate.py:5 accumulate"
     assert describe_stack([torch_line, line(PROJECT / ".venv" / "x.py", 1, "f")]) == "distributed.py:7 all_reduce"
+
+
+def test_a_failure_is_one_line_with_the_remedy_for_a_lack_of_memory() -> None:
+    assert describe_failure(RuntimeError("shape\nof many lines")) == "RuntimeError: shape"
+    assert describe_failure(RuntimeError("Triton Error [CUDA]: out of memory")).endswith(REMEDY)

@@ -1,0 +1,38 @@
+"""Was an exception a lack of memory? Every library reports it in its own way.
+
+| who allocates | exception | message |
+| --- | --- | --- |
+| torch's allocator | torch.OutOfMemoryError | CUDA out of memory. Tried to allocate ... |
+| torch, pinned memory and streams | RuntimeError, torch.AcceleratorError | CUDA error: out of memory |
+| torch on a CPU | RuntimeError | DefaultCPUAllocator: can't allocate memory / not enough memory |
+| Triton, loading a kernel | RuntimeError | Triton Error [CUDA]: out of memory |
+| cuBLAS, cuDNN, cuSOLVER, their handles and workspaces | RuntimeError | CUBLAS_STATUS_ALLOC_FAILED, ... |
+| NCCL, its buffers | torch.distributed.DistBackendError | Cuda failure 2 'out of memory', Failed to CUDA calloc ... |
+| Python, numpy | MemoryError | |
+
+Triton's OutOfResources is none of them: a program asks for more shared memory or registers than the GPU has, and less
+data would not help.
+"""
+
+import re
+
+import torch
+
+_MESSAGE = re.compile(
+    r"out of memory|not enough memory|can't allocate memory"
+    r"|CU\w+_ALLOC(ATION)?_FAILED|Failed to CUDA (host )?[mc]?alloc",
+    re.IGNORECASE,
+)
+REMEDY = "python -m pretrain.plan lists settings that fit"
+"""End of a sentence on a run that is out of memory."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an exception, or one that it was raised from, reports that memory is used up."""
+    while error is not None:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return True
+        if isinstance(error, RuntimeError) and _MESSAGE.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
