@@ -4,6 +4,7 @@
 # make check   lint and types
 # make fuzz    damaged and hostile files, for ten minutes
 # make test-slow   the tests that are left out of make test: an hour and 20 GiB of memory
+# make triton-versions   every kernel compiled for GPUs by each version of Triton that torch brings
 # make test-slurm  the job scripts, on a Slurm that it starts here; as root on Debian or Ubuntu, else skipped
 #
 # The first of them sets up .venv (make test adds what tests need); later ones install nothing.
@@ -16,7 +17,7 @@ SHELL := /bin/bash
 SLURM_TESTS := slurm
 TEST_WORKERS := 2
 
-.PHONY: install demo test test-slow test-slurm fuzz check clean
+.PHONY: install demo test test-slow triton-versions test-slurm fuzz check clean
 
 install: $(VENV)/.run
 	@echo "source $(BIN)/activate"
@@ -30,6 +31,9 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not slurm' -n $(TEST_WORKERS) --ignore tests/runs/test_giant.py
 	$(BIN)/python -m pytest -m 'slow and not slurm' tests/runs/test_giant.py  # needs the machine's memory for itself
+
+triton-versions: $(VENV)/.dev
+	$(BIN)/python -m tests.triton_versions
 
 test-slurm: $(VENV)/.dev
 	$(BIN)/python -m pytest -m '$(SLURM_TESTS)'

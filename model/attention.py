@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from model.experts import ExpertLinear
 from model.kernels.backend import Backend
@@ -25,16 +26,16 @@ VarlenAttention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], T
 max_seqlen of queries and keys."""
 
 
-def find_varlen_attention(qkv: Tensor) -> VarlenAttention | None:
+def find_varlen_attention(queries: Tensor) -> VarlenAttention | None:
     """Return FlashAttention over sequences of different lengths if torch has it for such queries, else None."""
-    head_dim = qkv.shape[-1]
+    head_dim = queries.shape[-1]
     fits = (
-        qkv.is_cuda
-        and qkv.numel() > 0
-        and qkv.dtype in (torch.bfloat16, torch.float16)
+        queries.is_cuda
+        and queries.numel() > 0
+        and queries.dtype in (torch.bfloat16, torch.float16)
         and head_dim % 8 == 0
         and head_dim <= 256
-        and torch.cuda.get_device_capability(qkv.device) >= (8, 0)
+        and torch.cuda.get_device_capability(queries.device) >= (8, 0)
     )
     return _import_varlen_attention() if fits else None
 
@@ -47,8 +48,10 @@ def _import_varlen_attention() -> VarlenAttention | None:
         return None
 
 
-def attend(qkv: Tensor, sequences: Sequences, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
-    """Return softmax attention within each sequence, (R, 3, H, K) -> (R, H * K).
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, mask: Tensor | None = None, cache: LayerCache | None = None
+) -> Tensor:
+    """Return softmax attention within each sequence, (R, D), of queries, keys and values, each (R, H, K).
 
     One call if all are equally long or torch has attention over different lengths, otherwise one call per sequence.
 
@@ -57,47 +60,100 @@ def attend(qkv: Tensor, sequences: Sequences, mask: Tensor | None = None, cache:
     keys of the mask are the cache's.
     """
     if sequences.have_equal_lengths:
-        num_samples = len(sequences.lengths)
-        qkv = qkv.view(num_samples, sequences.max_seqlen, *qkv.shape[1:])
-        return attend_equal_lengths(qkv, mask, cache).flatten(0, 1)
+        num_samples, length = len(sequences.lengths), sequences.max_seqlen
+        q, k, v = (x.view(num_samples, length, *x.shape[1:]) for x in (q, k, v))
+        return attend_equal_lengths(q, k, v, mask, cache).flatten(0, 1)
     assert cache is None
     # varlen attention takes no mask of one's own; captions with a causal mask are few, and go one by one
-    varlen_attention = find_varlen_attention(qkv) if mask is None else None
+    varlen_attention = find_varlen_attention(q) if mask is None else None
     if varlen_attention is not None:
-        (q, k, v), cu_seqlens, max_seqlen = qkv.unbind(1), sequences.cu_seqlens, sequences.max_seqlen
+        cu_seqlens, max_seqlen = sequences.cu_seqlens, sequences.max_seqlen
         return varlen_attention(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen).flatten(1)
-    return torch.cat([attend_equal_lengths(part[None], mask)[0] for part in qkv.split(sequences.lengths) if len(part)])
+    parts = zip(*(x.split(sequences.lengths) for x in (q, k, v)), strict=True)
+    return torch.cat([attend_equal_lengths(*(x[None] for x in part), mask)[0] for part in parts if len(part[0])])
 
 
-def attend_equal_lengths(qkv: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
-    """Return softmax attention of equally long samples, (B, S, 3, H, K) -> (B, S, H * K); mask, cache: see `attend`."""
-    q, k, v = qkv.unbind(2)  # each (B, S, H, K)
+def attend_equal_lengths(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
+) -> Tensor:
+    """Return softmax attention of equally long samples, (B, S, H, K) -> (B, S, D); mask, cache: see `attend`."""
     if cache is not None:
         k, v = cache.extend(k, v)
     if mask is not None:
         # cut at the end on both sides: the keys at the beginning are the image's and the cache's
-        num_left_out = len(mask) - qkv.shape[1]
+        num_left_out = len(mask) - q.shape[1]
         mask = mask[: len(mask) - num_left_out, : mask.shape[1] - num_left_out]
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-class _PermuteRows(torch.autograd.Function):
-    """Rows in another order.
+def _copy_rows(rows: Tensor, order: Tensor, target: Tensor) -> Tensor:
+    """Copy rows[order] into target, both (R, ...); return target.
 
-    Backward of a permutation is a copy by its inverse. torch's backward of index_select is an index_add, as it cannot
-    know that no row is selected twice: slower, and by atomics on a GPU.
+    As elements of 16 bytes if rows divide into them: torch copies one element per thread, in bfloat16 two bytes.
+    """
+    source, out = rows.flatten(1), target.flatten(1)
+    if all(_has_wide_elements(x) for x in (source, out)):
+        source, out = source.view(torch.complex128), out.view(torch.complex128)
+    torch.index_select(source, 0, order, out=out)
+    return target
+
+
+def _has_wide_elements(rows: Tensor) -> bool:
+    """Return whether every row begins at a multiple of 16 bytes from the beginning of memory, and ends at one."""
+    places = (rows.shape[1], rows.stride(0), rows.storage_offset())
+    return rows.stride(1) == 1 and all(place * rows.element_size() % 16 == 0 for place in places)
+
+
+class _SplitKinds(torch.autograd.Function):
+    """Queries, keys and values of images, pairs and texts, from the rows of all: nine matrices (R, H, K).
+
+    Those of images and texts are views. All images of pairs come before all captions, and attention needs each caption
+    beside its image, so the rows of pairs are copied in another order.
+
+    Backward writes all nine gradients into one matrix, those of pairs in the order of packed rows: 12 N D bytes in
+    bfloat16. Autograd would stack the three of each kind, reorder those of pairs by an index_add with atomics, and
+    concatenate the kinds: 24 N D, and 12 for each D of a pair's row.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return x.index_select(0, order)
+    def forward(ctx: Any, qkv: Tensor, layout: PackedLayout) -> tuple[Tensor, ...]:
+        ctx.layout = layout
+        images, pairs, texts = qkv.split(layout.kind_rows)
+        pairs = _copy_rows(pairs, layout.pair_order, torch.empty_like(pairs))
+        return *images.unbind(1), *pairs.unbind(1), *texts.unbind(1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return grads[0].index_select(0, inverse), None, None
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        layout = ctx.layout
+        dqkv = grads[0].new_empty(layout.num_rows, 3, *grads[0].shape[1:])
+        images, pairs, texts = (part.unbind(1) for part in dqkv.split(layout.kind_rows))
+        for target, grad in zip((*images, *texts), (*grads[:3], *grads[6:]), strict=True):
+            target.copy_(grad)
+        for target, grad in zip(pairs, grads[3:6], strict=True):
+            _copy_rows(grad.contiguous(), layout.inverse_pair_order, target)
+        return dqkv, None
+
+
+class _JoinKinds(torch.autograd.Function):
+    """The packed rows (N, D) of attention's results for images, pairs and texts: the inverse of `_SplitKinds`."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, pairs: Tensor, texts: Tensor, layout: PackedLayout) -> Tensor:
+        ctx.layout = layout
+        rows = images.new_empty(layout.num_rows, images.shape[1])
+        image_rows, pair_rows, text_rows = rows.split(layout.kind_rows)
+        image_rows.copy_(images)
+        _copy_rows(pairs.contiguous(), layout.inverse_pair_order, pair_rows)
+        text_rows.copy_(texts)
+        return rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        images, pairs, texts = grads[0].contiguous().split(ctx.layout.kind_rows)
+        return images, _copy_rows(pairs, ctx.layout.pair_order, torch.empty_like(pairs)), texts, None
 
 
 class AttentionVectors(NamedTuple):
@@ -139,12 +195,13 @@ class MultiwayAttention(nn.Module):
         """
         dim = x.shape[1]
         qkv = self.qkv(x, layout, backend, vectors.qkv_bias).view(len(x), 3, self.num_heads, dim // self.num_heads)
-        # one split, whose backward is one concatenation; the backward of each slice would fill a whole (N, 3 D) matrix
-        images, pairs, texts = qkv.split([layout.images.num_rows, layout.pairs.num_rows, layout.texts.num_rows])
-        # all images of pairs come before all captions; attention needs each caption beside its image
-        pairs = _PermuteRows.apply(pairs, layout.pair_order, layout.inverse_pair_order)
-        pairs = attend(pairs, layout.pairs, layout.pair_mask, cache)
-        pairs = _PermuteRows.apply(pairs, layout.inverse_pair_order, layout.pair_order)
-        x = torch.cat([attend(images, layout.images), pairs, attend(texts, layout.texts)])
+        kinds = _SplitKinds.apply(qkv, layout)
+        images, pairs, texts = kinds[:3], kinds[3:6], kinds[6:]
+        x = _JoinKinds.apply(
+            attend(*images, layout.images),
+            attend(*pairs, layout.pairs, layout.pair_mask, cache),
+            attend(*texts, layout.texts),
+            layout,
+        )
         x = expert_norm(x, vectors.norm_weight, vectors.norm_bias, layout.rows(self.experts), backend)
         return self.proj(x, layout, backend)

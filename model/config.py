@@ -10,6 +10,8 @@ from model.ranges import Count, Depth, Deviation, PartBelowOne, Side, Size, Size
 
 KernelChoice = Literal["auto", "reference", "compile", "triton", "apex"]
 """Implementations of the operations in model/kernels that a user may choose."""
+FlashAttentionChoice = Literal["auto", "2", "3"]
+"""Versions of FlashAttention that a user may choose on a GPU: see model/flash_attention.py."""
 CheckpointingMode = Literal["none", "selective", "full"]
 Use = Literal["image", "text", "pair"]
 """Kind of sample that a network is used on."""

@@ -133,7 +133,12 @@ class PackedLayout:
 
     @property
     def num_rows(self) -> int:
-        return self.images.num_rows + self.pairs.num_rows + self.texts.num_rows
+        return sum(self.kind_rows)
+
+    @property
+    def kind_rows(self) -> list[int]:
+        """Number of rows of images, pairs and texts."""
+        return [self.images.num_rows, self.pairs.num_rows, self.texts.num_rows]
 
     def rows(self, experts: tuple[str, ...]) -> ExpertRows:
         """Return the rows of each of a module's experts: SHARED, TWO_EXPERTS or THREE_EXPERTS."""

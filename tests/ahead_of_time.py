@@ -1,85 +1,96 @@
-"""Compile every kernel for GPUs that this machine lacks: python -m tests.ahead_of_time [80 90]
+"""Compile every kernel for GPUs that this machine lacks, with the installed Triton.
 
-Calls the public functions, forward and backward, at the giant's sizes in bfloat16, with a Triton driver that compiles
-and launches nothing. Prints one line of JSON per compiled kernel with the registers and memory that it needs.
+    python -m tests.ahead_of_time [80 90] [--sizes base large giant] [--json] [--ceilings]
+
+Calls the public functions, forward and backward, in bfloat16, with a Triton driver that compiles and launches nothing.
+Prints a row per kernel: registers of a thread, bytes of them that are spilled to memory, bytes of shared memory.
+--ceilings: how fast the kernels of the experts' activation could be if only the issue of instructions limited them.
+tests/triton_versions.py does this for several versions of Triton.
 """
 
+import argparse
 import json
 import os
-import re
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
-import torch
+from collections.abc import Iterator
+from dataclasses import asdict
 
 os.environ.pop("TRITON_INTERPRET", None)  # read when a kernel is defined
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # unset, Triton 3.9 warns
 
+import torch
 import triton
-from triton.backends.compiler import GPUTarget
 
-from tests.support.kernel_calls import giant_calls
+from tests.support.compiled_kernels import CompiledKernel, CompilingDriver, access_widths, row_cycles, row_loop
+from tests.support.kernel_calls import FAMILY, activation_calls, kernel_calls
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-MAX_SHARED = 99 * 1024
-"""Shared memory in bytes that a program may use on every GPU since sm_80."""
-
-
-class CompilingDriver:
-    """A Triton driver for a GPU architecture without the GPU: kernels are compiled, launches do nothing."""
-
-    def __init__(self, arch: int):
-        self.arch = arch
-        self.compiled: list[dict[str, Any]] = []
-        self.utils = SimpleNamespace(
-            load_binary=self._load_binary,
-            unload_module=lambda module: None,
-            get_device_properties=lambda device: {"max_shared_mem": MAX_SHARED},
-        )
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.arch, 32)
-
-    def get_current_device(self) -> int:
-        return self.arch  # Triton caches compiled kernels per device
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def launcher_cls(self, src: Any, metadata: Any) -> Any:
-        return lambda *args: None
-
-    def _load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[object, object, int, int, int]:
-        usage = _resource_usage(binary)
-        self.compiled.append({"arch": self.arch, "kernel": name, "shared": shared} | usage)
-        return object(), object(), usage["registers"], usage["spilled_bytes"], 1024
+ARCHITECTURES = (80, 90)
+ALL_SIZES = "all"
+"""The size of kernels whose code depends on no width of the network."""
+H100_GHZ, H100_MULTIPROCESSORS = 1.755, 132
+"""NVIDIA H100 SXM, boost clock."""
+ROWS_MOVED = {"_expert_activation_forward": 2, "_expert_activation_backward": 3, "_expert_activation_backward (y)": 4}
+"""Rows of F bfloat16 that the kernels of the experts' activation read and write per row."""
 
 
-def _resource_usage(binary: bytes) -> dict[str, int]:
-    """Return the registers of a thread, and the bytes of its stack, to which registers are spilled."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary)
-        file.flush()
-        dump = [str(CUOBJDUMP), "-res-usage", file.name]
-        text = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
-    found = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
-    return {"registers": int(found["REG"]), "spilled_bytes": int(found["STACK"]) + int(found["LOCAL"])}
+def compiled_kernels(arch: int, sizes: list[str], only_activation: bool) -> Iterator[tuple[str, CompiledKernel]]:
+    """Yield the size of each kernel, and the kernel, once per code that Triton generates."""
+    driver = CompilingDriver(arch)
+    triton.runtime.driver.set_active(driver)
+    for size in sizes:
+        driver.compiled.clear()
+        dim, ffn_dim = FAMILY[size]
+        for call in activation_calls(ffn_dim) if only_activation else kernel_calls(dim, ffn_dim):
+            call()
+        for kernel in driver.compiled:
+            yield size if kernel.depends_on_width else ALL_SIZES, kernel
+
+
+def report_row(size: str, kernel: CompiledKernel) -> dict[str, object]:
+    row = {name: value for name, value in asdict(kernel).items() if name not in ("binary", "depends_on_width")}
+    return {"triton": triton.__version__, "size": size, **row}
+
+
+def ceiling_row(size: str, kernel: CompiledKernel) -> dict[str, object]:
+    """Return the instructions of a kernel's loop over rows, and the bytes per second that issuing them allows."""
+    loop = row_loop(kernel.binary)
+    moved = 2 * FAMILY[size][1] * ROWS_MOVED[kernel.kernel]
+    seconds = row_cycles(loop, kernel.warps) / (H100_GHZ * 1e9)
+    widths = access_widths(loop)
+    return {
+        **report_row(size, kernel),
+        "access_bytes": {str(width): widths[width] for width in sorted(widths, reverse=True)},
+        "instructions": len(loop),
+        "h100_tb_per_second": round(moved / seconds * H100_MULTIPROCESSORS / 1e12, 2),
+    }
+
+
+def print_table(rows: list[dict[str, object]]) -> None:
+    names = list(rows[0])
+    cells = [names, *([str(row[name]) for name in names] for row in rows)]
+    lengths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.ljust(length) for cell, length in zip(line, lengths, strict=True)).rstrip())
 
 
 def main() -> None:
-    for arch in map(int, sys.argv[1:] or (80, 90)):
-        driver = CompilingDriver(arch)
-        triton.runtime.driver.set_active(driver)
-        for call in giant_calls():
-            call()
-        for line in driver.compiled:
-            print(json.dumps(line))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("architectures", type=int, nargs="*", default=list(ARCHITECTURES), help="80: A100, 90: H100")
+    parser.add_argument("--sizes", nargs="+", choices=list(FAMILY), default=list(FAMILY))
+    parser.add_argument("--json", action="store_true", help="a line of JSON per kernel instead of a table")
+    parser.add_argument("--ceilings", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for arch in args.architectures:
+        for size, kernel in compiled_kernels(arch, args.sizes, args.ceilings):
+            if args.ceilings and kernel.kernel not in ROWS_MOVED:  # sums of gradients
+                continue
+            rows.append(ceiling_row(size, kernel) if args.ceilings else report_row(size, kernel))
+            if args.json:
+                print(json.dumps(rows[-1]), flush=True)
+    if not args.json:
+        print_table(rows)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

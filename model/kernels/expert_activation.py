@@ -16,6 +16,10 @@ Bytes, for N rows of F in bfloat16, statistics left out:
 Counted by tests/benchmarks/bench_kernels.py for two experts, operation by operation, and for torch.compile as Inductor
 counts its own kernels on a CPU. The backward of an expert also needs y, for the gradient of the second matrix: ours
 writes it in the same pass (8 N F), the others keep it from forward.
+
+These kernels are near the limit of instructions, too: `python -m tests.ahead_of_time --ceilings` prints the bandwidth
+that issuing them allows. Hence an erf that shares its exponential with the slope, and few warps with many elements
+each, so that every load and store of a row takes 16 bytes.
 """
 
 from typing import Any
@@ -37,12 +41,11 @@ from model.kernels.row_programs import (
     expert_code,
     expert_of,
     num_programs,
-    num_warps,
     program_rows,
     row_arguments,
     sum_by_expert,
 )
-from model.kernels.row_tiles import add_rows, load_row, row_tiles, store_row, sum_row, zero_row
+from model.kernels.row_tiles import add_rows, load_row, row_tiles, row_warps, store_row, sum_row, zero_row
 
 
 def expert_gelu_reference(h: Tensor, bias: Tensor, rows: ExpertRows) -> Tensor:
@@ -57,10 +60,26 @@ def expert_activation_reference(h: Tensor, bias: Tensor, weight: Tensor, norm_bi
 
 
 @jit
-def _gelu(a):
-    """Return gelu(a), and its derivative Phi(a) + a * phi(a)."""
-    cdf = 0.5 * (1.0 + tl.math.erf(a * 0.7071067811865476))
-    return a * cdf, cdf + a * tl.exp(-0.5 * a * a) * 0.3989422804014327
+def gelu_and_slope(a):
+    """Return gelu(a), and its derivative Phi(a) + a * phi(a).
+
+    With t = 1 / (1 + c |a|) and a polynomial p, Phi(-|a|) = p(t) exp(-a^2 / 2): the form of Abramowitz and Stegun
+    7.1.26, whose exponential the derivative needs anyway. Their coefficients are off by 7e-8, and as sums of large
+    terms of both signs they lose bits in float32; these, of one degree more, are a minimax fit (Lawson's algorithm):
+    |error of Phi| < 6e-9.
+    """
+    exponential = tl.exp2(a * a * -0.7213475204444817)  # log2(e) / 2
+    # a division would be guarded against subnormal numbers, by six instructions, which 1 <= scale does not need:
+    # the square of a reciprocal root, and a step of Newton's method for its last bits
+    scale = 1.0 + 0.38 * tl.abs(a)
+    root = tl.rsqrt(scale)
+    t = root * root
+    t = t * (2.0 - scale * t)
+    p = 0.454590658 + t * (-0.282306924 + t * 0.0555413844)
+    p = 0.000984093168 + t * (0.137934051 + t * (0.227931243 + t * (-0.0946745004 + t * p)))
+    tail = p * exponential
+    cdf = tl.where(a < 0, tail, 1.0 - tail)
+    return a * cdf, cdf + a * exponential * 0.3989422804014327
 
 
 @jit(do_not_specialize=UNSPECIALIZED)
@@ -78,7 +97,7 @@ def _expert_activation_forward(
         bias = load_row(bias_ptr + parameters, columns, F, TILES, TILE)
         activated = ()
         for i in tl.static_range(TILES):
-            g, _ = _gelu(h[i] + bias[i])  # 0 past the row
+            g, _ = gelu_and_slope(h[i] + bias[i])  # 0 past the row
             activated = activated + (g,)
         mean = sum_row(activated, TILES) / F
         squares = ()
@@ -115,7 +134,7 @@ def _expert_activation_backward(
         weight = load_row(weight_ptr + parameters, columns, F, TILES, TILE)
         normed, slopes, weighted, products = (), (), (), ()
         for i in tl.static_range(TILES):
-            g, slope = _gelu(h[i] + bias[i])
+            g, slope = gelu_and_slope(h[i] + bias[i])
             normed = normed + ((g - mean) * rstd,)
             slopes = slopes + (slope,)
             weighted = weighted + (dy[i] * weight[i],)
@@ -161,7 +180,7 @@ def launch_forward(
     if programs:
         _expert_activation_forward[(programs,)](
             h, bias, weight, norm_bias, y, *statistics, *row_arguments(rows, 1), expert_code(rows), NORM_EPS,
-            F=width, TILES=tiles, TILE=tile, num_warps=num_warps(tiles * tile),
+            F=width, TILES=tiles, TILE=tile, num_warps=row_warps(tiles, tile),
         )  # fmt: skip
     return y, statistics
 
@@ -191,7 +210,7 @@ def launch_backward(
         _expert_activation_backward[(len(partial),)](
             h, bias, weight, norm_bias, *statistics, dy, dh, dy, partial,
             *row_arguments(rows, rows_per_program), expert_code(rows),
-            F=width, TILES=tiles, TILE=tile, EMIT_Y=emit_y, num_warps=num_warps(tiles * tile),
+            F=width, TILES=tiles, TILE=tile, EMIT_Y=emit_y, num_warps=row_warps(tiles, tile),
         )  # fmt: skip
     return dh, sum_by_expert(partial, programs).to(weight.dtype)
 

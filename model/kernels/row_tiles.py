@@ -7,10 +7,22 @@ than three tiles of 2048, and spill in backward, which also holds sums of gradie
 
 from model.kernels.language import block_size, jit, tl
 
+ROW_ELEMENTS = 24
+"""Most elements of a row per thread: backward holds them and three sums, in 255 registers. With 32 it would spill."""
+
 
 def row_tiles(width: int) -> tuple[int, int]:
     """Return the number of tiles of a row, 1 or 3, and the size of each, with the least padding."""
     return min([(1, block_size(width)), (3, block_size(-(-width // 3)))], key=lambda tiles: tiles[0] * tiles[1])
+
+
+def row_warps(tiles: int, tile: int) -> int:
+    """Return the number of warps of a program that holds one row: the fewest with at most ROW_ELEMENTS per thread.
+
+    The fewer, the more of a tile is a thread's: from 8 bfloat16 elements on, loads and stores take 16 bytes. And what a
+    row costs each warp beside its elements, two reductions among it, is shared by more of them.
+    """
+    return max(1, min(16, block_size(-(-tiles * tile // (32 * ROW_ELEMENTS)))))
 
 
 @jit

@@ -10,7 +10,7 @@ from annotated_types import Interval
 from data_pipeline.loading.config import SamplesPerStep
 from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
-from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice
+from model.config import KEEP_EVERYTHING, Checkpointing, FlashAttentionChoice, KernelChoice
 from model.flops import StepSize
 from model.objective import OBJECTIVES, num_masked
 from pretrain.config.run_config import EncoderRunConfig
@@ -76,6 +76,9 @@ class PretrainConfig(EncoderRunConfig):
     kernels: MayChange[KernelChoice] = "auto"
     """Implementation of the operations around matrix products: auto (Triton on a GPU, plain torch elsewhere), reference
     (plain torch), compile (torch.compile), triton, or apex (NVIDIA's, if installed). A resumed run may change it."""
+    flash_attention: MayChange[FlashAttentionChoice] = "auto"
+    """Version of FlashAttention on a GPU: 2 (torch's), 3 (for H100 and H200, if its package is installed), or auto (3
+    if it can run, else 2). A resumed run may change it."""
     activation_checkpointing: MayChange[Checkpointing] = KEEP_EVERYTHING
     """Activations of a block that are kept for backward. A resumed run may change it."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

@@ -12,6 +12,7 @@ from data_pipeline.files.hashing import file_sha256
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.texts.tokenizer import TextTokenizer
+from model.flash_attention import activate_flash_attention
 from model.flops import training_flops
 from model.initialization import init_weights
 from model.kernels.backend import choose_backend
@@ -41,12 +42,15 @@ class Pretraining(Job[PretrainConfig]):
 
     visual_tokenizer: VisualTokenizer
     text_tokenizer: TextTokenizer
+    attention: str
+    """The attention that torch runs, for the log."""
     loss_weights: Tensor
     """(4,) in the order of OBJECTIVES."""
 
     def prepare(self, rank: int, world_size: int) -> StepDataset:
         config, network = self.config, self.config.model
         choose_backend(config.kernels, self.device)
+        self.attention = activate_flash_attention(config.flash_attention, self.device)
         check_network_fits(lambda: MaskedDataModel(network))
         self.loss_weights = torch.tensor(config.objective.weights, device=self.device)
         self.visual_tokenizer = load_visual_tokenizer(config.visual_tokenizer).to(self.device)
@@ -109,7 +113,7 @@ class Pretraining(Job[PretrainConfig]):
         whole = f" ({share:.2g} of the pairs keep their image whole)" if share and config.pairs_per_step else ""
         unused = unused_rows(num_ids, config.model, remedy)
         return [
-            f"kernels: {choose_backend(config.kernels, self.device)}",
+            f"kernels: {choose_backend(config.kernels, self.device)}; attention: {self.attention}",
             f"hidden: {config.num_masked_patches} of {config.model.num_patches} patches of an image{whole}, "
             f"{config.objective.caption_mask_ratio:.0%} of a caption, {config.objective.text_mask_ratio:.0%} of a text",
             *([unused] if unused else []),

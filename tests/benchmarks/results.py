@@ -17,12 +17,20 @@ _HEADER = """# Results of benchmarks
 
 def append_results(name: str, figures: dict[str, float]) -> None:
     """Append a table of the figures, below hardware, commit and command."""
-    command = f"python -m tests.benchmarks.{name} {shlex.join(sys.argv[1:])}".strip()
+    lines = [
+        "| figure | value |",
+        "| --- | ---: |",
+        *(f"| {figure} | {value:.4g} |" for figure, value in figures.items()),
+    ]
+    append_section(name, lines, f"tests.benchmarks.{name}")
+
+
+def append_section(name: str, lines: list[str], module: str) -> None:
+    """Append lines of Markdown below hardware, commit and the command that started the module."""
+    command = f"python -m {module} {shlex.join(sys.argv[1:])}".strip()
     content = RESULTS.read_text() if RESULTS.is_file() else _HEADER
     content += f"\n## {name}, {date.today()}\n\n{_hardware()}; commit {_commit()}; `{command}`\n\n"
-    content += "| figure | value |\n| --- | ---: |\n"
-    content += "".join(f"| {figure} | {value:.4g} |\n" for figure, value in figures.items())
-    RESULTS.write_text(content)
+    RESULTS.write_text(content + "".join(f"{line}\n" for line in lines))
 
 
 def _hardware() -> str:

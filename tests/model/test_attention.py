@@ -8,11 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import model.attention
-from model.attention import _import_varlen_attention, attend, find_varlen_attention
+from model.attention import (
+    _has_wide_elements,
+    _import_varlen_attention,
+    _JoinKinds,
+    _SplitKinds,
+    attend,
+    find_varlen_attention,
+)
 from model.captioner import prefill
-from model.layout import unpadded_texts
+from model.layout import PackedLayout, packed_layout, unpadded_texts
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
 from tests.support.kernels import DEVICE
@@ -41,7 +49,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         seen.append(args[3])
         return sequence_by_sequence(*args)
 
-    monkeypatch.setattr(model.attention, "find_varlen_attention", lambda qkv: attention if qkv.numel() else None)
+    monkeypatch.setattr(model.attention, "find_varlen_attention", lambda q: attention if q.numel() else None)
     return seen
 
 
@@ -63,7 +71,7 @@ def test_a_network_computes_sequences_at_once_as_one_after_the_other(
     network = tiny_model(depth=1).to(DEVICE)
     at_once = results(network, inputs, targets)
     assert len(calls) == 2 * ((counts[1] > 0) + (counts[2] > 0))
-    monkeypatch.setattr(model.attention, "find_varlen_attention", lambda qkv: None)
+    monkeypatch.setattr(model.attention, "find_varlen_attention", lambda q: None)
     torch.testing.assert_close(results(network, inputs, targets), at_once, rtol=1e-4, atol=1e-5)
 
 
@@ -85,7 +93,7 @@ def test_torchs_function_takes_what_attend_gives_it() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_torchs_varlen_attention_equals_attention_with_a_mask() -> None:
     qkv = torch.zeros(1, 2, 3, 4, 64, dtype=torch.bfloat16, device=DEVICE)
-    assert find_varlen_attention(qkv) is not None
+    assert find_varlen_attention(qkv[0]) is not None
     by_mask, by_sequences = attend_both_ways(torch.bfloat16)
     torch.testing.assert_close(by_sequences, by_mask, rtol=2e-2, atol=2e-2)
 
@@ -101,7 +109,7 @@ def attend_both_ways(dtype: torch.dtype) -> list[list[Tensor]]:
     q, k, v = (x.transpose(1, 2) for x in tokens.pad(qkv, num_tokens).unbind(2))
     mask = ~padding[:, None, None] | padding[:, None, :, None]  # a row that sees nothing would be NaN
     padded = scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-    outputs = (tokens.unpad(padded), attend(qkv, tokens))
+    outputs = (tokens.unpad(padded), attend(*qkv.unbind(1), tokens))
     return [[output, torch.autograd.grad(output, qkv, dy, retain_graph=True)[0]] for output in outputs]
 
 
@@ -136,3 +144,79 @@ def test_a_cpu_has_no_varlen_attention() -> None:
 
 def on_device(step: Any) -> Any:
     return replace(step, **{name: x.to(DEVICE) for name, x in vars(step).items() if isinstance(x, Tensor)})
+
+
+class Copies(TorchDispatchMode):
+    """Records the operations that write memory, and how many elements each writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and "empty" not in func.name() and isinstance(result, Tensor):
+            self.written.append((func.name(), result.numel()))
+        return result
+
+
+def split_by_torch(qkv: Tensor, layout: PackedLayout) -> list[Tensor]:
+    images, pairs, texts = qkv.split(layout.kind_rows)
+    return [x for kind in (images, pairs.index_select(0, layout.pair_order), texts) for x in kind.unbind(1)]
+
+
+def join_by_torch(images: Tensor, pairs: Tensor, texts: Tensor, layout: PackedLayout) -> Tensor:
+    return torch.cat([images, pairs.index_select(0, layout.inverse_pair_order), texts])
+
+
+def layout_of(*counts: int) -> PackedLayout:
+    inputs = tiny_inputs(*counts)
+    captions, texts = (unpadded_texts(padding, None) for padding in (inputs.caption_padding, inputs.text_padding))
+    return packed_layout(counts[0], 5, captions, texts)
+
+
+@pytest.mark.parametrize("counts", [(2, 3, 2), (0, 2, 0), (2, 0, 1), (0, 0, 0)], ids=str)
+@pytest.mark.parametrize(("dtype", "head_dim"), [(torch.bfloat16, 8), (torch.float32, 3)], ids=str)
+def test_kinds_are_split_and_joined_as_by_torch_to_the_bit(
+    counts: tuple[int, int, int], dtype: torch.dtype, head_dim: int
+) -> None:
+    layout = layout_of(*counts)
+    qkv = torch.randn(layout.num_rows, 3, 2, head_dim).to(dtype).requires_grad_()
+    assert _has_wide_elements(qkv.flatten(1)) is (head_dim == 8)
+    found, expected = _SplitKinds.apply(qkv, layout), split_by_torch(qkv, layout)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    grads = [torch.randn(x.shape).to(dtype) for x in expected]
+    (gradient,), (by_torch,) = (torch.autograd.grad(outputs, [qkv], grads) for outputs in (found, expected))
+    assert torch.equal(gradient, by_torch)
+
+    kinds = [torch.randn(rows, 2 * head_dim).to(dtype).requires_grad_() for rows in layout.kind_rows]
+    joined, by_torch = _JoinKinds.apply(*kinds, layout), join_by_torch(*kinds, layout)
+    assert torch.equal(joined, by_torch)
+    dy = torch.randn(joined.shape).to(dtype)
+    for a, b in zip(*(torch.autograd.grad(rows, kinds, dy) for rows in (joined, by_torch)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradients_of_attention_are_right() -> None:
+    layout = layout_of(1, 2, 2)
+    qkv = torch.randn(layout.num_rows, 3, 2, 4, dtype=torch.float64).requires_grad_()
+
+    def attention(qkv: Tensor) -> Tensor:
+        kinds = _SplitKinds.apply(qkv, layout)
+        sequences = (layout.images, layout.pairs, layout.texts)
+        return _JoinKinds.apply(*(attend(*kinds[3 * i : 3 * i + 3], x) for i, x in enumerate(sequences)), layout)
+
+    assert torch.autograd.gradcheck(attention, [qkv], fast_mode=True)
+
+
+def test_backward_writes_the_gradients_of_queries_keys_and_values_once() -> None:
+    layout = layout_of(2, 3, 2)
+    qkv = torch.randn(layout.num_rows, 3, 2, 8).requires_grad_()
+    kinds = _SplitKinds.apply(qkv, layout)
+    grads = [torch.ones_like(x) for x in kinds]
+    with Copies() as ours:
+        torch.autograd.grad(kinds, [qkv], grads)
+    with Copies() as by_torch:
+        torch.autograd.grad(split_by_torch(qkv, layout), [qkv], grads)
+    assert sum(count for _, count in ours.written) == qkv.numel()
+    assert sum(count for _, count in by_torch.written) > 2 * qkv.numel()

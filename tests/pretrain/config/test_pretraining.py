@@ -40,6 +40,7 @@ MAY_CHANGE = {
 MAY_CHANGE_IN_PRETRAINING = MAY_CHANGE | {
     "visual_tokenizer",
     "initial_weights",
+    "flash_attention",
     "activation_checkpointing.mode",
     "activation_checkpointing.every",
     "kernels",
