@@ -1,4 +1,4 @@
-"""What the benchmark of the host gives to DeepSpeed. CPU, seconds."""
+"""Inputs of the benchmark of the host: pieces, buckets, both variants. CPU, seconds."""
 
 from tests.benchmarks.bench_host import bucket_counts, gather_ms, piece_sizes, reduce_ms
 
