@@ -72,7 +72,7 @@ class Partitions:
                 sizes = [flats[group].numel() for flats in self._flats[WEIGHT]]
                 paddings = self._states[0].get("param_alignment_paddings")
                 places |= place(group, of_group, sizes, paddings[group] if paddings else [0] * len(of_group))
-            self.places = _unstacked(places, rows)
+            self.places = unstacked(places, rows)
 
     def tensor(self, name: str, kind: str) -> Tensor:
         """Return a copy of a whole parameter, or of one of its moments. Raises ValueError if it is not there."""
@@ -127,6 +127,22 @@ def saved_shapes(folder: Path) -> list[dict[str, torch.Size]]:
         raise ValueError(f"{folder} lacks the model states of rank 0; give another checkpoint")
     with _wrong_content(path):
         return _checked_shapes(read_state(path, is_mapped=True))
+
+
+def unstacked(places: dict[str, Place], rows: StackedRows) -> dict[str, Place]:
+    """Return the places with those of the rows instead of stacked parameters.
+
+    A stacked parameter of other sizes, which is that of another network, keeps its name.
+    """
+    found = {}
+    for name, place in places.items():
+        if name not in rows or place.shape != (sum(row.length for row in rows[name]),):
+            found[name] = place
+            continue
+        for row in rows[name]:
+            pieces = _cut(place.pieces, row.start, row.start + row.length)
+            found[row.name] = Place(place.group, torch.Size((row.length,)), pieces)
+    return found
 
 
 def check_own_files(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
@@ -239,22 +255,6 @@ def _checked_shapes(model: dict[str, Any]) -> list[dict[str, torch.Size]]:
     if not all(isinstance(shape, torch.Size) for group in shapes for shape in group.values()):
         raise KeyError("shapes of parameters")
     return shapes
-
-
-def _unstacked(places: dict[str, Place], rows: StackedRows) -> dict[str, Place]:
-    """Return the places with those of the rows instead of stacked parameters.
-
-    A stacked parameter of other sizes, which is that of another network, keeps its name.
-    """
-    found = {}
-    for name, place in places.items():
-        if name not in rows or place.shape != (sum(row.length for row in rows[name]),):
-            found[name] = place
-            continue
-        for row in rows[name]:
-            pieces = _cut(place.pieces, row.start, row.start + row.length)
-            found[row.name] = Place(place.group, torch.Size((row.length,)), pieces)
-    return found
 
 
 def _cut(pieces: list[tuple[int, int, int]], first: int, end: int) -> list[tuple[int, int, int]]:

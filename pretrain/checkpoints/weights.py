@@ -14,7 +14,7 @@ from model.multiway import MultiwayTransformer
 from model.parameter_counts import parameter_shapes
 from model.stacked_vectors import NOTHING_STACKED, StackedRows, stacked_rows
 from model.weight_checks import check_weight
-from pretrain.checkpoints.partitions import CHUNK_BYTES, WEIGHT, Partitions, saved_parameters, saved_shapes
+from pretrain.checkpoints.partitions import CHUNK_BYTES, WEIGHT, Partitions, saved_parameters, unstacked
 from pretrain.checkpoints.reader import Checkpoint, latest_checkpoint, read_checkpoint
 from pretrain.config.kinds import ENCODER_RUNS
 from pretrain.config.pretraining import PretrainConfig
@@ -113,14 +113,13 @@ def _check_network(checkpoint: Checkpoint[EncoderConfigT]) -> None:
 
     The network of pretraining is compared as a whole. Another kind of run knows itself what lies beside its encoder.
     """
-    config, folder = checkpoint.config.model, checkpoint.folder
-    wrong = f"{folder} does not hold the network of its config.json; give another checkpoint"
-    # a depth that the files cannot hold would take minutes to build
-    if config.depth > sum(map(len, saved_shapes(folder))):
+    config, partitions = checkpoint.config.model, Partitions(checkpoint.folder, NOTHING_STACKED)
+    wrong = f"{checkpoint.folder} does not hold the network of its config.json; give another checkpoint"
+    if config.depth > len(partitions.places):  # a depth that the files cannot hold would take minutes to build
         raise ValueError(wrong)
-    partitions = Partitions(folder, _rows_of(checkpoint.config))
     is_whole = isinstance(checkpoint.config, PretrainConfig)
-    found = {name: place.shape for name, place in partitions.places.items() if is_whole or name.startswith(ENCODER)}
+    places = unstacked(partitions.places, _rows_of(checkpoint.config))
+    found = {name: place.shape for name, place in places.items() if is_whole or name.startswith(ENCODER)}
     buffers = [name for name in partitions.buffers if is_whole or name.startswith(ENCODER)]  # neither has any
     if buffers or found != _expected_shapes(config, is_whole):
         raise ValueError(wrong)

@@ -8,10 +8,17 @@ import torch
 
 from model.masked_data_model import MaskedDataModel
 from model.stacked_vectors import NOTHING_STACKED, Row, stacked_rows
-from pretrain.checkpoints.partitions import MOMENTS, Partitions, Place, model_file, saved_parameters, saved_shapes
+from pretrain.checkpoints.partitions import (
+    MOMENTS,
+    Partitions,
+    Place,
+    model_file,
+    saved_parameters,
+    saved_shapes,
+    unstacked,
+)
 from pretrain.checkpoints.partitions import _places_in_a_row as in_a_row
 from pretrain.checkpoints.partitions import _places_in_parts as in_parts
-from pretrain.checkpoints.partitions import _unstacked as unstacked
 from pretrain.checkpoints.weights import find_checkpoint
 
 SHAPES = {"a": torch.Size((3, 5)), "b": torch.Size((1,)), "c": torch.Size((2, 2, 2))}
