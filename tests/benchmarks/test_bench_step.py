@@ -16,7 +16,7 @@ def test_losses_that_differ_are_an_error_in_float32_and_a_figure_in_bfloat16(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     alike = {"reference": Measured(1, [2.0, 3.0]), "triton": Measured(1, [2.0, 3.0005])}
-    assert differences(CASE, alike) == pytest.approx({"case_triton_loss_difference": 0.0005})
+    assert differences(CASE, alike) == pytest.approx({"case_triton_loss_difference": 0.0005}, rel=1e-2)
     assert capsys.readouterr().out == ""
     for loss in (3.01, math.nan):
         apart = alike | {"triton": Measured(1, [2.0, loss])}
