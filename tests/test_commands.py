@@ -184,7 +184,7 @@ def test_every_option_named_in_the_documentation_exists() -> None:
         (str(path.relative_to(ROOT)), option)
         for path in DOCUMENTS
         for code in inline_code(path.read_text())
-        if not code.startswith(("python -m tests.", "pip "))
+        if not code.startswith(("python -m tests.", "gpu.sh ", "pip "))
         for option in re.findall(r"(?<!\S)\[?(--[a-z][\w.-]*)", code)
     }
     assert len(found) > 60

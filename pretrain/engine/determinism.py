@@ -41,4 +41,4 @@ def use_deterministic_algorithms() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     # filling torch.empty with NaN finds reads of memory that nobody wrote; it costs bandwidth, and padding of
     # DeepSpeed's buffers, which its norms read, would become NaN
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

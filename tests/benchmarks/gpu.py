@@ -159,6 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := set(args.parts) - {"first", *PARTS}:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; choose from first, {', '.join(PARTS)}")
     names = list(dict.fromkeys(name for part in args.parts for name in (FIRST if part == "first" else (part,))))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises, so that the command under way is ended too
     results = Results(args.out)
     results.line(f"# {time.strftime('%Y-%m-%d %H:%M:%S')}, gpu.sh {' '.join(args.parts)}{' --dry' * args.dry}")
     if not run_part("machine", MACHINE, args.dry, results):

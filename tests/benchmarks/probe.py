@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from model.attention import find_varlen_attention
+from model.kernels.backend import Backend
 from pretrain.run.speed import peak_flops
 from tests.benchmarks.kernel_operations import Size, operations, sizes
 from tests.benchmarks.timing import (
@@ -72,7 +73,7 @@ class Probe:
             "cat": lambda: torch.cat(list(x.chunk(3))),
         }
         for name, way in ways.items():
-            took = milliseconds(lambda _, way=way: way(), self.device)
+            took = milliseconds(partial(_ignoring, way), self.device)
             yield f"copies_{name}_share_of_copy", 2 * x.nbytes / self.bandwidth / (took * 1e-3)
 
     def products(self) -> Iterator[Figure]:
@@ -86,7 +87,7 @@ class Probe:
         x, weight, dy = self.random(rows, k), self.random(n, k), self.random(rows, n)
         calls = {"y": lambda: x @ weight.t(), "dx": lambda: dy @ weight, "dw": lambda: dy.t() @ x}
         for part, call in calls.items():
-            took = milliseconds(lambda _, call=call: call(), self.device)
+            took = milliseconds(partial(_ignoring, call), self.device)
             yield f"{name}_{part}_share_of_peak", 2 * rows * n * k / self.peak / (took * 1e-3)
 
     def attention(self) -> Iterator[Figure]:
@@ -109,7 +110,8 @@ class Probe:
 
         def sequences(qkv: Tensor) -> Tensor:
             assert varlen is not None
-            return varlen(*qkv.unbind(1), ends, ends, length, length)
+            q, k, v = qkv.unbind(1)
+            return varlen(q, k, v, ends, ends, length, length)
 
         def samples(qkv: Tensor) -> Tensor:
             q, k, v = (x.transpose(1, 2) for x in qkv.unflatten(0, (count, length)).unbind(2))
@@ -130,7 +132,7 @@ class Probe:
         yield f"{name}_backward_share_of_peak", 2.5 * flops / self.peak / (backward * 1e-3)
 
     def kernels(self) -> Iterator[Figure]:
-        backend = "reference" if self.is_dry else "triton"
+        backend: Backend = "reference" if self.is_dry else "triton"
         for operation in operations(self.sizes[0], self.device):
             if operation.fewest_bytes is None:
                 continue
@@ -158,6 +160,11 @@ class Probe:
             seen = torch.cat([part[:1], part[-1:]])
         stream.synchronize()
         yield "order_stale_share_of_a_read_that_does_not_wait", (seen < 20).float().mean().item()
+
+
+def _ignoring(call: Callable[[], object], prepared: object) -> None:
+    """Call what needs nothing prepared."""
+    call()
 
 
 def _products(size: Size) -> list[tuple[str, int, int]]:

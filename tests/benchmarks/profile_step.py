@@ -69,7 +69,7 @@ def main() -> None:
         size, options.samples or (32 if on_gpu else 4), recipe=f"beit3_{size}", is_decoupled=size != "giant",
         depth=options.depth or (None if on_gpu else 4), on_gpu=on_gpu,
     )  # fmt: skip
-    variant = options.kernels or OURS[device.type][-1]
+    variant = options.kernels or ("reference" if options.dry else OURS[device.type][-1])  # compiles nothing if dry
     machine = None if variant == "torchscale" else machine_of(device)
     competitor, measured = warmed_up(variant, case, random_batch(case.config, device))
     seconds = profiled(competitor, options.steps)

@@ -46,7 +46,7 @@ def test_a_list_of_the_parts_names_all(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("name", ["gpu.py", "machine.py", "packages.py"])
 def test_nothing_but_the_standard_library_is_needed_to_start(name: str) -> None:
-    modules = set()
+    modules: set[str | None] = set()
     for node in ast.parse((ROOT / "tests" / "benchmarks" / name).read_text()).body:
         modules |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
         modules |= {node.module} if isinstance(node, ast.ImportFrom) else set()

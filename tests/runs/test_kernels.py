@@ -13,7 +13,7 @@ from tests.support.tiny_run import TinyData
 FEW = {"images_per_step": 2, "pairs_per_step": 2, "texts_per_step": 2, "data__num_lanes": 2, "model__num_vl_layers": 1}
 
 
-def losses(data: TinyData, run_dir: Path, num_ranks: int, on_gpu: bool = False, **changes: Any) -> list[float]:
+def losses(data: TinyData, run_dir: Path, num_ranks: int, *, on_gpu: bool, **changes: Any) -> list[float]:
     words = [word for name, value in changes.items() for word in (f"--{name.replace('__', '.')}", str(value))]
     words = [word.replace("_", "-") for word in words]
     arguments = ["demo", *data.overrides(run_dir), *words]
@@ -32,6 +32,7 @@ def test_kernels_train_like_their_references(mode: str, tiny_data: TinyData, tmp
             tiny_data,
             tmp_path / kernels,
             2,
+            on_gpu=False,
             kernels=kernels,
             num_steps=2,
             model__depth=1,

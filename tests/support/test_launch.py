@@ -21,14 +21,14 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "seen_by_a_rank"
 
 
-def seen(num_ranks: int, program: str, **options: bool) -> list[dict[str, Any]]:
-    ended = run_ranks(num_ranks, program, [], **options)
+def seen(num_ranks: int, program: str, on_gpu: bool) -> list[dict[str, Any]]:
+    ended = run_ranks(num_ranks, program, [], fresh=True, on_gpu=on_gpu)
     assert ended.exit_codes == [0] * num_ranks, ended.stderr
     return [json.loads(text) for text in ended.stdout]
 
 
 def test_packages_on_the_path_of_this_process_are_found_by_ranks(program: str) -> None:
-    (rank,) = seen(1, program, fresh=True)
+    (rank,) = seen(1, program, on_gpu=False)
     assert rank["environment"]["DS_ACCELERATOR"] == "cpu"
 
 

@@ -111,12 +111,12 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(WORKSPACE, raising=False)
     cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
     before = cudnn.deterministic, cudnn.benchmark, cuda.cudnn_sdp_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     yield
     torch.use_deterministic_algorithms(False)
     cudnn.deterministic, cudnn.benchmark = before[:2]
     cuda.enable_cudnn_sdp(before[2])
-    torch.utils.deterministic.fill_uninitialized_memory = fills
+    torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
     os.environ.pop(WORKSPACE, None)
 
 
