@@ -1,8 +1,8 @@
 """Which FlashAttention torch runs on a GPU: the second version, which it contains, or the third.
 
-Source: Shah et al., "FlashAttention-3: Fast and Accurate Attention with Asynchrony and Low-precision" (arXiv 2407.08608).
-It is a package of its own, for GPUs of compute capability 9.0 (H100, H200), and torch can put it in the place of the
-second version. Both calls of model/attention.py then run it, unchanged.
+Source: Shah et al., "FlashAttention-3: Fast and Accurate Attention with Asynchrony and Low-precision" (arXiv
+2407.08608). It is a package of its own, for GPUs of compute capability 9.0 (H100, H200), and torch can put it in the
+place of the second version. Both calls of model/attention.py then run it, unchanged.
 """
 
 import importlib

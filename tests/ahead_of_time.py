@@ -21,7 +21,7 @@ import torch
 import triton
 
 from tests.support.compiled_kernels import CompiledKernel, CompilingDriver, access_widths, row_cycles, row_loop
-from tests.support.kernel_calls import FAMILY, kernel_calls
+from tests.support.kernel_calls import FAMILY, activation_calls, kernel_calls
 
 ARCHITECTURES = (80, 90)
 ALL_SIZES = "all"
@@ -32,13 +32,14 @@ ROWS_MOVED = {"_expert_activation_forward": 2, "_expert_activation_backward": 3,
 """Rows of F bfloat16 that the kernels of the experts' activation read and write per row."""
 
 
-def compiled_kernels(arch: int, sizes: list[str]) -> Iterator[tuple[str, CompiledKernel]]:
+def compiled_kernels(arch: int, sizes: list[str], only_activation: bool) -> Iterator[tuple[str, CompiledKernel]]:
     """Yield the size of each kernel, and the kernel, once per code that Triton generates."""
     driver = CompilingDriver(arch)
     triton.runtime.driver.set_active(driver)
     for size in sizes:
         driver.compiled.clear()
-        for call in kernel_calls(*FAMILY[size]):
+        dim, ffn_dim = FAMILY[size]
+        for call in activation_calls(ffn_dim) if only_activation else kernel_calls(dim, ffn_dim):
             call()
         for kernel in driver.compiled:
             yield size if kernel.depends_on_width else ALL_SIZES, kernel
@@ -81,8 +82,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for arch in args.architectures:
-        for size, kernel in compiled_kernels(arch, args.sizes):
-            if args.ceilings and kernel.kernel not in ROWS_MOVED:
+        for size, kernel in compiled_kernels(arch, args.sizes, args.ceilings):
+            if args.ceilings and kernel.kernel not in ROWS_MOVED:  # sums of gradients
                 continue
             rows.append(ceiling_row(size, kernel) if args.ceilings else report_row(size, kernel))
             if args.json:

@@ -2,9 +2,9 @@
 
     python -m tests.triton_versions [3.6.0 3.7.0 3.9.0] [--sizes base large giant] [--append]
 
-Each version is installed alone, by pip into build/triton/VERSION, and stands before the environment's: torch and all else
-stay. Prints registers, spilled bytes and shared memory of every kernel; fails if a version does not compile a kernel or
-spills a register. --append: add the table to tests/benchmarks/RESULTS.md.
+pip installs each version alone, into build/triton/VERSION, from where it is imported instead of the environment's;
+torch and all else stay. Prints registers, spilled bytes and shared memory of every kernel; fails if a version does not
+compile a kernel or spills a register. --append: add the table to tests/benchmarks/RESULTS.md.
 """
 
 import argparse
@@ -80,7 +80,9 @@ def main() -> None:
     lines = table(rows)
     print("\n".join(lines))
     if args.append:
-        text = "Registers per thread / spilled bytes / bytes of shared memory, by version of Triton and GPU architecture."
+        text = (
+            "Registers per thread / spilled bytes / bytes of shared memory, by version of Triton and GPU architecture."
+        )
         append_section("triton_versions", [text, "", *lines], "tests.triton_versions")
     sys.exit(any(row["spilled_bytes"] for row in rows))
 

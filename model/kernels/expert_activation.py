@@ -16,6 +16,10 @@ Bytes, for N rows of F in bfloat16, statistics left out:
 Counted by tests/benchmarks/bench_kernels.py for two experts, operation by operation, and for torch.compile as Inductor
 counts its own kernels on a CPU. The backward of an expert also needs y, for the gradient of the second matrix: ours
 writes it in the same pass (8 N F), the others keep it from forward.
+
+These kernels are near the limit of instructions, too: `python -m tests.ahead_of_time --ceilings` prints the bandwidth
+that issuing them allows. Hence an erf that shares its exponential with the slope, and few warps with many elements
+each, so that every load and store of a row takes 16 bytes.
 """
 
 from typing import Any
@@ -59,9 +63,10 @@ def expert_activation_reference(h: Tensor, bias: Tensor, weight: Tensor, norm_bi
 def gelu_and_slope(a):
     """Return gelu(a), and its derivative Phi(a) + a * phi(a).
 
-    With t = 1 / (1 + c |a|) and a polynomial p, Phi(-|a|) = p(t) exp(-a^2 / 2): the form of Abramowitz and Stegun 7.1.26,
-    whose exponential the derivative needs anyway. Their coefficients are off by 7e-8 and lose bits to each other in
-    float32; these, of one degree more, are a minimax fit (Lawson's algorithm): |error of Phi| < 6e-9.
+    With t = 1 / (1 + c |a|) and a polynomial p, Phi(-|a|) = p(t) exp(-a^2 / 2): the form of Abramowitz and Stegun
+    7.1.26, whose exponential the derivative needs anyway. Their coefficients are off by 7e-8, and as sums of large
+    terms of both signs they lose bits in float32; these, of one degree more, are a minimax fit (Lawson's algorithm):
+    |error of Phi| < 6e-9.
     """
     exponential = tl.exp2(a * a * -0.7213475204444817)  # log2(e) / 2
     # a division would be guarded against subnormal numbers, by six instructions, which 1 <= scale does not need:

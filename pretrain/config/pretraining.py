@@ -77,8 +77,8 @@ class PretrainConfig(EncoderRunConfig):
     """Implementation of the operations around matrix products: auto (Triton on a GPU, plain torch elsewhere), reference
     (plain torch), compile (torch.compile), triton, or apex (NVIDIA's, if installed). A resumed run may change it."""
     flash_attention: MayChange[FlashAttentionChoice] = "auto"
-    """Version of FlashAttention on a GPU: 2 (torch's), 3 (its package must be installed, for H100 and H200), or auto (3 if
-    it can run, else 2). A resumed run may change it."""
+    """Version of FlashAttention on a GPU: 2 (torch's), 3 (for H100 and H200, if its package is installed), or auto (3
+    if it can run, else 2). A resumed run may change it."""
     activation_checkpointing: MayChange[Checkpointing] = KEEP_EVERYTHING
     """Activations of a block that are kept for backward. A resumed run may change it."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

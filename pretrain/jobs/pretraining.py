@@ -13,9 +13,9 @@ from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.experts import ExpertNorm
+from model.flash_attention import activate_flash_attention
 from model.flops import training_flops
 from model.initialization import init_weights
-from model.flash_attention import activate_flash_attention
 from model.kernels.backend import choose_backend
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock

@@ -17,7 +17,11 @@ _HEADER = """# Results of benchmarks
 
 def append_results(name: str, figures: dict[str, float]) -> None:
     """Append a table of the figures, below hardware, commit and command."""
-    lines = ["| figure | value |", "| --- | ---: |", *(f"| {figure} | {value:.4g} |" for figure, value in figures.items())]
+    lines = [
+        "| figure | value |",
+        "| --- | ---: |",
+        *(f"| {figure} | {value:.4g} |" for figure, value in figures.items()),
+    ]
     append_section(name, lines, f"tests.benchmarks.{name}")
 
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from model.expert_rows import ExpertRows
 from model.kernels.block_masks import block_image_masks
-from model.kernels.expert_activation import expert_activation
+from model.kernels.expert_activation import expert_activation, launch_backward
 from model.kernels.expert_ffn import ExpertWeights, expert_ffn
 from model.kernels.expert_norm import expert_norm
-from model.kernels.residual_norm import residual_norm
+from model.kernels.residual_norm import NormStatistics, residual_norm
 from model.kernels.text_masks import mask_texts
 from model.kernels.token_assembly import ImagePieces, TextPieces, assemble_tokens
 from model.residual import Branch
@@ -42,6 +42,14 @@ def kernel_calls(dim: int, ffn_dim: int) -> Iterator[Callable[[], object]]:
     yield partial(block_image_masks, 0, torch.arange(16), 16, 102, 16, "triton")
     ids = torch.zeros(16, 512, dtype=torch.int64)
     yield partial(mask_texts, 0, torch.arange(16), ids, ids == 1, 0.15, 64001, (4, 64001), "triton")
+
+
+def activation_calls(ffn_dim: int) -> Iterator[Callable[[], object]]:
+    """Yield functions that call the kernels of the experts' activation alone, in all their variants."""
+    h, wide = _random(16, ffn_dim), _random(3, ffn_dim)
+    yield partial(_forward_and_backward, expert_activation, h, wide, wide, wide, ROWS, "triton")
+    statistics = NormStatistics(torch.zeros(16), torch.ones(16))
+    yield partial(launch_backward, h, statistics, wide, wide, wide, ROWS, torch.zeros_like(h), emit_y=True)
 
 
 def _random(*shape: int) -> Tensor:

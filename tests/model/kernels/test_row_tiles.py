@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from model.kernels.language import jit, tl
-from model.kernels.row_tiles import add_rows, load_row, row_tiles, store_row, sum_row, zero_row
+from model.kernels.row_tiles import (
+    ROW_ELEMENTS,
+    add_rows,
+    load_row,
+    row_tiles,
+    row_warps,
+    store_row,
+    sum_row,
+    zero_row,
+)
 from tests.support.kernels import DEVICE
 
 pytest.importorskip("triton")
@@ -24,6 +33,15 @@ def _doubled_kernel(x_ptr, y_ptr, sum_ptr, WIDTH: tl.constexpr, TILES: tl.conste
 )
 def test_tiles_of_beit3s_widths_have_no_padding(width: int, expected: tuple[int, int]) -> None:
     assert row_tiles(width) == expected
+
+
+@pytest.mark.parametrize(("width", "expected"), [(1, 1), (768, 1), (3072, 4), (4096, 8), (6144, 8), (8192, 16)])
+def test_a_thread_has_few_enough_elements_for_its_registers_and_enough_for_16_bytes(width: int, expected: int) -> None:
+    tiles, tile = row_tiles(width)
+    warps = row_warps(tiles, tile)
+    assert warps == expected
+    assert tiles * tile <= ROW_ELEMENTS * 32 * warps
+    assert width < 768 or tile // (32 * warps) >= 8  # bfloat16 elements
 
 
 @pytest.mark.parametrize("width", [1, 3, 5, 96, 100, 129])
