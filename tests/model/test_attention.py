@@ -109,7 +109,7 @@ def attend_both_ways(dtype: torch.dtype) -> list[list[Tensor]]:
     q, k, v = (x.transpose(1, 2) for x in tokens.pad(qkv, num_tokens).unbind(2))
     mask = ~padding[:, None, None] | padding[:, None, :, None]  # a row that sees nothing would be NaN
     padded = scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-    outputs = (tokens.unpad(padded), attend(*qkv.unbind(1), tokens))
+    outputs = (tokens.unpad(padded), attend(qkv.unbind(1), tokens))
     return [[output, torch.autograd.grad(output, qkv, dy, retain_graph=True)[0]] for output in outputs]
 
 
@@ -165,7 +165,8 @@ def split_by_torch(qkv: Tensor, layout: PackedLayout) -> list[Tensor]:
     return [x for kind in (images, pairs.index_select(0, layout.pair_order), texts) for x in kind.unbind(1)]
 
 
-def join_by_torch(images: Tensor, pairs: Tensor, texts: Tensor, layout: PackedLayout) -> Tensor:
+def join_by_torch(kinds: list[Tensor], layout: PackedLayout) -> Tensor:
+    images, pairs, texts = kinds
     return torch.cat([images, pairs.index_select(0, layout.inverse_pair_order), texts])
 
 
@@ -190,7 +191,7 @@ def test_kinds_are_split_and_joined_as_by_torch_to_the_bit(
     assert torch.equal(gradient, by_torch)
 
     kinds = [torch.randn(rows, 2 * head_dim).to(dtype).requires_grad_() for rows in layout.kind_rows]
-    joined, by_torch = _JoinKinds.apply(*kinds, layout), join_by_torch(*kinds, layout)
+    joined, by_torch = _JoinKinds.apply(*kinds, layout), join_by_torch(kinds, layout)
     assert torch.equal(joined, by_torch)
     dy = torch.randn(joined.shape).to(dtype)
     for a, b in zip(*(torch.autograd.grad(rows, kinds, dy) for rows in (joined, by_torch)), strict=True):
@@ -204,7 +205,7 @@ def test_gradients_of_attention_are_right() -> None:
     def attention(qkv: Tensor) -> Tensor:
         kinds = _SplitKinds.apply(qkv, layout)
         sequences = (layout.images, layout.pairs, layout.texts)
-        return _JoinKinds.apply(*(attend(*kinds[3 * i : 3 * i + 3], x) for i, x in enumerate(sequences)), layout)
+        return _JoinKinds.apply(*(attend(kinds[3 * i : 3 * i + 3], x) for i, x in enumerate(sequences)), layout)
 
     assert torch.autograd.gradcheck(attention, [qkv], fast_mode=True)
 
