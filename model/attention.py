@@ -8,7 +8,7 @@ Shapes: N packed rows, R rows of some sequences, B samples, S tokens of a sample
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -49,9 +49,9 @@ def _import_varlen_attention() -> VarlenAttention | None:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, mask: Tensor | None = None, cache: LayerCache | None = None
+    qkv: Iterable[Tensor], sequences: Sequences, mask: Tensor | None = None, cache: LayerCache | None = None
 ) -> Tensor:
-    """Return softmax attention within each sequence, (R, D), of queries, keys and values, each (R, H, K).
+    """Return softmax attention within each sequence, (R, D). qkv: queries, keys and values, each (R, H, K).
 
     One call if all are equally long or torch has attention over different lengths, otherwise one call per sequence.
 
@@ -61,22 +61,22 @@ def attend(
     """
     if sequences.have_equal_lengths:
         num_samples, length = len(sequences.lengths), sequences.max_seqlen
-        q, k, v = (x.view(num_samples, length, *x.shape[1:]) for x in (q, k, v))
-        return attend_equal_lengths(q, k, v, mask, cache).flatten(0, 1)
+        samples = (x.view(num_samples, length, *x.shape[1:]) for x in qkv)
+        return attend_equal_lengths(samples, mask, cache).flatten(0, 1)
     assert cache is None
+    q, k, v = qkv
     # varlen attention takes no mask of one's own; captions with a causal mask are few, and go one by one
     varlen_attention = find_varlen_attention(q) if mask is None else None
     if varlen_attention is not None:
         cu_seqlens, max_seqlen = sequences.cu_seqlens, sequences.max_seqlen
         return varlen_attention(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen).flatten(1)
     parts = zip(*(x.split(sequences.lengths) for x in (q, k, v)), strict=True)
-    return torch.cat([attend_equal_lengths(*(x[None] for x in part), mask)[0] for part in parts if len(part[0])])
+    return torch.cat([attend_equal_lengths((x[None] for x in part), mask)[0] for part in parts if len(part[0])])
 
 
-def attend_equal_lengths(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
-) -> Tensor:
-    """Return softmax attention of equally long samples, (B, S, H, K) -> (B, S, D); mask, cache: see `attend`."""
+def attend_equal_lengths(qkv: Iterable[Tensor], mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+    """Return softmax attention of equally long samples, three times (B, S, H, K) -> (B, S, D); else as `attend`."""
+    q, k, v = qkv
     if cache is not None:
         k, v = cache.extend(k, v)
     if mask is not None:
@@ -198,9 +198,9 @@ class MultiwayAttention(nn.Module):
         kinds = _SplitKinds.apply(qkv, layout)
         images, pairs, texts = kinds[:3], kinds[3:6], kinds[6:]
         x = _JoinKinds.apply(
-            attend(*images, layout.images),
-            attend(*pairs, layout.pairs, layout.pair_mask, cache),
-            attend(*texts, layout.texts),
+            attend(images, layout.images),
+            attend(pairs, layout.pairs, layout.pair_mask, cache),
+            attend(texts, layout.texts),
             layout,
         )
         x = expert_norm(x, vectors.norm_weight, vectors.norm_bias, layout.rows(self.experts), backend)

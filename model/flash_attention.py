@@ -27,17 +27,15 @@ def activate_flash_attention(choice: FlashAttentionChoice, device: torch.device)
     auto: the third if it is installed, computes what it should, and the GPU fits, else the second. Raises ValueError if
     the third was chosen and cannot run.
     """
-    if device.type != "cuda":
-        obstacle = "the device is no GPU"
-    elif choice == "2":
-        return "FlashAttention 2"
-    else:
-        obstacle = _obstacle(device) or _activation_error(device)
-        if not obstacle:
-            return "FlashAttention 3"
+    is_gpu = device.type == "cuda"
+    if choice == "2":
+        return "FlashAttention 2" if is_gpu else "torch's attention"
+    obstacle = (_obstacle(device) or _activation_error(device)) if is_gpu else "the device is no GPU"
+    if obstacle is None:
+        return "FlashAttention 3"
     if choice == "3":
         raise ValueError(f"flash_attention is 3, but {obstacle}; set it to auto or 2")
-    return "torch's attention" if device.type != "cuda" else f"FlashAttention 2 (not 3: {obstacle})"
+    return f"FlashAttention 2 (not 3: {obstacle})" if is_gpu else "torch's attention"
 
 
 def _obstacle(device: torch.device) -> str | None:
