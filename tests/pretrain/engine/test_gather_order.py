@@ -12,6 +12,8 @@ from pretrain.engine.gather_order import WRITERS, order_gathers
 from pretrain.survival.agreement import FatalRunError
 from tests.support.vector_clocks import Device, Moment, VectorClockAccelerator, VirtualStream
 
+STREAM = "_PartitionedParameterCoordinator__allgather_stream"
+
 
 @pytest.fixture
 def device() -> Iterator[Device]:
@@ -36,14 +38,14 @@ class WritingOptimizer:
         return self.device.current.launch()
 
 
-def engine_of(device: Device, stage: int = 3, **coordinator: Any) -> Any:
+def engine_of(device: Device, coordinator: dict[str, Any], stage: int = 3) -> Any:
     optimizer = WritingOptimizer(device, SimpleNamespace(**coordinator))
     return SimpleNamespace(optimizer=optimizer, zero_optimization_stage=lambda: stage)
 
 
 def test_gathers_know_of_the_weights_as_built_and_of_every_later_write(device: Device) -> None:
     gathering = VirtualStream(device, "gathers")
-    engine = engine_of(device, _PartitionedParameterCoordinator__allgather_stream=gathering)
+    engine = engine_of(device, {STREAM: gathering})
     built = device.current.launch()
     assert not gathering.knows(built)
     order_gathers(engine)
@@ -54,11 +56,11 @@ def test_gathers_know_of_the_weights_as_built_and_of_every_later_write(device: D
 
 
 def test_other_stages_and_cpus_are_left_as_they_are(device: Device) -> None:
-    engine = engine_of(device, stage=2)
+    engine = engine_of(device, {}, stage=2)
     order_gathers(engine)
     assert not set(WRITERS) & set(vars(engine.optimizer))
     set_accelerator(CPU_Accelerator())
-    engine = engine_of(device, _PartitionedParameterCoordinator__allgather_stream=None)
+    engine = engine_of(device, {STREAM: None})
     order_gathers(engine)
     assert not set(WRITERS) & set(vars(engine.optimizer))
 
@@ -66,12 +68,12 @@ def test_other_stages_and_cpus_are_left_as_they_are(device: Device) -> None:
 @pytest.mark.parametrize(
     ("coordinator", "reason"),
     [
-        ({}, "has no _PartitionedParameterCoordinator__allgather_stream"),
-        ({"_PartitionedParameterCoordinator__allgather_stream": None}, "has no stream for gathers on this device"),
+        ({}, f"has no {STREAM}"),
+        ({STREAM: None}, "has no stream for gathers on this device"),
     ],
 )
 def test_a_deepspeed_that_keeps_the_stream_elsewhere_is_refused(
     coordinator: dict[str, None], reason: str, device: Device
 ) -> None:
     with pytest.raises(FatalRunError, match=f"^DeepSpeed .* {reason}: ZeRO-3 might gather weights before they are"):
-        order_gathers(engine_of(device, **coordinator))
+        order_gathers(engine_of(device, coordinator))
