@@ -14,6 +14,7 @@ from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param,
 from torch import nn
 
 from pretrain.config.run_config import RunConfig
+from pretrain.engine.gather_order import order_gathers
 from pretrain.engine.memory_config import check_memory_config
 from pretrain.engine.optimizer import (
     ScaleOfName,
@@ -109,7 +110,7 @@ def build_engine(
     """Put the model under DeepSpeed, with float32 weights that are exactly those it comes with.
 
     leaf_modules: ZeRO-3 gathers each as one piece. undecayed, lr_scale: see `parameter_groups`.
-    Raises FatalRunError if DeepSpeed refuses the configuration.
+    Raises FatalRunError if DeepSpeed refuses the configuration, or is of a version whose gathers cannot be ordered.
     """
     # DeepSpeed rounds the weights to bfloat16 first and makes its float32 copy from those, so the given ones are kept
     # and put back: a checkpoint's or initial weights start a run exactly
@@ -140,6 +141,7 @@ def build_engine(
                 safe_set_local_fp32_param(parameter, own_partition(parameter, full))
             else:
                 safe_set_full_fp32_param(parameter, full)
+    order_gathers(engine)
     return engine
 
 
