@@ -63,11 +63,11 @@ class Assumptions:
     """Share of a copy's speed that concatenating, stacking and selecting rows reach. Assumed."""
     other_share: Share = 0.7
     """Share of a copy's speed that all other operations of torch reach. Assumed."""
-    activation_forward_tb: Figure = 1.8
+    activation_forward_tb: Figure = 2.8
     """Bandwidth of the activation kernel's forward, in 1e12 bytes per second, at most 0.85 of a copy's. Assumed: 0.8 of
-    the 2.2 that its instructions allow, counted in its code for sm_90."""
-    activation_backward_tb: Figure = 2.3
-    """The same for its backward. Assumed: 0.7 of the 3.2 that its instructions allow."""
+    the 3.5 that its instructions allow, counted in its code for sm_90 (docs/kernels.md)."""
+    activation_backward_tb: Figure = 3.5
+    """The same for its backward. Assumed: 0.7 of the 5.0 that its instructions allow."""
     optimizer_bytes: Figure = 70.0
     """Bytes moved per parameter of a rank's part by DeepSpeed's step. Counted: norm 18, flatten 4, to float32 6, scale
     8, AdamW 28, to bfloat16 6; stages 1 and 2 first look for infinities, 4 more."""

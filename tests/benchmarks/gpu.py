@@ -39,9 +39,9 @@ KERNEL_TESTS = (
 FEW_KERNEL_TESTS = ("tests/model/kernels/test_expert_norm.py", "tests/model/kernels/test_row_tiles.py")
 """Those of them that a dry run takes."""
 GPU_TESTS = (
-    "tests/model/test_attention.py", "tests/model/test_kernels.py", "tests/model/test_visual_tokenizer.py",
-    "tests/pretrain/engine/test_determinism.py", "tests/pretrain/planning/test_memory.py",
-    "tests/pretrain/run/test_device_copies.py",
+    "tests/model/test_attention.py", "tests/model/test_flash_attention.py", "tests/model/test_kernels.py",
+    "tests/model/test_visual_tokenizer.py", "tests/pretrain/engine/test_determinism.py",
+    "tests/pretrain/planning/test_memory.py", "tests/pretrain/run/test_device_copies.py",
 )  # fmt: skip
 """Files with tests that need a GPU, but for those of whole runs."""
 RUN_TESTS = ("tests/runs/test_kernels.py",)

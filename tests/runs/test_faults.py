@@ -184,7 +184,7 @@ def test_a_rank_that_fails_alone_ends_all_with_its_traceback(
 ) -> None:
     ended = broken(tiny_data, tmp_path / "run", point="inside forward", rank=rank, step=3, action="fail")
     assert ended.exit_codes == [EXIT_RANK_LOST] * 2, ended.stderr
-    assert "failed in forward of step 3 (MemoryError: no memory is left)" in ended.stderr[0]
+    assert "failed in forward of step 3 (MemoryError: no memory is left; python -m pretrain.plan" in ended.stderr[0]
     assert 'raise MemoryError("no memory is left")' in ended.stderr[rank]
     assert "Traceback" not in ended.stderr[1 - rank]
     check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)

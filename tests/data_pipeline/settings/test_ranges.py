@@ -37,7 +37,7 @@ class Setting:
 
     @property
     def option(self) -> str:
-        prefixed = self.path if self.kind in ("PretrainConfig", "VisualTokenizerRun") else self.path[-1:]
+        prefixed = self.path if self.kind in ("PretrainConfig", "VisualTokenizerRun", "plan") else self.path[-1:]
         return "--" + ".".join(prefixed).replace("_", "-").rstrip("-")
 
     @property
