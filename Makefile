@@ -1,4 +1,5 @@
 # make install  the environment alone, .venv
+# make dev     the same with what tests and tests/benchmarks/gpu.sh need
 # make demo    from raw data to a converted checkpoint, in a few minutes on two cores
 # make test    the tests, in two processes (or make test TEST_WORKERS=8)
 # make check   lint and types
@@ -17,9 +18,12 @@ SHELL := /bin/bash
 SLURM_TESTS := slurm
 TEST_WORKERS := 2
 
-.PHONY: install demo test test-slow triton-versions test-slurm fuzz check clean
+.PHONY: install dev demo test test-slow triton-versions test-slurm fuzz check clean
 
 install: $(VENV)/.run
+	@echo "source $(BIN)/activate"
+
+dev: $(VENV)/.dev
 	@echo "source $(BIN)/activate"
 
 demo: $(VENV)/.run

@@ -2,15 +2,18 @@
 
 Source: Shah et al., "FlashAttention-3: Fast and Accurate Attention with Asynchrony and Low-precision" (arXiv
 2407.08608). It is a package of its own, for GPUs of compute capability 9.0 (H100, H200), and torch can put it in the
-place of the second version. Both calls of model/attention.py then run it, unchanged.
+place of the second version. Both calls of model/attention.py then run it, unchanged; without it torch may take cuDNN's
+attention for sequences of equal lengths.
 """
 
 import importlib
 import importlib.util
+from contextlib import nullcontext
 from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from model.config import FlashAttentionChoice
@@ -32,6 +35,7 @@ def activate_flash_attention(choice: FlashAttentionChoice, device: torch.device)
         return "FlashAttention 2" if is_gpu else "torch's attention"
     obstacle = (_obstacle(device) or _activation_error(device)) if is_gpu else "the device is no GPU"
     if obstacle is None:
+        torch.backends.cuda.enable_cudnn_sdp(False)  # torch may prefer it for sequences of equal lengths
         return "FlashAttention 3"
     if choice == "3":
         raise ValueError(f"flash_attention is 3, but {obstacle}; set it to auto or 2")
@@ -80,11 +84,16 @@ def _difference(device: torch.device) -> float:
     values = torch.arange(2 * 128 * 3 * 64, device=device).sin().view(2, 128, 3, 64)  # no random state is touched
     exact = _attention_and_gradient(values)
     found = _attention_and_gradient(values.bfloat16())
-    return max(float((a.float() - b).abs().max()) for a, b in zip(found, exact, strict=True))
+    differences = [(a.float() - b).abs().max() for a, b in zip(found, exact, strict=True)]
+    return float(torch.stack(differences).max())  # NaN if there is one, which Python's max may pass by
 
 
 def _attention_and_gradient(values: Tensor) -> tuple[Tensor, Tensor]:
     values = values.detach().requires_grad_()
     q, k, v = (x[:, None] for x in values.unbind(2))  # one head
-    attended = scaled_dot_product_attention(q, k, v)
+    # torch prefers cuDNN's attention on newer GPUs and falls back to others in silence; a CPU has neither
+    is_on_gpu, is_exact = values.device.type == "cuda", values.dtype == torch.float32
+    backends = [SDPBackend.FLASH_ATTENTION] if is_on_gpu and not is_exact else [SDPBackend.MATH]
+    with sdpa_kernel(backends) if is_on_gpu else nullcontext():
+        attended = scaled_dot_product_attention(q, k, v)
     return attended.detach(), torch.autograd.grad(attended.square().sum(), values)[0]

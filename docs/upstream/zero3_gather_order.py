@@ -16,6 +16,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from contextlib import contextmanager
 
 import deepspeed
@@ -25,6 +26,7 @@ from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 
+warnings.filterwarnings("ignore", category=FutureWarning)  # torch 2.13 renames collectives
 NUM_RANKS, NUM_STEPS, WIDTH = 2, 5, 32
 CONFIG = {
     "train_batch_size": 2 * NUM_RANKS,

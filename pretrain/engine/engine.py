@@ -120,7 +120,7 @@ def build_engine(
     set_z3_leaf_modules(model, list(leaf_modules))
     device = state_device(deepspeed_config)
     implementation = choose_implementation(config.optimizer, device)
-    check_alike(implementation)
+    check_alike("optimizers", implementation, "set optimizer.implementation to torch")
     groups = parameter_groups(model, config.optimizer.weight_decay, undecayed, lr_scale)
     optimizer = build_optimizer(groups, config.optimizer, implementation, device)
     if dist.get_rank() == 0:
@@ -153,14 +153,16 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, (RuntimeError, OSError)) and not isinstance(error, NotImplementedError)
 
 
-def check_alike(implementation: str) -> None:
-    """Raise FatalRunError if ranks would take different optimizers: they round differently. All ranks call it."""
-    per_rank = [implementation] * dist.get_world_size()
-    dist.all_gather_object(per_rank, implementation)
+def check_alike(what: str, own: str, remedy: str) -> None:
+    """Raise FatalRunError if ranks would use different implementations: they round differently. All ranks call it.
+
+    what: plural, for the message; own: this rank's; remedy: what else can be done than to install the same everywhere.
+    """
+    per_rank = [own] * dist.get_world_size()
+    dist.all_gather_object(per_rank, own)
     if len(found := sorted(set(per_rank))) > 1:
         raise FatalRunError(
-            f"ranks find different optimizers ({', '.join(found)}); install the same on all nodes or set "
-            "optimizer.implementation to torch"
+            f"ranks find different {what} ({'; '.join(found)}); install the same on all nodes or {remedy}"
         )
 
 

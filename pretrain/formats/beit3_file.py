@@ -5,6 +5,7 @@ Ours have one entry more, the fingerprint of their text tokenizer. Reading execu
 
 import argparse
 from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def save_beit3(
     text_tokenizer_sha256: str | None = None,
 ) -> None:
     """Write a file that is exact for a role. Raises OSError if it cannot be written."""
-    content: dict[str, object] = {"model": dict(file_entries(weights, config, role))}
+    # in an order of their own, so that the same weights give the same bytes from a checkpoint and from an export
+    content: dict[str, object] = {"model": dict(sorted(file_entries(weights, config, role), key=itemgetter(0)))}
     if text_tokenizer_sha256 is not None:
         content[FINGERPRINT_KEY] = text_tokenizer_sha256  # a string: their loader looks at "model" alone
     with path.open("wb") as file:

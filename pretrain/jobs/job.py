@@ -153,7 +153,7 @@ class Job(ABC, Generic[ConfigT]):
         return {}
 
     def describe(self) -> list[str]:
-        """Return lines to print when the run starts, before those of the data. Main rank."""
+        """Return lines to print when the run starts, before those of the data. All ranks must return the same."""
         return []
 
     def work(self, batch: StepBatch) -> StepWork | None:

@@ -74,6 +74,9 @@ class Assumptions:
     gradient_bytes: Figure = 20.0
     """Bytes moved per parameter and micro-step from a gradient to its bucket and on to its place. Counted in stage 3;
     stages 1 and 2 need 16 to 22."""
+    accumulated_gradient_bytes: Figure = 6.0
+    """The same for a micro-step that reduces nothing, as those of stage 1 before the last: torch adds the gradient to
+    the sum of the earlier ones. By reading."""
     within_gb: Figure = 450.0
     """GB/s of a GPU within its node, in one direction. Datasheet: NVLink of an H100, at its full speed."""
     between_gb: Figure = 50.0
@@ -103,7 +106,7 @@ class Assumptions:
     bucket2_us: HostMicroseconds = 137.0
     """The same in stage 2. CPU: 137 ms for 997 tensors."""
     bucket3_us: HostMicroseconds = 311.0
-    """The same in stage 3, besides its slices. CPU: 310 ms for 997 tensors."""
+    """The same in stage 3, besides its slices. CPU: 311 us, 310 ms for 997 tensors."""
     reduce_slice_us: HostMicroseconds = 1.2
     """Microseconds of the host per rank and gradient that ZeRO-3 reduces. CPU: 158 ms for 997 tensors on 128 ranks
     (tests/benchmarks/bench_host.py)."""

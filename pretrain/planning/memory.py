@@ -182,10 +182,10 @@ def _stage3(zero: "DeepSpeedZeroConfig", pieces: Pieces, itemsize: int, ranks: i
         kept = int(zero.max_reuse_distance) + pieces.persistent
         gathered = min(pieces.total, pieces.largest + prefetched + kept) + pieces.largest
         buffers += itemsize * gathered
-    weights = 0 if _is_offloaded(zero.offload_param) else itemsize * part
+    weights = 0 if is_offloaded_to_host(zero.offload_param) else itemsize * part
     if zero.zero_hpz_partition_size > 1:
         weights += itemsize * -(-pieces.total // zero.zero_hpz_partition_size)
-    is_offloaded = _is_offloaded(zero.offload_optimizer)
+    is_offloaded = is_offloaded_to_host(zero.offload_optimizer)
     flat = (itemsize + (4 if itemsize < 4 else 0)) * min(part, int(zero.sub_group_size))
     return _Held(
         weights=weights,
@@ -207,7 +207,7 @@ def _stages_1_and_2(
     """
     part = -(-pieces.total // ranks)
     bucket = int(zero.reduce_bucket_size)
-    is_offloaded = _is_offloaded(zero.offload_optimizer)
+    is_offloaded = is_offloaded_to_host(zero.offload_optimizer)
     gradients = 0
     if has_micro_steps:
         gradients = itemsize * pieces.total if zero.stage == 1 else 0 if is_offloaded else itemsize * part
@@ -222,7 +222,8 @@ def _stages_1_and_2(
     )
 
 
-def _is_offloaded(offload: Any) -> bool:
+def is_offloaded_to_host(offload: Any) -> bool:
+    """Return whether a block offload_optimizer or offload_param takes its state off the GPU."""
     return offload is not None and offload.device != "none"
 
 

@@ -7,8 +7,8 @@ from model.config import USES, MultiwayConfig
 from model.flops import forward_flops
 from model.parameter_counts import count_activated, count_by_part
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.engine.memory_config import check_memory_config, read_memory_config
-from pretrain.planning.memory import count_pieces, micro_batch, planned_kernels
+from pretrain.engine.memory_config import check_memory_config, read_memory_config, zero_settings
+from pretrain.planning.memory import count_pieces, is_offloaded_to_host, micro_batch, planned_kernels
 from pretrain.planning.stages import GPUS_PER_NODE, SHIPPED, StagePlan, plan_stages, remedies, way_of
 from pretrain.planning.step_times import AssumedMachine, PredictedSetting, predicted_settings, step_time
 from pretrain.planning.time_tables import part_table, rank_table
@@ -45,9 +45,21 @@ def plan(config: PretrainConfig, num_ranks: int, machine: AssumedMachine) -> str
         stage_table(config, stages, num_ranks),
         part_table(time, f"{num_ranks} ranks, stage {way_of(memory_config)} ({config.deepspeed_config})", machine),
         rank_table(by_ranks),
+        *offload_note(memory_config),
         verdict(config, memory_config, stages, by_ranks[num_ranks], num_ranks, machine.gpu.memory_gb),
     ]
     return "\n\n".join(parts)
+
+
+def offload_note(memory_config: dict[str, Any]) -> list[str]:
+    """Return a sentence on the times of a file with offload; no sentence for others."""
+    zero = zero_settings(memory_config)
+    if not (is_offloaded_to_host(zero.offload_optimizer) or is_offloaded_to_host(zero.offload_param)):
+        return []
+    return [
+        "With offload a step takes longer than predicted: the copies between GPU and host are not counted, and the "
+        "optimizer counts as if it ran on the GPU."
+    ]
 
 
 def parameter_table(model: MultiwayConfig) -> str:

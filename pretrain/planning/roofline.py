@@ -40,7 +40,7 @@ ASSUMED: dict[str, tuple[str, ...]] = {
     "norms and sums": ("copy_share", "norms_share"),
     "copies": ("copy_share", "copies_share"),
     "other operations": ("copy_share", "other_share"),
-    GRADIENTS: ("copy_share", "gradient_bytes"),
+    GRADIENTS: ("copy_share", "gradient_bytes", "accumulated_gradient_bytes"),
     OPTIMIZER: ("copy_share", "optimizer_bytes"),
     COMMUNICATION: ("within_gb", "between_gb", "hop_us", "overlap"),
     WAITING: (
@@ -204,7 +204,8 @@ def _micro_step(
     work: MicroStepWork, sharding: ShardingWork, backward: PhaseSharding, gpu: Gpu, assumed: Assumptions
 ) -> tuple[dict[str, float], float]:
     """Return the seconds of a micro-step by part, and those in which the host works."""
-    gradients = sharding.num_parameters * assumed.gradient_bytes / _bulk_speed(gpu, assumed)
+    num_bytes = assumed.gradient_bytes if backward.num_reduced else assumed.accumulated_gradient_bytes
+    gradients = sharding.num_parameters * num_bytes / _bulk_speed(gpu, assumed)
     first = _phase_time(work.forward, sharding.forward, sharding.stage, gpu, assumed)
     second = _phase_time(work.backward, backward, sharding.stage, gpu, assumed, {GRADIENTS: gradients})
     parts = {part: first.parts.get(part, 0.0) + second.parts.get(part, 0.0) for part in ASSUMED}

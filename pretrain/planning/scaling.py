@@ -125,7 +125,7 @@ def timed_settings(
 
 
 def what_breaks(num_ranks: int, most: int, compute: float, settings: list[TimedSetting]) -> list[str]:
-    """Return sentences on where stage 3, the setting of the recipes, reaches its limit, and on the remedy."""
+    """Return sentences on where stage 3 reaches its limit, and on the remedy."""
     found = []
     third = next((setting for setting in settings if setting.name == "stage 3"), None)
     best = min(settings, key=lambda setting: setting.seconds)

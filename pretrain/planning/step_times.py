@@ -65,7 +65,8 @@ def sharding_work(
         gathering, slices = num_tensors, num_ranks
         regathering = round(num_tensors * regather.num_bytes / reduction.num_bytes)
     group = found.backward[0].num_ranks if regathering else 0
-    early = PhaseSharding(backward, regathering, group, num_tensors, slices)
+    # stage 1 fills its buckets in the last micro-step; before it torch adds gradients up in place
+    early = PhaseSharding(backward, regathering, group, 0 if zero.stage == 1 else num_tensors, slices)
     return ShardingWork(
         num_parameters=pieces.total,
         stage=int(zero.stage),
@@ -74,7 +75,7 @@ def sharding_work(
         num_updated=num_tensors if zero.stage == 3 else -(-num_tensors // num_ranks),
         forward=PhaseSharding(forward, gathering, slices),
         backward=early,
-        last_backward=replace(early, communication=backward + last - tail),
+        last_backward=replace(early, communication=backward + last - tail, num_reduced=num_tensors),
         tail_seconds=tail,
         after_seconds=after,
         waits_in_forward=way_of(memory_config) == HPZ,

@@ -22,7 +22,7 @@ from pretrain.checkpoints.reader import Checkpoint, agreed_latest_checkpoint
 from pretrain.checkpoints.saver import CheckpointSaver, check_there
 from pretrain.config.run_config import ConfigT, config_to_json
 from pretrain.engine.determinism import use_deterministic_algorithms
-from pretrain.engine.engine import build_engine, check_accepted, merged_deepspeed_config
+from pretrain.engine.engine import build_engine, check_accepted, check_alike, merged_deepspeed_config
 from pretrain.engine.machine_memory import check_buckets_fit
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.jobs.job import Job
@@ -104,6 +104,8 @@ def start(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, status: JobS
     config, device = job.config, job.device
     watchdog.at("preparation")
     dataset, memory_config = on_every_rank(lambda: prepare(job))
+    # auto takes what is installed on a node
+    check_alike("kernels or settings", ", ".join(job.describe()), "set kernels and flash_attention yourself")
     on_main_rank(lock_run, config.run_dir, seconds_for_the_job_before(config), lambda: stop.signalled)
     checkpoint = agreed_latest_checkpoint(config)
     files = job.files(config)

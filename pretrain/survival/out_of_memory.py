@@ -9,17 +9,19 @@
 | cuBLAS, cuDNN, cuSOLVER, their handles and workspaces | RuntimeError | CUBLAS_STATUS_ALLOC_FAILED, ... |
 | NCCL, its buffers | torch.distributed.DistBackendError | Cuda failure 2 'out of memory', Failed to CUDA calloc ... |
 | Python, numpy | MemoryError | |
+| the operating system | OSError, or a RuntimeError of torch or NCCL around it | Cannot allocate memory |
 
 Triton's OutOfResources is none of them: a program asks for more shared memory or registers than the GPU has, and less
 data would not help.
 """
 
+import errno
 import re
 
 import torch
 
 _MESSAGE = re.compile(
-    r"out of memory|not enough memory|can't allocate memory"
+    r"out[ _]of[ _]memory|not enough memory|can(not|'t) allocate memory"
     r"|CU\w+_ALLOC(ATION)?_FAILED|Failed to CUDA (host )?[mc]?alloc",
     re.IGNORECASE,
 )
@@ -31,6 +33,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     """Return whether an exception, or one that it was raised from, reports that memory is used up."""
     while error is not None:
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
         if isinstance(error, RuntimeError) and _MESSAGE.search(str(error)):
             return True

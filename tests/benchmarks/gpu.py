@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[2]
-DEFAULT_OUT = Path("runs/gpu.txt")
+DEFAULT_OUT, DEFAULT_DRY_OUT = Path("runs/gpu.txt"), Path("runs/gpu_dry.txt")
 KERNEL_TESTS = (
     "tests/model/kernels/test_backend.py", "tests/model/kernels/test_block_masks.py",
     "tests/model/kernels/test_compiled.py", "tests/model/kernels/test_expert_activation.py",
@@ -148,10 +148,14 @@ class Results:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="gpu.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"first, {', '.join(PARTS)}")
     parser.add_argument("--dry", action="store_true", help="tiny sizes on a CPU: does everything run?")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="file that lines are appended to")
+    parser.add_argument(
+        "--out", type=Path, help=f"file that lines are appended to (default: {DEFAULT_OUT}; {DEFAULT_DRY_OUT} if dry)"
+    )
     args = parser.parse_args(arguments)
     if not args.parts:
         print(listing())
@@ -160,7 +164,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; choose from first, {', '.join(PARTS)}")
     names = list(dict.fromkeys(name for part in args.parts for name in (FIRST if part == "first" else (part,))))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises, so that the command under way is ended too
-    results = Results(args.out)
+    out = args.out or (DEFAULT_DRY_OUT if args.dry else DEFAULT_OUT)
+    print(f"lines are appended to {out}", flush=True)
+    results = Results(out)
     results.line(f"# {time.strftime('%Y-%m-%d %H:%M:%S')}, gpu.sh {' '.join(args.parts)}{' --dry' * args.dry}")
     if not run_part("machine", MACHINE, args.dry, results):
         return 2

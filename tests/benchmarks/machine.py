@@ -19,7 +19,11 @@ RUN = {
     "tyro": "tyro", "docstring_parser": "docstring_parser", "typeguard": "typeguard",
 }  # fmt: skip
 """Packages of every run and of what they import, with the modules that they bring."""
-TESTS = {"pytest": "pytest", "hypothesis": "hypothesis"}
+TESTS = {
+    "pytest": "pytest", "pluggy": "pluggy", "iniconfig": "iniconfig", "pygments": "pygments",
+    "hypothesis": "hypothesis", "sortedcontainers": "sortedcontainers",
+}  # fmt: skip
+"""Packages of the tests and of what they import."""
 PEERS = {"torchscale": "torchscale", "fairscale": "fairscale", "timm": "timm", "torchvision": "torchvision"}
 """Packages that `gpu.sh compare` needs besides."""
 OPTIONAL = {"pytest-xdist": "xdist", "liger-kernel": "liger_kernel"}

@@ -56,7 +56,8 @@ def machine_of(device: torch.device) -> AssumedMachine | None:
     if device.type == "cpu":
         return AssumedMachine(measured_cpu(), AS_MEASURED)
     name = torch.cuda.get_device_name(device).lower()
-    gpu = next((gpu for known, gpu in GPUS.items() if known in name.split()), None)
+    is_sxm = not {"pcie", "nvl"} & set(name.split())  # these are slower than the datasheets in GPUS
+    gpu = next((gpu for known, gpu in GPUS.items() if is_sxm and known in name.split()), None)
     return None if gpu is None else AssumedMachine(gpu, Assumptions())
 
 

@@ -1,6 +1,7 @@
 """The choice between versions of FlashAttention, by a third version that is torch's own attention. CPU, a second."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -57,6 +58,19 @@ def test_a_version_that_computes_something_else_is_not_used(handle: Handle, monk
     assert torch.nn.attention.current_flash_attention_impl() is None and handle.is_removed
 
 
+def test_gradients_that_are_not_numbers_are_a_difference(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = flash_attention._attention_and_gradient
+
+    def wrong(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        attended, gradient = right(values)
+        return attended, gradient if values.dtype == torch.float32 else torch.full_like(gradient, torch.nan)
+
+    monkeypatch.setattr(flash_attention, "_attention_and_gradient", wrong)
+    assert _activation_error(CPU) == "its results differ from float32 by nan"
+    assert torch.nn.attention.current_flash_attention_impl() is None and handle.is_removed
+
+
+@pytest.mark.skipif(find_spec(flash_attention.PACKAGE) is not None, reason="FlashAttention 3 is installed")
 def test_a_package_that_is_missing_or_fails_is_reported() -> None:
     error = _activation_error(CPU)
     assert error == "ModuleNotFoundError: No module named 'flash_attn_interface'"
@@ -65,6 +79,8 @@ def test_a_package_that_is_missing_or_fails_is_reported() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")
-def test_a_gpu_runs_one_of_both_versions() -> None:
+def test_a_gpu_runs_the_version_that_is_named() -> None:
     assert activate_flash_attention("2", DEVICE) == "FlashAttention 2"
-    assert activate_flash_attention("auto", DEVICE).startswith(("FlashAttention 3", "FlashAttention 2 (not 3: "))
+    named = activate_flash_attention("auto", DEVICE)
+    is_third = torch.nn.attention.current_flash_attention_impl() == "FA3"
+    assert named == "FlashAttention 3" if is_third else named.startswith("FlashAttention 2 (not 3: ")

@@ -138,7 +138,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._is_inside_collective or func.namespace != "aten":
+        if self._is_inside_collective or func.namespace not in ("aten", "imglish"):
             return func(*args, **kwargs)
         self._mark_pinned()
         reads, writes, inputs = _accessed(func, args, kwargs)

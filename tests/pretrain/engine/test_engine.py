@@ -73,4 +73,4 @@ def test_errors_that_may_not_recur_at_another_start() -> None:
 
 def test_one_rank_agrees_with_itself() -> None:
     with only_rank():
-        check_alike("torch")
+        check_alike("optimizers", "torch", "set optimizer.implementation to torch")

@@ -47,7 +47,8 @@ def test_stage_1_reduces_in_the_last_micro_step_and_gathers_after_the_step() -> 
     assert added.forward.communication == added.backward.communication == 0
     assert added.last_backward.communication + added.tail_seconds == pytest.approx(2 * sent)
     assert added.after_seconds == pytest.approx(sent)
-    assert added.backward.num_reduced == pieces.num_tensors and added.backward.reduce_ranks == 0
+    assert added.backward.num_reduced == 0 and added.last_backward.num_reduced == pieces.num_tensors
+    assert added.last_backward.reduce_ranks == 0
     assert added.num_updated == -(-pieces.num_tensors // 4)
 
 
