@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from model.expert_rows import ExpertRows
+from model.kernels.expert_linear import forward_products
 from tests.support.mistakes import only_rank
 from tests.support.stream_races import Watch, watched
 from tests.support.vector_clocks import Device, VectorClockAccelerator, VirtualStream
@@ -53,6 +55,15 @@ def test_overwriting_what_another_stream_reads_is_a_race_unless_it_waits(watch: 
     computing_stream(watch).wait_stream(side)
     gradient.zero_()
     assert not watch.races
+
+
+def test_operations_of_the_project_are_seen_too(watch: Watch) -> None:
+    x, weight, rows = torch.ones(3, 4), torch.zeros(2, 4), ExpertRows((3,), (0,))
+    with watch.accelerator.stream(side_stream(watch)):
+        weight.add_(1)
+    watch.races.clear()
+    forward_products(x, [weight], rows)
+    assert any("expert_products" in race.second for race in watch.races)
 
 
 def test_two_readers_do_not_race_and_neither_do_writers_of_parts_that_do_not_overlap(watch: Watch) -> None:
