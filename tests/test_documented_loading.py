@@ -57,8 +57,8 @@ TORCHSCALE, TIMM, HERE = python_blocks((ROOT / "docs" / "converting.md").read_te
 @pytest.mark.parametrize(
     ("lines", "name"),
     [
-        pytest.param(TORCHSCALE, "model", id="torchscale"),
-        pytest.param(TIMM, "tower", id="timm", marks=pytest.mark.slow),  # the card's lines, below, are the same
+        pytest.param(TORCHSCALE, "model", id="torchscale", marks=pytest.mark.slow),
+        pytest.param(TIMM, "tower", id="timm", marks=pytest.mark.slow),  # the cards' lines, below, are the same
     ],
 )
 def test_documented_lines_load_the_export_of_the_documented_command(lines: str, name: str, exports: Path) -> None:

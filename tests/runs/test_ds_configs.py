@@ -42,6 +42,7 @@ def test_the_readme_has_a_row_for_each_with_its_numbers() -> None:
             assert f"| `{setting}` | {value:,} |" in readme
 
 
+@pytest.mark.slow
 def test_all_give_the_losses_of_plain_zero3(tmp_path: Path) -> None:
     cases = {name: Case(zero_of(name), [[4, 4, 4]]) for name in NAMES}
     (tmp_path / "cases.json").write_text(json.dumps({name: asdict(case) for name, case in cases.items()}))

@@ -40,8 +40,7 @@ def our_image_states(model: MaskedDataModel, images: torch.Tensor) -> torch.Tens
 @pytest.mark.parametrize(
     ("config", "architecture"),
     [
-        # twelve layers of 768 dimensions; the giant's two are wider and converted by the same names
-        pytest.param(MultiwayConfig(attention="decoupled"), "beit3_base_patch16_224", marks=pytest.mark.slow),
+        (MultiwayConfig(attention="decoupled"), "beit3_base_patch16_224"),
         (
             MultiwayConfig(dim=1408, depth=2, num_heads=16, ffn_dim=6144, num_vl_layers=1, patch_size=14),
             "beit3_giant_patch14_224",
@@ -49,6 +48,7 @@ def our_image_states(model: MaskedDataModel, images: torch.Tensor) -> torch.Tens
     ],
     ids=["base", "giant_2_layers"],
 )
+@pytest.mark.slow  # towers of small networks are below
 def test_published_towers_give_our_hidden_states(config: MultiwayConfig, architecture: str, tmp_path: Path) -> None:
     model = random_model(replace(config, vocab_size=100, num_visual_tokens=20))
     save_timm(model.state_dict().items(), model.encoder.config, tmp_path)
