@@ -27,7 +27,8 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("arch", [pytest.param(80, marks=pytest.mark.slow), 90])
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 90])
 def test_every_kernel_compiles_and_spills_no_register(arch: int) -> None:
     command = [sys.executable, "-m", "tests.ahead_of_time", str(arch), "--sizes", "giant", "--json"]
     ended = subprocess.run(command, capture_output=True, text=True)

@@ -42,6 +42,7 @@ def test_too_many_losses_in_a_row_that_are_not_finite_end_all_ranks(tiny_data: T
     assert [record["skipped"] for record in read_log(tmp_path)] == [False, False, True, True, True]
 
 
+@pytest.mark.slow
 def test_a_run_of_skipped_steps_ends_with_its_own_code_and_keeps_the_checkpoint_before_them(
     tiny_data: TinyData, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from tests.support.engine_ranks import Case
 from tests.support.launch import run_ranks
 from tests.support.tiny import tiny_model
 
+pytestmark = pytest.mark.slow
 NUM_RANKS = 2
 PACKED = [[4, 4, 4]]
 SEPARATE = [[4, 0, 0], [0, 4, 0], [0, 0, 4]]

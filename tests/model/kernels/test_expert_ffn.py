@@ -45,6 +45,7 @@ def test_one_function_equals_its_parts(rows: ExpertRows, has_scale: bool) -> Non
     assert_same(partial(either, backend="triton"), partial(either, backend="reference"), inputs)
 
 
+@pytest.mark.slow
 def test_gradients_of_the_reference_are_right() -> None:
     rows, bias_rows = ExpertRows((1, 1, 3, 4), (0, 1, 1, 2)), ExpertRows((1, 1, 3, 4), (0, 0, 1, 1))
     inputs = [tensor.detach().double().requires_grad_() for tensor in inputs_for(rows, bias_rows)]

@@ -62,6 +62,7 @@ def test_permission_is_not_damage_and_starts_no_new_run(checkpoint: Path) -> Non
         latest_checkpoint(run_dir, PretrainConfig)
 
 
+@pytest.mark.slow
 def test_a_folder_of_checkpoints_that_cannot_be_listed_is_not_taken_for_an_empty_one(checkpoint: Path) -> None:
     folder, run_dir = checkpoint.parent, checkpoint.parents[1]
     with forbidden(folder), pytest.raises(OSError, match=rf"{folder} cannot be read \(Permission denied\); make it"):

@@ -74,6 +74,7 @@ def http_error(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_by_something_else_ends_all_ranks_too() -> None:
     others: list[Any] = [
         another_run(3),  # of another size, so that this run's ranks are not its own
