@@ -18,7 +18,7 @@ from typing import Any
 from tests.benchmarks.results import append_section
 
 VERSIONS = ("3.6.0", "3.7.0", "3.9.0")
-"""Of torch 2.11, of torch 2.13, and the one that tests run in its interpreter, beside torch's build for CPUs."""
+"""Versions of Triton: torch 2.11's, torch 2.13's, and the one whose interpreter runs the tests on a CPU."""
 ROOT = Path(__file__).parents[1]
 INSTALLED = ROOT / "build/triton"
 Row = dict[str, Any]

@@ -9,7 +9,7 @@ from model.kernels.expert_activation import expert_activation, gelu_and_slope
 from model.kernels.language import jit, tl
 from tests.support.kernels import DEVICE, SIZES, assert_same, outputs_and_gradients, random_tensors
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="needs Triton: make dev installs it")
 # Triton's interpreter computes in numpy, which warns where a GPU has infinities and NaN
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 BLOCK = 1 << 16
