@@ -28,17 +28,23 @@ def memory_config(folder: Path, name: str) -> str:
 
 
 def watched_parts(
-    plan: list[Part], data: TinyData, folder: Path, precision: str = "bfloat16", depth: int = 1
+    plan: list[Part],
+    data: TinyData,
+    folder: Path,
+    precision: str = "bfloat16",
+    depth: int = 1,
+    num_ranks: int = 2,
+    num_steps: int | None = None,
 ) -> list[list[dict[str, Any]]]:
-    """Run the parts of a plan one after the other; return the result of each on both ranks."""
+    """Run the parts of a plan one after the other; return the result of each on every rank."""
     (folder / "plan.json").write_text(json.dumps([asdict(part) for part in plan]))
-    num_steps = sum(part.num_steps for part in plan)
+    num_steps = num_steps or sum(part.num_steps for part in plan)
     arguments = ["demo", *data.overrides(folder / "run"), "--num-steps", num_steps, "--optimizer.warmup-steps", 1]
     arguments += ["--model.depth", depth, "--precision", precision]
     module = "tests.support.stream_order_ranks"
-    ended = run_ranks(2, module, [folder / "plan.json", folder / "out", *arguments], timeout_seconds=1200)
-    assert ended.exit_codes == [0, 0], ended.stderr
-    per_rank = [json.loads((folder / f"out.{rank}").read_text()) for rank in range(2)]
+    ended = run_ranks(num_ranks, module, [folder / "plan.json", folder / "out", *arguments], timeout_seconds=1200)
+    assert ended.exit_codes == [0] * num_ranks, ended.stderr
+    per_rank = [json.loads((folder / f"out.{rank}").read_text()) for rank in range(num_ranks)]
     return [list(part) for part in zip(*per_rank, strict=True)]
 
 
@@ -76,6 +82,17 @@ def test_no_shipped_configuration_has_a_race(name: str, precision: str, tiny_dat
         for result in ranks:
             assert result["races"] == [], part
             assert result["seen"]["all_gather_into_tensor" if "zero3" in part.deepspeed_config else "all_reduce"] > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "zero3_hpz"])  # which divides two ranks into nodes
+def test_a_run_that_goes_on_with_more_ranks_has_no_race(name: str, tiny_data: TinyData, tmp_path: Path) -> None:
+    own = memory_config(tmp_path, name)
+    watched_parts([Part(own, 2)], tiny_data, tmp_path, num_ranks=1, num_steps=5)
+    (ranks,) = watched_parts([Part(own, 3)], tiny_data, tmp_path, num_steps=5)
+    for result in ranks:
+        assert result["races"] == []
+        assert result["seen"]["all_gather_into_tensor" if "zero3" in name else "all_reduce"] > 3
 
 
 @pytest.mark.slow
