@@ -29,6 +29,7 @@ setup(
         "pretrain.evaluation",
         "pretrain.formats",
         "pretrain.jobs",
+        "pretrain.monitoring",
         "pretrain.planning",
         "pretrain.recipes",
         "pretrain.run",

@@ -5,10 +5,12 @@ What is trained is in pretrain/jobs/pretraining.py, the loop and its exit codes 
 
 from pretrain.config.command_line import parse_recipe
 from pretrain.recipes import RECIPES
+from pretrain.survival.startup_log import begin_startup
 
 
 def main() -> None:
     config = parse_recipe(RECIPES, "pretrain.train")
+    begin_startup(config.run_dir)
     from pretrain.jobs.pretraining import Pretraining  # after parsing: help does not wait for torch and DeepSpeed
     from pretrain.run.loop import run_job
 

@@ -5,10 +5,12 @@ What is trained is in pretrain/jobs/visual_tokenizer.py, the loop and its exit c
 
 from pretrain.config.command_line import parse_recipe
 from pretrain.recipes import VISUAL_TOKENIZER_RECIPES
+from pretrain.survival.startup_log import begin_startup
 
 
 def main() -> None:
     config = parse_recipe(VISUAL_TOKENIZER_RECIPES, "pretrain.train_visual_tokenizer")
+    begin_startup(config.run_dir)
     from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining  # after parsing, as in pretrain/train.py
     from pretrain.run.loop import run_job
 

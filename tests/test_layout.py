@@ -23,8 +23,8 @@ FOLDERS = {
         "samples", "files", "workers", "images", "settings", "shards", "sources", "texts", "loading", COMMANDS,
     ],
     "pretrain": [
-        "survival", "formats", "config", "engine", "checkpoints", "jobs", "evaluation", "planning", "conversion",
-        "recipes", "run", COMMANDS,
+        "survival", "formats", "config", "engine", "checkpoints", "monitoring", "jobs", "evaluation", "planning",
+        "conversion", "recipes", "run", COMMANDS,
     ],
 }  # fmt: skip
 """From low to high: a folder imports only those before it. Files directly in a package are the last."""

@@ -208,6 +208,18 @@ def float32_partitions(optimizer: Any) -> list[Tensor]:
     raise AssertionError(type(optimizer))
 
 
+def places_in_engine(engine: deepspeed.DeepSpeedEngine) -> dict[str, Place]:
+    """Return where each parameter lies in `float32_partitions` of all ranks."""
+    optimizer, world_size = engine.optimizer, dist.get_world_size()
+    place = _places_in_parts if engine.zero_optimization_stage() == 3 else _places_in_a_row
+    paddings = getattr(optimizer, "round_robin_bit16_padding", None)  # of stages 1 and 2
+    places: dict[str, Place] = {}
+    for group, shapes in enumerate(engine._get_zero_param_shapes()):
+        sizes = [float32_partitions(optimizer)[group].numel()] * world_size
+        places |= place(group, shapes, sizes, paddings[group] if paddings else [0] * len(shapes))
+    return places
+
+
 def model_file(stage: int, rank: int) -> str:
     """Return the name of the file with the model states of a rank."""
     return f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt" if stage == 3 else "mp_rank_00_model_states.pt"

@@ -1,6 +1,7 @@
 """The settings that every training run has; pretraining.py and visual_tokenizer.py add those of their kind."""
 
 import dataclasses
+import json
 import textwrap
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from data_pipeline.settings.ranges import (
     check_ranges,
 )
 from model.config import MultiwayConfig
+from pretrain.config.monitors import MonitorConfig
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +100,7 @@ class RunConfig(ABC):
     reading and verifying a checkpoint."""
     allow_data_change: MayChange[bool] = False
     """Resume although shards, tokenizers or teacher differ from those that the run was started with."""
+    monitors: MayChange[MonitorConfig] = field(default_factory=MonitorConfig)
     log_sample_keys: MayChange[bool] = False
     """Log the sample keys of every step, for tests and audits."""
 
@@ -166,6 +169,18 @@ def config_to_json(config: RunConfig) -> str:
         config.resolved(), data=dataclasses.replace(data, images=images, pairs=pairs, texts=texts)
     )
     return pydantic.TypeAdapter(type(config)).dump_json(shown, indent=2).decode() + "\n"
+
+
+def settings_of(config: RunConfig) -> dict[str, object]:
+    """Return a config as `config_to_json` has it, for tables: nested fields by dotted names."""
+
+    def flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name, value in values.items():
+            found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        return found
+
+    return flat(json.loads(config_to_json(config)))
 
 
 def config_from_json(kind: type[ConfigT], text: str) -> ConfigT:

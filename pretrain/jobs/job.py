@@ -145,6 +145,10 @@ class Job(ABC, Generic[ConfigT]):
         """Return the factor of the learning rate for a parameter, as layer-wise decay needs."""
         return 1.0
 
+    def part_of(self, name: str) -> str:
+        """Return the part of the network that a parameter counts to in the norms by part of the log."""
+        return "all"
+
     def checkpoint_files(self) -> dict[str, bytes]:
         """Return files that a checkpoint holds besides DeepSpeed's and the config, by name. Raises OSError.
 

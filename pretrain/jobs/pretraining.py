@@ -30,6 +30,9 @@ from pretrain.jobs.micro_step import MicroStep, make_micro_step
 from pretrain.jobs.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
 from pretrain.survival.agreement import summed_over_ranks
 
+EXPERTS = ("vision", "language", "vision_language")
+"""Experts of a block, as its parameters name them."""
+
 
 class Pretraining(Job[PretrainConfig]):
     """Masked data modeling on images, pairs and texts, all in one packed step."""
@@ -101,6 +104,13 @@ class Pretraining(Job[PretrainConfig]):
             for part in batch.micro_batches(self.config.gradient_accumulation_steps)
         ]
         return MaskedStep(micro_steps, self.loss_weights, self.config.objectives)
+
+    def part_of(self, name: str) -> str:
+        _, is_in_block, place = name.partition(".blocks.")
+        words = place.split(".")
+        if not is_in_block:
+            return "rest"  # embeddings, the last norm, heads
+        return "attention" if {"attn", "norm1"} & {*words} else next(word for word in words if word in EXPERTS)
 
     def checkpoint_files(self) -> dict[str, bytes]:
         assert self.config.data.text_tokenizer is not None

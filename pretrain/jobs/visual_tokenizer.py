@@ -87,6 +87,9 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
             start_codebook(engine.module.codebook, torch.cat(features).flatten(0, 1), self.config.seed)
         return TokenizerStep(self.config, batch.step, micro_steps)
 
+    def part_of(self, name: str) -> str:
+        return name.partition(".")[0]
+
     def views(self, batch: StepBatch) -> Views:
         """Return what a micro-step is computed on; the teacher runs here, without gradients."""
         view = tokenizer_view(batch.images, self.teacher_size)

@@ -17,12 +17,14 @@ from data_pipeline.loading.batch import StepBatch
 from pretrain.config.run_config import ConfigT
 from pretrain.engine.engine import init_distributed
 from pretrain.engine.schedule import learning_rate, set_learning_rate
-from pretrain.jobs.job import Job, StepWork
+from pretrain.jobs.job import Job
 from pretrain.run.accumulate import accumulate
+from pretrain.run.speed import memory_gib
 from pretrain.run.start import Run, start
 from pretrain.run.step_agreement import Agreed, agree, gather_keys
 from pretrain.survival.agreement import FatalRunError, RetryableRunError, RunError, on_main_rank
-from pretrain.survival.console import say, warn
+from pretrain.survival.console import end_live, say, warn
+from pretrain.survival.startup_log import end_startup
 from pretrain.survival.stop import EXIT_CODES, EXIT_RANK_LOST, Ending, JobStatus, StopRequest, end_process
 from pretrain.survival.watchdog import Watchdog
 
@@ -44,8 +46,12 @@ def run_job(kind: type[Job[ConfigT]], config: ConfigT) -> NoReturn:
 def run_to_its_end(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, status: JobStatus) -> int:
     """Train, report how the run ended, and return the exit code."""
     try:
-        ending = train(start(job, watchdog, stop, status))
+        run = start(job, watchdog, stop, status)
+        end_startup()  # from here on, what libraries print is part of the run
+        ending = train(run)
+        run.monitors.close()
     except RunError as error:  # the same on every rank
+        end_live()
         if dist.get_rank() == 0:
             warn(f"error: {error}")
         if isinstance(error, RetryableRunError):
@@ -76,7 +82,7 @@ def train_steps(run: Run[ConfigT]) -> Ending:
         done = batch.step + 1
         is_last = agreed.stop is not None or done == config.num_steps
         save_is_due = is_last or done % config.save_every_steps == 0
-        record_step(run, record, agreed.work, save_is_due)
+        record_step(run, record, agreed, save_is_due)
         after_step(run, batch.step)
         run.watchdog.at("saving")
         if save_is_due or agreed.all_have_written:  # complete the checkpoint under way, a collective
@@ -99,31 +105,36 @@ def train_step(run: Run[ConfigT], batch: StepBatch, agreed: Agreed) -> dict[str,
     started, config, engine = time.perf_counter(), run.config, run.engine
     lr = learning_rate(config.optimizer, batch.step, config.num_steps)
     set_learning_rate(engine.optimizer, lr)
+    run.norms.begin(batch.step)
     run.watchdog.at("inputs")
     step = run.job.start_step(engine, batch)
     record, is_skipped = accumulate(engine, step, run.guard, run.watchdog)
     record = {"step": batch.step} | record
     record |= {
-        "grad_norm": engine.get_global_grad_norm(),
+        "grad_norm": (grad_norm := engine.get_global_grad_norm()),
+        **run.norms.fields(grad_norm),
         "lr": lr,
         "samples_seen": (batch.step + 1) * config.samples_per_step.total,
         "skipped": is_skipped,
         "bad_samples": agreed.num_bad_samples,
         "stop": agreed.stop is not None,
         "seconds": time.perf_counter() - started,
+        "time": time.time(),
+        "memory_gib": memory_gib(run.job.device),
     }
     if config.log_sample_keys or is_skipped:
         record["keys"] = gather_keys(config, batch)
     return record
 
 
-def record_step(run: Run[ConfigT], record: dict[str, Any], work: StepWork | None, save_is_due: bool) -> None:
+def record_step(run: Run[ConfigT], record: dict[str, Any], agreed: Agreed, save_is_due: bool) -> None:
     """Count and log a step. Raises FatalRunError after too many skipped steps in a row."""
     too_many_skips = run.guard.count(record["skipped"])
     record["num_skipped_steps"] = run.guard.num_skipped_steps
     if save_is_due:
         record["passes"] = run.dataset.seen(record["step"] + 1)
-    run.records.add(record, work)
+    record |= run.speed.step_ended(agreed.work, record["seconds"], agreed.wait_seconds)
+    run.records.add(record)
     if too_many_skips:
         raise FatalRunError(too_many_skips)
 

@@ -1,19 +1,17 @@
-"""One JSON line per step in RUN/log.jsonl, and a progress line every few seconds."""
+"""One JSON line per step in RUN/log.jsonl."""
 
 import json
 import math
 import os
-import time
 from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.files.retries import PERMANENT_ERRNOS, FileErrors, with_retries, written_with_retries
-from pretrain.survival.console import say, warn
+from pretrain.survival.console import warn
 from pretrain.survival.json_lines import append_whole, read_records, restore_lines
 
-PROGRESS_SECONDS = 5.0
 LOG_NAME = "log.jsonl"
 
 
@@ -23,10 +21,8 @@ class RunLog:
     A line that cannot be written must not end the main rank alone: `failure` keeps the error until all ranks agree.
     """
 
-    def __init__(self, run_dir: Path, first_step: int, num_steps: int, progress_fields: tuple[str, ...] = ("losses",)):
-        """progress_fields: fields of a record, dicts of figures, that the progress line prints. Raises OSError."""
-        self.num_steps = num_steps
-        self.progress_fields = progress_fields
+    def __init__(self, run_dir: Path, first_step: int):
+        """first_step: steps done before this start. Raises OSError."""
         path = run_dir / LOG_NAME
         kept = restore_lines(path, is_log_line, itemgetter("step"), first_step)
         if missing := first_step - len(kept):
@@ -34,10 +30,9 @@ class RunLog:
         self.path, self._file = path, path.open("ab", buffering=0)
         self.failure: OSError | None = None
         self._last_line = b""
-        self._last_progress = -math.inf
 
     def write(self, record: dict[str, Any], is_kept: bool = False) -> None:
-        """Add a line, null for each figure that is not finite, and print progress every few seconds.
+        """Add a line, null for each figure that is not finite.
 
         record: JSON values, with step, loss, losses, lr, grad_norm and seconds, perhaps figures of a SpeedMeter and of
         the job. is_kept: a checkpoint follows, so all lines so far are synced to disk.
@@ -52,16 +47,6 @@ class RunLog:
             with_retries(self.check_in_place, FileErrors((*PERMANENT_ERRNOS, None)))
         except OSError as error:
             self.failure = error
-        now = time.monotonic()
-        if now - self._last_progress >= PROGRESS_SECONDS or record["step"] == self.num_steps - 1:
-            self._last_progress = now
-            figures = [item for field in self.progress_fields for item in record.get(field, {}).items()]
-            parts = "  ".join(f"{name} {value:.3f}" for name, value in figures)
-            say(
-                f"step {record['step'] + 1}/{self.num_steps}  loss {record['loss']:.3f}  {parts}  "
-                f"grad norm {record['grad_norm']:.2f}  lr {record['lr']:.1e}  "
-                f"{record['seconds']:.2f} s/step{_speed_in_words(record)}"
-            )
 
     def check(self) -> None:
         """Raise OSError if a line could not be written, or the log is no longer in the run folder."""
@@ -88,11 +73,6 @@ class RunLog:
         with self.path.open("rb") as file:
             file.seek(-len(self._last_line), os.SEEK_END)
             return file.read()
-
-
-def _speed_in_words(record: dict[str, Any]) -> str:
-    tokens = f"  {record['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in record else ""
-    return tokens + (f"  MFU {record['mfu']:.1%}" if "mfu" in record else "")
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:

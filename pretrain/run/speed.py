@@ -1,13 +1,18 @@
-"""Speed of a run: tokens per second, and model FLOPs utilization (MFU)."""
+"""Speed of a run: tokens per second, model FLOPs utilization (MFU), and the share of time spent waiting for data."""
 
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
+import psutil
 import torch
 
 from pretrain.jobs.job import StepWork
 
 PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "GH200": 989, "B200": 2250}
 """Peak of dense bfloat16 matrix products in TFLOPS, from the datasheets of the SXM versions."""
+
+BatchT = TypeVar("BatchT")
 
 
 class SpeedMeter:
@@ -19,21 +24,53 @@ class SpeedMeter:
         self.peak_flops = peak_flops(device) if dtype == torch.bfloat16 else None
         self._last_step_ended: float | None = None
 
-    def step_ended(self, work: StepWork, step_seconds: float) -> dict[str, float]:
+    def step_ended(self, work: StepWork | None, step_seconds: float, wait_seconds: float = 0.0) -> dict[str, float]:
         """Return figures of the step just launched, for the log.
 
-        work: of all ranks; step_seconds: duration of the step, used for the first one, which none goes before.
+        work: of all ranks, None if unknown; step_seconds: duration of the step, used for the first one, which none goes
+        before; wait_seconds: time that the slowest rank waited for the step's data.
         """
         now = time.monotonic()
-        seconds = step_seconds if self._last_step_ended is None else now - self._last_step_ended
+        is_first = self._last_step_ended is None
+        seconds = step_seconds + wait_seconds if self._last_step_ended is None else now - self._last_step_ended
         self._last_step_ended = now
+        wait = {"data_wait": min(1.0, wait_seconds / seconds)}
+        if work is None:
+            return wait
+        if is_first:
+            seconds = step_seconds
         flops_per_second = work.flops / seconds / self.num_ranks
-        figures = {
+        figures = wait | {
             "num_tokens": work.num_tokens,
             "tokens_per_second": work.num_tokens / seconds,
             "tflops_per_rank": flops_per_second / 1e12,
         }
         return figures if self.peak_flops is None else figures | {"mfu": flops_per_second / self.peak_flops}
+
+
+class TimedBatches:
+    """The batches of a run, with the time that each was waited for."""
+
+    def __init__(self) -> None:
+        self.wait_seconds = 0.0
+        """Time that this rank's host waited for the batch it yielded last."""
+
+    def timed(self, batches: Iterable[BatchT]) -> Iterator[BatchT]:
+        """Yield the batches."""
+        iterator = iter(batches)
+        while True:
+            started = time.perf_counter()
+            batch = next(iterator, None)
+            self.wait_seconds = time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+
+def memory_gib(device: torch.device) -> float:
+    """Return the peak memory of a GPU, which the host knows without asking it, or the memory of a process on a CPU."""
+    used = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+    return used / 2**30
 
 
 def peak_flops(device: torch.device) -> float | None:

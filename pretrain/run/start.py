@@ -20,20 +20,26 @@ from data_pipeline.loading.loader import step_batches
 from pretrain.checkpoints.elastic import is_of_another_layout, load_checkpoint, load_moments, load_weights_into
 from pretrain.checkpoints.reader import Checkpoint, agreed_latest_checkpoint
 from pretrain.checkpoints.saver import CheckpointSaver, check_there
-from pretrain.config.run_config import ConfigT, config_to_json
+from pretrain.config.run_config import ConfigT, config_to_json, settings_of
 from pretrain.engine.determinism import use_deterministic_algorithms
 from pretrain.engine.engine import build_engine, check_accepted, check_alike, merged_deepspeed_config
 from pretrain.engine.machine_memory import check_buckets_fit
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.jobs.job import Job
+from pretrain.monitoring.environment import add_start, describe_ranks
+from pretrain.monitoring.figures import figures_of
+from pretrain.monitoring.monitors import Monitors
+from pretrain.monitoring.openers import check_installed, describe_monitors, openers
+from pretrain.monitoring.part_norms import PartNorms
 from pretrain.run.device_copies import batches_ahead
+from pretrain.run.progress import Progress
 from pretrain.run.run_log import RunLog
-from pretrain.run.speed import SpeedMeter
+from pretrain.run.speed import SpeedMeter, TimedBatches
 from pretrain.run.step_records import StepRecords
 from pretrain.run.unchanged import agreed_fingerprints, check_unchanged
 from pretrain.survival.agreement import on_every_rank, on_main_rank
 from pretrain.survival.bad_samples import BadSampleBudget
-from pretrain.survival.console import say, warn
+from pretrain.survival.console import end_live, say, warn
 from pretrain.survival.run_lock import lock_run
 from pretrain.survival.step_guard import StepGuard
 from pretrain.survival.stop import JobStatus, StopRequest, ignore_stop_signals
@@ -54,6 +60,10 @@ class Run(Generic[ConfigT]):
     status: JobStatus
     guard: StepGuard
     records: StepRecords
+    reading: TimedBatches
+    speed: SpeedMeter
+    norms: PartNorms
+    monitors: Monitors
     log: RunLog | None
     """On the main rank."""
     bad_samples: BadSampleBudget
@@ -69,7 +79,7 @@ class Run(Generic[ConfigT]):
         batches = step_batches(
             self.dataset, self.first_step, self.config.num_steps, data.num_workers, ignore_stop_signals, is_gpu
         )
-        return batches_ahead(batches, self.job.device)
+        return self.reading.timed(batches_ahead(batches, self.job.device))
 
     def check_log(self) -> None:
         """Raise OSError if a line could not be logged, or the log is no longer in the run folder. Main rank."""
@@ -91,6 +101,7 @@ class Run(Generic[ConfigT]):
 
     def report_stop(self, done: int) -> None:
         """Print that the run was stopped, and forget the file that asked for it. Main rank."""
+        end_live()
         self.stop.forget_file()
         say(f"stopped on request after step {done}, saved; rerun the same command to resume")
 
@@ -125,8 +136,31 @@ def start(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, status: JobS
     on_every_rank(lambda: bad_samples.read(first_step))  # before the main rank drops later lines from the file
     on_main_rank(bad_samples.write, first_step)
     saver = on_every_rank(lambda: CheckpointSaver(engine, config, memory_config, fingerprints, job.checkpoint_files()))
-    records = StepRecords(log, guard, SpeedMeter(dist.get_world_size(), device, config.dtype), job.check_record)
-    return Run(job, engine, dataset, first_step, watchdog, stop, status, guard, records, log, bad_samples, saver)
+    on_main_rank(add_start, config.run_dir, first_step, describe_ranks(device))
+    monitors = Monitors(openers(config.monitors, config.run_dir, settings_of(config)) if log is not None else ())
+    progress = Progress(config.num_steps, first_step, job.progress_fields)
+
+    def draw(record: dict[str, Any]) -> None:
+        monitors.write(record["step"] + 1, figures_of(record))
+
+    return Run(
+        job=job,
+        engine=engine,
+        dataset=dataset,
+        first_step=first_step,
+        watchdog=watchdog,
+        stop=stop,
+        status=status,
+        guard=guard,
+        records=StepRecords(log, guard, watchers=(job.check_record, progress.show, draw)),
+        reading=TimedBatches(),
+        speed=SpeedMeter(dist.get_world_size(), device, config.dtype),
+        norms=PartNorms(engine, job.part_of, config.monitors.norms_every_steps),
+        monitors=monitors,
+        log=log,
+        bad_samples=bad_samples,
+        saver=saver,
+    )
 
 
 def prepare(job: Job[ConfigT]) -> tuple[StepDataset, dict[str, Any]]:
@@ -134,6 +168,7 @@ def prepare(job: Job[ConfigT]) -> tuple[StepDataset, dict[str, Any]]:
     config, rank, world_size = job.config, dist.get_rank(), dist.get_world_size()
     if config.deterministic:  # before anything is computed
         use_deterministic_algorithms()
+    check_installed(config.monitors)
     dataset = job.prepare(rank, world_size)
     memory_config = read_memory_config(config.deepspeed_config)
     check_accepted(merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights))
@@ -192,6 +227,7 @@ def start_log(job: Job[ConfigT], dataset: StepDataset, first_step: int) -> RunLo
     ranks = f"{num_ranks} rank{'s' * (num_ranks > 1)} on {job.device.type}, {config.precision}"
     ranks += ", deterministic" * config.deterministic
     say("\n".join([f"{config.run_dir} {beginning}: {ranks}", *job.describe(), *dataset.describe()]))
+    say(describe_monitors(config.monitors))
     for warning in [*config.warnings(), *dataset.warnings()]:
         warn(f"warning: {warning}")
-    return RunLog(config.run_dir, first_step, config.num_steps, job.progress_fields)
+    return RunLog(config.run_dir, first_step)

@@ -28,6 +28,8 @@ class Agreed:
     """Whether every rank has written its files of the checkpoint under way."""
     work: StepWork | None
     """Work of all ranks in this step."""
+    wait_seconds: float
+    """Time that the rank with the slowest data waited for them."""
 
 
 def agree(run: Run[ConfigT], batch: StepBatch) -> Agreed:
@@ -42,7 +44,11 @@ def agree(run: Run[ConfigT], batch: StepBatch) -> Agreed:
     has_failed = bool(batch.failure) or (run.log is not None and run.log.failure is not None)
     own = [run.stop.signalled, is_asked_by_file, len(batch.bad_samples), has_failed, run.saver.is_written]
     own += (0, 0) if work is None else (work.num_tokens, work.flops)
-    num_signals, num_files, num_bad_samples, num_failures, num_written, *all_work = summed_over_hosts(own)
+    # one sum for all, since each costs the latency of the network: every rank has a place of its own for its wait
+    waits = [0] * dist.get_world_size()
+    waits[dist.get_rank()] = round(run.reading.wait_seconds * 1e6)
+    num_signals, num_files, num_bad_samples, num_failures, num_written, *others = summed_over_hosts(own + waits)
+    all_work, all_waits = others[: -len(waits)], others[-len(waits) :]
     if num_bad_samples:
         run.bad_samples.add(batch.step, batch.bad_samples)
     if num_failures:
@@ -51,7 +57,11 @@ def agree(run: Run[ConfigT], batch: StepBatch) -> Agreed:
         on_main_rank(run.check_log)
     stop: Ending | None = "stopped_by_file" if num_files else "stopped" if num_signals else None
     return Agreed(
-        stop, num_bad_samples, num_written == dist.get_world_size(), None if work is None else StepWork(*all_work)
+        stop,
+        num_bad_samples,
+        all_have_written=num_written == dist.get_world_size(),
+        work=None if work is None else StepWork(*all_work),
+        wait_seconds=max(all_waits) / 1e6,
     )
 
 

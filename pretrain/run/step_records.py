@@ -1,12 +1,10 @@
-"""Records of the steps, in order: read from the device one step late, counted by the guard, logged by the main rank."""
+"""Records of the steps, in order: read from the device one step late, counted by the guard, logged and shown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from pretrain.jobs.job import StepWork
 from pretrain.run.device_copies import DeferredMetrics
 from pretrain.run.run_log import RunLog
-from pretrain.run.speed import SpeedMeter
 from pretrain.survival.step_guard import StepGuard
 
 
@@ -20,17 +18,15 @@ class StepRecords:
         self,
         log: RunLog | None,
         guard: StepGuard,
-        speed: SpeedMeter | None = None,
-        check_record: Callable[[dict[str, Any]], None] | None = None,
+        watchers: Sequence[Callable[[dict[str, Any]], None]] = (),
     ):
-        """log: on the main rank; speed: adds its figures; check_record: called with each record before it is logged."""
-        self.log, self.guard, self.speed, self.check_record = log, guard, speed, check_record
+        """log: on the main rank; watchers: called there with each record once it is logged."""
+        self.log, self.guard, self.watchers = log, guard, watchers
         self._late: DeferredMetrics | None = None
 
-    def add(self, record: dict[str, Any], work: StepWork | None = None) -> None:
-        """Add the record of a step just launched, see `RunLog.write`; work: of all ranks, None if unknown."""
-        speed = {} if self.speed is None or work is None else self.speed.step_ended(work, record["seconds"])
-        late = DeferredMetrics(record | speed)
+    def add(self, record: dict[str, Any]) -> None:
+        """Add the record of a step just launched, see `RunLog.write`."""
+        late = DeferredMetrics(record)
         self.flush()
         self._late = late
         if self.guard.spike_deviations:
@@ -44,6 +40,6 @@ class StepRecords:
         if not record["skipped"]:
             self.guard.remember(record["loss"])
         if self.log is not None:
-            if self.check_record is not None:
-                self.check_record(record)
             self.log.write(record, is_kept)
+            for watch in self.watchers:
+                watch(record)

@@ -11,7 +11,7 @@ from typing import Literal, NoReturn
 
 from data_pipeline.settings.command_line import EXIT_USER_ERROR
 from data_pipeline.workers.pool import PR_SET_PDEATHSIG
-from pretrain.survival.console import warn
+from pretrain.survival.console import end_live, warn
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 STOP_FILE_NAME = "stop"
@@ -124,6 +124,7 @@ def end_process(exit_code: int) -> NoReturn:
     down, it asks for a lock that is gone and aborts the process: now and then another code would reach the launcher.
     """
     try:
+        end_live()
         with suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()

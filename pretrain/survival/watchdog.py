@@ -31,6 +31,7 @@ from pretrain.survival.console import warn
 from pretrain.survival.judge import Judge
 from pretrain.survival.out_of_memory import REMEDY, is_out_of_memory
 from pretrain.survival.rank_links import Doors, Link, connect, encode, open_doors
+from pretrain.survival.startup_log import place_of_startup_log
 from pretrain.survival.stop import EXIT_RANK_LOST, end_as_mistake, end_process
 from pretrain.survival.verdict import GRACE_SECONDS, Limits, MainRank, Turns, Verdict, place_of
 
@@ -140,7 +141,7 @@ class Watchdog:
         # even if a file system holds up what is printed
         threading.Timer(3 * GRACE_SECONDS, os._exit, [EXIT_RANK_LOST]).start()
         if self._traceback and verdict.rank == self.rank:
-            warn(self._traceback)
+            warn(self._traceback + place_of_startup_log())
         # once per node; if rank 0 is lost, on every rank, since it is not known which are left
         if os.environ.get("LOCAL_RANK", "0") == "0" or verdict.rank == 0:
             warn(

@@ -80,7 +80,7 @@ def record(step: int) -> dict[str, Any]:
 def test_a_log_that_is_gone_is_detected_at_the_end(change: Callable[[Path], None], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    log = RunLog(run_dir, 0, 2)
+    log = RunLog(run_dir, 0)
     log.write(record(0))
     log.check()
     change(run_dir)

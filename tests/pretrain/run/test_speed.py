@@ -7,7 +7,7 @@ import torch
 
 from pretrain.jobs.job import StepWork
 from pretrain.planning.options import H100_TFLOPS
-from pretrain.run.speed import PEAK_TFLOPS, SpeedMeter, peak_flops
+from pretrain.run.speed import PEAK_TFLOPS, SpeedMeter, TimedBatches, memory_gib, peak_flops
 
 CPU = torch.device("cpu")
 
@@ -16,8 +16,30 @@ def test_speed_is_measured_from_step_to_step_and_the_first_by_itself(monkeypatch
     now = iter([100.0, 104.0])
     monkeypatch.setattr("pretrain.run.speed.time", SimpleNamespace(monotonic=lambda: next(now)))
     meter, work = SpeedMeter(2, CPU), StepWork(num_tokens=800, flops=16 * 10**12)
-    assert meter.step_ended(work, 0.5) == {"num_tokens": 800, "tokens_per_second": 1600.0, "tflops_per_rank": 16.0}
-    assert meter.step_ended(work, 0.5) == {"num_tokens": 800, "tokens_per_second": 200.0, "tflops_per_rank": 2.0}
+    first = {"num_tokens": 800, "tokens_per_second": 1600.0, "tflops_per_rank": 16.0, "data_wait": 0.75}
+    assert meter.step_ended(work, 0.5, wait_seconds=1.5) == first
+    second = {"num_tokens": 800, "tokens_per_second": 200.0, "tflops_per_rank": 2.0, "data_wait": 0.25}
+    assert meter.step_ended(work, 0.5, wait_seconds=1.0) == second
+
+
+def test_a_job_without_figures_of_its_work_has_its_wait_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 104.0])
+    monkeypatch.setattr("pretrain.run.speed.time", SimpleNamespace(monotonic=lambda: next(now)))
+    meter = SpeedMeter(2, CPU)
+    assert meter.step_ended(None, 0.5, wait_seconds=0.5) == {"data_wait": 0.5}
+    assert meter.step_ended(None, 0.5, wait_seconds=3.0) == {"data_wait": 0.75}
+
+
+def test_the_wait_for_each_batch_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([1.0, 3.0, 10.0, 10.5, 20.0, 20.0])
+    monkeypatch.setattr("pretrain.run.speed.time", SimpleNamespace(perf_counter=lambda: next(now)))
+    reading = TimedBatches()
+    assert [(batch, reading.wait_seconds) for batch in reading.timed("ab")] == [("a", 2.0), ("b", 0.5)]
+
+
+def test_memory_is_that_of_this_process() -> None:
+    before, block = memory_gib(CPU), torch.ones(2**26)
+    assert 0.2 < memory_gib(CPU) - before < 0.3 and block[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_only_a_damaged_line_itself_is_lost(
     monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 8_000)
     path = tmp_path / LOG_NAME
     path.write_bytes(log_of(*SOUND[:place], damage, *SOUND[place:]))
-    RunLog(tmp_path, 6, 8)
+    RunLog(tmp_path, 6)
     assert path.read_bytes() == log_of(*SOUND)
     assert [line["step"] for line in read_log(tmp_path)] == list(range(6))
     set_aside = (tmp_path / "log.damaged-1.jsonl").read_bytes()
@@ -68,7 +68,7 @@ def test_only_a_damaged_line_itself_is_lost(
 def test_half_a_line_at_the_end_and_lines_out_of_order(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / LOG_NAME
     path.write_bytes(log_of(SOUND[4], *SOUND[:4], SOUND[5], log_line(900), log_line(6)) + b'{"step": 7, "lo')
-    RunLog(tmp_path, 6, 8)  # steps after the checkpoint are repeated
+    RunLog(tmp_path, 6)  # steps after the checkpoint are repeated
     assert path.read_bytes() == log_of(*SOUND)
     assert (tmp_path / "log.damaged-1.jsonl").read_bytes() == b'{"step": 7, "lo'
     assert "1 damaged or duplicate line, the first in line 9;" in capfd.readouterr().err
@@ -77,7 +77,7 @@ def test_half_a_line_at_the_end_and_lines_out_of_order(tmp_path: Path, capfd: py
 def test_steps_without_a_line_are_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / LOG_NAME
     path.write_bytes(log_of(*SOUND[:2]) + bytes(100) + log_of(*SOUND[4:]))
-    log = RunLog(tmp_path, 6, 8)
+    log = RunLog(tmp_path, 6)
     assert path.read_bytes() == log_of(*SOUND[:2], *SOUND[4:])
     assert capfd.readouterr().err == f"warning: {path} has no line for 2 of the 6 steps before this start\n"
     log.write({"step": 6, "loss": 1.0, "losses": {}, "lr": 0.1, "grad_norm": 1.0, "seconds": 1.0})
@@ -89,12 +89,12 @@ def test_an_intact_log_is_left_as_it_is_and_each_damage_has_its_own_file(
 ) -> None:
     path = tmp_path / LOG_NAME
     path.write_bytes(log_of(*SOUND))
-    RunLog(tmp_path, 6, 8)
+    RunLog(tmp_path, 6)
     assert path.read_bytes() == log_of(*SOUND) and capfd.readouterr().err == ""
     for number in (1, 2):
         with path.open("ab") as file:
             file.write(b"damage %d\n" % number)
-        RunLog(tmp_path, 6, 8)
+        RunLog(tmp_path, 6)
         assert (tmp_path / f"log.damaged-{number}.jsonl").read_bytes() == b"damage %d\n" % number
     assert path.read_bytes() == log_of(*SOUND)
 
@@ -102,7 +102,7 @@ def test_an_intact_log_is_left_as_it_is_and_each_damage_has_its_own_file(
 def test_a_log_that_cannot_be_read_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / LOG_NAME).mkdir()
     with pytest.raises(OSError, match=rf"{LOG_NAME} cannot be read \(Is a directory\); make it readable, or move it"):
-        RunLog(tmp_path, 6, 8)
+        RunLog(tmp_path, 6)
 
 
 ANY_LINE = st.one_of(st.sampled_from(SOUND), st.sampled_from([*DAMAGES.values()]), st.binary(max_size=40))
