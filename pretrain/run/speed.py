@@ -19,10 +19,14 @@ class SpeedMeter:
         self.peak_flops = peak_flops(device) if dtype == torch.bfloat16 else None
         self._last_step_ended: float | None = None
 
+    def leave_out_time(self) -> None:
+        """Count the time since the last step as no part of the next one."""
+        self._last_step_ended = None
+
     def step_ended(self, work: StepWork, step_seconds: float) -> dict[str, float]:
         """Return figures of the step just launched, for the log.
 
-        work: of all ranks; step_seconds: duration of the step, used for the first one, which none goes before.
+        work: of all ranks; step_seconds: duration of the step, used if no other step went directly before it.
         """
         now = time.monotonic()
         seconds = step_seconds if self._last_step_ended is None else now - self._last_step_ended

@@ -36,6 +36,11 @@ class StepRecords:
         if self.guard.spike_deviations:
             self.flush()
 
+    def leave_out_time(self) -> None:
+        """Count the time since the last step as no part of the next one, as after an evaluation."""
+        if self.speed is not None:
+            self.speed.leave_out_time()
+
     def flush(self, is_kept: bool = False) -> None:
         """Read and log the record added last; is_kept: as in `RunLog.write`."""
         if self._late is None:

@@ -44,6 +44,7 @@ class TinyData:
             "texts-per-step": 4,
             "optimizer.warmup-steps": 2,
             "save-every-steps": 100,
+            "evaluation.every-steps": 0,
         }
         return [str(word) for name, value in values.items() for word in (f"--{name}", value)] + ["--log-sample-keys"]
 
