@@ -11,10 +11,12 @@ from pretrain.survival.startup_log import begin_startup
 def main() -> None:
     config = parse_recipe(RECIPES, "pretrain.train")
     begin_startup(config.run_dir)
-    from pretrain.jobs.pretraining import Pretraining  # after parsing: help does not wait for torch and DeepSpeed
+    # after parsing: help does not wait for torch and DeepSpeed
+    from pretrain.evaluation.pretraining import evaluation_of_pretraining
+    from pretrain.jobs.pretraining import Pretraining
     from pretrain.run.loop import run_job
 
-    run_job(Pretraining, config)
+    run_job(Pretraining, config, evaluation_of_pretraining)
 
 
 if __name__ == "__main__":

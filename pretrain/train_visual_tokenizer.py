@@ -11,10 +11,12 @@ from pretrain.survival.startup_log import begin_startup
 def main() -> None:
     config = parse_recipe(VISUAL_TOKENIZER_RECIPES, "pretrain.train_visual_tokenizer")
     begin_startup(config.run_dir)
-    from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining  # after parsing, as in pretrain/train.py
+    # after parsing, as in pretrain/train.py
+    from pretrain.evaluation.visual_tokenizer import evaluation_of_visual_tokenizer
+    from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining
     from pretrain.run.loop import run_job
 
-    run_job(VisualTokenizerTraining, config)
+    run_job(VisualTokenizerTraining, config, evaluation_of_visual_tokenizer)
 
 
 if __name__ == "__main__":

@@ -184,12 +184,14 @@ class StepDataset(Dataset[StepBatch]):
             pixels = self.transform(reader.image_bytes(sample), rng)
         if kind != "image":
             length = self.shape.caption_length if kind == "pair" else self.shape.text_length
-            ids = self._encode(reader.text(sample), length)
+            assert self.tokenizer is not None
+            ids = encoded(self.tokenizer, reader.text(sample), length)
         return LoadedSample(kind, sample_id, reader.key(sample), pixels, ids)
 
-    def _encode(self, text: str, length: int) -> list[int]:
-        assert self.tokenizer is not None
-        ids = self.tokenizer.encode_to_length(text[: length * LONGEST_PIECE], length)
-        if ids[1] == EOS_ID:
-            raise BadSampleError(NO_TOKEN)
-        return ids
+
+def encoded(tokenizer: TextTokenizer, text: str, length: int) -> list[int]:
+    """Return the `length` ids of a text, cut or padded. Raises BadSampleError if the tokenizer finds no token in it."""
+    ids = tokenizer.encode_to_length(text[: length * LONGEST_PIECE], length)
+    if ids[1] == EOS_ID:
+        raise BadSampleError(NO_TOKEN)
+    return ids

@@ -95,3 +95,17 @@ def masked_cross_entropy(
     if len(hidden) <= chunk_rows:
         return losses_of(linear(hidden, weight, bias), labels)
     return _ChunkedLosses.apply(hidden, weight, bias, labels, chunk_rows, losses_of)
+
+
+@torch.no_grad()
+def masked_guesses(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
+    """Return (M, 2) float32 for evaluation: the cross entropies, and 1 for each row whose likeliest class is its label.
+
+    Arguments as in `masked_cross_entropy`; the logits are held in chunks too.
+    """
+    chunk_rows = max(1, CHUNK_BYTES // (4 * len(weight)))
+    found = []
+    for rows, row_labels in zip(hidden.split(chunk_rows), labels.split(chunk_rows), strict=True):
+        logits = linear(rows, weight, bias)
+        found.append(torch.stack([row_losses(logits, row_labels), (logits.argmax(-1) == row_labels).float()], 1))
+    return torch.cat(found)

@@ -2,13 +2,15 @@
 
     RUN/checkpoints/step_00000300/                DeepSpeed's sharded files, config.json, the job's own files
     RUN/checkpoints/step_00000300/manifest.json   size and SHA-256 of each of them, versions, fingerprints of the data
+    RUN/checkpoints/best                          names the best one by a figure of the evaluations, if one is set
 
 All ranks write into `step_N.partial`; once the manifest is on disk the folder gets its name. reader.py finds them
 again.
 """
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
@@ -20,6 +22,7 @@ import torch.distributed as dist
 
 from data_pipeline.files.retries import written_with_retries
 from pretrain.checkpoints.background_files import BackgroundCheckpointEngine, FileDescription
+from pretrain.checkpoints.best import EVALUATIONS_NAME, update_best
 from pretrain.checkpoints.manifest import read_manifest, sync, write_manifest
 from pretrain.checkpoints.reader import CONFIG_NAME, complete_folders
 from pretrain.config.run_config import RunConfig, config_to_json
@@ -51,6 +54,7 @@ class CheckpointSaver:
         self.step: int | None = None
         """The number of steps before the checkpoint under way; None if none is."""
         self.guard_state: dict[str, Any] = {}
+        self.evaluations: list[dict[str, Any]] = []
         self._num_updates: dict[Path, int] = {}
         self._deleting = ThreadPoolExecutor(1, "delete checkpoints")
         if dist.get_rank() == 0:
@@ -65,12 +69,15 @@ class CheckpointSaver:
         """Whether this rank has written its files of a checkpoint that is not finished."""
         return self.step is not None and self.files.is_written
 
-    def begin(self, step: int, guard_state: dict[str, Any]) -> None:
-        """Take a snapshot of the state after `step` steps. Raises FatalRunError if the folder cannot be created."""
+    def begin(self, step: int, guard_state: dict[str, Any], evaluations: Sequence[dict[str, Any]] = ()) -> None:
+        """Take a snapshot of the state after `step` steps. Raises FatalRunError if the folder cannot be created.
+
+        evaluations: those of this state, which the checkpoint holds too; on the main rank.
+        """
         assert self.step is None
         folder = self._partial(step)
         on_main_rank(self._make, folder)
-        self.step, self.guard_state = step, guard_state
+        self.step, self.guard_state, self.evaluations = step, guard_state, list(evaluations)
         self.files.begin(folder)
         self.engine.save_checkpoint(self.folder, tag=folder.name, save_latest=False)
 
@@ -114,6 +121,8 @@ class CheckpointSaver:
             (folder / CONFIG_NAME).write_text(config_to_json(self.config))
             for name, content in self.extra_files.items():
                 (folder / name).write_bytes(content)
+            if self.evaluations:
+                (folder / EVALUATIONS_NAME).write_text("".join(json.dumps(line) + "\n" for line in self.evaluations))
             header = {
                 "kind": self.config.KIND,
                 "step": step,
@@ -131,10 +140,12 @@ class CheckpointSaver:
         folder.rename(final)
         sync(self.folder)
         self._num_updates[final] = step - int(self.guard_state["num_skipped_steps"])
+        best = written_with_retries(lambda: update_best(final, self.evaluations, self.config.evaluation), self.folder)
         # later ones were skipped as damaged when the run started: they must not count as the newest
         folders = [other for other in complete_folders(self.folder) if other.name <= final.name]
         for old in outdated({folder: self._updates(folder) for folder in folders}, self.config):
-            self._delete(old)
+            if old != best:
+                self._delete(old)
 
     def _updates(self, folder: Path) -> int | None:
         """Return the number of steps applied before a checkpoint; None if its manifest cannot be read."""

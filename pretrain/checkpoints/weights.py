@@ -14,6 +14,7 @@ from model.multiway import MultiwayTransformer
 from model.parameter_counts import parameter_shapes
 from model.stacked_vectors import NOTHING_STACKED, StackedRows, stacked_rows
 from model.weight_checks import check_weight
+from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.partitions import CHUNK_BYTES, WEIGHT, Partitions, saved_parameters, unstacked
 from pretrain.checkpoints.reader import Checkpoint, latest_checkpoint, read_checkpoint
 from pretrain.config.kinds import ENCODER_RUNS
@@ -33,12 +34,14 @@ def find_checkpoint(source: Path, kind: type[EncoderConfigT]) -> Checkpoint[Enco
 
 
 def find_checkpoint(source: Path, kind: Any = None) -> Any:
-    """Return the newest checkpoint of a run's folder, or the checkpoint whose folder is given.
+    """Return the newest checkpoint of a run's folder, the checkpoint whose folder is given, or that which
+    RUN/checkpoints/best names.
 
     kind: the config of which it must be; None: any of ENCODER_RUNS, as the checkpoint's manifest has it. Raises
     ValueError if it is neither, or does not hold the network that its config describes.
     """
     kinds = ENCODER_RUNS if kind is None else (kind,)
+    source = resolve_best(source)
     if not source.is_dir():
         raise ValueError(f"{source} does not exist; give a run folder or a checkpoint folder")
     if (source / "checkpoints").is_dir():

@@ -25,6 +25,7 @@ from data_pipeline.settings.ranges import (
     check_ranges,
 )
 from model.config import MultiwayConfig
+from pretrain.config.evaluation import EvaluationConfig
 from pretrain.config.monitors import MonitorConfig
 
 if TYPE_CHECKING:
@@ -103,12 +104,19 @@ class RunConfig(ABC):
     monitors: MayChange[MonitorConfig] = field(default_factory=MonitorConfig)
     log_sample_keys: MayChange[bool] = False
     """Log the sample keys of every step, for tests and audits."""
+    evaluation: MayChange[EvaluationConfig] = field(default_factory=EvaluationConfig)
 
     KIND: ClassVar[str]
     """What the run is, in words; recorded in its checkpoints, by which they are recognized."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        evaluation = self.evaluation
+        if evaluation.is_on and evaluation.best is not None and evaluation.every_steps % self.save_every_steps:
+            raise ValueError(
+                f"evaluation.best needs a checkpoint at every evaluation: evaluation.every_steps "
+                f"{evaluation.every_steps} must be a multiple of save_every_steps {self.save_every_steps}; change one"
+            )
 
     @property
     @abstractmethod
@@ -165,8 +173,12 @@ def config_to_json(config: RunConfig) -> str:
     """Return a config as JSON, without passwords and signatures of its sources: checkpoints are passed on."""
     data = config.data
     images, pairs, texts = (tuple(map(public_url, sources)) for sources in (data.images, data.pairs, data.texts))
+    folders = {name: getattr(config.evaluation, name) for name in ("images", "pairs", "texts", "labelled")}
+    held_out = {name: public_url(folder) for name, folder in folders.items() if folder is not None}
     shown = dataclasses.replace(
-        config.resolved(), data=dataclasses.replace(data, images=images, pairs=pairs, texts=texts)
+        config.resolved(),
+        data=dataclasses.replace(data, images=images, pairs=pairs, texts=texts),
+        evaluation=dataclasses.replace(config.evaluation, **held_out),
     )
     return pydantic.TypeAdapter(type(config)).dump_json(shown, indent=2).decode() + "\n"
 

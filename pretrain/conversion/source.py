@@ -12,6 +12,7 @@ from model.config import MultiwayConfig
 from model.embeddings import interpolate_positions
 from model.pretrained import WEIGHTS_NAME, load_pretrained, read_config
 from model.weight_checks import check_weight
+from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.config.run_config import config_to_json
 from pretrain.conversion.model_card import read_card
@@ -50,6 +51,7 @@ class Source:
 
 def checkpoint_source(path: Path) -> Source:
     """Open the newest checkpoint of a run, or a checkpoint folder. Raises ValueError if it is neither."""
+    path = resolve_best(path)
     if path.is_file():
         raise ValueError(f"{path} is a file, not a run or a checkpoint folder; Microsoft's files need --from beit3")
     checkpoint = find_checkpoint(path)

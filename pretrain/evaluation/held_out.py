@@ -1,6 +1,8 @@
 """Parts that evaluations share: held-out samples without augmentation, masks, and the inputs of the network."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +15,26 @@ from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.texts.tokenizer import PAD_ID
 from model.kernels.block_masks import block_image_masks
+from model.masked_data_model import MaskedTargets, Predictions
 from model.multiway import MultiwayInputs
+from model.objective import IGNORE_INDEX
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.survival.console import warn
+
+Forward = Callable[[MultiwayInputs, MaskedTargets], Predictions]
+"""A forward of the network by sample: of a model, or of an engine, where all ranks call it."""
+
+
+def forward_of(network: Callable[..., Any]) -> Forward:
+    """Return the forward of a MaskedDataModel, or of an engine around one, without gradients."""
+
+    @torch.no_grad()
+    def forward(inputs: MultiwayInputs, targets: MaskedTargets) -> Predictions:
+        found = network(inputs, targets, None, True)
+        assert isinstance(found, Predictions)
+        return found
+
+    return forward
 
 
 def read_held_out(
@@ -55,19 +74,56 @@ def training_masks(config: PretrainConfig, num_images: int) -> Tensor:
 def pair_inputs(pixels: Tensor, mask: Tensor, caption_ids: Tensor) -> MultiwayInputs:
     """Return the network's inputs for pairs.
 
-    pixels: (P, 3, H, W) as the network takes them; mask: (P, patches) bool, True = hidden; caption_ids: (P, C), filled
-    up with PAD_ID.
+    pixels: (P, 3, H, W) as the network takes them; mask: (P, patches) bool, True = hidden; caption_ids: (P, C), on the
+    host, filled up with PAD_ID.
     """
+    padding = caption_ids == PAD_ID
+    no_text = torch.zeros(0, 1, dtype=torch.int64, device=pixels.device)
     return MultiwayInputs(
         images=pixels,
-        image_mask=mask,
-        caption_ids=caption_ids,
-        caption_padding=caption_ids == PAD_ID,
-        text_ids=caption_ids.new_zeros(0, 1),
-        text_padding=torch.zeros(0, 1, dtype=torch.bool),
+        image_mask=mask.to(pixels.device),
+        caption_ids=caption_ids.to(pixels.device),
+        caption_padding=padding.to(pixels.device),
+        text_ids=no_text,
+        text_padding=no_text.bool(),
+        caption_lengths=tuple((~padding).sum(1).tolist()),
+        text_lengths=(),
     )
 
 
 def image_inputs(pixels: Tensor, mask: Tensor) -> MultiwayInputs:
     """Return the network's inputs for images alone. Shapes as in `pair_inputs`."""
     return pair_inputs(pixels, mask, torch.zeros(0, 1, dtype=torch.int64))
+
+
+def targets_of(
+    inputs: MultiwayInputs,
+    patches: tuple[Tensor, Tensor] | None = None,
+    words: tuple[list[list[int]], list[list[int]]] | None = None,
+) -> MaskedTargets:
+    """Return the targets of inputs without texts.
+
+    patches: positions and codes of the hidden patches of each image, (B, M) int64 each; None: none. words: positions
+    and ids of the hidden words of each caption; None: none.
+    """
+    device, num_pairs = inputs.images.device, len(inputs.caption_ids)
+    none = torch.zeros(0, 1, dtype=torch.int64, device=device)
+    no_patches = torch.zeros(len(inputs.images), 0, dtype=torch.int64, device=device)
+    image_positions, codes = (no_patches, no_patches) if patches is None else patches
+    positions, labels = words if words is not None else ([[]] * num_pairs, [[]] * num_pairs)
+    longest = max(map(len, labels), default=1) or 1
+
+    def filled(rows: list[list[int]], value: int) -> Tensor:
+        same_length = [row + [value] * (longest - len(row)) for row in rows]
+        return torch.tensor(same_length, dtype=torch.int64, device=device).view(-1, longest)
+
+    return MaskedTargets(
+        image_positions=image_positions.to(device),
+        visual_token_ids=codes.to(device),
+        caption_positions=filled(positions, 0),
+        caption_labels=filled(labels, IGNORE_INDEX),
+        text_positions=none,
+        text_labels=none,
+        caption_counts=tuple(map(len, labels)),
+        text_counts=(),
+    )

@@ -9,11 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.masked_data_model import MaskedDataModel
 from pretrain.checkpoints.fingerprints import file_fingerprint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.evaluation.held_out import image_inputs, read_held_out, training_masks
+from pretrain.evaluation.held_out import (
+    Forward,
+    forward_of,
+    image_inputs,
+    read_held_out,
+    targets_of,
+    training_masks,
+)
 from pretrain.evaluation.options import MaskedPatchesOptions
 from pretrain.jobs.visual_tokens import load_visual_tokenizer, network_view, tokenizer_view, tokenizer_view_size
 
@@ -70,12 +76,11 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
     masks = training_masks(config, len(images))
     # in float32, unlike targets in training on a GPU, so that the figures do not depend on the machine
     codes = torch.cat([tokenizer.tokenize(tokenizer_view(chunk, view_size)) for chunk in images.split(CHUNK)])
-    num_right, nll = 0.0, 0.0
+    forward, found = forward_of(model), []
     for chunk in torch.arange(len(images)).split(CHUNK):
-        log_probabilities = _guess(model, config, images[chunk], masks[chunk])  # (hidden patches, codes)
-        labels = codes[chunk][masks[chunk]]
-        num_right += float((log_probabilities.argmax(-1) == labels).sum())
-        nll -= float(log_probabilities.gather(1, labels[:, None]).sum())
+        pixels = network_view(images[chunk], config.model.image_size)
+        found.append(guess_patches(forward, pixels, masks[chunk], codes[chunk]))
+    nll, num_right, _ = torch.cat(found).double().sum(0).tolist()
     labels = codes[masks]
     shares = torch.bincount(labels) / len(labels)
     places = [place[mask] for place, mask in zip(codes.T, masks.T, strict=True) if mask.any()]
@@ -99,8 +104,12 @@ def commonest_left_out(codes: Tensor) -> int:
     return first if first - 1 >= max(second, 1) else 0
 
 
-def _guess(model: MaskedDataModel, config: PretrainConfig, images: Tensor, mask: Tensor) -> Tensor:
-    """Return log probabilities (hidden patches, codes)."""
-    inputs = image_inputs(network_view(images, config.model.image_size), mask)
-    states = model.encode(inputs).images[:, 1:]  # without the class token
-    return model.mim_head(states[mask]).log_softmax(-1)
+def guess_patches(forward: Forward, pixels: Tensor, masks: Tensor, codes: Tensor) -> Tensor:
+    """Guess the hidden patches of B images, as many in each.
+
+    pixels: (B, 3, H, W) as the network takes them; masks: (B, patches) bool, True = hidden; codes: (B, patches).
+    Returns (B, 3): the negative log likelihood in nats, the number of patches guessed, and their number.
+    """
+    inputs = image_inputs(pixels, masks)
+    positions = masks.nonzero()[:, 1].view(len(masks), -1)
+    return forward(inputs, targets_of(inputs, patches=(positions, codes.gather(1, positions)))).images

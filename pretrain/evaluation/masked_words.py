@@ -10,19 +10,25 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from data_pipeline.settings.command_line import progress_bar
 from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer
 from model.masked_data_model import MaskedDataModel
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.evaluation.held_out import pair_inputs, read_held_out, training_masks
+from pretrain.evaluation.held_out import (
+    Forward,
+    forward_of,
+    pair_inputs,
+    read_held_out,
+    targets_of,
+    training_masks,
+)
 from pretrain.evaluation.options import MaskedWordsOptions
 from pretrain.jobs.visual_tokens import network_view
 from pretrain.survival.console import warn
@@ -118,21 +124,13 @@ def evaluate_masked_words(options: MaskedWordsOptions) -> MaskedWordsResult:
     model, config = load_model(checkpoint), checkpoint.config
     tokenizer = TextTokenizer(checkpoint.text_tokenizer)
     images, captions = read_held_out(options.pairs, config.data, config.model.image_size, options.max_pairs, ("pair",))
-    words = [
-        word
-        for pair, caption in enumerate(captions)
-        for word in masked_words(pair, caption, tokenizer, config.data.caption_length)
-    ]
-    # a mask over <unk> is a question whose answer says nothing about the image
-    questions = [word for word in words if UNK_ID not in word.labels]
-    num_unknown = len(words) - len(questions)
+    questions, num_unknown = questions_of(captions, tokenizer, config.data.caption_length)
     if len(images) < 2 or not questions:
         unknown = f"; {num_unknown} words hold characters that its text tokenizer does not know" * (num_unknown > 0)
         raise ValueError(f"{options.pairs} has no two pairs with content words that fit caption_length{unknown}")
     pixels = network_view(images, config.model.image_size)
     masks = training_masks(config, len(images))
-    commonest_count = Counter(question.word for question in questions).most_common(1)[0][1]
-    other = len(images) // 2  # half the pairs away: a fixed, other image for every caption
+    other = wrong_image_shift(len(images))
     with progress_bar("words", 4 * len(questions)) as progress:
         right, wrong, right_masked, wrong_masked = (
             guess_words(model, pixels, mask, questions, shift, progress.update)
@@ -142,13 +140,32 @@ def evaluate_masked_words(options: MaskedWordsOptions) -> MaskedWordsResult:
     return MaskedWordsResult(
         num_words=len(questions),
         num_unknown_words=num_unknown,
-        commonest=commonest_count / len(questions),
+        commonest=commonest_share([question.word for question in questions]),
         right_image=right,
         wrong_image=wrong,
         num_masked_patches=config.num_masked_patches,
         right_masked=right_masked,
         wrong_masked=wrong_masked,
     )
+
+
+def questions_of(captions: Sequence[str], tokenizer: TextTokenizer, length: int) -> tuple[list[MaskedWord], int]:
+    """Return a question for each content word of the captions, and the number of words left out because the tokenizer
+    does not know all of their characters. length: in ids, of the longest caption."""
+    words = [word for pair, caption in enumerate(captions) for word in masked_words(pair, caption, tokenizer, length)]
+    # a mask over <unk> is a question whose answer says nothing about the image
+    questions = [word for word in words if UNK_ID not in word.labels]
+    return questions, len(words) - len(questions)
+
+
+def wrong_image_shift(num_pairs: int) -> int:
+    """Return how many pairs away the wrong image of a caption is: half of them, a fixed, other image for each."""
+    return num_pairs // 2
+
+
+def commonest_share(words: Sequence[str]) -> float:
+    """Return the share of the commonest word."""
+    return Counter(words).most_common(1)[0][1] / len(words)
 
 
 def masked_words(pair: int, caption: str, tokenizer: TextTokenizer, length: int) -> list[MaskedWord]:
@@ -184,20 +201,22 @@ def guess_words(
     pixels: (P, 3, H, W) as the network takes them; masks: (P, patches) bool, True = hidden; shift: the caption of pair
     p is shown with the image p + shift; progress: called with the number of words guessed.
     """
-    is_right, nll_sum, num_tokens = [], 0.0, 0
+    forward, found = forward_of(model), []
     for start in range(0, len(questions), CHUNK):
         chunk = questions[start : start + CHUNK]
-        ids = torch.tensor([question.ids for question in chunk])
         shown = torch.tensor([(question.pair + shift) % len(pixels) for question in chunk])
-        inputs = pair_inputs(pixels[shown], masks[shown], ids)
-        # K hidden tokens of the whole chunk at once: the head is the largest product here
-        rows = torch.tensor([row for row, question in enumerate(chunk) for _ in question.positions])  # (K,)
-        positions = torch.tensor([position for question in chunk for position in question.positions])  # (K,)
-        labels = torch.tensor([label for question in chunk for label in question.labels])  # (K,)
-        logits = model.mlm_head(model.encode(inputs).captions[rows, positions])  # (K, vocab)
-        wrong = (logits.argmax(-1) != labels).long()
-        is_right.append(torch.zeros(len(chunk), dtype=torch.int64).index_add_(0, rows, wrong) == 0)
-        nll_sum += float(functional.cross_entropy(logits, labels, reduction="sum"))
-        num_tokens += len(labels)
+        found.append(guess_chunk(forward, pixels[shown], masks[shown], chunk))
         progress(len(chunk))
-    return Guesses(torch.cat(is_right), nll_sum / num_tokens)
+    nll, num_right, num_tokens = torch.cat(found).T
+    return Guesses(num_right == num_tokens, float(nll.double().sum() / num_tokens.sum()))
+
+
+def guess_chunk(forward: Forward, pixels: Tensor, masks: Tensor, questions: list[MaskedWord]) -> Tensor:
+    """Guess the hidden words of Q captions with an image each.
+
+    pixels: (Q, 3, H, W) as the network takes them; masks: (Q, patches) bool, True = hidden. Returns (Q, 3): the
+    negative log likelihood of the word's tokens in nats, the number of tokens guessed, and their number.
+    """
+    inputs = pair_inputs(pixels, masks, torch.tensor([question.ids for question in questions]))
+    words = [question.positions for question in questions], [question.labels for question in questions]
+    return forward(inputs, targets_of(inputs, words=words)).captions

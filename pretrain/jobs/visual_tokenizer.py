@@ -80,7 +80,7 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
         return tokenizer.to(self.device)
 
     def start_step(self, engine: deepspeed.DeepSpeedEngine, batch: StepBatch) -> Step:
-        micro_steps = [self.views(part) for part in batch.micro_batches(self.config.gradient_accumulation_steps)]
+        micro_steps = [self.views(part.images) for part in batch.micro_batches(self.config.gradient_accumulation_steps)]
         if batch.step == 0 and self.config.codebook.kmeans_start:
             with torch.no_grad():
                 features = [engine(*views, self.config.dtype)[2] for views in micro_steps]
@@ -90,12 +90,12 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
     def part_of(self, name: str) -> str:
         return name.partition(".")[0]
 
-    def views(self, batch: StepBatch) -> Views:
-        """Return what a micro-step is computed on; the teacher runs here, without gradients."""
-        view = tokenizer_view(batch.images, self.teacher_size)
+    def views(self, images: Tensor) -> Views:
+        """Return what (B, 3, S, S) uint8 images are trained on; the teacher runs here, without gradients."""
+        view = tokenizer_view(images, self.teacher_size)
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.config.dtype == torch.bfloat16):
             features = self.teacher(view)
-        return tokenizer_view(batch.images, self.config.model.image_size), features.float()
+        return tokenizer_view(images, self.config.model.image_size), features.float()
 
     def check_record(self, record: dict[str, Any]) -> None:
         """Warn if most codes are dead, once each time it comes to that."""

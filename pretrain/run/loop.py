@@ -20,7 +20,7 @@ from pretrain.engine.schedule import learning_rate, set_learning_rate
 from pretrain.jobs.job import Job
 from pretrain.run.accumulate import accumulate
 from pretrain.run.speed import memory_gib
-from pretrain.run.start import Run, start
+from pretrain.run.start import EvaluationOf, Run, start
 from pretrain.run.step_agreement import Agreed, agree, gather_keys
 from pretrain.survival.agreement import FatalRunError, RetryableRunError, RunError, on_main_rank
 from pretrain.survival.console import end_live, say, warn
@@ -29,13 +29,16 @@ from pretrain.survival.stop import EXIT_CODES, EXIT_RANK_LOST, Ending, JobStatus
 from pretrain.survival.watchdog import Watchdog
 
 
-def run_job(kind: type[Job[ConfigT]], config: ConfigT) -> NoReturn:
-    """Train in this process, one of the ranks, and end it with the exit code of the run."""
+def run_job(kind: type[Job[ConfigT]], config: ConfigT, evaluation_of: EvaluationOf = lambda *_: None) -> NoReturn:
+    """Train in this process, one of the ranks, and end it with the exit code of the run.
+
+    evaluation_of: the evaluation on held-out data beside training; the default is none.
+    """
     stop = StopRequest(config.run_dir)  # first, so that a signal during the start also ends the run in order
     device = init_distributed(config.hang_seconds)
     watchdog, status = Watchdog(config.silent_rank_seconds, config.hang_seconds), JobStatus()
     try:
-        exit_code = run_to_its_end(kind(config, device), watchdog, stop, status)
+        exit_code = run_to_its_end(kind(config, device), watchdog, stop, status, evaluation_of)
         dist.barrier()  # all have saved before one exits: launchers kill the other ranks at the first exit
     except Exception as error:  # on this rank alone, perhaps: the others may wait for it in a collective
         watchdog.failed(error)
@@ -43,13 +46,14 @@ def run_job(kind: type[Job[ConfigT]], config: ConfigT) -> NoReturn:
     end_process(exit_code)
 
 
-def run_to_its_end(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, status: JobStatus) -> int:
+def run_to_its_end(
+    job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, status: JobStatus, evaluation_of: EvaluationOf
+) -> int:
     """Train, report how the run ended, and return the exit code."""
     try:
-        run = start(job, watchdog, stop, status)
+        run = start(job, watchdog, stop, status, evaluation_of)
         end_startup()  # from here on, what libraries print is part of the run
         ending = train(run)
-        run.monitors.close()
     except RunError as error:  # the same on every rank
         end_live()
         if dist.get_rank() == 0:
@@ -70,11 +74,14 @@ def train(run: Run[ConfigT]) -> Ending:
         with suppress(RunError):  # a checkpoint under way is worth keeping, whatever ends the run
             publish(run, run.saver.finish())
         raise
+    finally:
+        run.monitors.close()
 
 
 def train_steps(run: Run[ConfigT]) -> Ending:
     """The body of the loop. Raises RunError."""
     config = run.config
+    run.evaluations.begin(run.engine)
     run.watchdog.at("reading", run.first_step)
     for batch in run.batches():
         agreed = agree(run, batch)
@@ -83,7 +90,7 @@ def train_steps(run: Run[ConfigT]) -> Ending:
         is_last = agreed.stop is not None or done == config.num_steps
         save_is_due = is_last or done % config.save_every_steps == 0
         record_step(run, record, agreed, save_is_due)
-        after_step(run, batch.step)
+        after_step(run, batch.step, agreed.stop)
         run.watchdog.at("saving")
         if save_is_due or agreed.all_have_written:  # complete the checkpoint under way, a collective
             publish(run, run.saver.finish())
@@ -139,17 +146,22 @@ def record_step(run: Run[ConfigT], record: dict[str, Any], agreed: Agreed, save_
         raise FatalRunError(too_many_skips)
 
 
-def after_step(run: Run[ConfigT], step: int) -> None:
+def after_step(run: Run[ConfigT], step: int, stop: Ending | None) -> None:
     """Evaluate and monitor beside training, on every rank, once the step is recorded. The one place for it."""
     run.watchdog.at("after step")
     run.job.after_step(run.engine, step)
+    # a run that stops must save soon: its next start makes the evaluation
+    if stop is None and run.evaluations.is_due(step + 1):
+        run.records.flush()
+        run.evaluations.after_step(run.engine, step + 1)
+        run.speed.leave_out_time()
 
 
 def save(run: Run[ConfigT], done: int, is_last: bool) -> None:
     """Take a checkpoint after `done` steps. It is written in the background, but for the last one."""
     run.records.flush(is_kept=True)
     on_main_rank(run.check_log)  # a checkpoint without the log lines before it would leave a gap after a resume
-    run.saver.begin(done, run.guard.state())
+    run.saver.begin(done, run.guard.state(), run.evaluations.of_step(done))
     if is_last:
         newest = run.saver.finish()
         publish(run, newest)

@@ -24,11 +24,15 @@ class SpeedMeter:
         self.peak_flops = peak_flops(device) if dtype == torch.bfloat16 else None
         self._last_step_ended: float | None = None
 
+    def leave_out_time(self) -> None:
+        """Count the time since the last step as no part of the next one."""
+        self._last_step_ended = None
+
     def step_ended(self, work: StepWork | None, step_seconds: float, wait_seconds: float = 0.0) -> dict[str, float]:
         """Return figures of the step just launched, for the log.
 
-        work: of all ranks, None if unknown; step_seconds: duration of the step, used for the first one, which none goes
-        before; wait_seconds: time that the slowest rank waited for the step's data.
+        work: of all ranks, None if unknown; step_seconds: duration of the step, used if no other step went directly
+        before it; wait_seconds: time that the slowest rank waited for the step's data.
         """
         now = time.monotonic()
         is_first = self._last_step_ended is None

@@ -5,7 +5,7 @@ next collective. Mistakes come first, the engine, which takes minutes, last.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -25,6 +25,7 @@ from pretrain.engine.determinism import use_deterministic_algorithms
 from pretrain.engine.engine import build_engine, check_accepted, check_alike, merged_deepspeed_config
 from pretrain.engine.machine_memory import check_buckets_fit
 from pretrain.engine.memory_config import read_memory_config
+from pretrain.evaluation.evaluation import Evaluation
 from pretrain.jobs.job import Job
 from pretrain.monitoring.environment import add_start, describe_ranks
 from pretrain.monitoring.figures import figures_of
@@ -32,6 +33,7 @@ from pretrain.monitoring.monitors import Monitors
 from pretrain.monitoring.openers import check_installed, describe_monitors, openers
 from pretrain.monitoring.part_norms import PartNorms
 from pretrain.run.device_copies import batches_ahead
+from pretrain.run.evaluations import Evaluations
 from pretrain.run.progress import Progress
 from pretrain.run.run_log import RunLog
 from pretrain.run.speed import SpeedMeter, TimedBatches
@@ -44,6 +46,10 @@ from pretrain.survival.run_lock import lock_run
 from pretrain.survival.step_guard import StepGuard
 from pretrain.survival.stop import JobStatus, StopRequest, ignore_stop_signals
 from pretrain.survival.watchdog import Watchdog
+
+EvaluationOf = Callable[[Any, bool], Evaluation | None]
+"""Returns the evaluation of a prepared job, None if its config has none, and checks its shards if the bool says so.
+Raises ValueError."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Run(Generic[ConfigT]):
     """On the main rank."""
     bad_samples: BadSampleBudget
     saver: CheckpointSaver
+    evaluations: Evaluations
 
     @property
     def config(self) -> ConfigT:
@@ -106,7 +113,13 @@ class Run(Generic[ConfigT]):
         say(f"stopped on request after step {done}, saved; rerun the same command to resume")
 
 
-def start(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, status: JobStatus) -> Run[ConfigT]:
+def start(
+    job: Job[ConfigT],
+    watchdog: Watchdog,
+    stop: StopRequest,
+    status: JobStatus,
+    evaluation_of: EvaluationOf = lambda *_: None,
+) -> Run[ConfigT]:
     """Start or resume the run of a job's config. All ranks call it.
 
     Raises FatalRunError for a mistake in the config, the data or the run folder, RetryableRunError if another start may
@@ -115,6 +128,8 @@ def start(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, status: JobS
     config, device = job.config, job.device
     watchdog.at("preparation")
     dataset, memory_config = on_every_rank(lambda: prepare(job))
+    # one rank checks the shards, as in StepDataset
+    evaluation = on_every_rank(lambda: evaluation_of(job, dist.get_rank() == 0))
     # auto takes what is installed on a node
     check_alike("kernels or settings", ", ".join(job.describe()), "set kernels and flash_attention yourself")
     on_main_rank(lock_run, config.run_dir, seconds_for_the_job_before(config), lambda: stop.signalled)
@@ -131,7 +146,8 @@ def start(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, status: JobS
     on_main_rank(status.begin, first_step)
     if checkpoint is not None:
         on_main_rank(job.publish, checkpoint.folder)  # the start that saved it may have been killed before it could
-    log = on_main_rank(start_log, job, dataset, first_step)
+    warnings = [] if evaluation is None else evaluation.warnings(dataset)
+    log = on_main_rank(start_log, job, dataset, first_step, warnings)
     bad_samples = BadSampleBudget(config.run_dir, config.data.max_bad_samples)
     on_every_rank(lambda: bad_samples.read(first_step))  # before the main rank drops later lines from the file
     on_main_rank(bad_samples.write, first_step)
@@ -160,6 +176,7 @@ def start(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, status: JobS
         log=log,
         bad_samples=bad_samples,
         saver=saver,
+        evaluations=Evaluations(evaluation, config, first_step, stop, watchdog, monitors.write),
     )
 
 
@@ -217,8 +234,8 @@ def build(
     return engine
 
 
-def start_log(job: Job[ConfigT], dataset: StepDataset, first_step: int) -> RunLog:
-    """Return the main rank's log; prints what starts."""
+def start_log(job: Job[ConfigT], dataset: StepDataset, first_step: int, warnings: list[str]) -> RunLog:
+    """Return the main rank's log; prints what starts. warnings: those that config and data do not know."""
     config = job.config
     (config.run_dir / "config.json").write_text(config_to_json(config))
     is_complete = first_step == config.num_steps
@@ -228,6 +245,6 @@ def start_log(job: Job[ConfigT], dataset: StepDataset, first_step: int) -> RunLo
     ranks += ", deterministic" * config.deterministic
     say("\n".join([f"{config.run_dir} {beginning}: {ranks}", *job.describe(), *dataset.describe()]))
     say(describe_monitors(config.monitors))
-    for warning in [*config.warnings(), *dataset.warnings()]:
+    for warning in [*config.warnings(), *dataset.warnings(), *warnings]:
         warn(f"warning: {warning}")
     return RunLog(config.run_dir, first_step)

@@ -46,6 +46,7 @@ class TinyData:
             "save-every-steps": 100,
             "monitors.tensorboard": "off",
             "monitors.norms-every-steps": 0,
+            "evaluation.every-steps": 0,
         }
         return [str(word) for name, value in values.items() for word in (f"--{name}", value)] + ["--log-sample-keys"]
 

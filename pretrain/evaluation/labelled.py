@@ -1,0 +1,151 @@
+"""Labelled images for k-NN and the linear probe: a folder with a sub-folder per class, or shards of pairs whose
+captions are the classes.
+
+Both name their classes without a rule that somebody has to guess. Shards of images are refused: they hold no class.
+"""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_pipeline.files.remote_files import is_remote, public_url
+from data_pipeline.images.transform import ImageTransform
+from data_pipeline.loading.config import DataConfig
+from data_pipeline.samples.sample import BadSampleError, printable
+from data_pipeline.shards.cache import ShardCache
+from data_pipeline.shards.index import INDEX_NAME, read_index
+from data_pipeline.shards.reader import SampleReader
+from data_pipeline.sources.images import is_image_name
+from pretrain.survival.console import warn
+
+SETTING = "evaluation.labelled"
+LAYOUTS = (
+    "give a folder with one sub-folder of image files per class, or shards of pairs whose captions are the classes"
+)
+MIN_CLASSES = 2
+
+
+@dataclass
+class Labelled:
+    """Labelled images by their place, spread evenly over their source."""
+
+    folder: str
+    classes: tuple[str, ...]
+    """Names of the classes, sorted."""
+    labels: Tensor
+    """(n,) int64, the class of each image."""
+    is_test: Tensor
+    """(n,) bool: every second image of each class is tested, the others are for training."""
+    image_size: int
+    max_image_pixels: int
+    max_member_bytes: int
+    sources: list[Path] | tuple[SampleReader, list[int]]
+    """Files, or a reader and its samples."""
+    _read: dict[int, NDArray[np.uint8] | None] = field(default_factory=dict)
+
+    def images(self, places: range) -> tuple[Tensor, Tensor]:
+        """Return images, (B, 3, S, S) uint8, and which of them could be read, (B,) float32, 1 or 0."""
+        for place in (place for place in places if place not in self._read):
+            transform = ImageTransform(self.image_size, 1, 0, False, self.max_image_pixels)
+            try:
+                self._read[place] = transform.center(self._encoded(place))
+            except (BadSampleError, OSError) as error:
+                warn(f"skipped {self._name(place)}: {printable(str(error))}")
+                self._read[place] = None
+        blank = np.zeros((3, self.image_size, self.image_size), np.uint8)
+        found = [self._read[place] for place in places]
+        pixels = np.stack([blank if image is None else image for image in found])
+        return torch.from_numpy(pixels), torch.tensor([image is not None for image in found]).float()
+
+    def _encoded(self, place: int) -> bytes:
+        if isinstance(self.sources, tuple):
+            reader, samples = self.sources
+            return reader.image_bytes(samples[place])
+        path = self.sources[place]
+        if path.stat().st_size > self.max_member_bytes:
+            raise BadSampleError(f"file exceeds data.max_member_bytes {self.max_member_bytes}")
+        return path.read_bytes()
+
+    def _name(self, place: int) -> str:
+        if isinstance(self.sources, tuple):
+            reader, samples = self.sources
+            return f"{reader.shard_name(samples[place])}:{reader.key(samples[place])}"
+        return printable(str(self.sources[place]))
+
+
+def open_labelled(folder: str, max_images: int, data: DataConfig, image_size: int, check_shards: bool) -> Labelled:
+    """Open labelled images. check_shards: as `read_index` has it. Raises ValueError if they are not of a known layout,
+    or have fewer than two classes with two images."""
+    sources: list[Path] | tuple[SampleReader, list[int]]
+    if is_remote(folder) or (Path(folder) / INDEX_NAME).is_file():
+        cache = ShardCache(data.cache_folder, data.cache_bytes, data.cache_for_group)
+        index = read_index(folder, cache, check_shards)
+        if index.kind != "pair":
+            raise ValueError(
+                f"{SETTING} {public_url(folder)} holds shards of kind {index.kind!r}, which have no classes; {LAYOUTS}"
+            )
+        reader = SampleReader(index, data.max_member_bytes, cache)
+        samples = spread(index.num_samples, max_images)
+        names = [reader.text(sample).strip() for sample in samples]
+        sources = (reader, samples)
+    else:
+        files = image_files(Path(folder))
+        sources = [files[place] for place in spread(len(files), max_images)]
+        names = [path.parent.name for path in sources]
+    counts = Counter(names)
+    if sum(count >= 2 for count in counts.values()) < MIN_CLASSES:
+        raise ValueError(
+            f"{SETTING} {public_url(folder)}: {len(names)} images in {len(counts)} classes, of which at least "
+            f"{MIN_CLASSES} need two images or more; {LAYOUTS}, or raise evaluation.num_labelled"
+        )
+    classes = tuple(sorted(counts))
+    number = {name: place for place, name in enumerate(classes)}
+    labels = [number[name] for name in names]
+    return Labelled(
+        public_url(folder),
+        classes,
+        torch.tensor(labels),
+        every_second(labels),
+        image_size,
+        data.max_image_pixels,
+        data.max_member_bytes,
+        sources,
+    )
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files of all sub-folders, in the order of their names. Raises ValueError if there are none."""
+    if not folder.is_dir():
+        raise ValueError(f"{SETTING} {folder} does not exist; {LAYOUTS}")
+    found = [
+        Path(entry.path) / name
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+        if entry.is_dir() and not entry.name.startswith(".")
+        for name in sorted(os.listdir(entry.path))
+        if is_image_name(name) and not name.startswith(".")
+    ]
+    if not found:
+        raise ValueError(f"{SETTING} {folder} has no sub-folder with images; {LAYOUTS}")
+    return found
+
+
+def spread(total: int, most: int) -> list[int]:
+    """Return at most `most` of 0 .. total - 1 at even distances, so that every class of a sorted source has some."""
+    num_chosen = min(total, most)
+    return [place * total // num_chosen for place in range(num_chosen)]
+
+
+def every_second(labels: list[int]) -> Tensor:
+    """Return (n,) bool, True for every second image of each class."""
+    seen: Counter[int] = Counter()
+    is_test = []
+    for label in labels:
+        is_test.append(seen[label] % 2 == 1)
+        seen[label] += 1
+    return torch.tensor(is_test)

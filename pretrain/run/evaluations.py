@@ -1,0 +1,137 @@
+"""When a run is evaluated, and where the figures go: RUN/evaluations.jsonl, the console, monitors, the checkpoint.
+
+A run is evaluated every `every_steps` steps, before its first step and after its last. An evaluation that a stop leaves
+out or interrupts is made when the run resumes.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch.distributed as dist
+
+from pretrain.checkpoints.best import forget_later, update_best
+from pretrain.config.evaluation import EvaluationConfig
+from pretrain.config.run_config import RunConfig
+from pretrain.evaluation.chunks import Interrupted, ranks_of_the_run
+from pretrain.evaluation.evaluation import Evaluation, Figures
+from pretrain.evaluation.records import (
+    Weights,
+    append_evaluation,
+    evaluation_line,
+    in_words,
+    restore_evaluations,
+)
+from pretrain.survival.agreement import on_main_rank, summed_over_hosts
+from pretrain.survival.console import say
+from pretrain.survival.stop import StopRequest
+from pretrain.survival.watchdog import Watchdog
+
+WriteFigures = Callable[[int, Mapping[str, float]], None]
+"""Writes figures of a step, on the main rank, and never raises."""
+PREFIXES: dict[Weights, str] = {"raw": "evaluation/", "average": "evaluation_average/"}
+"""Prefixes of the figures in monitors."""
+
+
+class Evaluations:
+    """The evaluations of a run. All ranks call every method in the same order."""
+
+    def __init__(
+        self,
+        evaluation: Evaluation | None,
+        config: RunConfig,
+        first_step: int,
+        stop: StopRequest,
+        watchdog: Watchdog,
+        write_figures: WriteFigures | None = None,
+    ):
+        """evaluation: None if the run has none. Raises RunError if the file of evaluations cannot be read."""
+        self.evaluation, self.config, self.first_step = evaluation, config, first_step
+        self.stop, self.watchdog, self.write_figures = stop, watchdog, write_figures
+        self._lines: list[dict[str, Any]] = on_main_rank(self._restore) or []
+        """On the main rank."""
+
+    @property
+    def settings(self) -> EvaluationConfig:
+        return self.config.evaluation
+
+    def begin(self, engine: deepspeed.DeepSpeedEngine) -> None:
+        """Make the evaluation that is due at the first step, or was before it, and is missing. Raises RunError."""
+        if self.evaluation is None:
+            return
+        last_due = last_due_step(self.first_step, self.config.num_steps, self.settings.every_steps)
+        is_missing = dist.get_rank() == 0 and all(line["step"] < last_due for line in self._lines)
+        if any(summed_over_hosts([is_missing])):
+            self._evaluate(engine, self.first_step)
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the run is evaluated after `step` steps."""
+        every = self.settings.every_steps
+        return self.evaluation is not None and last_due_step(step, self.config.num_steps, every) == step
+
+    def after_step(self, engine: deepspeed.DeepSpeedEngine, step: int) -> None:
+        """Evaluate if that is due after `step` steps. Raises RunError."""
+        if self.is_due(step):
+            self._evaluate(engine, step)
+
+    def of_step(self, step: int) -> list[dict[str, Any]]:
+        """Return the lines of evaluations after `step` steps, for the checkpoint of that step. On the main rank."""
+        return [line for line in self._lines if line["step"] == step]
+
+    def _evaluate(self, engine: deepspeed.DeepSpeedEngine, step: int) -> None:
+        self.watchdog.at("evaluating")
+        try:
+            self._evaluate_weights(engine, step, "raw")
+            # the one place to evaluate a moving average too, with its weights in the engine, as "average"
+        except Interrupted:
+            on_main_rank(say, f"the evaluation after step {step} is interrupted by a request to stop")
+
+    def _evaluate_weights(self, engine: deepspeed.DeepSpeedEngine, step: int, weights: Weights) -> None:
+        assert self.evaluation is not None
+        started = time.perf_counter()
+        figures = self.evaluation.figures(engine, ranks_of_the_run(self._is_asked_to_stop))
+        if figures:
+            on_main_rank(self._record, step, weights, figures, time.perf_counter() - started)
+
+    def _is_asked_to_stop(self) -> bool:
+        return self.stop.signalled or (dist.get_rank() == 0 and self.stop.is_asked_by_file)
+
+    def _restore(self) -> list[dict[str, Any]]:
+        """Return the lines up to the first step; later ones are dropped from the file. Main rank. Raises OSError."""
+        lines = restore_evaluations(self.config.run_dir, self.first_step)
+        forget_later(self._checkpoints, self.first_step)
+        for line in lines:  # the start before this one may have been killed before it named the best
+            self._name_best(line)
+        return lines
+
+    def _record(self, step: int, weights: Weights, figures: Figures, seconds: float) -> None:
+        """Main rank. Raises OSError."""
+        line = evaluation_line(step, weights, figures, seconds)
+        append_evaluation(self.config.run_dir, line)
+        self._lines.append(line)
+        of_average = " with averaged weights" * (weights == "average")
+        say(
+            f"evaluated after step {step} of {self.config.num_steps}{of_average} ({seconds:.1f} s): {in_words(figures)}"
+        )
+        if self.write_figures is not None:
+            self.write_figures(step, {PREFIXES[weights] + name: value for name, value in figures.items()})
+        self._name_best(line)
+
+    def _name_best(self, line: dict[str, Any]) -> None:
+        """Name the checkpoint that the run resumed from as the best if its evaluation says so. Main rank.
+
+        CheckpointSaver does so for the later ones, once they are complete.
+        """
+        if line["step"] == self.first_step > 0 and line["weights"] == "raw":
+            update_best(self._checkpoints / f"step_{self.first_step:08d}", [line], self.settings)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.config.run_dir / "checkpoints"
+
+
+def last_due_step(step: int, num_steps: int, every_steps: int) -> int:
+    """Return the last step, not after `step`, after which a run is evaluated. every_steps: at least 1."""
+    return step if step == num_steps else step // every_steps * every_steps
