@@ -1,10 +1,10 @@
 """Loading a checkpoint of any topology into the engine of a run.
 
 On the same number of ranks and the same ds_configs/*.json DeepSpeed loads its own files. Otherwise, and for a
-checkpoint from before norms and biases were stacked (model/stacked_vectors.py), weights and the moments of AdamW are
-read parameter by parameter (partitions.py) and put into the engine through DeepSpeed's access to single parameters,
-which all stages have: its own loader of universal checkpoints cannot read those of another stage, ignores buffers and
-gives all parameter groups one set of settings.
+checkpoint from before norms and biases were stacked (model/stacked_vectors.py), weights, the moments of AdamW and the
+average of the weights are read parameter by parameter (partitions.py) and put into the engine through DeepSpeed's
+access to single parameters, which all stages have: its own loader of universal checkpoints cannot read those of another
+stage, ignores buffers and gives all parameter groups one set of settings.
 """
 
 from collections import defaultdict
@@ -18,19 +18,14 @@ import torch.distributed as dist
 from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 from torch import Tensor, nn
 
-from model.stacked_vectors import StackedRows, stacked_rows
+from model.stacked_vectors import NOTHING_STACKED, StackedRows, stacked_rows
 from pretrain.checkpoints.background_files import BackgroundCheckpointEngine
-from pretrain.checkpoints.partitions import (
-    MOMENTS,
-    check_own_files,
-    float32_partitions,
-    saved_parameters,
-    saved_shapes,
-)
+from pretrain.checkpoints.partitions import Partitions, check_own_files, saved_parameters, saved_shapes
 from pretrain.checkpoints.reader import Checkpoint
 from pretrain.checkpoints.weights import saved_weights
 from pretrain.engine.engine import own_partition
-from pretrain.engine.optimizer import adopt_state, group_settings, step_counter
+from pretrain.engine.optimizer import MOMENTS, adopt_state, empty_state, float32_partitions, group_settings
+from pretrain.engine.weight_average import AVERAGE
 from pretrain.survival.agreement import on_every_rank
 
 
@@ -78,39 +73,39 @@ def load_weights_into(model: nn.Module, folder: Path) -> None:
         raise ValueError(f"{folder} lacks {', '.join(targets)}; give a new run_dir")
 
 
-def load_moments(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any]) -> None:
+def load_optimizer(engine: deepspeed.DeepSpeedEngine, checkpoint: Checkpoint[Any], keeps_average: bool) -> None:
     """Load the optimizer state of a verified checkpoint, and DeepSpeed's counters. All ranks call it.
 
-    Raises FatalRunError if the files do not hold it.
+    keeps_average: load the average of the weights too, if the checkpoint has one. Raises FatalRunError if the files do
+    not hold the state.
     """
     num_updates = checkpoint.num_updates
     engine.global_steps, engine.skipped_steps = checkpoint.step, checkpoint.step - num_updates
     engine.global_samples = checkpoint.step * engine.train_batch_size()
     if num_updates == 0:
         return  # there are no moments yet
+    has_average = keeps_average and on_every_rank(lambda: Partitions(checkpoint.folder, NOTHING_STACKED).has_average)
+    others = (AVERAGE,) if has_average else ()
     optimizer = engine.optimizer
     # the optimizer makes its state at its first step, which is still to come: DeepSpeed's access needs it before
     for partition in float32_partitions(optimizer):
-        moments = {name: torch.zeros_like(partition) for name in MOMENTS}
-        optimizer.optimizer.state[partition] = {
-            "step": step_counter(optimizer.optimizer, partition, num_updates),
-            **moments,
-        }
+        state = empty_state(optimizer.optimizer, partition, num_updates)
+        optimizer.optimizer.state[partition] = state | {name: torch.zeros_like(partition) for name in others}
     if engine.zero_optimization_stage() < 3:
         optimizer._lazy_init_hp_params_optimizer_state()
-    on_every_rank(lambda: _set_moments(engine.module, checkpoint.folder))
+    on_every_rank(lambda: _set_state(engine.module, checkpoint.folder, (*MOMENTS, *others)))
 
 
-def _set_moments(module: nn.Module, folder: Path) -> None:
+def _set_state(module: nn.Module, folder: Path, kinds: tuple[str, ...]) -> None:
     parameters: dict[str, Any] = dict(module.named_parameters())
     rows = stacked_rows(module)
-    for name, moments in _restacked(saved_parameters(folder, rows, MOMENTS), rows):
+    for name, tensors in _restacked(saved_parameters(folder, rows, kinds), rows):
         parameter = parameters.pop(name)  # load_weights_into has compared the names
-        for moment, full in zip(MOMENTS, moments, strict=True):
+        for kind, full in zip(kinds, tensors, strict=True):
             if hasattr(parameter, "ds_id"):  # ZeRO-3
-                safe_set_local_optimizer_state(parameter, own_partition(parameter, full), moment)
+                safe_set_local_optimizer_state(parameter, own_partition(parameter, full), kind)
             else:
-                safe_set_full_optimizer_state(parameter, full, moment)
+                safe_set_full_optimizer_state(parameter, full, kind)
     assert not parameters, parameters.keys()
 
 

@@ -1,6 +1,7 @@
-"""The content of DeepSpeed's checkpoint files, parameter by parameter: float32 weights and the moments of AdamW.
+"""The content of DeepSpeed's checkpoint files, parameter by parameter: float32 weights, their average, AdamW's moments.
 
-Every rank has a flat tensor per parameter group of the weights and of each moment:
+Every rank has a flat tensor per parameter group of the weights, of each moment and, if the run keeps one, of the moving
+average of the weights:
 
     stages 1, 2   the group's parameters one after the other, cut into equal parts, one per rank
     stage 3       of each parameter an equal part, rounded up; the last ranks' are padded
@@ -29,8 +30,9 @@ from torch import Tensor
 from model.stacked_vectors import StackedRows
 from model.weight_checks import form_defect
 from pretrain.checkpoints.background_files import read_state
+from pretrain.engine.optimizer import MOMENTS, float32_partitions
+from pretrain.engine.weight_average import AVERAGE
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"
 CHUNK_BYTES = 1 << 28
 _OPTIMIZER_STATES = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
@@ -75,11 +77,14 @@ class Partitions:
             self.places = unstacked(places, rows)
 
     def tensor(self, name: str, kind: str) -> Tensor:
-        """Return a copy of a whole parameter, or of one of its moments. Raises ValueError if it is not there."""
+        """Return a copy of a whole parameter, or of its average or one of its moments.
+
+        Raises ValueError if it is not there.
+        """
         place = self.places[name]
         with _wrong_content(self.folder):
             if kind not in self._flats:
-                self._flats[kind] = [self._moments(state, kind) for state in self._states]
+                self._flats[kind] = [self._of_optimizer(state, kind) for state in self._states]
             parts = [self._flats[kind][rank][place.group].narrow(0, *piece) for rank, *piece in place.pieces]
             return torch.cat(parts).view(place.shape)
 
@@ -89,24 +94,37 @@ class Partitions:
             raise KeyError(f"{num_groups} groups of weights")
         return [_checked_flat(flat) for flat in flats]
 
-    def _moments(self, state: dict[str, Any], kind: str) -> list[Tensor]:
-        own = state["optimizer_state_dict" if self.stage == 3 else "base_optimizer_state"]["state"]
+    @property
+    def has_average(self) -> bool:
+        """Whether the run kept a moving average of the weights. Raises ValueError if the state has another form."""
+        with _wrong_content(self.folder):
+            return all(AVERAGE in of_group for state in self._states for of_group in self._groups(state).values())
+
+    def _of_optimizer(self, state: dict[str, Any], kind: str) -> list[Tensor]:
+        own = self._groups(state)
         return [_checked_flat(own[group][kind]) for group in range(len(own))]
+
+    def _groups(self, state: dict[str, Any]) -> dict[int, dict[str, Any]]:
+        return state["optimizer_state_dict" if self.stage == 3 else "base_optimizer_state"]["state"]
 
 
 def saved_parameters(
-    folder: Path, rows: StackedRows, kinds: Sequence[str], chunk_bytes: int = CHUNK_BYTES
+    folder: Path,
+    rows: StackedRows,
+    kinds: Sequence[str],
+    chunk_bytes: int = CHUNK_BYTES,
+    order: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, list[Tensor]]]:
     """Yield each parameter's name with its tensors of those kinds, from the files of a verified checkpoint.
 
-    rows: of the network's stacked parameters, whose rows are yielded by their own names. The files are mapped anew
-    after every `chunk_bytes`, so that pages already read do not add up. Raises ValueError if the files do not hold
-    them.
+    rows: of the network's stacked parameters, whose rows are yielded by their own names. order: all their names in the
+    order to yield them; None: that of the files. The files are mapped anew after every `chunk_bytes`, so that pages
+    already read do not add up. Raises ValueError if the files do not hold them.
     """
     num_done, num_all = 0, 1
     while num_done < num_all:
         partitions, num_bytes = Partitions(folder, rows), 0
-        names = list(partitions.places)
+        names = list(partitions.places) if order is None else order
         num_all = len(names)
         while num_done < num_all and num_bytes < chunk_bytes:
             tensors = [partitions.tensor(names[num_done], kind) for kind in kinds]
@@ -195,17 +213,9 @@ def _check_optimizer_states(optimizer: Any, states: dict[str, Any]) -> None:
         if _checked_flat(flat).numel() not in (partition.numel(), partition.numel() - paddings[index]):
             raise KeyError(f"{flat.numel()} weights in group {index}")
         saved = base["state"].get(index, {}) if isinstance(base, dict) else {}
-        for moment in MOMENTS if saved else ():
-            if _checked_flat(saved[moment]).numel() != partition.numel():
-                raise KeyError(f"{saved[moment].numel()} values of {moment} in group {index}")
-
-
-def float32_partitions(optimizer: Any) -> list[Tensor]:
-    """Return this rank's part of each parameter group: the tensors that torch's optimizer has state for."""
-    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
-        if hasattr(optimizer, name):  # of ZeRO-3, of ZeRO-1 and 2, of ZeRO-1 with bfloat16
-            return list(getattr(optimizer, name))
-    raise AssertionError(type(optimizer))
+        for kind in (*MOMENTS, *({AVERAGE} & saved.keys())) if saved else ():
+            if _checked_flat(saved[kind]).numel() != partition.numel():
+                raise KeyError(f"{saved[kind].numel()} values of {kind} in group {index}")
 
 
 def places_in_engine(engine: deepspeed.DeepSpeedEngine) -> dict[str, Place]:

@@ -26,6 +26,7 @@ from pretrain.checkpoints.best import EVALUATIONS_NAME, update_best
 from pretrain.checkpoints.manifest import read_manifest, sync, write_manifest
 from pretrain.checkpoints.reader import CONFIG_NAME, complete_folders
 from pretrain.config.run_config import RunConfig, config_to_json
+from pretrain.config.schedule import decay_start
 from pretrain.survival.agreement import RunError, in_words, on_every_rank, on_main_rank
 
 _PUT_BACK = "put the run folder back as it was and start again, or give a new run_dir"
@@ -170,8 +171,9 @@ def outdated(num_updates: Mapping[Path, int | None], config: RunConfig) -> list[
     """Return the checkpoints that are not kept.
 
     num_updates: complete checkpoints, oldest first, with the number of steps applied before each; None if unknown. Kept
-    are the newest, every Nth step, and the newest of progress: those before which a step was applied since the
-    checkpoint before. So skipped steps, which change no weight, do not displace what a run could go back to.
+    are the newest, every Nth step, that at which a decay begins, and the newest of progress: those before which a step
+    was applied since the checkpoint before. So skipped steps, which change no weight, do not displace what a run could
+    go back to.
     """
     progress, most = [], 0
     for folder, updates in num_updates.items():
@@ -185,8 +187,13 @@ def outdated(num_updates: Mapping[Path, int | None], config: RunConfig) -> list[
         for folder, updates in num_updates.items()
         if updates is not None
         and folder not in kept
-        and not (every and int(folder.name.removeprefix("step_")) % every == 0)
+        and not (every and _step_of(folder) % every == 0)
+        and _step_of(folder) != decay_start(config)
     ]
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
 
 
 def check_there(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Float32 weights of a checkpoint, of any kind of run with an encoder and of any world size, without a GPU and without
-holding them all at once."""
+"""Float32 weights of a checkpoint, or their moving average, of any kind of run with an encoder and of any world size,
+without a GPU and without holding them all at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,7 +19,8 @@ from pretrain.checkpoints.partitions import CHUNK_BYTES, WEIGHT, Partitions, sav
 from pretrain.checkpoints.reader import Checkpoint, latest_checkpoint, read_checkpoint
 from pretrain.config.kinds import ENCODER_RUNS
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.config.run_config import EncoderConfigT, EncoderRunConfig
+from pretrain.config.run_config import EncoderConfigT, EncoderRunConfig, WeightKind
+from pretrain.engine.weight_average import AVERAGE
 
 ENCODER = "encoder."
 """Prefix of the encoder's parameters in the network of every kind of run."""
@@ -54,22 +55,44 @@ def find_checkpoint(source: Path, kind: Any = None) -> Any:
     return checkpoint
 
 
-def checkpoint_weights(checkpoint: Checkpoint[Any], chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[str, Tensor]]:
+def checkpoint_weights(
+    checkpoint: Checkpoint[Any],
+    chunk_bytes: int = CHUNK_BYTES,
+    weights: WeightKind = "raw",
+    order: Sequence[str] | None = None,
+) -> Iterator[tuple[str, Tensor]]:
     """Yield the buffers and weights of a verified checkpoint one by one, with their names in state dicts.
 
+    weights: raw, as trained, or ema, their moving average; order: of the parameters' names, None for that of the files.
     Raises ValueError if its files do not hold them.
     """
     config = checkpoint.config
     rows = _rows_of(config) if isinstance(config, EncoderRunConfig) else NOTHING_STACKED
-    return saved_weights(checkpoint.folder, rows, chunk_bytes)
+    check_has_weights(checkpoint, weights)
+    return saved_weights(checkpoint.folder, rows, chunk_bytes, weights, order)
 
 
-def saved_weights(folder: Path, rows: StackedRows, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[str, Tensor]]:
+def saved_weights(
+    folder: Path,
+    rows: StackedRows,
+    chunk_bytes: int = CHUNK_BYTES,
+    weights: WeightKind = "raw",
+    order: Sequence[str] | None = None,
+) -> Iterator[tuple[str, Tensor]]:
     """Yield the same from the checkpoint's folder. rows: of the network's stacked parameters."""
+    kind = WEIGHT if weights == "raw" else AVERAGE
     for name, buffer in Partitions(folder, rows).buffers.items():
         yield name, buffer.clone()
-    for name, (weight,) in saved_parameters(folder, rows, (WEIGHT,), chunk_bytes):
+    for name, (weight,) in saved_parameters(folder, rows, (kind,), chunk_bytes, order):
         yield name, weight
+
+
+def check_has_weights(checkpoint: Checkpoint[Any], weights: WeightKind) -> None:
+    """Raise ValueError if a checkpoint does not have the weights of that kind."""
+    if weights == "ema" and not Partitions(checkpoint.folder, NOTHING_STACKED).has_average:
+        raise ValueError(
+            f"{checkpoint.folder} has no moving average of the weights, which optimizer.ema_decay keeps; take the raw ones"
+        )
 
 
 def model_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MaskedDataModel:
@@ -80,12 +103,12 @@ def model_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> M
     return model.requires_grad_(True).eval()
 
 
-def load_model(checkpoint: Checkpoint[PretrainConfig]) -> MaskedDataModel:
+def load_model(checkpoint: Checkpoint[PretrainConfig], weights: WeightKind = "raw") -> MaskedDataModel:
     """Return the network of a verified checkpoint of pretraining, in evaluation mode on the CPU.
 
-    Raises ValueError if a weight is not finite.
+    Raises ValueError if a weight is not finite, or if the checkpoint does not have weights of that kind.
     """
-    return model_of(checkpoint.config.model, _finite_weights(checkpoint))
+    return model_of(checkpoint.config.model, _finite_weights(checkpoint, weights))
 
 
 def encoder_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MultiwayTransformer:
@@ -97,16 +120,16 @@ def encoder_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) ->
     return encoder.eval()
 
 
-def load_encoder(checkpoint: Checkpoint[EncoderConfigT]) -> MultiwayTransformer:
+def load_encoder(checkpoint: Checkpoint[EncoderConfigT], weights: WeightKind = "raw") -> MultiwayTransformer:
     """Return the encoder of a verified checkpoint of any kind of run, in evaluation mode on the CPU.
 
-    Raises ValueError if a weight is not finite.
+    Raises ValueError if a weight is not finite, or if the checkpoint does not have weights of that kind.
     """
-    return encoder_of(checkpoint.config.model, _finite_weights(checkpoint)).requires_grad_(True)
+    return encoder_of(checkpoint.config.model, _finite_weights(checkpoint, weights)).requires_grad_(True)
 
 
-def _finite_weights(checkpoint: Checkpoint[Any]) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in checkpoint_weights(checkpoint):
+def _finite_weights(checkpoint: Checkpoint[Any], weights: WeightKind) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in checkpoint_weights(checkpoint, weights=weights):
         check_weight(checkpoint.folder, name, tensor, tensor.shape)
         yield name, tensor
 

@@ -33,18 +33,27 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
 EncoderConfigT = TypeVar("EncoderConfigT", bound="EncoderRunConfig")
+Schedule = Literal["cosine", "wsd", "constant"]
+"""Schedules of the learning rate after its warmup."""
+WeightKind = Literal["raw", "ema"]
+"""Weights of a checkpoint: as trained, or their exponential moving average."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warmup and cosine decay. The defaults are those of BEiT-3's Table 11."""
+    """AdamW, its schedule and the average of the weights. The defaults are those of BEiT-3's Table 11."""
 
     peak_lr: LearningRate = 1e-3
     """Learning rate after warmup."""
     min_lr: LearningRate = 1e-5
-    """Learning rate at the last step. Not published for BEiT-3: BEiT's value."""
+    """Learning rate at the last step, under cosine and wsd. Not published for BEiT-3: BEiT's value."""
     warmup_steps: CountOrZero = 10_000
     """Steps of linear warmup."""
+    schedule: MayChange[Schedule] = "cosine"
+    """Learning rate after warmup. cosine: falls from the first step to the last. constant: stays at its peak. wsd: stays
+    there and falls in the last decay_steps. A run under wsd or constant may be prolonged (docs/schedules.md)."""
+    decay_steps: MayChange[CountOrZero] = 0
+    """Steps of wsd's decay, the last of the run; a tenth to a fifth of num_steps are usual. 0 for other schedules."""
     beta1: PartBelowOne = 0.9
     """Decay of the first moment."""
     beta2: PartBelowOne = 0.98
@@ -57,9 +66,16 @@ class OptimizerConfig:
     """Largest norm of the whole gradient; 0 disables clipping."""
     implementation: MayChange[Literal["auto", "torch", "deepspeed", "apex"]] = "auto"
     """Package whose AdamW is used; all compute the same. auto: the fastest installed (pretrain/engine/optimizer.py)."""
+    ema_decay: MayChange[PartBelowOne] = 0.0
+    """Decay of an exponential moving average of the weights, kept beside them in float32; 0 keeps none. A resumed run
+    may switch it on, off or change it."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.schedule == "wsd" and self.decay_steps == 0:
+            raise ValueError("schedule wsd needs decay_steps; give a tenth to a fifth of num_steps")
+        if self.schedule != "wsd" and self.decay_steps > 0:
+            raise ValueError(f"decay_steps {self.decay_steps} is for schedule wsd, not for {self.schedule}; set it to 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +85,8 @@ class RunConfig(ABC):
     data: DataConfig
     run_dir: MayChange[Path]
     """Folder of log, checkpoints and resolved config. An existing run is resumed."""
-    num_steps: Count
-    """Number of optimizer steps of the whole run."""
+    num_steps: MayChange[Count]
+    """Number of optimizer steps of the whole run. A resumed run may change it under the schedules wsd and constant."""
     gradient_accumulation_steps: MayChange[Count] = 1
     """Number of micro-steps per step; each has its part of every kind of data."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -116,6 +132,12 @@ class RunConfig(ABC):
             raise ValueError(
                 f"evaluation.best needs a checkpoint at every evaluation: evaluation.every_steps "
                 f"{evaluation.every_steps} must be a multiple of save_every_steps {self.save_every_steps}; change one"
+            )
+        warmup, decay = self.optimizer.warmup_steps, self.optimizer.decay_steps
+        if decay and warmup + decay > self.num_steps:
+            raise ValueError(
+                f"optimizer.warmup_steps {warmup} and optimizer.decay_steps {decay} do not fit into num_steps "
+                f"{self.num_steps}; lower one of them"
             )
 
     @property

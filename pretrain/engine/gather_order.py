@@ -35,16 +35,22 @@ def order_gathers(engine: deepspeed.DeepSpeedEngine) -> None:
     """
     if engine.zero_optimization_stage() < 3:
         return  # these gather on the computing stream
-    gathering = _gathering_stream(engine)
+    wait_for_writes(engine)
     if get_accelerator().is_synchronized_device():
-        return  # a CPU has no streams: each operation ends before the next begins
-
-    def wait() -> None:
-        gathering.wait_stream(get_accelerator().current_stream())
-
-    wait()
+        return
     for name in WRITERS:
-        setattr(engine.optimizer, name, _followed_by(getattr(engine.optimizer, name), wait))
+        method = getattr(engine.optimizer, name)
+        setattr(engine.optimizer, name, _followed_by(method, functools.partial(wait_for_writes, engine)))
+
+
+def wait_for_writes(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Make ZeRO-3's later gathers wait for the weights that were written up to now, as by a method of WRITERS.
+
+    Raises FatalRunError as `order_gathers` does.
+    """
+    gathering = _gathering_stream(engine)
+    if not get_accelerator().is_synchronized_device():  # a CPU has no streams: each operation ends before the next
+        gathering.wait_stream(get_accelerator().current_stream())
 
 
 def _gathering_stream(engine: deepspeed.DeepSpeedEngine) -> Any:

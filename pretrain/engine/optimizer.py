@@ -20,6 +20,8 @@ from pretrain.config.run_config import OptimizerConfig
 
 Implementation = Literal["torch", "deepspeed", "apex"]
 """The package whose AdamW is used."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Names of the moments in the state of every implementation."""
 ScaleOfName = Callable[[str], float]
 """A parameter's share of the learning rate, by its name."""
 
@@ -106,6 +108,23 @@ def step_counter(optimizer: Optimizer, partition: Tensor, num_updates: int) -> T
     if isinstance(optimizer, torch.optim.AdamW):
         return torch.tensor(float(num_updates), device=partition.device)
     return num_updates
+
+
+def empty_state(optimizer: Optimizer, partition: Tensor, num_updates: int) -> dict[str, Any]:
+    """Return the state of a partition with moments of zero, as this optimizer makes it itself at its first step."""
+    moments = {name: torch.zeros_like(partition) for name in MOMENTS}
+    return {"step": step_counter(optimizer, partition, num_updates), **moments}
+
+
+def float32_partitions(optimizer: Any) -> list[Tensor]:
+    """Return this rank's part of each parameter group: the tensors that torch's optimizer has state for.
+
+    optimizer: DeepSpeed's.
+    """
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+        if hasattr(optimizer, name):  # of ZeRO-3, of ZeRO-1 and 2, of ZeRO-1 with bfloat16
+            return list(getattr(optimizer, name))
+    raise AssertionError(type(optimizer))
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ precision is bfloat16 and 4 if it is float32; gradients are kept and reduced in 
 | --- | --- | --- | --- |
 | weights | w P | w P | w P / N, and w P / hpz with hpZ |
 | float32 weights, both moments of Adam | 12 P / N | 12 P / N | 12 P / N |
+| moving average of the weights, if there is one | 4 P / N | 4 P / N | 4 P / N |
 | gradients of earlier micro-steps | w P | w P / N | w P / N, also with one micro-step |
 | ... of this one, once a bucket is full | w P / N in the last | w P / N | none besides a bucket |
 | buckets of gradients | w bucket, twice with overlap_comm | the same | w bucket |
@@ -18,8 +19,8 @@ pieces, keeps those that are used again within stage3_max_reuse_distance (the la
 activations are at their peak), and copies gathered weights out of the collective's buffer. At most, all of these are
 held at once, the largest piece twice, and the small parameters that stay gathered. On one rank nothing is gathered. The
 optimizer step makes the float32 gradient of its part (stage 3: of a sub-group) from a flat copy. Offloading to the CPU
-takes float32 weights, moments and gradients off the GPU, and with offload_param the weights as well. Float32 weights
-are a copy even if precision is float32.
+takes float32 weights, moments, average and gradients off the GPU, and with offload_param the weights as well. Float32
+weights are a copy even if precision is float32.
 
 Not counted: CUDA's context, workspaces of NCCL and cuBLAS, fragmentation of the allocator.
 """
@@ -53,7 +54,7 @@ class RankMemory:
 
     weights: int
     optimizer: int
-    """Float32 weights and moments."""
+    """Float32 weights, moments and, if the recipe keeps one, the average of the weights."""
     gradients: int
     buffers: int
     """Buckets of gradients, and gathered weights."""
@@ -110,13 +111,14 @@ def rank_memory(
     tokenizer_weights, tokenizing = tokenizer_memory(visual, view, tokenizer_dtype(config, torch.device(device)))
     step = _stage3 if zero.stage == 3 else _stages_1_and_2
     held = step(zero, pieces, config.dtype.itemsize, world_size, config.gradient_accumulation_steps > 1)
+    average = held.optimizer // 3 if config.optimizer.ema_decay else 0  # 4 bytes beside 12, on the same device
     bucket = config.dtype.itemsize * min(int(zero.reduce_bucket_size), pieces.total)
     activations, extra = micro_step.peak(bucket, held.late_gradients + held.late_buffers)
     is_late = extra > 0
     working = held.buffers + activations + extra
     return RankMemory(
         weights=held.weights,
-        optimizer=held.optimizer,
+        optimizer=held.optimizer + average,
         gradients=held.gradients + is_late * held.late_gradients,
         buffers=held.buffers + is_late * held.late_buffers,
         activations=activations,

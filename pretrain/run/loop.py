@@ -15,8 +15,10 @@ import torch.distributed as dist
 
 from data_pipeline.loading.batch import StepBatch
 from pretrain.config.run_config import ConfigT
+from pretrain.config.schedule import decay_start
 from pretrain.engine.engine import init_distributed
 from pretrain.engine.schedule import learning_rate, set_learning_rate
+from pretrain.engine.weight_average import update_average
 from pretrain.jobs.job import Job
 from pretrain.run.accumulate import accumulate
 from pretrain.run.speed import memory_gib
@@ -88,7 +90,9 @@ def train_steps(run: Run[ConfigT]) -> Ending:
         record = train_step(run, batch, agreed)
         done = batch.step + 1
         is_last = agreed.stop is not None or done == config.num_steps
-        save_is_due = is_last or done % config.save_every_steps == 0
+        # from there, and from no later step, the run can still be prolonged
+        begins_decay = done == decay_start(config)
+        save_is_due = is_last or begins_decay or done % config.save_every_steps == 0
         record_step(run, record, agreed, save_is_due)
         after_step(run, batch.step, agreed.stop)
         run.watchdog.at("saving")
@@ -116,6 +120,8 @@ def train_step(run: Run[ConfigT], batch: StepBatch, agreed: Agreed) -> dict[str,
     run.watchdog.at("inputs")
     step = run.job.start_step(engine, batch)
     record, is_skipped = accumulate(engine, step, run.guard, run.watchdog)
+    if not is_skipped:
+        update_average(engine, config.optimizer.ema_decay)
     record = {"step": batch.step} | record
     record |= {
         "grad_norm": (grad_norm := engine.get_global_grad_norm()),

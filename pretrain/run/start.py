@@ -17,7 +17,7 @@ from torch import nn
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
-from pretrain.checkpoints.elastic import is_of_another_layout, load_checkpoint, load_moments, load_weights_into
+from pretrain.checkpoints.elastic import is_of_another_layout, load_checkpoint, load_optimizer, load_weights_into
 from pretrain.checkpoints.reader import Checkpoint, agreed_latest_checkpoint
 from pretrain.checkpoints.saver import CheckpointSaver, check_there
 from pretrain.config.run_config import ConfigT, config_to_json, settings_of
@@ -25,6 +25,7 @@ from pretrain.engine.determinism import use_deterministic_algorithms
 from pretrain.engine.engine import build_engine, check_accepted, check_alike, merged_deepspeed_config
 from pretrain.engine.machine_memory import check_buckets_fit
 from pretrain.engine.memory_config import read_memory_config
+from pretrain.engine.weight_average import settle_average
 from pretrain.evaluation.evaluation import Evaluation
 from pretrain.jobs.job import Job
 from pretrain.monitoring.environment import add_start, describe_ranks
@@ -228,9 +229,12 @@ def build(
 
     model, is_elastic = on_every_rank(build_model)
     engine = build_engine(model, config, deepspeed_config, job.leaf_modules, job.undecayed, job.lr_scale)
+    decay = config.optimizer.ema_decay
     if checkpoint is not None:
         watchdog.at("loading")
-        load_moments(engine, checkpoint) if is_elastic else load_checkpoint(engine, checkpoint)
+        load_optimizer(engine, checkpoint, decay > 0) if is_elastic else load_checkpoint(engine, checkpoint)
+    if (changed := settle_average(engine, decay)) and dist.get_rank() == 0:
+        say(changed)
     return engine
 
 

@@ -7,8 +7,9 @@ import torch.distributed as dist
 from data_pipeline.files.remote_files import public_url
 from data_pipeline.loading.dataset import StepDataset
 from pretrain.checkpoints.fingerprints import file_fingerprint
-from pretrain.checkpoints.reader import Checkpoint
+from pretrain.checkpoints.reader import Checkpoint, complete_folders
 from pretrain.config.run_config import ConfigT, RunConfig, changed_fields
+from pretrain.config.schedule import check_schedule, schedule_changes
 from pretrain.survival.agreement import FatalRunError, on_every_rank
 from pretrain.survival.console import warn
 
@@ -35,7 +36,7 @@ def check_unchanged(
 
     files_before: of the checkpoint's config. With allow_data_change, different data are reported and accepted.
     """
-    settings = changed_fields(checkpoint.config, config)
+    settings = changed_fields(checkpoint.config, config) + schedule_changes(checkpoint.config, config)
     before, now = _places(checkpoint.config, files_before), _places(config, files)
     data = [
         f"the contents of the {now[name]} changed"
@@ -49,8 +50,15 @@ def check_unchanged(
         remedy = "give those of its start, or a new run_dir" + ("" if settings else "; --allow-data-change takes these")
         differences = "; ".join(settings + data)
         raise FatalRunError(f"{config.run_dir} was started with different {what} ({differences}); {remedy}")
+    on_every_rank(lambda: _check_schedule(checkpoint, config))
     if data and dist.get_rank() == 0:
         warn(f"warning: {config.run_dir} continues with different data ({'; '.join(data)})")
+
+
+def _check_schedule(checkpoint: Checkpoint[ConfigT], config: ConfigT) -> None:
+    """Raise ValueError if the checkpoint cannot go on with this number of steps; OSError."""
+    kept = [int(folder.name.removeprefix("step_")) for folder in complete_folders(config.run_dir / "checkpoints")]
+    check_schedule(checkpoint.config, config, checkpoint.step, kept)
 
 
 def _places(config: RunConfig, files: Files) -> dict[str, str]:

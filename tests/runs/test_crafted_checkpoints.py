@@ -10,11 +10,12 @@ import torch
 
 from model.stacked_vectors import NOTHING_STACKED
 from pretrain.checkpoints.background_files import BackgroundCheckpointEngine
-from pretrain.checkpoints.partitions import MOMENTS, saved_parameters
+from pretrain.checkpoints.partitions import saved_parameters
 from pretrain.checkpoints.reader import latest_checkpoint
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
+from pretrain.engine.optimizer import MOMENTS
 from pretrain.evaluation.masked_patches import evaluate_masked_patches
 from pretrain.evaluation.masked_words import evaluate_masked_words
 from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions

@@ -18,10 +18,10 @@ from typing import Any
 import torch.distributed as dist
 from deepspeed.accelerator import set_accelerator
 
-from pretrain.checkpoints.partitions import float32_partitions
 from pretrain.config.command_line import parse_recipe
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine import engine
+from pretrain.engine.optimizer import float32_partitions
 from pretrain.jobs.pretraining import Pretraining
 from pretrain.recipes import RECIPES
 from pretrain.run.loop import train

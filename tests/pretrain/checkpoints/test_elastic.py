@@ -12,10 +12,11 @@ from model.masked_data_model import MaskedDataModel
 from model.stacked_vectors import stacked_rows
 from pretrain.checkpoints.elastic import _restacked as restacked
 from pretrain.checkpoints.elastic import is_of_another_layout, load_weights_into
-from pretrain.checkpoints.partitions import MOMENTS, model_file, saved_parameters, saved_shapes
+from pretrain.checkpoints.partitions import model_file, saved_parameters, saved_shapes
 from pretrain.checkpoints.reader import Checkpoint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.engine.optimizer import MOMENTS
 from tests.support.crafted import copy_of_run
 from tests.support.mistakes import only_rank
 from tests.support.separate_vectors import separate_vectors

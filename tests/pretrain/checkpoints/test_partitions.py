@@ -9,7 +9,6 @@ import torch
 from model.masked_data_model import MaskedDataModel
 from model.stacked_vectors import NOTHING_STACKED, Row, stacked_rows
 from pretrain.checkpoints.partitions import (
-    MOMENTS,
     Partitions,
     Place,
     model_file,
@@ -20,6 +19,7 @@ from pretrain.checkpoints.partitions import (
 from pretrain.checkpoints.partitions import _places_in_a_row as in_a_row
 from pretrain.checkpoints.partitions import _places_in_parts as in_parts
 from pretrain.checkpoints.weights import find_checkpoint
+from pretrain.engine.optimizer import MOMENTS
 
 SHAPES = {"a": torch.Size((3, 5)), "b": torch.Size((1,)), "c": torch.Size((2, 2, 2))}
 WHOLE = {name: torch.arange(prod(shape)).view(shape) + 100 * n for n, (name, shape) in enumerate(SHAPES.items())}
