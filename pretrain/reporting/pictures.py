@@ -1,0 +1,72 @@
+"""The galleries of a run: what its newest checkpoint makes of held-out samples.
+
+Each gallery is a module of its own and one entry of `pictures_of`; that of a dual encoder (images found by texts, texts
+found by images) belongs there beside the others, once there is a contrastive stage.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.reporting.caption_gallery import ShownCaption, caption_gallery
+from pretrain.reporting.options import ReportOptions
+from pretrain.reporting.patch_gallery import PatchGallery, patch_gallery
+from pretrain.reporting.run_files import RunFiles
+
+Gallery = TypeVar("Gallery")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The galleries of one run; `missing` has a sentence for each that could not be drawn."""
+
+    run: str
+    step: int
+    patches: PatchGallery | None
+    captions: list[ShownCaption]
+    missing: list[str]
+
+
+def pictures_of(run: RunFiles, options: ReportOptions) -> Pictures:
+    """Return the galleries of a run's newest checkpoint. What is missing for one is reported in its place."""
+    missing: list[str] = []
+    found = _tried(lambda: find_checkpoint(run.folder, PretrainConfig), "pictures", missing)
+    folder = held_out_folder(run, options)
+    if folder is None:
+        missing.append(
+            "No pictures: the run was not evaluated on local shards of held-out pairs or images; give some with "
+            "--held-out FOLDER."
+        )
+    if found is None or folder is None:
+        return Pictures(run.name, 0, None, [], missing)
+    model = _tried(lambda: load_model(found), "pictures", missing)
+    if model is None:
+        return Pictures(run.name, found.step, None, [], missing)
+    num = options.num_images
+    patches = _tried(
+        lambda: patch_gallery(found, model, folder, num, options.num_example_images, options.visual_tokenizer),
+        "hidden patches", missing,
+    )  # fmt: skip
+    captions = _tried(lambda: caption_gallery(found, model, folder, num), "captions", missing)
+    return Pictures(run.name, found.step, patches, captions or [], missing)
+
+
+def held_out_folder(run: RunFiles, options: ReportOptions) -> Path | None:
+    """Return the shards to take pictures from: the given ones, or local pairs, or images, that the run is evaluated on."""
+    if options.held_out is not None:
+        return options.held_out
+    evaluation = run.config.get("evaluation")
+    named = [evaluation.get(name) for name in ("pairs", "images")] if isinstance(evaluation, dict) else []
+    return next((Path(name) for name in named if isinstance(name, str) and Path(name).is_dir()), None)
+
+
+def _tried(draw: Callable[[], Gallery], name: str, missing: list[str]) -> Gallery | None:
+    """Return what `draw` returns; if it raises ValueError or OSError, None, with the reason in `missing`."""
+    try:
+        return draw()
+    except (ValueError, OSError) as error:
+        missing.append(f"No {name}: {error}.")
+        return None

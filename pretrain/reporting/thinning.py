@@ -1,0 +1,50 @@
+"""Long curves as a few hundred points: the extremes of each stretch of steps, and a running mean."""
+
+import numpy as np
+
+from pretrain.reporting.columns import Column, Floats
+
+MAX_POINTS = 600
+"""Points of a curve. More are not seen on a screen, and make the page large."""
+SMOOTHED_PART = 0.03
+"""Part of a run over which the running mean goes."""
+
+
+def smoothed(column: Column, part: float = SMOOTHED_PART) -> Column:
+    """Return the centred running mean over a part of the run, at up to MAX_POINTS steps; NaN is left out."""
+    column = column.finite
+    if len(column) < 3:
+        return column
+    half = max(1, round(len(column) * part / 2))
+    sums = np.concatenate([[0.0], np.cumsum(column.values)])
+    places = np.unique(np.linspace(0, len(column) - 1, MAX_POINTS).round().astype(np.int64))
+    first, stop = np.maximum(places - half, 0), np.minimum(places + half + 1, len(column))
+    return Column(column.steps[places], (sums[stop] - sums[first]) / (stop - first))
+
+
+def thinned(column: Column) -> Column:
+    """Return at most MAX_POINTS points with the lowest and the highest value of each stretch of steps, so that no
+    spike is lost; NaN is left out."""
+    column = column.finite
+    if len(column) <= MAX_POINTS:
+        return column
+    stretches = np.array_split(np.arange(len(column)), MAX_POINTS // 2)
+    places = [
+        stretch[place]
+        for stretch in stretches
+        for place in sorted({int(column.values[stretch].argmin()), int(column.values[stretch].argmax())})
+    ]
+    return Column(column.steps[places], column.values[places])
+
+
+def bounds(raw: list[Floats], drawn: list[Floats]) -> tuple[float, float]:
+    """Return the range of an axis: all of the curves in `drawn`, and of those in `raw` all but the most extreme 2 %, so
+    that one spike does not flatten a curve."""
+    found = [values for values in drawn if len(values)]
+    found += [np.quantile(values, (0.01, 0.99)) for values in raw if len(values)]
+    if not found:
+        return 0.0, 1.0
+    low, high = (float(limit(np.concatenate(found))) for limit in (np.min, np.max))
+    if low == high:
+        low, high = low - (abs(low) or 1) * 0.05, high + (abs(high) or 1) * 0.05
+    return low, high
