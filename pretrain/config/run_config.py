@@ -75,7 +75,9 @@ class OptimizerConfig:
         if self.schedule == "wsd" and self.decay_steps == 0:
             raise ValueError("schedule wsd needs decay_steps; give a tenth to a fifth of num_steps")
         if self.schedule != "wsd" and self.decay_steps > 0:
-            raise ValueError(f"decay_steps {self.decay_steps} is for schedule wsd, not for {self.schedule}; set it to 0")
+            raise ValueError(
+                f"decay_steps {self.decay_steps} is for schedule wsd, not for {self.schedule}; set it to 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

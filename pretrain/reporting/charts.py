@@ -76,7 +76,9 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     if not (span > 0 and math.isfinite(span)):
         return []
     power = 10.0 ** math.floor(math.log10(span / most))
-    distance = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if span / (power * factor) <= most - 1 or factor == 20)
+    distance = next(
+        power * factor for factor in (1, 2, 2.5, 5, 10, 20) if span / (power * factor) <= most - 1 or factor == 20
+    )
     first = math.ceil(low / distance - 1e-9)
     last = math.floor(high / distance + 1e-9)
     return [number * distance for number in range(first, last + 1)]

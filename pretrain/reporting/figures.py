@@ -187,9 +187,7 @@ def _log_lines(runs: list[RunFiles], number: int, name: str) -> list[Line]:
     return [Line("single steps", raw, 0, "faint"), Line("running mean", mean)]
 
 
-def _chart(
-    runs: list[RunFiles], title: str, lines: list[Line], unit: str = "", starts_at_zero: bool = False
-) -> Chart:
+def _chart(runs: list[RunFiles], title: str, lines: list[Line], unit: str = "", starts_at_zero: bool = False) -> Chart:
     restarts = [start.first_step for start in runs[0].starts if start.first_step] if len(runs) == 1 else []
     return Chart(title, lines, unit, _num_steps(runs), restarts, starts_at_zero=starts_at_zero)
 

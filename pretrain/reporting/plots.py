@@ -85,7 +85,12 @@ def _curve(chart: Chart, line: Line, low: float, high: float) -> Curve:
     column, drawn = line.column, line.style
     places = _places(column, chart.num_steps, low, high)
     if drawn == "ticks":
-        path, points = "".join(f"M{x} {y - SIDE / len(chart.rows) * 0.28:.1f}v{SIDE / len(chart.rows) * 0.56:.1f}" for x, y in places), ""
+        path, points = (
+            "".join(
+                f"M{x} {y - SIDE / len(chart.rows) * 0.28:.1f}v{SIDE / len(chart.rows) * 0.56:.1f}" for x, y in places
+            ),
+            "",
+        )
     else:
         path = "M" + "L".join(f"{x} {y}" for x, y in places)
         points = "".join(f"M{x} {y}h0" for x, y in places) if drawn in ("points", "hollow") or len(places) == 1 else ""

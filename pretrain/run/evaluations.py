@@ -15,6 +15,7 @@ import torch.distributed as dist
 from pretrain.checkpoints.best import forget_later, update_best
 from pretrain.config.evaluation import EvaluationConfig
 from pretrain.config.run_config import RunConfig
+from pretrain.engine.weight_average import averaged_weights
 from pretrain.evaluation.chunks import Interrupted, ranks_of_the_run
 from pretrain.evaluation.evaluation import Evaluation, Figures
 from pretrain.evaluation.records import (
@@ -82,18 +83,23 @@ class Evaluations:
 
     def _evaluate(self, engine: deepspeed.DeepSpeedEngine, step: int) -> None:
         self.watchdog.at("evaluating")
-        try:
-            self._evaluate_weights(engine, step, "raw")
-            # the one place to evaluate a moving average too, with its weights in the engine, as "average"
-        except Interrupted:
-            on_main_rank(say, f"the evaluation after step {step} is interrupted by a request to stop")
+        is_complete = self._evaluate_weights(engine, step, "raw")
+        if is_complete and self.config.optimizer.ema_decay:
+            with averaged_weights(engine):
+                self._evaluate_weights(engine, step, "average")
 
-    def _evaluate_weights(self, engine: deepspeed.DeepSpeedEngine, step: int, weights: Weights) -> None:
+    def _evaluate_weights(self, engine: deepspeed.DeepSpeedEngine, step: int, weights: Weights) -> bool:
+        """Evaluate the weights that the engine has; return whether no request to stop interrupted it."""
         assert self.evaluation is not None
         started = time.perf_counter()
-        figures = self.evaluation.figures(engine, ranks_of_the_run(self._is_asked_to_stop))
+        try:
+            figures = self.evaluation.figures(engine, ranks_of_the_run(self._is_asked_to_stop))
+        except Interrupted:  # on all ranks alike
+            on_main_rank(say, f"the evaluation after step {step} is interrupted by a request to stop")
+            return False
         if figures:
             on_main_rank(self._record, step, weights, figures, time.perf_counter() - started)
+        return True
 
     def _is_asked_to_stop(self) -> bool:
         return self.stop.signalled or (dist.get_rank() == 0 and self.stop.is_asked_by_file)
