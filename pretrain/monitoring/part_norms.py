@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from model.stacked_vectors import stacked_rows
-from pretrain.engine.optimizer import float32_partitions, places_in_engine, unstacked
+from pretrain.checkpoints.partitions import places_in_engine, unstacked
+from pretrain.engine.optimizer import float32_partitions
 from pretrain.survival.agreement import summed_over_ranks
 
 CLIP_EPS = 1e-6
