@@ -49,7 +49,6 @@ def run_to_its_end(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, sta
         run = start(job, watchdog, stop, status)
         end_startup()  # from here on, what libraries print is part of the run
         ending = train(run)
-        run.monitors.close()
     except RunError as error:  # the same on every rank
         end_live()
         if dist.get_rank() == 0:
@@ -64,12 +63,15 @@ def run_to_its_end(job: Job[ConfigT], watchdog: Watchdog, stop: StopRequest, sta
 def train(run: Run[ConfigT]) -> Ending:
     """Train the steps that are left, until all are done or the run is asked to stop. Raises RunError."""
     try:
-        return train_steps(run)
+        ending = train_steps(run)
     except RunError:
         run.records.flush()
         with suppress(RunError):  # a checkpoint under way is worth keeping, whatever ends the run
             publish(run, run.saver.finish())
+        run.monitors.close()
         raise
+    run.monitors.close()
+    return ending
 
 
 def train_steps(run: Run[ConfigT]) -> Ending:
