@@ -52,6 +52,7 @@ setup(
         "parquet": ["pyarrow>=16"],
         "zstd": ["zstandard>=0.22"],
         "remote": ["aiohttp>=3.9", "fsspec>=2024.6"],
+        "monitors": ["mlflow-skinny>=3", "tensorboard>=2.15", "wandb>=0.17"],
         "dev": [
             "aiohttp",
             "fsspec",
@@ -63,6 +64,7 @@ setup(
             "pytest-xdist",
             "regex",
             "ruff",
+            "tensorboard",
             "transformers<5",
             "webdataset",
             "zstandard",

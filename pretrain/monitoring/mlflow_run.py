@@ -4,6 +4,7 @@ MLflow keeps every value that it gets, so steps that it has already are not sent
 checkpoint; the tag `restarts` lists the steps from which it went on. It forgets nothing and doubles nothing.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,8 +47,13 @@ class MlflowRun:
         if step <= self._last_step:
             return
         values = {**figures, LAST_STEP: step} if "loss" in figures else figures
-        metrics = [Metric(name, value, int(seconds * 1000), step) for name, value in values.items()]
+        metrics = [Metric(metric_name(name), value, int(seconds * 1000), step) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=metrics)
 
     def close(self) -> None:
         self._client.set_terminated(self._id)
+
+
+def metric_name(name: str) -> str:
+    """Return a name that MLflow takes: loss.mim for loss/mim, since its files cannot hold both that and loss."""
+    return re.sub(r"[^\w.\- ]", ".", name)

@@ -29,7 +29,7 @@ class TensorBoardEvents:
         folder.mkdir(exist_ok=True)  # without parents: a run folder that was moved away must not come back
         # readers take the files in the order of their names
         name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
-        self._file = (folder / name).open("xb", buffering=0)
+        self._file = (folder / name).open("ab", buffering=0)
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self._add(Event(wall_time=time.time(), step=first_step, session_log=SessionLog(status=SessionLog.START)))
 

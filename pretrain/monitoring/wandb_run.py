@@ -4,6 +4,8 @@ W&B deletes nothing: it ignores steps up to the last one that it has. So if a ru
 that it has stay, nothing is doubled, and `restarts` in the run's config lists the steps from which it went on.
 """
 
+import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ class WandbRun:
     def __init__(self, run_dir: Path, project: str, config: Mapping[str, Any], first_step: int):
         """config: shown beside the run; first_step: first one that will be written. Raises wandb.errors.Error."""
         settings = wandb.Settings(console="off", silent=True)  # prints nothing, and leaves our output alone
-        if wandb.Settings().mode in (None, "online", "run") and not wandb.api.api_key:  # it would ask on the terminal
+        if os.environ.get("WANDB_MODE", "online") == "online" and not has_key():
             raise ValueError("no API key: run wandb login, or set WANDB_MODE=offline")
         known = read_tracking_id(run_dir, SERVER)
         self._run = wandb.init(
@@ -43,3 +45,10 @@ class WandbRun:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def has_key() -> bool:
+    """Return whether W&B knows an API key, without which it would ask for one on the terminal."""
+    if "prompt" in inspect.signature(wandb.login).parameters:
+        return wandb.login(prompt=False)
+    return bool(wandb.api.api_key)  # of older versions

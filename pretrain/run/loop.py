@@ -70,14 +70,15 @@ def run_to_its_end(
 def train(run: Run[ConfigT]) -> Ending:
     """Train the steps that are left, until all are done or the run is asked to stop. Raises RunError."""
     try:
-        return train_steps(run)
+        ending = train_steps(run)
     except RunError:
         run.records.flush()
         with suppress(RunError):  # a checkpoint under way is worth keeping, whatever ends the run
             publish(run, run.saver.finish())
-        raise
-    finally:
         run.monitors.close()
+        raise
+    run.monitors.close()
+    return ending
 
 
 def train_steps(run: Run[ConfigT]) -> Ending:

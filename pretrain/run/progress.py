@@ -81,19 +81,21 @@ class Progress:
         if (pace := self.seconds_per_step) is not None:
             yield Part(f"{pace:.2f} s/step", 35)
         if "tokens_per_second" in record:
-            yield Part(f"{record['tokens_per_second']:,.0f} tokens/s", 3)
+            yield Part(f"{record['tokens_per_second']:,.0f} tokens/s", 4)
         if "mfu" in record:
-            yield Part(f"MFU {record['mfu']:.1%}", 4)
+            yield Part(f"MFU {record['mfu']:.1%}", 5)
         if "data_wait" in record:
-            yield Part(f"data wait {record['data_wait']:.0%}", 5)
+            yield Part(f"data wait {record['data_wait']:.0%}", 6)
         if "memory_gib" in record:
-            yield Part(f"{record['memory_gib']:.1f} GiB", 6)
+            yield Part(f"{record['memory_gib']:.1f} GiB", 7)
         if record.get("num_skipped_steps"):
-            yield Part(f"{record['num_skipped_steps']} skipped", 7)
+            yield Part(f"{record['num_skipped_steps']} skipped", 3)
         if self._num_bad_samples:
-            yield Part(f"{self._num_bad_samples} bad samples", 7)
+            yield Part(f"{self._num_bad_samples} bad samples", 3)
         if pace is not None and done < self.num_steps:
-            yield Part(end_in_words(timedelta(seconds=pace * (self.num_steps - done)), now), 2)
+            left = timedelta(seconds=pace * (self.num_steps - done))
+            yield Part(f"{duration_in_words(left)} left", 20)
+            yield Part(end_in_words(now + left, now), 2)
 
 
 def is_round(number: int) -> bool:
@@ -104,24 +106,29 @@ def is_round(number: int) -> bool:
 
 
 def fitted(parts: list[Part], columns: int) -> str:
-    """Return the parts in their order, without the least important ones if all together are wider than `columns`."""
-    kept = list(parts)
-    while len(line := SEPARATOR.join(part.text for part in kept)) > columns and len(kept) > 1:
-        kept.remove(max(kept, key=lambda part: part.rank))
-    return line[:columns]
+    """Return a line of at most `columns`: of the parts, the most important that fit, in their order."""
+    kept, left = {0}, columns - len(parts[0].text)
+    for number in sorted(range(1, len(parts)), key=lambda number: parts[number].rank):
+        width = len(SEPARATOR) + len(parts[number].text)
+        if width <= left:
+            kept.add(number)
+            left -= width
+    return SEPARATOR.join(parts[number].text for number in sorted(kept))[:columns]
 
 
-def end_in_words(left: timedelta, now: datetime) -> str:
-    """Return when a run ends: 'ends 14:32 in 25 min', 'ends Tue 14:32 in 2 d 4 h', 'ends 3 Mar 14:32 in 12 d 1 h'."""
-    end = now + left
+def end_in_words(end: datetime, now: datetime) -> str:
+    """Return when a run ends: 'ends 14:32', within a week 'ends Tue 14:32', else 'ends 3 Mar 14:32'."""
     days = (end.date() - now.date()).days
     day = "" if days == 0 else f"{end:%a} " if days < 7 else f"{end.day} {end:%b} "
-    seconds = int(left.total_seconds())
+    return f"ends {day}{end:%H:%M}"
+
+
+def duration_in_words(duration: timedelta) -> str:
+    """Return a duration by its two largest units: '2 d 4 h', '3 h 20 min', '25 min', '9 s'."""
+    seconds = int(duration.total_seconds())
     minutes, hours = seconds // 60, seconds // 3600
     if hours >= 24:
-        duration = f"{hours // 24} d {hours % 24} h"
-    elif hours:
-        duration = f"{hours} h {minutes % 60} min"
-    else:
-        duration = f"{minutes} min" if minutes else f"{seconds} s"
-    return f"ends {day}{end:%H:%M} in {duration}"
+        return f"{hours // 24} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{seconds} s"

@@ -194,7 +194,8 @@ def test_a_rank_that_fails_alone_ends_all_with_its_traceback(
 def test_a_rank_that_fails_while_the_engine_is_built_ends_all(tiny_data: TinyData, tmp_path: Path) -> None:
     ended = broken(tiny_data, tmp_path / "run", point="building", rank=1, step=-1, action="fail")
     assert ended.exit_codes == [EXIT_RANK_LOST] * 2, ended.stderr
-    assert "rank 1 on " in ended.stderr[0] and "failed in building (MemoryError: no memory is left; python -m" in ended.stderr[0]
+    assert "rank 1 on " in ended.stderr[0]
+    assert "failed in building (MemoryError: no memory is left; python -m pretrain.plan" in ended.stderr[0]
     assert 'raise MemoryError("no memory is left")' in ended.stderr[1]
 
 

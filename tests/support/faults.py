@@ -34,9 +34,9 @@ def broken(
     )
 
 
-def check_it_goes_on(data: TinyData, run_dir: Path, undisturbed: Path) -> None:
+def check_it_goes_on(data: TinyData, run_dir: Path, undisturbed: Path, *extra: object) -> None:
     """Start again; check that the whole run equals the undisturbed one to the bit and leaves no partial files."""
-    ended = run_ranks(2, "pretrain.train", arguments_of(data, run_dir))
+    ended = run_ranks(2, "pretrain.train", [*arguments_of(data, run_dir), *extra])
     assert ended.exit_codes == [0, 0], ended.stderr
     assert lines(run_dir) == lines(undisturbed)
     names = [path.name for path in sorted((run_dir / "checkpoints").iterdir())]
