@@ -62,11 +62,10 @@ def run_demo() -> None:
     write_shards = "data_pipeline.write_shards"
     run(write_shards, "image", f"scenes:{NUM_IMAGES}", *data.images)
     run(write_shards, "pair", f"scenes:{NUM_PAIRS}", *data.pairs)
-    run(write_shards, "text", f"scenes:{NUM_SENTENCES}", *data.texts,
-        "--text-tokenizer", data.text_tokenizer, "--text-length", data.text_length)  # fmt: skip
+    encoded = ("--text-tokenizer", data.text_tokenizer, "--text-length", data.text_length)
+    run(write_shards, "text", f"scenes:{NUM_SENTENCES}", *data.texts, *encoded)
     run(write_shards, "pair", f"scenes:{NUM_HELD_OUT}", held_out, "--split", "held_out")
-    run(write_shards, "text", f"scenes:{NUM_HELD_OUT}", config.evaluation.texts, "--split", "held_out",
-        "--text-tokenizer", data.text_tokenizer, "--text-length", data.text_length)  # fmt: skip
+    run(write_shards, "text", f"scenes:{NUM_HELD_OUT}", config.evaluation.texts, "--split", "held_out", *encoded)
     section("a visual tokenizer (VQ-KD on the pixels of a patch)")
     run("pretrain.train_visual_tokenizer", "demo")
 

@@ -33,7 +33,7 @@ class Evaluated:
     config: PretrainConfig
     text_tokenizer: Path
     visual_fingerprint: str | None
-    """Of the visual tokenizer whose codes it predicts."""
+    """Fingerprint of the visual tokenizer whose codes it predicts."""
 
 
 @torch.no_grad()

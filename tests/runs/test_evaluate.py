@@ -19,7 +19,8 @@ from pretrain.evaluation.options import EvaluateOptions
 from pretrain.evaluation.records import read_evaluations
 from pretrain.run.run_log import read_log
 from pretrain.survival.stop import EXIT_STOPPED_BY_FILE
-from tests.support.evaluated import evaluation_overrides, write_labelled
+from tests.support.evaluated import NUM_SAMPLES, evaluation_overrides, write_labelled
+from tests.support.faults import arguments_of, broken
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
 from tests.support.tiny_run import TinyData
 
@@ -160,6 +161,40 @@ def test_a_run_stopped_where_an_evaluation_is_due_makes_it_when_it_resumes(
     assert trajectory(run_dir) == trajectory(two_ranks)
     assert figures(run_dir)[NUM_STEPS] == figures(evaluated)[NUM_STEPS]
     assert figures(run_dir)[0] == figures(evaluated)[0]
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_while_it_evaluates_changes_no_figure(
+    evaluated: Path, two_ranks: Path, tiny_data: TinyData, labelled: Path, tmp_path: Path
+) -> None:
+    run_dir, arguments = tmp_path / "run", evaluation_overrides(tiny_data, labelled)
+    killed = broken(tiny_data, run_dir, *arguments, point="evaluating", rank=1, step=2, action="kill")
+    assert 0 not in killed.exit_codes and list(figures(run_dir)) == [0]
+    ended = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, run_dir), *arguments])
+    assert ended.exit_codes == [0, 0] and "continues at step 2" in ended.stdout[0], ended.stderr
+    assert trajectory(run_dir) == trajectory(two_ranks)
+    assert figures(run_dir) == figures(evaluated)
+
+
+@pytest.mark.slow
+def test_a_visual_tokenizer_is_evaluated_without_disturbing_its_training(tiny_data: TinyData, tmp_path: Path) -> None:
+    images = tiny_data.folder / "images"
+    data = ["--data.images", images, "--num-steps", 6, "--images-per-step", 16, "--model.num-codes", 64]
+    data += ["--deepspeed-config", ROOT / "ds_configs" / "zero3_cpu.json"]
+    on = ["--evaluation.images", images, "--evaluation.every-steps", 2, "--evaluation.num-samples", NUM_SAMPLES]
+    found = []
+    for num_ranks, name, extra in ((2, "on", on), (2, "off", ["--evaluation.every-steps", 0]), (1, "one", on)):
+        where = ["--run-dir", tmp_path / name, "--out", tmp_path / f"{name}.pt"]
+        ended = run_ranks(num_ranks, "pretrain.train_visual_tokenizer", ["demo", *data, *where, *extra])
+        assert ended.exit_codes == [0] * num_ranks, ended.stderr
+        log = read_log(tmp_path / name)
+        found.append([(record["loss"], record["grad_norm"], record["codebook"]) for record in log])
+    assert found[0] == found[1] and (tmp_path / "on.pt").read_bytes() == (tmp_path / "off.pt").read_bytes()
+    here, alone = figures(tmp_path / "on"), figures(tmp_path / "one")
+    assert list(here) == list(alone) == [2, 4, 6]  # no codebook before the first step
+    for step, expected in here.items():
+        assert alone[step] == pytest.approx(expected, abs=1e-4)
+    assert here[6]["loss/total"] < here[2]["loss/total"]
 
 
 @pytest.mark.slow
