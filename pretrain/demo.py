@@ -52,19 +52,20 @@ def run_demo() -> None:
     print(f"emptying {config.run_dir}", flush=True)
     data = config.data
     shutil.rmtree(config.run_dir, ignore_errors=True)
-    assert data.text_tokenizer is not None
-    held_out = data.text_tokenizer.parent / "held_out_pairs"
+    assert data.text_tokenizer is not None and config.evaluation.pairs is not None
+    held_out = Path(config.evaluation.pairs)
 
     section("a text tokenizer from the sentences of the world")
     run("data_pipeline.train_text_tokenizer", data.text_tokenizer, f"text=scenes:{NUM_SENTENCES // 4}",
         "--vocab-size", 140, "--model-type", "bpe")  # fmt: skip
-    section("WebDataset shards of images, pairs and texts, and pairs of held-out compositions")
+    section("WebDataset shards of images, pairs and texts, and pairs and texts of held-out compositions")
     write_shards = "data_pipeline.write_shards"
     run(write_shards, "image", f"scenes:{NUM_IMAGES}", *data.images)
     run(write_shards, "pair", f"scenes:{NUM_PAIRS}", *data.pairs)
-    run(write_shards, "text", f"scenes:{NUM_SENTENCES}", *data.texts,
-        "--text-tokenizer", data.text_tokenizer, "--text-length", data.text_length)  # fmt: skip
+    encoded = ("--text-tokenizer", data.text_tokenizer, "--text-length", data.text_length)
+    run(write_shards, "text", f"scenes:{NUM_SENTENCES}", *data.texts, *encoded)
     run(write_shards, "pair", f"scenes:{NUM_HELD_OUT}", held_out, "--split", "held_out")
+    run(write_shards, "text", f"scenes:{NUM_HELD_OUT}", config.evaluation.texts, "--split", "held_out", *encoded)
     section("a visual tokenizer (VQ-KD on the pixels of a patch)")
     run("pretrain.train_visual_tokenizer", "demo")
 

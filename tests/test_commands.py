@@ -19,7 +19,7 @@ from data_pipeline.train_text_tokenizer import TextTokenizerOptions
 from data_pipeline.write_shards import ShardOptions
 from pretrain.config.command_line import parse_recipe
 from pretrain.conversion.options import ConvertOptions
-from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions
+from pretrain.evaluation.options import EvaluateOptions, MaskedPatchesOptions, MaskedWordsOptions
 from pretrain.planning.options import PlanOptions, ScalingOptions
 from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
 from tests.support.documents import DOCUMENTS, commands, inline_code
@@ -31,6 +31,7 @@ OPTIONS = {
     "data_pipeline.check_shards": CheckOptions,
     "data_pipeline.train_text_tokenizer": TextTokenizerOptions,
     "pretrain.convert": ConvertOptions,
+    "pretrain.evaluate": EvaluateOptions,
     "pretrain.masked_patches": MaskedPatchesOptions,
     "pretrain.masked_words": MaskedWordsOptions,
 }

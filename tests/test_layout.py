@@ -44,6 +44,10 @@ UNTESTED = {
     # every format is written, read back and compared: tests/pretrain/test_convert.py, tests/pretrain/conversion
     "pretrain/conversion/model_card.py", "pretrain/conversion/target.py", "pretrain/formats/beit3_file.py",
     "pretrain/formats/cpu_torchvision.py",
+    # every figure of an evaluated run, and of its checkpoint in one process: tests/runs/test_evaluate.py
+    "pretrain/conversion/evaluated.py", "pretrain/evaluation/classes.py", "pretrain/evaluation/codes.py",
+    "pretrain/evaluation/evaluation.py", "pretrain/evaluation/pretraining.py",
+    "pretrain/evaluation/words.py",
     # compared with torch's allocations: tests/pretrain/planning/test_memory.py
     "pretrain/planning/micro_step_memory.py",
     # each recipe: tests/pretrain/recipes/test_recipes.py

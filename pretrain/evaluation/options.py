@@ -1,12 +1,13 @@
 """Options of the evaluating commands."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from data_pipeline.settings.ranges import Count, check_ranges
+from pretrain.config.evaluation import EvaluationConfig, Part
 
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -46,3 +47,52 @@ class MaskedPatchesOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Figures of a checkpoint on held-out data: those that a run computes while it trains, by the same code and in the
+    run's precision. Held-out data and numbers that are not given are those of the run's settings."""
+
+    source: Run
+    """A run, whose newest checkpoint is taken, a checkpoint folder, RUN/checkpoints/best, or a folder that
+    pretrain.convert --to safetensors wrote from a run."""
+    images: str | None = None
+    """Held-out shards of images or pairs."""
+    pairs: str | None = None
+    """Held-out shards of pairs."""
+    texts: str | None = None
+    """Held-out shards of texts."""
+    labelled: str | None = None
+    """Labelled images: a folder with one sub-folder per class, or shards of pairs whose captions are the classes."""
+    num_samples: Count | None = None
+    """Number of held-out samples of each kind."""
+    num_words: Count | None = None
+    """Number of hidden caption words that are guessed."""
+    num_labelled: Count | None = None
+    """Number of labelled images."""
+    chunk_size: Count | None = None
+    """Number of samples per forward."""
+    parts: tuple[Part, ...] | None = None
+    """Groups of figures."""
+    visual_tokenizer: Path | None = None
+    """The run's visual tokenizer, if it was moved. None: the path in the run's config."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def applied_to(self, settings: EvaluationConfig) -> EvaluationConfig:
+        """Return the settings of a run with those that were given here."""
+        names = (
+            "images",
+            "pairs",
+            "texts",
+            "labelled",
+            "num_samples",
+            "num_words",
+            "num_labelled",
+            "chunk_size",
+            "parts",
+        )
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(settings, **given)

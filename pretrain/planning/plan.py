@@ -8,6 +8,7 @@ from model.flops import forward_flops
 from model.parameter_counts import count_activated, count_by_part
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import check_memory_config, read_memory_config, zero_settings
+from pretrain.planning.evaluation_cost import evaluation_note
 from pretrain.planning.memory import count_pieces, is_offloaded_to_host, micro_batch, planned_kernels
 from pretrain.planning.stages import GPUS_PER_NODE, SHIPPED, StagePlan, plan_stages, remedies, way_of
 from pretrain.planning.step_times import AssumedMachine, PredictedSetting, predicted_settings, step_time
@@ -46,6 +47,7 @@ def plan(config: PretrainConfig, num_ranks: int, machine: AssumedMachine) -> str
         part_table(time, f"{num_ranks} ranks, stage {way_of(memory_config)} ({config.deepspeed_config})", machine),
         rank_table(by_ranks),
         *offload_note(memory_config),
+        evaluation_note(config, num_ranks),
         verdict(config, memory_config, stages, by_ranks[num_ranks], num_ranks, machine.gpu.memory_gb),
     ]
     return "\n\n".join(parts)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_pipeline.loading.config import DataConfig
 from model.config import Checkpointing, MultiwayConfig, VisualTokenizerConfig
+from pretrain.config.evaluation import EvaluationConfig
 from pretrain.config.pretraining import ObjectiveConfig, PretrainConfig
 from pretrain.config.run_config import OptimizerConfig
 from pretrain.config.visual_tokenizer import CodebookConfig, VisualTokenizerRun
@@ -66,6 +67,15 @@ def demo() -> PretrainConfig:
         precision="float32",
         deepspeed_config=Path("ds_configs/zero3_cpu.json"),
         save_every_steps=350,
+        # the batch is tiny: as many samples as show a curve cost more than the 1 % of a large run
+        evaluation=EvaluationConfig(
+            images=str(data / "held_out_pairs"),
+            pairs=str(data / "held_out_pairs"),
+            texts=str(data / "held_out_texts"),
+            every_steps=100,
+            num_samples=96,
+            num_words=96,
+        ),
     )
 
 
@@ -73,7 +83,8 @@ def laptop() -> PretrainConfig:
     """A small BEiT-3 on your own shards, on two CPU ranks in well under an hour.
 
     Command: deepspeed --num_accelerators 2 --module pretrain.train laptop
-    Expects: data/images, data/pairs, data/texts and data/tokenizer.spm as the README writes them.
+    Expects: data/images, data/pairs, data/held_out_pairs, data/texts and data/tokenizer.spm as the README writes them;
+    to go without held-out pairs: --evaluation.every-steps 0.
     Sizes and hyperparameters are our choice, for a few thousand pairs.
     """
     data, tiny = Path("data"), demo()
@@ -96,6 +107,15 @@ def laptop() -> PretrainConfig:
         num_steps=2000,
         objective=replace(tiny.objective, min_block_patches=4),
         save_every_steps=500,
+        evaluation=replace(
+            tiny.evaluation,
+            images=str(data / "held_out_pairs"),
+            pairs=str(data / "held_out_pairs"),
+            texts=None,
+            every_steps=500,
+            num_samples=80,
+            num_words=64,
+        ),
     )
 
 
@@ -112,6 +132,7 @@ def laptop_visual_tokenizer() -> VisualTokenizerRun:
         out=pretraining.visual_tokenizer,
         run_dir=Path("runs/laptop_visual_tokenizer"),
         num_steps=300,
+        evaluation=replace(tiny.evaluation, images=pretraining.evaluation.images, every_steps=100),
     )
 
 
@@ -146,6 +167,7 @@ def demo_visual_tokenizer() -> VisualTokenizerRun:
         ),
         precision="float32",
         deepspeed_config=pretraining.deepspeed_config,
+        evaluation=EvaluationConfig(images=pretraining.evaluation.images, every_steps=50, num_samples=96),
     )
 
 

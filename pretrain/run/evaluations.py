@@ -102,6 +102,8 @@ class Evaluations:
         return True
 
     def _is_asked_to_stop(self) -> bool:
+        """Return whether this rank is asked to stop. Called before each chunk."""
+        self.watchdog.at("evaluating")  # an evaluation longer than hang_seconds is not a hang
         return self.stop.signalled or (dist.get_rank() == 0 and self.stop.is_asked_by_file)
 
     def _restore(self) -> list[dict[str, Any]]:

@@ -29,10 +29,10 @@ import tyro
 from torch import Tensor
 
 from model.masked_data_model import MaskedDataModel
-from model.multiway import MultiwayInputs
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.evaluation.held_out import read_held_out
+from pretrain.evaluation.features import probe_accuracy
+from pretrain.evaluation.held_out import forward_of, image_inputs, read_held_out, targets_of
 from pretrain.evaluation.masked_patches import evaluate_masked_patches
 from pretrain.evaluation.masked_words import evaluate_masked_words
 from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions
@@ -48,8 +48,6 @@ PICTURE = ROOT / "docs" / "images" / "whole_images.png"
 VOCABULARY = 3500
 SHARES = {"before": 0.0, "after": laptop().objective.whole_image_share}
 """Share of pairs with a whole image in the two recipes."""
-RIDGE = 0.01
-"""Penalty of the ridge regression, relative to the variance of a feature; not tuned."""
 CORES = 2
 NUM_PROBED = 2000
 """Number of pictures that a probe is trained on, and the most that it is tested on."""
@@ -233,23 +231,16 @@ def probe(run: Path, out: Path) -> float:
         features.append(whole_image_features(model, network_view(images, config.model.image_size)))
         labels.append(torch.tensor([names.index(groups[caption]) for caption in captions]))
     (x, x_new), (y, y_new) = features, labels
-    center, deviation = x.mean(0), x.std(0)
-    x, x_new = ((part - center) / deviation for part in (x, x_new))
-    targets = torch.eye(len(names))[y]
-    weights = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1]), x.T @ (targets - targets.mean(0)))
-    guesses = (x_new @ weights + targets.mean(0)).argmax(1)
-    return float((guesses == y_new).float().mean())
+    return probe_accuracy(x, y, x_new, y_new)
 
 
 def whole_image_features(model: MaskedDataModel, pixels: Tensor) -> Tensor:
     """Return the class token and the mean of the patches: (B, 3, H, W) normalised pixels -> (B, 2 D)."""
-    no_text = torch.zeros(0, 1, dtype=torch.int64)
-    features = []
+    forward, features = forward_of(model), []
     for chunk in pixels.split(CHUNK):
-        mask = torch.zeros(len(chunk), model.encoder.config.num_patches, dtype=torch.bool)
-        inputs = MultiwayInputs(chunk, mask, no_text, no_text.bool(), no_text, no_text.bool())
-        states = model.encode(inputs).images
-        features.append(torch.cat([states[:, 0], states[:, 1:].mean(1)], 1))
+        whole = torch.zeros(len(chunk), model.encoder.config.num_patches, dtype=torch.bool)
+        inputs = image_inputs(chunk, whole)
+        features.append(forward(inputs, targets_of(inputs)).features)
     return torch.cat(features)
 
 

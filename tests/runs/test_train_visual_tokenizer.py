@@ -34,7 +34,7 @@ def overrides(data: TinyData, run_dir: Path, num_steps: int = NUM_STEPS) -> list
         *("--data.images", data.folder / "images"),
         *("--data.color-jitter", 0.4, "--run-dir", run_dir, "--out", run_dir / "tokenizer.pt"),
         *("--num-steps", num_steps, "--images-per-step", 16, "--model.num-codes", 64, "--log-sample-keys"),
-        *("--deepspeed-config", ROOT / "ds_configs" / "zero3_cpu.json"),
+        *("--deepspeed-config", ROOT / "ds_configs" / "zero3_cpu.json", "--evaluation.every-steps", 0),
     ]
 
 

@@ -1,13 +1,14 @@
 """Fields of a config that may change when a run is resumed."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data_pipeline.settings.changes import fixed_fields
+from pretrain.config.evaluation import EvaluationConfig
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.run_config import RunConfig, changed_fields, config_from_json, config_to_json
 from pretrain.recipes.small import demo, demo_visual_tokenizer, laptop
@@ -36,6 +37,7 @@ MAY_CHANGE = {
     "data.cache_bytes",
     "data.cache_for_group",
     "optimizer.implementation",
+    *(f"evaluation.{field.name}" for field in fields(EvaluationConfig)),
 }
 MAY_CHANGE_IN_PRETRAINING = MAY_CHANGE | {
     "visual_tokenizer",

@@ -1,0 +1,90 @@
+"""Evaluate a run, a checkpoint or an exported folder in one process, with the figures that a run computes itself."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from data_pipeline.texts.tokenizer import TextTokenizer
+from model.flash_attention import activate_flash_attention
+from model.masked_data_model import MaskedDataModel
+from model.pretrained import WEIGHTS_NAME, load_pretrained, read_config
+from pretrain.checkpoints.best import resolve_best
+from pretrain.checkpoints.fingerprints import file_fingerprint
+from pretrain.checkpoints.weights import find_checkpoint, load_model
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.config.run_config import config_from_json
+from pretrain.conversion.model_card import read_card
+from pretrain.conversion.target import CARD_NAME
+from pretrain.evaluation.chunks import Ranks
+from pretrain.evaluation.evaluation import Figures
+from pretrain.evaluation.options import EvaluateOptions
+from pretrain.evaluation.pretraining import PretrainingEvaluation
+from pretrain.formats.vocabulary import fingerprint_in, tokenizer_beside
+from pretrain.jobs.visual_tokens import load_visual_tokenizer
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A network, and what its evaluation needs to know of its run."""
+
+    model: MaskedDataModel
+    config: PretrainConfig
+    text_tokenizer: Path
+    visual_fingerprint: str | None
+    """Fingerprint of the visual tokenizer whose codes it predicts."""
+
+
+@torch.no_grad()
+def evaluate_source(options: EvaluateOptions) -> Figures:
+    """Return the figures of a source. Raises ValueError if it, its tokenizers or held-out data cannot be used."""
+    found = open_source(options.source)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings = options.applied_to(found.config.evaluation)
+    if not settings.has_data:
+        raise ValueError(
+            f"{options.source} was trained without an evaluation; give --images, --pairs, --texts or --labelled"
+        )
+    config = replace(found.config, evaluation=replace(settings, best=None))
+    path = options.visual_tokenizer or config.visual_tokenizer
+    visual_tokenizer = load_visual_tokenizer(path).to(device)
+    if file_fingerprint(path) != found.visual_fingerprint:
+        raise ValueError(f"{path} is not the visual tokenizer of the run; give that with --visual-tokenizer")
+    activate_flash_attention(config.flash_attention, device)
+    evaluation = PretrainingEvaluation(config, visual_tokenizer, TextTokenizer(found.text_tokenizer), device)
+    # the weights as training computes with them, so that the figures are those of the run
+    return evaluation.figures(found.model.to(device, config.dtype), Ranks())
+
+
+def open_source(source: Path) -> Evaluated:
+    """Return the network of a run, a checkpoint, or a folder that `--to safetensors` wrote from one.
+
+    Raises ValueError if it is none of them.
+    """
+    source = resolve_best(source)
+    if (source / WEIGHTS_NAME).is_file():
+        return open_export(source)
+    checkpoint = find_checkpoint(source, PretrainConfig)
+    fingerprint = checkpoint.data_fingerprints.get("visual tokenizer")
+    return Evaluated(load_model(checkpoint), checkpoint.config, checkpoint.text_tokenizer, fingerprint)
+
+
+def open_export(folder: Path) -> Evaluated:
+    """Return the network of a folder that `--to safetensors` wrote from a run. Raises ValueError for another one."""
+    card = read_card(folder / CARD_NAME) if (folder / CARD_NAME).is_file() else {}
+    tokenizer = tokenizer_beside(folder, fingerprint_in(folder / WEIGHTS_NAME))
+    if not isinstance(card.get("config"), dict) or tokenizer is None:
+        missing = "the text tokenizer" if tokenizer is None else f"the settings of a run in {CARD_NAME}"
+        raise ValueError(f"{folder} lacks {missing}, which an evaluation needs; evaluate a run or an export of one")
+    config = config_from_json(PretrainConfig, json.dumps(card["config"]))
+    # an export may have another image size or fewer words than its run
+    config = replace(config, model=read_config(folder))
+    fingerprints = card.get("data_fingerprints", {})
+    return Evaluated(load_pretrained(folder), config, tokenizer, fingerprints.get("visual tokenizer"))
+
+
+def report(figures: Figures) -> str:
+    """Return the figures, one per line."""
+    width = max(map(len, figures))
+    return "\n".join(f"{name:{width}} {value:.6g}" for name, value in figures.items())

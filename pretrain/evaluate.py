@@ -1,0 +1,19 @@
+"""What has a network learned? python -m pretrain.evaluate RUN_OR_EXPORT [--pairs FOLDER ...]"""
+
+from data_pipeline.settings.command_line import run_command
+from pretrain.evaluation.options import EvaluateOptions
+
+
+def main() -> None:
+    run_command(EvaluateOptions, "pretrain.evaluate", evaluate)
+
+
+def evaluate(options: EvaluateOptions) -> str:
+    # Imported here, so that --help and mistakes in the options do not wait for torch
+    from pretrain.conversion.evaluated import evaluate_source, report
+
+    return report(evaluate_source(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Labelled images: their layouts, classes and halves, and mistakes in them. CPU, seconds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipeline.loading.config import DataConfig
+from pretrain.evaluation.labelled import every_second, open_labelled, spread
+from tests.support.evaluated import write_labelled
+from tests.support.shard_files import index_folder, png, write_tar
+from tests.support.tiny_run import TinyData
+
+
+def test_sub_folders_are_classes_and_every_second_image_is_tested(tmp_path: Path) -> None:
+    folder = write_labelled(tmp_path / "images")
+    (folder / "notes.txt").write_text("not a class")
+    found = open_labelled(str(folder), 100, DataConfig(), 24, True)
+    assert found.classes == ("class_0", "class_1", "class_2")
+    assert found.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert found.is_test.tolist() == [False, True] * 6
+    (folder / "class_1" / "0.png").write_bytes(b"no image")
+    images, is_good = found.images(range(3, 6))
+    assert images.shape == (3, 3, 24, 24) and is_good.tolist() == [1, 0, 1] and not images[1].any()
+
+
+def test_captions_of_pairs_are_classes(tmp_path: Path) -> None:
+    members = [
+        (f"{number}.{end}", content)
+        for number, name in enumerate(["cat", "dog", "cat", "dog ", "owl"])
+        for end, content in (("png", png((number, 0, 0))), ("txt", name.encode()))
+    ]
+    write_tar(tmp_path / "pairs" / "0.tar", members)
+    index_folder(tmp_path / "pairs")
+    found = open_labelled(str(tmp_path / "pairs"), 100, DataConfig(), 16, True)
+    assert found.classes == ("cat", "dog", "owl") and found.labels.tolist() == [0, 1, 0, 1, 2]
+    images, is_good = found.images(range(5))
+    assert images[:, 0].float().mean((1, 2)).tolist() == [0, 1, 2, 3, 4] and is_good.all()
+
+
+def test_samples_are_spread_evenly() -> None:
+    assert spread(10, 4) == [0, 2, 5, 7] and spread(3, 10) == [0, 1, 2]
+    assert torch.equal(every_second([5, 5, 7, 5, 7]), torch.tensor([False, True, False, False, True]))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("missing", "does not exist; give a folder with one sub-folder of image files per class"),
+        ("empty", "has no sub-folder with images"),
+        ("one", "4 images in 1 classes, of which at least 2 need two images or more"),
+        ("images", "holds shards of kind 'image', which have no classes"),
+    ],
+)
+def test_other_layouts_are_refused_in_a_sentence(name: str, said: str, tiny_data: TinyData, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_labelled(tmp_path / "one", num_classes=1)
+    folder = tiny_data.folder / "images" if name == "images" else tmp_path / name
+    with pytest.raises(ValueError, match=said):
+        open_labelled(str(folder), 100, DataConfig(), 24, True)

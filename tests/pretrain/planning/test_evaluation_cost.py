@@ -1,0 +1,36 @@
+"""The cost of evaluation on paper, against forwards counted by hand. CPU, milliseconds."""
+
+from dataclasses import replace
+
+import pytest
+
+from model.flops import forward_flops, training_flops
+from pretrain.planning.evaluation_cost import EVERYTHING, evaluation_note, evaluation_share
+from pretrain.recipes import RECIPES
+
+
+def test_the_share_is_that_of_the_forwards() -> None:
+    config = RECIPES["beit3_base"]()
+    settings = replace(EVERYTHING, parts=("probe",), num_labelled=100, chunk_size=10, every_steps=50)
+    image, step = forward_flops(config.model, "image", 0), training_flops(config.model, config.largest_step)
+    config = replace(config, evaluation=settings)
+    assert evaluation_share(config) == pytest.approx(100 * image / (50 * step))
+    # ten chunks on four ranks take three rounds, as long as twelve chunks
+    assert evaluation_share(config, 4) == pytest.approx(120 * image / (50 * step))
+    assert evaluation_share(replace(config, evaluation=replace(settings, every_steps=0))) == 0
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_spends_at_most_one_percent(name: str) -> None:
+    config = RECIPES[name]()
+    given = {field: getattr(EVERYTHING, field) for field in ("images", "pairs", "texts", "labelled")}
+    evaluation = config.evaluation if config.evaluation.has_data else replace(config.evaluation, **given)
+    num_ranks = 2 if name in ("demo", "laptop") else 128
+    # the demo is there to be watched for three minutes
+    assert 0 < evaluation_share(replace(config, evaluation=evaluation), num_ranks) < (0.1 if name == "demo" else 0.01)
+
+
+def test_the_note_says_what_is_assumed() -> None:
+    assert evaluation_note(RECIPES["laptop"](), 2).startswith("evaluation every 500 steps: 0.")
+    said = evaluation_note(RECIPES["beit3_giant"](), 128)
+    assert said.startswith("evaluation: no held-out data is set; with all kinds and labelled images it would take 0.")

@@ -1,0 +1,214 @@
+"""Evaluation in whole runs: it does not disturb training, and its figures are those of any topology. CPU."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pretrain.checkpoints.best import EVALUATIONS_NAME, read_best
+from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.conversion.convert import convert
+from pretrain.conversion.evaluated import evaluate_source
+from pretrain.conversion.options import ConvertOptions
+from pretrain.evaluation.options import EvaluateOptions
+from pretrain.evaluation.records import read_evaluations
+from pretrain.run.run_log import read_log
+from pretrain.survival.stop import EXIT_STOPPED_BY_FILE
+from tests.support.evaluated import NUM_SAMPLES, evaluation_overrides, write_labelled
+from tests.support.faults import arguments_of, broken
+from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
+from tests.support.tiny_run import TinyData
+
+NUM_STEPS = 8
+STEPS = [0, 3, 6, 8]
+NAMES = {
+    *("loss/mim", "loss/mlm", "loss/mvlm_image", "loss/mvlm_text", "loss/total", "patches/acc"),
+    *("words/acc_right_image", "words/acc_wrong_image", "words/acc_commonest", "words/nll_right_image"),
+    *("codebook/usage", "codebook/perplexity", "patches/acc_commonest", "knn/acc", "probe/acc"),
+}
+
+
+def train(num_ranks: int, data: TinyData, run_dir: Path, *extra: object, **options: Any) -> Ended:
+    return run_ranks(num_ranks, "pretrain.train", ["demo", *data.overrides(run_dir), *extra], **options)
+
+
+def trajectory(run_dir: Path) -> list[dict[str, Any]]:
+    log = read_log(run_dir)
+    assert [record["step"] for record in log] == list(range(NUM_STEPS))
+    return [{name: record[name] for name in ("loss", "losses", "grad_norm", "keys")} for record in log]
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return dict(checkpoint_weights(find_checkpoint(run_dir, PretrainConfig)))
+
+
+def figures(run_dir: Path) -> dict[int, dict[str, float]]:
+    lines = read_evaluations(run_dir)
+    assert all(line["weights"] == "raw" and line["seconds"] > 0 for line in lines)
+    return {line["step"]: line["figures"] for line in lines}
+
+
+def assert_same(found: dict[str, float], expected: dict[str, float]) -> None:
+    """Compare losses to 1e-5, counts exactly."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        tolerance = 1e-5 if name.startswith("loss/") or "nll" in name else 0
+        assert found[name] == pytest.approx(value, abs=tolerance), name
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_labelled(tmp_path_factory.mktemp("labelled") / "images")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_data: TinyData, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run of two ranks of `two_ranks`, evaluated while it trains."""
+    run_dir = tmp_path_factory.mktemp("evaluated") / "run"
+    ended = train(2, tiny_data, run_dir, *evaluation_overrides(tiny_data, labelled))
+    assert ended.exit_codes == [0, 0], ended.stderr
+    assert ended.stdout[0].count("evaluated after step ") == len(STEPS)
+    assert f"warning: evaluation.pairs {tiny_data.folder / 'pairs'} holds the samples of" in ended.stderr[0]
+    return run_dir
+
+
+def test_evaluation_leaves_training_as_it_is_to_the_bit(evaluated: Path, two_ranks: Path) -> None:
+    assert trajectory(evaluated) == trajectory(two_ranks)
+    expected, found = weights(two_ranks), weights(evaluated)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    assert list(figures(evaluated)) == STEPS
+    assert all(set(found) == NAMES for found in figures(evaluated).values())
+    at_start, at_end = figures(evaluated)[0], figures(evaluated)[NUM_STEPS]
+    assert at_end["loss/total"] < at_start["loss/total"]
+    assert at_start["codebook/usage"] == at_end["codebook/usage"] > 0  # the tokenizer is frozen
+    (checkpoint,) = (evaluated / "checkpoints").iterdir()
+    assert json.loads((checkpoint / EVALUATIONS_NAME).read_text())["figures"] == at_end
+
+
+def test_the_command_gives_the_figures_of_the_run_for_checkpoint_and_export_again_to_the_bit(
+    evaluated: Path, tmp_path: Path
+) -> None:
+    """Compare one process with the run's two ranks."""
+    found = evaluate_source(EvaluateOptions(evaluated))
+    assert_same(found, figures(evaluated)[NUM_STEPS])
+    assert evaluate_source(EvaluateOptions(evaluated)) == found
+    convert(ConvertOptions(evaluated, tmp_path / "export", to="safetensors"))
+    assert evaluate_source(EvaluateOptions(tmp_path / "export")) == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_ranks", "extra"), [(1, []), (4, []), (2, ["--gradient-accumulation-steps", 2])])
+def test_figures_do_not_depend_on_ranks_and_micro_steps(
+    num_ranks: int, extra: list[object], evaluated: Path, tiny_data: TinyData, labelled: Path, tmp_path: Path
+) -> None:
+    """Compare the untrained network, and the trained one up to the rounding of its training."""
+    arguments = [*evaluation_overrides(tiny_data, labelled), *extra]
+    ended = train(num_ranks, tiny_data, tmp_path / "run", *arguments)
+    assert ended.exit_codes == [0] * num_ranks, ended.stderr
+    assert_same(figures(tmp_path / "run")[0], figures(evaluated)[0])
+    found = figures(tmp_path / "run")[NUM_STEPS]
+    for name, value in figures(evaluated)[NUM_STEPS].items():
+        assert found[name] == pytest.approx(value, abs=1e-4), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_a_checkpoint_has_the_same_figures_on_any_number_of_ranks(
+    num_ranks: int, two_ranks: Path, evaluated: Path, tiny_data: TinyData, labelled: Path, tmp_path: Path
+) -> None:
+    """Resume a finished run that was never evaluated: it is evaluated once, on other ranks."""
+    run_dir = shutil.copytree(two_ranks, tmp_path / "run")
+    ended = train(num_ranks, tiny_data, run_dir, *evaluation_overrides(tiny_data, labelled))
+    assert ended.exit_codes == [0] * num_ranks, ended.stderr
+    assert list(figures(run_dir)) == [NUM_STEPS]
+    assert_same(figures(run_dir)[NUM_STEPS], figures(evaluated)[NUM_STEPS])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["zero1", "zero2"])
+def test_evaluation_leaves_training_as_it_is_under_other_stages(
+    stage: str, tiny_data: TinyData, labelled: Path, tmp_path: Path
+) -> None:
+    settings = ["--deepspeed-config", ROOT / "ds_configs" / f"{stage}.json"]
+    for name, extra in (("off", []), ("on", evaluation_overrides(tiny_data, labelled))):
+        ended = train(2, tiny_data, tmp_path / name, *settings, *extra)
+        assert ended.exit_codes == [0, 0], ended.stderr
+    assert trajectory(tmp_path / "on") == trajectory(tmp_path / "off")
+    expected, found = weights(tmp_path / "off"), weights(tmp_path / "on")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_a_run_stopped_where_an_evaluation_is_due_makes_it_when_it_resumes(
+    evaluated: Path, two_ranks: Path, tiny_data: TinyData, labelled: Path, tmp_path: Path
+) -> None:
+    run_dir, arguments = tmp_path / "run", evaluation_overrides(tiny_data, labelled)
+
+    def stop_after_two_steps(processes: list[RankProcess]) -> None:
+        while (processes[0].poll() is None and not (run_dir / "log.jsonl").exists()) or len(read_log(run_dir)) < 2:
+            time.sleep(0.005)
+        (run_dir / "stop").touch()
+
+    stopped = train(2, tiny_data, run_dir, *arguments, while_running=stop_after_two_steps)
+    assert stopped.exit_codes == [EXIT_STOPPED_BY_FILE] * 2, stopped.stderr
+    resumed = train(2, tiny_data, run_dir, *arguments)
+    assert resumed.exit_codes == [0, 0], resumed.stderr
+    assert trajectory(run_dir) == trajectory(two_ranks)
+    assert figures(run_dir)[NUM_STEPS] == figures(evaluated)[NUM_STEPS]
+    assert figures(run_dir)[0] == figures(evaluated)[0]
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_while_it_evaluates_changes_no_figure(
+    evaluated: Path, two_ranks: Path, tiny_data: TinyData, labelled: Path, tmp_path: Path
+) -> None:
+    run_dir, arguments = tmp_path / "run", evaluation_overrides(tiny_data, labelled)
+    killed = broken(tiny_data, run_dir, *arguments, point="evaluating", rank=1, step=2, action="kill")
+    assert 0 not in killed.exit_codes and list(figures(run_dir)) == [0]
+    ended = run_ranks(2, "pretrain.train", [*arguments_of(tiny_data, run_dir), *arguments])
+    assert ended.exit_codes == [0, 0] and "continues at step 2" in ended.stdout[0], ended.stderr
+    assert trajectory(run_dir) == trajectory(two_ranks)
+    assert figures(run_dir) == figures(evaluated)
+
+
+@pytest.mark.slow
+def test_a_visual_tokenizer_is_evaluated_without_disturbing_its_training(tiny_data: TinyData, tmp_path: Path) -> None:
+    images = tiny_data.folder / "images"
+    data = ["--data.images", images, "--num-steps", 6, "--images-per-step", 16, "--model.num-codes", 64]
+    data += ["--deepspeed-config", ROOT / "ds_configs" / "zero3_cpu.json"]
+    on = ["--evaluation.images", images, "--evaluation.every-steps", 2, "--evaluation.num-samples", NUM_SAMPLES]
+    found = []
+    for num_ranks, name, extra in ((2, "on", on), (2, "off", ["--evaluation.every-steps", 0]), (1, "one", on)):
+        where = ["--run-dir", tmp_path / name, "--out", tmp_path / f"{name}.pt"]
+        ended = run_ranks(num_ranks, "pretrain.train_visual_tokenizer", ["demo", *data, *where, *extra])
+        assert ended.exit_codes == [0] * num_ranks, ended.stderr
+        log = read_log(tmp_path / name)
+        found.append([(record["loss"], record["grad_norm"], record["codebook"]) for record in log])
+    assert found[0] == found[1] and (tmp_path / "on.pt").read_bytes() == (tmp_path / "off.pt").read_bytes()
+    here, alone = figures(tmp_path / "on"), figures(tmp_path / "one")
+    assert list(here) == list(alone) == [2, 4, 6]  # no codebook before the first step
+    for step, expected in here.items():
+        assert alone[step] == pytest.approx(expected, abs=1e-4)
+    assert here[6]["loss/total"] < here[2]["loss/total"]
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_kept_and_named(tiny_data: TinyData, tmp_path: Path) -> None:
+    """Take the highest loss as the best, so that it is not the newest."""
+    run_dir = tmp_path / "run"
+    best = ["--evaluation.best", "loss/mlm", "--evaluation.best-is", "highest", "--keep-checkpoints", 1]
+    arguments = [*evaluation_overrides(tiny_data, every=2), *best, "--save-every-steps", 2]
+    ended = train(2, tiny_data, run_dir, *arguments)
+    assert ended.exit_codes == [0, 0], ended.stderr
+    by_step = {step: found["loss/mlm"] for step, found in figures(run_dir).items() if step}
+    highest = max(by_step, key=by_step.__getitem__)
+    found = read_best(run_dir / "checkpoints")
+    assert found is not None and (found.step, found.value) == (highest, by_step[highest])
+    names = {path.name for path in (run_dir / "checkpoints").iterdir()}
+    assert names == {"best", f"step_{highest:08d}", f"step_{NUM_STEPS:08d}"}
+    assert find_checkpoint(run_dir / "checkpoints" / "best", PretrainConfig).step == highest
