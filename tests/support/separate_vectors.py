@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 from model.masked_data_model import MaskedDataModel
 from model.stacked_vectors import StackedRows, stacked_rows
 from pretrain.checkpoints.partitions import WEIGHT, saved_parameters, saved_shapes
-from pretrain.engine.optimizer import MOMENTS
 from pretrain.checkpoints.weights import find_checkpoint
+from pretrain.engine.optimizer import MOMENTS
 from tests.support.crafted import seal
 
 
