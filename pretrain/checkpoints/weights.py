@@ -87,11 +87,17 @@ def saved_weights(
         yield name, weight
 
 
+def parameter_names(checkpoint: Checkpoint[EncoderRunConfig]) -> list[str]:
+    """Return the names of the parameters in state dicts, in the order of the files."""
+    return list(Partitions(checkpoint.folder, _rows_of(checkpoint.config)).places)
+
+
 def check_has_weights(checkpoint: Checkpoint[Any], weights: WeightKind) -> None:
     """Raise ValueError if a checkpoint does not have the weights of that kind."""
     if weights == "ema" and not Partitions(checkpoint.folder, NOTHING_STACKED).has_average:
         raise ValueError(
-            f"{checkpoint.folder} has no moving average of the weights, which optimizer.ema_decay keeps; take the raw ones"
+            f"{checkpoint.folder} has no moving average of the weights, which optimizer.ema_decay keeps; take the raw "
+            "ones"
         )
 
 

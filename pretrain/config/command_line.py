@@ -1,9 +1,11 @@
-"""Command lines of the form RECIPE [overrides], with every mistake reported once, in one sentence."""
+"""Command lines of the form RECIPE [overrides] or --config FILE [overrides], with every mistake reported once, in one
+sentence."""
 
 import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from data_pipeline.settings.command_line import EXIT_USER_ERROR, print_result
@@ -14,18 +16,23 @@ from data_pipeline.settings.parsing import (
     option_names,
     parse_first_options,
     parse_options,
+    sound_path,
 )
 from data_pipeline.settings.suggestions import did_you_mean
+from pretrain.config.config_file import read_config_file
+from pretrain.config.run_config import ConfigT
 from pretrain.survival.stop import JobStatus
 
-ConfigT = TypeVar("ConfigT")
+CONFIG_OPTION = "--config"
+"""Option before a file that stands for a recipe's name."""
 Options = TypeVar("Options")
 
 
 def parse_recipe(
     recipes: dict[str, Callable[[], ConfigT]], module: str, arguments: list[str] | None = None, own_options: str = ""
 ) -> ConfigT:
-    """Return the recipe that the first argument names, with the overrides after it (--optimizer.peak-lr 1e-4) applied.
+    """Return the recipe that the first argument names, or the config in a file (--config FILE), with the overrides
+    after it (--optimizer.peak-lr 1e-4) applied.
 
     arguments: None for those of the process; own_options: help on the options that the module has parsed already. Ends
     the process, on every rank, after printing help or a sentence about the mistake.
@@ -34,22 +41,46 @@ def parse_recipe(
         arguments = [a for a in sys.argv[1:] if not re.match(r"--local[_-]rank=", a)]  # the DeepSpeed launcher's
     form = f"{module}{' [options]' * bool(own_options)} RECIPE [overrides]"
     if not arguments or arguments[0] in HELP:
-        _print_once(f"usage: {form}; RECIPE --help explains every field\n\n{_list(recipes)}\n{own_options}")
+        from_file = (
+            f"{CONFIG_OPTION} FILE instead of RECIPE takes the config of a run (RUN/config.json), or TOML or YAML"
+        )
+        _print_once(
+            f"usage: {form}; RECIPE --help explains every field\n{from_file}\n\n{_list(recipes)}\n{own_options}"
+        )
         sys.exit(0 if arguments else EXIT_USER_ERROR)
-    name, overrides = arguments[0], arguments[1:]
-    if name.startswith("-"):
-        meant = did_you_mean(name, option_names(own_options))
-        _fail(f"there is no option {name} before the recipe{meant}; the form is {form}")
-    if name not in recipes:
-        _fail(f"there is no recipe {name!r}{did_you_mean(name, recipes)}; choose one of: {', '.join(recipes)}")
     try:
-        default = recipes[name]()
+        name, default, overrides = _chosen(recipes, arguments, form, own_options)
         return parse_options(type(default), overrides, f"{module} {name}", default)
     except HelpRequest as help:
         _print_once(str(help))
         sys.exit(0)
     except ValueError as error:
         _fail(str(error))
+
+
+def _chosen(
+    recipes: dict[str, Callable[[], ConfigT]], arguments: list[str], form: str, own_options: str
+) -> tuple[str, ConfigT, list[str]]:
+    """Return what the arguments begin with, as typed, the config that it names, and the other arguments.
+
+    Raises ValueError if they begin with neither a recipe nor --config FILE, or if the file holds no such config.
+    """
+    name, others = arguments[0], arguments[1:]
+    option, _, value = name.partition("=")
+    if option == CONFIG_OPTION:
+        if not value and not others:
+            raise ValueError(f"{CONFIG_OPTION} needs a file, such as the config.json of a run")
+        path, overrides = (value, others) if value else (others[0], others[1:])
+        kind = type(next(iter(recipes.values()))())
+        return f"{CONFIG_OPTION} {path}", read_config_file(sound_path(path), kind), overrides
+    if name.startswith("-"):
+        meant = did_you_mean(name, [*option_names(own_options), CONFIG_OPTION])
+        raise ValueError(f"there is no option {name} before the recipe{meant}; the form is {form}")
+    if name not in recipes:
+        is_file = Path(name).suffix and Path(name).is_file()
+        meant = f"; did you mean {CONFIG_OPTION} {name}?" if is_file else did_you_mean(name, recipes)
+        raise ValueError(f"there is no recipe {name!r}{meant}; choose one of: {', '.join(recipes)}")
+    return name, recipes[name](), others
 
 
 def run_recipe_command(
@@ -76,7 +107,8 @@ def parse_recipe_and_options(
         options, arguments = parse_first_options(kind, [a for a in sys.argv[1:] if a not in HELP], module)
     except ValueError as error:
         _fail(str(error))
-    if default_recipe is not None and (not arguments or arguments[0].startswith("-")):
+    is_named = arguments and (arguments[0].partition("=")[0] == CONFIG_OPTION or not arguments[0].startswith("-"))
+    if default_recipe is not None and not is_named:
         arguments = [default_recipe, *arguments]
     if any(argument in HELP for argument in sys.argv[1:]):
         arguments = [*(arguments if default_recipe is None else []), "--help"]

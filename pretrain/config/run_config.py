@@ -50,8 +50,8 @@ class OptimizerConfig:
     warmup_steps: CountOrZero = 10_000
     """Steps of linear warmup."""
     schedule: MayChange[Schedule] = "cosine"
-    """Learning rate after warmup. cosine: falls from the first step to the last. constant: stays at its peak. wsd: stays
-    there and falls in the last decay_steps. A run under wsd or constant may be prolonged (docs/schedules.md)."""
+    """Learning rate after warmup. cosine: falls until the last step. constant: stays at its peak. wsd: stays there and
+    falls in the last decay_steps. A run under wsd or constant may be prolonged (docs/schedules.md)."""
     decay_steps: MayChange[CountOrZero] = 0
     """Steps of wsd's decay, the last of the run; a tenth to a fifth of num_steps are usual. 0 for other schedules."""
     beta1: PartBelowOne = 0.9

@@ -20,7 +20,7 @@ def decay_start(config: RunConfig) -> int | None:
 
 
 def schedule_changes(before: RunConfig, now: RunConfig) -> list[str]:
-    """Return one 'NAME was OLD, is now NEW' and the reason for each setting that no checkpoint could be resumed with."""
+    """Return one 'NAME was OLD, is now NEW: REASON' for each setting that no checkpoint could be resumed with."""
     if "cosine" not in (before.optimizer.schedule, now.optimizer.schedule):
         return []
     return [f"{change}: {BY_COSINE}" for change in changes(_settings(before), _settings(now))]
@@ -43,14 +43,15 @@ def check_schedule(before: RunConfig, now: RunConfig, done: int, kept: Sequence[
         )
     if begins is not None and done > begins:
         raise ValueError(
-            f"num_steps {now.num_steps} is too low: {done} steps are done, and a decay of {num_decayed} steps can begin "
-            f"now at the earliest; give num_steps {done + num_decayed} or more, or fewer decay_steps"
+            f"num_steps {now.num_steps} is too low: {done} steps are done, and a decay of {num_decayed} steps can "
+            f"begin now at the earliest; give num_steps {done + num_decayed} or more, or fewer decay_steps"
         )
     if done > now.num_steps:
         raise ValueError(f"num_steps {now.num_steps} is below the {done} steps that are done; give {done} or more")
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
+    """Return the settings that a learning rate depends on and that a resumed run may change."""
     optimizer = config.optimizer
     return {
         "num_steps": config.num_steps,

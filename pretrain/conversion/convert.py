@@ -41,7 +41,8 @@ def convert(options: ConvertOptions) -> Converted:
     target = TARGETS[options.to or ("safetensors" if options.from_ == "beit3" else "beit3")](options.role)
     check_uses(options, target)
     folder = ExportFolder(options.out, target)
-    folder.check_is_free(options.source)
+    for path in (options.source, *options.average):
+        folder.check_is_free(path)
     source = open_source(options)
     if options.trim_vocab:
         source = trimmed(source)
@@ -60,6 +61,10 @@ def check_uses(options: ConvertOptions, target: Target) -> None:
         for name, is_given in (("--num-heads", options.num_heads is not None), ("--new-heads", options.new_heads)):
             if is_given:
                 raise ValueError(f"{name} is for --from beit3; other sources hold what it sets")
+    if options.from_ != "checkpoint":
+        for name, is_given in (("--weights", options.weights != "raw"), ("--average", bool(options.average))):
+            if is_given:
+                raise ValueError(f"{name} is for our checkpoints; leave it out for --from {options.from_}")
     if options.num_visual_tokens is not None and not options.new_heads:
         raise ValueError("--num-visual-tokens is for --new-heads; other files record their number")
     if options.trim_vocab and not target.has_words:
@@ -69,7 +74,7 @@ def check_uses(options: ConvertOptions, target: Target) -> None:
 def open_source(options: ConvertOptions) -> Source:
     """Open the source. Raises ValueError if it is not of the kind given by --from."""
     if options.from_ == "checkpoint":
-        return readable(checkpoint_source(options.source))
+        return readable(checkpoint_source((options.source, *options.average), options.weights))
     if options.from_ == "safetensors":
         return readable(safetensors_source(options.source))
     return readable(beit3_source(options.source, options.num_heads, options.new_heads, options.num_visual_tokens))

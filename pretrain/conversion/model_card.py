@@ -62,7 +62,7 @@ def render_readme(cards: list[dict[str, Any]]) -> str:
 def _section(card: dict[str, Any]) -> str:
     lines = [f"## {card['file']}\n"]
     if "step" in card:
-        lines.append(f"Step {card['step']} of the run, checkpoint {card['checkpoint']}.\n")
+        lines.append(_origin_line(card))
     if card.get("source"):
         lines.append(f"Converted from {card['source']}.\n")
     lines += _tokenizer_lines(card.get("text_tokenizer"))
@@ -71,6 +71,13 @@ def _section(card: dict[str, Any]) -> str:
     lines.append(f"In this folder:\n\n```python\n{target.readme_code(card)}\n```\n")
     lines += target.readme_commands(card)
     return "\n".join(lines)
+
+
+def _origin_line(card: dict[str, Any]) -> str:
+    which = "Moving average of the weights" if card.get("weights") == "ema" else "Weights"
+    if of := card.get("average_of"):
+        return f"{which} of {len(of)} checkpoints, averaged: {', '.join(of)}.\n"
+    return f"{which} of step {card['step']} of the run, checkpoint {card['checkpoint']}.\n"
 
 
 def _tokenizer_lines(tokenizer: dict[str, Any] | None) -> list[str]:

@@ -8,6 +8,7 @@ import tyro
 from annotated_types import Interval
 
 from data_pipeline.settings.ranges import Size, check_ranges
+from pretrain.config.run_config import WeightKind
 from pretrain.formats.role import Role
 
 ImageSize = Annotated[int, Interval(ge=1, le=4096)]
@@ -26,6 +27,10 @@ class ConvertOptions:
     """Format to write. None: safetensors for --from beit3, else beit3."""
     from_: Annotated[Literal["checkpoint", "beit3", "safetensors"], tyro.conf.arg(name="from")] = "checkpoint"
     """Kind of the source: our checkpoint, Microsoft's file, or a folder that --to safetensors wrote."""
+    weights: WeightKind = "raw"
+    """Weights of our checkpoint: raw, as trained, or ema, their moving average, which optimizer.ema_decay keeps."""
+    average: tuple[Path, ...] = ()
+    """Further runs or checkpoint folders: the mean of their weights and those of SOURCE is converted, a model soup."""
     role: Role | None = None
     """Use that a file must be exact for. fusion: image-text pairs, for Microsoft's tasks vqav2, nlvr2,
     coco_captioning and nocaps. dual: images alone and texts alone, for imagenet, flickr30k and coco_retrieval. vision,

@@ -1,7 +1,7 @@
 """Weights to convert: a run's, Microsoft's, or a folder of ours; and changes of image size and vocabulary."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from model.embeddings import interpolate_positions
 from model.pretrained import WEIGHTS_NAME, load_pretrained, read_config
 from model.weight_checks import check_weight
 from pretrain.checkpoints.best import resolve_best
-from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
-from pretrain.config.run_config import config_to_json
+from pretrain.checkpoints.weights import checkpoint_weights
+from pretrain.config.run_config import WeightKind, config_to_json
 from pretrain.conversion.model_card import read_card
+from pretrain.conversion.soup import averaged, find_checkpoints
 from pretrain.conversion.target import CARD_NAME
 from pretrain.formats.beit3 import decoupled_weights
 from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
@@ -49,20 +50,31 @@ class Source:
     """Notes for the user, printed by the command."""
 
 
-def checkpoint_source(path: Path) -> Source:
-    """Open the newest checkpoint of a run, or a checkpoint folder. Raises ValueError if it is neither."""
-    path = resolve_best(path)
-    if path.is_file():
-        raise ValueError(f"{path} is a file, not a run or a checkpoint folder; Microsoft's files need --from beit3")
-    checkpoint = find_checkpoint(path)
+def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Source:
+    """Open the newest checkpoint of a run, or a checkpoint folder; of several, the mean of their weights.
+
+    weights: raw, as trained, or ema, their moving average. Raises ValueError if a path is neither, a checkpoint does
+    not have these weights, or they cannot be averaged.
+    """
+    paths = [resolve_best(path) for path in paths]
+    for path in paths:
+        if path.is_file():
+            raise ValueError(f"{path} is a file, not a run or a checkpoint folder; Microsoft's files need --from beit3")
+    checkpoints = find_checkpoints(paths, weights)
+    checkpoint, *others = checkpoints
+    names = [f"{each.folder.parents[1].name}/{each.folder.name}" for each in checkpoints]
+    origin = ", ".join(f"step {each.step} in {each.folder}" for each in checkpoints)
+    kind = "the moving average of the weights at " if weights == "ema" else ""
     return Source(
-        origin=f"step {checkpoint.step} in {checkpoint.folder}",
+        origin=f"{'the mean of ' if others else ''}{kind}{origin}",
         config=checkpoint.config.model,
-        weights=lambda: checkpoint_weights(checkpoint),
+        weights=lambda: averaged(checkpoints, weights) if others else checkpoint_weights(checkpoint, weights=weights),
         vocabulary=read_vocabulary(checkpoint.text_tokenizer) if checkpoint.text_tokenizer.is_file() else None,
         provenance={
             "checkpoint": checkpoint.folder.name,
             "step": checkpoint.step,
+            "weights": weights,
+            "average_of": names if others else [],
             "data_fingerprints": checkpoint.data_fingerprints,
             "config": json.loads(config_to_json(checkpoint.config)),
         },

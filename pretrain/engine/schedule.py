@@ -24,8 +24,8 @@ def learning_rate(optimizer: OptimizerConfig, step: int, num_steps: int) -> floa
 def _cosine(optimizer: OptimizerConfig, step: int, num_steps: int) -> float:
     """Return the remaining part of the decay under cosine.
 
-    Source: Loshchilov and Hutter, "SGDR", without restarts, as in BEiT's `cosine_scheduler` (github.com/microsoft/unilm,
-    beit/utils.py).
+    Source: Loshchilov and Hutter, "SGDR", without restarts, as in BEiT's `cosine_scheduler`
+    (github.com/microsoft/unilm, beit/utils.py).
     """
     progress = (step - optimizer.warmup_steps) / max(1, num_steps - 1 - optimizer.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -60,6 +60,7 @@ def settle_average(engine: deepspeed.DeepSpeedEngine, decay: float) -> str:
         if not state:  # before the first step: an optimizer that finds a state does not make its own
             state.update(empty_state(engine.optimizer.optimizer, partition, done))
         state[AVERAGE] = partition.detach().clone()
+    _link_again(engine.optimizer)
     if decay == 0:
         return "optimizer.ema_decay is 0: the checkpoint's average of the weights is dropped"
     return f"the average of the weights starts from those after {done} updates" if done else ""
@@ -103,6 +104,13 @@ def _states(engine: deepspeed.DeepSpeedEngine) -> list[tuple[Tensor, dict[str, A
     """Return this rank's partitions of float32 weights, each with the optimizer's state of it, perhaps still empty."""
     optimizer = engine.optimizer
     return [(partition, optimizer.optimizer.state[partition]) for partition in float32_partitions(optimizer)]
+
+
+def _link_again(optimizer: Any) -> None:
+    """Let DeepSpeed's access to single parameters see the states as they are now. Stage 3 looks them up each time."""
+    if getattr(optimizer, "_hp_optimizer_states_linked", False):
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
 
 
 @torch.no_grad()

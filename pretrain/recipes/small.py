@@ -63,7 +63,7 @@ def demo() -> PretrainConfig:
             mim_weight=0.1,
             mvlm_image_weight=0.1,
         ),
-        optimizer=OptimizerConfig(peak_lr=1e-3, min_lr=5e-5, warmup_steps=60, gradient_clip=1.0),
+        optimizer=OptimizerConfig(peak_lr=1e-3, min_lr=5e-5, warmup_steps=60, gradient_clip=1.0, ema_decay=0.99),
         precision="float32",
         deepspeed_config=Path("ds_configs/zero3_cpu.json"),
         save_every_steps=350,

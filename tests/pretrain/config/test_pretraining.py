@@ -38,6 +38,11 @@ MAY_CHANGE = {
     "data.cache_for_group",
     "optimizer.implementation",
     *(f"evaluation.{field.name}" for field in fields(EvaluationConfig)),
+    "optimizer.ema_decay",
+    # compared by config/schedule.py
+    "num_steps",
+    "optimizer.schedule",
+    "optimizer.decay_steps",
 }
 MAY_CHANGE_IN_PRETRAINING = MAY_CHANGE | {
     "visual_tokenizer",

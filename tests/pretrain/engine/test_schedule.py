@@ -1,6 +1,7 @@
 """Learning rate over a run, and of groups that scale it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,3 +35,32 @@ def test_a_group_scales_the_rate_and_a_scale_of_one_keeps_it_to_the_bit() -> Non
     lr = 1e-3 / 3
     set_learning_rate(optimizer, lr)
     assert [group["lr"] for group in optimizer.param_groups] == [lr, lr * 0.75]
+
+
+def test_wsd_stays_at_its_peak_and_falls_by_one_minus_the_square_root_in_its_last_steps() -> None:
+    config = replace(CONFIG, schedule="wsd", decay_steps=4)
+    rates = [learning_rate(config, step, NUM_STEPS) for step in range(NUM_STEPS)]
+    assert rates[:4] == [learning_rate(CONFIG, step, NUM_STEPS) for step in range(4)]
+    assert rates[4:21] == [1e-3] * 17
+    parts = [1 - math.sqrt(done / 4) for done in (1, 2, 3, 4)]
+    assert parts[0] == 0.5 and parts[-1] == 0
+    assert rates[21:] == pytest.approx([1e-5 + (1e-3 - 1e-5) * part for part in parts])
+    assert rates[-1] == 1e-5
+
+
+def test_the_steps_before_a_decay_do_not_depend_on_the_number_of_steps() -> None:
+    constant = replace(CONFIG, schedule="constant")
+    expected = [learning_rate(constant, step, 1) for step in range(100)]
+    for num_steps, decay_steps in ((30, 5), (60, 20), (100, 1)):
+        config = replace(CONFIG, schedule="wsd", decay_steps=decay_steps)
+        stable = num_steps - decay_steps
+        assert [learning_rate(config, step, num_steps) for step in range(stable)] == expected[:stable]
+        assert learning_rate(config, stable, num_steps) < expected[stable]
+
+
+def test_a_schedule_and_its_decay_are_set_together() -> None:
+    with pytest.raises(ValueError, match="schedule wsd needs decay_steps; give a tenth to a fifth of num_steps"):
+        OptimizerConfig(schedule="wsd")
+    for schedule in ("cosine", "constant"):
+        with pytest.raises(ValueError, match=f"decay_steps 5 is for schedule wsd, not for {schedule}; set it to 0"):
+            OptimizerConfig(schedule=schedule, decay_steps=5)
