@@ -3,15 +3,21 @@
 What is trained is in pretrain/jobs/visual_tokenizer.py, the loop and its exit codes in pretrain/run/loop.py.
 """
 
-from pretrain.config.command_line import parse_recipe
+from pretrain.config.command_line import parse_recipe_and_options
+from pretrain.config.dry_run import DryRunOptions
 from pretrain.recipes import VISUAL_TOKENIZER_RECIPES
 
 
 def main() -> None:
-    config = parse_recipe(VISUAL_TOKENIZER_RECIPES, "pretrain.train_visual_tokenizer")
+    module = "pretrain.train_visual_tokenizer"
+    config, options = parse_recipe_and_options(VISUAL_TOKENIZER_RECIPES, DryRunOptions, module)
     from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining  # after parsing, as in pretrain/train.py
     from pretrain.run.loop import run_job
 
+    if options.dry_run:
+        from pretrain.run.dry_run import dry_run
+
+        dry_run(VisualTokenizerTraining, config, options)
     run_job(VisualTokenizerTraining, config)
 
 
