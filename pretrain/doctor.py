@@ -28,7 +28,7 @@ def report(recipe: str, config: RunConfig | None, options: DoctorOptions) -> int
     started, findings = time.monotonic(), []
     for finding in diagnose(recipe, config, options):
         findings.append(finding)
-        if not options.json:
+        if not options.json and (finding.level != "ok" or not options.quiet):
             say(str(finding))
     seconds = time.monotonic() - started
     say(as_json(findings, seconds) if options.json else summary(findings, seconds))

@@ -17,6 +17,8 @@ PREFETCHED = 2
 """Batches that each loader worker holds ready: torch's prefetch_factor."""
 STATE_BYTES = 12
 """Bytes of a checkpoint per parameter: float32 weights and the two moments of AdamW."""
+RANK_BYTES = 600_000_000
+"""Host memory of a rank for Python, torch and DeepSpeed, without a GPU's libraries."""
 GPUS = Path("/proc/driver/nvidia/gpus")
 """Folder of the NVIDIA driver with an entry per GPU, read without loading CUDA."""
 
@@ -66,14 +68,14 @@ def demands_of(config: RunConfig, name: str, ranks: int | None = None) -> Demand
     data, num_parameters = config.data, count_parameters(config)
     state = checkpoint_bytes(config)
     # every rank builds the float32 network, and keeps a copy of it while DeepSpeed rounds its own to bfloat16
-    at_start = ranks_here * 4 * num_parameters * (2 if config.precision == "bfloat16" else 1)
+    weights = 4 * num_parameters * (2 if config.precision == "bfloat16" else 1)
     return Demands(
         name=name,
         ranks=ranks,
         ranks_here=ranks_here,
         num_workers=data.num_workers,
         num_sources=len(data.images) + len(data.pairs) + len(data.texts),
-        memory=at_start + state * ranks_here // ranks,
+        memory=ranks_here * (RANK_BYTES + weights) + state * ranks_here // ranks,
         shared=PREFETCHED * data.num_workers * batch_bytes(config) * ranks_here // ranks,
         checkpoint=state,
         num_checkpoints=num_checkpoints(config),
@@ -134,4 +136,6 @@ def num_gpus() -> int:
     """Return the number of NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES does not hide."""
     found = len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if visible is None else min(found, len([one for one in visible.split(",") if one.strip("- ")]))
+    if visible is None:
+        return found
+    return min(found, len([one for one in visible.split(",") if one.strip() and not one.strip().startswith("-")]))

@@ -3,7 +3,6 @@
 Shapes: I = 1 image, P = 2 pairs, T = 1 text.
 """
 
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -50,7 +49,6 @@ def micro_step(kernels: KernelChoice, is_chosen: bool) -> Iterator[Finding]:
 
     subject = f"kernels {kernels}"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    os.environ.pop("TRITON_INTERPRET", None)
     try:
         choose_backend(kernels, device)
     except ValueError as error:

@@ -98,7 +98,12 @@ def open_files(demands: Demands) -> Iterator[Finding]:
     """Yield the limit of open files, compared with the shards that a loader worker keeps open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield from _limit(
-        "open files", soft, hard, demands.open_files, "ulimit -n", f"{demands.num_sources or 1} sources of shards"
+        "open files",
+        soft,
+        hard,
+        demands.open_files,
+        "ulimit -n",
+        counted(demands.num_sources or 1, "source") + " of shards",
     )
 
 
@@ -113,7 +118,7 @@ def processes(demands: Demands) -> Iterator[Finding]:
             f"for {demands.ranks_here} ranks", f"start the container with --pids-limit {2 * needed}",
         )  # fmt: skip
         return
-    yield from _limit("processes", soft, hard, needed, "ulimit -u", f"{demands.ranks_here} ranks")
+    yield from _limit("processes", soft, hard, needed, "ulimit -u", counted(demands.ranks_here, "rank"))
 
 
 def locked_memory() -> Iterator[Finding]:
@@ -203,15 +208,20 @@ def gb(num_bytes: float) -> str:
     return f"{num_bytes / 1e3:.0f} kB"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: 1 rank, 2 ranks."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def _limit(subject: str, soft: int, hard: int, needed: int, option: str, reason: str) -> Iterator[Finding]:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         shown = "no limit" if soft == resource.RLIM_INFINITY else f"limit {soft:,}"
-        yield Finding("ok", subject, f"{shown}; {reason} need about {needed:,}")
+        yield Finding("ok", subject, f"{shown}; about {needed:,} for {reason}")
         return
     may_raise = hard == resource.RLIM_INFINITY or hard >= needed
     remedy = f"{option} {needed} before the start" if may_raise else f"as root, raise the hard limit {hard:,} first"
     remedy += "" if may_raise else f" (/etc/security/limits.conf), then {option} {needed}"
-    yield Finding("warning", subject, f"limit {soft:,}; {reason} need about {needed:,}", remedy)
+    yield Finding("warning", subject, f"limit {soft:,}, less than about {needed:,} for {reason}", remedy)
 
 
 def _number(path: Path) -> int | None:

@@ -11,8 +11,10 @@ class DoctorOptions:
 
     ranks: Count | None = None
     """Ranks of the run that is planned. None: a node of 8, or as many of its GPUs as divide the batch."""
-    deadline: Seconds = 60.0
+    deadline: Seconds = 120.0
     """Seconds that a check may take before it is ended and reported as hanging."""
+    quiet: bool = False
+    """Print warnings, errors and the summary alone."""
     json: bool = False
     """Print one JSON object at the end, for scripts, instead of lines."""
 
