@@ -25,6 +25,7 @@ setup(
         "pretrain.checkpoints",
         "pretrain.config",
         "pretrain.conversion",
+        "pretrain.diagnosis",
         "pretrain.engine",
         "pretrain.evaluation",
         "pretrain.formats",

@@ -18,7 +18,9 @@ from data_pipeline.settings.parsing import (
 from data_pipeline.train_text_tokenizer import TextTokenizerOptions
 from data_pipeline.write_shards import ShardOptions
 from pretrain.config.command_line import parse_recipe
+from pretrain.config.dry_run import DryRunOptions
 from pretrain.conversion.options import ConvertOptions
+from pretrain.diagnosis.options import DoctorOptions
 from pretrain.evaluation.options import EvaluateOptions, MaskedPatchesOptions, MaskedWordsOptions
 from pretrain.planning.options import PlanOptions, ScalingOptions
 from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
@@ -39,7 +41,7 @@ OF_RECIPES: dict[str, dict[str, Any]] = {
     "pretrain.train": RECIPES,
     "pretrain.train_visual_tokenizer": VISUAL_TOKENIZER_RECIPES,
 }
-PLANNING = {"pretrain.plan": PlanOptions, "pretrain.scaling": ScalingOptions}
+PLANNING = {"pretrain.plan": PlanOptions, "pretrain.scaling": ScalingOptions, "pretrain.doctor": DoctorOptions}
 JOB_SCRIPTS = {
     "slurm/pretrain.sbatch": "pretrain.train",
     "slurm/write_shards.sbatch": "data_pipeline.write_shards",
@@ -113,6 +115,7 @@ def check_module(module: str, arguments: list[str]) -> None:
     elif not arguments:
         pass  # only named in running text
     elif module in OF_RECIPES:
+        _, arguments = parse_first_options(DryRunOptions, arguments, module)
         parse_recipe(OF_RECIPES[module], module, arguments)
     elif module in PLANNING:
         _, others = parse_first_options(PLANNING[module], arguments, module)
@@ -171,7 +174,7 @@ def test_a_command_that_is_wrong_would_be_found(command: str) -> None:
 
 def options_in_help() -> set[str]:
     """Return all options of all commands, both forms of a flag, and the groups that options belong to."""
-    texts = [help_text(kind, "") for kind in (*OPTIONS.values(), *PLANNING.values())]
+    texts = [help_text(kind, "") for kind in (*OPTIONS.values(), *PLANNING.values(), DryRunOptions)]
     configs = [recipes["demo"]() for recipes in OF_RECIPES.values()]
     texts += [help_text(type(config), "", config) for config in configs]
     lines = [line for text in texts for line in re.findall(r"^\W*(?:-h, )?(--.*)$", text, re.MULTILINE)]

@@ -110,6 +110,14 @@ def read_checkpoint(folder: Path, *kinds: type[ConfigT]) -> Checkpoint[ConfigT]:
     return _open(folder, kinds)
 
 
+def describe_unverified(folder: Path, *kinds: type[ConfigT]) -> Checkpoint[ConfigT]:
+    """Return the description of a checkpoint whose files were not compared with its manifest.
+
+    Raises ValueError if it is of another kind of run, or its manifest or config is damaged.
+    """
+    return _open(folder, kinds)
+
+
 def is_checkpoint(folder: Path) -> bool:
     """Return whether a folder is named as a complete checkpoint and has a manifest."""
     return _COMPLETE.fullmatch(folder.name) is not None and has_manifest(folder)

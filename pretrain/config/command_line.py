@@ -38,7 +38,7 @@ def parse_recipe(
     the process, on every rank, after printing help or a sentence about the mistake.
     """
     if arguments is None:
-        arguments = [a for a in sys.argv[1:] if not re.match(r"--local[_-]rank=", a)]  # the DeepSpeed launcher's
+        arguments = _given()
     form = f"{module}{' [options]' * bool(own_options)} RECIPE [overrides]"
     if not arguments or arguments[0] in HELP:
         from_file = (
@@ -104,15 +104,40 @@ def parse_recipe_and_options(
     default_recipe: recipe if none is named. Ends the process as `parse_recipe` does.
     """
     try:
-        options, arguments = parse_first_options(kind, [a for a in sys.argv[1:] if a not in HELP], module)
+        options, arguments = parse_first_options(kind, [a for a in _given() if a not in HELP], module)
     except ValueError as error:
         _fail(str(error))
     is_named = arguments and (arguments[0].partition("=")[0] == CONFIG_OPTION or not arguments[0].startswith("-"))
     if default_recipe is not None and not is_named:
         arguments = [default_recipe, *arguments]
-    if any(argument in HELP for argument in sys.argv[1:]):
+    if any(argument in HELP for argument in _given()):
         arguments = [*(arguments if default_recipe is None else []), "--help"]
     return parse_recipe(recipes, module, arguments, help_text(kind, module)), options
+
+
+def parse_options_and_recipe_if_any(
+    recipes: dict[str, Callable[[], ConfigT]], kind: type[Options], module: str
+) -> tuple[str, ConfigT | None, Options]:
+    """Return the name of the recipe, the recipe, and the module's own options; "" and None if no recipe is named.
+
+    Ends the process as `parse_recipe` does.
+    """
+    given = _given()
+    if not any(argument in HELP for argument in given):
+        try:
+            options, arguments = parse_first_options(kind, given, module)
+        except ValueError as error:
+            _fail(str(error))
+        if not arguments:
+            return "", None, options
+        return arguments[0], parse_recipe(recipes, module, arguments, help_text(kind, module)), options
+    config, options = parse_recipe_and_options(recipes, kind, module)
+    return "", config, options
+
+
+def _given() -> list[str]:
+    """Return the arguments of this process without the DeepSpeed launcher's own."""
+    return [argument for argument in sys.argv[1:] if not re.match(r"--local[_-]rank=", argument)]
 
 
 def _list(recipes: dict[str, Callable[[], ConfigT]]) -> str:

@@ -91,8 +91,15 @@ def merged_deepspeed_config(
     }
 
 
-def check_accepted(deepspeed_config: dict[str, Any]) -> None:
-    """Raise ValueError if DeepSpeed refuses a configuration, before anything is built."""
+def check_accepted(deepspeed_config: dict[str, Any], world_size: int | None = None) -> None:
+    """Raise ValueError if DeepSpeed refuses a configuration, before anything is built.
+
+    world_size: the number of ranks that it is for, which a dry run only plans; None: those of this run.
+    """
+    if world_size is not None:  # DeepSpeed multiplies by the ranks that are there
+        ranks_here = dist.get_world_size() if dist.is_initialized() else 1
+        batch = deepspeed_config["train_batch_size"] // world_size * ranks_here
+        deepspeed_config = {**deepspeed_config, "train_batch_size": batch}
     try:
         DeepSpeedConfig(deepspeed_config)
     except Exception as error:  # assertions, its own errors, pydantic's

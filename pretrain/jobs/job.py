@@ -116,8 +116,14 @@ class Job(ABC, Generic[ConfigT]):
     def prepare(self, rank: int, world_size: int) -> StepDataset:
         """Open the data and all that is not trained, before the engine is built.
 
-        Finds every mistake that can be found now, so that none costs the minutes that an engine takes. Raises
-        ValueError or OSError.
+        Finds every mistake that can be found now, so that none costs the minutes that an engine takes. Writes nothing:
+        a dry run calls it as well, for ranks that are not there. Raises ValueError or OSError.
+        """
+
+    def prepare_files(self) -> None:
+        """Make the folders of files that the run writes outside of its run folder. Main rank, after `prepare`.
+
+        Raises OSError if they cannot be written.
         """
 
     @abstractmethod

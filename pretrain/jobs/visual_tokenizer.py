@@ -62,6 +62,9 @@ class VisualTokenizerTraining(Job[VisualTokenizerRun]):
             check_out(config.out, is_new)
         return open_dataset(config, max(model.image_size, self.teacher_size), rank, world_size)
 
+    def prepare_files(self) -> None:
+        check_writable(self.config.out)
+
     @property
     def teacher_size(self) -> int:
         """Side of the teacher's view in pixels."""
@@ -148,14 +151,18 @@ class TokenizerStep(Step):
 
 
 def check_out(out: Path, is_new: bool) -> None:
-    """Make the folder of a file and try to write into it. is_new: the run starts, so a file there is another run's.
+    """Raise ValueError if a file would be overwritten, or is a folder.
 
-    Raises OSError or ValueError if it cannot be written or would be overwritten.
+    is_new: the run starts, so a file there is another run's.
     """
     if out.is_dir():
         raise ValueError(f"out {out} is a folder; give a file, such as {out / 'visual_tokenizer.pt'}")
     if is_new and out.exists():
         raise ValueError(f"out {out} is there already, from another run; give another --out, or delete it")
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder of a file and try to write into it. Raises OSError if that fails."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         trial = out.with_name(out.name + ".trial")

@@ -186,12 +186,21 @@ def prepare(job: Job[ConfigT]) -> tuple[StepDataset, dict[str, Any]]:
     config, rank, world_size = job.config, dist.get_rank(), dist.get_world_size()
     if config.deterministic:  # before anything is computed
         use_deterministic_algorithms()
+    dataset, memory_config = open_inputs(job, rank, world_size)
+    prepare_run_dir(config.run_dir, rank)
+    if rank == 0:
+        job.prepare_files()
+    return dataset, memory_config
+
+
+def open_inputs(job: Job[ConfigT], rank: int, world_size: int) -> tuple[StepDataset, dict[str, Any]]:
+    """Return what `prepare` returns, for a rank that need not be this process; writes nothing into the run folder."""
+    config = job.config
     check_installed(config.monitors)
     dataset = job.prepare(rank, world_size)
     memory_config = read_memory_config(config.deepspeed_config)
-    check_accepted(merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights))
+    check_accepted(merged_deepspeed_config(config, memory_config, world_size, job.bfloat16_weights), world_size)
     check_buckets_fit(config.deepspeed_config, memory_config["zero_optimization"], job.device)
-    prepare_run_dir(config.run_dir, rank)
     return dataset, memory_config
 
 

@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 
 from data_pipeline.settings.parsing import UsageError, help_text, parse_options
 from data_pipeline.settings.ranges import Range, range_of
+from pretrain.config.dry_run import DryRunOptions
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.visual_tokenizer import VisualTokenizerRun
+from pretrain.diagnosis.options import DoctorOptions
 from pretrain.planning.options import PlanOptions, ScalingOptions
 from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
 from tests.test_commands import OPTIONS
 
 KINDS = {"PretrainConfig": PretrainConfig, "VisualTokenizerRun": VisualTokenizerRun, "plan": PlanOptions,
-         "scaling": ScalingOptions, **OPTIONS}  # fmt: skip
+         "scaling": ScalingOptions, "doctor": DoctorOptions, "dry_run": DryRunOptions, **OPTIONS}  # fmt: skip
 NUM_EXAMPLES = 12
 """Values outside and inside the range of each field."""
 

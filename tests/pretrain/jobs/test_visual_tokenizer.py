@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pretrain.jobs.codebook_step import LIVE_STEPS
-from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining, check_out
+from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining, check_out, check_writable
 from pretrain.recipes.small import demo_visual_tokenizer
 
 
@@ -34,6 +34,8 @@ def test_a_collapse_of_the_codebook_is_reported_once_each_time(capfd: pytest.Cap
 def test_the_output_file_is_tried_out_before_training(tmp_path: Path) -> None:
     out = tmp_path / "new" / "tokenizer.pt"
     check_out(out, is_new=True)
+    assert not out.parent.exists()
+    check_writable(out)
     assert list(out.parent.iterdir()) == []
     out.write_bytes(b"another run's")
     with pytest.raises(ValueError, match="is there already, from another run; give another --out, or delete it"):

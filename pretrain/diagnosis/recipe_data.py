@@ -1,0 +1,141 @@
+"""Checks of a recipe's data: shards, tokenizers, and the first batch of a rank."""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from data_pipeline.loading.kind_sources import open_sources
+from data_pipeline.samples.sample import Kind
+from pretrain.config.pretraining import PretrainConfig
+from pretrain.config.run_config import RunConfig
+from pretrain.config.visual_tokenizer import VisualTokenizerRun
+from pretrain.diagnosis.findings import Finding, from_error
+
+if TYPE_CHECKING:
+    from data_pipeline.loading.kind_sources import KindSources
+    from pretrain.jobs.job import Job
+
+
+def recipe_data(config: RunConfig, ranks: int) -> Iterator[Finding]:
+    """Yield the findings of shards, tokenizers, and the first batch of rank 0 of these ranks."""
+    has_mistake = False
+    sources = dict[Kind, "KindSources"]()
+    for finding in (*_shards(config, sources), *_tokenizers(config, sources)):
+        has_mistake |= finding.level == "error"
+        yield finding
+    if has_mistake:
+        yield Finding("ok", "first batch", "not read, because of the errors above")
+    else:
+        yield from _first_batch(config, ranks)
+
+
+def _shards(config: RunConfig, opened: "dict[Kind, KindSources]") -> Iterator[Finding]:
+    """Yield a finding per kind of data; fill `opened` with the sources of each kind that is sound."""
+    data, per_step = config.data, config.samples_per_step
+    kinds: list[tuple[Kind, tuple[str, ...], int]] = [
+        ("image", data.images, per_step.images),
+        ("pair", data.pairs, per_step.pairs),
+        ("text", data.texts, per_step.texts),
+    ]
+    for number, (kind, entries, count) in enumerate(kinds):
+        if not count:
+            continue
+        try:
+            opened[kind] = open_sources(kind, entries, data, count, config.seed + number, check_shards=True)
+        except (ValueError, OSError) as error:
+            yield from_error(f"{kind} shards", error)
+            continue
+        yield Finding("ok", f"{kind} shards", opened[kind].describe().removeprefix(f"{kind}: "))
+        for warning in opened[kind].warnings():
+            yield from_error(f"{kind} shards", ValueError(warning), "warning")
+
+
+def _tokenizers(config: RunConfig, sources: "dict[Kind, KindSources]") -> Iterator[Finding]:
+    """Yield whether the tokenizers fit the network, and the text tokenizer the texts."""
+    if not isinstance(config, PretrainConfig):
+        return
+    try:
+        yield from _text_tokenizer(config, sources)
+    except (ValueError, OSError) as error:
+        yield from_error("text tokenizer", error)
+    try:
+        yield from _visual_tokenizer(config)
+    except (ValueError, OSError) as error:
+        yield from_error("visual tokenizer", error)
+
+
+def _text_tokenizer(config: PretrainConfig, sources: "dict[Kind, KindSources]") -> Iterator[Finding]:
+    from data_pipeline.texts.token_coverage import covered_share
+    from data_pipeline.texts.tokenizer import TextTokenizer
+
+    subject, path, expected = "text tokenizer", config.data.text_tokenizer, config.model.vocab_size
+    assert path is not None
+    tokenizer = TextTokenizer(path)
+    if tokenizer.vocab_size > expected:
+        yield Finding(
+            "error", subject, f"{path} has {tokenizer.vocab_size} ids, more than model.vocab_size {expected}",
+            f"give the tokenizer that the shards were written for, or set --model.vocab-size {tokenizer.vocab_size}",
+        )  # fmt: skip
+        return
+    yield Finding("ok", subject, f"{path}: {tokenizer.vocab_size} ids for {expected} rows of the network")
+    for source in (source for kind, found in sources.items() if kind != "image" for source in found.sources):
+        share = covered_share(source.reader, tokenizer)
+        if share.warning:
+            yield from_error(subject, ValueError(f"{source.name}: {share.warning}"), "warning")
+
+
+def _visual_tokenizer(config: PretrainConfig) -> Iterator[Finding]:
+    from pretrain.jobs.visual_tokens import load_visual_tokenizer
+
+    subject, path, expected = "visual tokenizer", config.visual_tokenizer, config.model.num_visual_tokens
+    num_codes = load_visual_tokenizer(path).config.num_codes
+    if num_codes != expected:
+        yield Finding(
+            "error", subject, f"{path} has {num_codes} codes, the network expects {expected}",
+            f"give another --visual-tokenizer, or set --model.num-visual-tokens {num_codes}",
+        )  # fmt: skip
+    else:
+        yield Finding("ok", subject, f"{path}: {num_codes} codes")
+
+
+def _first_batch(config: RunConfig, ranks: int) -> Iterator[Finding]:
+    """Prepare rank 0 as a run does, and read its part of the first batch, or of a batch that more ranks would share."""
+    from pretrain.run.start import open_inputs
+
+    subject = "recipe"
+    try:
+        dataset, _ = open_inputs(job_of(config), 0, ranks)
+    except (ValueError, OSError) as error:
+        yield from_error(subject, error)
+        return
+    yield Finding("ok", subject, f"network, batch and DeepSpeed's configuration fit {ranks} rank{'s' * (ranks > 1)}")
+    for warning in config.warnings():
+        yield from_error(subject, ValueError(warning), "warning")
+    started = time.monotonic()
+    batch = dataset[0]
+    seconds, subject = time.monotonic() - started, "first batch"
+    if batch.failure:
+        yield from_error(subject, ValueError(batch.failure))
+        return
+    speed = len(batch.keys) / max(seconds, 1e-9)
+    text = f"{len(batch.keys)} samples of rank 0 in {seconds:.1f} s, {speed:.0f} a second in one process"
+    if batch.bad_samples:
+        remedy = "python -m data_pipeline.check_shards FOLDER names all of them"
+        yield Finding("warning", subject, f"{text}; {len(batch.bad_samples)} were bad: {batch.bad_samples[0]}", remedy)
+    else:
+        yield Finding("ok", subject, text)
+
+
+def job_of(config: RunConfig) -> "Job[Any]":
+    """Return the job that trains a config, on this machine's first GPU or its CPU."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(config, PretrainConfig):
+        from pretrain.jobs.pretraining import Pretraining
+
+        return Pretraining(config, device)
+    from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining
+
+    assert isinstance(config, VisualTokenizerRun)
+    return VisualTokenizerTraining(config, device)
