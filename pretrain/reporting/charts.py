@@ -40,6 +40,8 @@ class Chart:
     """Labels of the rows 0, 1, ... of a time line; empty for a chart with a vertical axis."""
     starts_at_zero: bool = False
     """Whether the vertical axis includes 0."""
+    has_legend: bool = True
+    """False if the page has one legend for all charts, as for several runs."""
 
     @property
     def is_empty(self) -> bool:

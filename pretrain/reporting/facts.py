@@ -140,7 +140,8 @@ def _machines(start: Start) -> list[str]:
     """Return the number of ranks, and the hosts and devices that they were on."""
     if not start.ranks:
         return ["", ""]
-    devices = Counter(str(rank.get("device", "unknown device")) for rank in start.ranks)
+    # a rank's device is "cuda:3, NVIDIA H100 80GB HBM3", or "cpu"
+    devices = Counter(str(rank.get("device", "unknown device")).rpartition(", ")[2] for rank in start.ranks)
     hosts = sorted({str(rank.get("host", "unknown host")) for rank in start.ranks})
     shown = ", ".join(hosts[:4]) + f" and {len(hosts) - 4} more" * (len(hosts) > 4)
     return [f"{len(start.ranks):,}", f"{', '.join(f'{count} x {name}' for name, count in devices.items())} on {shown}"]

@@ -1,5 +1,6 @@
 """The charts of a report: which figures of the log and of the evaluations belong into which chart."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ SPEED = {
     "data_wait": ("Waiting for data", "%"),
     "mfu": ("MFU", "%"),
     "tflops_per_rank": ("TFLOPS per rank", ""),
+    "memory_gib": ("Memory of the main rank in GiB", ""),
 }
 GROUPS = {
     "words": "Hidden words",
@@ -35,6 +37,8 @@ GROUPS = {
     "codebook": "Codebook",
 }
 """Groups of held-out figures, in the order of their charts."""
+OTHERS = {"grad_norms": "Gradient norm by part", "weight_norms": "Weight norm by part"}
+"""Titles of groups of figures of the log."""
 NOT_DRAWN = {
     "step", "samples_seen", "skipped", "bad_samples", "stop", "num_skipped_steps", "num_tokens", "time",
 }  # fmt: skip
@@ -64,14 +68,17 @@ class Section:
 
 def chart_sections(runs: list[RunFiles]) -> list[Section]:
     """Return the sections of a report that hold charts; those without any are left out."""
+    has_average = any(run.evaluations["average"] for run in runs)
+    evaluation_text = "Rings: with the averaged weights, if they differ." if has_average else ""
     drawn = {*LOSSES, *OPTIMIZER, *SPEED, *NOT_DRAWN}
     sections = [
         Section("time", "Time line", "", [time_line(runs)]),
         Section(
             "losses", "Losses", "Cross-entropies in nats. Thin: single steps; thick: their running mean over "
-            "3 % of the run; dots: held-out samples.", loss_charts(runs),
+            "3 % of the run; dots: held-out samples; rings: held-out samples with the averaged weights.",
+            loss_charts(runs),
         ),
-        Section("evaluation", "Held-out evaluation", "", evaluation_charts(runs)),
+        Section("evaluation", "Held-out evaluation", evaluation_text, evaluation_charts(runs)),
         Section("optimizer", "Optimizer", "", [log_chart(runs, name, *OPTIMIZER[name]) for name in OPTIMIZER]),
         Section("speed", "Speed", "", [log_chart(runs, name, *SPEED[name], True) for name in SPEED]),
         Section("others", "Other figures of the log", "", other_charts(runs, drawn)),
@@ -113,12 +120,10 @@ def _evaluation_chart(runs: list[RunFiles], names: list[str]) -> Chart:
         for place, name in enumerate(names):
             label = _words(name.rpartition("/")[2]).removeprefix("accuracy ") if len(runs) == 1 else run.name
             lines += _held_out_lines(run, name, label, place if len(runs) == 1 else number)
-    group, _, figure = names[0].rpartition("/")
-    title = (
-        f"{GROUPS.get(group, _words(group).capitalize())}: {_words(figure.partition('_')[0] if names[1:] else figure)}"
-    )
-    unit = _unit(names[0])
-    return _chart(runs, title.removeprefix(": "), lines, unit, unit == "%")
+    group, unit = names[0].rpartition("/")[0], _unit(names[0])
+    common = _words(_common([name.rpartition("/")[2] for name in names]))
+    title = ": ".join(filter(None, (GROUPS.get(group, _words(group).capitalize()), common)))
+    return _chart(runs, title, lines, unit, unit == "%")
 
 
 def _held_out_lines(
@@ -151,7 +156,8 @@ def other_charts(runs: list[RunFiles], drawn: set[str]) -> list[Chart]:
                 Line(_words(name.partition("/")[2]), smoothed(runs[0].column(name)), place)
                 for place, name in enumerate(group)
             ]
-            charts.append(_chart(runs, _words(group[0].partition("/")[0]).capitalize(), lines, _unit(group[0])))
+            name = group[0].partition("/")[0]
+            charts.append(_chart(runs, OTHERS.get(name, _words(name).capitalize()), lines, _unit(group[0])))
         else:
             charts += [log_chart(runs, name, _words(name).capitalize(), _unit(name)) for name in group]
     return charts[:MAX_OTHERS]
@@ -166,7 +172,7 @@ def passes_chart(runs: list[RunFiles]) -> Chart:
                 _, kind, source = name.split("/", 2)
                 label = f"{kind}: {source}" if len(runs) == 1 else f"{run.name}, {kind}: {source}"
                 lines.append(Line(label, thinned(column), len(lines), "points"))
-    return _chart(runs, "Passes over each source", lines, starts_at_zero=True)
+    return Chart("Passes over each source", lines, num_steps=_num_steps(runs), starts_at_zero=True)
 
 
 def time_line(runs: list[RunFiles]) -> Chart:
@@ -180,11 +186,13 @@ def time_line(runs: list[RunFiles]) -> Chart:
     rows, lines = [], []
     for number, run in enumerate(runs):
         for color, (kind, marks) in zip(MARK_COLORS, kinds.items(), strict=True):
-            rows.append(kind if len(runs) == 1 else f"{run.name}: {kind}")
             column = thinned(marks(run))
+            if len(runs) > 1 and not len(column):
+                continue
+            rows.append(kind if len(runs) == 1 else f"{run.name}: {kind}")
             at_row = Column(column.steps, np.full(len(column), len(rows) - 1.0))
             lines.append(Line(kind, at_row, color if len(runs) == 1 else number, "ticks"))
-    return Chart("Time line", lines, num_steps=_num_steps(runs), rows=rows)
+    return Chart("Time line", lines, num_steps=_num_steps(runs), rows=rows, has_legend=False)
 
 
 def _steps(figures: dict[str, Column]) -> set[int]:
@@ -211,7 +219,9 @@ def _log_lines(runs: list[RunFiles], number: int, name: str) -> list[Line]:
 
 def _chart(runs: list[RunFiles], title: str, lines: list[Line], unit: str = "", starts_at_zero: bool = False) -> Chart:
     restarts = [start.first_step for start in runs[0].starts if start.first_step] if len(runs) == 1 else []
-    return Chart(title, lines, unit, _num_steps(runs), restarts, starts_at_zero=starts_at_zero)
+    return Chart(
+        title, lines, unit, _num_steps(runs), restarts, starts_at_zero=starts_at_zero, has_legend=len(runs) == 1
+    )
 
 
 def _num_steps(runs: list[RunFiles]) -> int:
@@ -228,6 +238,12 @@ def _groups(names: list[str], by_measure: bool) -> list[list[str]]:
         measure = figure.partition("_")[0] if by_measure else ""
         groups.setdefault((group, measure) if has_group else (name, ""), []).append(name)
     return list(groups.values())
+
+
+def _common(names: list[str]) -> str:
+    """Return the words that all names begin with: acc of acc_right_image and acc_wrong_image."""
+    words = zip(*(name.split("_") for name in names), strict=False)
+    return "_".join(same[0] for same in itertools.takewhile(lambda same: len(set(same)) == 1, words))
 
 
 def _rank(name: str) -> tuple[int, str]:

@@ -57,7 +57,7 @@ def pictures_of(run: RunFiles, options: ReportOptions) -> Pictures:
 
 
 def held_out_folder(run: RunFiles, options: ReportOptions) -> Path | None:
-    """Return the shards to take pictures from: the given ones, or local pairs, or images, that the run is evaluated on."""
+    """Return the shards to take pictures from: the given ones, or local ones that the run is evaluated on."""
     if options.held_out is not None:
         return options.held_out
     evaluation = run.config.get("evaluation")

@@ -1,7 +1,7 @@
 """Charts as SVG paths in a unit square that a page stretches to any width, with labels beside it that keep their size.
 
-An SVG that is scaled as a whole has unreadable labels on a phone. Here only the curves are stretched; strokes keep their
-width (vector-effect: non-scaling-stroke), and points are strokes of no length with round ends.
+An SVG that is scaled as a whole has unreadable labels on a phone. Here only the curves are stretched; strokes keep
+their width (vector-effect: non-scaling-stroke), and points are strokes of no length with round ends.
 """
 
 from dataclasses import dataclass
@@ -59,6 +59,8 @@ class Plot:
     high: float
     is_time_line: bool
     legend: list[Curve]
+    label_width: int
+    """Characters of the longest label of the vertical axis."""
 
 
 def plot(chart: Chart) -> Plot:
@@ -80,7 +82,8 @@ def plot(chart: Chart) -> Plot:
         low=low,
         high=high,
         is_time_line=bool(chart.rows),
-        legend=curves if {curve.label for curve in curves} - UNNAMED and not chart.rows and len(curves) > 1 else [],
+        label_width=max((len(tick.text) for tick in y_ticks), default=0),
+        legend=curves if chart.has_legend and {curve.label for curve in curves} - UNNAMED and len(curves) > 1 else [],
     )
 
 

@@ -28,7 +28,7 @@ class Start:
     ranks: tuple[dict[str, Any], ...] = ()
     """Host, device and more of each rank."""
     versions: tuple[tuple[str, str], ...] = ()
-    """Name and version of each package."""
+    """Name and version of each package, and the commit of the project."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,11 +143,14 @@ def _starts(environment: dict[str, Any]) -> tuple[Start, ...]:
 
 def _start(entry: dict[str, Any]) -> Start:
     first, when, ranks, versions = (entry.get(name) for name in ("first_step", "time", "ranks", "versions"))
+    commit = {"commit": entry["commit"]} if isinstance(entry.get("commit"), str) and entry["commit"] else {}
     return Start(
         first if isinstance(first, int) else 0,
         float(when) if isinstance(when, int | float) and 0 <= when < 1e11 else None,
         tuple(rank for rank in ranks if isinstance(rank, dict)) if isinstance(ranks, list) else (),
-        tuple((str(name), str(version)) for name, version in versions.items()) if isinstance(versions, dict) else (),
+        tuple((str(name), str(value)) for name, value in {**commit, **versions}.items())
+        if isinstance(versions, dict)
+        else (),
     )
 
 

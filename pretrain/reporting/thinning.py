@@ -41,7 +41,7 @@ def thinned(column: Column) -> Column:
 
 
 def usual(column: Column) -> Floats:
-    """Return the lowest and the highest value, (2,), without the most extreme 1 % on either side; (0,) if it is empty."""
+    """Return the lowest and highest value, (2,), without the extreme 1 % on either side; (0,) if it is empty."""
     values = column.finite.values
     return np.quantile(values, (0.01, 0.99)) if len(values) else values
 

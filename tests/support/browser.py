@@ -1,4 +1,4 @@
-"""Debian's Chromium without a window, driven by its DevTools protocol over two pipes: pages as their readers see them."""
+"""Debian's Chromium without a window, driven by its DevTools protocol over pipes: pages as their readers see them."""
 
 import base64
 import json
