@@ -1,4 +1,4 @@
-"""Held-out captions with each content word hidden in turn and guessed, with the image of the caption and with another."""
+"""Held-out captions with each content word hidden in turn and guessed, with its own image and with another."""
 
 import re
 from dataclasses import dataclass
@@ -46,6 +46,7 @@ class CaptionWithImage:
 class ShownCaption:
     """One caption with its own image and with that of another pair."""
 
+    text: str
     right: CaptionWithImage
     wrong: CaptionWithImage
 
@@ -62,17 +63,16 @@ def caption_gallery(
     if len(images) < 2:
         raise ValueError(f"{held_out} holds only one pair; a caption is also shown with the image of another")
     pixels, length = network_view(images, config.model.image_size), config.data.caption_length
-    num_shown = min(num_captions, len(images))
     shown = []
-    for pair in range(num_shown):
-        places = (pair, (pair + max(num_shown, 1)) % len(images) if len(images) > num_shown else (pair + 1) % num_shown)
+    for pair in range(min(num_captions, len(images))):
+        places = (pair, (pair + len(images) // 2) % len(images))
         versions = [
             CaptionWithImage(
                 data_uri(images[place]), guess_caption(model, tokenizer, pixels[place], captions[pair], length)
             )
             for place in places
         ]
-        shown.append(ShownCaption(*versions))
+        shown.append(ShownCaption(captions[pair], *versions))
     return shown
 
 

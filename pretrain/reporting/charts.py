@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pretrain.reporting.columns import Column
+from pretrain.reporting.columns import Column, Floats
 from pretrain.reporting.thinning import bounds
 
 LineStyle = Literal["line", "faint", "points", "hollow", "ticks"]
@@ -20,6 +20,8 @@ class Line:
     color: int = 0
     """Place in the palette, of the run or of the figure."""
     style: LineStyle = "line"
+    limits: Floats | None = None
+    """Values that the axis must show; None: all of the curve. One spike must not flatten the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,8 @@ class Chart:
     """Labels of the rows 0, 1, ... of a time line; empty for a chart with a vertical axis."""
     starts_at_zero: bool = False
     """Whether the vertical axis includes 0."""
+    has_legend: bool = True
+    """False if the page has one legend for all charts, as for several runs."""
 
     @property
     def is_empty(self) -> bool:
@@ -48,8 +52,7 @@ class Chart:
         """Limits of the vertical axis, with a little room above and below."""
         if self.rows:
             return len(self.rows) - 0.5, -0.5  # row 0 above
-        raw = [line.column.values for line in self.lines if line.style == "faint"]
-        low, high = bounds(raw, [line.column.values for line in self.lines if line.style != "faint"])
+        low, high = bounds([line.column.values if line.limits is None else line.limits for line in self.lines])
         if self.starts_at_zero:
             low, high = min(low, 0.0), max(high, 0.0)
         room = 0.06 * (high - low)
@@ -71,14 +74,12 @@ class Chart:
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Return round numbers within a range, at most `most` of them, evenly spaced."""
+    """Return round numbers within a range, evenly spaced, about `most` of them at most."""
     span = high - low
     if not (span > 0 and math.isfinite(span)):
         return []
     power = 10.0 ** math.floor(math.log10(span / most))
-    distance = next(
-        power * factor for factor in (1, 2, 2.5, 5, 10, 20) if span / (power * factor) <= most - 1 or factor == 20
-    )
+    distance = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= most)
     first = math.ceil(low / distance - 1e-9)
     last = math.floor(high / distance + 1e-9)
     return [number * distance for number in range(first, last + 1)]

@@ -118,7 +118,7 @@ def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def starts_table(run: RunFiles) -> Table:
-    """Return when, where and with which packages the run was started; a cell is empty if it was not recorded."""
+    """Return when, where and with which packages the run was started; columns without an entry are left out."""
     rows, before = [], dict[str, str]()
     for start in run.starts[-MAX_STARTS:]:
         versions = dict(start.versions)
@@ -126,7 +126,9 @@ def starts_table(run: RunFiles) -> Table:
         packages = ", ".join(changed) or "as before" * bool(versions)
         rows.append([in_utc(start.time), f"{start.first_step:,}", *_machines(start), packages])
         before = versions or before
-    return Table(["time (UTC)", "after step", "ranks", "machines", "versions"], rows)
+    header = ["time (UTC)", "after step", "ranks", "machines", "versions"]
+    used = [column for column in range(len(header)) if any(row[column] for row in rows)]
+    return Table([header[column] for column in used], [[row[column] for column in used] for row in rows])
 
 
 def in_utc(seconds: float | None) -> str:
@@ -138,7 +140,8 @@ def _machines(start: Start) -> list[str]:
     """Return the number of ranks, and the hosts and devices that they were on."""
     if not start.ranks:
         return ["", ""]
-    devices = Counter(str(rank.get("device", "unknown device")) for rank in start.ranks)
+    # a rank's device is "cuda:3, NVIDIA H100 80GB HBM3", or "cpu"
+    devices = Counter(str(rank.get("device", "unknown device")).rpartition(", ")[2] for rank in start.ranks)
     hosts = sorted({str(rank.get("host", "unknown host")) for rank in start.ranks})
     shown = ", ".join(hosts[:4]) + f" and {len(hosts) - 4} more" * (len(hosts) > 4)
     return [f"{len(start.ranks):,}", f"{', '.join(f'{count} x {name}' for name, count in devices.items())} on {shown}"]

@@ -1,5 +1,6 @@
 """The charts of a report: which figures of the log and of the evaluations belong into which chart."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pretrain.reporting.charts import Chart, Line
-from pretrain.reporting.columns import Column
+from pretrain.reporting.columns import NO_COLUMN, Column
 from pretrain.reporting.run_files import RunFiles
-from pretrain.reporting.thinning import smoothed, thinned
+from pretrain.reporting.thinning import smoothed, thinned, usual
 
 LOSSES = {
     "loss": "Loss: the weighted sum",
@@ -25,13 +26,30 @@ SPEED = {
     "data_wait": ("Waiting for data", "%"),
     "mfu": ("MFU", "%"),
     "tflops_per_rank": ("TFLOPS per rank", ""),
+    "memory_gib": ("Memory of the main rank in GiB", ""),
 }
+GROUPS = {
+    "words": "Hidden words",
+    "patches": "Hidden patches",
+    "retrieval": "Retrieval",
+    "knn": "k-NN",
+    "probe": "Linear probe",
+    "codebook": "Codebook",
+}
+"""Groups of held-out figures, in the order of their charts."""
+OTHERS = {"grad_norms": "Gradient norm by part", "weight_norms": "Weight norm by part"}
+"""Titles of groups of figures of the log."""
 NOT_DRAWN = {
     "step", "samples_seen", "skipped", "bad_samples", "stop", "num_skipped_steps", "num_tokens", "time",
 }  # fmt: skip
 """Figures of the log that are marks on the time line, or grow with the step."""
 PARTS_OF_ONE = ("acc", "usage", "share", "r1", "r5", "r10", "top1", "top5")
 """Ends or beginnings of the names of figures that are parts, shown as percentages."""
+SINGLE_STEPS, RUNNING_MEAN = "single steps", "running mean"
+"""Labels of the curves of one run."""
+MARK_COLORS = (0, 2, 1, 4)
+"""Of starts, evaluations, skipped steps and bad samples on the time line of one run."""
+IN_WORDS = {"acc": "accuracy", "nll": "nll in nats", "gb": "GB", "r1": "R@1", "r5": "R@5", "r10": "R@10"}
 MAX_OTHERS = 24
 """Charts of figures that the report has no place of its own for."""
 COMPARABLE = 30.0
@@ -50,14 +68,17 @@ class Section:
 
 def chart_sections(runs: list[RunFiles]) -> list[Section]:
     """Return the sections of a report that hold charts; those without any are left out."""
+    has_average = any(run.evaluations["average"] for run in runs)
+    evaluation_text = "Rings: with the averaged weights, if they differ." if has_average else ""
     drawn = {*LOSSES, *OPTIMIZER, *SPEED, *NOT_DRAWN}
     sections = [
         Section("time", "Time line", "", [time_line(runs)]),
         Section(
             "losses", "Losses", "Cross-entropies in nats. Thin: single steps; thick: their running mean over "
-            "3 % of the run; dots: held-out samples.", loss_charts(runs),
+            "3 % of the run; dots: held-out samples; rings: held-out samples with the averaged weights.",
+            loss_charts(runs),
         ),
-        Section("evaluation", "Held-out evaluation", "", evaluation_charts(runs)),
+        Section("evaluation", "Held-out evaluation", evaluation_text, evaluation_charts(runs)),
         Section("optimizer", "Optimizer", "", [log_chart(runs, name, *OPTIMIZER[name]) for name in OPTIMIZER]),
         Section("speed", "Speed", "", [log_chart(runs, name, *SPEED[name], True) for name in SPEED]),
         Section("others", "Other figures of the log", "", other_charts(runs, drawn)),
@@ -76,16 +97,11 @@ def loss_charts(runs: list[RunFiles]) -> list[Chart]:
 
 def _loss_chart(runs: list[RunFiles], name: str) -> Chart:
     held_out = "loss/total" if name == "loss" else f"loss/{name.removeprefix('losses/')}"
-    lines = []
+    lines, is_alone = [], len(runs) == 1
     for number, run in enumerate(runs):
+        label = "held-out" if is_alone else f"{run.name}, held-out"
         lines += _log_lines(runs, number, name)
-        for weights, style in (("raw", "points"), ("average", "hollow")):
-            column = run.evaluations[weights].get(held_out)
-            if column is not None:
-                label = "held-out" + ", averaged weights" * (weights == "average")
-                is_alone = len(runs) == 1
-                color = (1 if weights == "raw" else 2) if is_alone else number
-                lines.append(Line(label if is_alone else f"{run.name}, {label}", thinned(column), color, style))  # type: ignore[arg-type]
+        lines += _held_out_lines(run, held_out, label, 1 if is_alone else number, 2 if is_alone else number)
     title = LOSSES.get(name, name.removeprefix("losses/").replace("_", " ").capitalize())
     return _chart(runs, title, lines)
 
@@ -93,22 +109,33 @@ def _loss_chart(runs: list[RunFiles], name: str) -> Chart:
 def evaluation_charts(runs: list[RunFiles]) -> list[Chart]:
     """Return charts of all held-out figures but the losses: of one run a chart per group, of several one per figure."""
     names = {name for run in runs for figures in run.evaluations.values() for name in figures}
-    others = sorted(name for name in names if not name.startswith("loss/") and name != "step")
-    charts = []
-    for group in _groups(others) if len(runs) == 1 else [[name] for name in others]:
-        lines = []
-        for number, run in enumerate(runs):
-            for place, name in enumerate(group):
-                label = _words(name.rpartition("/")[2]) if len(runs) == 1 else run.name
-                for weights, style in (("raw", "points"), ("average", "hollow")):
-                    column = run.evaluations[weights].get(name)
-                    if column is not None:
-                        text = label + ", averaged weights" * (weights == "average")
-                        color = place if len(runs) == 1 else number
-                        lines.append(Line(text, thinned(column), color, style))  # type: ignore[arg-type]
-        title = _words(group[0].partition("/")[0]) if len(runs) == 1 and len(group) > 1 else _words(group[0])
-        charts.append(_chart(runs, title.capitalize(), lines, _unit(group[0])))
-    return charts
+    others = sorted((name for name in names if not name.startswith("loss/") and name != "step"), key=_rank)
+    groups = _groups(others, True) if len(runs) == 1 else [[name] for name in others]
+    return [_evaluation_chart(runs, group) for group in groups]
+
+
+def _evaluation_chart(runs: list[RunFiles], names: list[str]) -> Chart:
+    lines = []
+    for number, run in enumerate(runs):
+        for place, name in enumerate(names):
+            label = _words(name.rpartition("/")[2]).removeprefix("accuracy ") if len(runs) == 1 else run.name
+            lines += _held_out_lines(run, name, label, place if len(runs) == 1 else number)
+    group, unit = names[0].rpartition("/")[0], _unit(names[0])
+    common = _words(_common([name.rpartition("/")[2] for name in names]))
+    title = ": ".join(filter(None, (GROUPS.get(group, _words(group).capitalize()), common)))
+    return _chart(runs, title, lines, unit, unit == "%")
+
+
+def _held_out_lines(
+    run: RunFiles, name: str, label: str, color: int, color_of_average: int | None = None
+) -> list[Line]:
+    """Return a held-out figure of the weights, and of their moving average if it differs."""
+    raw, average = (run.evaluations[weights].get(name, NO_COLUMN).finite for weights in ("raw", "average"))
+    lines = [Line(label, thinned(raw), color, "points")] if len(raw) else []
+    if len(average) and not np.array_equal(raw.values, average.values):
+        color = color if color_of_average is None else color_of_average
+        lines.append(Line(f"{label}, averaged weights", thinned(average), color, "hollow"))
+    return lines
 
 
 def log_chart(runs: list[RunFiles], name: str, title: str, unit: str = "", starts_at_zero: bool = False) -> Chart:
@@ -123,13 +150,14 @@ def other_charts(runs: list[RunFiles], drawn: set[str]) -> list[Chart]:
     names = {name for run in runs for name in run.columns}
     others = sorted(name for name in names - drawn if not name.startswith(("losses/", "passes/")))
     charts = []
-    for group in _groups(others):
+    for group in _groups(others, False):
         if len(runs) == 1 and len(group) > 1 and _are_comparable(runs[0], group):
             lines = [
                 Line(_words(name.partition("/")[2]), smoothed(runs[0].column(name)), place)
                 for place, name in enumerate(group)
             ]
-            charts.append(_chart(runs, _words(group[0].partition("/")[0]).capitalize(), lines, _unit(group[0])))
+            name = group[0].partition("/")[0]
+            charts.append(_chart(runs, OTHERS.get(name, _words(name).capitalize()), lines, _unit(group[0])))
         else:
             charts += [log_chart(runs, name, _words(name).capitalize(), _unit(name)) for name in group]
     return charts[:MAX_OTHERS]
@@ -144,7 +172,7 @@ def passes_chart(runs: list[RunFiles]) -> Chart:
                 _, kind, source = name.split("/", 2)
                 label = f"{kind}: {source}" if len(runs) == 1 else f"{run.name}, {kind}: {source}"
                 lines.append(Line(label, thinned(column), len(lines), "points"))
-    return _chart(runs, "Passes over each source", lines, starts_at_zero=True)
+    return Chart("Passes over each source", lines, num_steps=_num_steps(runs), starts_at_zero=True)
 
 
 def time_line(runs: list[RunFiles]) -> Chart:
@@ -157,12 +185,14 @@ def time_line(runs: list[RunFiles]) -> Chart:
     }
     rows, lines = [], []
     for number, run in enumerate(runs):
-        for color, (kind, marks) in enumerate(kinds.items()):
-            rows.append(kind if len(runs) == 1 else f"{run.name}: {kind}")
+        for color, (kind, marks) in zip(MARK_COLORS, kinds.items(), strict=True):
             column = thinned(marks(run))
+            if len(runs) > 1 and not len(column):
+                continue
+            rows.append(kind if len(runs) == 1 else f"{run.name}: {kind}")
             at_row = Column(column.steps, np.full(len(column), len(rows) - 1.0))
             lines.append(Line(kind, at_row, color if len(runs) == 1 else number, "ticks"))
-    return Chart("Time line", lines, num_steps=_num_steps(runs), rows=rows)
+    return Chart("Time line", lines, num_steps=_num_steps(runs), rows=rows, has_legend=False)
 
 
 def _steps(figures: dict[str, Column]) -> set[int]:
@@ -184,12 +214,14 @@ def _log_lines(runs: list[RunFiles], number: int, name: str) -> list[Line]:
     raw, mean = thinned(column), smoothed(column)
     if name == "lr":
         return [Line("learning rate", raw)]
-    return [Line("single steps", raw, 0, "faint"), Line("running mean", mean)]
+    return [Line(SINGLE_STEPS, raw, 0, "faint", usual(column)), Line(RUNNING_MEAN, mean)]
 
 
 def _chart(runs: list[RunFiles], title: str, lines: list[Line], unit: str = "", starts_at_zero: bool = False) -> Chart:
     restarts = [start.first_step for start in runs[0].starts if start.first_step] if len(runs) == 1 else []
-    return Chart(title, lines, unit, _num_steps(runs), restarts, starts_at_zero=starts_at_zero)
+    return Chart(
+        title, lines, unit, _num_steps(runs), restarts, starts_at_zero=starts_at_zero, has_legend=len(runs) == 1
+    )
 
 
 def _num_steps(runs: list[RunFiles]) -> int:
@@ -197,13 +229,27 @@ def _num_steps(runs: list[RunFiles]) -> int:
     return max([run.step for run in runs] + [1])
 
 
-def _groups(names: list[str]) -> list[list[str]]:
-    """Return names of the same group and unit together: words/acc_right_image with words/acc_wrong_image."""
+def _groups(names: list[str], by_measure: bool) -> list[list[str]]:
+    """Return names of the same group together; by_measure: only those that begin alike, as words/acc_right_image and
+    words/acc_wrong_image do."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name in names:
         group, has_group, figure = name.rpartition("/")
-        groups.setdefault((group, figure.partition("_")[0]) if has_group else (name, ""), []).append(name)
+        measure = figure.partition("_")[0] if by_measure else ""
+        groups.setdefault((group, measure) if has_group else (name, ""), []).append(name)
     return list(groups.values())
+
+
+def _common(names: list[str]) -> str:
+    """Return the words that all names begin with: acc of acc_right_image and acc_wrong_image."""
+    words = zip(*(name.split("_") for name in names), strict=False)
+    return "_".join(same[0] for same in itertools.takewhile(lambda same: len(set(same)) == 1, words))
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Return the place of a held-out figure: known groups first, in their order."""
+    group = name.rpartition("/")[0]
+    return (list(GROUPS).index(group) if group in GROUPS else len(GROUPS)), name
 
 
 def _are_comparable(run: RunFiles, names: list[str]) -> bool:
@@ -217,4 +263,6 @@ def _unit(name: str) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("/", ": ").replace("_", " ")
+    """Return a name of the log in words."""
+    words = name.replace("/", ": ").replace("_", " ").split(" ")
+    return " ".join(IN_WORDS.get(word, word) for word in words)

@@ -4,6 +4,7 @@ A code is a number; nobody sees from "code 17" whether the guess is good. Patche
 tokenizer gives this code show what it stands for.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,8 +93,8 @@ def patch_gallery(
 ) -> PatchGallery:
     """Return the first held-out images with the network's guesses.
 
-    visual_tokenizer: None for the path in the run's config. Raises ValueError if the run hides no patches, or its visual
-    tokenizer or shards are missing.
+    visual_tokenizer: None for the path in the run's config. Raises ValueError if the run hides no patches, or its
+    visual tokenizer or shards are missing.
     """
     config = checkpoint.config
     if not config.num_masked_patches:
@@ -170,7 +171,7 @@ def example_patches(
     return torch.stack(rows), num_read
 
 
-def _training_views(config: PretrainConfig, image_size: int, view_size: int, num_images: int):  # type: ignore[no-untyped-def]
+def _training_views(config: PretrainConfig, image_size: int, view_size: int, num_images: int) -> Iterator[Tensor]:
     """Yield views of training images, (B, 3, view_size, view_size) in [0, 1]."""
     folders = [parse_source(entry)[0] for entry in (*config.data.images, *config.data.pairs)]
     local = [folder for folder in folders if not is_remote(folder)]

@@ -33,6 +33,8 @@ class Pictures:
 def pictures_of(run: RunFiles, options: ReportOptions) -> Pictures:
     """Return the galleries of a run's newest checkpoint. What is missing for one is reported in its place."""
     missing: list[str] = []
+    if not (run.folder / "checkpoints").is_dir():
+        return Pictures(run.name, 0, None, [], [f"No pictures: {run.folder} has no checkpoints."])
     found = _tried(lambda: find_checkpoint(run.folder, PretrainConfig), "pictures", missing)
     folder = held_out_folder(run, options)
     if folder is None:
@@ -55,7 +57,7 @@ def pictures_of(run: RunFiles, options: ReportOptions) -> Pictures:
 
 
 def held_out_folder(run: RunFiles, options: ReportOptions) -> Path | None:
-    """Return the shards to take pictures from: the given ones, or local pairs, or images, that the run is evaluated on."""
+    """Return the shards to take pictures from: the given ones, or local ones that the run is evaluated on."""
     if options.held_out is not None:
         return options.held_out
     evaluation = run.config.get("evaluation")

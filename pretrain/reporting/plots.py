@@ -1,16 +1,19 @@
 """Charts as SVG paths in a unit square that a page stretches to any width, with labels beside it that keep their size.
 
-An SVG that is scaled as a whole has unreadable labels on a phone. Here only the curves are stretched; strokes keep their
-width (vector-effect: non-scaling-stroke), and points are strokes of no length with round ends.
+An SVG that is scaled as a whole has unreadable labels on a phone. Here only the curves are stretched; strokes keep
+their width (vector-effect: non-scaling-stroke), and points are strokes of no length with round ends.
 """
 
 from dataclasses import dataclass
 
 from pretrain.reporting.charts import Chart, Line, short, ticks
 from pretrain.reporting.columns import Column
+from pretrain.reporting.figures import RUNNING_MEAN, SINGLE_STEPS
 
 SIDE = 1000
 """Width and height of the drawing in its own units."""
+UNNAMED = {SINGLE_STEPS, RUNNING_MEAN}
+"""Curves that need no legend if they are alone: the page explains them once."""
 NUM_COLORS = 8
 """Colors of the page's palette."""
 
@@ -56,6 +59,8 @@ class Plot:
     high: float
     is_time_line: bool
     legend: list[Curve]
+    label_width: int
+    """Characters of the longest label of the vertical axis."""
 
 
 def plot(chart: Chart) -> Plot:
@@ -77,7 +82,8 @@ def plot(chart: Chart) -> Plot:
         low=low,
         high=high,
         is_time_line=bool(chart.rows),
-        legend=curves if len(curves) > 1 and not chart.rows else [],
+        label_width=max((len(tick.text) for tick in y_ticks), default=0),
+        legend=curves if chart.has_legend and {curve.label for curve in curves} - UNNAMED and len(curves) > 1 else [],
     )
 
 
@@ -85,12 +91,8 @@ def _curve(chart: Chart, line: Line, low: float, high: float) -> Curve:
     column, drawn = line.column, line.style
     places = _places(column, chart.num_steps, low, high)
     if drawn == "ticks":
-        path, points = (
-            "".join(
-                f"M{x} {y - SIDE / len(chart.rows) * 0.28:.1f}v{SIDE / len(chart.rows) * 0.56:.1f}" for x, y in places
-            ),
-            "",
-        )
+        height = SIDE / len(chart.rows) * 0.56
+        path, points = "".join(f"M{x} {y - height / 2:.1f}v{height:.1f}" for x, y in places), ""
     else:
         path = "M" + "L".join(f"{x} {y}" for x, y in places)
         points = "".join(f"M{x} {y}h0" for x, y in places) if drawn in ("points", "hollow") or len(places) == 1 else ""
@@ -98,9 +100,9 @@ def _curve(chart: Chart, line: Line, low: float, high: float) -> Curve:
 
 
 def _places(column: Column, last_step: int, low: float, high: float) -> list[tuple[float, float]]:
-    """Return the points of a curve in the drawing's units, those far outside of it moved to just outside."""
+    """Return the points of a curve in the drawing's units, those above or below it moved to its edge."""
     xs = (column.steps / last_step * SIDE).round(1)
-    ys = ((high - column.values) / (high - low) * SIDE).clip(-SIDE, 2 * SIDE).round(1)
+    ys = ((high - column.values) / (high - low) * SIDE).clip(0, SIDE).round(1)
     return list(zip(xs.tolist(), ys.tolist(), strict=True))
 
 

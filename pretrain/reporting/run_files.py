@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.reporting.columns import NO_COLUMN, Column, read_columns
+from pretrain.reporting.columns import NO_COLUMN, Column, read_columns, read_json_lines
 from pretrain.run.run_log import LOG_NAME, is_log_line
 from pretrain.survival.console import warn
-from pretrain.survival.json_lines import each_record
 
 CONFIG_NAME, EVALUATIONS_NAME, ENVIRONMENT_NAME = "config.json", "evaluations.jsonl", "environment.json"
 STALE_SECONDS = 600.0
@@ -29,7 +28,7 @@ class Start:
     ranks: tuple[dict[str, Any], ...] = ()
     """Host, device and more of each rank."""
     versions: tuple[tuple[str, str], ...] = ()
-    """Name and version of each package."""
+    """Name and version of each package, and the commit of the project."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +90,7 @@ def read_run(folder: Path, name: str = "") -> RunFiles:
         raise ValueError(f"{folder} holds neither {LOG_NAME} nor checkpoints; give the folder of a run")
     columns = {
         name: Column(column.steps + 1, column.values)
-        for name, column in read_columns(each_record(log, is_log_line)).items()
+        for name, column in read_columns(filter(is_log_line, read_json_lines(log))).items()
     }
     evaluations = {weights: read_evaluations(folder, weights) for weights in ("raw", "average")}
     starts = _starts(read_object(folder / ENVIRONMENT_NAME)) or _starts_after_stops(columns.get("stop", NO_COLUMN))
@@ -112,7 +111,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunFiles]:
 
 def read_evaluations(folder: Path, weights: str) -> dict[str, Column]:
     """Return the held-out figures of a run with these weights, by name. Raises OSError."""
-    lines = each_record(folder / EVALUATIONS_NAME, is_evaluation)
+    lines = filter(is_evaluation, read_json_lines(folder / EVALUATIONS_NAME))
     return read_columns({**line["figures"], "step": line["step"]} for line in lines if line["weights"] == weights)
 
 
@@ -144,11 +143,14 @@ def _starts(environment: dict[str, Any]) -> tuple[Start, ...]:
 
 def _start(entry: dict[str, Any]) -> Start:
     first, when, ranks, versions = (entry.get(name) for name in ("first_step", "time", "ranks", "versions"))
+    commit = {"commit": entry["commit"]} if isinstance(entry.get("commit"), str) and entry["commit"] else {}
     return Start(
         first if isinstance(first, int) else 0,
         float(when) if isinstance(when, int | float) and 0 <= when < 1e11 else None,
         tuple(rank for rank in ranks if isinstance(rank, dict)) if isinstance(ranks, list) else (),
-        tuple((str(name), str(version)) for name, version in versions.items()) if isinstance(versions, dict) else (),
+        tuple((str(name), str(value)) for name, value in {**commit, **versions}.items())
+        if isinstance(versions, dict)
+        else (),
     )
 
 

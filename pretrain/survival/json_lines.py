@@ -52,12 +52,7 @@ def read_records(path: Path, is_sound: Callable[[dict[str, Any]], bool]) -> list
 
     is_sound: whether a JSON object has the fields that its readers rely on. Raises OSError.
     """
-    return list(each_record(path, is_sound))
-
-
-def each_record(path: Path, is_sound: Callable[[dict[str, Any]], bool]) -> Iterator[dict[str, Any]]:
-    """Yield the same one by one: the records of a long run together fill memory."""
-    return (line.record for line in _lines(path) if line.record and is_sound(line.record))
+    return [line.record for line in _lines(path) if line.record and is_sound(line.record)]
 
 
 def restore_lines(
