@@ -4,13 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.plan import main
 from pretrain.planning.assumptions import GPUS, Assumptions
-from pretrain.planning.plan import TIE
+from pretrain.planning.recommendation import TIE
 from pretrain.planning.stages import way_of
 from pretrain.planning.step_times import AssumedMachine, predicted_settings
 from pretrain.planning.time_tables import rank_row
@@ -30,6 +31,20 @@ def test_a_number_of_ranks_that_does_not_divide_is_a_mistake_of_the_user(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert "must be a multiple of 3 ranks" in capsys.readouterr().err
+
+
+def test_a_measured_speed_is_read_from_the_log_of_a_run(
+    two_ranks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pretrain.plan", "demo", "--run", str(two_ranks), "--num-steps", "900"])
+    main()
+    printed = capsys.readouterr().out
+    assert re.search(rf"a step +[\d.,]+ s  measured: .* a rank, the median of 8 steps of {two_ranks}", printed)
+    assert "deepspeed --num_accelerators 2 --module pretrain.train demo --num-steps 900" in printed
+    monkeypatch.setattr(sys, "argv", ["pretrain.plan", "demo", "--run", str(two_ranks / "checkpoints")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "has no step with a speed" in capsys.readouterr().err
 
 
 def documented() -> list[str]:
