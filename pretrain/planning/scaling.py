@@ -91,8 +91,8 @@ def assumptions(config: PretrainConfig, machine: Machine) -> list[str]:
         f"{network.within_gb_per_second:g} GB/s a GPU within a node, {network.between_gb_per_second:g} GB/s a GPU "
         f"between nodes, {network.hop_microseconds:g} us a hop, each to its full.",
         "Communication: seconds a step of each setting with the fewest micro-steps that fit; overlapped: the longer of "
-        "the two counts. The setting that communicates least need not be the fastest: pretrain.plan counts the host too "
-        "and recommends by the time of a step.",
+        "the two counts. The setting that communicates least need not be the fastest: pretrain.plan counts the host "
+        "too, and goes by the time of a step.",
     ]
 
 
