@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from model.config import Checkpointing, CheckpointingMode
+from model.config import Checkpointing, CheckpointingMode, KernelChoice
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.planning.memory import RankMemory, count_pieces, planned_kernels, rank_memory
@@ -95,8 +95,8 @@ def plan_stage(
     found = collectives(
         memory_config, num_parameters, config.dtype.itemsize, num_ranks, config.gradient_accumulation_steps
     )
-    kernels, device = ("reference", "cpu") if on_cpu else (planned_kernels(config), "cuda")
-    memory = rank_memory(config, memory_config, num_ranks, kernels, device)
+    kernels: KernelChoice = "reference" if on_cpu else planned_kernels(config)
+    memory = rank_memory(config, memory_config, num_ranks, kernels, "cpu" if on_cpu else "cuda")
     return StagePlan(memory_config["zero_optimization"]["stage"], memory, sent_bytes(found))
 
 

@@ -74,8 +74,13 @@ def test_lines_on_checkpoints_multiply_their_bytes() -> None:
 
 def test_shards_that_are_there_are_counted_and_others_are_named(tiny_data: TinyData) -> None:
     config, folder = RECIPES["demo"](), tiny_data.folder
-    sources = {"images": (f"{folder / 'images'}=2", str(folder / "pairs")), "pairs": ("data/none",)}
-    found = replace(config, data=replace(config.data, **sources, texts=("s3://bucket/texts",)))
+    data = replace(
+        config.data,
+        images=(f"{folder / 'images'}=2", str(folder / "pairs")),
+        pairs=("data/none",),
+        texts=("s3://bucket/texts",),
+    )
+    found = replace(config, data=data)
     images, second, missing, remote, total = data_lines(found)
     on_disk = [
         sum(path.stat().st_size for path in (folder / kind).iterdir() if path.suffix in (".tar", ".npy"))
