@@ -1,26 +1,38 @@
-"""Memory, traffic and time of a recipe on paper: python -m pretrain.plan [--ranks N] [--gpu h100] RECIPE [overrides]
+"""A run on paper: python -m pretrain.plan [--ranks N] [--gpu h100] [--mfu 0.4] [--price 2.5] RECIPE [overrides]
 
-Prints parameters by part, the cost of one sample of each kind, for each ZeRO stage the memory of a rank and the bytes
-that it sends, the predicted time of a step by part, and which stage is fastest on how many ranks. Nothing is allocated.
+Prints, in sections, parameters by part, the cost of one sample of each kind, the memory of a rank under each ZeRO stage
+and the bytes that it sends, the predicted time of a step by part, which stage is fastest on how many ranks, the largest
+micro-batch that fits, days, GPU-hours and price of the whole run, the bytes of data and checkpoints, and the command
+that starts it. Each line says whether it is measured, published, counted or assumed. Nothing is allocated.
 """
 
-from pretrain.config.command_line import run_recipe_command
+import sys
+
+from data_pipeline.settings.command_line import print_result
+from data_pipeline.settings.parsing import parse_first_options
+from pretrain.config.command_line import parse_recipe_and_options
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.planning.options import PlanOptions
 from pretrain.recipes import RECIPES
 
+MODULE = "pretrain.plan"
+
 
 def main() -> None:
-    run_recipe_command(RECIPES, PlanOptions, "pretrain.plan", plan_recipe)
+    config, options = parse_recipe_and_options(RECIPES, PlanOptions, MODULE)
+    _, of_training = parse_first_options(PlanOptions, sys.argv[1:], MODULE)
+    print_result(lambda: plan_recipe(config, options, of_training))
 
 
-def plan_recipe(config: PretrainConfig, options: PlanOptions) -> str:
+def plan_recipe(config: PretrainConfig, options: PlanOptions, of_training: list[str]) -> str:
     # Imported here, so that --help and mistakes in the options do not wait for torch and DeepSpeed
-    from pretrain.planning.plan import default_ranks, plan
-    from pretrain.planning.step_times import AssumedMachine
+    from pretrain.planning.plan import default_ranks, machine_for, plan, speed_of
+    from pretrain.run.run_log import read_log
 
-    machine = AssumedMachine(options.device, options.assume)
-    return plan(config, options.ranks or default_ranks(config), machine)
+    machine = machine_for(config, options)
+    speed = speed_of(config, options, machine, [] if options.run is None else read_log(options.run))
+    ranks = options.ranks or default_ranks(config, machine)
+    return plan(config, ranks, machine, speed, options.price, of_training)
 
 
 if __name__ == "__main__":

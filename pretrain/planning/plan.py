@@ -1,28 +1,34 @@
-"""The plan of a recipe as text: tables of parameters, samples and ZeRO stages, and a verdict on them."""
+"""The plan of a recipe as text, in sections: network, memory, time, recommendation, duration, storage, commands."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from model.config import USES, MultiwayConfig
-from model.flops import forward_flops
-from model.parameter_counts import count_activated, count_by_part
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import check_memory_config, read_memory_config, zero_settings
+from pretrain.planning.commands import start_lines
+from pretrain.planning.duration import Speed, duration_lines, measured_speed, stated_speed
 from pretrain.planning.evaluation_cost import evaluation_note
-from pretrain.planning.memory import count_pieces, is_offloaded_to_host, micro_batch, planned_kernels
-from pretrain.planning.stages import GPUS_PER_NODE, SHIPPED, StagePlan, plan_stages, remedies, way_of
+from pretrain.planning.memory import is_offloaded_to_host, planned_kernels
+from pretrain.planning.network_tables import parameter_table, stage_table, use_table
+from pretrain.planning.options import PlanOptions
+from pretrain.planning.recommendation import micro_batch_sentence, recommend, room_in_words
+from pretrain.planning.roofline import StepTime
+from pretrain.planning.sections import paragraph, section
+from pretrain.planning.stages import GPUS_PER_NODE, is_for_cpu, plan_stage, plan_stages, way_of
 from pretrain.planning.step_times import AssumedMachine, PredictedSetting, predicted_settings, step_time
+from pretrain.planning.storage import checkpoint_lines, data_lines
 from pretrain.planning.time_tables import part_table, rank_table
 
 RANKS = (8, 16, 32, 64, 128)
 """Numbers of ranks that are compared."""
-TIE = 1.01
-"""Ratio of predicted times that the assumptions do not tell apart."""
+CPU_RANKS = 2
+"""Ranks of a recipe for a machine without a GPU, as in the commands of its documentation."""
 
 
-def default_ranks(config: PretrainConfig) -> int:
-    """Return the GPUs of a node, or as many of them as divide the batch."""
-    return math.gcd(GPUS_PER_NODE, *vars(config.samples_per_step).values())
+def default_ranks(config: PretrainConfig, machine: AssumedMachine | None) -> int:
+    """Return the GPUs of a node, or CPU_RANKS without a GPU, or as many of them as divide the batch."""
+    return math.gcd(CPU_RANKS if machine is None else GPUS_PER_NODE, *vars(config.samples_per_step).values())
 
 
 def compared_ranks(config: PretrainConfig, num_ranks: int) -> list[int]:
@@ -31,26 +37,134 @@ def compared_ranks(config: PretrainConfig, num_ranks: int) -> list[int]:
     return sorted({num_ranks, *(ranks for ranks in RANKS if parts % ranks == 0)})
 
 
-def plan(config: PretrainConfig, num_ranks: int, machine: AssumedMachine) -> str:
-    """Return five tables and a verdict. Raises ValueError if the ranks do not divide the batch."""
+def machine_for(config: PretrainConfig, options: PlanOptions) -> AssumedMachine | None:
+    """Return the machine that the options describe; None for a recipe without a GPU, unless they name one.
+
+    Raises ValueError if an option needs a GPU and there is none.
+    """
+    if options.names_a_gpu or not is_for_cpu(config):
+        return AssumedMachine(options.device, options.assume)
+    for name, value in (("--mfu", options.mfu), ("--price", options.price)):
+        if value is not None:
+            raise ValueError(
+                f"{name} is about GPUs, and {config.deepspeed_config} is for a CPU; add --gpu or leave it out"
+            )
+    return None
+
+
+def speed_of(
+    config: PretrainConfig, options: PlanOptions, machine: AssumedMachine | None, records: Sequence[Mapping[str, Any]]
+) -> Speed | None:
+    """Return the speed that the options give, None if they give none. records: log of the run that they name.
+
+    Raises ValueError if that run has no speed.
+    """
+    if options.run is not None:
+        return measured_speed(records, options.run)
+    if options.mfu is None or machine is None:
+        return None
+    return stated_speed(options.mfu, machine.gpu.in_precision(config.precision))
+
+
+def plan(
+    config: PretrainConfig,
+    num_ranks: int,
+    machine: AssumedMachine | None,
+    speed: Speed | None = None,
+    price: float | None = None,
+    arguments: Sequence[str] = ("RECIPE",),
+) -> str:
+    """Return all sections.
+
+    machine: None for a CPU, whose times are not predicted; speed: stated or measured, in place of the predicted one;
+    price: of a GPU-hour; arguments: recipe and overrides of the command line. Raises ValueError if the ranks do not
+    divide the batch.
+    """
     memory_config = read_memory_config(config.deepspeed_config)
     check_memory_config(config, memory_config, num_ranks)
+    sections = network_sections(config)
+    if machine is None:
+        sections += cpu_sections(config, memory_config, num_ranks, speed)
+        overrides: tuple[str, ...] | None = ()
+    else:
+        more, overrides = gpu_sections(config, memory_config, num_ranks, machine, speed, price)
+        sections += more
+    sections.append(section("Storage", [*data_lines(config), *checkpoint_lines(config, memory_config, num_ranks)]))
+    if overrides is not None:
+        words = [*arguments, *overrides]
+        sections.append(section("Start", start_lines(words, num_ranks, machine is not None)))
+    return "\n\n".join(sections)
+
+
+def network_sections(config: PretrainConfig) -> list[str]:
+    """Return the sections on the network alone."""
+    return [
+        section("Parameters, counted", [parameter_table(config.model)]),
+        section("One sample, counted, without heads", [use_table(config)]),
+    ]
+
+
+def gpu_sections(
+    config: PretrainConfig,
+    memory_config: dict[str, Any],
+    num_ranks: int,
+    machine: AssumedMachine,
+    speed: Speed | None,
+    price: float | None,
+) -> tuple[list[str], tuple[str, ...] | None]:
+    """Return the sections on memory, time, recommendation and duration, and the overrides that are recommended; None if
+    no setting fits."""
     stages = plan_stages(config, memory_config, num_ranks)
     time = step_time(config, memory_config, num_ranks, machine)
     by_ranks = {
         ranks: predicted_settings(config, memory_config, ranks, machine) for ranks in compared_ranks(config, num_ranks)
     }
-    parts = [
-        parameter_table(config.model),
-        use_table(config),
-        stage_table(config, stages, num_ranks),
-        part_table(time, f"{num_ranks} ranks, stage {way_of(memory_config)} ({config.deepspeed_config})", machine),
-        rank_table(by_ranks),
-        *offload_note(memory_config),
-        evaluation_note(config, num_ranks),
-        verdict(config, memory_config, stages, by_ranks[num_ranks], num_ranks, machine.gpu.memory_gb),
+    best = recommend(config, memory_config, stages, by_ranks[num_ranks], num_ranks, machine)
+    peak = machine.gpu.in_precision(config.precision).peak_tflops * 1e12
+    speed = speed or predicted_speed(best.found, time)
+    reserve = f"assumed: of {room_in_words(machine)} (reserve_gb), {machine.room_gb:g} GB may be filled"
+    title = f"{num_ranks} ranks, stage {way_of(memory_config)} ({config.deepspeed_config})"
+    found = [
+        section("Memory of a GPU, counted", [stage_table(config, stages, num_ranks, planned_kernels(config)), reserve]),
+        section(
+            "Time of a step, predicted from assumptions",
+            [part_table(time, title, machine), *offload_note(memory_config)],
+        ),
+        section("Settings that fit: GB counted, times assumed", [rank_table(by_ranks)]),
+        section(
+            "Recommendation: GB counted, times assumed",
+            map(paragraph, [best.sentence, micro_batch_sentence(config, memory_config, num_ranks, machine)]),
+        ),
+        section(
+            "Whole run", [*duration_lines(config, num_ranks, speed, peak, price), evaluation_note(config, num_ranks)]
+        ),
     ]
-    return "\n\n".join(parts)
+    return found, best.overrides if best.found is not None else None
+
+
+def predicted_speed(found: PredictedSetting | None, as_it_is: StepTime) -> Speed:
+    """Return the speed of the recommended setting; if nothing fits, that of the recipe as it is."""
+    if found is None:
+        return Speed(
+            as_it_is.flops / as_it_is.seconds, "assumed", "predicted above for the recipe as it is, which does not fit"
+        )
+    return Speed(found.time.flops / found.time.seconds, "assumed", "predicted above for the recommended setting")
+
+
+def cpu_sections(
+    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, speed: Speed | None
+) -> list[str]:
+    """Return the sections on memory and duration of a run without a GPU."""
+    stage = plan_stage(config, memory_config, num_ranks, on_cpu=True)
+    note = paragraph(
+        f"{config.deepspeed_config} is for a machine without a GPU, whose speed is not predicted. "
+        "--run RUN takes the speed from a run's log; --gpu h100 plans the recipe for a GPU."
+    )
+    lines = [note] if speed is None else duration_lines(config, num_ranks, speed, None, None)
+    return [
+        section("Memory of a rank, counted", [stage_table(config, [stage], num_ranks, "reference")]),
+        section("Whole run", lines),
+    ]
 
 
 def offload_note(memory_config: dict[str, Any]) -> list[str]:
@@ -62,86 +176,3 @@ def offload_note(memory_config: dict[str, Any]) -> list[str]:
         "With offload a step takes longer than predicted: the copies between GPU and host are not counted, and the "
         "optimizer counts as if it ran on the GPU."
     ]
-
-
-def parameter_table(model: MultiwayConfig) -> str:
-    """Return a table of parameters by part and in total."""
-    counts = count_by_part(model)
-    rows = [("parameters", "", ""), *(_row(part, count) for part, count in counts.items())]
-    rows += [
-        _row("total", sum(counts.values())),
-        ("tensors that DeepSpeed sees", f"{count_pieces(model, 0).num_tensors:,}", ""),
-    ]
-    return "\n".join(f"{a:30}{b:>15}{c:>10}" for a, b, c in rows)
-
-
-def use_table(config: PretrainConfig) -> str:
-    """Return a table of the encoder's tokens, parameters and operations for one sample of each kind, with texts of the
-    recipe's lengths."""
-    lines = [f"{'one sample (no heads)':26}{'tokens':>8}{'parameters used':>20}{'forward GFLOPs':>17}"]
-    text_tokens = {"image": 0, "text": config.data.text_length, "pair": config.data.caption_length}
-    for use in USES:
-        num_tokens = text_tokens[use] + (0 if use == "text" else config.model.num_image_tokens)
-        activated = count_activated(config.model, use)
-        gflops = forward_flops(config.model, use, text_tokens[use]) / 1e9
-        lines.append(f"{use:26}{num_tokens:>8}{activated:>20,}{gflops:>17.2f}")
-    return "\n".join(lines)
-
-
-def stage_table(config: PretrainConfig, stages: list[StagePlan], num_ranks: int) -> str:
-    """Return a table of the GB per rank at the peak of a step."""
-    batch, micro_steps = micro_batch(config, num_ranks), config.gradient_accumulation_steps
-    head = (
-        f"{num_ranks} ranks, {micro_steps} micro-step{'s' * (micro_steps > 1)} of {batch.images} images, {batch.pairs} "
-        f"pairs and {batch.texts} texts a rank, kernels {planned_kernels(config)}; GB a rank, GB = 1e9 bytes"
-    )
-    names = ("weights", "optimizer", "gradients", "buffers", "activations", "tokenizer", "total", "sent a step")
-    lines = [head, f"{'ZeRO stage':12}" + "".join(f"{name:>13}" for name in names)]
-    for stage in stages:
-        memory = stage.memory
-        figures = (
-            memory.weights, memory.optimizer, memory.gradients, memory.buffers, memory.activations + memory.beyond,
-            memory.tokenizer + memory.batch, memory.total, stage.sent,
-        )  # fmt: skip
-        lines.append(f"{stage.stage:<12}" + "".join(f"{figure / 1e9:>13.2f}" for figure in figures))
-    lines.append("tokenizer: the visual one and the batch. CUDA's context and NCCL's buffers come on top.")
-    return "\n".join(lines)
-
-
-def verdict(
-    config: PretrainConfig,
-    memory_config: dict[str, Any],
-    stages: list[StagePlan],
-    fitting: list[PredictedSetting],
-    num_ranks: int,
-    gpu_gb: float,
-) -> str:
-    """Return a sentence on the fastest way that fits, beside the recipe's, or on settings that would make it fit."""
-    if not fitting:
-        least = min(stages, key=lambda stage: stage.memory.total)
-        answers = list(remedies(config, memory_config, num_ranks, gpu_gb))
-        said = f"No stage fits {gpu_gb:g} GB: stage {least.stage} needs {least.memory.total / 1e9:.1f} GB. "
-        return said + ("; ".join(answers) + "." if answers else "Take more ranks or a smaller model.")
-    best, own = fitting[0], next((found for found in fitting if found.setting.name == way_of(memory_config)), None)
-    if own is None:
-        return f"{config.deepspeed_config} does not fit {gpu_gb:g} GB; the fastest that does: {_described(best)}."
-    if own.time.seconds <= TIE * best.time.seconds:
-        return (
-            f"{config.deepspeed_config} is predicted to be as fast as any that fits {gpu_gb:g} GB: {_described(own)}."
-        )
-    return (
-        f"ds_configs/{SHIPPED[best.setting.name]} is predicted to be the fastest that fits {gpu_gb:g} GB: "
-        f"{_described(best)}; {config.deepspeed_config}: {_described(own)}."
-    )
-
-
-def _described(found: PredictedSetting) -> str:
-    setting, time = found.setting, found.time
-    return (
-        f"stage {setting.name} with {setting.micro_steps} micro-step{'s' * (setting.micro_steps > 1)} and "
-        f"{setting.memory / 1e9:.1f} GB, {time.seconds:.3f} s a step, MFU {time.mfu:.2f}"
-    )
-
-
-def _row(name: str, count: int) -> tuple[str, str, str]:
-    return name, f"{count:,}", f"{count / 1e6:.0f}M"

@@ -24,7 +24,14 @@ class Machine:
     mfu: float
     peak_tflops: float
     gpu_gb: float
+    reserve_gb: float
+    """Memory of a GPU that is left free, in 1e9 bytes."""
     network: Network
+
+    @property
+    def room_gb(self) -> float:
+        """Memory of a GPU that a setting may fill, in 1e9 bytes."""
+        return max(0.0, self.gpu_gb - self.reserve_gb)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ def machine_of(options: ScalingOptions) -> Machine:
         between_gb_per_second=options.between_gb,
         hop_microseconds=options.hop_us,
     )
-    return Machine(options.mfu, options.peak_tflops, options.gpu_gb, network)
+    return Machine(options.mfu, options.peak_tflops, options.gpu_gb, options.reserve_gb, network)
 
 
 def scaling(config: PretrainConfig, machine: Machine) -> str:
@@ -66,7 +73,7 @@ def scaling(config: PretrainConfig, machine: Machine) -> str:
         compute = compute_seconds(config, num_ranks, machine)
         settings = timed_settings(config, memory_config, num_ranks, machine)
         if not settings:
-            limits.append(f"{num_ranks} GPUs: {machine.gpu_gb:g} GB hold no setting; a smaller model or a larger GPU.")
+            limits.append(f"{num_ranks} GPUs: {machine.room_gb:g} GB hold no setting; a smaller model or a larger GPU.")
             continue
         lines.append(row(config, num_ranks, compute, settings))
         limits += [f"{num_ranks} GPUs: {limit}" for limit in what_breaks(num_ranks, most, compute, settings)]
@@ -78,19 +85,21 @@ def assumptions(config: PretrainConfig, machine: Machine) -> list[str]:
     network, num_flops = machine.network, training_flops(config.model, config.largest_step)
     return [
         f"{config.samples_per_step.total} samples a step, the longest, {num_flops / 1e15:.2f} PFLOP; GPUs of "
-        f"{machine.peak_tflops:g} TFLOP/s and {machine.gpu_gb:g} GB, {network.gpus_per_node} a node.",
+        f"{machine.peak_tflops:g} TFLOP/s and {machine.gpu_gb:g} GB with {machine.reserve_gb:g} GB in reserve, "
+        f"{network.gpus_per_node} a node.",
         f"Assumed, not measured: MFU {machine.mfu:g} (published for 2.7B on 8 H100: {PUBLISHED_MFU}); "
         f"{network.within_gb_per_second:g} GB/s a GPU within a node, {network.between_gb_per_second:g} GB/s a GPU "
         f"between nodes, {network.hop_microseconds:g} us a hop, each to its full.",
         "Communication: seconds a step of each setting with the fewest micro-steps that fit; overlapped: the longer of "
-        "the two counts.",
+        "the two counts. The setting that communicates least need not be the fastest: pretrain.plan counts the host "
+        "too, and goes by the time of a step.",
     ]
 
 
 def header() -> str:
     """Return the names of the columns."""
     names = ("GPUs", "a GPU", "compute s", "stage 3 s", "+ hpZ s", "stage 2 s", "stage 1 s", "step s", "not overlapped")
-    return "".join(f"{name:>{width(name)}}" for name in names) + "  best setting              efficiency"
+    return "".join(f"{name:>{width(name)}}" for name in names) + "  communicates least        its efficiency"
 
 
 def width(name: str) -> int:
@@ -99,15 +108,15 @@ def width(name: str) -> int:
 
 
 def row(config: PretrainConfig, num_ranks: int, compute: float, settings: list[TimedSetting]) -> str:
-    """Return a line of the table. The best setting is the one that communicates least."""
-    best = min(settings, key=lambda setting: setting.seconds)
+    """Return a line of the table, with the efficiency of the setting that communicates least."""
+    least = min(settings, key=lambda setting: setting.seconds)
     seconds = {setting.name: setting.seconds for setting in settings}
-    overlapped, apart = max(compute, best.seconds), compute + best.seconds
+    overlapped, apart = max(compute, least.seconds), compute + least.seconds
     figures = [f"{num_ranks:>11}", f"{config.samples_per_step.total // num_ranks:>11}", f"{compute:>11.3f}"]
     for name in ("stage 3", "stage 3, hpZ", "stage 2", "stage 1"):
         figures.append(f"{seconds[name]:>11.3f}" if name in seconds else f"{'too large':>11}")
     figures += [f"{overlapped:>11.3f}", f"{apart:>16.3f}"]
-    said = f"{best.name} x {best.micro_steps}, {best.memory / 1e9:.0f} GB"
+    said = f"{least.name} x {least.micro_steps}, {least.memory / 1e9:.0f} GB"
     return "".join(figures) + f"  {said:<26}{compute / overlapped:.0%} to {compute / apart:.0%}"
 
 
@@ -117,7 +126,7 @@ def timed_settings(
     """Return each way of sharing the state that fits a GPU, with the seconds of its communication."""
     num_parameters = count_pieces(config.model, 0).total
     found = []
-    for setting in fitting_settings(config, memory_config, num_ranks, machine.gpu_gb):
+    for setting in fitting_settings(config, memory_config, num_ranks, machine.room_gb):
         sent = collectives(setting.memory_config, num_parameters, config.dtype.itemsize, num_ranks, setting.micro_steps)
         seconds = sum(map(machine.network.seconds, sent))
         found.append(TimedSetting(f"stage {setting.name}", setting.micro_steps, setting.memory, seconds))
@@ -128,10 +137,10 @@ def what_breaks(num_ranks: int, most: int, compute: float, settings: list[TimedS
     """Return sentences on where stage 3 reaches its limit, and on the remedy."""
     found = []
     third = next((setting for setting in settings if setting.name == "stage 3"), None)
-    best = min(settings, key=lambda setting: setting.seconds)
+    least = min(settings, key=lambda setting: setting.seconds)
     if third is not None and third.seconds > compute:
         answer = (
-            f"{best.name} needs {best.seconds:.2f} s" if best.seconds < third.seconds else "none of the stages helps"
+            f"{least.name} needs {least.seconds:.2f} s" if least.seconds < third.seconds else "none of the stages helps"
         )
         found.append(
             f"stage 3 communicates for {third.seconds:.2f} s with {third.micro_steps} micro-steps, longer than it "

@@ -1,4 +1,7 @@
-"""Memory and traffic of a recipe under each ZeRO stage, and the settings under which it fits a GPU."""
+"""Memory and traffic of a recipe under each ZeRO stage, and the settings under which it fits a GPU.
+
+room_gb is the memory of a GPU that may be filled, in 1e9 bytes: all of it but the reserve (assumptions.py).
+"""
 
 import math
 from collections.abc import Iterator
@@ -7,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from model.config import Checkpointing, CheckpointingMode
+from model.config import Checkpointing, CheckpointingMode, KernelChoice
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.planning.memory import RankMemory, count_pieces, planned_kernels, rank_memory
@@ -17,6 +20,8 @@ GPUS_PER_NODE = 8
 HPZ = "3, hpZ"
 SHIPPED = {"1": "zero1.json", "2": "zero2.json", "3": "zero3.json", HPZ: "zero3_hpz.json"}
 """The file of ds_configs/ for each way of sharing the state between ranks."""
+CPU_FILE = "zero3_cpu.json"
+"""The file of ds_configs/ for runs without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Setting:
     micro_steps: int
     memory: int
     """Bytes per rank."""
+
+
+def is_for_cpu(config: PretrainConfig) -> bool:
+    """Return whether a recipe is meant for a machine without a GPU, as its DeepSpeed file says."""
+    return config.deepspeed_config.name == CPU_FILE
 
 
 def plan_stages(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int) -> list[StagePlan]:
@@ -64,30 +74,33 @@ def _shipped(file: str) -> dict[str, Any]:
 
 
 def fitting_settings(
-    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float
+    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float
 ) -> list[Setting]:
     """Return each way of sharing the state that fits a GPU, with the fewest micro-steps."""
     found = []
     for name, way in ways_to_share(memory_config).items():
         if name == HPZ and num_ranks % way["zero_optimization"]["zero_hpz_partition_size"]:
             continue  # nodes of as many ranks do not divide the ranks
-        fitting = fewest_micro_steps(config, way, num_ranks, gpu_gb)
+        fitting = fewest_micro_steps(config, way, num_ranks, room_gb)
         if fitting is not None:
             found.append(Setting(name, way, *fitting))
     return found
 
 
-def plan_stage(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int) -> StagePlan:
+def plan_stage(
+    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, on_cpu: bool = False
+) -> StagePlan:
     """Return the plan of the stage that `memory_config` sets."""
     num_parameters = count_pieces(config.model, 0).total
     found = collectives(
         memory_config, num_parameters, config.dtype.itemsize, num_ranks, config.gradient_accumulation_steps
     )
-    memory = rank_memory(config, memory_config, num_ranks, planned_kernels(config))
+    kernels: KernelChoice = "reference" if on_cpu else planned_kernels(config)
+    memory = rank_memory(config, memory_config, num_ranks, kernels, "cpu" if on_cpu else "cuda")
     return StagePlan(memory_config["zero_optimization"]["stage"], memory, sent_bytes(found))
 
 
-def remedies(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float) -> Iterator[str]:
+def remedies(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float) -> Iterator[str]:
     """Yield settings that fit a GPU, the cheapest first: more micro-steps, then activation checkpointing, then stage 3,
     each together with those before it."""
     modes = get_args(CheckpointingMode)
@@ -99,14 +112,14 @@ def remedies(config: PretrainConfig, memory_config: dict[str, Any], num_ranks: i
         lightest, _, name = ways[-1]
         ways.append((lightest, ways_to_share(memory_config)["3"], f"{name} under stage 3"))
     for way, memory, name in ways:
-        fitting = fewest_micro_steps(way, memory, num_ranks, gpu_gb)
+        fitting = fewest_micro_steps(way, memory, num_ranks, room_gb)
         if fitting is not None:
             steps, total = fitting
             yield f"--gradient-accumulation-steps {steps}{name} needs {total / 1e9:.1f} GB"
 
 
 def fewest_micro_steps(
-    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, gpu_gb: float
+    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float
 ) -> tuple[int, int] | None:
     """Return the fewest micro-steps that fit a GPU, doubling those of the recipe, and the bytes of a rank; None if no
     number fits."""
@@ -115,7 +128,21 @@ def fewest_micro_steps(
     while parts % (num_ranks * steps) == 0:
         tried = replace(config, gradient_accumulation_steps=steps)
         total = rank_memory(tried, memory_config, num_ranks, planned_kernels(config)).total
-        if total <= gpu_gb * 1e9:
+        if total <= room_gb * 1e9:
             return steps, total
         steps *= 2  # batches of recipes are powers of two
+    return None
+
+
+def largest_micro_batch(
+    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float
+) -> tuple[int, int] | None:
+    """Return the fewest micro-steps of all that divide the batch and fit a GPU, whatever the recipe has, and the bytes
+    of a rank; None if not even one sample of each kind fits."""
+    parts = math.gcd(*vars(config.samples_per_step).values()) // num_ranks
+    for steps in (steps for steps in range(1, parts + 1) if parts % steps == 0):
+        tried = replace(config, gradient_accumulation_steps=steps)
+        total = rank_memory(tried, memory_config, num_ranks, planned_kernels(config)).total
+        if total <= room_gb * 1e9:
+            return steps, total
     return None

@@ -22,9 +22,19 @@ class AssumedMachine:
     assumed: Assumptions
 
     @property
+    def room_gb(self) -> float:
+        """Memory of a GPU that a plan may fill, in 1e9 bytes."""
+        return max(0.0, self.gpu.memory_gb - self.assumed.reserve_gb)
+
+    @property
     def network(self) -> Network:
         assumed = self.assumed
-        return Network(GPUS_PER_NODE, assumed.within_gb, assumed.between_gb, assumed.hop_us)
+        return Network(GPUS_PER_NODE, self.figure("within_gb"), assumed.between_gb, assumed.hop_us)
+
+    def figure(self, name: str) -> float:
+        """Return an assumption by its name, or the GPU's own figure if none is assumed."""
+        value: float | None = getattr(self.assumed, name)
+        return self.gpu.link_gb if value is None else value
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ def predicted_settings(
 ) -> list[PredictedSetting]:
     """Return the predicted times of the settings that fit, the shortest first."""
     found = []
-    for setting in fitting_settings(config, memory_config, num_ranks, machine.gpu.memory_gb):
+    for setting in fitting_settings(config, memory_config, num_ranks, machine.room_gb):
         in_micro_steps = replace(config, gradient_accumulation_steps=setting.micro_steps)
         time = step_time(in_micro_steps, setting.memory_config, num_ranks, machine)
         found.append(PredictedSetting(setting, time))

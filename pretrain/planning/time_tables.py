@@ -1,6 +1,8 @@
 """Predicted times as text: a step by part with the assumptions of each, and the stages on numbers of ranks."""
 
+from pretrain.planning.assumptions import GPUS, Origin, origin_of
 from pretrain.planning.roofline import ASSUMED, WAITING, StepTime
+from pretrain.planning.sections import paragraph
 from pretrain.planning.step_times import AssumedMachine, PredictedSetting
 
 COLUMNS = {
@@ -15,21 +17,28 @@ def part_table(time: StepTime, title: str, machine: AssumedMachine) -> str:
     """Return a table of the milliseconds of a step by part, and the assumptions that each depends on."""
     gpu = machine.gpu
     lines = [
-        f"a step on {title}, predicted for {time.peak_flops / 1e12:g} TFLOP/s, {gpu.memory_tb:g} TB/s and the longest "
-        "captions and texts; not measured",
-        f"{'part':34}{'ms':>10}{'share':>8}  assumptions, see --help",
+        f"a step on {title}, predicted for {time.peak_flops / 1e12:g} TFLOP/s, {gpu.memory_tb:g} TB/s "
+        f"({'published' if gpu in GPUS.values() else 'assumed'}) and the longest captions and texts; not measured",
+        f"{'part':34}{'ms':>10}{'share':>8}  origin, see --help",
     ]
     for part, seconds in time.parts.items():
-        names = ", ".join(f"{name} {getattr(machine.assumed, name):g}" for name in ASSUMED[part] if part != WAITING)
-        lines.append(f"{part:34}{seconds * 1e3:>10.1f}{seconds / time.seconds:>8.1%}  {names}")
+        said = "assumed and measured: the host, below" if part == WAITING else by_origin(ASSUMED[part], machine)
+        lines.append(f"{part:34}{seconds * 1e3:>10.1f}{seconds / time.seconds:>8.1%}  {said}")
     lines.append(f"{'step':34}{time.seconds * 1e3:>10.1f}{1:>8.1%}  MFU {time.mfu:.2f}")
-    host = ", ".join(f"{name} {getattr(machine.assumed, name):g}" for name in ASSUMED[WAITING])
-    lines.append(f"assumptions on the host: {host}")
+    lines.append(paragraph(f"the host, measured on a CPU: {by_origin(ASSUMED[WAITING], machine)}"))
     lines.append(
         f"the host works {time.host * 1e3:.0f} ms of it ({time.host / time.seconds:.0%}), the network "
         f"{time.communication * 1e3:.0f} ms ({time.communication / time.seconds:.0%})"
     )
     return "\n".join(lines)
+
+
+def by_origin(names: tuple[str, ...], machine: AssumedMachine) -> str:
+    """Return the figures behind a time, by where they come from: "assumed: copy_share 0.9; counted: ..."."""
+    found: dict[Origin, list[str]] = {}
+    for name in names:
+        found.setdefault(origin_of(name, machine.assumed), []).append(f"{name} {machine.figure(name):g}")
+    return "; ".join(f"{origin}: {', '.join(figures)}" for origin, figures in found.items())
 
 
 def rank_table(by_ranks: dict[int, list[PredictedSetting]]) -> str:

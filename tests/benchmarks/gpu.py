@@ -187,6 +187,9 @@ def listing() -> str:
 def run_part(name: str, part: Part, is_dry: bool, results: Results) -> bool:
     """Run the commands of a part one after the other, all of them whatever fails; return whether all passed."""
     results.line(f"\n## {name}: {part.question}")
+    if any(command.words[0] == "pytest" for command in part.commands) and importlib.util.find_spec("pytest") is None:
+        results.line(f"== {name}: not started, since its tests need pytest, which is not installed: pip install pytest")
+        return False
     codes = []
     for command in part.commands:
         words = command.words if not is_dry else command.dry or (*command.words, "--dry")

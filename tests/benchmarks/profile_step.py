@@ -33,6 +33,11 @@ from tests.benchmarks.step_timeline import CATEGORIES, read_trace, seconds_of
 Seconds = dict[str, dict[str, float]]
 COLORS = dict(zip(CATEGORIES, ("#4477aa", "#66ccee", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb"), strict=True))
 
+NOT_PREDICTED_ON_A_CPU = (
+    "attention, communication and idle are not predicted on a CPU: only the speeds of products and copies are measured "
+    "at the start, and host and device are one"
+)
+
 
 @dataclass(frozen=True)
 class ProfileOptions:
@@ -80,6 +85,8 @@ def main() -> None:
     if machine is not None:
         beside = predicted(case, variant, measured.num_parts, machine, device)
     print_tables(title, seconds, options.steps, beside)
+    if not on_gpu:
+        print(NOT_PREDICTED_ON_A_CPU)
     if options.out is not None:
         draw(title, seconds, options.steps, options.out)
     figures = figures_of(case, seconds, options.steps, beside)

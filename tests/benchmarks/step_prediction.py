@@ -55,10 +55,16 @@ def machine_of(device: torch.device) -> AssumedMachine | None:
     """Return the assumptions on a device; None for a GPU without any. Those of a CPU are measured."""
     if device.type == "cpu":
         return AssumedMachine(measured_cpu(), AS_MEASURED)
-    name = torch.cuda.get_device_name(device).lower()
-    is_sxm = not {"pcie", "nvl"} & set(name.split())  # these are slower than the datasheets in GPUS
-    gpu = next((gpu for known, gpu in GPUS.items() if is_sxm and known in name.split()), None)
+    gpu = gpu_of(torch.cuda.get_device_name(device))
     return None if gpu is None else AssumedMachine(gpu, Assumptions())
+
+
+def gpu_of(device_name: str) -> Gpu | None:
+    """Return the figures of a GPU by the name that CUDA reports; None if there are none for it."""
+    words = set(device_name.lower().replace("-", " ").split())
+    if words & {"pcie", "nvl", "40gb"}:  # slower than the SXM versions in GPUS
+        return None
+    return next((gpu for known, gpu in GPUS.items() if known in words), None)
 
 
 def predicted(

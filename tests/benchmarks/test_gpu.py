@@ -73,6 +73,18 @@ def test_a_part_that_fails_or_hangs_leaves_its_rows_and_lets_the_others_run(
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_part_of_tests_is_not_started_without_pytest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    file = tmp_path / "rows.txt"
+    for name in ("kernels", "tests", "runs"):
+        assert not run_part(name, PARTS[name], True, Results(file))
+    lines = file.read_text().splitlines()
+    sentence = "not started, since its tests need pytest, which is not installed: pip install pytest"
+    assert [line for line in lines if line.startswith("==")] == [
+        f"== {name}: {sentence}" for name in ("kernels", "tests", "runs")
+    ]
+
+
 def test_a_row_is_in_the_file_before_its_program_ends(tmp_path: Path) -> None:
     results = Results(tmp_path / "rows.txt")
     results.line("measured")

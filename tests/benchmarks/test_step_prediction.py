@@ -5,12 +5,12 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from pretrain.planning.assumptions import GPUS, Assumptions
+from pretrain.planning.assumptions import GPUS, Assumptions, GpuName
 from pretrain.planning.roofline import ASSUMED
 from pretrain.planning.step_times import AssumedMachine
-from tests.benchmarks.profile_step import print_tables
+from tests.benchmarks.profile_step import NOT_PREDICTED_ON_A_CPU, print_tables
 from tests.benchmarks.step_cases import Case, make_case
-from tests.benchmarks.step_prediction import AS_MEASURED, PARTS, Prediction, measured_cpu, predicted
+from tests.benchmarks.step_prediction import AS_MEASURED, ON_A_CPU, PARTS, Prediction, gpu_of, measured_cpu, predicted
 from tests.benchmarks.step_timeline import CATEGORIES
 
 H100 = AssumedMachine(GPUS["h100"], Assumptions())
@@ -31,7 +31,7 @@ def test_categories_name_their_assumptions_and_follow_them() -> None:
     found = predicted(case, "triton", 1, H100, CUDA)
     assert list(found) == list(CATEGORIES) and all(prediction.assumptions for prediction in found.values())
     known = {field.name for field in fields(Assumptions)}
-    assert {name for prediction in found.values() for name in prediction.assumptions} == known
+    assert {name for prediction in found.values() for name in prediction.assumptions} == known - {"reserve_gb"}
     slower = predicted(case, "triton", 1, AssumedMachine(H100.gpu, Assumptions(product_share=0.31)), CUDA)
     assert slower["GEMM"].seconds == pytest.approx(2 * found["GEMM"].seconds, rel=0.2)
     assert slower["optimizer"].seconds == found["optimizer"].seconds
@@ -55,3 +55,16 @@ def test_the_table_has_measured_beside_predicted(capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].split() == ["GEMM", "2.00", "16.7%", "3.00", "product_share"]
     assert lines[4].split() == ["attention", "2.00", "16.7%"]
+
+
+@pytest.mark.parametrize(
+    ("device", "known"),
+    [("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA A100-SXM4-80GB", "a100"), ("NVIDIA H200", "h200"),
+     ("NVIDIA A100-SXM4-40GB", None), ("NVIDIA A100 80GB PCIe", None), ("NVIDIA H100 NVL", None), ("Tesla T4", None)],
+)  # fmt: skip
+def test_a_gpu_is_recognized_by_the_name_that_cuda_reports(device: str, known: GpuName | None) -> None:
+    assert gpu_of(device) == (None if known is None else GPUS[known])
+
+
+def test_what_is_not_predicted_on_a_cpu_is_named() -> None:
+    assert all(name in NOT_PREDICTED_ON_A_CPU for name in set(CATEGORIES) - set(ON_A_CPU))

@@ -4,21 +4,27 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.plan import main
 from pretrain.planning.assumptions import GPUS, Assumptions
-from pretrain.planning.plan import TIE
+from pretrain.planning.commands import start_lines
+from pretrain.planning.duration import duration_lines
+from pretrain.planning.plan import predicted_speed
+from pretrain.planning.recommendation import TIE, recommend
+from pretrain.planning.sections import section
 from pretrain.planning.stages import way_of
 from pretrain.planning.step_times import AssumedMachine, predicted_settings
+from pretrain.planning.storage import checkpoint_lines
 from pretrain.planning.time_tables import rank_row
 from pretrain.recipes import RECIPES
 from tests.support.documents import blocks
 from tests.support.launch import ON_CPU, ROOT
 
-COMMAND = "python -m pretrain.plan --ranks 128 beit3_giant"
+COMMAND = "python -m pretrain.plan --ranks 128 --price 2.5 beit3_giant"
 H100 = AssumedMachine(GPUS["h100"], Assumptions())
 GPUS_PER_NODE = 8
 
@@ -32,12 +38,47 @@ def test_a_number_of_ranks_that_does_not_divide_is_a_mistake_of_the_user(
     assert "must be a multiple of 3 ranks" in capsys.readouterr().err
 
 
+def test_a_measured_speed_is_read_from_the_log_of_a_run(
+    two_ranks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pretrain.plan", "demo", "--run", str(two_ranks), "--num-steps", "900"])
+    main()
+    printed = capsys.readouterr().out
+    assert re.search(rf"a step +[\d.,]+ s  measured: .* a rank, the median of 8 steps of {two_ranks}", printed)
+    assert "deepspeed --num_accelerators 2 --module pretrain.train demo --num-steps 900" in printed
+    monkeypatch.setattr(sys, "argv", ["pretrain.plan", "demo", "--run", str(two_ranks / "checkpoints")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "has no step with a speed" in capsys.readouterr().err
+
+
 def documented() -> list[str]:
     """Return the lines of the table that the documentation prints."""
     text = (ROOT / "docs" / "speed_and_memory.md").read_text()
     assert f"`{COMMAND}`" in " ".join(text.split())
     (table,) = (block for block in blocks(text, "text") if "waits for the host" in block)
     return table.rstrip("\n").splitlines()
+
+
+def documented_lines() -> list[str]:
+    """Return the lines on the whole run that the documentation prints."""
+    text = (ROOT / "docs" / "speed_and_memory.md").read_text()
+    page = text.partition("## A whole run, on paper\n")[2].partition("\n## ")[0]
+    return [line for block in blocks(page, "text") for line in block.splitlines()]
+
+
+def test_the_documented_lines_on_the_whole_run_equal_the_computed_ones() -> None:
+    config = RECIPES["beit3_giant"]()
+    memory = read_memory_config(config.deepspeed_config)
+    fitting = predicted_settings(config, memory, 128, H100)
+    best = recommend(config, memory, [], fitting, 128, H100)
+    speed = predicted_speed(best.found, fitting[0].time)
+    computed = [
+        *section("Whole run", duration_lines(config, 128, speed, H100.gpu.peak_tflops * 1e12, 2.5)).splitlines(),
+        *checkpoint_lines(config, memory, 128),
+        *list(start_lines(["beit3_giant", *best.overrides], 128, True))[:1],
+    ]
+    assert documented_lines() == computed
 
 
 def test_the_documented_rows_of_128_ranks_equal_the_computed_ones() -> None:
@@ -57,6 +98,7 @@ def test_the_documented_table_equals_the_output_of_the_command() -> None:
     printed = ended.stdout.splitlines()
     start = printed.index(documented()[0])
     assert printed[start : start + len(documented())] == documented()
+    assert set(documented_lines()) <= set(printed)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from model.parameter_counts import count_by_part
 from pretrain.config.run_config import config_from_json, config_to_json
 from pretrain.engine.engine import merged_deepspeed_config
 from pretrain.engine.memory_config import read_memory_config
-from pretrain.planning.plan import parameter_table, use_table
+from pretrain.planning.network_tables import parameter_table, use_table
 from pretrain.recipes import RECIPES
 from tests.support.launch import ROOT
 

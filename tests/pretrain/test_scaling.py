@@ -42,7 +42,7 @@ def cells_of(lines: list[str]) -> list[str]:
 def test_a_row_of_the_documented_table_equals_the_computed_one() -> None:
     config, default, num_gpus = beit3_giant(), ScalingOptions(), 1024
     network = Network(8, default.within_gb, float(BETWEEN_GB[0]), default.hop_us)
-    machine = Machine(default.mfu, default.peak_tflops, default.gpu_gb, network)
+    machine = Machine(default.mfu, default.peak_tflops, default.gpu_gb, default.reserve_gb, network)
     settings = timed_settings(config, read_memory_config(config.deepspeed_config), num_gpus, machine)
     line = row(config, num_gpus, compute_seconds(config, num_gpus, machine), settings)
     rows = documented_rows()

@@ -1,5 +1,7 @@
 """Options of the planning commands are checked when they are built, as on the command line."""
 
+from pathlib import Path
+
 import pytest
 
 from pretrain.planning.assumptions import GPUS, Assumptions
@@ -10,7 +12,7 @@ from pretrain.planning.scaling import machine_of
 def test_a_number_out_of_its_range_is_refused() -> None:
     with pytest.raises(ValueError, match="ranks 0 must be an integer from 1"):
         PlanOptions(ranks=0)
-    with pytest.raises(ValueError, match="mfu 0 must be a number in"):
+    with pytest.raises(ValueError, match="mfu 0 must be a number from 0.01 to 1"):
         ScalingOptions(mfu=0)
 
 
@@ -27,5 +29,13 @@ def test_a_gpu_has_the_figures_of_its_preset_unless_they_are_given() -> None:
 
 
 def test_an_assumption_out_of_its_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="product_share 1.5 must be a number in"):
+    for name, value in {"copy_share": 1e-9, "between_gb": 1e-6, "host_speed": 1e-3, "optimizer_bytes": 1e-3}.items():
+        with pytest.raises(ValueError, match=f"{name} {value} must be a number from"):
+            Assumptions(**{name: value})
+    with pytest.raises(ValueError, match="product_share 1.5 must be a number from 0.01 to 1"):
         Assumptions(product_share=1.5)
+
+
+def test_two_speeds_are_refused() -> None:
+    with pytest.raises(ValueError, match="--mfu and --run both give the speed"):
+        PlanOptions(mfu=0.4, run=Path("runs/x"))

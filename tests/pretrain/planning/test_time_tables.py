@@ -14,7 +14,10 @@ FOUND = PredictedSetting(Setting("3, hpZ", {}, 2, 34_560_000_000), TIME)
 def test_a_part_has_its_share_and_its_assumptions() -> None:
     lines = part_table(TIME, "8 ranks", AssumedMachine(GPUS["h100"], Assumptions(product_share=0.7))).splitlines()
     assert lines[0].startswith("a step on 8 ranks, predicted for 1 TFLOP/s, 3.35 TB/s") and "not measured" in lines[0]
-    assert "products                               500.0   50.0%  product_share 0.7" in lines
+    assert "(published) and the longest" in lines[0]
+    assert "products                               500.0   50.0%  assumed: product_share 0.7" in lines
+    assert any(line.endswith("assumed: copy_share 0.9; counted: optimizer_bytes 70") for line in lines)
+    assert "measured: operation_us 31" in " ".join(lines)
     assert any(line.split() == ["step", "1000.0", "100.0%", "MFU", "0.40"] for line in lines)
     assert lines[-1] == "the host works 750 ms of it (75%), the network 200 ms (20%)"
 

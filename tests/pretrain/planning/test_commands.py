@@ -1,0 +1,24 @@
+"""The commands of a plan are those of the documentation."""
+
+import pytest
+
+from pretrain.planning.commands import nodes, start_lines
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected"), [(1, (1, 1)), (8, (1, 8)), (6, (1, 6)), (12, (3, 4)), (64, (8, 8)), (9, (9, 1))]
+)
+def test_every_node_has_the_same_number_of_ranks(ranks: int, expected: tuple[int, int]) -> None:
+    assert nodes(ranks) == expected
+
+
+def test_a_run_on_several_nodes_is_submitted_and_one_on_a_machine_may_be_launched() -> None:
+    lines = list(start_lines(["beit3_base", "--run-dir", "runs/a b"], 32, True))
+    assert lines[0] == (
+        "Slurm         sbatch --nodes 4 --gres gpu:8 --ntasks-per-node 8 slurm/pretrain.sbatch beit3_base "
+        "--run-dir 'runs/a b'"
+    )
+    assert len(lines) == 2
+    alone = list(start_lines(["laptop"], 2, False))
+    assert alone[0].endswith("deepspeed --num_accelerators 2 --module pretrain.train laptop")
+    assert alone[1].endswith("sbatch --nodes 1 --ntasks-per-node 2 slurm/pretrain.sbatch laptop")
