@@ -14,7 +14,7 @@ from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.fingerprints import file_fingerprint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.config.run_config import config_from_json
+from pretrain.config.run_config import WeightKind, config_from_json
 from pretrain.conversion.model_card import read_card
 from pretrain.conversion.target import CARD_NAME
 from pretrain.evaluation.chunks import Ranks
@@ -39,7 +39,7 @@ class Evaluated:
 @torch.no_grad()
 def evaluate_source(options: EvaluateOptions) -> Figures:
     """Return the figures of a source. Raises ValueError if it, its tokenizers or held-out data cannot be used."""
-    found = open_source(options.source)
+    found = open_source(options.source, options.weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = options.applied_to(found.config.evaluation)
     if not settings.has_data:
@@ -57,17 +57,19 @@ def evaluate_source(options: EvaluateOptions) -> Figures:
     return evaluation.figures(found.model.to(device, config.dtype), Ranks())
 
 
-def open_source(source: Path) -> Evaluated:
+def open_source(source: Path, weights: WeightKind = "raw") -> Evaluated:
     """Return the network of a run, a checkpoint, or a folder that `--to safetensors` wrote from one.
 
-    Raises ValueError if it is none of them.
+    weights: of a checkpoint. Raises ValueError if the source is none of them, or does not have these weights.
     """
     source = resolve_best(source)
     if (source / WEIGHTS_NAME).is_file():
+        if weights != "raw":
+            raise ValueError(f"{source} is an export, which has one kind of weights; leave out --weights")
         return open_export(source)
     checkpoint = find_checkpoint(source, PretrainConfig)
     fingerprint = checkpoint.data_fingerprints.get("visual tokenizer")
-    return Evaluated(load_model(checkpoint), checkpoint.config, checkpoint.text_tokenizer, fingerprint)
+    return Evaluated(load_model(checkpoint, weights), checkpoint.config, checkpoint.text_tokenizer, fingerprint)
 
 
 def open_export(folder: Path) -> Evaluated:

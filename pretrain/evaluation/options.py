@@ -8,6 +8,7 @@ import tyro
 
 from data_pipeline.settings.ranges import Count, check_ranges
 from pretrain.config.evaluation import EvaluationConfig, Part
+from pretrain.config.run_config import WeightKind
 
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -77,6 +78,8 @@ class EvaluateOptions:
     """Groups of figures."""
     visual_tokenizer: Path | None = None
     """The run's visual tokenizer, if it was moved. None: the path in the run's config."""
+    weights: WeightKind = "raw"
+    """Weights of a checkpoint: as trained, or their moving average (optimizer.ema_decay). An export has one kind."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -136,7 +136,8 @@ def gpu_sections(
             map(paragraph, [best.sentence, micro_batch_sentence(config, memory_config, num_ranks, machine)]),
         ),
         section(
-            "Whole run", [*duration_lines(config, num_ranks, speed, peak, price), evaluation_note(config, num_ranks)]
+            "Whole run",
+            [*duration_lines(config, num_ranks, speed, peak, price), paragraph(evaluation_note(config, num_ranks))],
         ),
     ]
     return found, best.overrides if best.found is not None else None
