@@ -26,7 +26,7 @@ from pretrain.run.start import EvaluationOf, Run, start
 from pretrain.run.step_agreement import Agreed, agree, gather_keys
 from pretrain.survival.agreement import FatalRunError, RetryableRunError, RunError, on_main_rank
 from pretrain.survival.console import end_live, say, warn
-from pretrain.survival.startup_log import end_startup
+from pretrain.survival.startup_log import end_startup, forget_startup
 from pretrain.survival.stop import EXIT_CODES, EXIT_RANK_LOST, Ending, JobStatus, StopRequest, end_process
 from pretrain.survival.watchdog import Watchdog
 
@@ -62,6 +62,7 @@ def run_to_its_end(
             warn(f"error: {error}")
         if isinstance(error, RetryableRunError):
             return EXIT_RANK_LOST
+        forget_startup()
         ending = "mistake"
     watchdog.at("end")
     return 0 if status.report(ending) else EXIT_CODES[ending]

@@ -20,6 +20,8 @@ from pretrain.survival import console
 
 STARTUP_LOG_NAME = "startup.log"
 _path: Path | None = None
+_made: list[Path] = []
+"""Folders that were made for the file, innermost first."""
 
 
 def begin_startup(run_dir: Path) -> None:
@@ -27,10 +29,11 @@ def begin_startup(run_dir: Path) -> None:
 
     If the file cannot be written, nothing is redirected: the start reports that in a sentence of its own.
     """
-    global _path
+    global _path, _made
     path, rank = run_dir / STARTUP_LOG_NAME, os.environ.get("RANK", "0")
     begins = f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} rank {rank} on {socket.gethostname()}, process {os.getpid()}\n"
     try:
+        missing = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
         run_dir.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)  # all ranks append to it
         os.write(file, begins.encode())
@@ -46,7 +49,19 @@ def begin_startup(run_dir: Path) -> None:
     console.divert(streams)
     faulthandler.enable(streams[1])
     sys.excepthook = _print_uncaught
-    _path = path
+    _path, _made = path, missing
+
+
+def forget_startup() -> None:
+    """Remove the file, and the folders made for it, if a mistake was found before there was anything of a run in them.
+
+    Other ranks do the same; whoever comes last finds the folders empty.
+    """
+    if _path is not None and _made and not (_path.parent / "checkpoints").exists():
+        with suppress(OSError):
+            _path.unlink(missing_ok=True)
+            for folder in _made:
+                folder.rmdir()
 
 
 def end_startup() -> None:

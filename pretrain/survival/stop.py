@@ -12,6 +12,7 @@ from typing import Literal, NoReturn
 from data_pipeline.settings.command_line import EXIT_USER_ERROR
 from data_pipeline.workers.pool import PR_SET_PDEATHSIG
 from pretrain.survival.console import end_live, warn
+from pretrain.survival.startup_log import forget_startup
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 STOP_FILE_NAME = "stop"
@@ -114,6 +115,7 @@ def end_as_mistake(message: str) -> NoReturn:
     """End this rank for a mistake that was found before the run began; the main rank prints the message."""
     if message and os.environ.get("RANK", "0") == "0":
         warn(f"error: {message}")
+    forget_startup()
     end_process(0 if JobStatus().report("mistake") else EXIT_USER_ERROR)
 
 

@@ -37,6 +37,12 @@ def test_a_mistake_is_one_sentence_as_before(tmp_path: Path) -> None:
     ended = start(tmp_path, "mistake")
     assert ended.exit_codes == [2] and ended.stdout[0] == said(tmp_path)
     assert ended.stderr[0] == "warning: ours\nerror: there is no such teacher\n"
+    assert (tmp_path / STARTUP_LOG_NAME).exists()
+
+
+def test_a_mistake_leaves_no_folder_that_was_not_there(tmp_path: Path) -> None:
+    assert start(tmp_path / "runs" / "new", "mistake").exit_codes == [2]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_exception_is_shown_with_the_place_of_the_rest(tmp_path: Path) -> None:
