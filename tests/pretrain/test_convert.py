@@ -12,7 +12,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from model import load_pretrained
 from model.embeddings import interpolate_positions
 from model.masked_data_model import MaskedDataModel
-from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.conversion.beit3_target import Beit3Target
 from pretrain.conversion.convert import convert
@@ -80,6 +80,21 @@ def test_one_call_loads_our_own_format(run_dir: Path, tmp_path: Path) -> None:
         load_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not exist; write it with pretrain.convert"):
         load_pretrained(tmp_path / "nowhere")
+
+
+def test_the_average_of_the_weights_is_converted_and_verified(run_dir: Path, tmp_path: Path) -> None:
+    converted = convert(ConvertOptions(run_dir, tmp_path / "ema", to="safetensors", weights="ema"))
+    assert converted.largest_difference is not None and converted.largest_difference <= TOLERANCE
+    assert converted.card["weights"] == "ema"
+    assert "Moving average of the weights of step 8 of the run" in (tmp_path / "ema" / "README.md").read_text()
+    checkpoint = find_checkpoint(run_dir, PretrainConfig)
+    found, expected = load_pretrained(tmp_path / "ema").state_dict(), load_model(checkpoint, "ema").state_dict()
+    raw, average = dict(checkpoint_weights(checkpoint)), dict(checkpoint_weights(checkpoint, weights="ema"))
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor) and torch.equal(average[name], tensor)
+        assert not torch.equal(raw[name], tensor)
+        assert torch.allclose(raw[name], tensor, atol=0.02)
+    convert(ConvertOptions(run_dir, tmp_path / "file", weights="ema"))  # in Microsoft's format, verified too
 
 
 def test_another_image_size_interpolates_the_positions(run_dir: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.config.run_config import WeightKind
 from pretrain.jobs.codebook_step import CODEBOOK_FIGURES
 from pretrain.jobs.micro_step import make_micro_step
 from pretrain.jobs.visual_tokens import load_visual_tokenizer
@@ -194,6 +195,11 @@ def test_a_run_resumes_with_another_topology(
     for here, there in zip(losses(run_dir), losses(two_ranks), strict=True):
         assert here["losses"] == pytest.approx(there["losses"], abs=1e-4)
         assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-4)
+    kinds: tuple[WeightKind, ...] = ("ema", "raw")
+    average, weights = (dict(checkpoint_weights(find_checkpoint(run_dir), weights=kind)) for kind in kinds)
+    expected = dict(checkpoint_weights(find_checkpoint(two_ranks), weights="ema"))
+    assert max(float((average[name] - expected[name]).abs().max()) for name in expected) < 1e-4
+    assert max(float((weights[name] - expected[name]).abs().max()) for name in expected) > 1e-3
 
 
 @pytest.mark.parametrize("stage", few_now([3], [2]))

@@ -12,6 +12,7 @@ from model.stacked_vectors import StackedRows, stacked_rows
 from pretrain.checkpoints.partitions import WEIGHT, saved_parameters, saved_shapes
 from pretrain.checkpoints.weights import find_checkpoint
 from pretrain.engine.optimizer import MOMENTS
+from pretrain.engine.weight_average import AVERAGE
 from tests.support.crafted import seal
 
 
@@ -19,7 +20,8 @@ def separate_vectors(folder: Path) -> None:
     """Rewrite a checkpoint of ZeRO-3 so that each norm and bias is a parameter of its own, in another order."""
     checkpoint = find_checkpoint(folder)
     rows = stacked_rows(MaskedDataModel(checkpoint.config.model))
-    saved = dict(saved_parameters(folder, rows, (WEIGHT, *MOMENTS)))
+    kinds = (WEIGHT, *MOMENTS, AVERAGE)
+    saved = dict(saved_parameters(folder, rows, kinds))
     names = [sorted(_names(group, rows)) for group in saved_shapes(folder)]
     for rank in range(checkpoint.world_size):
 
@@ -37,8 +39,8 @@ def separate_vectors(folder: Path) -> None:
         partitions = state["optimizer_state_dict"]
         partitions["fp32_flat_groups"] = [flat(group, 0) for group in names]
         for index, group in enumerate(names):
-            for kind, moment in enumerate(MOMENTS, start=1):
-                partitions["optimizer_state_dict"]["state"][index][moment] = flat(group, kind)
+            for number, kind in enumerate(kinds[1:], start=1):
+                partitions["optimizer_state_dict"]["state"][index][kind] = flat(group, number)
         torch.save(state, path)
     seal(folder)
 

@@ -17,6 +17,7 @@ from pretrain.checkpoints.reader import Checkpoint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.optimizer import MOMENTS
+from pretrain.engine.weight_average import AVERAGE
 from tests.support.crafted import copy_of_run
 from tests.support.mistakes import only_rank
 from tests.support.separate_vectors import separate_vectors
@@ -107,7 +108,8 @@ def test_a_checkpoint_with_a_parameter_per_vector_gives_the_same_weights_and_mom
     assert_same(dict(model.state_dict()), dict(load_model(checkpoint).state_dict()))
     assert_same(dict(load_model(older).state_dict()), dict(model.state_dict()))
     rows = stacked_rows(model)
-    found, expected = (dict(restacked(saved_parameters(f, rows, MOMENTS), rows)) for f in (folder, checkpoint.folder))
+    kinds = (*MOMENTS, AVERAGE)
+    found, expected = (dict(restacked(saved_parameters(f, rows, kinds), rows)) for f in (folder, checkpoint.folder))
     assert found.keys() == dict(model.named_parameters()).keys()
     assert all(moment.any() for moment in found["encoder.blocks.0.vectors"])
     assert_same(found, expected)
