@@ -164,7 +164,7 @@ def cpu_sections(
     lines = [note] if speed is None else duration_lines(config, num_ranks, speed, None, None)
     return [
         section("Memory of a rank, counted", [stage_table(config, [stage], num_ranks, "reference")]),
-        section("Whole run", lines),
+        section("Whole run", [*lines, paragraph(evaluation_note(config, num_ranks))]),
     ]
 
 

@@ -47,7 +47,8 @@ def checkpoint_lines(config: PretrainConfig, memory_config: dict[str, Any], num_
     newest, older = kept_checkpoints(config)
     kept = [f"the {newest:,} newest"] if newest else []
     kept += [f"{older:,} of every {config.keep_every_steps:,} steps"] if older else []
-    most = newest + older + 1
+    kept += [f"the best by {config.evaluation.best}"] if config.evaluation.best else []
+    most = newest + older + bool(config.evaluation.best) + 1
     yield fact("a checkpoint", size_in_words(num_bytes), "counted: optimizer state and weights")
     yield fact("checkpoints at once", f"{most:,}", f"counted: {', '.join([*kept, 'the one under way'])}")
     yield fact("all checkpoints", size_in_words(most * num_bytes), "counted")
