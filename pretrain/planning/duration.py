@@ -80,7 +80,7 @@ def duration_lines(
         yield fact("GPU-hours", f"{gpu_hours:,.0f}" if gpu_hours >= 10 else f"{gpu_hours:.2g}", speed.kind)
         if price is not None:
             yield fact("price", f"{gpu_hours * price:,.0f}", f"{speed.kind}, at --price {price:g} per GPU-hour")
-    yield "Not counted: starts, evaluation (below), waiting for checkpoints, steps repeated after a failure."
+    yield "Not counted: starts, evaluation, waiting for checkpoints, steps repeated after a failure."
 
 
 def in_words(seconds: float) -> str:

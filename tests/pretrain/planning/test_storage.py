@@ -7,7 +7,7 @@ import pytest
 
 from pretrain.checkpoints.saver import outdated
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.config.run_config import config_from_json
+from pretrain.config.run_config import OptimizerConfig, config_from_json
 from pretrain.planning.memory import count_pieces
 from pretrain.planning.storage import checkpoint_bytes, checkpoint_lines, data_lines, kept_checkpoints, size_in_words
 from pretrain.recipes import RECIPES
@@ -27,14 +27,20 @@ def test_a_checkpoint_has_the_bytes_of_the_files_that_deepspeed_writes(two_ranks
     assert counted < sum(states) < counted + names_and_shapes and counted > names_and_shapes
 
 
+def without_average() -> OptimizerConfig:
+    return replace(RECIPES["demo"]().optimizer, ema_decay=0.0)
+
+
 def test_stages_1_and_2_save_the_weights_once_more() -> None:
-    config = replace(RECIPES["demo"](), precision="bfloat16")
+    config = replace(RECIPES["demo"](), precision="bfloat16", optimizer=without_average())
     total = count_pieces(config.model, 0).total
     assert total % 2 == 0
     assert checkpoint_bytes(config, memory_config(3), 2) == 12 * total
     assert checkpoint_bytes(config, memory_config(1), 2) == checkpoint_bytes(config, memory_config(2), 2) == 14 * total
     zero = memory_config(2)["zero_optimization"] | {"offload_optimizer": {"device": "cpu"}}
     assert checkpoint_bytes(config, {"zero_optimization": zero}, 2) == 14 * total
+    averaged = replace(config, optimizer=replace(config.optimizer, ema_decay=0.999))
+    assert checkpoint_bytes(averaged, memory_config(3), 2) == 16 * total
 
 
 @pytest.mark.parametrize(
@@ -66,10 +72,14 @@ def test_the_checkpoints_at_once_are_those_that_the_saver_leaves(
 
 def test_lines_on_checkpoints_multiply_their_bytes() -> None:
     config = replace(RECIPES["demo"](), num_steps=1000, save_every_steps=100, keep_checkpoints=2, keep_every_steps=400)
+    config = replace(config, optimizer=without_average())
     one, at_once, all_of_them = checkpoint_lines(config, memory_config(3), 2)
     assert one.split()[:4] == ["a", "checkpoint", "26.0", "MB"]  # 12 bytes of 2,168,080 parameters
     assert at_once.endswith("4  counted: the 2 newest, 1 of every 400 steps, the one under way")
     assert all_of_them.split()[2:4] == ["104.1", "MB"]
+    best = replace(config, evaluation=replace(config.evaluation, best="loss/total"))
+    _, at_once, _ = checkpoint_lines(best, memory_config(3), 2)
+    assert at_once.endswith("5  counted: the 2 newest, 1 of every 400 steps, the best by loss/total, the one under way")
 
 
 def test_shards_that_are_there_are_counted_and_others_are_named(tiny_data: TinyData) -> None:
