@@ -6,7 +6,7 @@ import textwrap
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic
 from annotated_types import Interval
@@ -198,7 +198,7 @@ def config_to_json(config: RunConfig) -> str:
     data = config.data
     images, pairs, texts = (tuple(map(public_url, sources)) for sources in (data.images, data.pairs, data.texts))
     folders = {name: getattr(config.evaluation, name) for name in ("images", "pairs", "texts", "labelled")}
-    held_out = {name: public_url(folder) for name, folder in folders.items() if folder is not None}
+    held_out: dict[str, Any] = {name: public_url(folder) for name, folder in folders.items() if folder is not None}
     shown = dataclasses.replace(
         config.resolved(),
         data=dataclasses.replace(data, images=images, pairs=pairs, texts=texts),

@@ -1,5 +1,7 @@
 """The evaluation of a visual tokenizer's training: its loss on held-out images, and the codes that they use."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,8 @@ class VisualTokenizerEvaluation(Evaluation):
     @torch.no_grad()
     def figures(self, network: Network, ranks: Ranks) -> Figures:
         config, device = self.job.config, self.job.device
-        codebook: Codebook = getattr(network, "module", network).codebook  # a buffer: ZeRO does not partition it
+        tokenizer: Any = getattr(network, "module", network)
+        codebook: Codebook = tokenizer.codebook  # of buffers, which ZeRO does not partition
         if not codebook.is_initialized:  # before the first step, whose features it starts from
             return {}
 
