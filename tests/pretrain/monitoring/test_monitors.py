@@ -86,7 +86,11 @@ def test_a_monitor_that_hangs_neither_blocks_a_run_nor_its_end(
 ) -> None:
     monkeypatch.setattr(module, "MAX_WAITING", 10)
     goes_on = threading.Event()
-    hanging, sound = Recorder(lambda step: [goes_on.wait()][0] and None), Recorder()
+
+    def wait(step: int) -> None:
+        goes_on.wait()
+
+    hanging, sound = Recorder(wait), Recorder()
     monitors = Monitors([Opener("hanging", lambda _: hanging), Opener("sound", lambda _: sound)])
     for step in range(1, 100):
         monitors.write(step, {"loss": 1.0})  # would block for ever if it waited
@@ -102,7 +106,11 @@ def test_a_monitor_that_hangs_neither_blocks_a_run_nor_its_end(
 
 def test_the_end_waits_for_a_monitor_only_so_long(capfd: pytest.CaptureFixture[str]) -> None:
     goes_on = threading.Event()
-    monitors = Monitors([Opener("slow", lambda _: Recorder(lambda step: [goes_on.wait()][0] and None))])
+
+    def wait(step: int) -> None:
+        goes_on.wait()
+
+    monitors = Monitors([Opener("slow", lambda _: Recorder(wait))])
     monitors.write(1, {"loss": 1.0})
     monitors.close(seconds=0.05)
     assert "warning: monitor slow has not written all figures 0.05 s after the end;" in capfd.readouterr().err

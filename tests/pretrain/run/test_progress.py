@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from fcntl import ioctl
 from itertools import pairwise
 from struct import pack
+from types import SimpleNamespace
 from typing import Any, TextIO
 
 import pytest
@@ -30,7 +31,7 @@ def record(step: int, **others: Any) -> dict[str, Any]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return a list whose last element is the time."""
     now = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[-1])
+    monkeypatch.setattr("pretrain.run.progress.time", SimpleNamespace(monotonic=lambda: now[-1]))
     return now
 
 
