@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +19,9 @@ from data_pipeline.settings.parsing import (
 )
 from data_pipeline.train_text_tokenizer import TextTokenizerOptions
 from data_pipeline.write_shards import ShardOptions
-from pretrain.config.command_line import parse_recipe
+from pretrain.config.command_line import CONFIG_OPTION, parse_recipe
 from pretrain.config.dry_run import DryRunOptions
+from pretrain.config.run_config import config_to_json
 from pretrain.conversion.options import ConvertOptions
 from pretrain.diagnosis.options import DoctorOptions
 from pretrain.evaluation.options import EvaluateOptions, MaskedPatchesOptions, MaskedWordsOptions
@@ -116,12 +119,23 @@ def check_module(module: str, arguments: list[str]) -> None:
         pass  # only named in running text
     elif module in OF_RECIPES:
         _, arguments = parse_first_options(DryRunOptions, arguments, module)
-        parse_recipe(OF_RECIPES[module], module, arguments)
+        parse_of_recipe(OF_RECIPES[module], module, arguments)
     elif module in PLANNING:
         _, others = parse_first_options(PLANNING[module], arguments, module)
         parse_recipe(RECIPES, module, others or ["beit3_giant"])
     else:
         parse_options(OPTIONS[module], arguments, module)
+
+
+def parse_of_recipe(recipes: dict[str, Any], module: str, arguments: list[str]) -> None:
+    """Parse a command line of a training; for --config FILE with a file as a run writes it."""
+    if arguments[0] != CONFIG_OPTION:
+        parse_recipe(recipes, module, arguments)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(config_to_json(recipes["laptop"]()))
+        parse_recipe(recipes, module, [CONFIG_OPTION, str(path), *arguments[2:]])
 
 
 def test_the_documentation_has_commands_of_every_kind() -> None:
@@ -179,7 +193,7 @@ def options_in_help() -> set[str]:
     texts += [help_text(type(config), "", config) for config in configs]
     lines = [line for text in texts for line in re.findall(r"^\W*(?:-h, )?(--.*)$", text, re.MULTILINE)]
     options = {option for line in lines for option in re.findall(r"--[\w.-]*\w", line)}
-    return options | {option.rpartition(".")[0] for option in options if "." in option}
+    return options | {CONFIG_OPTION} | {option.rpartition(".")[0] for option in options if "." in option}
 
 
 def test_every_option_named_in_the_documentation_exists() -> None:
