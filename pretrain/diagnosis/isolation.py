@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +32,8 @@ class Check:
 
     subject: str
     """Subject of the finding if the check itself fails."""
-    find: Callable[[], Iterable[Finding]]
+    find: Callable[[], Iterable[Any]]
+    """Yields findings; whatever else it yields reaches the caller of `run_checks` as well."""
 
 
 @dataclass
@@ -46,15 +47,15 @@ class _Running:
     """File of what the process and its libraries print."""
     deadline: float
     """Time of time.monotonic()."""
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Any] = field(default_factory=list)
 
 
-def run_checks(checks: list[Check], deadline_seconds: float, at_once: int) -> Iterator[Finding]:
+def run_checks(checks: list[Check], deadline_seconds: float, at_once: int) -> Generator[Any, None, None]:
     """Yield the findings of checks in their order, each as soon as it and those before it have ended.
 
     deadline_seconds: time that a check may take. at_once: the number of checks that run beside each other.
     """
-    waiting, running, ended = [*enumerate(checks)][::-1], dict[int, _Running](), dict[int, list[Finding]]()
+    waiting, running, ended = [*enumerate(checks)][::-1], dict[int, _Running](), dict[int, list[Any]]()
     try:
         for number in range(len(checks)):
             while number not in ended:
@@ -166,6 +167,6 @@ def _end(one: _Running) -> None:
     one.output.close()
 
 
-def check_of(subject: str, find: Callable[..., Iterable[Finding]], *arguments: Any) -> Check:
+def check_of(subject: str, find: Callable[..., Iterable[Any]], *arguments: Any) -> Check:
     """Return the check that calls a function with these arguments."""
     return Check(subject, partial(find, *arguments))

@@ -28,7 +28,6 @@ BROKEN = {
     "port taken": ("error", "main rank's port", "deepspeed --master_port 29501"),
 }
 """Level, subject and a part of the remedy of the finding that each broken case is about."""
-LINE = re.compile(r"(ok|warning|error) +(\S.{15,}?) {1,}(\S.*)")
 
 
 def reported(

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -107,19 +108,21 @@ def test_slurm_in_a_job_absent_not_configured_and_down(monkeypatch: pytest.Monke
         monkeypatch.setenv(f"SLURM_{name}", "7")
     assert only(machine.slurm()).text == "in job 7 with 7 tasks on 7 nodes"
     monkeypatch.delenv("SLURM_JOB_ID")
-    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     assert only(machine.slurm()).level == "ok"
-    monkeypatch.setattr(machine.shutil, "which", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
     answers = {"--version": (0, "slurm 25.05.1\n", "")}
-    monkeypatch.setattr(
-        subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, *answers.get(command[1], down))
-    )
-    down = (1, "", "fatal: Could not establish a configuration source")
+
+    def answer(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, *answers[command[1]])
+
+    monkeypatch.setattr(subprocess, "run", answer)
+    answers["--noheader"] = (1, "", "fatal: Could not establish a configuration source")
     assert only(machine.slurm()).level == "ok"
-    down = (1, "", "slurm_load_partitions: Unable to contact slurm controller")
+    answers["--noheader"] = (1, "", "slurm_load_partitions: Unable to contact slurm controller")
     found = only(machine.slurm())
     assert found.level == "warning" and "25.05.1" in found.text
-    down = (0, "gpu*\ncpu\n", "")
+    answers["--noheader"] = (0, "gpu*\ncpu\n", "")
     assert "gpu*, cpu" in only(machine.slurm()).text
 
 
