@@ -22,6 +22,7 @@ from pretrain.conversion.options import ConvertOptions
 from pretrain.evaluation.options import MaskedPatchesOptions, MaskedWordsOptions
 from pretrain.planning.options import PlanOptions, ScalingOptions
 from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
+from pretrain.reporting.options import ReportOptions
 from tests.support.documents import DOCUMENTS, commands, inline_code
 from tests.support.launch import ROOT
 
@@ -33,6 +34,7 @@ OPTIONS = {
     "pretrain.convert": ConvertOptions,
     "pretrain.masked_patches": MaskedPatchesOptions,
     "pretrain.masked_words": MaskedWordsOptions,
+    "pretrain.report": ReportOptions,
 }
 OF_RECIPES: dict[str, dict[str, Any]] = {
     "pretrain.train": RECIPES,

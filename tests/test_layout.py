@@ -24,7 +24,7 @@ FOLDERS = {
     ],
     "pretrain": [
         "survival", "formats", "config", "engine", "checkpoints", "jobs", "evaluation", "planning", "conversion",
-        "recipes", "run", COMMANDS,
+        "recipes", "run", "reporting", COMMANDS,
     ],
 }  # fmt: skip
 """From low to high: a folder imports only those before it. Files directly in a package are the last."""
