@@ -27,6 +27,7 @@ from pretrain.diagnosis.options import DoctorOptions
 from pretrain.evaluation.options import EvaluateOptions, MaskedPatchesOptions, MaskedWordsOptions
 from pretrain.planning.options import PlanOptions, ScalingOptions
 from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
+from pretrain.reporting.options import ReportOptions
 from tests.support.documents import DOCUMENTS, commands, inline_code
 from tests.support.launch import ROOT
 
@@ -39,6 +40,7 @@ OPTIONS = {
     "pretrain.evaluate": EvaluateOptions,
     "pretrain.masked_patches": MaskedPatchesOptions,
     "pretrain.masked_words": MaskedWordsOptions,
+    "pretrain.report": ReportOptions,
 }
 OF_RECIPES: dict[str, dict[str, Any]] = {
     "pretrain.train": RECIPES,

@@ -24,7 +24,7 @@ FOLDERS = {
     ],
     "pretrain": [
         "survival", "formats", "config", "engine", "checkpoints", "monitoring", "jobs", "evaluation", "planning",
-        "conversion", "recipes", "run", "diagnosis", COMMANDS,
+        "conversion", "recipes", "run", "diagnosis", "reporting", COMMANDS,
     ],
 }  # fmt: skip
 """From low to high: a folder imports only those before it. Files directly in a package are the last."""

@@ -5,7 +5,6 @@ the network's guess: above with the image of the caption, below with the image o
 of the run and the step at which it was stopped and resumed. It needs matplotlib.
 """
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,12 @@ import torch
 import tyro
 from torch import Tensor
 
-from data_pipeline.texts.tokenizer import PAD_ID, TextTokenizer
-from model.masked_data_model import MaskedDataModel
-from model.multiway import MultiwayInputs
+from data_pipeline.texts.tokenizer import TextTokenizer
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.evaluation.held_out import read_held_out
-from pretrain.evaluation.masked_words import masked_words
 from pretrain.jobs.visual_tokens import network_view
+from pretrain.reporting.caption_gallery import Word, guess_caption
 from pretrain.run.run_log import read_log
 from tests.benchmarks.packages import require_packages
 
@@ -47,22 +44,6 @@ class DrawOptions:
     """The demo's run folder, with its data in it."""
     picture: Path = ROOT / "docs" / "images" / "demo.png"
     """File to write the picture to."""
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of a caption in the picture."""
-
-    text: str
-    """The network's guess if the word was hidden, else the word itself."""
-    truth: str
-    is_hidden: bool
-
-    @property
-    def color(self) -> str:
-        if not self.is_hidden:
-            return KEPT
-        return RIGHT if self.text == self.truth else WRONG
 
 
 def main() -> None:
@@ -90,36 +71,6 @@ def draw_demo(options: DrawOptions) -> None:
         shown.append([(images[place], words) for place, words in zip(places, guesses, strict=True)])
     options.picture.parent.mkdir(parents=True, exist_ok=True)
     draw(shown, read_log(options.run), options.picture)
-
-
-@torch.no_grad()
-def guess_caption(
-    model: MaskedDataModel, tokenizer: TextTokenizer, pixels: Tensor, caption: str, length: int
-) -> list[Word]:
-    """Return the caption with each content word hidden in turn and guessed.
-
-    pixels: (3, H, W) as the network takes them; length: number of ids in a caption.
-    """
-    num_patches = model.encoder.config.num_patches
-    words = [Word(word, word, False) for word in caption.split()]
-    questions = masked_words(0, caption, tokenizer, length)
-    hidden = {question.word for question in questions}
-    places = [place for place, word in enumerate(words) if re.sub(r"\W", "", word.text).lower() in hidden]
-    assert len(places) == len(questions)
-    for place, question in zip(places, questions, strict=True):
-        ids = torch.tensor([question.ids])
-        inputs = MultiwayInputs(
-            images=pixels[None],
-            image_mask=torch.zeros(1, num_patches, dtype=torch.bool),
-            caption_ids=ids,
-            caption_padding=ids == PAD_ID,
-            text_ids=ids.new_zeros(0, 1),
-            text_padding=torch.zeros(0, 1, dtype=torch.bool),
-        )
-        logits = model.mlm_head(model.encode(inputs).captions[0, question.positions])  # (K, vocab)
-        guess = tokenizer.decode(logits.argmax(-1).tolist()).strip()
-        words[place] = Word(guess or "?", words[place].truth, True)
-    return words
 
 
 def draw(shown: list[list[tuple[Tensor, list[Word]]]], log: list[dict[str, Any]], path: Path) -> None:
@@ -160,7 +111,7 @@ def write_words(axis: Any, words: list[Word]) -> None:
     box = axis.get_window_extent(renderer)
     left, line, space = 0.0, 0, 4.0
     for word in words:
-        text = axis.text(0, 0, word.text, fontsize=9, color=word.color, va="baseline")
+        text = axis.text(0, 0, word.guess or word.truth, fontsize=9, color=color_of(word), va="baseline")
         text.set_fontweight("bold" if word.is_hidden else "normal")
         width = text.get_window_extent(renderer).width
         if left and left + width > box.width + 6:
@@ -168,6 +119,13 @@ def write_words(axis: Any, words: list[Word]) -> None:
         text.set_transform(axis.transAxes)
         text.set_position((left / box.width, -(15 + 15 * line) / box.height))
         left += width + space
+
+
+def color_of(word: Word) -> str:
+    """Return the color of a word: kept, or guessed right or wrong."""
+    if not word.is_hidden:
+        return KEPT
+    return RIGHT if word.is_right else WRONG
 
 
 def draw_losses(axis: Any, log: list[dict[str, Any]]) -> None:
