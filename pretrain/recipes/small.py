@@ -75,6 +75,7 @@ def demo() -> PretrainConfig:
             every_steps=100,
             num_samples=96,
             num_words=96,
+            chunk_size=16,
         ),
     )
 
@@ -113,7 +114,7 @@ def laptop() -> PretrainConfig:
             pairs=str(data / "held_out_pairs"),
             texts=None,
             every_steps=500,
-            num_samples=80,
+            num_samples=64,
             num_words=64,
         ),
     )
