@@ -89,7 +89,8 @@ def measured(zero: str, precision: Any, clip: str) -> dict[str, Any]:
 def expected() -> dict[str, dict[str, float]]:
     """Return the norms by plain torch, of the whole batch on this process alone, in float32."""
     model = tiny_model().train()
-    inputs = tiny_inputs(*COUNTS, 0)
+    num_images, num_pairs, num_texts = COUNTS
+    inputs = tiny_inputs(num_images, num_pairs, num_texts, seed=0)
     model(inputs, tiny_targets(inputs, seed=0), None).sum().backward()
     squares: dict[str, dict[str, float]] = {"grad_norms": {}, "weight_norms": {}}
     rows = stacked_rows(model)
