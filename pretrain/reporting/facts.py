@@ -108,7 +108,7 @@ def settings_table(run: RunFiles) -> Table:
 
 def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Return nested settings as {"optimizer.peak_lr": "0.001"}."""
-    found = {}
+    found: dict[str, str] = {}
     for name, value in config.items():
         if isinstance(value, dict) and value:
             found |= flat_settings(value, f"{prefix}{name}.")

@@ -48,7 +48,7 @@ PARTS_OF_ONE = ("acc", "usage", "share", "r1", "r5", "r10", "top1", "top5")
 SINGLE_STEPS, RUNNING_MEAN = "single steps", "running mean"
 """Labels of the curves of one run."""
 MARK_COLORS = (0, 2, 1, 4)
-"""Of starts, evaluations, skipped steps and bad samples on the time line of one run."""
+"""Colors of starts, evaluations, skipped steps and bad samples on the time line of one run."""
 IN_WORDS = {"acc": "accuracy", "nll": "nll in nats", "gb": "GB", "r1": "R@1", "r5": "R@5", "r10": "R@10"}
 MAX_OTHERS = 24
 """Charts of figures that the report has no place of its own for."""
@@ -165,7 +165,7 @@ def other_charts(runs: list[RunFiles], drawn: set[str]) -> list[Chart]:
 
 def passes_chart(runs: list[RunFiles]) -> Chart:
     """Return the passes over each source, as logged at each checkpoint."""
-    lines = []
+    lines: list[Line] = []
     for run in runs:
         for name, column in run.columns.items():
             if name.startswith("passes/"):

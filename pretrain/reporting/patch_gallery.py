@@ -41,7 +41,7 @@ class HiddenPatch:
     guessed_code: int
     guessed_row: int
     probability: float
-    """Of the true code."""
+    """The probability that the network gave the true code, 0..1."""
 
     @property
     def is_right(self) -> bool:
@@ -122,18 +122,10 @@ def patch_gallery(
             zip(true.tolist(), rows[0].tolist(), guessed.tolist(), rows[1].tolist(), of_true.tolist(), strict=True)
         )
     ]
-    shown, first = [], 0
-    for image, mask in zip(patches, masks, strict=True):
-        stop = first + int(mask.sum())
-        versions = [_filled(image, mask, examples[rows[which, first:stop], 0]) for which in (1, 0)]
-        gray = torch.full_like(image[mask], GRAY)
-        pictures = [joined(version) for version in (image, _filled(image, mask, gray), *versions)]
-        shown.append(ShownImage(*map(data_uri, pictures), hidden[first:stop]))
-        first = stop
     has_example = (examples != GRAY).flatten(1).any(1)
     is_small = tokenizer.config.patch_size < 14
     return PatchGallery(
-        images=shown,
+        images=_shown_images(patches, masks, examples[rows, 0], hidden),
         hidden=data_uri(stacked(patches[masks][:, None]), is_small),
         examples=data_uri(stacked(examples), is_small),
         num_hidden=len(hidden),
@@ -142,6 +134,29 @@ def patch_gallery(
         num_example_images=num_read,
         is_small=is_small,
     )
+
+
+def _shown_images(patches: Tensor, masks: Tensor, examples: Tensor, hidden: list[HiddenPatch]) -> list[ShownImage]:
+    """Return the versions of each image.
+
+    patches: (B, patches, 3, P, P); masks: (B, patches) bool; examples: (2, hidden patches, 3, P, P), of the true and of
+    the guessed codes; hidden: of all images, in order.
+    """
+    shown, first = [], 0
+    for image, mask in zip(patches, masks, strict=True):
+        stop = first + int(mask.sum())
+        true, guessed = examples[:, first:stop]
+        shown.append(
+            ShownImage(
+                original=data_uri(joined(image)),
+                hidden=data_uri(joined(_filled(image, mask, torch.full_like(true, GRAY)))),
+                guessed=data_uri(joined(_filled(image, mask, guessed))),
+                true=data_uri(joined(_filled(image, mask, true))),
+                patches=hidden[first:stop],
+            )
+        )
+        first = stop
+    return shown
 
 
 def example_patches(

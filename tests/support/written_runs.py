@@ -11,7 +11,7 @@ LOSSES = ("mim", "mlm", "mvlm_image", "mvlm_text")
 def log_record(step: int, num_steps: int, **changes: Any) -> dict[str, Any]:
     """Return a line of log.jsonl; losses fall from 6 to 2 with a wave of period 7."""
     losses = {name: 2 + 4 * math.exp(-4 * step / num_steps) + 0.1 * math.sin(step * 6.28 / 7) for name in LOSSES}
-    record = {
+    record: dict[str, Any] = {
         "step": step,
         "loss": sum(losses.values()),
         "losses": losses,

@@ -1,6 +1,7 @@
 """Which figures are drawn in which chart."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def test_several_runs_are_drawn_over_one_another(tmp_path: Path) -> None:
 
 
 def test_the_time_line_has_starts_evaluations_skips_and_bad_samples(tmp_path: Path) -> None:
-    changed = {7: {"skipped": True}, 8: {"skipped": True}, 30: {"bad_samples": 2}}
+    changed: dict[int, dict[str, Any]] = {7: {"skipped": True}, 8: {"skipped": True}, 30: {"bad_samples": 2}}
     chart = charts_of(write_run(tmp_path / "run", 40, changed))["Time line"]
     marks = {chart.rows[int(line.column.values[0])]: line.column.steps.tolist() for line in chart.lines}
     assert marks == {
