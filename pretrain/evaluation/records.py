@@ -17,7 +17,7 @@ from pretrain.checkpoints.best import EVALUATIONS_NAME
 from pretrain.evaluation.evaluation import Figures
 from pretrain.survival.json_lines import append_whole, read_records, restore_lines
 
-Weights = Literal["raw", "average"]
+Weights = Literal["raw", "ema"]
 
 
 def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
@@ -63,6 +63,6 @@ def _value(name: str, value: float) -> str:
 def is_evaluation(record: dict[str, Any]) -> bool:
     """Return whether a JSON object has the form of an evaluation."""
     step, figures = record.get("step"), record.get("figures")
-    is_named = record.get("weights") in ("raw", "average") and isinstance(figures, dict)
+    is_named = record.get("weights") in ("raw", "ema") and isinstance(figures, dict)
     has_step = type(step) is int and step >= 0
     return is_named and has_step and all(isinstance(value, int | float | None) for value in (figures or {}).values())

@@ -68,7 +68,7 @@ class Section:
 
 def chart_sections(runs: list[RunFiles]) -> list[Section]:
     """Return the sections of a report that hold charts; those without any are left out."""
-    has_average = any(run.evaluations["average"] for run in runs)
+    has_average = any(run.evaluations["ema"] for run in runs)
     evaluation_text = "Rings: with the averaged weights, if they differ." if has_average else ""
     drawn = {*LOSSES, *OPTIMIZER, *SPEED, *NOT_DRAWN}
     sections = [
@@ -130,7 +130,7 @@ def _held_out_lines(
     run: RunFiles, name: str, label: str, color: int, color_of_average: int | None = None
 ) -> list[Line]:
     """Return a held-out figure of the weights, and of their moving average if it differs."""
-    raw, average = (run.evaluations[weights].get(name, NO_COLUMN).finite for weights in ("raw", "average"))
+    raw, average = (run.evaluations[weights].get(name, NO_COLUMN).finite for weights in ("raw", "ema"))
     lines = [Line(label, thinned(raw), color, "points")] if len(raw) else []
     if len(average) and not np.array_equal(raw.values, average.values):
         color = color if color_of_average is None else color_of_average

@@ -92,7 +92,7 @@ def read_run(folder: Path, name: str = "") -> RunFiles:
         name: Column(column.steps + 1, column.values)
         for name, column in read_columns(filter(is_log_line, read_json_lines(log))).items()
     }
-    evaluations = {weights: read_evaluations(folder, weights) for weights in ("raw", "average")}
+    evaluations = {weights: read_evaluations(folder, weights) for weights in ("raw", "ema")}
     starts = _starts(read_object(folder / ENVIRONMENT_NAME)) or _starts_after_stops(columns.get("stop", NO_COLUMN))
     age = time.time() - log.stat().st_mtime if log.exists() else None
     return RunFiles(folder, name or folder.name, columns, evaluations, starts, read_object(folder / CONFIG_NAME), age)

@@ -32,7 +32,7 @@ from pretrain.survival.watchdog import Watchdog
 
 WriteFigures = Callable[[int, Mapping[str, float]], None]
 """Writes figures of a step, on the main rank, and never raises."""
-PREFIXES: dict[Weights, str] = {"raw": "evaluation/", "average": "evaluation_average/"}
+PREFIXES: dict[Weights, str] = {"raw": "evaluation/", "ema": "evaluation_ema/"}
 """Prefixes of the figures in monitors."""
 
 
@@ -86,7 +86,7 @@ class Evaluations:
         is_complete = self._evaluate_weights(engine, step, "raw")
         if is_complete and self.config.optimizer.ema_decay:
             with averaged_weights(engine):
-                self._evaluate_weights(engine, step, "average")
+                self._evaluate_weights(engine, step, "ema")
 
     def _evaluate_weights(self, engine: deepspeed.DeepSpeedEngine, step: int, weights: Weights) -> bool:
         """Evaluate the weights that the engine has; return whether no request to stop interrupted it."""
@@ -119,7 +119,7 @@ class Evaluations:
         line = evaluation_line(step, weights, figures, seconds)
         append_evaluation(self.config.run_dir, line)
         self._lines.append(line)
-        of_average = " with averaged weights" * (weights == "average")
+        of_average = " with averaged weights" * (weights == "ema")
         say(
             f"evaluated after step {step} of {self.config.num_steps}{of_average} ({seconds:.1f} s): {in_words(figures)}"
         )

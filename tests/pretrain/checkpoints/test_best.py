@@ -30,7 +30,7 @@ def test_the_best_so_far_is_named(tmp_path: Path) -> None:
     assert update_best(first, [], LOWEST) is None  # not evaluated
     assert update_best(first, line(3.0), LOWEST) == first
     assert update_best(second, line(3.5), LOWEST) == first
-    assert update_best(second, line(1.0, weights="average"), LOWEST) == first
+    assert update_best(second, line(1.0, weights="ema"), LOWEST) == first
     assert update_best(third, line(2.5), LOWEST) == third
     assert update_best(fourth, line(2.5), LOWEST) == third  # a tie keeps the earlier one
     assert update_best(fourth, line(None), LOWEST) == third

@@ -21,12 +21,12 @@ def test_a_resumed_run_keeps_the_evaluation_of_its_checkpoint_and_drops_later_on
     assert read_evaluations(tmp_path) == restore_evaluations(tmp_path, 0) == []
     for step in (0, 3, 6):
         append_evaluation(tmp_path, evaluation_line(step, "raw", {"loss/mim": 5.5 - step, "probe/acc": math.nan}, 1.25))
-        append_evaluation(tmp_path, evaluation_line(step, "average", {"loss/mim": 5.0}, 1))
+        append_evaluation(tmp_path, evaluation_line(step, "ema", {"loss/mim": 5.0}, 1))
     with (tmp_path / EVALUATIONS_NAME).open("a") as file:
         file.write('{"step": 3, "weights": "raw", "figures"\n')
     kept = restore_evaluations(tmp_path, 3)
     assert [(line["step"], line["weights"]) for line in kept] == [
-        (step, weights) for step in (0, 3) for weights in ("raw", "average")
+        (step, weights) for step in (0, 3) for weights in ("raw", "ema")
     ]
     assert kept == read_evaluations(tmp_path)
     assert kept[2] == {"step": 3, "weights": "raw", "figures": {"loss/mim": 2.5, "probe/acc": None}, "seconds": 1.25}
