@@ -2,7 +2,7 @@
 
     {"step": 1000, "weights": "raw", "figures": {"loss/mim": 5.21, ...}, "seconds": 3.4}
 
-step: the number of steps done. weights: `raw`, or `average` if a moving average of the weights was evaluated. A figure
+step: the number of steps done. weights: `raw`, or `ema` if a moving average of the weights was evaluated. A figure
 that is not finite is null.
 """
 

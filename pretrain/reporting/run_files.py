@@ -41,7 +41,7 @@ class RunFiles:
     columns: dict[str, Column]
     """Figures of the log by name, parts of nested ones as losses/mim."""
     evaluations: dict[str, dict[str, Column]]
-    """Held-out figures by name, of the weights `raw` and `average`."""
+    """Held-out figures by name, of the weights `raw` and `ema`."""
     starts: tuple[Start, ...]
     config: dict[str, Any]
     """Settings as JSON; empty if config.json is missing."""

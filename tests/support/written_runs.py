@@ -62,12 +62,12 @@ def write_run(
     return folder
 
 
-WEIGHTS = ("raw", "average")
+WEIGHTS = ("raw", "ema")
 
 
 def evaluation(step: int, weights: str) -> dict[str, Any]:
     """Return a line of evaluations.jsonl."""
-    better = 0.1 if weights == "average" else 0.0
+    better = 0.1 if weights == "ema" else 0.0
     figures = {f"loss/{name}": 5 - better - step / 20 for name in LOSSES}
     figures |= {"words/acc_right_image": 0.01 * step + better, "words/acc_wrong_image": 0.005 * step}
     figures |= {"words/acc_commonest": 0.06, "knn/acc": 0.3}

@@ -31,7 +31,7 @@ def test_an_old_run_has_its_starts_from_the_log(tmp_path: Path) -> None:
     stops = {11: {"stop": True}, 39: {"stop": True}}
     run = read_run(write_run(tmp_path / "run", 40, stops, starts=None, evaluated_every=None))
     assert [start.first_step for start in run.starts] == [0, 12] and run.starts[0].time is None
-    assert run.evaluations == {"raw": {}, "average": {}}
+    assert run.evaluations == {"raw": {}, "ema": {}}
 
 
 def test_the_status_of_a_run_is_that_of_its_last_line(tmp_path: Path) -> None:
