@@ -21,7 +21,7 @@ def main() -> None:
     if options.dry_run:
         from pretrain.run.dry_run import dry_run
 
-        dry_run(Pretraining, config, options)
+        dry_run(Pretraining, config, options, evaluation_of_pretraining)
     run_job(Pretraining, config, evaluation_of_pretraining)
 
 

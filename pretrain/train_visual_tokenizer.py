@@ -22,7 +22,7 @@ def main() -> None:
     if options.dry_run:
         from pretrain.run.dry_run import dry_run
 
-        dry_run(VisualTokenizerTraining, config, options)
+        dry_run(VisualTokenizerTraining, config, options, evaluation_of_visual_tokenizer)
     run_job(VisualTokenizerTraining, config, evaluation_of_visual_tokenizer)
 
 

@@ -28,7 +28,7 @@ from pretrain.jobs.job import Job
 from pretrain.planning.options import PlanOptions
 from pretrain.planning.plan import stage_table
 from pretrain.planning.stages import GPUS_PER_NODE, plan_stages
-from pretrain.run.start import open_inputs
+from pretrain.run.start import EvaluationOf, open_inputs
 from pretrain.run.unchanged import agreed_fingerprints, check_unchanged
 from pretrain.survival.console import say, warn
 from pretrain.survival.stop import end_as_mistake
@@ -39,7 +39,7 @@ MOST_VERIFIED = 4_000_000_000
 """Bytes of a checkpoint above which a dry run compares the sizes of its files alone, not their contents."""
 
 
-def dry_run(kind: type[Job[ConfigT]], config: ConfigT, options: DryRunOptions) -> NoReturn:
+def dry_run(kind: type[Job[ConfigT]], config: ConfigT, options: DryRunOptions, evaluation_of: EvaluationOf) -> NoReturn:
     """Print what a run would do, on the main rank, and end this process: with 0, or 2 and a sentence for a mistake."""
     if int(os.environ.get("RANK", "0")):
         sys.exit(0)
@@ -47,7 +47,7 @@ def dry_run(kind: type[Job[ConfigT]], config: ConfigT, options: DryRunOptions) -
     # of this process alone, so that the functions of start.py, which agree with other ranks, can be called
     dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
-        show(kind(config, device), planned_ranks(config, options))
+        show(kind(config, device), planned_ranks(config, options), evaluation_of)
     except (ValueError, OSError) as error:
         end_as_mistake(str(error))
     finally:
@@ -65,7 +65,7 @@ def planned_ranks(config: ConfigT, options: DryRunOptions) -> int:
     return max(1, math.gcd(GPUS_PER_NODE, *parts))
 
 
-def show(job: Job[ConfigT], num_ranks: int) -> None:
+def show(job: Job[ConfigT], num_ranks: int, evaluation_of: EvaluationOf) -> None:
     """Print one section after the other, the cheapest first. Raises ValueError or OSError for a mistake."""
     config = job.config
     say(f"dry run of {config.run_dir} on {num_ranks} ranks; nothing is trained or written")
@@ -73,8 +73,11 @@ def show(job: Job[ConfigT], num_ranks: int) -> None:
     dataset, memory_config = open_inputs(job, 0, num_ranks)
     merged = merged_deepspeed_config(config, memory_config, num_ranks, job.bfloat16_weights)
     _section(f"DeepSpeed, from {config.deepspeed_config}", json.dumps(merged, indent=2))
-    _section("data", "\n".join([*job.describe(), *dataset.describe()]))
-    for warning in [*config.warnings(), *dataset.warnings()]:
+    evaluation = evaluation_of(job, True)
+    evaluated = [] if evaluation is None else [f"evaluation: {', '.join(evaluation.names)}"]
+    _section("data", "\n".join([*job.describe(), *dataset.describe(), *evaluated]))
+    more = [] if evaluation is None else evaluation.warnings(dataset)
+    for warning in [*config.warnings(), *dataset.warnings(), *more]:
         warn(f"warning: {warning}")
     _section("first batch", first_batch(dataset, num_ranks))
     _section("plan", plan(config, memory_config, num_ranks))
