@@ -17,6 +17,8 @@ PREFETCHED = 2
 """Batches that each loader worker holds ready: torch's prefetch_factor."""
 STATE_BYTES = 12
 """Bytes of a checkpoint per parameter: float32 weights and the two moments of AdamW."""
+AVERAGE_BYTES = 4
+"""Bytes more per parameter for the moving average of the weights."""
 RANK_BYTES = 600_000_000
 """Host memory of a rank for Python, torch and DeepSpeed, without a GPU's libraries."""
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -107,13 +109,15 @@ def checkpoint_bytes(config: RunConfig) -> int:
 
     stage = read_memory_config(config.deepspeed_config)["zero_optimization"].get("stage")
     weights = 0 if stage == 3 else 2 if config.precision == "bfloat16" else 4
-    return count_parameters(config) * (STATE_BYTES + weights)
+    average = AVERAGE_BYTES if config.optimizer.ema_decay else 0
+    return count_parameters(config) * (STATE_BYTES + average + weights)
 
 
 def num_checkpoints(config: RunConfig) -> int:
     """Return how many checkpoints are on disk at once: those that are kept, and the one that is being written."""
     for_good = config.num_steps // config.keep_every_steps if config.keep_every_steps else 0
-    return min(config.keep_checkpoints, -(-config.num_steps // config.save_every_steps)) + for_good + 1
+    best = 1 if config.evaluation.best is not None else 0
+    return min(config.keep_checkpoints, -(-config.num_steps // config.save_every_steps)) + for_good + best + 1
 
 
 def batch_bytes(config: RunConfig) -> int:

@@ -26,6 +26,8 @@ def test_a_checkpoint_of_zero1_holds_the_weights_as_well() -> None:
     assert count_parameters(base) == num_parameters
     assert checkpoint_bytes(replace(base, deepspeed_config=Path("ds_configs/zero3.json"))) == 12 * num_parameters
     assert checkpoint_bytes(replace(base, deepspeed_config=Path("ds_configs/zero1.json"))) == 14 * num_parameters
+    averaged = replace(base, optimizer=replace(base.optimizer, ema_decay=0.9999))
+    assert checkpoint_bytes(averaged) == checkpoint_bytes(base) + 4 * num_parameters
 
 
 def test_checkpoints_on_disk_are_those_that_are_kept_and_one_under_way() -> None:
