@@ -44,10 +44,8 @@ def train(num_ranks: int, arguments: list[object], **options: Any) -> Ended:
 
 def without_times(run_dir: Path) -> list[dict[str, Any]]:
     """Return the log without fields that differ between equal runs."""
-    return [
-        {name: value for name, value in record.items() if name not in ("seconds", "stop", "passes")}
-        for record in read_log(run_dir)
-    ]
+    differ = ("seconds", "time", "data_wait", "memory_gib", "stop", "passes")
+    return [{name: value for name, value in record.items() if name not in differ} for record in read_log(run_dir)]
 
 
 @pytest.fixture(scope="session")
