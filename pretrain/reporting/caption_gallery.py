@@ -17,7 +17,7 @@ from pretrain.jobs.visual_tokens import network_view
 from pretrain.reporting.embedded import data_uri
 
 NO_WORD = "?"
-"""Stands for a guess that is no text, such as a special token."""
+"""Stands for a guess without characters, such as a special token."""
 
 
 @dataclass(frozen=True)
