@@ -61,7 +61,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def mistakes(kind: type[Any], content: Mapping[Any, Any], prefix: str) -> Iterator[str]:
     """Yield the mistakes in the names and types of a dataclass's fields, nested ones by dotted names."""
     hints = get_type_hints(kind, include_extras=True)
-    ranges = ranges_of(kind)
+    ranges = ranges_of(kind)  # type: ignore[arg-type]  # classes are hashable
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key, value in content.items():
         if key not in fields:

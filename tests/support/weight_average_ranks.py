@@ -69,8 +69,8 @@ def examined(case: Case) -> dict[str, Any]:
     def new() -> deepspeed.DeepSpeedEngine:
         return small_engine(case.zero, optimizer, case.others, precision=case.precision)
 
-    engine, found = new(), {}
-    found["said at the start"] = settle_average(engine, DECAY)
+    engine = new()
+    found: dict[str, Any] = {"said at the start": settle_average(engine, DECAY)}
     initial = full_weights(engine)
     weights = train(engine, range(HALFWAY), DECAY, (SKIPPED,))
     found |= swaps(engine)

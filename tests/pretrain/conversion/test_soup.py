@@ -8,6 +8,7 @@ import torch
 
 from model import load_pretrained
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.config.run_config import WeightKind
 from pretrain.conversion.convert import convert, report
 from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.verify import TOLERANCE
@@ -32,7 +33,7 @@ def changed_copy(run_dir: Path, copy: Path, factor: float) -> Path:
 
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 def test_a_soup_is_the_mean_of_all_checkpoints_whatever_the_order_of_their_files(
-    weights: str, two_ranks: Path, tmp_path: Path
+    weights: WeightKind, two_ranks: Path, tmp_path: Path
 ) -> None:
     second, third = (changed_copy(two_ranks, tmp_path / name, factor) for name, factor in (("b", 1.5), ("c", 3.0)))
     separate_vectors(third)
@@ -41,11 +42,11 @@ def test_a_soup_is_the_mean_of_all_checkpoints_whatever_the_order_of_their_files
         tmp_path / "out",
         "safetensors",
         weights=weights,
-        average=(second, tmp_path / "c"),  # type: ignore[arg-type]
+        average=(second, tmp_path / "c"),
     )
     converted = convert(options)
     assert converted.largest_difference is not None and converted.largest_difference <= TOLERANCE
-    expected = dict(checkpoint_weights(find_checkpoint(two_ranks), weights=weights))  # type: ignore[arg-type]
+    expected = dict(checkpoint_weights(find_checkpoint(two_ranks), weights=weights))
     found = load_pretrained(tmp_path / "out").state_dict()
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
