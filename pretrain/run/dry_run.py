@@ -25,8 +25,9 @@ from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.run_config import ConfigT, config_to_json
 from pretrain.engine.engine import merged_deepspeed_config
 from pretrain.jobs.job import Job
+from pretrain.planning.memory import planned_kernels
+from pretrain.planning.network_tables import stage_table
 from pretrain.planning.options import PlanOptions
-from pretrain.planning.plan import stage_table
 from pretrain.planning.stages import GPUS_PER_NODE, plan_stages
 from pretrain.run.start import EvaluationOf, open_inputs
 from pretrain.run.unchanged import agreed_fingerprints, check_unchanged
@@ -120,7 +121,7 @@ def plan(config: ConfigT, memory_config: dict[str, Any], num_ranks: int) -> str:
     if not isinstance(config, PretrainConfig):
         return "predicted for pretraining only"
     gpu = PlanOptions().gpu
-    table = stage_table(config, plan_stages(config, memory_config, num_ranks), num_ranks)
+    table = stage_table(config, plan_stages(config, memory_config, num_ranks), num_ranks, planned_kernels(config))
     return f"{table}\npython -m pretrain.plan predicts the time of a step as well, on {gpu} unless --gpu names another"
 
 
