@@ -59,6 +59,7 @@ LEFT_OUT = {"[overrides]", "[options]"}
 FOREIGN_OPTIONS = {
     "pip": {"--no-deps"},
     "deepspeed": {"--log_level", "--master_port", "--num_accelerators"},
+    "tensorboard": {"--logdir"},
     "Microsoft's finetuning code": {"--vocab_size", "--num_max_bpe_tokens"},
     "Slurm": {"--gpus-per-task", "--signal", *SBATCH_OPTIONS},
     "benchmarks": {"--append", "--source"},

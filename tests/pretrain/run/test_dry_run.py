@@ -1,6 +1,7 @@
 """Dry runs: a run's start shown, and nothing changed. CPU, seconds."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from pretrain.config.command_line import parse_recipe
 from pretrain.config.dry_run import DryRunOptions
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.evaluation.pretraining import evaluation_of_pretraining
+from pretrain.evaluation.visual_tokenizer import evaluation_of_visual_tokenizer
 from pretrain.jobs.pretraining import Pretraining
 from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining
 from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
@@ -27,7 +30,7 @@ def config_of(tiny_data: TinyData, run_dir: Path, *overrides: object) -> Pretrai
 
 def shown(config: PretrainConfig, capsys: pytest.CaptureFixture[str], num_ranks: int = 2) -> str:
     with only_rank():
-        dry_run.show(Pretraining(config, torch.device("cpu")), num_ranks)
+        dry_run.show(Pretraining(config, torch.device("cpu")), num_ranks, evaluation_of_pretraining)
     return capsys.readouterr().out
 
 
@@ -91,15 +94,21 @@ def test_a_visual_tokenizers_training_is_shown(
     tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = ["--data.images", str(tiny_data.folder / "images"), "--out", str(tmp_path / "out" / "tokenizer.pt")]
+    overrides += ["--evaluation.images", str(tiny_data.folder / "pairs"), "--evaluation.num-samples", "4"]
     arguments = ["demo", *overrides, "--run-dir", str(tmp_path / "run")]
     config = parse_recipe(VISUAL_TOKENIZER_RECIPES, "pretrain.train_visual_tokenizer", arguments)
     with only_rank():
-        dry_run.show(VisualTokenizerTraining(config, torch.device("cpu")), 2)
-    assert "predicted for pretraining only" in capsys.readouterr().out and [*tmp_path.iterdir()] == []
+        dry_run.show(VisualTokenizerTraining(config, torch.device("cpu")), 2, evaluation_of_visual_tokenizer)
+    output = capsys.readouterr().out
+    assert "predicted for pretraining only" in output and [*tmp_path.iterdir()] == []
+    assert "evaluation: loss/total, " in output
+    missing = replace(config, evaluation=replace(config.evaluation, images=str(tmp_path / "missing")))
+    with only_rank(), pytest.raises(ValueError, match="missing"):
+        dry_run.show(VisualTokenizerTraining(missing, torch.device("cpu")), 2, evaluation_of_visual_tokenizer)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tokenizer.pt").write_bytes(b"another run's")
     with only_rank(), pytest.raises(ValueError, match="is there already, from another run"):
-        dry_run.show(VisualTokenizerTraining(config, torch.device("cpu")), 2)
+        dry_run.show(VisualTokenizerTraining(config, torch.device("cpu")), 2, evaluation_of_visual_tokenizer)
 
 
 def test_under_a_launcher_the_main_rank_does_it_alone(tiny_data: TinyData, tmp_path: Path) -> None:
