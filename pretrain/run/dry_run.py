@@ -27,8 +27,7 @@ from pretrain.engine.engine import merged_deepspeed_config
 from pretrain.jobs.job import Job
 from pretrain.planning.memory import planned_kernels
 from pretrain.planning.network_tables import stage_table
-from pretrain.planning.options import PlanOptions
-from pretrain.planning.stages import GPUS_PER_NODE, plan_stages
+from pretrain.planning.stages import GPUS_PER_NODE, is_for_cpu, plan_stage, plan_stages
 from pretrain.run.start import EvaluationOf, open_inputs
 from pretrain.run.unchanged import agreed_fingerprints, check_unchanged
 from pretrain.survival.console import say, warn
@@ -120,9 +119,11 @@ def plan(config: ConfigT, memory_config: dict[str, Any], num_ranks: int) -> str:
     """Return the memory of a rank under each ZeRO stage; pretrain.plan has the rest, which takes longer."""
     if not isinstance(config, PretrainConfig):
         return "predicted for pretraining only"
-    gpu = PlanOptions().gpu
+    if is_for_cpu(config):
+        stage = plan_stage(config, memory_config, num_ranks, on_cpu=True)
+        return stage_table(config, [stage], num_ranks, "reference")
     table = stage_table(config, plan_stages(config, memory_config, num_ranks), num_ranks, planned_kernels(config))
-    return f"{table}\npython -m pretrain.plan predicts the time of a step as well, on {gpu} unless --gpu names another"
+    return f"{table}\npython -m pretrain.plan also predicts the time of a step and of the whole run"
 
 
 def beginning(job: Job[ConfigT], dataset: StepDataset) -> str:
