@@ -184,9 +184,12 @@ class StepDataset(Dataset[StepBatch]):
             pixels = self.transform(reader.image_bytes(sample), rng)
         if kind != "image":
             length = self.shape.caption_length if kind == "pair" else self.shape.text_length
-            assert self.tokenizer is not None
-            ids = encoded(self.tokenizer, reader.text(sample), length)
+            ids = self._encode(reader.text(sample), length)
         return LoadedSample(kind, sample_id, reader.key(sample), pixels, ids)
+
+    def _encode(self, text: str, length: int) -> list[int]:
+        assert self.tokenizer is not None
+        return encoded(self.tokenizer, text, length)
 
 
 def encoded(tokenizer: TextTokenizer, text: str, length: int) -> list[int]:
