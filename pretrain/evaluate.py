@@ -12,7 +12,7 @@ def evaluate(options: EvaluateOptions) -> str:
     # Imported here, so that --help and mistakes in the options do not wait for torch
     from pretrain.conversion.evaluated import evaluate_source, report
 
-    return report(evaluate_source(options))
+    return report(*evaluate_source(options))
 
 
 if __name__ == "__main__":

@@ -123,3 +123,8 @@ def _restacked(saved: Iterable[tuple[str, list[Tensor]]], rows: StackedRows) -> 
             parts = waiting.pop(stack)
             in_order = [parts[row.name] for row in rows[stack]]
             yield stack, [torch.cat(of_kind) for of_kind in zip(*in_order, strict=True)]
+
+
+def holds_average(folder: Path) -> bool:
+    """Return whether a verified checkpoint holds a moving average of the weights."""
+    return Partitions(folder, NOTHING_STACKED).has_average

@@ -34,11 +34,16 @@ class Evaluated:
     text_tokenizer: Path
     visual_fingerprint: str | None
     """Fingerprint of the visual tokenizer whose codes it predicts."""
+    origin: str
+    """Where it is from, in words."""
 
 
 @torch.no_grad()
-def evaluate_source(options: EvaluateOptions) -> Figures:
-    """Return the figures of a source. Raises ValueError if it, its tokenizers or held-out data cannot be used."""
+def evaluate_source(options: EvaluateOptions) -> tuple[str, Figures]:
+    """Return a line on what was evaluated, and its figures.
+
+    Raises ValueError if the source, its tokenizers or held-out data cannot be used.
+    """
     found = open_source(options.source, options.weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = options.applied_to(found.config.evaluation)
@@ -54,7 +59,10 @@ def evaluate_source(options: EvaluateOptions) -> Figures:
     activate_flash_attention(config.flash_attention, device)
     evaluation = PretrainingEvaluation(config, visual_tokenizer, TextTokenizer(found.text_tokenizer), device)
     # the weights as training computes with them, so that the figures are those of the run
-    return evaluation.figures(found.model.to(device, config.dtype), Ranks())
+    figures = evaluation.figures(found.model.to(device, config.dtype), Ranks())
+    given = {name: getattr(settings, name) for name in ("images", "pairs", "texts", "labelled")}
+    data = ", ".join(f"{name} {folder}" for name, folder in given.items() if folder)
+    return f"{found.origin}; {settings.num_samples} samples of each kind, from {data}", figures
 
 
 def open_source(source: Path, weights: WeightKind = "raw") -> Evaluated:
@@ -69,7 +77,9 @@ def open_source(source: Path, weights: WeightKind = "raw") -> Evaluated:
         return open_export(source)
     checkpoint = find_checkpoint(source, PretrainConfig)
     fingerprint = checkpoint.data_fingerprints.get("visual tokenizer")
-    return Evaluated(load_model(checkpoint, weights), checkpoint.config, checkpoint.text_tokenizer, fingerprint)
+    kind = "the weights as trained" if weights == "raw" else "the moving average of the weights"
+    origin = f"step {checkpoint.step} in {checkpoint.folder}, {kind}"
+    return Evaluated(load_model(checkpoint, weights), checkpoint.config, checkpoint.text_tokenizer, fingerprint, origin)
 
 
 def open_export(folder: Path) -> Evaluated:
@@ -83,10 +93,10 @@ def open_export(folder: Path) -> Evaluated:
     # an export may have another image size or fewer words than its run
     config = replace(config, model=read_config(folder))
     fingerprints = card.get("data_fingerprints", {})
-    return Evaluated(load_pretrained(folder), config, tokenizer, fingerprints.get("visual tokenizer"))
+    return Evaluated(load_pretrained(folder), config, tokenizer, fingerprints.get("visual tokenizer"), str(folder))
 
 
-def report(figures: Figures) -> str:
-    """Return the figures, one per line."""
+def report(subject: str, figures: Figures) -> str:
+    """Return what was evaluated and the figures, one per line."""
     width = max(map(len, figures))
-    return "\n".join(f"{name:{width}} {value:.6g}" for name, value in figures.items())
+    return "\n".join([subject, *(f"{name:{width}} {value:.6g}" for name, value in figures.items())])

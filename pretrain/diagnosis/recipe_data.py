@@ -12,7 +12,9 @@ from pretrain.config.visual_tokenizer import VisualTokenizerRun
 from pretrain.diagnosis.findings import Finding, from_error
 
 if TYPE_CHECKING:
+    from data_pipeline.loading.dataset import StepDataset
     from data_pipeline.loading.kind_sources import KindSources
+    from pretrain.evaluation.evaluation import Evaluation
     from pretrain.jobs.job import Job
 
 
@@ -103,14 +105,16 @@ def _first_batch(config: RunConfig, ranks: int) -> Iterator[Finding]:
     from pretrain.run.start import open_inputs
 
     subject = "recipe"
+    job = job_of(config)
     try:
-        dataset, _ = open_inputs(job_of(config), 0, ranks)
+        dataset, _ = open_inputs(job, 0, ranks)
     except (ValueError, OSError) as error:
         yield from_error(subject, error)
         return
     yield Finding("ok", subject, f"network, batch and DeepSpeed's configuration fit {ranks} rank{'s' * (ranks > 1)}")
     for warning in config.warnings():
         yield from_error(subject, ValueError(warning), "warning")
+    yield from _held_out_data(job, dataset)
     started = time.monotonic()
     batch = dataset[0]
     seconds, subject = time.monotonic() - started, "first batch"
@@ -124,6 +128,29 @@ def _first_batch(config: RunConfig, ranks: int) -> Iterator[Finding]:
         yield Finding("warning", subject, f"{text}; {len(batch.bad_samples)} were bad: {batch.bad_samples[0]}", remedy)
     else:
         yield Finding("ok", subject, text)
+
+
+def _held_out_data(job: "Job[Any]", dataset: "StepDataset") -> Iterator[Finding]:
+    """Open the data of the evaluation as a run does."""
+    subject, settings = "held-out data", job.config.evaluation
+    try:
+        if isinstance(job.config, PretrainConfig):
+            from pretrain.evaluation.pretraining import evaluation_of_pretraining
+
+            evaluation: Evaluation | None = evaluation_of_pretraining(job, True)  # type: ignore[arg-type]
+        else:
+            from pretrain.evaluation.visual_tokenizer import evaluation_of_visual_tokenizer
+
+            evaluation = evaluation_of_visual_tokenizer(job, True)  # type: ignore[arg-type]
+    except (ValueError, OSError) as error:
+        yield from_error(subject, error)
+        return
+    if evaluation is None:
+        yield Finding("ok", subject, "none: the run is not evaluated while it trains")
+        return
+    yield Finding("ok", subject, f"{len(evaluation.names)} figures every {settings.every_steps} steps")
+    for warning in evaluation.warnings(dataset):
+        yield from_error(subject, ValueError(warning), "warning")
 
 
 def job_of(config: RunConfig) -> "Job[Any]":

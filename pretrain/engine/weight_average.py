@@ -24,6 +24,7 @@ from pretrain.survival.agreement import RunError
 
 AVERAGE = "ema"
 """Name of the state in DeepSpeed's files."""
+DROPPED = "optimizer.ema_decay is 0: the checkpoint's average of the weights is dropped"
 EXCHANGED_AT_ONCE = 1 << 24
 """Elements of a partition that are exchanged at once: 64 MiB beside it."""
 
@@ -62,7 +63,7 @@ def settle_average(engine: deepspeed.DeepSpeedEngine, decay: float) -> str:
         state[AVERAGE] = partition.detach().clone()
     _link_again(engine.optimizer)
     if decay == 0:
-        return "optimizer.ema_decay is 0: the checkpoint's average of the weights is dropped"
+        return DROPPED
     return f"the average of the weights starts from those after {done} updates" if done else ""
 
 

@@ -16,6 +16,8 @@ from pretrain.monitoring.tracking_ids import read_tracking_id, write_tracking_id
 SERVER = "mlflow"
 LAST_STEP = "last_step"
 """A metric that holds the newest step of training figures, by which a later start knows what is there."""
+LAST_EVALUATED = "last_evaluated_step"
+"""The same for evaluations, which follow the training figures of their step, perhaps in a later start."""
 
 
 class MlflowRun:
@@ -27,10 +29,10 @@ class MlflowRun:
         known = read_tracking_id(run_dir, SERVER)
         self._id = known or self._create(run_dir, experiment, settings)
         write_tracking_id(run_dir, SERVER, self._id)
-        self._last_step = 0
+        self._newest = {LAST_STEP: 0, LAST_EVALUATED: -1}
         if known is not None:
             found = self._client.get_run(self._id).data
-            self._last_step = int(found.metrics.get(LAST_STEP, 0))
+            self._newest = {name: int(found.metrics.get(name, none)) for name, none in self._newest.items()}
             restarts = " ".join(filter(None, [found.tags.get("restarts"), str(first_step - 1)]))
             self._client.set_tag(self._id, "restarts", restarts)
             self._client.update_run(self._id, status="RUNNING")
@@ -44,9 +46,10 @@ class MlflowRun:
         return run.info.run_id
 
     def write(self, step: int, seconds: float, figures: Mapping[str, float]) -> None:
-        if step <= self._last_step:
+        name_of_newest = LAST_STEP if "loss" in figures else LAST_EVALUATED
+        if step <= self._newest[name_of_newest]:
             return
-        values = {**figures, LAST_STEP: step} if "loss" in figures else figures
+        values = {**figures, name_of_newest: step}
         metrics = [Metric(metric_name(name), value, int(seconds * 1000), step) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=metrics)
 

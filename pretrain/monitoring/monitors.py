@@ -45,8 +45,9 @@ class Opener:
 class Monitors:
     """The monitors of a run, on the main rank; without openers, as on the other ranks, nothing happens."""
 
-    def __init__(self, openers: Sequence[Opener] = ()):
-        self._threads = [MonitorThread(opener) for opener in openers]
+    def __init__(self, openers: Sequence[Opener] = (), first_step: int = 0):
+        """first_step: steps done before this start."""
+        self._threads = [MonitorThread(opener, first_step) for opener in openers]
         for thread in self._threads:
             thread.start()
 
@@ -73,11 +74,13 @@ class Monitors:
 class MonitorThread(threading.Thread):
     """Writes to one monitor."""
 
-    def __init__(self, opener: Opener):
+    def __init__(self, opener: Opener, first_step: int):
         super().__init__(name=f"monitor {opener.name}", daemon=True)
         self._opener = opener
         self._queue = queue.Queue[tuple[int, float, dict[str, float]] | None](MAX_WAITING)
         self._monitor: Monitor | None = None
+        # a start may first write the evaluation of the step that it resumes at, whose other figures are there and stay
+        self._next_step = first_step + 1
         self._opens_at = -math.inf
         self._has_warned = False
 
@@ -109,8 +112,9 @@ class MonitorThread(threading.Thread):
         step, seconds, figures = item
         try:
             if self._monitor is None:
-                self._monitor = self._opener.open(step)
+                self._monitor = self._opener.open(self._next_step)
             self._monitor.write(step, seconds, figures)
+            self._next_step = max(self._next_step, step + 1)
         except Exception as error:  # of any library
             self._monitor, self._opens_at = None, time.monotonic() + RETRY_SECONDS
             self._report(error)

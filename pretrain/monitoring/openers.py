@@ -1,6 +1,8 @@
-"""From settings to monitors. Their libraries are imported in the monitors' threads, when first figures are there."""
+"""From settings to monitors, whose libraries are imported when they are needed."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from pretrain.monitoring.monitors import Monitor, Opener
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
 """What pip installs for each monitor."""
+MODULES = {"tensorboard": "tensorboard_events", "csv": "csv_table", "wandb": "wandb_run", "mlflow": "mlflow_run"}
+"""Module of each monitor, which imports its library."""
 
 
 def check_installed(config: MonitorConfig) -> None:
@@ -36,7 +40,12 @@ def openers(config: MonitorConfig, run_dir: Path, settings: Mapping[str, Any]) -
         "wandb": lambda first_step: _wandb(config, run_dir, settings, first_step),
         "mlflow": lambda first_step: _mlflow(config, run_dir, settings, first_step),
     }
-    return [Opener(name, makers[name]) for name, is_on in _is_on(config).items() if is_on]
+    names = [name for name, is_on in _is_on(config).items() if is_on]
+    for name in names:
+        # here, and not in a thread: a loader worker that is forked during an import could wait for its lock for ever
+        with suppress(Exception):  # a library that is broken is reported by the monitor's thread
+            import_module(f"pretrain.monitoring.{MODULES[name]}")
+    return [Opener(name, makers[name]) for name in names]
 
 
 def _is_on(config: MonitorConfig) -> dict[str, bool]:

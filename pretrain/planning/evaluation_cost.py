@@ -27,7 +27,13 @@ def evaluation_share(config: PretrainConfig, num_ranks: int = 1) -> float:
         -(-num_samples // (settings.chunk_size * num_ranks)) * flops * min(settings.chunk_size, num_samples)
         for num_samples, flops in forwards(config)
     )
-    return rounds * num_ranks / (settings.every_steps * training_flops(config.model, config.largest_step))
+    kinds_of_weights = 2 if config.optimizer.ema_decay else 1
+    return (
+        kinds_of_weights
+        * rounds
+        * num_ranks
+        / (settings.every_steps * training_flops(config.model, config.largest_step))
+    )
 
 
 def evaluation_note(config: PretrainConfig, num_ranks: int) -> str:

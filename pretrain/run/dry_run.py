@@ -24,6 +24,7 @@ from pretrain.config.dry_run import DryRunOptions
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.run_config import ConfigT, config_to_json
 from pretrain.engine.engine import merged_deepspeed_config
+from pretrain.engine.memory_config import read_memory_config
 from pretrain.jobs.job import Job
 from pretrain.planning.memory import planned_kernels
 from pretrain.planning.network_tables import stage_table
@@ -70,17 +71,22 @@ def show(job: Job[ConfigT], num_ranks: int, evaluation_of: EvaluationOf) -> None
     config = job.config
     say(f"dry run of {config.run_dir} on {num_ranks} ranks; nothing is trained or written")
     _section("config", config_to_json(config).rstrip())
-    dataset, memory_config = open_inputs(job, 0, num_ranks)
+    memory_config = read_memory_config(config.deepspeed_config)
     merged = merged_deepspeed_config(config, memory_config, num_ranks, job.bfloat16_weights)
     _section(f"DeepSpeed, from {config.deepspeed_config}", json.dumps(merged, indent=2))
+    _section("plan", plan(config, memory_config, num_ranks))
+    dataset, _ = open_inputs(job, 0, num_ranks)
     evaluation = evaluation_of(job, True)
-    evaluated = [] if evaluation is None else [f"evaluation: {', '.join(evaluation.names)}"]
+    evaluated = (
+        []
+        if evaluation is None
+        else [f"evaluation every {config.evaluation.every_steps} steps: {', '.join(evaluation.names)}"]
+    )
     _section("data", "\n".join([*job.describe(), *dataset.describe(), *evaluated]))
     more = [] if evaluation is None else evaluation.warnings(dataset)
     for warning in [*config.warnings(), *dataset.warnings(), *more]:
         warn(f"warning: {warning}")
     _section("first batch", first_batch(dataset, num_ranks))
-    _section("plan", plan(config, memory_config, num_ranks))
     _section("start", beginning(job, dataset))
     say("\nno mistake was found; start the run with the same command without --dry-run")
 
@@ -131,7 +137,7 @@ def beginning(job: Job[ConfigT], dataset: StepDataset) -> str:
     config = job.config
     newest = complete_folders(config.run_dir / "checkpoints")[-1:]
     if not newest:
-        made = "" if config.run_dir.exists() else ", and would be made"
+        made = "" if config.run_dir.exists() else "; the folder would be made"
         return f"at step 0: {config.run_dir} has no checkpoint{made}"
     checkpoint, verified = sound_checkpoint(config, newest[0])
     files = job.files(config)

@@ -5,7 +5,7 @@ out or interrupts is made when the run resumes.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import deepspeed
 import torch.distributed as dist
 
 from pretrain.checkpoints.best import forget_later, update_best
+from pretrain.checkpoints.manifest import has_manifest
 from pretrain.config.evaluation import EvaluationConfig
 from pretrain.config.run_config import RunConfig
 from pretrain.engine.weight_average import averaged_weights
@@ -63,9 +64,24 @@ class Evaluations:
         if self.evaluation is None:
             return
         last_due = last_due_step(self.first_step, self.config.num_steps, self.settings.every_steps)
-        is_missing = dist.get_rank() == 0 and all(line["step"] < last_due for line in self._lines)
-        if any(summed_over_hosts([is_missing])):
-            self._evaluate(engine, self.first_step)
+        is_missing = [dist.get_rank() == 0 and not self._has(kind, last_due) for kind in self._kinds]
+        missing = [kind for kind, num in zip(self._kinds, summed_over_hosts(is_missing), strict=True) if num]
+        if missing:
+            self._evaluate(engine, self.first_step, missing)
+
+    @property
+    def _kinds(self) -> list[Weights]:
+        """The kinds of weights that are evaluated."""
+        return ["raw", "ema"] if self.config.optimizer.ema_decay else ["raw"]
+
+    def _has(self, kind: Weights, step: int) -> bool:
+        """Return whether there is an evaluation of these weights after `step` steps or more. On the main rank."""
+        return any(line["step"] >= step and line["weights"] == kind for line in self._lines)
+
+    def left_out(self, step: int) -> str:
+        """Return a clause if the evaluation after the last step was left out for a stop. On the main rank."""
+        is_made = not self.is_due(step) or all(self._has(kind, step) for kind in self._kinds)
+        return "" if is_made else "; its last evaluation was left out: rerun the same command to make it"
 
     def is_due(self, step: int) -> bool:
         """Return whether the run is evaluated after `step` steps."""
@@ -75,16 +91,16 @@ class Evaluations:
     def after_step(self, engine: deepspeed.DeepSpeedEngine, step: int) -> None:
         """Evaluate if that is due after `step` steps. Raises RunError."""
         if self.is_due(step):
-            self._evaluate(engine, step)
+            self._evaluate(engine, step, self._kinds)
 
     def of_step(self, step: int) -> list[dict[str, Any]]:
         """Return the lines of evaluations after `step` steps, for the checkpoint of that step. On the main rank."""
         return [line for line in self._lines if line["step"] == step]
 
-    def _evaluate(self, engine: deepspeed.DeepSpeedEngine, step: int) -> None:
+    def _evaluate(self, engine: deepspeed.DeepSpeedEngine, step: int, kinds: Sequence[Weights]) -> None:
         self.watchdog.at("evaluating")
-        is_complete = self._evaluate_weights(engine, step, "raw")
-        if is_complete and self.config.optimizer.ema_decay:
+        is_complete = "raw" not in kinds or self._evaluate_weights(engine, step, "raw")
+        if is_complete and "ema" in kinds:
             with averaged_weights(engine):
                 self._evaluate_weights(engine, step, "ema")
 
@@ -110,7 +126,8 @@ class Evaluations:
         """Return the lines up to the first step; later ones are dropped from the file. Main rank. Raises OSError."""
         lines = restore_evaluations(self.config.run_dir, self.first_step)
         forget_later(self._checkpoints, self.first_step)
-        for line in lines:  # the start before this one may have been killed before it named the best
+        # the best may have been after the first step, or by another figure, or the start was killed before it named it
+        for line in lines:
             self._name_best(line)
         return lines
 
@@ -128,12 +145,13 @@ class Evaluations:
         self._name_best(line)
 
     def _name_best(self, line: dict[str, Any]) -> None:
-        """Name the checkpoint that the run resumed from as the best if its evaluation says so. Main rank.
+        """Name the checkpoint of an evaluation as the best if it is there and its figure is. Main rank.
 
-        CheckpointSaver does so for the later ones, once they are complete.
+        CheckpointSaver does so for those of this start, once they are complete.
         """
-        if line["step"] == self.first_step > 0 and line["weights"] == "raw":
-            update_best(self._checkpoints / f"step_{self.first_step:08d}", [line], self.settings)
+        checkpoint = self._checkpoints / f"step_{line['step']:08d}"
+        if line["step"] <= self.first_step and has_manifest(checkpoint):
+            update_best(checkpoint, [line], self.settings)
 
     @property
     def _checkpoints(self) -> Path:

@@ -25,7 +25,7 @@ from pretrain.run.speed import memory_gib
 from pretrain.run.start import EvaluationOf, Run, start
 from pretrain.run.step_agreement import Agreed, agree, gather_keys
 from pretrain.survival.agreement import FatalRunError, RetryableRunError, RunError, on_main_rank
-from pretrain.survival.console import end_live, say, warn
+from pretrain.survival.console import end_live, warn
 from pretrain.survival.startup_log import end_startup, forget_startup
 from pretrain.survival.stop import EXIT_CODES, EXIT_RANK_LOST, Ending, JobStatus, StopRequest, end_process
 from pretrain.survival.watchdog import Watchdog
@@ -106,7 +106,7 @@ def train_steps(run: Run[ConfigT]) -> Ending:
             on_main_rank(run.report_stop, done)
             return agreed.stop
         run.watchdog.at("reading", done)
-    on_main_rank(say, f"{config.run_dir} is complete: {config.num_steps} steps{run.guard.summary(config.num_steps)}")
+    on_main_rank(run.report_completion)
     return "many_skipped" if run.guard.has_skipped_many(config.num_steps) else "complete"
 
 

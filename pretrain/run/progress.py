@@ -44,7 +44,7 @@ class Progress:
     def show(self, record: dict[str, Any]) -> None:
         """Show the record of a step if it is time to."""
         now, done = time.monotonic(), record["step"] + 1
-        self._ended.append((done, now))
+        self._ended.append((done, record["time"]))  # records may come late, two at once
         self._num_bad_samples += record.get("bad_samples", 0)
         is_last = done == self.num_steps
         seconds = LIVE_SECONDS if self._is_live else PLAIN_SECONDS

@@ -40,11 +40,18 @@ class RunLog:
         line = (json.dumps(_finite(record)) + "\n").encode()
         try:
             written_with_retries(lambda: append_whole(self._file, line), self.path)
-            if is_kept:
-                os.fsync(self._file.fileno())
             self._last_line = line
             # errno None: the file was moved or replaced, which no retry mends
             with_retries(self.check_in_place, FileErrors((*PERMANENT_ERRNOS, None)))
+        except OSError as error:
+            self.failure = error
+        if is_kept:
+            self.sync()
+
+    def sync(self) -> None:
+        """Sync all lines so far to disk: a checkpoint follows."""
+        try:
+            os.fsync(self._file.fileno())
         except OSError as error:
             self.failure = error
 

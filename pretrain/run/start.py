@@ -17,7 +17,13 @@ from torch import nn
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
-from pretrain.checkpoints.elastic import is_of_another_layout, load_checkpoint, load_optimizer, load_weights_into
+from pretrain.checkpoints.elastic import (
+    holds_average,
+    is_of_another_layout,
+    load_checkpoint,
+    load_optimizer,
+    load_weights_into,
+)
 from pretrain.checkpoints.reader import Checkpoint, agreed_latest_checkpoint
 from pretrain.checkpoints.saver import CheckpointSaver, check_there
 from pretrain.config.run_config import ConfigT, config_to_json, settings_of
@@ -25,7 +31,7 @@ from pretrain.engine.determinism import use_deterministic_algorithms
 from pretrain.engine.engine import build_engine, check_accepted, check_alike, merged_deepspeed_config
 from pretrain.engine.machine_memory import check_buckets_fit
 from pretrain.engine.memory_config import read_memory_config
-from pretrain.engine.weight_average import settle_average
+from pretrain.engine.weight_average import DROPPED, settle_average
 from pretrain.evaluation.evaluation import Evaluation
 from pretrain.jobs.job import Job
 from pretrain.monitoring.environment import add_start, describe_ranks
@@ -107,6 +113,13 @@ class Run(Generic[ConfigT]):
         self.status.saved(step)
         self.job.publish(checkpoint)
 
+    def report_completion(self) -> None:
+        """Print that all steps are done, and forget a request to stop, which came too late. Main rank."""
+        self.stop.forget_file()
+        num_steps = self.config.num_steps
+        skipped, left = self.guard.summary(num_steps), self.evaluations.left_out(num_steps)
+        say(f"{self.config.run_dir} is complete: {num_steps} steps{skipped}{left}")
+
     def report_stop(self, done: int) -> None:
         """Print that the run was stopped, and forget the file that asked for it. Main rank."""
         end_live()
@@ -154,7 +167,9 @@ def start(
     on_main_rank(bad_samples.write, first_step)
     saver = on_every_rank(lambda: CheckpointSaver(engine, config, memory_config, fingerprints, job.checkpoint_files()))
     on_main_rank(add_start, config.run_dir, first_step, describe_ranks(device))
-    monitors = Monitors(openers(config.monitors, config.run_dir, settings_of(config)) if log is not None else ())
+    monitors = Monitors(
+        openers(config.monitors, config.run_dir, settings_of(config)) if log is not None else (), first_step
+    )
     progress = Progress(config.num_steps, first_step, job.progress_fields)
 
     def draw(record: dict[str, Any]) -> None:
@@ -242,7 +257,11 @@ def build(
     if checkpoint is not None:
         watchdog.at("loading")
         load_optimizer(engine, checkpoint, decay > 0) if is_elastic else load_checkpoint(engine, checkpoint)
-    if (changed := settle_average(engine, decay)) and dist.get_rank() == 0:
+    changed = settle_average(engine, decay)
+    if checkpoint is not None and is_elastic and decay == 0:  # it was not loaded
+        folder = checkpoint.folder
+        changed = DROPPED if on_every_rank(lambda: holds_average(folder)) else ""
+    if changed and dist.get_rank() == 0:
         say(changed)
     return engine
 

@@ -35,6 +35,8 @@ class StepRecords:
     def flush(self, is_kept: bool = False) -> None:
         """Read and log the record added last; is_kept: as in `RunLog.write`."""
         if self._late is None:
+            if is_kept and self.log is not None:  # its line was written before, as before an evaluation
+                self.log.sync()
             return
         record, self._late = self._late.read(), None
         if not record["skipped"]:

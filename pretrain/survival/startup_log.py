@@ -42,7 +42,11 @@ def begin_startup(run_dir: Path) -> None:
     if rank == "0":
         console.say(f"starting {run_dir}; what libraries print meanwhile is in {path}")
     _flush()
-    streams = _copy_of(sys.stdout, 1), _copy_of(sys.stderr, 2)
+    try:
+        streams = _copy_of(sys.stdout, 1), _copy_of(sys.stderr, 2)
+    except OSError:  # standard output is closed, so that there is nothing to keep clear
+        os.close(file)
+        return
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
     os.close(file)

@@ -146,7 +146,7 @@ class Watchdog:
         if os.environ.get("LOCAL_RANK", "0") == "0" or verdict.rank == 0:
             warn(
                 f"error: {verdict.sentence}; rank {self.rank} was in {place_of(self._where)} and ends; "
-                "rerun the same command to resume"
+                f"rerun the same command to resume{'; ' * bool(place_of_startup_log())}{place_of_startup_log()}"
             )
         if self._judge is not None:
             self._judge.join(2 * GRACE_SECONDS)  # it still sends the verdict to the others

@@ -21,7 +21,7 @@ from tests.support.mistakes import only_rank
 from tests.support.shared_folders import contents
 from tests.support.tiny_run import TinyData
 
-SECTIONS = ["config", "DeepSpeed", "data", "first batch", "plan", "start"]
+SECTIONS = ["config", "DeepSpeed", "plan", "data", "first batch", "start"]
 
 
 def config_of(tiny_data: TinyData, run_dir: Path, *overrides: object) -> PretrainConfig:
@@ -101,7 +101,7 @@ def test_a_visual_tokenizers_training_is_shown(
         dry_run.show(VisualTokenizerTraining(config, torch.device("cpu")), 2, evaluation_of_visual_tokenizer)
     output = capsys.readouterr().out
     assert "predicted for pretraining only" in output and [*tmp_path.iterdir()] == []
-    assert "evaluation: loss/total, " in output
+    assert "evaluation every 50 steps: loss/total, " in output
     missing = replace(config, evaluation=replace(config.evaluation, images=str(tmp_path / "missing")))
     with only_rank(), pytest.raises(ValueError, match="missing"):
         dry_run.show(VisualTokenizerTraining(missing, torch.device("cpu")), 2, evaluation_of_visual_tokenizer)

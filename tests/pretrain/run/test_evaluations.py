@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pretrain.checkpoints.best import read_best
 from pretrain.checkpoints.manifest import MANIFEST_NAME
 from pretrain.evaluation.chunks import Ranks
 from pretrain.evaluation.evaluation import Evaluation, Figures, Network
-from pretrain.evaluation.records import read_evaluations
+from pretrain.evaluation.records import append_evaluation, evaluation_line, read_evaluations
 from pretrain.recipes.small import demo
 from pretrain.run.evaluations import Evaluations, last_due_step
 from pretrain.survival import agreement
@@ -69,9 +70,10 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def evaluations(run_dir: Path, first_step: int, **settings: Any) -> Evaluations:
+def evaluations(run_dir: Path, first_step: int, ema_decay: float = 0.0, **settings: Any) -> Evaluations:
     given = replace(demo().evaluation, every_steps=10, **settings)
     config = replace(demo(), run_dir=run_dir, num_steps=NUM_STEPS, save_every_steps=10, evaluation=given)
+    config = replace(config, optimizer=replace(config.optimizer, ema_decay=ema_decay))
     monitor = Monitor()
     return Evaluations(Counting(), config, first_step, Stop(), Phases(), monitor.write)  # type: ignore[arg-type]
 
@@ -82,6 +84,21 @@ ENGINE: Any = None
 
 def steps_of(run_dir: Path) -> list[int]:
     return [line["step"] for line in read_evaluations(run_dir)]
+
+
+def test_an_evaluation_of_the_average_that_a_stop_left_out_is_made_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.run.evaluations.averaged_weights", lambda engine: nullcontext())
+    append_evaluation(tmp_path, evaluation_line(10, "raw", {"loss/total": 4.0}, 1.0))
+    run = evaluations(tmp_path, 10, ema_decay=0.99)
+    run.begin(ENGINE)
+    run.after_step(ENGINE, 20)
+    found = [(line["step"], line["weights"]) for line in read_evaluations(tmp_path)]
+    assert found == [(10, "raw"), (10, "ema"), (20, "raw"), (20, "ema")]
+    assert "rerun the same command" in run.left_out(NUM_STEPS)
+    run.after_step(ENGINE, NUM_STEPS)
+    assert run.left_out(NUM_STEPS) == ""
 
 
 def test_a_run_is_evaluated_before_its_first_step_at_each_distance_and_after_its_last(
@@ -111,7 +128,7 @@ def test_a_resumed_run_makes_what_is_missing_and_repeats_nothing(
 ) -> None:
     before = evaluations(tmp_path, 0)
     for step in made:
-        before._evaluate(ENGINE, step)
+        before._evaluate(ENGINE, step, ["raw"])
     evaluations(tmp_path, first_step).begin(ENGINE)
     assert steps_of(tmp_path) == expected
 
@@ -131,7 +148,7 @@ def test_the_checkpoint_that_a_run_resumes_from_can_be_the_best(tmp_path: Path) 
         (folder / f"step_{step:08d}").mkdir(parents=True)
         (folder / f"step_{step:08d}" / MANIFEST_NAME).write_text("{}")
     first = evaluations(tmp_path, 0, best="loss/total")
-    first._evaluate(ENGINE, 10)
+    first._evaluate(ENGINE, 10, ["raw"])
     assert read_best(folder) is None  # CheckpointSaver names it, once it is complete
     evaluations(tmp_path, 10, best="loss/total")
     best = read_best(folder)

@@ -77,7 +77,7 @@ def test_plain_lines_become_ever_rarer(clock: list[float], capsys: pytest.Captur
     progress = Progress(1500, 300)
     for step in range(300, 1500):
         clock.append(clock[-1] + 0.2)
-        progress.show(record(step))
+        progress.show(record(step, time=clock[-1]))
     shown = [int(line.split("/")[0].removeprefix("step ")) for line in capsys.readouterr().out.splitlines()]
     assert shown[:6] == [301, 302, 305, 310, 320, 350]
     later = shown[8:]
@@ -88,7 +88,7 @@ def test_a_plain_line_has_every_part(clock: list[float], capsys: pytest.CaptureF
     progress = Progress(7, 0)
     for step in range(2):
         clock.append(clock[-1] + 2.0)
-        progress.show(record(step, num_skipped_steps=step, bad_samples=1))
+        progress.show(record(step, time=clock[-1], num_skipped_steps=step, bad_samples=1))
     line = capsys.readouterr().out.splitlines()[-1]
     beginning, _, end = line.partition("  10 s left  ends ")
     assert beginning == (
@@ -107,7 +107,7 @@ def test_the_live_line_never_wraps_and_loses_what_matters_least(
     progress = Progress(700_000, 100_000)
     for step in range(100_000, 100_003):
         clock.append(clock[-1] + 2.0)
-        progress.show(record(step, num_skipped_steps=3))
+        progress.show(record(step, time=clock[-1], num_skipped_steps=3))
         if step == 100_001:
             console.say("saved step 100002 of 700000 in runs/base/checkpoints/step_00100002")
             console.warn("warning: a message")
@@ -126,7 +126,7 @@ def test_the_last_live_line_stays_and_messages_follow_below_it(
     resize(stream, 80)
     progress = Progress(2, 0)
     for step in range(2):
-        progress.show(record(step))
+        progress.show(record(step, time=clock[-1]))
     console.say("runs/base is complete: 2 steps")
     *_, last, message, empty = screen(printed_on(reading))
     assert last.startswith("step 2/2  loss 3.000") and (message, empty) == ("runs/base is complete: 2 steps", "")
