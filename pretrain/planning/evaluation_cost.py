@@ -27,13 +27,9 @@ def evaluation_share(config: PretrainConfig, num_ranks: int = 1) -> float:
         -(-num_samples // (settings.chunk_size * num_ranks)) * flops * min(settings.chunk_size, num_samples)
         for num_samples, flops in forwards(config)
     )
-    kinds_of_weights = 2 if config.optimizer.ema_decay else 1
-    return (
-        kinds_of_weights
-        * rounds
-        * num_ranks
-        / (settings.every_steps * training_flops(config.model, config.largest_step))
-    )
+    num_kinds = 2 if config.optimizer.ema_decay else 1  # of weights: as trained, and their moving average
+    training = settings.every_steps * training_flops(config.model, config.largest_step)
+    return num_kinds * rounds * num_ranks / training
 
 
 def evaluation_note(config: PretrainConfig, num_ranks: int) -> str:

@@ -77,11 +77,8 @@ def show(job: Job[ConfigT], num_ranks: int, evaluation_of: EvaluationOf) -> None
     _section("plan", plan(config, memory_config, num_ranks))
     dataset, _ = open_inputs(job, 0, num_ranks)
     evaluation = evaluation_of(job, True)
-    evaluated = (
-        []
-        if evaluation is None
-        else [f"evaluation every {config.evaluation.every_steps} steps: {', '.join(evaluation.names)}"]
-    )
+    every = f"evaluation every {config.evaluation.every_steps} steps"
+    evaluated = [] if evaluation is None else [f"{every}: {', '.join(evaluation.names)}"]
     _section("data", "\n".join([*job.describe(), *dataset.describe(), *evaluated]))
     more = [] if evaluation is None else evaluation.warnings(dataset)
     for warning in [*config.warnings(), *dataset.warnings(), *more]:

@@ -64,7 +64,7 @@ class Evaluations:
         if self.evaluation is None:
             return
         last_due = last_due_step(self.first_step, self.config.num_steps, self.settings.every_steps)
-        is_missing = [dist.get_rank() == 0 and not self._has(kind, last_due) for kind in self._kinds]
+        is_missing = [int(dist.get_rank() == 0 and not self._has(kind, last_due)) for kind in self._kinds]
         missing = [kind for kind, num in zip(self._kinds, summed_over_hosts(is_missing), strict=True) if num]
         if missing:
             self._evaluate(engine, self.first_step, missing)

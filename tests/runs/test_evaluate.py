@@ -95,11 +95,12 @@ def test_the_command_gives_the_figures_of_the_run_for_checkpoint_and_export_agai
     evaluated: Path, tmp_path: Path
 ) -> None:
     """Compare one process with the run's two ranks."""
-    found = evaluate_source(EvaluateOptions(evaluated))
+    origin, found = evaluate_source(EvaluateOptions(evaluated))
+    assert origin.startswith("step ") and "the weights as trained; " in origin
     assert_same(found, figures(evaluated)[NUM_STEPS])
-    assert evaluate_source(EvaluateOptions(evaluated)) == found
+    assert evaluate_source(EvaluateOptions(evaluated)) == (origin, found)
     convert(ConvertOptions(evaluated, tmp_path / "export", to="safetensors"))
-    assert evaluate_source(EvaluateOptions(tmp_path / "export")) == found
+    assert evaluate_source(EvaluateOptions(tmp_path / "export"))[1] == found
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_a_resume_that_would_be_refused_is_refused_with_the_same_sentence(
     tiny_data: TinyData, two_ranks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(tiny_data, two_ranks, "--num-steps", 9)
-    with pytest.raises(ValueError, match=r"was started with different settings \(num_steps was 8, is now 9\)"):
+    with pytest.raises(ValueError, match=r"was started with different settings \(num_steps was 8, is now 9: under"):
         shown(config, capsys)
     run_dir = tmp_path / "run"
     shutil.copytree(two_ranks, run_dir)
