@@ -42,10 +42,10 @@ def evaluation_note(config: PretrainConfig, num_ranks: int) -> str:
         given = {name: getattr(EVERYTHING, name) for name in names}
         config = replace(config, evaluation=replace(settings, **given, best=None))
     share = evaluation_share(config, num_ranks)
-    said = f"{share:.2%} of the operations of {settings.every_steps} steps, counted for {num_ranks} ranks"
+    said = f"{share:.2%} of the operations of {settings.every_steps} steps on {num_ranks} ranks"
     if is_assumed:
-        return f"evaluation: no held-out data is set; with all kinds and labelled images it would take {said}."
-    return f"evaluation every {settings.every_steps} steps: {said}."
+        return f"evaluation, counted: no held-out data is set; with all kinds and labelled images it would take {said}."
+    return f"evaluation, counted: {said}."
 
 
 def forwards(config: PretrainConfig) -> Iterator[tuple[int, float]]:

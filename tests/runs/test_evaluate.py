@@ -48,10 +48,10 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     return dict(checkpoint_weights(find_checkpoint(run_dir, PretrainConfig)))
 
 
-def figures(run_dir: Path) -> dict[int, dict[str, float]]:
+def figures(run_dir: Path, kind: str = "raw") -> dict[int, dict[str, float]]:
     lines = read_evaluations(run_dir)
-    assert all(line["weights"] == "raw" and line["seconds"] > 0 for line in lines)
-    return {line["step"]: line["figures"] for line in lines}
+    assert all(line["weights"] in ("raw", "ema") and line["seconds"] > 0 for line in lines)
+    return {line["step"]: line["figures"] for line in lines if line["weights"] == kind}
 
 
 def assert_same(found: dict[str, float], expected: dict[str, float]) -> None:
@@ -73,7 +73,7 @@ def evaluated(tiny_data: TinyData, labelled: Path, tmp_path_factory: pytest.Temp
     run_dir = tmp_path_factory.mktemp("evaluated") / "run"
     ended = train(2, tiny_data, run_dir, *evaluation_overrides(tiny_data, labelled))
     assert ended.exit_codes == [0, 0], ended.stderr
-    assert ended.stdout[0].count("evaluated after step ") == len(STEPS)
+    assert ended.stdout[0].count("evaluated after step ") == 2 * len(STEPS)  # weights as trained and averaged
     assert f"warning: evaluation.pairs {tiny_data.folder / 'pairs'} holds the samples of" in ended.stderr[0]
     return run_dir
 
@@ -88,7 +88,9 @@ def test_evaluation_leaves_training_as_it_is_to_the_bit(evaluated: Path, two_ran
     assert at_end["loss/total"] < at_start["loss/total"]
     assert at_start["codebook/usage"] == at_end["codebook/usage"] > 0  # the tokenizer is frozen
     (checkpoint,) = (evaluated / "checkpoints").iterdir()
-    assert json.loads((checkpoint / EVALUATIONS_NAME).read_text())["figures"] == at_end
+    lines = (checkpoint / EVALUATIONS_NAME).read_text().splitlines()
+    assert [json.loads(line)["figures"] for line in lines] == [at_end, figures(evaluated, "ema")[NUM_STEPS]]
+    assert figures(evaluated, "ema")[0] == at_start and figures(evaluated, "ema")[NUM_STEPS] != at_end
 
 
 def test_the_command_gives_the_figures_of_the_run_for_checkpoint_and_export_again_to_the_bit(
@@ -99,6 +101,9 @@ def test_the_command_gives_the_figures_of_the_run_for_checkpoint_and_export_agai
     assert origin.startswith("step ") and "the weights as trained; " in origin
     assert_same(found, figures(evaluated)[NUM_STEPS])
     assert evaluate_source(EvaluateOptions(evaluated)) == (origin, found)
+    origin, averaged = evaluate_source(EvaluateOptions(evaluated, weights="ema"))
+    assert "the moving average of the weights; " in origin
+    assert_same(averaged, figures(evaluated, "ema")[NUM_STEPS])
     convert(ConvertOptions(evaluated, tmp_path / "export", to="safetensors"))
     assert evaluate_source(EvaluateOptions(tmp_path / "export"))[1] == found
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pydantic
@@ -120,7 +121,8 @@ def example(owner: type) -> Any:
     }
     if owner in defaults:
         return defaults[owner]()
-    words = {"kind": "image", "source": "a", "out": "b", "folder": "c", "images": "d", "pairs": "e", "sources": ("f",)}
+    words: dict[str, Any] = {"kind": "image", "source": "a", "out": "b", "folder": "c", "images": "d", "pairs": "e"}
+    words |= {"sources": ("f",), "runs": (Path("g"),)}
     required = [field.name for field in dataclasses.fields(owner) if field.default is field.default_factory]
     return owner(**{name: words[name] for name in required})
 

@@ -9,6 +9,7 @@ import pytest
 
 from data_pipeline.settings.changes import fixed_fields
 from pretrain.config.evaluation import EvaluationConfig
+from pretrain.config.monitors import MonitorConfig
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.run_config import RunConfig, changed_fields, config_from_json, config_to_json
 from pretrain.recipes.small import demo, demo_visual_tokenizer, laptop
@@ -38,6 +39,7 @@ MAY_CHANGE = {
     "data.cache_for_group",
     "optimizer.implementation",
     *(f"evaluation.{field.name}" for field in fields(EvaluationConfig)),
+    *(f"monitors.{field.name}" for field in fields(MonitorConfig)),
     "optimizer.ema_decay",
     # compared by config/schedule.py
     "num_steps",

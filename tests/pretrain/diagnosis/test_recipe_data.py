@@ -1,5 +1,6 @@
 """A recipe's data opened, tokenizers compared, one batch read. CPU, seconds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pretrain.config.command_line import parse_recipe
@@ -21,7 +22,7 @@ def test_sound_data_is_opened_and_read(tiny_data: TinyData, tmp_path: Path) -> N
     assert {one.level for one in findings} <= {"ok", "warning"}, findings
     subjects = [one.subject for one in findings if one.level == "ok"]
     kinds = ["image shards", "pair shards", "text shards"]
-    assert subjects == [*kinds, "text tokenizer", "visual tokenizer", "recipe", "first batch"]
+    assert subjects == [*kinds, "text tokenizer", "visual tokenizer", "recipe", "held-out data", "first batch"]
     assert findings[-1].text.startswith("6 samples of rank 0 ") and not (tmp_path / "run").exists()
 
 
@@ -45,9 +46,12 @@ def test_any_other_mistake_of_a_start_is_reported_once(tiny_data: TinyData, tmp_
 
 def test_the_data_of_a_visual_tokenizer(tiny_data: TinyData, tmp_path: Path) -> None:
     overrides = ["--data.images", str(tiny_data.folder / "images"), "--out", str(tmp_path / "out" / "tokenizer.pt")]
-    overrides += ["--run-dir", str(tmp_path / "run")]
+    overrides += ["--run-dir", str(tmp_path / "run"), "--evaluation.images", str(tiny_data.folder / "pairs")]
     config = parse_recipe(VISUAL_TOKENIZER_RECIPES, "pretrain.train_visual_tokenizer", ["demo", *overrides])
+    missing = replace(config, evaluation=replace(config.evaluation, images=str(tmp_path / "none")))
     with only_rank():
         findings = [*recipe_data(config, ranks=2)]
+        errors = [one for one in recipe_data(missing, ranks=2) if one.level == "error"]
+    assert [one.subject for one in errors] == ["held-out data"] and str(tmp_path / "none") in errors[0].text
     assert findings[-1].subject == "first batch" and {one.level for one in findings} <= {"ok", "warning"}, findings
     assert [*tmp_path.iterdir()] == []

@@ -1,5 +1,6 @@
 """The cost of evaluation on paper, against forwards counted by hand. CPU, milliseconds."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -31,6 +32,11 @@ def test_a_recipe_spends_at_most_one_percent(name: str) -> None:
 
 
 def test_the_note_says_what_is_assumed() -> None:
-    assert evaluation_note(RECIPES["laptop"](), 2).startswith("evaluation every 500 steps: 0.")
+    assert re.fullmatch(
+        r"evaluation, counted: 0\.\d\d% of the operations of 500 steps on 2 ranks\.",
+        evaluation_note(RECIPES["laptop"](), 2),
+    )
     said = evaluation_note(RECIPES["beit3_giant"](), 128)
-    assert said.startswith("evaluation: no held-out data is set; with all kinds and labelled images it would take 0.")
+    assert said.startswith(
+        "evaluation, counted: no held-out data is set; with all kinds and labelled images it would take 0."
+    )

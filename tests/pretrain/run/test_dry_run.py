@@ -42,7 +42,7 @@ def test_a_run_that_would_start_is_shown_and_its_folder_is_not_made(
     assert titles == SECTIONS and [*tmp_path.iterdir()] == []
     assert '"train_batch_size": 12' in out and '"train_micro_batch_size_per_gpu": 6' in out
     assert "images              (4, 3, 48, 48) torch.uint8" in out and "6 samples of rank 0 of 2" in out
-    assert f"at step 0: {tmp_path / 'run'} has no checkpoint, and would be made" in out
+    assert f"at step 0: {tmp_path / 'run'} has no checkpoint; the folder would be made" in out
 
 
 def test_a_checkpoint_that_would_be_resumed_is_named_and_nothing_changes(
