@@ -62,6 +62,7 @@ setup(
             "fsspec",
             "ftfy",
             "hypothesis",
+            "matplotlib",
             "mypy",
             "pyarrow",
             "pytest",
