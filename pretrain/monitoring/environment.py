@@ -54,6 +54,7 @@ def versions() -> dict[str, str]:
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
+    found["torch"] = torch.__version__  # with its build, such as +cu130, which the package's own version may lack
     if torch.version.cuda is not None:
         found["cuda"] = torch.version.cuda
     if torch.cuda.is_available():

@@ -127,7 +127,9 @@ def test_an_unusable_image_is_skipped_counted_and_named(
     batch = read(members)
     (bad,) = batch.bad_samples
     assert (bad.shard, bad.key) == (str(tmp_path / "pairs" / "0.tar"), "b") and bad.reason.startswith(reason)
-    assert batch.keys == ["a", "a"] and not batch.failure and not recwarn.list
+    assert batch.keys == ["a", "a"] and not batch.failure
+    # Python 3.12 warns of every fork of a process with threads, as torch's loader makes it
+    assert [one for one in recwarn.list if "use of fork()" not in str(one.message)] == []
 
 
 def test_a_caption_of_a_million_characters_is_cut(read: Callable[..., StepBatch]) -> None:
