@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
     text: str
     rank: int
-    """Of importance, 0 for what is left out last."""
+    """Importance; 0 for what is left out last."""
 
 
 class Progress:

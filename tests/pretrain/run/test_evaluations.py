@@ -54,7 +54,7 @@ class Stop:
 
 
 class Phases:
-    """Phases that a watchdog is told."""
+    """Phases that a watchdog was given."""
 
     def __init__(self) -> None:
         self.phases: list[str] = []
