@@ -132,7 +132,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _read_json(text: str) -> Any:
+def read_strict_json(text: str | bytes) -> Any:
+    """Return the content of a JSON text. Raises ValueError if a name is set twice, or for NaN and infinities."""
     return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refused_constant)
 
 
@@ -169,7 +170,7 @@ def _read_yaml(text: str) -> Any:
 
 
 READERS: dict[str, Callable[[str], Any]] = {
-    ".json": _read_json,
+    ".json": read_strict_json,
     ".toml": tomllib.loads,
     ".yaml": _read_yaml,
     ".yml": _read_yaml,

@@ -15,6 +15,7 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_pipeline.settings.suggestions import did_you_mean
+from pretrain.config.config_file import read_strict_json
 from pretrain.config.run_config import RunConfig
 
 FOLDER = Path(__file__).parents[2] / "ds_configs"
@@ -66,7 +67,7 @@ def read_memory_config(path: Path) -> dict[str, Any]:
     """Return the content of a file. Raises ValueError unless it is a JSON object of settings that DeepSpeed accepts."""
     path = find_memory_config(path)
     try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates, parse_constant=_refused_constant)
+        content = read_strict_json(path.read_bytes())
     except OSError as error:
         raise ValueError(f"DeepSpeed config {path} cannot be read ({error.strerror}); give another file") from error
     except (ValueError, RecursionError) as error:
@@ -194,18 +195,6 @@ def _mistyped(annotation: Any, blocks: list[type], value: Any) -> str:
 def _parts(annotation: Any) -> tuple[Any, ...]:
     """X | Y -> (X, Y), X -> (X,)"""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"it sets {name!r} twice; remove one")
-    return dict(pairs)
-
-
-def _refused_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
 
 
 def _kind_of(content: Any) -> str:
