@@ -21,7 +21,7 @@ CONFIG_NAME = "config.json"
 MODEL_TYPE = "imglish"
 
 
-def load_pretrained(folder: Path | str) -> MaskedDataModel:
+def load_network(folder: Path | str) -> MaskedDataModel:
     """Return the network in a folder: float32, on the CPU, in evaluation mode.
 
     Raises ValueError if the folder does not hold exactly a network in this format.
@@ -46,7 +46,7 @@ def load_weights(model: MaskedDataModel, folder: Path, assign: bool = False) -> 
     model.requires_grad_(True)
 
 
-def save_pretrained(
+def save_network(
     weights: dict[str, Tensor], config: MultiwayConfig, folder: Path, metadata: dict[str, str] | None = None
 ) -> None:
     """Write the weights of a MaskedDataModel into a folder. Raises OSError if they cannot be written."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from model.pretrained import save_pretrained
+from model.pretrained import save_network
 from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
 from tests.support.beside_cpu_torch import import_beside_cpu_torch
@@ -25,7 +25,7 @@ def exports(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Pa
     ours = folder / "ours"
     ours.mkdir()
     weights = dict(tiny_model(vocab_size=120).state_dict())
-    save_pretrained(weights, tiny_model(vocab_size=120).encoder.config, ours)
+    save_network(weights, tiny_model(vocab_size=120).encoder.config, ours)
     (ours / "text_tokenizer.spm").write_bytes((tiny_data.folder / "text_tokenizer.spm").read_bytes())
     convert(ConvertOptions(ours, folder / "out", "beit3", "safetensors"))
     convert(ConvertOptions(ours, folder / "out_timm", "timm", "safetensors"))

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from model.config import MultiwayConfig, Use
+from model.config import Use
 from model.multiway import MultiwayInputs
 from pretrain.checkpoints.weights import model_of
-from pretrain.conversion.target import README_NAME, WITHOUT_TORCHVISION, NamedTensors, Target, import_note
+from pretrain.conversion.source import Source
+from pretrain.conversion.target import README_NAME, WITHOUT_TORCHVISION, Target, import_note
 from pretrain.conversion.verify import states_without_padding
 from pretrain.formats.beit3 import decoupled, decoupled_weights, file_entries
 from pretrain.formats.beit3_file import load_beit3, save_beit3
@@ -22,7 +23,7 @@ from pretrain.formats.beit3_loaders import (
     why_not_finetuned,
 )
 from pretrain.formats.role import Role
-from pretrain.formats.vocabulary import EXPORTED_NAME, Vocabulary
+from pretrain.formats.vocabulary import EXPORTED_NAME
 
 CODE = (
     "# pip install timm; pip install --no-deps torchscale fairscale\n"
@@ -68,23 +69,23 @@ class Beit3Target(Target):
     def uses(self) -> tuple[Use, ...]:
         return USES_OF[self.role]
 
-    def write(self, weights: NamedTensors, config: MultiwayConfig, folder: Path, tokenizer_sha256: str | None) -> None:
-        save_beit3(weights, config, self.role, folder / self.weights_name, tokenizer_sha256)
+    def write(self, source: Source, folder: Path) -> None:
+        fingerprint = None if source.vocabulary is None else source.vocabulary.sha256
+        save_beit3(source.weights(), source.config, self.role, folder / self.weights_name, fingerprint)
 
-    def tensors(
-        self, path: Path, weights: NamedTensors, config: MultiwayConfig
-    ) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
-        return load_beit3(path), file_entries(weights, config, self.role)
+    def tensors(self, source: Source, path: Path) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
+        return load_beit3(path), file_entries(source.weights(), source.config, self.role)
 
-    def encoder(self, path: Path, config: MultiwayConfig) -> Callable[[MultiwayInputs], list[Tensor]]:
-        written = decoupled(config)
+    def encoder(self, source: Source, path: Path) -> Callable[[MultiwayInputs], list[Tensor]]:
+        written = decoupled(source.config)
         model = model_of(written, decoupled_weights(load_beit3(path), written))
         return lambda inputs: states_without_padding(inputs, model.encode(inputs))
 
-    def card_entries(self, config: MultiwayConfig, vocabulary: Vocabulary | None) -> dict[str, Any]:
+    def card_entries(self, source: Source) -> dict[str, Any]:
         """Return the tasks that the file is exact for, torchscale's arguments, and the command line of each task."""
+        config = source.config
         tasks, reason, written = exact_tasks(config, self.role), why_not_finetuned(config), decoupled(config)
-        tokenizer, path = None if vocabulary is None else Path(EXPORTED_NAME), Path(self.weights_name)
+        tokenizer, path = None if source.vocabulary is None else Path(EXPORTED_NAME), Path(self.weights_name)
         commands = {} if reason else {task.name: finetuning_command(task, written, path, tokenizer) for task in tasks}
         return {
             "exact_for": [task.name for task in tasks],
@@ -93,18 +94,18 @@ class Beit3Target(Target):
             "finetuning": commands,
         }
 
-    def loaders(self, path: Path, card: dict[str, Any], config: MultiwayConfig) -> list[str]:
+    def loaders(self, source: Source, path: Path, card: dict[str, Any]) -> list[str]:
         """Return lines on programs that load the file, and on the tasks of Microsoft's that its role is wrong for."""
         readme = path.with_name(README_NAME)
         arguments = path.with_suffix(".json")
         lines = [f"torchscale loads it{import_note()}: BEiT3 with the arguments in {arguments}; {readme} has the lines"]
-        tasks = exact_tasks(config, self.role)
+        tasks = exact_tasks(source.config, self.role)
         exact = ", ".join(task.name for task in tasks)
         if card["not_finetuned"]:
             lines.append(f"Microsoft's finetuning code cannot load it: {card['not_finetuned']}")
         else:
             tokenizer = None if card["text_tokenizer"] is None else path.with_name(EXPORTED_NAME)
-            command = finetuning_command(tasks[0], decoupled(config), path, tokenizer)
+            command = finetuning_command(tasks[0], decoupled(source.config), path, tokenizer)
             lines.append(f"Microsoft's finetuning code loads it, here for {tasks[0].name}: {command}")
             lines.append(f"{readme} has the command lines of {exact}")
         wrong = [task for task in TASKS if task not in tasks]

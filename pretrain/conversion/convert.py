@@ -6,15 +6,8 @@ from typing import Any
 
 from pretrain.conversion.export_folder import ExportFolder
 from pretrain.conversion.options import ConvertOptions
-from pretrain.conversion.source import (
-    Source,
-    beit3_source,
-    checkpoint_source,
-    readable,
-    resized,
-    safetensors_source,
-    trimmed,
-)
+from pretrain.conversion.source import Source, readable, resized, trimmed
+from pretrain.conversion.sources import beit3_source, checkpoint_source, safetensors_source
 from pretrain.conversion.target import Target
 from pretrain.conversion.targets import TARGETS, target_of
 from pretrain.formats.vocabulary import unused_rows
@@ -49,6 +42,7 @@ def convert(options: ConvertOptions) -> Converted:
     if options.image_size is not None:
         source = resized(source, options.image_size)
     folder.check_tokenizer(source.vocabulary)
+    folder.check_preprocessing(source.exported_preprocessing)
     if options.verify:
         target.check_verifiable()
     card = folder.write(source, options.verify)
@@ -86,7 +80,7 @@ def report(converted: Converted) -> str:
     verified = "not verified" if difference is None else f"largest difference {difference:.1e}"
     lines = [f"{path}: {path.stat().st_size / 1e6:.1f} MB, from {converted.source.origin}, {verified}"]
     target = target_of(card)
-    lines += target.loaders(path, card, converted.source.config)
+    lines += target.loaders(converted.source, path, card)
     tokenizer = card["text_tokenizer"]
     if target.has_words and tokenizer is not None:
         lines.append(f"text tokenizer: {path.with_name(tokenizer['file'])}, {tokenizer['num_ids']} ids")

@@ -9,7 +9,7 @@ import torch
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.flash_attention import activate_flash_attention
 from model.masked_data_model import MaskedDataModel
-from model.pretrained import WEIGHTS_NAME, load_pretrained, read_config
+from model.pretrained import WEIGHTS_NAME, load_network, read_config
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.fingerprints import file_fingerprint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
@@ -93,7 +93,7 @@ def open_export(folder: Path) -> Evaluated:
     # an export may have another image size or fewer words than its run
     config = replace(config, model=read_config(folder))
     fingerprints = card.get("data_fingerprints", {})
-    return Evaluated(load_pretrained(folder), config, tokenizer, fingerprints.get("visual tokenizer"), str(folder))
+    return Evaluated(load_network(folder), config, tokenizer, fingerprints.get("visual tokenizer"), str(folder))
 
 
 def report(subject: str, figures: Figures) -> str:

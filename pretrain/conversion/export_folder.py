@@ -18,9 +18,17 @@ from pretrain.conversion.model_card import MADE_BY, README_TITLE, make_card, rea
 from pretrain.conversion.source import Source
 from pretrain.conversion.target import CARD_NAME, README_NAME, Target
 from pretrain.conversion.verify import TOLERANCE, largest_difference
+from pretrain.formats.preprocessing import (
+    PREPROCESSING_NAME,
+    Preprocessing,
+    read_preprocessing,
+    write_preprocessing,
+)
 from pretrain.formats.vocabulary import EXPORTED_NAME, MICROSOFTS_NAME, Vocabulary
 
 ANOTHER = "give another folder to write into"
+SHARED_NAMES = (CONFIG_NAME, EXPORTED_NAME, PREPROCESSING_NAME, README_NAME)
+"""Files beside the weights whose names do not depend on format and role."""
 
 
 class ExportFolder:
@@ -43,7 +51,7 @@ class ExportFolder:
             raise ValueError(f"{out} is a folder of shards; {ANOTHER}")
         if any(is_checkpoint(parent) for parent in out.resolve().parents):
             raise ValueError(f"{out} lies in a checkpoint, which must hold only its own files; {ANOTHER}")
-        for path in (self.path, self.card, out / CONFIG_NAME, out / EXPORTED_NAME, out / README_NAME):
+        for path in (self.path, self.card, *(out / name for name in SHARED_NAMES)):
             if path.is_dir():
                 raise ValueError(f"{path} is a folder; {ANOTHER}")
         weights = source / WEIGHTS_NAME if source.is_dir() else source
@@ -64,6 +72,12 @@ class ExportFolder:
         for path in (self.out / name for name in names):
             if path.is_file() and (vocabulary is None or file_sha256(path) != vocabulary.sha256):
                 raise ValueError(f"{path} is the text tokenizer of other weights; {ANOTHER}")
+
+    def check_preprocessing(self, preprocessing: Preprocessing) -> None:
+        """Raise ValueError if weights whose images or texts are prepared differently lie there."""
+        path, is_shared = self.out / PREPROCESSING_NAME, bool(self._other_cards()) or not self.card.is_file()
+        if path.is_file() and is_shared and read_preprocessing(self.out) != preprocessing:
+            raise ValueError(f"{path} is that of other weights; {ANOTHER}")
 
     def write(self, source: Source, verify: bool) -> dict[str, Any]:
         """Write all files and return the card. Raises ValueError or OSError, leaving the folder as it was."""
@@ -103,18 +117,17 @@ class ExportFolder:
             os.close(descriptor)
 
     def _fill(self, folder: Path, source: Source, verify: bool) -> dict[str, Any]:
-        path, vocabulary = folder / self.path.name, source.vocabulary
-        fingerprint = None if vocabulary is None else vocabulary.sha256
-        self.target.write(source.weights(), source.config, folder, fingerprint)
+        path = folder / self.path.name
+        self.target.write(source, folder)
         difference = None
         if verify:
-            difference = largest_difference(self.target, path, source.config, source.weights)
+            difference = largest_difference(self.target, source, path)
             if not difference <= TOLERANCE:  # in this form NaN fails too
                 raise ValueError(f"{path.name} differs from its source by {difference:.1e}, more than {TOLERANCE}")
-        if vocabulary is not None:
-            shutil.copyfile(vocabulary.path, folder / EXPORTED_NAME)
-        card = make_card(self.target, source.config, vocabulary, difference)
-        card |= source.provenance
+        if source.vocabulary is not None:
+            shutil.copyfile(source.vocabulary.path, folder / EXPORTED_NAME)
+        write_preprocessing(source.exported_preprocessing, folder)
+        card = make_card(self.target, source, difference)
         (folder / self.card.name).write_text(json.dumps(card, indent=2) + "\n")
         (folder / README_NAME).write_text(render_readme([card, *self._other_cards()]))
         return card

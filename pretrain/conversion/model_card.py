@@ -4,11 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model.config import MultiwayConfig
 from model.weight_files import read_json_object
+from pretrain.conversion.source import Source
 from pretrain.conversion.target import Target
 from pretrain.conversion.targets import target_of
-from pretrain.formats.vocabulary import EXPORTED_NAME, Vocabulary, unused_rows
+from pretrain.formats.vocabulary import EXPORTED_NAME, unused_rows
 
 MADE_BY = "pretrain.convert"
 README_TITLE = "# BEiT-3 weights written by pretrain.convert\n"
@@ -19,9 +19,7 @@ deviation 0.5. Microsoft's loader does neither of the first two, and its imagene
 and standard deviation."""
 
 
-def make_card(
-    target: Target, config: MultiwayConfig, vocabulary: Vocabulary | None, difference: float | None
-) -> dict[str, Any]:
+def make_card(target: Target, source: Source, difference: float | None) -> dict[str, Any]:
     """Return what is known of converted weights. Paths in it are relative to their folder."""
     card: dict[str, Any] = {
         "made_by": MADE_BY,
@@ -29,17 +27,18 @@ def make_card(
         "format": target.name,
         "role": target.role,
         "largest_difference": difference,
-        "model": asdict(config),
+        "model": asdict(source.config),
         "text_tokenizer": None,
     }
+    vocabulary = source.vocabulary
     if vocabulary is not None:
         card["text_tokenizer"] = {
             "file": EXPORTED_NAME,
             "sha256": vocabulary.sha256,
             "num_ids": vocabulary.num_ids,
-            "unused_rows": unused_rows(vocabulary.num_ids, config),
+            "unused_rows": unused_rows(vocabulary.num_ids, source.config),
         }
-    return card | target.card_entries(config, vocabulary)
+    return card | target.card_entries(source) | source.provenance
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.config import MultiwayConfig
 from model.multiway import MultiwayInputs
-from model.pretrained import load_pretrained, save_pretrained
-from pretrain.conversion.target import NamedTensors, Target
+from model.pretrained import load_network, save_network
+from pretrain.conversion.source import Source
+from pretrain.conversion.target import Target
 from pretrain.conversion.verify import states_without_padding
 from pretrain.formats.role import Role
 from pretrain.formats.vocabulary import FINGERPRINT_KEY
@@ -31,20 +31,18 @@ class SafetensorsTarget(Target):
             raise ValueError("safetensors hold every expert and serve every use; leave out --role")
         super().__init__(role)
 
-    def write(self, weights: NamedTensors, config: MultiwayConfig, folder: Path, tokenizer_sha256: str | None) -> None:
-        metadata = {} if tokenizer_sha256 is None else {FINGERPRINT_KEY: tokenizer_sha256}
-        save_pretrained(dict(weights), config, folder, metadata)
+    def write(self, source: Source, folder: Path) -> None:
+        metadata = {} if source.vocabulary is None else {FINGERPRINT_KEY: source.vocabulary.sha256}
+        save_network(dict(source.weights()), source.config, folder, metadata)
 
-    def tensors(
-        self, path: Path, weights: NamedTensors, config: MultiwayConfig
-    ) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
-        return load_file(path), iter(weights)
+    def tensors(self, source: Source, path: Path) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
+        return load_file(path), source.weights()
 
-    def encoder(self, path: Path, config: MultiwayConfig) -> Callable[[MultiwayInputs], list[Tensor]]:
-        model = load_pretrained(path.parent)
+    def encoder(self, source: Source, path: Path) -> Callable[[MultiwayInputs], list[Tensor]]:
+        model = load_network(path.parent)
         return lambda inputs: states_without_padding(inputs, model.encode(inputs))
 
-    def loaders(self, path: Path, card: dict[str, Any], config: MultiwayConfig) -> list[str]:
+    def loaders(self, source: Source, path: Path, card: dict[str, Any]) -> list[str]:
         return [f'loaded by model.load_pretrained("{path.parent}"), and as --initial-weights {path.parent}']
 
     def readme_code(self, card: dict[str, Any]) -> str:

@@ -1,18 +1,18 @@
 """The interface of a format to convert to: its files, how they are written, checked and loaded."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from model.config import USES, MultiwayConfig, Use
+from model.config import USES, Use
 from model.multiway import MultiwayInputs
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME
+from pretrain.conversion.source import Source
 from pretrain.formats.role import Role
-from pretrain.formats.vocabulary import Vocabulary
 
 CARD_NAME = "card.json"
 README_NAME = "README.md"
@@ -20,7 +20,6 @@ WITHOUT_TORCHVISION = """\
 # if torchvision does not import (beside a CPU build of torch), first, in Imglish's environment:
 # import pretrain.formats.cpu_torchvision
 """
-NamedTensors = Iterable[tuple[str, Tensor]]
 
 
 def import_note() -> str:
@@ -64,25 +63,23 @@ class Target(ABC):
         return
 
     @abstractmethod
-    def write(self, weights: NamedTensors, config: MultiwayConfig, folder: Path, tokenizer_sha256: str | None) -> None:
+    def write(self, source: Source, folder: Path) -> None:
         """Write the weights into a folder. Raises OSError if they cannot be written."""
 
     @abstractmethod
-    def tensors(
-        self, path: Path, weights: NamedTensors, config: MultiwayConfig
-    ) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
+    def tensors(self, source: Source, path: Path) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
         """Return the tensors of the file at `path`, and those that it must hold, by the names of the format."""
 
     @abstractmethod
-    def encoder(self, path: Path, config: MultiwayConfig) -> Callable[[MultiwayInputs], list[Tensor]]:
+    def encoder(self, source: Source, path: Path) -> Callable[[MultiwayInputs], list[Tensor]]:
         """Return a function from inputs to hidden states that is computed from the file at `path`."""
 
-    def card_entries(self, config: MultiwayConfig, vocabulary: Vocabulary | None) -> dict[str, Any]:
+    def card_entries(self, source: Source) -> dict[str, Any]:
         """Return the entries of a card that only this format has."""
         return {}
 
     @abstractmethod
-    def loaders(self, path: Path, card: dict[str, Any], config: MultiwayConfig) -> list[str]:
+    def loaders(self, source: Source, path: Path, card: dict[str, Any]) -> list[str]:
         """Return the lines that the command prints about programs that load the weights at `path`."""
 
     @abstractmethod

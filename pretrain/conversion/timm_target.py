@@ -7,9 +7,10 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.config import MultiwayConfig, Use
+from model.config import Use
 from model.multiway import MultiwayInputs
-from pretrain.conversion.target import WITHOUT_TORCHVISION, NamedTensors, Target, import_note
+from pretrain.conversion.source import Source
+from pretrain.conversion.target import WITHOUT_TORCHVISION, Target, import_note
 from pretrain.formats.role import Role
 from pretrain.formats.timm import import_timm, save_timm, timm_entries, timm_features
 
@@ -42,18 +43,16 @@ class TimmTarget(Target):
     def check_verifiable(self) -> None:
         import_timm()
 
-    def write(self, weights: NamedTensors, config: MultiwayConfig, folder: Path, tokenizer_sha256: str | None) -> None:
-        save_timm(weights, config, folder)
+    def write(self, source: Source, folder: Path) -> None:
+        save_timm(source.weights(), source.config, folder)
 
-    def tensors(
-        self, path: Path, weights: NamedTensors, config: MultiwayConfig
-    ) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
-        return load_file(path), timm_entries(weights)
+    def tensors(self, source: Source, path: Path) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
+        return load_file(path), timm_entries(source.weights())
 
-    def encoder(self, path: Path, config: MultiwayConfig) -> Callable[[MultiwayInputs], list[Tensor]]:
+    def encoder(self, source: Source, path: Path) -> Callable[[MultiwayInputs], list[Tensor]]:
         return lambda inputs: [timm_features(path.parent, inputs.images)]
 
-    def loaders(self, path: Path, card: dict[str, Any], config: MultiwayConfig) -> list[str]:
+    def loaders(self, source: Source, path: Path, card: dict[str, Any]) -> list[str]:
         return [f'timm loads it{import_note()}: timm.create_model("local-dir:{path.parent}", pretrained=True)']
 
     def readme_code(self, card: dict[str, Any]) -> str:

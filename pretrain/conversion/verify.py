@@ -4,7 +4,6 @@ One network is held at a time. Reading uses the same table of names as writing; 
 by comparison with torchscale and timm.
 """
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from model.config import MultiwayConfig, Use
 from model.multiway import MultiwayInputs, MultiwayStates
 from pretrain.checkpoints.weights import encoder_of
+from pretrain.conversion.source import Source
 from pretrain.conversion.target import Target
 
 TOLERANCE = 2e-5
@@ -22,27 +22,25 @@ MAX_TEXT_TOKENS = 32
 
 
 @torch.no_grad()
-def largest_difference(
-    target: Target, path: Path, config: MultiwayConfig, weights: Callable[[], Iterator[tuple[str, Tensor]]]
-) -> float:
+def largest_difference(target: Target, source: Source, path: Path) -> float:
     """Return the largest difference between hidden states of the source and of the file at `path`, in float32.
 
-    config, weights: the source. Raises ValueError if the file cannot be loaded or a tensor differs.
+    Raises ValueError if the file cannot be loaded or a tensor differs.
     """
-    compare_tensors(target, path, config, weights())
-    cases = [random_inputs(config, use, target.has_masks) for use in target.uses]
-    source = encoder_of(config, weights())
-    expected = [states_without_padding(inputs, source(inputs)) for inputs in cases]
-    del source  # memory need not hold two networks at once
-    encode = target.encoder(path, config)
+    compare_tensors(target, source, path)
+    cases = [random_inputs(source.config, use, target.has_masks) for use in target.uses]
+    network = encoder_of(source.config, source.weights())
+    expected = [states_without_padding(inputs, network(inputs)) for inputs in cases]
+    del network  # memory need not hold two networks at once
+    encode = target.encoder(source, path)
     found = [encode(inputs) for inputs in cases]
     pairs = [(a, b) for ours, theirs in zip(expected, found, strict=True) for a, b in zip(ours, theirs, strict=True)]
     return float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())  # NaN if there is one
 
 
-def compare_tensors(target: Target, path: Path, config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> None:
+def compare_tensors(target: Target, source: Source, path: Path) -> None:
     """Raise ValueError, naming it, for the first tensor of the file that is not that of the source."""
-    written, expected = target.tensors(path, weights, config)
+    written, expected = target.tensors(source, path)
     for name, tensor in expected:
         if name not in written or not torch.equal(written.pop(name), tensor):
             raise ValueError(f"{path.name} does not hold the {name} of its source")

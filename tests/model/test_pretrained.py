@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_pretrained, save_pretrained
+from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_network, save_network
 from tests.support.tiny import CONFIG, tiny_model
 from tests.support.unreadable import forbidden
 
@@ -18,8 +18,8 @@ NAME = "mim_head.weight"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A tiny network in Imglish's format."""
-    save_pretrained(dict(tiny_model().state_dict()), CONFIG, tmp_path)
-    load_pretrained(tmp_path)
+    save_network(dict(tiny_model().state_dict()), CONFIG, tmp_path)
+    load_network(tmp_path)
     return tmp_path
 
 
@@ -41,7 +41,7 @@ def test_weights_that_are_not_sound_are_refused(changed: torch.Tensor | None, me
         weights[NAME] = changed
     save_file(weights, folder / WEIGHTS_NAME)
     with pytest.raises(ValueError, match=f"{WEIGHTS_NAME} has {message}"):
-        load_pretrained(folder)
+        load_network(folder)
 
 
 @pytest.mark.parametrize(
@@ -59,16 +59,16 @@ def test_invalid_sizes_are_refused_in_one_sentence(changes: dict[str, Any], mess
     config = json.loads((folder / CONFIG_NAME).read_text())
     (folder / CONFIG_NAME).write_text(json.dumps({**config, **changes}))
     with pytest.raises(ValueError, match=message) as error:
-        load_pretrained(folder)
+        load_network(folder)
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_pointer_a_bomb_and_an_unreadable_file_are_distinguished(folder: Path) -> None:
     with forbidden(folder / WEIGHTS_NAME), pytest.raises(PermissionError):
-        load_pretrained(folder)
+        load_network(folder)
     (folder / WEIGHTS_NAME).write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ValueError, match=r"model.safetensors is a git-LFS pointer, .*; run git lfs pull"):
-        load_pretrained(folder)
+        load_network(folder)
     (folder / CONFIG_NAME).write_text("[" * 100_000)
     with pytest.raises(ValueError, match="config.json is not valid JSON"):
-        load_pretrained(folder)
+        load_network(folder)

@@ -9,14 +9,15 @@ import pytest
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-from model import load_pretrained
 from model.embeddings import interpolate_positions
 from model.masked_data_model import MaskedDataModel
+from model.pretrained import load_network
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.conversion.beit3_target import Beit3Target
 from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
+from pretrain.conversion.sources import checkpoint_source
 from pretrain.conversion.verify import TOLERANCE, largest_difference
 from pretrain.jobs.pretraining import check_initial_weights
 from pretrain.run.run_log import read_log
@@ -69,7 +70,7 @@ def test_every_format_is_written_and_verified(run_dir: Path, tmp_path: Path, to:
 
 def test_one_call_loads_our_own_format(run_dir: Path, tmp_path: Path) -> None:
     convert(ConvertOptions(run_dir, tmp_path, to="safetensors", verify=False))
-    model = load_pretrained(tmp_path)
+    model = load_network(tmp_path)
     checkpoint = find_checkpoint(run_dir)
     assert model.encoder.config == checkpoint.config.model
     assert not model.training and all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
@@ -77,9 +78,9 @@ def test_one_call_loads_our_own_format(run_dir: Path, tmp_path: Path) -> None:
     assert all(torch.equal(parameter, weights[name]) for name, parameter in model.state_dict().items())
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="is not the configuration of an Imglish network"):
-        load_pretrained(tmp_path)
+        load_network(tmp_path)
     with pytest.raises(ValueError, match="does not exist; write it with pretrain.convert"):
-        load_pretrained(tmp_path / "nowhere")
+        load_network(tmp_path / "nowhere")
 
 
 def test_the_average_of_the_weights_is_converted_and_verified(run_dir: Path, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_the_average_of_the_weights_is_converted_and_verified(run_dir: Path, tmp
     assert converted.card["weights"] == "ema"
     assert "Moving average of the weights of step 8 of the run" in (tmp_path / "ema" / "README.md").read_text()
     checkpoint = find_checkpoint(run_dir, PretrainConfig)
-    found, expected = load_pretrained(tmp_path / "ema").state_dict(), load_model(checkpoint, "ema").state_dict()
+    found, expected = load_network(tmp_path / "ema").state_dict(), load_model(checkpoint, "ema").state_dict()
     raw, average = dict(checkpoint_weights(checkpoint)), dict(checkpoint_weights(checkpoint, weights="ema"))
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor) and torch.equal(average[name], tensor)
@@ -99,7 +100,7 @@ def test_the_average_of_the_weights_is_converted_and_verified(run_dir: Path, tmp
 
 def test_another_image_size_interpolates_the_positions(run_dir: Path, tmp_path: Path) -> None:
     convert(ConvertOptions(run_dir, tmp_path, to="safetensors", image_size=96))
-    larger, name = load_pretrained(tmp_path), "encoder.vision_embed.pos_embed"
+    larger, name = load_network(tmp_path), "encoder.vision_embed.pos_embed"
     assert larger.encoder.config.image_size == 96
     expected = interpolate_positions(dict(checkpoint_weights(find_checkpoint(run_dir)))[name], (12, 12))
     assert torch.equal(larger.get_parameter(name), expected)
@@ -117,12 +118,11 @@ def test_a_round_trip_through_microsofts_format_changes_no_bit(run_dir: Path, tm
 @pytest.mark.parametrize("name", ["beit3.encoder.layers.2.ffn.B.fc1.bias", "mlm_head.weight"])
 def test_a_file_that_differs_is_detected(run_dir: Path, tmp_path: Path, name: str) -> None:
     path = convert(ConvertOptions(run_dir, tmp_path)).path
-    checkpoint = find_checkpoint(run_dir)
     content = torch.load(path, weights_only=True)
     content["model"][name][0] += 1e-4
     torch.save(content, path)
     with pytest.raises(ValueError, match=f"beit3_fusion.pth does not hold the {name}"):
-        largest_difference(Beit3Target("fusion"), path, checkpoint.config.model, lambda: checkpoint_weights(checkpoint))
+        largest_difference(Beit3Target("fusion"), checkpoint_source([run_dir]), path)
 
 
 def test_a_verification_that_fails_leaves_nothing(
@@ -143,7 +143,7 @@ def test_a_result_is_not_written_over_other_files(run_dir: Path, tmp_path: Path)
     ):
         with pytest.raises(ValueError, match="give another folder"):
             convert(options)
-    load_pretrained(tmp_path)
+    load_network(tmp_path)
     path = convert(ConvertOptions(tmp_path, tmp_path, from_="safetensors")).path  # added to our own file
     assert path.is_file() and (tmp_path / "text_tokenizer.spm").is_file()
 
@@ -151,7 +151,7 @@ def test_a_result_is_not_written_over_other_files(run_dir: Path, tmp_path: Path)
 def test_the_card_gives_the_number_of_heads(run_dir: Path, tmp_path: Path) -> None:
     path = convert(ConvertOptions(run_dir, tmp_path)).path
     convert(ConvertOptions(path, tmp_path / "ours", from_="beit3"))
-    assert load_pretrained(tmp_path / "ours").encoder.config.num_heads == 6
+    assert load_network(tmp_path / "ours").encoder.config.num_heads == 6
     with pytest.raises(ValueError, match="has 6 heads, --num-heads is 12"):
         convert(ConvertOptions(path, tmp_path / "ours", from_="beit3", num_heads=12))
 
@@ -191,7 +191,7 @@ def test_training_starts_from_converted_weights(run_dir: Path, tiny_data: TinyDa
     assert ended.exit_codes == [0, 0], ended.stderr
     assert "rows of words: 42" in ended.stdout[0] and "set --model.vocab-size 102, or" in ended.stdout[0]
     weights = dict(checkpoint_weights(find_checkpoint(tmp_path / "run")))
-    begin = load_pretrained(tmp_path / "ours")
+    begin = load_network(tmp_path / "ours")
     torch.testing.assert_close(weights, dict(begin.state_dict()), atol=1e-9, rtol=0)
     assert read_log(tmp_path / "run")[0]["loss"] > 0
     difference = convert(ConvertOptions(tmp_path / "run", tmp_path / "exported")).largest_difference

@@ -9,16 +9,16 @@ from model.config import MultiwayConfig
 from pretrain.conversion.beit3_target import Beit3Target
 from pretrain.conversion.convert import Converted, report
 from pretrain.conversion.model_card import make_card
-from pretrain.conversion.source import Source
 from pretrain.formats.vocabulary import Vocabulary
+from tests.support.sources import source_of
 
 
 def reported(config: MultiwayConfig, role: Any, num_ids: int = 8002) -> str:
     """Return the report on a network of any size, without its weights."""
     path = Path("/dev/null")  # any file with a size
     vocabulary = Vocabulary(Path("words.spm"), "0" * 64, num_ids)
-    card = make_card(Beit3Target(role), config, vocabulary, 1e-6)
-    source = Source("step 5 in runs/a/checkpoints/step_00000005", config, lambda: iter(()), vocabulary, {})
+    source = source_of(config, origin="step 5 in runs/a/checkpoints/step_00000005", vocabulary=vocabulary)
+    card = make_card(Beit3Target(role), source, 1e-6)
     return report(Converted(path, 1e-6, source, card))
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data_pipeline.settings.command_line import EXIT_USER_ERROR, run_command
-from model.pretrained import save_pretrained
+from model.pretrained import save_network
 from pretrain.conversion.convert import convert, report
 from pretrain.conversion.options import ConvertOptions
 from tests.support.tiny import tiny_model
@@ -30,7 +30,7 @@ def ours(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of safetensors with a tokenizer of fewer ids than rows. Read only."""
     folder: Path = tmp_path_factory.mktemp("ours")
     model = tiny_model(vocab_size=NUM_WORDS)
-    save_pretrained(dict(model.state_dict()), model.encoder.config, folder)
+    save_network(dict(model.state_dict()), model.encoder.config, folder)
     (folder / "text_tokenizer.spm").write_bytes((tiny_data.folder / "text_tokenizer.spm").read_bytes())
     return folder
 

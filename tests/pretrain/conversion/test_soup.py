@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import load_pretrained
+from model.pretrained import load_network
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.config.run_config import WeightKind
 from pretrain.conversion.convert import convert, report
@@ -47,7 +47,7 @@ def test_a_soup_is_the_mean_of_all_checkpoints_whatever_the_order_of_their_files
     converted = convert(options)
     assert converted.largest_difference is not None and converted.largest_difference <= TOLERANCE
     expected = dict(checkpoint_weights(find_checkpoint(two_ranks), weights=weights))
-    found = load_pretrained(tmp_path / "out").state_dict()
+    found = load_network(tmp_path / "out").state_dict()
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, expected[name] * (5.5 / 3), rtol=1e-6, atol=1e-7)

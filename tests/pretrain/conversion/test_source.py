@@ -1,4 +1,4 @@
-"""Sources of conversion: trimmed, refused, and notes on them. CPU, seconds."""
+"""Weights to convert: trimmed, incomplete, or not finite. CPU, seconds."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from data_pipeline.texts.tokenizer import TextTokenizer
-from model import load_pretrained
 from model.config import MultiwayConfig
-from model.pretrained import save_pretrained
-from pretrain.conversion.convert import convert, open_source, report
+from model.pretrained import load_network, save_network
+from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
-from pretrain.conversion.source import Source, readable
+from pretrain.conversion.source import readable
 from tests.pretrain.conversion.test_convert import reported
-from tests.pretrain.formats.test_beit3_contents import HEADS, pretrained_state, tuned_state
+from tests.support.sources import source_of
 from tests.support.tiny import CONFIG, tiny_model
 from tests.support.tiny_run import TinyData
 
@@ -34,7 +33,7 @@ def ours(text_tokenizer: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "ours"
     folder.mkdir()
     model = tiny_model(vocab_size=NUM_WORDS)
-    save_pretrained(dict(model.state_dict()), model.encoder.config, folder)
+    save_network(dict(model.state_dict()), model.encoder.config, folder)
     (folder / "text_tokenizer.spm").write_bytes(text_tokenizer.read_bytes())
     return folder
 
@@ -48,7 +47,7 @@ def test_trimming_leaves_out_the_rows_that_the_tokenizer_does_not_reach(ours: Pa
     assert converted.card["text_tokenizer"]["unused_rows"] is None
     options = ConvertOptions(converted.path, tmp_path / "back", "safetensors", "beit3")
     folder = convert(options).path.parent if to == "beit3" else converted.path.parent
-    whole, trimmed = load_pretrained(ours), load_pretrained(folder)
+    whole, trimmed = load_network(ours), load_network(folder)
     for name in ("encoder.text_embed.word_embed.weight", "mlm_head.weight", "mlm_head.bias"):
         assert torch.equal(trimmed.get_parameter(name), whole.get_parameter(name)[:num_ids])
     assert f"--vocab_size {num_ids}" in report_of_base(replace(converted.source.config))
@@ -61,64 +60,6 @@ def report_of_base(config: MultiwayConfig) -> str:
         config, dim=sizes.dim, depth=sizes.depth, num_heads=sizes.num_heads, ffn_dim=sizes.ffn_dim, patch_size=16
     )
     return reported(config, "fusion")
-
-
-def microsofts(state: dict[str, torch.Tensor], path: Path) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    torch.save({"model": state}, path)
-    return path
-
-
-def test_a_tuned_file_is_converted_and_its_missing_parts_are_reported(text_tokenizer: Path, tmp_path: Path) -> None:
-    path = microsofts(tuned_state("retrieval"), tmp_path / "theirs" / "beit3_itc.pth")
-    options = ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads, new_heads=True)
-    converted = convert(replace(options, num_visual_tokens=9))
-    said = report(converted)
-    assert "initialized anew, as the file has none: mim_head, mlm_head" in said
-    assert f"left out, as only its task uses them: {', '.join(sorted(HEADS['retrieval']))}" in said
-    assert "no text tokenizer (text_tokenizer.spm or Microsoft's beit3.spm) lies in" in said
-    assert converted.card["left_out"] == sorted(HEADS["retrieval"])
-    assert load_pretrained(tmp_path / "out").encoder.config.num_visual_tokens == 9
-
-
-def test_microsofts_tokenizer_beside_their_file_is_copied(text_tokenizer: Path, tmp_path: Path) -> None:
-    path = microsofts(pretrained_state(), tmp_path / "theirs" / "beit3_base.pth")
-    (path.parent / "text_tokenizer.spm").write_bytes(b"of an export in the same folder")
-    (path.parent / "beit3.spm").write_bytes(text_tokenizer.read_bytes())
-    convert(ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads))
-    assert (tmp_path / "out" / "text_tokenizer.spm").read_bytes() == text_tokenizer.read_bytes()
-
-
-def test_a_tokenizer_of_other_weights_is_not_taken_for_that_of_a_folder(ours: Path, tmp_path: Path) -> None:
-    folder = convert(ConvertOptions(ours, tmp_path / "out", "safetensors", "safetensors")).path.parent
-    (folder / "text_tokenizer.spm").write_bytes(b"another")
-    with pytest.raises(ValueError, match="is not the text tokenizer that the weights beside it were trained with"):
-        open_source(ConvertOptions(folder, tmp_path, from_="safetensors"))
-
-
-def test_the_length_of_texts_survives_the_padding(ours: Path, tmp_path: Path) -> None:
-    path = convert(ConvertOptions(ours, tmp_path / "out", "beit3", "safetensors", role="dual")).path
-    convert(ConvertOptions(path, tmp_path / "back", from_="beit3"))
-    assert load_pretrained(tmp_path / "back").encoder.config.max_text_length == CONFIG.max_text_length
-
-
-@pytest.mark.parametrize(
-    ("card", "message"),
-    [
-        ("[]", "does not hold a JSON object"),
-        ('{"model": 5}', "is not a card of pretrain.convert"),
-        ('{"model": {"num_heads": "6"}}', "has num_heads '6', not a number"),
-        ('{"model": {"num_heads": 4, "max_text_length": true}}', "has max_text_length True, not a number"),
-        ('{"model": {"num_heads": 5}}', "num_heads 5 must divide dim 32"),
-        ("[" * 100_000, "is not valid JSON"),
-        ("\udcff", "is not valid JSON"),
-    ],
-)
-def test_a_damaged_card_is_reported_in_one_sentence(card: str, message: str, tmp_path: Path) -> None:
-    path = microsofts(pretrained_state(), tmp_path / "theirs" / "beit3.pth")
-    path.with_suffix(".json").write_bytes(card.encode(errors="surrogateescape"))
-    with pytest.raises(ValueError, match=message):
-        open_source(ConvertOptions(path, tmp_path / "out", from_="beit3"))
 
 
 def without_tokenizer(folder: Path) -> None:
@@ -150,24 +91,9 @@ def test_an_incomplete_source_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"new_heads": True}, "lacks no head; leave out --new-heads"),
-        ({"new_heads": True, "num_visual_tokens": 9}, "has a masked-image head; leave out --num-visual-tokens"),
-    ],
-    ids=str,
-)
-def test_an_option_that_does_nothing_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    path = microsofts(pretrained_state(), tmp_path / "theirs" / "beit3.pth")
-    options = ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads)
-    with pytest.raises(ValueError, match=message):
-        convert(replace(options, **changes))
-
-
 def test_weights_that_are_not_finite_are_named_with_their_step() -> None:
     weights = [("mim_head.bias", torch.zeros(2)), ("mlm_head.bias", torch.tensor([1.0, torch.nan]))]
-    source = Source("step 5 in runs/a", CONFIG, lambda: iter(weights), None, {})
+    source = source_of(CONFIG, weights, origin="step 5 in runs/a")
     with pytest.raises(ValueError, match=r"step 5 in runs/a has NaN or infinity for mlm_head.bias"):
         list(readable(source).weights())
 
@@ -178,4 +104,4 @@ def test_weights_that_cannot_be_read_are_not_taken_for_a_full_disk() -> None:
         raise OSError(5, "Input/output error")
 
     with pytest.raises(ValueError, match=r"runs/a cannot be read .Input/output error"):
-        list(readable(Source("runs/a", CONFIG, failing, None, {})).weights())
+        list(readable(source_of(CONFIG, origin="runs/a", weights=failing)).weights())

@@ -3,6 +3,7 @@
 import pytest
 
 from pretrain.conversion.timm_target import TimmTarget
+from tests.support.sources import source_of
 from tests.support.tiny import CONFIG
 
 
@@ -14,4 +15,4 @@ def test_a_role_with_texts_is_refused() -> None:
 
 def test_only_images_are_compared_and_words_cannot_be_trimmed() -> None:
     target = TimmTarget(None)
-    assert target.uses == ("image",) and not target.has_words and target.card_entries(CONFIG, None) == {}
+    assert target.uses == ("image",) and not target.has_words and target.card_entries(source_of(CONFIG)) == {}

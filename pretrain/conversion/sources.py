@@ -1,0 +1,154 @@
+"""Sources of weights: our checkpoints, folders of safetensors, and Microsoft's files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from model.config import MultiwayConfig
+from model.pretrained import WEIGHTS_NAME, load_network, read_config
+from pretrain.checkpoints.best import resolve_best
+from pretrain.checkpoints.weights import checkpoint_weights
+from pretrain.config.run_config import EncoderRunConfig, WeightKind, config_to_json
+from pretrain.conversion.model_card import read_card
+from pretrain.conversion.soup import averaged, find_checkpoints
+from pretrain.conversion.source import Source
+from pretrain.conversion.target import CARD_NAME
+from pretrain.formats.beit3 import decoupled_weights
+from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
+from pretrain.formats.beit3_file import load_beit3, tokenizer_sha256
+from pretrain.formats.preprocessing import Preprocessing, default_preprocessing, read_preprocessing
+from pretrain.formats.vocabulary import (
+    EXPORTED_NAME,
+    MICROSOFTS_NAME,
+    fingerprint_in,
+    read_vocabulary,
+    tokenizer_beside,
+)
+
+
+def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Source:
+    """Open the newest checkpoint of a run, or a checkpoint folder; of several, the mean of their weights.
+
+    weights: raw, as trained, or ema, their moving average. Raises ValueError if a path is neither, a checkpoint does
+    not have these weights, or they cannot be averaged.
+    """
+    paths = [resolve_best(path) for path in paths]
+    for path in paths:
+        if path.is_file():
+            raise ValueError(f"{path} is a file, not a run or a checkpoint folder; Microsoft's files need --from beit3")
+    checkpoints = find_checkpoints(paths, weights)
+    checkpoint, *others = checkpoints
+    names = [f"{each.folder.parents[1].name}/{each.folder.name}" for each in checkpoints]
+    origin = ", ".join(f"step {each.step} in {each.folder}" for each in checkpoints)
+    kind = "the moving average of the weights at " if weights == "ema" else ""
+    return Source(
+        origin=f"{'the mean of ' if others else ''}{kind}{origin}",
+        config=checkpoint.config.model,
+        weights=lambda: averaged(checkpoints, weights) if others else checkpoint_weights(checkpoint, weights=weights),
+        vocabulary=read_vocabulary(checkpoint.text_tokenizer) if checkpoint.text_tokenizer.is_file() else None,
+        preprocessing=preprocessing_of_run(checkpoint.config),
+        provenance={
+            "checkpoint": checkpoint.folder.name,
+            "step": checkpoint.step,
+            "weights": weights,
+            "average_of": names if others else [],
+            "data_fingerprints": checkpoint.data_fingerprints,
+            "config": json.loads(config_to_json(checkpoint.config)),
+        },
+    )
+
+
+def preprocessing_of_run(config: EncoderRunConfig) -> Preprocessing:
+    """Return how a run of ours makes inputs; pixels are normalised by `pretrain.jobs.visual_tokens.network_view`."""
+    data = config.data
+    return Preprocessing(config.model.image_size, text_length=data.text_length, caption_length=data.caption_length)
+
+
+def safetensors_source(folder: Path) -> Source:
+    """Open a folder that --to safetensors wrote. Raises ValueError if it is not one."""
+    config = read_config(folder)
+    card = read_card(folder / CARD_NAME) if (folder / CARD_NAME).is_file() else {}
+    path = tokenizer_beside(folder, fingerprint_in(folder / WEIGHTS_NAME))
+    return Source(
+        origin=str(folder),
+        config=config,
+        weights=lambda: iter(load_network(folder).state_dict().items()),
+        vocabulary=None if path is None else read_vocabulary(path),
+        preprocessing=read_preprocessing(folder) or _earlier_preprocessing(config, card),
+        provenance={"source": folder.name, "source_card": card},
+        notes=() if path is not None else (_no_tokenizer(folder),),
+    )
+
+
+def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_tokens: int | None) -> Source:
+    """Open a file of Microsoft's, or one that --to beit3 wrote. Raises ValueError if it is neither.
+
+    num_heads: attention heads, if neither sizes nor card determine them; new_heads: initialize the parts that the file
+    lacks, the masked-image head for num_visual_tokens codes.
+    """
+    entries = load_beit3(path, is_mapped=True)  # mapped: names and shapes are enough here
+    card = path.with_suffix(".json")
+    written_as = read_card(card).get("model", {}) if card.is_file() else {}
+    heads = _agreed_heads(card, _number(card, written_as, "num_heads"), num_heads)
+    absent, left_out = missing_parts(entries), task_heads(entries)
+    if num_visual_tokens is not None and "mim_head" not in absent:
+        raise ValueError(f"{path} has a masked-image head; leave out --num-visual-tokens")
+    if new_heads and not absent:
+        raise ValueError(f"{path} lacks no head; leave out --new-heads")
+    config = config_of(
+        entries,
+        heads,
+        _number(card, written_as, "max_text_length"),
+        num_visual_tokens or MultiwayConfig.num_visual_tokens,
+        path,
+    )
+    fingerprint = tokenizer_sha256(path)
+    tokenizer = tokenizer_beside(path.parent, fingerprint, is_microsofts=fingerprint is None and not written_as)
+    notes = [
+        f"initialized anew, as the file has none: {', '.join(absent)}" if absent else "",
+        f"left out, as only its task uses them: {', '.join(left_out)}" if left_out else "",
+        _no_tokenizer(path.parent) if tokenizer is None else "",
+    ]
+    return Source(
+        origin=str(path),
+        config=config,
+        weights=lambda: decoupled_weights(load_beit3(path), config, new_heads, path),
+        vocabulary=None if tokenizer is None else read_vocabulary(tokenizer),
+        preprocessing=(read_preprocessing(path.parent) if written_as else None) or default_preprocessing(config),
+        provenance={"source": path.name, "new_heads": list(absent), "left_out": left_out},
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def _earlier_preprocessing(config: MultiwayConfig, card: Mapping[str, Any]) -> Preprocessing:
+    """Return that of a folder which an earlier version wrote, without preprocessing.json: its lengths are in the card
+    if a run was converted. Raises ValueError if they are not valid."""
+    run = card.get("config")
+    data = run.get("data") if isinstance(run, dict) else None
+    known = data if isinstance(data, dict) else {}
+    lengths = {name: known[name] for name in ("text_length", "caption_length") if name in known}
+    return replace(default_preprocessing(config), **lengths)
+
+
+def _number(card: Path, values: dict[str, Any], name: str) -> int | None:
+    """Return a size in a card, None if it is not there. Raises ValueError if it is not a number."""
+    value = values.get(name)
+    if value is None or (type(value) is int and value > 0):
+        return value
+    raise ValueError(f"{card} has {name} {value!r}, not a number; remove the card and give --num-heads instead")
+
+
+def _agreed_heads(card: Path, found: int | None, given: int | None) -> int | None:
+    """Return the number of heads if it is known. Raises ValueError if the card beside a file and --num-heads differ."""
+    if None not in (found, given) and found != given:
+        raise ValueError(f"{card} has {found} heads, --num-heads is {given}; leave it out")
+    return found or given
+
+
+def _no_tokenizer(folder: Path) -> str:
+    return (
+        f"no text tokenizer ({EXPORTED_NAME} or Microsoft's {MICROSOFTS_NAME}) lies in {folder}, so none is written: "
+        "put the one that the weights were trained with into that folder"
+    )

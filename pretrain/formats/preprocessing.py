@@ -1,0 +1,85 @@
+"""preprocessing.json beside weights: how pixels and words become the inputs that they were trained with.
+
+    {"image_size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic",
+     "text_length": 64, "caption_length": 64, "tokenizer": "text_tokenizer.spm"}
+
+The whole image is scaled to a square, whatever its aspect, by `ImageTransform.center`: antialiased like Pillow's
+resize, after transparent pixels are put on white and the EXIF orientation is applied.
+
+The defaults are those of Microsoft's vision-language tasks, whose files record none: unilm/beit3 datasets.py
+(IMAGENET_INCEPTION_MEAN and _STD, bicubic resize to a square) and run_beit3_finetuning.py (--num_max_bpe_tokens 64).
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from annotated_types import Interval
+
+from data_pipeline.settings.ranges import Side, TextLength, check_ranges
+from model.config import MultiwayConfig
+from model.weight_files import read_json_object
+
+PREPROCESSING_NAME = "preprocessing.json"
+DEFAULT_LENGTH = 64
+"""Default of Microsoft's --num_max_bpe_tokens."""
+Level = Annotated[float, Interval(ge=-1000, le=1000)]
+Spread = Annotated[float, Interval(gt=0, le=1000)]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images and texts become inputs of a network."""
+
+    image_size: Side
+    """Side in pixels of the square that an image is scaled to."""
+    mean: tuple[Level, Level, Level] = (0.5, 0.5, 0.5)
+    """Subtracted from red, green and blue in [0, 1]."""
+    std: tuple[Spread, Spread, Spread] = (0.5, 0.5, 0.5)
+    """Divides them after that."""
+    interpolation: Literal["bicubic"] = "bicubic"
+    """Filter by which images are scaled, antialiased."""
+    text_length: TextLength = DEFAULT_LENGTH
+    """Longest text in tokens, including <s> and </s>; longer ones are cut."""
+    caption_length: TextLength = DEFAULT_LENGTH
+    """Longest caption of an image-text pair, likewise."""
+    tokenizer: str | None = None
+    """File name of the text tokenizer in the same folder; None: there is none."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.tokenizer in ("", "..") or (self.tokenizer and Path(self.tokenizer).name != self.tokenizer):
+            raise ValueError(f"tokenizer {self.tokenizer!r} is not the name of a file in the same folder")
+
+
+def default_preprocessing(config: MultiwayConfig, tokenizer: str | None = None) -> Preprocessing:
+    """Return that of weights which record none, such as Microsoft's: the size that the positions have, and their
+    defaults, but no texts longer than the network has positions for."""
+    length = min(DEFAULT_LENGTH, config.max_text_length)
+    return Preprocessing(config.image_size, text_length=length, caption_length=length, tokenizer=tokenizer)
+
+
+def write_preprocessing(preprocessing: Preprocessing, folder: Path) -> None:
+    """Write FOLDER/preprocessing.json. Raises OSError if it cannot be written."""
+    (folder / PREPROCESSING_NAME).write_text(json.dumps(asdict(preprocessing), indent=2) + "\n")
+
+
+def read_preprocessing(folder: Path) -> Preprocessing | None:
+    """Return the content of FOLDER/preprocessing.json, None if there is no such file.
+
+    Raises ValueError, naming the field, if it is not valid.
+    """
+    path = folder / PREPROCESSING_NAME
+    if not path.exists():
+        return None
+    try:
+        values = read_json_object(path)
+        return pydantic.TypeAdapter(Preprocessing).validate_python(values)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        reason = " ".join(f"{'.'.join(map(str, first['loc']))} {first['msg']}".split())
+        raise ValueError(f"{path} is not valid: {reason}; write it again with pretrain.convert") from error
