@@ -29,6 +29,7 @@ setup(
         "pretrain.engine",
         "pretrain.evaluation",
         "pretrain.formats",
+        "pretrain.inference",
         "pretrain.jobs",
         "pretrain.monitoring",
         "pretrain.planning",

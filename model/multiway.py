@@ -8,7 +8,7 @@ Shapes: I image-only samples, P pairs, T texts; V image tokens, C caption tokens
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -25,7 +25,7 @@ from model.kernels.backend import Backend, choose_backend
 from model.kernels.expert_norm import expert_norm
 from model.kernels.residual_norm import residual_norm
 from model.kernels.token_assembly import assemble_tokens
-from model.kv_cache import KeyValueCache, LayerCache
+from model.kv_cache import KeyValueCache, LayerCache, decoding_mask
 from model.layout import SHARED, THREE_EXPERTS, TWO_EXPERTS, PackedLayout, packed_layout, unpadded_texts
 from model.residual import Branch, add_branch
 from model.stacked_vectors import register_vectors, split_vectors
@@ -85,6 +85,16 @@ class MultiwayStates(NamedTuple):
     """(P, C, D), zero at padding."""
     texts: Tensor
     """(T, L, D), zero at padding."""
+
+
+@dataclass(frozen=True)
+class BlockStates:
+    """The residual stream after some blocks, before the final norm: features of several depths, from one forward."""
+
+    blocks: frozenset[int]
+    """Numbers of the blocks, 1 = the first."""
+    states: dict[int, MultiwayStates] = field(default_factory=dict)
+    """Their states, filled by a forward."""
 
 
 # A block is the usual pre-norm block, x = x + attn(norm1(x)), x = x + experts(norm2(x)), but a branch is added where
@@ -180,13 +190,17 @@ class MultiwayTransformer(nn.Module):
         self.norm = FinalNorm(config.dim, final_experts)
 
     def forward(
-        self, inputs: MultiwayInputs, drop_path_scale: Tensor | None = None, cache: KeyValueCache | None = None
+        self,
+        inputs: MultiwayInputs,
+        drop_path_scale: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        block_states: BlockStates | None = None,
     ) -> MultiwayStates:
         """Return the final hidden states.
 
         drop_path_scale: (depth, 2, I + P + T) factor of each branch of each sample (see
         `model.stochastic_depth.drop_path_scales`), None = no stochastic depth; cache: filled with the keys and values
-        of the pairs, for `decode`.
+        of the pairs, for `decode`; block_states: filled with the states after the blocks that it names.
         """
         backend = choose_backend(self.kernels, inputs.images.device)
         layout = inputs.layout()
@@ -209,28 +223,35 @@ class MultiwayTransformer(nn.Module):
                 x, branch = call_checkpointed(
                     mode, function, x, branch, layout, backend, scales, last_weights=last_weights
                 )
+            if block_states is not None and i + 1 in block_states.blocks:
+                # a block hands on its last branch, which the next one adds; here the sum is asked for
+                added = x if branch is None else add_branch(x, branch)
+                block_states.states[i + 1] = self.unpack(added, inputs, layout)
         if cache is not None:
             cache.num_caption_tokens = layout.captions.max_seqlen
         return self.unpack(self.norm(x, layout, backend, branch), inputs, layout)
 
     @torch.no_grad()
     def decode(self, caption_ids: Tensor, cache: KeyValueCache) -> Tensor:
-        """Return the states of the next n tokens of every caption, (P, n) ids -> (P, n, D); `cache` holds the earlier
-        ones and is extended."""
-        num_pairs, num_new = caption_ids.shape
-        # a new token sees all earlier tokens, itself, and the new tokens before it
-        pair_mask = torch.ones(num_new, cache.num_tokens + num_new, dtype=torch.bool, device=caption_ids.device)
-        captions = unpadded_texts(torch.zeros_like(caption_ids, dtype=torch.bool), (num_new,) * num_pairs)
+        """Return the states of the next n tokens of every caption; `cache` holds the earlier ones and is extended.
+
+        (P, n) ids -> (P, n, D); with the K beams of the cache, (P, n, K) -> (P, n, K, D).
+        """
+        num_pairs, num_new, num_beams = len(caption_ids), caption_ids.shape[1], cache.num_beams
+        ids = caption_ids.flatten(1)  # (P, n * K), the beams of one time side by side, as in the cache
+        assert ids.shape[1] == num_new * num_beams
+        captions = unpadded_texts(torch.zeros_like(ids, dtype=torch.bool), (ids.shape[1],) * num_pairs)
+        pair_mask = decoding_mask(cache, num_new, ids.device)
         no_texts = unpadded_texts(pair_mask[:0], ())
-        layout = packed_layout(0, 0, captions, no_texts, pair_mask.tril(cache.num_tokens))
+        layout = packed_layout(0, 0, captions, no_texts, pair_mask)
         # an image's keys and values never change, as it sees only itself: only caption tokens have rows here
-        words, positions = self.text_embed(caption_ids.flatten(), num_new, cache.num_caption_tokens)
-        x, branch = words + positions.repeat(num_pairs, 1), None
+        words, positions = self.text_embed(ids.flatten(), num_new, cache.num_caption_tokens)
+        x, branch = words + positions.repeat_interleave(num_beams, 0).repeat(num_pairs, 1), None
         backend = choose_backend(self.kernels, x.device)
         for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
             x, branch = block(x, branch, layout, backend, cache=layer_cache)
         cache.num_caption_tokens += num_new
-        return self.norm(x, layout, backend, branch).view(num_pairs, num_new, -1)
+        return self.norm(x, layout, backend, branch).view(*caption_ids.shape, -1)
 
     def pack(self, inputs: MultiwayInputs, layout: PackedLayout, backend: Backend = "reference") -> Tensor:
         """Return the embeddings in the order of the layout, (N, D)."""

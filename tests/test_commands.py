@@ -25,6 +25,7 @@ from pretrain.config.run_config import config_to_json
 from pretrain.conversion.options import ConvertOptions
 from pretrain.diagnosis.options import DoctorOptions
 from pretrain.evaluation.options import EvaluateOptions, MaskedPatchesOptions, MaskedWordsOptions
+from pretrain.inference.options import CaptionOptions, EncodeOptions
 from pretrain.planning.options import PlanOptions, ScalingOptions
 from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
 from pretrain.reporting.options import ReportOptions
@@ -36,7 +37,9 @@ OPTIONS = {
     "data_pipeline.index_shards": IndexOptions,
     "data_pipeline.check_shards": CheckOptions,
     "data_pipeline.train_text_tokenizer": TextTokenizerOptions,
+    "pretrain.caption": CaptionOptions,
     "pretrain.convert": ConvertOptions,
+    "pretrain.encode": EncodeOptions,
     "pretrain.evaluate": EvaluateOptions,
     "pretrain.masked_patches": MaskedPatchesOptions,
     "pretrain.masked_words": MaskedWordsOptions,

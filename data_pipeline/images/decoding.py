@@ -113,7 +113,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def upright(image: Image.Image, source: ImageFile) -> Image.Image:
+def upright(image: Image.Image, source: Image.Image) -> Image.Image:
     """Return the image turned by its source's EXIF orientation. Load it first: in a PNG, EXIF may follow the pixels."""
     try:
         is_known = has_bounded_exif(source.info)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from PIL.ImageFile import ImageFile
 
-from data_pipeline.images.decoding import Box, open_image, to_rgb, upright
+from data_pipeline.images.decoding import Box, check_size, open_image, to_rgb, upright
 from data_pipeline.samples.sample import BadSampleError
 
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
@@ -57,6 +58,15 @@ class ImageTransform:
         """Return the whole image without augmentation, scaled to (3, S, S)."""
         with open_image(encoded, self.max_pixels) as image:
             return _resized(_decoded_crop(image, (0, 0, *image.size), self.size), self.size)
+
+    def center_of(self, image: Image) -> NDArray[np.uint8]:
+        """Return the same of an image that is open already. A JPEG is decoded at its full size, so its pixels may
+        differ by a few levels. Raises BadSampleError if the image is too large or broken."""
+        check_size(*image.size, self.max_pixels)
+        try:
+            return _resized(np.array(upright(to_rgb(image), image)), self.size)
+        except Exception as error:  # it may be decoded only now
+            raise BadSampleError(f"image cannot be decoded ({error})") from error
 
 
 def random_crop(width: int, height: int, min_scale: float, rng: np.random.Generator) -> Box:

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from model.captioner import prefill
 from model.kv_cache import KeyValueCache, LayerCache
+from tests.support.tiny import tiny_model
 
 
 def test_a_layer_keeps_what_it_was_given_in_order() -> None:
@@ -28,3 +30,20 @@ def test_dropped_tokens_leave_every_layer_and_the_image_stays() -> None:
     assert cache.num_tokens == 6 and [layer.num_tokens for layer in cache.layers] == [6, 6]
     with pytest.raises(AssertionError):
         cache.drop_last(2)  # one is the image's
+
+
+def test_beams_decode_as_captions_of_their_own_and_continue_from_others() -> None:
+    model, images = tiny_model(), torch.randn(2, 3, 32, 32)
+    ids = torch.randint(4, 49, (2, 3, 4))  # (pairs, times, beams)
+    parents = torch.tensor([[3, 0, 0, 1], [2, 2, 1, 3]])
+    more = torch.randint(4, 49, (2, 2, 4))
+    cache = prefill(model, images, num_beams=4)
+    model.encoder.decode(ids, cache)
+    cache.reorder_beams(parents)
+    found = model.encoder.decode(more, cache)
+    inherited = ids.take_along_dim(parents[:, None], dim=2)
+    for beam in range(4):
+        alone = prefill(model, images)
+        model.encoder.decode(inherited[..., beam], alone)
+        expected = model.encoder.decode(more[..., beam], alone)
+        torch.testing.assert_close(found[:, :, beam], expected, atol=1e-5, rtol=0)

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import Checkpointing
+from model.config import Checkpointing, CheckpointingMode
 from model.masked_data_model import MaskedDataModel, MaskedTargets
-from model.multiway import MultiwayInputs
+from model.multiway import BlockStates, MultiwayInputs
 from model.objective import IGNORE_INDEX
+from model.residual import add_branch
 from model.stochastic_depth import drop_path_scales
 from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_targets
 
@@ -165,3 +166,23 @@ def test_inputs_of_wrong_sizes_are_refused_with_a_remedy() -> None:
     long_text = torch.full((1, 13), 5)
     with pytest.raises(ValueError, match="exceeds max_text_length 12"):
         model.encode(replace(inputs, text_ids=long_text, text_padding=torch.zeros(1, 13, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize("mode", ["none", "selective", "full"])
+def test_states_after_a_block_are_those_of_a_network_that_ends_with_it(mode: CheckpointingMode) -> None:
+    inputs = tiny_inputs(NUM_IMAGES, NUM_PAIRS, NUM_TEXTS)
+    whole = tiny_model(checkpointing=Checkpointing(mode, every=2)).encoder
+    found = BlockStates(frozenset({1, 2, CONFIG.depth}))
+    final = whole(inputs, block_states=found)
+    assert set(found.states) == {1, 2, CONFIG.depth}
+    layout = inputs.layout()
+    for depth, states in found.states.items():
+        x, branch = whole.pack(inputs, layout), None
+        for block in list(whole.blocks)[:depth]:
+            x, branch = block(x, branch, layout)
+        assert branch is not None
+        expected = whole.unpack(add_branch(x, branch), inputs, layout)
+        for ours, theirs in zip(states, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    assert torch.equal(whole(inputs).images, final.images)  # asking for states changes nothing
+    assert not torch.allclose(found.states[CONFIG.depth].images, final.images, atol=1e-2)  # without the final norm

@@ -1,0 +1,92 @@
+"""Images of a Python program as inputs of a network: Pillow's, files, encoded bytes, or tensors of pixels.
+
+Shapes: B images, S side in pixels of the network's images.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from data_pipeline.images.transform import ImageTransform
+from data_pipeline.loading.config import DataConfig
+from data_pipeline.samples.records import read_image
+from data_pipeline.samples.sample import BadSampleError
+from pretrain.formats.preprocessing import Preprocessing
+
+OneImage = Image | Path | str | bytes
+"""An image of Pillow's, the path of a file, or the bytes of one."""
+Images = OneImage | Sequence[OneImage] | Tensor
+"""One image, several, or pixels (3, H, W) or (B, 3, H, W): uint8, or floating from 0 to 1."""
+
+
+def whole_images(size: int, max_pixels: int = DataConfig.max_image_pixels) -> ImageTransform:
+    """Return the transform that scales a whole image to (3, size, size), without augmentation."""
+    return ImageTransform(size, 1, 0, False, max_pixels)
+
+
+def normalized(pixels: Tensor, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return pixels (B, 3, S, S) as the network takes them; uint8, or floating from 0 to 1."""
+    is_bytes = pixels.dtype == torch.uint8
+    mean, std = (
+        torch.tensor(values, device=device).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
+    pixels = pixels.to(device).float()
+    return ((pixels / 255 if is_bytes else pixels) - mean).div_(std).to(dtype)
+
+
+def num_images(images: Images) -> int:
+    """Return the number of images."""
+    if isinstance(images, Tensor):
+        return len(images) if images.dim() == 4 else 1
+    return 1 if isinstance(images, (Image, Path, str, bytes)) else len(images)
+
+
+def pixels_of(images: Images, size: int) -> list[OneImage] | Tensor:
+    """Return the images in a list, or the pixels of a tensor as (B, 3, S, S).
+
+    Raises ValueError for a tensor of another shape, type or range.
+    """
+    if not isinstance(images, Tensor):
+        return [images] if isinstance(images, (Image, Path, str, bytes)) else list(images)
+    pixels = images[None] if images.dim() == 3 else images
+    if pixels.dim() != 4 or pixels.shape[1] != 3 or 0 in pixels.shape[2:]:
+        raise ValueError(
+            f"pixels have the shape {tuple(images.shape)}; give (3, height, width) or (images, 3, height, width), "
+            "channels first"
+        )
+    if pixels.dtype != torch.uint8:
+        _check_range(pixels)
+    if pixels.shape[2:] == (size, size):
+        return pixels
+    resized = interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+    return resized if pixels.dtype == torch.uint8 else resized.clamp(0, 1)
+
+
+def decoded(images: list[OneImage], size: int) -> Tensor:
+    """Return images as (B, 3, size, size) uint8. Raises ValueError with the place of an image that is unusable."""
+    transform = whole_images(size)
+    rows = []
+    for place, image in enumerate(images):
+        try:
+            if isinstance(image, Image):
+                row = transform.center_of(image)
+            else:
+                row = transform.center(image if isinstance(image, bytes) else read_image(Path(image)))
+        except BadSampleError as error:
+            raise ValueError(f"image {place}: {error}") from error
+        rows.append(torch.from_numpy(row))
+    return torch.stack(rows)
+
+
+def _check_range(pixels: Tensor) -> None:
+    if not pixels.is_floating_point():
+        raise ValueError(f"pixels are {pixels.dtype}; give uint8 from 0 to 255, or floating numbers from 0 to 1")
+    if pixels.numel() and not (pixels.min() >= 0 and pixels.max() <= 1):  # in this form NaN is refused too
+        raise ValueError(
+            f"pixels are from {pixels.min().item():.3g} to {pixels.max().item():.3g}; give floating numbers from 0 to "
+            "1, or uint8: they are normalized here"
+        )
