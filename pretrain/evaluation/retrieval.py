@@ -3,13 +3,30 @@
 Shapes: I images, T texts, E dimensions; an image may have several texts, a text has one image.
 """
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 RANKS = (1, 5, 10)
 """K of the reported recalls R@K."""
+DIRECTIONS = ("text_to_image", "image_to_text")
+NAMES = tuple(f"retrieval/{direction}_r{k}" for direction in DIRECTIONS for k in RANKS)
+"""Names of the figures."""
 CHUNK = 1024
+
+
+class Answers(NamedTuple):
+    """The answers to some queries, Q of them."""
+
+    order: Tensor
+    """(Q, K) int64, the best answers, best first."""
+    is_right: Tensor
+    """(Q, K) bool, which of them belong to the query."""
+    ranks: Tensor
+    """(Q,) int64, rank of the first right answer among all, from 0."""
 
 
 def retrieval_recall(images: Tensor, texts: Tensor, image_of_text: Tensor) -> dict[str, float]:
@@ -17,31 +34,59 @@ def retrieval_recall(images: Tensor, texts: Tensor, image_of_text: Tensor) -> di
 
     images: (I, E); texts: (T, E); compared by cosine; image_of_text: (T,) int64, the image that each text belongs to.
     An image counts as found if any of its texts is among the K nearest; images without texts are not asked for.
-    Whatever is as similar as the sought one comes before it: features that are all alike find nothing.
+    Whatever is as similar as the sought one comes before it: features that are all alike find nothing, and of two
+    images with the same caption at most one can be found first.
     """
-    images, texts = normalize(images.float(), dim=1), normalize(texts.float(), dim=1)
-    text_ranks = torch.cat(
-        [
-            _rank((chunk @ images.T), own[:, None] == torch.arange(len(images), device=own.device))
-            for chunk, own in zip(texts.split(CHUNK), image_of_text.split(CHUNK), strict=True)
-        ]
-    )
+    text_ranks = torch.cat([ranks for _, _, ranks in _by_chunk(texts, images, image_of_text, None)])
     asked = torch.unique(image_of_text)  # sorted
-    image_ranks = torch.cat(
-        [_rank(images[chunk] @ texts.T, chunk[:, None] == image_of_text) for chunk in asked.split(CHUNK)]
-    )
-    directions = {"text_to_image": text_ranks, "image_to_text": image_ranks}
+    image_ranks = torch.cat([ranks for _, _, ranks in _by_chunk(images[asked], texts, asked, image_of_text)])
     return {
         f"retrieval/{name}_r{k}": int((ranks < k).sum()) / len(ranks)
-        for name, ranks in directions.items()
+        for name, ranks in zip(DIRECTIONS, (text_ranks, image_ranks), strict=True)
         for k in RANKS
     }
 
 
-def _rank(similarities: Tensor, is_sought: Tensor) -> Tensor:
-    """Return how many of the others come before the best sought one, (B,).
+def best_images(images: Tensor, texts: Tensor, image_of_text: Tensor, num_answers: int) -> Answers:
+    """Return the images that each text finds first. Shapes as in `retrieval_recall`."""
+    return _best(texts, images, image_of_text, None, num_answers)
+
+
+def best_texts(images: Tensor, texts: Tensor, image_of_text: Tensor, asked: Tensor, num_answers: int) -> Answers:
+    """Return the texts that some images find first. asked: (Q,) int64, the images, each of which has a text."""
+    return _best(images[asked], texts, asked, image_of_text, num_answers)
+
+
+def rank_of_best(similarities: Tensor, is_sought: Tensor) -> Tensor:
+    """Return how many of the others come before the best sought one, (B,), whatever is as similar among them.
 
     similarities, is_sought: (B, n), of which each row seeks at least one.
     """
     best = similarities.masked_fill(~is_sought, -torch.inf).amax(1, keepdim=True)
     return (~(similarities < best) & ~is_sought).sum(1)  # in this form what is not a number finds nothing either
+
+
+def _by_chunk(
+    queries: Tensor, candidates: Tensor, own: Tensor, owners: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield similarities (B, n), which candidates are sought (B, n), and the ranks of the best of them (B,).
+
+    own: (Q,) what each query seeks; owners: (n,) what each candidate is, None if that is its place.
+    """
+    queries, candidates = normalize(queries.float(), dim=1), normalize(candidates.float(), dim=1)
+    if owners is None:
+        owners = torch.arange(len(candidates), device=own.device)
+    for chunk, sought in zip(queries.split(CHUNK), own.split(CHUNK), strict=True):
+        similarities, is_sought = chunk @ candidates.T, sought[:, None] == owners
+        yield similarities, is_sought, rank_of_best(similarities, is_sought)
+
+
+def _best(queries: Tensor, candidates: Tensor, own: Tensor, owners: Tensor | None, num_answers: int) -> Answers:
+    found = []
+    for similarities, is_sought, ranks in _by_chunk(queries, candidates, own, owners):
+        # stable, with the wrong ones first among equals, as they count
+        wrong_first = is_sought.int().argsort(dim=1, stable=True)
+        by_similarity = similarities.gather(1, wrong_first).argsort(dim=1, descending=True, stable=True)
+        order = wrong_first.gather(1, by_similarity)[:, :num_answers]
+        found.append((order, is_sought.gather(1, order), ranks))
+    return Answers(*(torch.cat(parts) for parts in zip(*found, strict=True)))
