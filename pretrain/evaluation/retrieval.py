@@ -16,6 +16,8 @@ DIRECTIONS = ("text_to_image", "image_to_text")
 NAMES = tuple(f"retrieval/{direction}_r{k}" for direction in DIRECTIONS for k in RANKS)
 """Names of the figures."""
 CHUNK = 1024
+TIE = 1e-12
+"""Similarities that differ by less are equal: a matrix product gives equal columns values that differ by 1e-16."""
 
 
 class Answers(NamedTuple):
@@ -34,8 +36,8 @@ def retrieval_recall(images: Tensor, texts: Tensor, image_of_text: Tensor) -> di
 
     images: (I, E); texts: (T, E); compared by cosine; image_of_text: (T,) int64, the image that each text belongs to.
     An image counts as found if any of its texts is among the K nearest; images without texts are not asked for.
-    Whatever is as similar as the sought one comes before it: features that are all alike find nothing, and of two
-    images with the same caption at most one can be found first.
+    Whatever is as similar as the sought one comes before it: features that are all alike find nothing, and a caption
+    that two images have is found first by neither.
     """
     text_ranks = torch.cat([ranks for _, _, ranks in _by_chunk(texts, images, image_of_text, None)])
     asked = torch.unique(image_of_text)  # sorted
@@ -57,13 +59,19 @@ def best_texts(images: Tensor, texts: Tensor, image_of_text: Tensor, asked: Tens
     return _best(images[asked], texts, asked, image_of_text, num_answers)
 
 
+def similarity(queries: Tensor, candidates: Tensor) -> Tensor:
+    """Return the cosines of (B, E) and (n, E) features, (B, n) float64, in which ties are those of the features."""
+    return normalize(queries.double(), dim=1) @ normalize(candidates.double(), dim=1).T
+
+
 def rank_of_best(similarities: Tensor, is_sought: Tensor) -> Tensor:
     """Return how many of the others come before the best sought one, (B,), whatever is as similar among them.
 
     similarities, is_sought: (B, n), of which each row seeks at least one.
     """
     best = similarities.masked_fill(~is_sought, -torch.inf).amax(1, keepdim=True)
-    return (~(similarities < best) & ~is_sought).sum(1)  # in this form what is not a number finds nothing either
+    # in this form what is not a number finds nothing either
+    return (~(similarities < best - TIE) & ~is_sought).sum(1)
 
 
 def _by_chunk(
@@ -73,20 +81,17 @@ def _by_chunk(
 
     own: (Q,) what each query seeks; owners: (n,) what each candidate is, None if that is its place.
     """
-    queries, candidates = normalize(queries.float(), dim=1), normalize(candidates.float(), dim=1)
     if owners is None:
         owners = torch.arange(len(candidates), device=own.device)
     for chunk, sought in zip(queries.split(CHUNK), own.split(CHUNK), strict=True):
-        similarities, is_sought = chunk @ candidates.T, sought[:, None] == owners
+        similarities, is_sought = similarity(chunk, candidates), sought[:, None] == owners
         yield similarities, is_sought, rank_of_best(similarities, is_sought)
 
 
 def _best(queries: Tensor, candidates: Tensor, own: Tensor, owners: Tensor | None, num_answers: int) -> Answers:
     found = []
     for similarities, is_sought, ranks in _by_chunk(queries, candidates, own, owners):
-        # stable, with the wrong ones first among equals, as they count
-        wrong_first = is_sought.int().argsort(dim=1, stable=True)
-        by_similarity = similarities.gather(1, wrong_first).argsort(dim=1, descending=True, stable=True)
-        order = wrong_first.gather(1, by_similarity)[:, :num_answers]
+        # of equals the wrong ones come first, as they count
+        order = (similarities - TIE * is_sought).argsort(1, descending=True)[:, :num_answers]
         found.append((order, is_sought.gather(1, order), ranks))
     return Answers(*(torch.cat(parts) for parts in zip(*found, strict=True)))
