@@ -37,7 +37,7 @@ class Labelled:
 
     folder: str
     classes: tuple[str, ...]
-    """Names of the classes, sorted."""
+    """Names of the classes, sorted; also of those that no image was taken of."""
     labels: Tensor
     """(n,) int64, the class of each image."""
     is_test: Tensor
@@ -79,9 +79,20 @@ class Labelled:
         return printable(str(self.sources[place]))
 
 
-def open_labelled(folder: str, max_images: int, data: DataConfig, image_size: int, check_shards: bool) -> Labelled:
-    """Open labelled images. check_shards: as `read_index` has it. Raises ValueError if they are not of a known layout,
-    or have fewer than two classes with two images."""
+def open_labelled(
+    folder: str,
+    max_images: int,
+    data: DataConfig,
+    image_size: int,
+    check_shards: bool,
+    with_all_classes: bool = False,
+) -> Labelled:
+    """Open labelled images.
+
+    check_shards: as `read_index` has it; with_all_classes: read the captions of all samples of shards for the names of
+    their classes, not only those of the chosen ones. Raises ValueError if the images are not of a known layout, or have
+    fewer than two classes with two images.
+    """
     sources: list[Path] | tuple[SampleReader, list[int]]
     if is_remote(folder) or (Path(folder) / INDEX_NAME).is_file():
         cache = ShardCache(data.cache_folder, data.cache_bytes, data.cache_for_group)
@@ -92,19 +103,21 @@ def open_labelled(folder: str, max_images: int, data: DataConfig, image_size: in
             )
         reader = SampleReader(index, data.max_member_bytes, cache)
         samples = spread(index.num_samples, max_images)
-        names = [reader.text(sample).strip() for sample in samples]
+        names = all_names = [reader.text(sample).strip() for sample in samples]
+        if with_all_classes and len(samples) < index.num_samples:
+            all_names = [reader.text(sample).strip() for sample in range(index.num_samples)]
         sources = (reader, samples)
     else:
         files = image_files(Path(folder))
         sources = [files[place] for place in spread(len(files), max_images)]
-        names = [path.parent.name for path in sources]
+        names, all_names = ([path.parent.name for path in part] for part in (sources, files))
     counts = Counter(names)
     if sum(count >= 2 for count in counts.values()) < MIN_CLASSES:
         raise ValueError(
             f"{SETTING} {public_url(folder)}: {len(names)} images in {len(counts)} classes, of which at least "
             f"{MIN_CLASSES} need two images or more; {LAYOUTS}, or raise evaluation.num_labelled"
         )
-    classes = tuple(sorted(counts))
+    classes = tuple(sorted(set(all_names)))
     number = {name: place for place, name in enumerate(classes)}
     labels = [number[name] for name in names]
     return Labelled(
