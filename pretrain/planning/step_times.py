@@ -89,6 +89,7 @@ def sharding_work(
         tail_seconds=tail,
         after_seconds=after,
         waits_in_forward=way_of(memory_config) == HPZ,
+        keeps_average=config.optimizer.ema_decay > 0,
     )
 
 
