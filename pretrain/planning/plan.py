@@ -8,7 +8,7 @@ from pretrain.engine.memory_config import check_memory_config, read_memory_confi
 from pretrain.planning.commands import start_lines
 from pretrain.planning.duration import Speed, duration_lines, measured_speed, stated_speed
 from pretrain.planning.evaluation_cost import evaluation_note
-from pretrain.planning.kinds import PlannedConfig
+from pretrain.planning.kinds import PlannedConfig, kind_of
 from pretrain.planning.memory import is_offloaded_to_host, planned_kernels
 from pretrain.planning.network_tables import parameter_table, stage_table, use_table
 from pretrain.planning.options import PlanOptions
@@ -92,7 +92,7 @@ def plan(
     sections.append(section("Storage", [*data_lines(config), *checkpoint_lines(config, memory_config, num_ranks)]))
     if overrides is not None:
         words = [*arguments, *overrides]
-        sections.append(section("Start", start_lines(words, num_ranks, machine is not None)))
+        sections.append(section("Start", start_lines(words, num_ranks, machine is not None, kind_of(config).module)))
     return "\n\n".join(sections)
 
 
