@@ -92,6 +92,9 @@ ELSEWHERE = sorted({*commands_in_job_scripts(), *commands_in_recipes()})
 
 def check(words: list[str]) -> None:
     """Raise an error, or end the process with a code other than 0, if a command is not accepted."""
+    module = ""
+    if words[0].startswith("IMGLISH_MODULE="):  # of slurm/pretrain.sbatch, in place of its own
+        module, words = words[0].partition("=")[2], words[1:]
     if words[:2] == ["python", "-m"]:
         check_module(words[2], words[3:])
     elif words[0] == "deepspeed":
@@ -103,7 +106,7 @@ def check(words: list[str]) -> None:
     elif words[0] == "sbatch":
         script = next(number for number, word in enumerate(words) if word.endswith(".sbatch"))
         assert {word.split("=")[0] for word in words[1:script] if word.startswith("--")} <= SBATCH_OPTIONS
-        check_module(JOB_SCRIPTS[words[script]], words[script + 1 :])
+        check_module(module or JOB_SCRIPTS[words[script]], words[script + 1 :])
     elif words[0] == "make":
         assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for target in words[1:])
     else:

@@ -15,9 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from model.flops import training_flops
-from pretrain.config.pretraining import PretrainConfig
 from pretrain.planning.assumptions import Gpu, Origin
+from pretrain.planning.kinds import PlannedConfig, kind_of
 from pretrain.planning.sections import fact
 
 
@@ -61,10 +60,10 @@ def rate_in_words(flops: float) -> str:
 
 
 def duration_lines(
-    config: PretrainConfig, num_ranks: int, speed: Speed, peak_flops: float | None, price: float | None
+    config: PlannedConfig, num_ranks: int, speed: Speed, peak_flops: float | None, price: float | None
 ) -> Iterator[str]:
     """Yield lines on a step and on the whole run. peak_flops: of a GPU; None on a CPU, which has no GPU-hours."""
-    per_step = training_flops(config.model, config.largest_step)
+    per_step = kind_of(config).step_flops(config)
     step_seconds = per_step / (num_ranks * speed.flops)
     seconds = config.num_steps * step_seconds
     yield fact("steps", f"{config.num_steps:,}", "counted: num_steps of the recipe")

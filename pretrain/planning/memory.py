@@ -25,24 +25,18 @@ weights are a copy even if precision is float32.
 Not counted: CUDA's context, workspaces of NCCL and cuBLAS, fragmentation of the allocator.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from model.config import KernelChoice, MultiwayConfig, VisualTokenizerConfig
-from model.masked_data_model import MaskedDataModel
+from model.config import KernelChoice
 from model.multiway import MultiwayBlock
-from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import zero_settings
-from pretrain.jobs.visual_tokens import load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
-from pretrain.planning.micro_step_memory import (
-    MicroBatch,
-    batch_bytes,
-    micro_step_memory,
-    tokenizer_memory,
-)
+from pretrain.planning.kinds import PlannedConfig, kind_of
+from pretrain.planning.micro_step_memory import micro_step_memory
+from pretrain.planning.planned_kind import MicroBatch
 
 if TYPE_CHECKING:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
@@ -90,7 +84,7 @@ class Pieces:
 
 
 def rank_memory(
-    config: PretrainConfig,
+    config: PlannedConfig,
     memory_config: dict[str, Any],
     world_size: int,
     kernels: KernelChoice = "triton",
@@ -103,12 +97,10 @@ def rank_memory(
     """
     zero = zero_settings(memory_config)
     batch = micro_batch(config, world_size)
-    pieces = count_pieces(config.model, int(zero.param_persistence_threshold))
-    micro_step = micro_step_memory(of_the_forward(config), batch, kernels)
-    visual = visual_tokenizer_config(config)
-    side = tokenizer_view_size(visual, config.model)
-    view = (batch.images + batch.pairs, 3, side, side)
-    tokenizer_weights, tokenizing = tokenizer_memory(visual, view, tokenizer_dtype(config, torch.device(device)))
+    pieces = count_pieces(config, int(zero.param_persistence_threshold))
+    kind = kind_of(config)
+    micro_step = micro_step_memory(kind.of_the_forward(config), batch, kernels)
+    frozen, frozen_peak = kind.frozen_memory(config, batch, torch.device(device))
     step = _stage3 if zero.stage == 3 else _stages_1_and_2
     held = step(zero, pieces, config.dtype.itemsize, world_size, config.gradient_accumulation_steps > 1)
     average = held.optimizer // 3 if config.optimizer.ema_decay else 0  # 4 bytes beside 12, on the same device
@@ -122,34 +114,30 @@ def rank_memory(
         gradients=held.gradients + is_late * held.late_gradients,
         buffers=held.buffers + is_late * held.late_buffers,
         activations=activations,
-        tokenizer=tokenizer_weights,
-        batch=batch_bytes(config, batch, visual),
-        beyond=max(tokenizing, held.stepping, working) - working,
+        tokenizer=frozen,
+        batch=kind.batch_bytes(config, batch),
+        beyond=max(frozen_peak, held.stepping, working) - working,
     )
 
 
-def planned_kernels(config: PretrainConfig) -> KernelChoice:
+def planned_kernels(config: PlannedConfig) -> KernelChoice:
     """Return the kernels of the recipe on a GPU. apex is counted as the reference, which it is close to."""
     return "triton" if config.kernels in ("auto", "triton") else "reference"
 
 
-def micro_batch(config: PretrainConfig, world_size: int) -> MicroBatch:
+def micro_batch(config: PlannedConfig, world_size: int) -> MicroBatch:
     """Return a rank's part of a micro-step. Raises ValueError if the global batch does not divide."""
     return MicroBatch(**vars(config.micro_batch(world_size)))
 
 
-def visual_tokenizer_config(config: PretrainConfig) -> VisualTokenizerConfig:
-    """Return the config in the recipe's file, or that of BEiT v2's base tokenizer if there is no file yet."""
-    if config.visual_tokenizer.is_file():
-        return load_visual_tokenizer(config.visual_tokenizer).config
-    return VisualTokenizerConfig(num_codes=config.model.num_visual_tokens)
+def count_pieces(config: PlannedConfig, persistence_threshold: int) -> Pieces:
+    """Return the sizes of the pieces: blocks, and outside of blocks single modules."""
+    return _pieces_of(kind_of(config).of_the_forward(config), persistence_threshold)
 
 
 @cache
-def count_pieces(network: MultiwayConfig, persistence_threshold: int) -> Pieces:
-    """Return the sizes of the pieces: blocks, and outside of blocks single modules."""
-    with torch.device("meta"):
-        model = MaskedDataModel(network)
+def _pieces_of(config: PlannedConfig, persistence_threshold: int) -> Pieces:
+    model = kind_of(config).network(config, "reference")
     inside = {id(module) for block in model.modules() if isinstance(block, MultiwayBlock) for module in block.modules()}
     sizes = [
         sum(parameter.numel() for parameter in module.parameters(recurse=isinstance(module, MultiwayBlock)))
@@ -227,9 +215,3 @@ def _stages_1_and_2(
 def is_offloaded_to_host(offload: Any) -> bool:
     """Return whether a block offload_optimizer or offload_param takes its state off the GPU."""
     return offload is not None and offload.device != "none"
-
-
-def of_the_forward(config: PretrainConfig) -> PretrainConfig:
-    """Return the config without the settings that the memory of a micro-step does not depend on, so that plans with
-    different ones share a cache entry."""
-    return replace(config, gradient_accumulation_steps=1, images_per_step=1, pairs_per_step=1, texts_per_step=1)

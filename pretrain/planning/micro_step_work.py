@@ -22,9 +22,10 @@ from torch.utils.flop_counter import flop_registry
 
 from model.config import KernelChoice
 from model.kernels.language import on_meta_launch
-from model.masked_data_model import MaskedDataModel
-from pretrain.config.pretraining import PretrainConfig
-from pretrain.planning.micro_step_memory import MicroBatch, flash_attention_on_meta, meta_micro_step, tensors_in
+from pretrain.planning.kinds import PlannedConfig, kind_of
+from pretrain.planning.live_memory import tensors_in
+from pretrain.planning.micro_step_memory import flash_attention_on_meta
+from pretrain.planning.planned_kind import MicroBatch
 from pretrain.planning.roofline import MicroStepWork, Operation, Part, PhaseWork
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "expert_products")
@@ -135,17 +136,16 @@ def _attention_flops(name: str, args: Any) -> int:
 
 
 @cache
-def micro_step_work(config: PretrainConfig, batch: MicroBatch, kernels: KernelChoice) -> MicroStepWork:
+def micro_step_work(config: PlannedConfig, batch: MicroBatch, kernels: KernelChoice) -> MicroStepWork:
     """Return the work of forward, losses and backward with the longest captions and texts.
 
     kernels: reference or triton; neither needs a GPU here.
     """
-    micro = meta_micro_step(config, batch)
-    with torch.device("meta"):
-        model = MaskedDataModel(config.model, kernels, config.activation_checkpointing).to(config.dtype)
+    kind = kind_of(config)
+    micro, model = kind.micro_step(config, batch), kind.network(config, kernels)
     counter = WorkCounter()
     with flash_attention_on_meta(), counter, counter.launches():
-        loss = model(micro.inputs, micro.targets, micro.drop_path_scale).sum()
+        loss = kind.loss(model, micro)
         forward = counter.work_so_far()
         loss.backward()
         backward = counter.work_so_far()

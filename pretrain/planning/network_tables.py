@@ -1,35 +1,33 @@
 """Tables of a plan that need no machine: parameters, samples, memory by ZeRO stage. All are counted."""
 
-from model.config import USES, MultiwayConfig
 from model.flops import forward_flops
 from model.parameter_counts import count_activated, count_by_part
-from pretrain.config.pretraining import PretrainConfig
+from pretrain.planning.kinds import PlannedConfig, kind_of
 from pretrain.planning.memory import count_pieces, micro_batch
 from pretrain.planning.stages import StagePlan
 
 
-def parameter_table(model: MultiwayConfig) -> str:
+def parameter_table(config: PlannedConfig) -> str:
     """Return a table of parameters by part and in total."""
-    counts = count_by_part(model)
+    counts = count_by_part(config.model)
     rows = [*(_row(part, count) for part, count in counts.items()), _row("total", sum(counts.values()))]
-    rows.append(f"{'tensors that DeepSpeed sees':30}{count_pieces(model, 0).num_tensors:>15,}")
+    rows.append(f"{'tensors that DeepSpeed sees':30}{count_pieces(config, 0).num_tensors:>15,}")
     return "\n".join(rows)
 
 
-def use_table(config: PretrainConfig) -> str:
+def use_table(config: PlannedConfig) -> str:
     """Return a table of the encoder's tokens, parameters and operations for one sample of each kind, with texts of the
     recipe's lengths."""
     lines = [f"{'':26}{'tokens':>8}{'parameters used':>20}{'forward GFLOPs':>17}"]
-    text_tokens = {"image": 0, "text": config.data.text_length, "pair": config.data.caption_length}
-    for use in USES:
-        num_tokens = text_tokens[use] + (0 if use == "text" else config.model.num_image_tokens)
+    for use, text_tokens in kind_of(config).uses(config).items():
+        num_tokens = text_tokens + (0 if use == "text" else config.model.num_image_tokens)
         activated = count_activated(config.model, use)
-        gflops = forward_flops(config.model, use, text_tokens[use]) / 1e9
+        gflops = forward_flops(config.model, use, text_tokens) / 1e9
         lines.append(f"{use:26}{num_tokens:>8}{activated:>20,}{gflops:>17.2f}")
     return "\n".join(lines)
 
 
-def stage_table(config: PretrainConfig, stages: list[StagePlan], num_ranks: int, kernels: str) -> str:
+def stage_table(config: PlannedConfig, stages: list[StagePlan], num_ranks: int, kernels: str) -> str:
     """Return a table of the GB per rank at the peak of a step."""
     batch, micro_steps = micro_batch(config, num_ranks), config.gradient_accumulation_steps
     head = (

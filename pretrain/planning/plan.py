@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import check_memory_config, read_memory_config, zero_settings
 from pretrain.planning.commands import start_lines
 from pretrain.planning.duration import Speed, duration_lines, measured_speed, stated_speed
 from pretrain.planning.evaluation_cost import evaluation_note
+from pretrain.planning.kinds import PlannedConfig, kind_of
 from pretrain.planning.memory import is_offloaded_to_host, planned_kernels
 from pretrain.planning.network_tables import parameter_table, stage_table, use_table
 from pretrain.planning.options import PlanOptions
@@ -26,18 +26,18 @@ CPU_RANKS = 2
 """Ranks of a recipe for a machine without a GPU, as in the commands of its documentation."""
 
 
-def default_ranks(config: PretrainConfig, machine: AssumedMachine | None) -> int:
+def default_ranks(config: PlannedConfig, machine: AssumedMachine | None) -> int:
     """Return the GPUs of a node, or CPU_RANKS without a GPU, or as many of them as divide the batch."""
     return math.gcd(CPU_RANKS if machine is None else GPUS_PER_NODE, *vars(config.samples_per_step).values())
 
 
-def compared_ranks(config: PretrainConfig, num_ranks: int) -> list[int]:
+def compared_ranks(config: PlannedConfig, num_ranks: int) -> list[int]:
     """Return num_ranks, and those of RANKS that divide the batch and its micro-steps."""
     parts = math.gcd(*vars(config.samples_per_step).values()) // config.gradient_accumulation_steps
     return sorted({num_ranks, *(ranks for ranks in RANKS if parts % ranks == 0)})
 
 
-def machine_for(config: PretrainConfig, options: PlanOptions) -> AssumedMachine | None:
+def machine_for(config: PlannedConfig, options: PlanOptions) -> AssumedMachine | None:
     """Return the machine that the options describe; None for a recipe without a GPU, unless they name one.
 
     Raises ValueError if an option needs a GPU and there is none.
@@ -53,7 +53,7 @@ def machine_for(config: PretrainConfig, options: PlanOptions) -> AssumedMachine 
 
 
 def speed_of(
-    config: PretrainConfig, options: PlanOptions, machine: AssumedMachine | None, records: Sequence[Mapping[str, Any]]
+    config: PlannedConfig, options: PlanOptions, machine: AssumedMachine | None, records: Sequence[Mapping[str, Any]]
 ) -> Speed | None:
     """Return the speed that the options give, None if they give none. records: log of the run that they name.
 
@@ -67,7 +67,7 @@ def speed_of(
 
 
 def plan(
-    config: PretrainConfig,
+    config: PlannedConfig,
     num_ranks: int,
     machine: AssumedMachine | None,
     speed: Speed | None = None,
@@ -92,20 +92,20 @@ def plan(
     sections.append(section("Storage", [*data_lines(config), *checkpoint_lines(config, memory_config, num_ranks)]))
     if overrides is not None:
         words = [*arguments, *overrides]
-        sections.append(section("Start", start_lines(words, num_ranks, machine is not None)))
+        sections.append(section("Start", start_lines(words, num_ranks, machine is not None, kind_of(config).module)))
     return "\n\n".join(sections)
 
 
-def network_sections(config: PretrainConfig) -> list[str]:
+def network_sections(config: PlannedConfig) -> list[str]:
     """Return the sections on the network alone."""
     return [
-        section("Parameters, counted", [parameter_table(config.model)]),
+        section("Parameters, counted", [parameter_table(config)]),
         section("One sample, counted, without heads", [use_table(config)]),
     ]
 
 
 def gpu_sections(
-    config: PretrainConfig,
+    config: PlannedConfig,
     memory_config: dict[str, Any],
     num_ranks: int,
     machine: AssumedMachine,
@@ -153,7 +153,7 @@ def predicted_speed(found: PredictedSetting | None, as_it_is: StepTime) -> Speed
 
 
 def cpu_sections(
-    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, speed: Speed | None
+    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, speed: Speed | None
 ) -> list[str]:
     """Return the sections on memory and duration of a run without a GPU."""
     stage = plan_stage(config, memory_config, num_ranks, on_cpu=True)

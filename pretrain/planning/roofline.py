@@ -57,6 +57,9 @@ ASSUMED: dict[str, tuple[str, ...]] = {
     ),
 }
 """The assumptions that the time of each part depends on."""
+AVERAGE_BYTES = 12.0
+"""Bytes moved per parameter of a rank's part to move the average of the weights towards them: both are read, the
+average is written. Counted."""
 _MOST_OF_A_COPY = 0.85
 """Share of a copy's speed that activations, gradients and the optimizer reach at most."""
 
@@ -128,6 +131,8 @@ class ShardingWork:
     """Communication after the optimizer: the gather of the weights."""
     waits_in_forward: bool = False
     """Whether the host waits for the GPU all through the forward."""
+    keeps_average: bool = False
+    """Whether the run keeps a moving average of its weights."""
 
 
 @dataclass(frozen=True)
@@ -269,8 +274,9 @@ def _bulk_speed(gpu: Gpu, assumed: Assumptions) -> float:
 
 
 def optimizer_seconds(sharding: ShardingWork, gpu: Gpu, assumed: Assumptions) -> float:
-    """Return the seconds in which the GPU updates a rank's part of the weights."""
-    return sharding.num_parameters / sharding.num_ranks * assumed.optimizer_bytes / _bulk_speed(gpu, assumed)
+    """Return the seconds in which the GPU updates a rank's part of the weights, and of their average."""
+    num_bytes = assumed.optimizer_bytes + AVERAGE_BYTES * sharding.keeps_average
+    return sharding.num_parameters / sharding.num_ranks * num_bytes / _bulk_speed(gpu, assumed)
 
 
 def host_seconds(phase: PhaseWork, sharding: PhaseSharding, stage: int, assumed: Assumptions) -> float:

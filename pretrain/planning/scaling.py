@@ -8,9 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from model.flops import training_flops
-from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import check_memory_config, read_memory_config
+from pretrain.planning.kinds import PlannedConfig, kind_of
 from pretrain.planning.memory import count_pieces
 from pretrain.planning.options import PUBLISHED_MFU, ScalingOptions
 from pretrain.planning.stages import GPUS_PER_NODE, fitting_settings
@@ -56,7 +55,7 @@ def machine_of(options: ScalingOptions) -> Machine:
     return Machine(options.mfu, options.peak_tflops, options.gpu_gb, options.reserve_gb, network)
 
 
-def scaling(config: PretrainConfig, machine: Machine) -> str:
+def scaling(config: PlannedConfig, machine: Machine) -> str:
     """Return a table with its assumptions above and its limits below.
 
     Raises ValueError if the batch does not divide by 8 ranks.
@@ -80,9 +79,9 @@ def scaling(config: PretrainConfig, machine: Machine) -> str:
     return "\n".join([*lines, "", *limits])
 
 
-def assumptions(config: PretrainConfig, machine: Machine) -> list[str]:
+def assumptions(config: PlannedConfig, machine: Machine) -> list[str]:
     """Return the lines above the table."""
-    network, num_flops = machine.network, training_flops(config.model, config.largest_step)
+    network, num_flops = machine.network, kind_of(config).step_flops(config)
     return [
         f"{config.samples_per_step.total} samples a step, the longest, {num_flops / 1e15:.2f} PFLOP; GPUs of "
         f"{machine.peak_tflops:g} TFLOP/s and {machine.gpu_gb:g} GB with {machine.reserve_gb:g} GB in reserve, "
@@ -107,7 +106,7 @@ def width(name: str) -> int:
     return max(11, len(name) + 2)
 
 
-def row(config: PretrainConfig, num_ranks: int, compute: float, settings: list[TimedSetting]) -> str:
+def row(config: PlannedConfig, num_ranks: int, compute: float, settings: list[TimedSetting]) -> str:
     """Return a line of the table, with the efficiency of the setting that communicates least."""
     least = min(settings, key=lambda setting: setting.seconds)
     seconds = {setting.name: setting.seconds for setting in settings}
@@ -121,10 +120,10 @@ def row(config: PretrainConfig, num_ranks: int, compute: float, settings: list[T
 
 
 def timed_settings(
-    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, machine: Machine
+    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, machine: Machine
 ) -> list[TimedSetting]:
     """Return each way of sharing the state that fits a GPU, with the seconds of its communication."""
-    num_parameters = count_pieces(config.model, 0).total
+    num_parameters = count_pieces(config, 0).total
     found = []
     for setting in fitting_settings(config, memory_config, num_ranks, machine.room_gb):
         sent = collectives(setting.memory_config, num_parameters, config.dtype.itemsize, num_ranks, setting.micro_steps)
@@ -151,6 +150,6 @@ def what_breaks(num_ranks: int, most: int, compute: float, settings: list[TimedS
     return found
 
 
-def compute_seconds(config: PretrainConfig, num_ranks: int, machine: Machine) -> float:
+def compute_seconds(config: PlannedConfig, num_ranks: int, machine: Machine) -> float:
     """Return the seconds of computation per step."""
-    return training_flops(config.model, config.largest_step) / (num_ranks * machine.peak_tflops * 1e12 * machine.mfu)
+    return kind_of(config).step_flops(config) / (num_ranks * machine.peak_tflops * 1e12 * machine.mfu)

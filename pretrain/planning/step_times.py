@@ -3,11 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.flops import training_flops
-from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.memory_config import zero_settings
 from pretrain.planning.assumptions import Assumptions, Gpu
-from pretrain.planning.memory import count_pieces, micro_batch, of_the_forward, planned_kernels
+from pretrain.planning.kinds import PlannedConfig, kind_of
+from pretrain.planning.memory import count_pieces, micro_batch, planned_kernels
 from pretrain.planning.micro_step_work import micro_step_work
 from pretrain.planning.roofline import PhaseSharding, ShardingWork, StepTime, predict_step
 from pretrain.planning.stages import GPUS_PER_NODE, HPZ, Setting, fitting_settings, way_of
@@ -46,21 +45,23 @@ class PredictedSetting:
 
 
 def step_time(
-    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, machine: AssumedMachine
+    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, machine: AssumedMachine
 ) -> StepTime:
     """Return the predicted time of a step of the recipe's micro-steps, with the longest captions and texts."""
-    work = micro_step_work(of_the_forward(config), micro_batch(config, num_ranks), planned_kernels(config))
+    work = micro_step_work(
+        kind_of(config).of_the_forward(config), micro_batch(config, num_ranks), planned_kernels(config)
+    )
     sharding = sharding_work(config, memory_config, num_ranks, machine.network)
-    flops = training_flops(config.model, config.largest_step) / num_ranks
+    flops = kind_of(config).step_flops(config) / num_ranks
     gpu = machine.gpu.in_precision(config.precision)
     return predict_step(work, sharding, config.gradient_accumulation_steps, flops, gpu, machine.assumed)
 
 
 def sharding_work(
-    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, network: Network
+    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, network: Network
 ) -> ShardingWork:
     """Return the work that a ZeRO stage adds to the step of a rank."""
-    pieces, zero = count_pieces(config.model, 0), zero_settings(memory_config)
+    pieces, zero = count_pieces(config, 0), zero_settings(memory_config)
     found = step_collectives(memory_config, pieces.total, config.dtype.itemsize, num_ranks)
     forward, backward, last, after = (
         sum(map(network.seconds, part))
@@ -89,11 +90,12 @@ def sharding_work(
         tail_seconds=tail,
         after_seconds=after,
         waits_in_forward=way_of(memory_config) == HPZ,
+        keeps_average=config.optimizer.ema_decay > 0,
     )
 
 
 def predicted_settings(
-    config: PretrainConfig, memory_config: dict[str, Any], num_ranks: int, machine: AssumedMachine
+    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, machine: AssumedMachine
 ) -> list[PredictedSetting]:
     """Return the predicted times of the settings that fit, the shortest first."""
     found = []

@@ -19,7 +19,8 @@ from model.kernels.backend import Backend
 from model.masked_data_model import MaskedDataModel
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.jobs.micro_step import MicroStep
-from pretrain.planning.micro_step_memory import MicroBatch, micro_step_memory
+from pretrain.planning.micro_step_memory import micro_step_memory
+from pretrain.planning.planned_kind import MicroBatch
 from pretrain.recipes import RECIPES
 from tests.benchmarks.results import append_results
 from tests.support.memory_ranks import random_micro_step, small_config

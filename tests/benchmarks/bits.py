@@ -17,7 +17,7 @@ from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.determinism import use_deterministic_algorithms
-from pretrain.planning.micro_step_memory import MicroBatch
+from pretrain.planning.planned_kind import MicroBatch
 from pretrain.recipes import RECIPES
 from tests.benchmarks.timing import Figure, milliseconds, show
 from tests.support.memory_ranks import random_micro_step, small_config

@@ -25,7 +25,8 @@ from pretrain.engine.memory_config import read_memory_config
 from pretrain.jobs.micro_step import MicroStep
 from pretrain.jobs.pretraining import Pretraining
 from pretrain.planning.memory import micro_batch
-from pretrain.planning.micro_step_memory import MicroBatch, meta_micro_step
+from pretrain.planning.planned_kind import MicroBatch
+from pretrain.planning.pretraining_kind import meta_micro_step
 from pretrain.recipes import RECIPES
 from tests.support.allocations import MEASURED, allocations, measured_events, peak_bytes
 from tests.support.launch import ROOT

@@ -11,7 +11,9 @@ from model.config import Checkpointing, CheckpointingMode, KernelChoice
 from model.visual_tokenizer import VisualTokenizer
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.planning.memory import micro_batch, rank_memory
-from pretrain.planning.micro_step_memory import MicroBatch, micro_step_memory, tokenizer_memory
+from pretrain.planning.micro_step_memory import micro_step_memory
+from pretrain.planning.planned_kind import MicroBatch
+from pretrain.planning.pretraining_kind import tokenizer_memory
 from pretrain.recipes import RECIPES
 from pretrain.recipes.small import demo_visual_tokenizer
 from tests.support.allocations import allocations, peak_bytes

@@ -10,8 +10,8 @@ import torch
 from model.config import Checkpointing, KernelChoice
 from model.flops import training_flops
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.planning.micro_step_memory import MicroBatch
 from pretrain.planning.micro_step_work import WorkCounter, micro_step_work
+from pretrain.planning.planned_kind import MicroBatch
 from pretrain.planning.roofline import MicroStepWork, Operation, PhaseWork
 from tests.support.memory_ranks import small_config
 

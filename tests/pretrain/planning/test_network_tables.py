@@ -9,9 +9,9 @@ from tests.support.memory_ranks import memory_config
 
 def test_parameters_by_part_add_up_to_those_of_the_network() -> None:
     config = RECIPES["demo"]()
-    rows = [line[30:45].replace(",", "") for line in parameter_table(config.model).splitlines()]
+    rows = [line[30:45].replace(",", "") for line in parameter_table(config).splitlines()]
     *parts, total, tensors = map(int, rows)
-    pieces = count_pieces(config.model, 0)
+    pieces = count_pieces(config, 0)
     assert sum(parts) == total == pieces.total == 2_168_080 and tensors == pieces.num_tensors
 
 

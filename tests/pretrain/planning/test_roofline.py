@@ -117,6 +117,15 @@ def test_a_step_adds_up() -> None:
     assert time.mfu == pytest.approx(1 / time.seconds)
 
 
+def test_the_average_of_the_weights_is_read_and_written_once_per_step() -> None:
+    added = sharding(num_parameters=10**9, num_ranks=2)
+    plain, averaged = (
+        predicted(MicroStepWork(phase(1.0), phase(2.0)), replace(added, keeps_average=keeps)).parts[OPTIMIZER]
+        for keeps in (False, True)
+    )
+    assert averaged / plain == pytest.approx((85 + 12) / 85)  # reads both in float32, writes one
+
+
 def test_a_gpu_waits_for_a_host_that_is_slower() -> None:
     work = MicroStepWork(phase(0.004), phase(0.008))  # the host needs 10 ms for each
     time = predicted(work, sharding(num_updated=5))  # and 5 ms for the optimizer

@@ -23,7 +23,7 @@ def shipped(name: str) -> dict[str, object]:
 
 def test_stage_3_gathers_every_tensor_once_and_cuts_it_for_all_ranks() -> None:
     config = config_for(4)
-    pieces = count_pieces(config.model, 0)
+    pieces = count_pieces(config, 0)
     added = sharding_work(config, shipped("zero3.json"), 4, NETWORK)
     assert (added.forward.num_gathered, added.forward.gather_ranks) == (pieces.num_tensors, 4)
     assert (added.backward.num_reduced, added.backward.reduce_ranks) == (pieces.num_tensors, 4)
@@ -41,7 +41,7 @@ def test_alone_nothing_is_gathered_and_nothing_is_sent() -> None:
 
 def test_stage_1_reduces_in_the_last_micro_step_and_gathers_after_the_step() -> None:
     config = config_for(4)
-    pieces = count_pieces(config.model, 0)
+    pieces = count_pieces(config, 0)
     added = sharding_work(config, shipped("zero1.json"), 4, NETWORK)
     sent = 3 / 4 * 4 * pieces.total / 1e9
     assert added.forward.communication == added.backward.communication == 0
@@ -56,7 +56,7 @@ def test_hpz_gathers_again_within_the_node_and_waits_in_forward() -> None:
     zero = shipped("zero3_hpz.json")["zero_optimization"]
     assert isinstance(zero, dict)
     config = config_for(16)
-    pieces = count_pieces(config.model, 0)
+    pieces = count_pieces(config, 0)
     memory = {"zero_optimization": zero | {"stage3_max_reuse_distance": pieces.total // 2}}
     added = sharding_work(config, memory, 16, NETWORK)
     assert added.waits_in_forward and added.backward.gather_ranks == 8

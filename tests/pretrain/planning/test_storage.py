@@ -33,7 +33,7 @@ def without_average() -> OptimizerConfig:
 
 def test_stages_1_and_2_save_the_weights_once_more() -> None:
     config = replace(RECIPES["demo"](), precision="bfloat16", optimizer=without_average())
-    total = count_pieces(config.model, 0).total
+    total = count_pieces(config, 0).total
     assert total % 2 == 0
     assert checkpoint_bytes(config, memory_config(3), 2) == 12 * total
     assert checkpoint_bytes(config, memory_config(1), 2) == checkpoint_bytes(config, memory_config(2), 2) == 14 * total
