@@ -109,7 +109,7 @@ def test_their_file_becomes_a_dual_encoder_and_their_file_again_without_a_change
     }
     config = config_of(state, CONFIG.num_heads)
     network = model_of(config, decoupled_weights(dict(state), config, heads=DualHeads()), DualHeads())
-    assert isinstance(network, DualEncoder) and network.heads == DualHeads()
+    assert network.heads == DualHeads()
     again = entries_of(network)
     assert again.keys() == state.keys() and all(torch.equal(again[name], state[name]) for name in state)
     inputs = replace(tiny_inputs(3, 0, 4), image_mask=torch.zeros(3, CONFIG.num_patches, dtype=torch.bool))
@@ -147,33 +147,30 @@ def test_features_are_those_of_microsofts_own_classes(tmp_path: Path) -> None:
     installed = subprocess.run(command, capture_output=True, text=True, check=False)
     if installed.returncode:
         pytest.skip(f"{' and '.join(PACKAGES)} cannot be installed: {installed.stderr.strip().splitlines()[-1]}")
-    for variant, changes in VARIANTS.items():
-        network, inputs = tiny_dual(**changes), tiny_inputs(4, 0, 4)
-        inputs = replace(inputs, image_mask=torch.zeros_like(inputs.image_mask))
-        assert inputs.text_padding.any()
-        file, given, out = (tmp_path / f"{variant}_{name}.pth" for name in ("beit3_dual", "inputs", "features"))
-        save_beit3(network.state_dict().items(), network.encoder.config, "dual", file, heads=network.heads)
-        arguments = torchscale_arguments(network.encoder.config)
-        inputs_there = {"images": inputs.images, "ids": inputs.text_ids, "padding": inputs.text_padding.long()}
-        torch.save({"torchscale": arguments, **inputs_there}, given)
-        ended = subprocess.run(
-            [
-                sys.executable,
-                "-W",
-                "ignore",
-                "-m",
-                "tests.support.their_features",
-                *map(str, (packages, file, given, out)),
-            ],
-            env={**os.environ, **ON_CPU, "PYTHONPATH": python_path()},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
+    networks = {variant: tiny_dual(**changes) for variant, changes in VARIANTS.items()}
+    inputs = tiny_inputs(4, 0, 4)
+    inputs = replace(inputs, image_mask=torch.zeros_like(inputs.image_mask))
+    assert inputs.text_padding.any()
+    cases, out = tmp_path / "cases.pth", tmp_path / "features.pth"
+    files = {variant: str(tmp_path / f"{variant}.pth") for variant in VARIANTS}
+    for variant, network in networks.items():
+        save_beit3(
+            network.state_dict().items(), network.encoder.config, "dual", Path(files[variant]), heads=network.heads
         )
-        assert ended.returncode == 0, ended.stderr
-        theirs, ours = torch.load(out, weights_only=True), network.features(inputs)
-        for name in ("images", "texts"):
-            difference = (theirs[name] - getattr(ours, name)).abs().max().item()
+    given = {"images": inputs.images, "ids": inputs.text_ids, "padding": inputs.text_padding.long()}
+    torch.save({"files": files, "torchscale": torchscale_arguments(CONFIG), **given}, cases)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.support.their_features", *map(str, (packages, cases, out))],
+        env={**os.environ, **ON_CPU, "PYTHONPATH": python_path()},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    theirs = torch.load(out, weights_only=True)
+    for variant, network in networks.items():
+        for name, ours, their in zip(("images", "texts"), network.features(inputs), theirs[variant], strict=True):
+            difference = (their - ours).abs().max().item()
             print(f"{variant} {name}: largest difference {difference:.1e}")
             assert difference <= TOLERANCE["atol"]
