@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from model.config import DualHeads, MultiwayConfig
-from model.dual_encoder import DualEncoder
+from model.dual_encoder import DualEncoder, logit_stacks
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayTransformer
 from model.networks import Network, build_network
 from model.parameter_counts import parameter_shapes
-from model.stacked_vectors import NOTHING_STACKED, StackedRows, stacked_rows
+from model.stacked_vectors import NAME as VECTORS
+from model.stacked_vectors import NOTHING_STACKED, StackedRows, rows_of_stacks, stacked_rows
 from model.weight_checks import check_weight
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.partitions import CHUNK_BYTES, WEIGHT, Partitions, saved_parameters, unstacked
@@ -196,4 +197,7 @@ def _rows_of(config: EncoderRunConfig) -> StackedRows:
     """Return the rows of the stacked parameters in the network of a run with an encoder."""
     with torch.device("meta"):
         rows = stacked_rows(MultiwayTransformer(config.model))
-    return {ENCODER + name: [row._replace(name=ENCODER + row.name) for row in of_one] for name, of_one in rows.items()}
+    found = {ENCODER + name: [row._replace(name=ENCODER + row.name) for row in each] for name, each in rows.items()}
+    if isinstance(config, ContrastConfig):
+        found[VECTORS] = rows_of_stacks(logit_stacks(config.heads))
+    return found
