@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import torch
 
-from model.config import MultiwayConfig, Use
-from model.masked_data_model import MaskedDataModel
+from model.config import DualHeads, MultiwayConfig, Use
+from model.networks import build_network
 
 PARTS = (
     "vision embedding",
@@ -20,10 +20,10 @@ PARTS = (
 )
 
 
-def parameter_shapes(config: MultiwayConfig) -> dict[str, torch.Size]:
-    """Return the shape of every parameter of a MaskedDataModel by its name in files."""
+def parameter_shapes(config: MultiwayConfig, heads: DualHeads | None = None) -> dict[str, torch.Size]:
+    """Return the shape of every parameter by its name in files. heads: of a DualEncoder; None: a MaskedDataModel."""
     with torch.device("meta"):
-        model = MaskedDataModel(config)
+        model = build_network(config, heads)
     return {name: parameter.shape for name, parameter in model.state_dict().items()}
 
 

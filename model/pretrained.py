@@ -4,6 +4,7 @@ code."""
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pydantic
 import torch
@@ -11,29 +12,32 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import MultiwayConfig
-from model.masked_data_model import MaskedDataModel
+from model.config import DualHeads, MultiwayConfig
+from model.networks import Network, build_network
 from model.weight_checks import check_weights
 from model.weight_files import read_json_object, read_safetensors
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 MODEL_TYPE = "imglish"
+SettingsT = TypeVar("SettingsT", MultiwayConfig, DualHeads)
+HEADS_KEY = "heads"
+"""Entry of config.json that only a DualEncoder has, beside the fields of MultiwayConfig."""
 
 
-def load_network(folder: Path | str) -> MaskedDataModel:
-    """Return the network in a folder: float32, on the CPU, in evaluation mode.
+def load_network(folder: Path | str) -> Network:
+    """Return the network in a folder, a MaskedDataModel or a DualEncoder: float32, on the CPU, in evaluation mode.
 
     Raises ValueError if the folder does not hold exactly a network in this format.
     """
     folder = Path(folder)
     with torch.device("meta"):
-        model = MaskedDataModel(read_config(folder))
+        model = build_network(read_config(folder), read_heads(folder))
     load_weights(model, folder, assign=True)
     return model.eval()
 
 
-def load_weights(model: MaskedDataModel, folder: Path, assign: bool = False) -> None:
+def load_weights(model: Network, folder: Path, assign: bool = False) -> None:
     """Load the weights in a folder into a network; assign: replace its parameters instead of filling them.
 
     Raises ValueError, which names the first difference, if the weights are missing, are not exactly its parameters in
@@ -47,11 +51,21 @@ def load_weights(model: MaskedDataModel, folder: Path, assign: bool = False) -> 
 
 
 def save_network(
-    weights: dict[str, Tensor], config: MultiwayConfig, folder: Path, metadata: dict[str, str] | None = None
+    weights: dict[str, Tensor],
+    config: MultiwayConfig,
+    folder: Path,
+    metadata: dict[str, str] | None = None,
+    heads: DualHeads | None = None,
 ) -> None:
-    """Write the weights of a MaskedDataModel into a folder. Raises OSError if they cannot be written."""
+    """Write the weights of a network into a folder. Raises OSError if they cannot be written.
+
+    metadata: of the safetensors file; heads: of a DualEncoder, None for a MaskedDataModel.
+    """
     save_safetensors(weights, folder / WEIGHTS_NAME, metadata)
-    (folder / CONFIG_NAME).write_text(json.dumps({"model_type": MODEL_TYPE, **asdict(config)}, indent=2) + "\n")
+    content: dict[str, object] = {"model_type": MODEL_TYPE, **asdict(config)}
+    if heads is not None:
+        content[HEADS_KEY] = asdict(heads)
+    (folder / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def save_safetensors(weights: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -67,19 +81,43 @@ def save_safetensors(weights: dict[str, Tensor], path: Path, metadata: dict[str,
 
 def read_config(folder: Path) -> MultiwayConfig:
     """Return the sizes of the network in a folder. Raises ValueError if the folder has no such network."""
+    path, values = _read(folder)
+    values.pop(HEADS_KEY, None)
+    return _validated(path, values, MultiwayConfig)
+
+
+def read_heads(folder: Path) -> DualHeads | None:
+    """Return the heads of the DualEncoder in a folder, None if it holds a MaskedDataModel.
+
+    Raises ValueError if the folder has no such network.
+    """
+    path, values = _read(folder)
+    found = values.get(HEADS_KEY)
+    if found is None:
+        return None
+    return _validated(path, found if isinstance(found, dict) else {}, DualHeads)
+
+
+def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the path and the content of config.json, without its model_type."""
     path = folder / CONFIG_NAME
     values = read_json_object(_existing(path))
     if values.pop("model_type", None) != MODEL_TYPE:
         raise ValueError(
             f"{path} is not the configuration of an Imglish network (model_type {MODEL_TYPE!r}); convert it first"
         )
-    expected = {field.name for field in fields(MultiwayConfig)}
+    return path, values
+
+
+def _validated(path: Path, values: dict[str, Any], kind: type[SettingsT]) -> SettingsT:
+    """Return the dataclass with these values. Raises ValueError, naming the first difference, if they are not it."""
+    expected = {field.name for field in fields(kind)}
     if set(values) != expected:
         raise ValueError(
-            f"{path} does not have the fields of MultiwayConfig: {', '.join(sorted(set(values) ^ expected))}"
+            f"{path} does not have the fields of {kind.__name__}: {', '.join(sorted(set(values) ^ expected))}"
         )
     try:
-        return pydantic.TypeAdapter(MultiwayConfig).validate_python(values)
+        return pydantic.TypeAdapter(kind).validate_python(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))} {' '.join(first['msg'].split())}".strip()

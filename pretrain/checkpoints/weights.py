@@ -1,17 +1,18 @@
 """Float32 weights of a checkpoint, or their moving average, of any kind of run with an encoder and of any world size,
 without a GPU and without holding them all at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from model.config import MultiwayConfig
-from model.dual_encoder import logit_stacks
+from model.config import DualHeads, MultiwayConfig
+from model.dual_encoder import DualEncoder, logit_stacks
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayTransformer
+from model.networks import Network, build_network
 from model.parameter_counts import parameter_shapes
 from model.stacked_vectors import NAME as VECTORS
 from model.stacked_vectors import NOTHING_STACKED, StackedRows, rows_of_stacks, stacked_rows
@@ -104,23 +105,52 @@ def check_has_weights(checkpoint: Checkpoint[Any], weights: WeightKind) -> None:
         )
 
 
-def model_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MaskedDataModel:
-    """Return a network in evaluation mode whose matrices are the given tensors themselves, not copies."""
+@overload
+def model_of(config: MultiwayConfig, weights: Iterable[tuple[str, Tensor]], heads: None = None) -> MaskedDataModel: ...
+
+
+@overload
+def model_of(config: MultiwayConfig, weights: Iterable[tuple[str, Tensor]], heads: DualHeads) -> DualEncoder: ...
+
+
+@overload
+def model_of(config: MultiwayConfig, weights: Iterable[tuple[str, Tensor]], heads: DualHeads | None) -> Network: ...
+
+
+def model_of(config: MultiwayConfig, weights: Iterable[tuple[str, Tensor]], heads: DualHeads | None = None) -> Network:
+    """Return a network in evaluation mode whose matrices are the given tensors themselves, not copies.
+
+    heads: of a DualEncoder; None: a MaskedDataModel.
+    """
     with torch.device("meta"):
-        model = MaskedDataModel(config)
+        model = build_network(config, heads)
     model.load_state_dict(dict(weights), assign=True)
     return model.requires_grad_(True).eval()
 
 
-def load_model(checkpoint: Checkpoint[PretrainConfig], weights: WeightKind = "raw") -> MaskedDataModel:
-    """Return the network of a verified checkpoint of pretraining, in evaluation mode on the CPU.
+@overload
+def load_model(checkpoint: Checkpoint[PretrainConfig], weights: WeightKind = "raw") -> MaskedDataModel: ...
+
+
+@overload
+def load_model(checkpoint: Checkpoint[ContrastConfig], weights: WeightKind = "raw") -> DualEncoder: ...
+
+
+def load_model(checkpoint: Checkpoint[Any], weights: WeightKind = "raw") -> Network:
+    """Return the network of a verified checkpoint of pretraining or of contrastive training, in evaluation mode on the
+    CPU.
 
     Raises ValueError if a weight is not finite, or if the checkpoint does not have weights of that kind.
     """
-    return model_of(checkpoint.config.model, _finite_weights(checkpoint, weights))
+    return model_of(checkpoint.config.model, _finite_weights(checkpoint, weights), dual_heads(checkpoint.config))
 
 
-def encoder_of(config: MultiwayConfig, weights: Iterator[tuple[str, Tensor]]) -> MultiwayTransformer:
+def dual_heads(config: EncoderRunConfig) -> DualHeads | None:
+    """Return the heads of the DualEncoder that a run trains, None if it trains another network."""
+    return config.heads if isinstance(config, ContrastConfig) else None
+
+
+def encoder_of(config: MultiwayConfig, weights: Iterable[tuple[str, Tensor]]) -> MultiwayTransformer:
     """Return the encoder of a network in evaluation mode; heads, which not every kind of run has, are ignored."""
     with torch.device("meta"):
         encoder = MultiwayTransformer(config)
@@ -146,23 +176,21 @@ def _finite_weights(checkpoint: Checkpoint[Any], weights: WeightKind) -> Iterato
 def _check_network(checkpoint: Checkpoint[EncoderConfigT]) -> None:
     """Raise ValueError if the files hold other parameters than the config says, before a network is built by it.
 
-    The network of pretraining is compared as a whole. Another kind of run knows itself what lies beside its encoder.
+    The networks of pretraining and of contrastive training are compared as a whole. Another kind of run knows itself
+    what lies beside its encoder.
     """
     config, partitions = checkpoint.config.model, Partitions(checkpoint.folder, NOTHING_STACKED)
     wrong = f"{checkpoint.folder} does not hold the network of its config.json; give another checkpoint"
     if config.depth > len(partitions.places):  # a depth that the files cannot hold would take minutes to build
         raise ValueError(wrong)
-    is_whole = isinstance(checkpoint.config, PretrainConfig)
+    is_whole = isinstance(checkpoint.config, (PretrainConfig, ContrastConfig))
     places = unstacked(partitions.places, _rows_of(checkpoint.config))
     found = {name: place.shape for name, place in places.items() if is_whole or name.startswith(ENCODER)}
     buffers = [name for name in partitions.buffers if is_whole or name.startswith(ENCODER)]  # neither has any
-    if buffers or found != _expected_shapes(config, is_whole):
+    shapes = parameter_shapes(config, dual_heads(checkpoint.config))
+    expected = {name: shape for name, shape in shapes.items() if is_whole or name.startswith(ENCODER)}
+    if buffers or found != expected:
         raise ValueError(wrong)
-
-
-def _expected_shapes(config: MultiwayConfig, is_whole: bool) -> dict[str, torch.Size]:
-    shapes = parameter_shapes(config)
-    return {name: shape for name, shape in shapes.items() if is_whole or name.startswith(ENCODER)}
 
 
 def _rows_of(config: EncoderRunConfig) -> StackedRows:

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
-from model.config import Use
+from model.config import DualHeads, Use
 from model.multiway import MultiwayInputs
 from pretrain.checkpoints.weights import model_of
 from pretrain.conversion.source import Source
 from pretrain.conversion.target import README_NAME, WITHOUT_TORCHVISION, Target, import_note
-from pretrain.conversion.verify import states_without_padding
+from pretrain.conversion.verify import outputs
 from pretrain.formats.beit3 import decoupled, decoupled_weights, file_entries
+from pretrain.formats.beit3_dual import left_out
 from pretrain.formats.beit3_file import load_beit3, save_beit3
 from pretrain.formats.beit3_loaders import (
     TASKS,
@@ -36,6 +37,13 @@ model = BEiT3(EncoderConfig(**json.load(open("{card}"))["torchscale"])).eval()
 weights = torch.load("{file}", weights_only=True)["model"]
 model.load_state_dict({{name[6:]: value for name, value in weights.items() if name.startswith("beit3.")}})"""
 )
+FEATURES = """
+def projected(states, head):
+    return torch.nn.functional.normalize(states["encoder_out"][:, 0] @ weights[f"{{head}}.weight"].T, dim=-1)
+def image_features(images):  # (B, 3, H, W) normalised pixels
+    return projected(model(visual_tokens=images), "vision_head")
+def text_features(ids, padding):  # (B, S) ids, and True or 1 at padding
+    return projected(model(textual_tokens=ids, text_padding_position=padding), "language_head")"""
 USES_OF: dict[Role, tuple[Use, ...]] = {
     "fusion": ("pair",),
     "dual": ("image", "text"),
@@ -52,6 +60,12 @@ class Beit3Target(Target):
 
     def __init__(self, role: Role | None):
         super().__init__(role or "fusion")
+
+    @classmethod
+    def fitting(cls, role: Role | None, heads: DualHeads | None) -> Self:
+        if heads is not None and role == "fusion":
+            raise ValueError("a dual encoder encodes images and texts apart, never as pairs; use --role dual")
+        return cls(role or ("fusion" if heads is None else "dual"))
 
     @property
     def weights_name(self) -> str:
@@ -71,20 +85,21 @@ class Beit3Target(Target):
 
     def write(self, source: Source, folder: Path) -> None:
         fingerprint = None if source.vocabulary is None else source.vocabulary.sha256
-        save_beit3(source.weights(), source.config, self.role, folder / self.weights_name, fingerprint)
+        save_beit3(source.weights(), source.config, self.role, folder / self.weights_name, fingerprint, source.heads)
 
     def tensors(self, source: Source, path: Path) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
-        return load_beit3(path), file_entries(source.weights(), source.config, self.role)
+        return load_beit3(path), file_entries(source.weights(), source.config, self.role, source.heads)
 
     def encoder(self, source: Source, path: Path) -> Callable[[MultiwayInputs], list[Tensor]]:
-        written = decoupled(source.config)
-        model = model_of(written, decoupled_weights(load_beit3(path), written))
-        return lambda inputs: states_without_padding(inputs, model.encode(inputs))
+        written, heads = decoupled(source.config), None if source.heads is None else DualHeads()
+        model = model_of(written, decoupled_weights(load_beit3(path), written, owner=path, heads=heads), heads)
+        return lambda inputs: outputs(model, inputs)
 
     def card_entries(self, source: Source) -> dict[str, Any]:
         """Return the tasks that the file is exact for, torchscale's arguments, and the command line of each task."""
         config = source.config
-        tasks, reason, written = exact_tasks(config, self.role), why_not_finetuned(config), decoupled(config)
+        tasks = exact_tasks(config, self.role, source.heads is not None)
+        reason, written = why_not_finetuned(config), decoupled(config)
         tokenizer, path = None if source.vocabulary is None else Path(EXPORTED_NAME), Path(self.weights_name)
         commands = {} if reason else {task.name: finetuning_command(task, written, path, tokenizer) for task in tasks}
         return {
@@ -94,12 +109,15 @@ class Beit3Target(Target):
             "finetuning": commands,
         }
 
+    def left_out(self, source: Source) -> list[str]:
+        return [] if source.heads is None else left_out(source.config, source.heads)
+
     def loaders(self, source: Source, path: Path, card: dict[str, Any]) -> list[str]:
         """Return lines on programs that load the file, and on the tasks of Microsoft's that its role is wrong for."""
         readme = path.with_name(README_NAME)
         arguments = path.with_suffix(".json")
         lines = [f"torchscale loads it{import_note()}: BEiT3 with the arguments in {arguments}; {readme} has the lines"]
-        tasks = exact_tasks(source.config, self.role)
+        tasks = exact_tasks(source.config, self.role, source.heads is not None)
         exact = ", ".join(task.name for task in tasks)
         if card["not_finetuned"]:
             lines.append(f"Microsoft's finetuning code cannot load it: {card['not_finetuned']}")
@@ -108,7 +126,7 @@ class Beit3Target(Target):
             command = finetuning_command(tasks[0], decoupled(source.config), path, tokenizer)
             lines.append(f"Microsoft's finetuning code loads it, here for {tasks[0].name}: {command}")
             lines.append(f"{readme} has the command lines of {exact}")
-        wrong = [task for task in TASKS if task not in tasks]
+        wrong = [task for task in TASKS if task not in tasks] if source.heads is None else []
         if wrong:
             right_inputs, wrong_inputs = inputs_of(self.role)
             names = ", ".join(task.name for task in wrong)
@@ -119,7 +137,8 @@ class Beit3Target(Target):
         return lines
 
     def readme_code(self, card: dict[str, Any]) -> str:
-        return CODE.format(file=card["file"], card=Path(card["file"]).with_suffix(".json"))
+        code = CODE if card.get("heads") is None else CODE + FEATURES
+        return code.format(file=card["file"], card=Path(card["file"]).with_suffix(".json"))
 
     def readme_notes(self, card: dict[str, Any]) -> list[str]:
         return [f"Role {self.role}: exact for Microsoft's tasks {', '.join(card['exact_for'])}.\n"]

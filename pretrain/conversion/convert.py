@@ -31,12 +31,13 @@ def convert(options: ConvertOptions) -> Converted:
     Raises ValueError or OSError, leaving OUT as it was, if the source is unsound, or if the result cannot be written or
     is not exact.
     """
-    target = TARGETS[options.to or ("safetensors" if options.from_ == "beit3" else "beit3")](options.role)
-    check_uses(options, target)
+    kind = TARGETS[options.to or ("safetensors" if options.from_ == "beit3" else "beit3")]
+    check_uses(options, kind)
+    source = open_source(options)
+    target = kind.fitting(options.role, source.heads)
     folder = ExportFolder(options.out, target)
     for path in (options.source, *options.average):
         folder.check_is_free(path)
-    source = open_source(options)
     if options.trim_vocab:
         source = trimmed(source)
     if options.image_size is not None:
@@ -49,7 +50,7 @@ def convert(options: ConvertOptions) -> Converted:
     return Converted(folder.path, card["largest_difference"], source, card)
 
 
-def check_uses(options: ConvertOptions, target: Target) -> None:
+def check_uses(options: ConvertOptions, target: type[Target]) -> None:
     """Raise ValueError for an option that has no effect beside the other options."""
     if options.from_ != "beit3":
         for name, is_given in (("--num-heads", options.num_heads is not None), ("--new-heads", options.new_heads)):
@@ -81,10 +82,12 @@ def report(converted: Converted) -> str:
     lines = [f"{path}: {path.stat().st_size / 1e6:.1f} MB, from {converted.source.origin}, {verified}"]
     target = target_of(card)
     lines += target.loaders(converted.source, path, card)
+    lines += [f"note: {sentence}" for sentence in card["not_in_this_format"]]
     tokenizer = card["text_tokenizer"]
     if target.has_words and tokenizer is not None:
         lines.append(f"text tokenizer: {path.with_name(tokenizer['file'])}, {tokenizer['num_ids']} ids")
-        unused = unused_rows(tokenizer["num_ids"], converted.source.config, "--trim-vocab leaves them out")
+        source, remedy = converted.source, "--trim-vocab leaves them out"
+        unused = unused_rows(tokenizer["num_ids"], source.config, remedy, source.heads)
         lines += [f"note: {unused}"] if unused else []
     lines += [f"note: {note}" for note in converted.source.notes]
     return "\n  ".join(lines)

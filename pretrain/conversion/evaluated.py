@@ -93,7 +93,10 @@ def open_export(folder: Path) -> Evaluated:
     # an export may have another image size or fewer words than its run
     config = replace(config, model=read_config(folder))
     fingerprints = card.get("data_fingerprints", {})
-    return Evaluated(load_network(folder), config, tokenizer, fingerprints.get("visual tokenizer"), str(folder))
+    network = load_network(folder)
+    if not isinstance(network, MaskedDataModel):
+        raise ValueError(f"{folder} holds a dual encoder, not a network of masked data modeling; give another export")
+    return Evaluated(network, config, tokenizer, fingerprints.get("visual tokenizer"), str(folder))
 
 
 def report(subject: str, figures: Figures) -> str:

@@ -28,6 +28,8 @@ def make_card(target: Target, source: Source, difference: float | None) -> dict[
         "role": target.role,
         "largest_difference": difference,
         "model": asdict(source.config),
+        "heads": None if source.heads is None else asdict(source.heads),
+        "not_in_this_format": target.left_out(source),
         "text_tokenizer": None,
     }
     vocabulary = source.vocabulary
@@ -36,7 +38,7 @@ def make_card(target: Target, source: Source, difference: float | None) -> dict[
             "file": EXPORTED_NAME,
             "sha256": vocabulary.sha256,
             "num_ids": vocabulary.num_ids,
-            "unused_rows": unused_rows(vocabulary.num_ids, source.config),
+            "unused_rows": unused_rows(vocabulary.num_ids, source.config, heads=source.heads),
         }
     return card | target.card_entries(source) | source.provenance
 
@@ -67,6 +69,7 @@ def _section(card: dict[str, Any]) -> str:
     lines += _tokenizer_lines(card.get("text_tokenizer"))
     target = target_of(card)
     lines += target.readme_notes(card)
+    lines += [f"{sentence[0].upper()}{sentence[1:]}.\n" for sentence in card.get("not_in_this_format", [])]
     lines.append(f"In this folder:\n\n```python\n{target.readme_code(card)}\n```\n")
     lines += target.readme_commands(card)
     return "\n".join(lines)

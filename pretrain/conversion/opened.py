@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from model.masked_data_model import MaskedDataModel
+from model.networks import Network
 from model.pretrained import WEIGHTS_NAME
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.weights import model_of
@@ -18,7 +18,7 @@ from pretrain.formats.vocabulary import EXPORTED_NAME, MICROSOFTS_NAME
 class Opened:
     """A network, and what its inputs are made by."""
 
-    network: MaskedDataModel
+    network: Network
     """In evaluation mode, float32, on the CPU."""
     tokenizer: Path | None
     """The text tokenizer that lies beside the weights; None: there is none."""
@@ -46,7 +46,7 @@ def open_network(path: Path, weights: WeightKind = "raw") -> Opened:
     source = _source(resolve_best(path), weights)
     tokenizer = None if source.vocabulary is None else source.vocabulary.path
     preprocessing = replace(source.preprocessing, tokenizer=None if tokenizer is None else tokenizer.name)
-    network = model_of(source.config, readable(source).weights())
+    network = model_of(source.config, readable(source).weights(), source.heads)
     return Opened(network, tokenizer, preprocessing, source.origin)
 
 

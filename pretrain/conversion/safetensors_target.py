@@ -11,7 +11,7 @@ from model.multiway import MultiwayInputs
 from model.pretrained import load_network, save_network
 from pretrain.conversion.source import Source
 from pretrain.conversion.target import Target
-from pretrain.conversion.verify import states_without_padding
+from pretrain.conversion.verify import outputs
 from pretrain.formats.role import Role
 from pretrain.formats.vocabulary import FINGERPRINT_KEY
 
@@ -33,14 +33,14 @@ class SafetensorsTarget(Target):
 
     def write(self, source: Source, folder: Path) -> None:
         metadata = {} if source.vocabulary is None else {FINGERPRINT_KEY: source.vocabulary.sha256}
-        save_network(dict(source.weights()), source.config, folder, metadata)
+        save_network(dict(source.weights()), source.config, folder, metadata, source.heads)
 
     def tensors(self, source: Source, path: Path) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
         return load_file(path), source.weights()
 
     def encoder(self, source: Source, path: Path) -> Callable[[MultiwayInputs], list[Tensor]]:
         model = load_network(path.parent)
-        return lambda inputs: states_without_padding(inputs, model.encode(inputs))
+        return lambda inputs: outputs(model, inputs)
 
     def loaders(self, source: Source, path: Path, card: dict[str, Any]) -> list[str]:
         return [f'loaded by model.load_pretrained("{path.parent}"), and as --initial-weights {path.parent}']

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from data_pipeline.files.hashing import file_sha256
 from pretrain.checkpoints.reader import Checkpoint
-from pretrain.checkpoints.weights import check_has_weights, checkpoint_weights, find_checkpoint, parameter_names
+from pretrain.checkpoints.weights import (
+    check_has_weights,
+    checkpoint_weights,
+    dual_heads,
+    find_checkpoint,
+    parameter_names,
+)
 from pretrain.config.run_config import WeightKind
 
 NOT_OF_THE_NETWORK = ("drop_path_rate", "init_std", "embed_init_std")
@@ -66,6 +72,8 @@ def _differences(one: Checkpoint[Any], other: Checkpoint[Any]) -> list[str]:
         for name in expected
         if name not in NOT_OF_THE_NETWORK and found[name] != expected[name]
     ]
+    if dual_heads(one.config) != dual_heads(other.config):
+        differences.append("one has heads that the other has not (loss or masked_data_weight differ)")
     if _tokenizer_of(one) != _tokenizer_of(other):
         differences.append("their text tokenizers differ")
     return differences

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.config import MultiwayConfig
+from model.config import DualHeads, MultiwayConfig
 from model.embeddings import interpolate_positions
 from model.weight_checks import check_weight
 from pretrain.formats.preprocessing import Preprocessing
@@ -23,12 +23,14 @@ class Source:
     """Name of the source, for messages."""
     config: MultiwayConfig
     weights: Weights
-    """Function that yields each parameter of a MaskedDataModel; can be called again."""
+    """Function that yields each parameter of the network; can be called again."""
     vocabulary: Vocabulary | None
     preprocessing: Preprocessing
     """How images and texts become inputs; `exported_preprocessing` names the tokenizer too."""
     provenance: dict[str, Any]
     """Entries of the card that say where the weights come from."""
+    heads: DualHeads | None = None
+    """Heads of a DualEncoder; None: the network is a MaskedDataModel."""
     notes: tuple[str, ...] = ()
     """Notes for the user, printed by the command."""
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.config import MultiwayConfig
-from model.pretrained import WEIGHTS_NAME, load_network, read_config
+from model.config import DualHeads, MultiwayConfig
+from model.pretrained import WEIGHTS_NAME, load_network, read_config, read_heads
 from pretrain.checkpoints.best import resolve_best
-from pretrain.checkpoints.weights import checkpoint_weights
+from pretrain.checkpoints.weights import checkpoint_weights, dual_heads
 from pretrain.config.run_config import EncoderRunConfig, WeightKind, config_to_json
 from pretrain.conversion.model_card import read_card
 from pretrain.conversion.soup import averaged, find_checkpoints
@@ -17,6 +17,7 @@ from pretrain.conversion.source import Source
 from pretrain.conversion.target import CARD_NAME
 from pretrain.formats.beit3 import decoupled_weights
 from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
+from pretrain.formats.beit3_dual import DUAL_PARTS, is_dual
 from pretrain.formats.beit3_file import load_beit3, tokenizer_sha256
 from pretrain.formats.preprocessing import Preprocessing, default_preprocessing, read_preprocessing
 from pretrain.formats.vocabulary import (
@@ -57,13 +58,18 @@ def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Sou
             "data_fingerprints": checkpoint.data_fingerprints,
             "config": json.loads(config_to_json(checkpoint.config)),
         },
+        heads=dual_heads(checkpoint.config),
     )
 
 
 def preprocessing_of_run(config: EncoderRunConfig) -> Preprocessing:
-    """Return how a run of ours makes inputs; pixels are normalised by `pretrain.jobs.visual_tokens.network_view`."""
+    """Return how a run of ours makes inputs; pixels are normalised by `pretrain.jobs.visual_tokens.network_view`.
+
+    The texts of a dual encoder are the captions of its pairs.
+    """
     data = config.data
-    return Preprocessing(config.model.image_size, text_length=data.text_length, caption_length=data.caption_length)
+    text_length = data.text_length if dual_heads(config) is None else data.caption_length
+    return Preprocessing(config.model.image_size, text_length=text_length, caption_length=data.caption_length)
 
 
 def safetensors_source(folder: Path) -> Source:
@@ -78,6 +84,7 @@ def safetensors_source(folder: Path) -> Source:
         vocabulary=None if path is None else read_vocabulary(path),
         preprocessing=read_preprocessing(folder) or _earlier_preprocessing(config, card),
         provenance={"source": folder.name, "source_card": card},
+        heads=read_heads(folder),
         notes=() if path is not None else (_no_tokenizer(folder),),
     )
 
@@ -85,21 +92,24 @@ def safetensors_source(folder: Path) -> Source:
 def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_tokens: int | None) -> Source:
     """Open a file of Microsoft's, or one that --to beit3 wrote. Raises ValueError if it is neither.
 
-    num_heads: attention heads, if neither sizes nor card determine them; new_heads: initialize the parts that the file
-    lacks, the masked-image head for num_visual_tokens codes.
+    num_heads: attention heads, if neither sizes nor card determine them; new_heads: make a network for masked data
+    modeling and initialize the parts of it that the file lacks, the masked-image head for num_visual_tokens codes.
+    Without it the file must hold a whole network: for masked data modeling, or a dual encoder.
     """
     entries = load_beit3(path, is_mapped=True)  # mapped: names and shapes are enough here
     card = path.with_suffix(".json")
     written_as = read_card(card).get("model", {}) if card.is_file() else {}
-    heads = _agreed_heads(card, _number(card, written_as, "num_heads"), num_heads)
-    absent, left_out = missing_parts(entries), task_heads(entries)
+    num_heads = _agreed_heads(card, _number(card, written_as, "num_heads"), num_heads)
+    heads = DualHeads() if is_dual(entries) and not new_heads else None
+    absent = missing_parts(entries) if heads is None else {}
+    left_out = [name for name in task_heads(entries) if heads is None or name not in DUAL_PARTS]
     if num_visual_tokens is not None and "mim_head" not in absent:
         raise ValueError(f"{path} has a masked-image head; leave out --num-visual-tokens")
     if new_heads and not absent:
         raise ValueError(f"{path} lacks no head; leave out --new-heads")
     config = config_of(
         entries,
-        heads,
+        num_heads,
         _number(card, written_as, "max_text_length"),
         num_visual_tokens or MultiwayConfig.num_visual_tokens,
         path,
@@ -109,15 +119,18 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
     notes = [
         f"initialized anew, as the file has none: {', '.join(absent)}" if absent else "",
         f"left out, as only its task uses them: {', '.join(left_out)}" if left_out else "",
+        "it is a dual encoder, and so is the result" if heads is not None else "",
+        "without --new-heads the result is a dual encoder, which keeps them" if new_heads and is_dual(entries) else "",
         _no_tokenizer(path.parent) if tokenizer is None else "",
     ]
     return Source(
         origin=str(path),
         config=config,
-        weights=lambda: decoupled_weights(load_beit3(path), config, new_heads, path),
+        weights=lambda: decoupled_weights(load_beit3(path), config, new_heads, path, heads),
         vocabulary=None if tokenizer is None else read_vocabulary(tokenizer),
         preprocessing=(read_preprocessing(path.parent) if written_as else None) or default_preprocessing(config),
         provenance={"source": path.name, "new_heads": list(absent), "left_out": left_out},
+        heads=heads,
         notes=tuple(note for note in notes if note),
     )
 

@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from model.config import USES, Use
+from model.config import USES, DualHeads, Use
 from model.multiway import MultiwayInputs
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME
 from pretrain.conversion.source import Source
@@ -36,9 +36,19 @@ class Target(ABC):
     """Whether the format holds the word embedding and the masked-word head."""
     has_masks: ClassVar[bool] = True
     """Whether the format holds the mask token, so that images with hidden patches can be compared."""
+    has_projections: ClassVar[bool] = True
+    """Whether the format holds the projections of a dual encoder, so that its features can be compared."""
 
     def __init__(self, role: Role | None):
         self.role = role
+
+    @classmethod
+    def fitting(cls, role: Role | None, heads: DualHeads | None) -> Self:
+        """Return the target for weights. role: the one asked for; heads: of a DualEncoder, None for a MaskedDataModel.
+
+        Raises ValueError if the role is none of the format, or of such a network.
+        """
+        return cls(role)
 
     @property
     def weights_name(self) -> str:
@@ -72,11 +82,15 @@ class Target(ABC):
 
     @abstractmethod
     def encoder(self, source: Source, path: Path) -> Callable[[MultiwayInputs], list[Tensor]]:
-        """Return a function from inputs to hidden states that is computed from the file at `path`."""
+        """Return a function from inputs to outputs, as verify.outputs lists them, of the file at `path`."""
 
     def card_entries(self, source: Source) -> dict[str, Any]:
         """Return the entries of a card that only this format has."""
         return {}
+
+    def left_out(self, source: Source) -> list[str]:
+        """Return what the format has no place for, one sentence each: printed, and a part of README.md."""
+        return []
 
     @abstractmethod
     def loaders(self, source: Source, path: Path, card: dict[str, Any]) -> list[str]:

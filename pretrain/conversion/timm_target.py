@@ -29,6 +29,7 @@ class TimmTarget(Target):
     name = "timm"
     has_words = False
     has_masks = False
+    has_projections = False
 
     def __init__(self, role: Role | None):
         """Raises ValueError for a role with texts."""

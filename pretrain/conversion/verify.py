@@ -10,27 +10,30 @@ import torch
 from torch import Tensor
 
 from model.config import MultiwayConfig, Use
-from model.multiway import MultiwayInputs, MultiwayStates
-from pretrain.checkpoints.weights import encoder_of
+from model.dual_encoder import DualEncoder
+from model.multiway import MultiwayInputs, MultiwayTransformer
+from model.networks import Network
+from pretrain.checkpoints.weights import encoder_of, model_of
 from pretrain.conversion.source import Source
 from pretrain.conversion.target import Target
 
 TOLERANCE = 2e-5
-"""Largest difference of a hidden state in float32. States have a final LayerNorm: their scale is 1."""
+"""Largest difference of an output in float32. Hidden states have a final LayerNorm: their scale is 1. Features have
+length 1."""
 NUM_SAMPLES = 2
 MAX_TEXT_TOKENS = 32
 
 
 @torch.no_grad()
 def largest_difference(target: Target, source: Source, path: Path) -> float:
-    """Return the largest difference between hidden states of the source and of the file at `path`, in float32.
+    """Return the largest difference between outputs of the source and of the file at `path`, in float32.
 
     Raises ValueError if the file cannot be loaded or a tensor differs.
     """
     compare_tensors(target, source, path)
     cases = [random_inputs(source.config, use, target.has_masks) for use in target.uses]
-    network = encoder_of(source.config, source.weights())
-    expected = [states_without_padding(inputs, network(inputs)) for inputs in cases]
+    network = _network(source, target.has_projections)
+    expected = [outputs(network, inputs) for inputs in cases]
     del network  # memory need not hold two networks at once
     encode = target.encoder(source, path)
     found = [encode(inputs) for inputs in cases]
@@ -67,8 +70,18 @@ def random_inputs(config: MultiwayConfig, use: Use, is_masked: bool) -> Multiway
     )
 
 
-def states_without_padding(inputs: MultiwayInputs, states: MultiwayStates) -> list[Tensor]:
-    """Return hidden states of images, captions and texts without those of padding; empty ones are left out."""
-    images, captions, texts = states
+def _network(source: Source, has_projections: bool) -> MultiwayTransformer | DualEncoder:
+    """Return what is compared: a dual encoder, or the encoder of a network with any heads."""
+    if source.heads is None or not has_projections:
+        return encoder_of(source.config, source.weights())
+    return model_of(source.config, source.weights(), source.heads)
+
+
+def outputs(network: MultiwayTransformer | Network, inputs: MultiwayInputs) -> list[Tensor]:
+    """Return hidden states of images, captions and texts without those of padding, and of a dual encoder the features
+    of images and texts; empty ones are left out."""
+    images, captions, texts = (network if isinstance(network, MultiwayTransformer) else network.encoder)(inputs)
     found = [images, captions[~inputs.caption_padding], texts[~inputs.text_padding]]
+    if isinstance(network, DualEncoder) and not len(inputs.caption_ids):
+        found += network.features(inputs)
     return [part for part in found if part.numel()]

@@ -4,6 +4,8 @@ That format has a vision branch (A) and a language branch (B) in every layer, ev
 and no vision-language expert. Shared attention is written into both; role.py has what becomes of vision-language
 experts.
 
+A pretraining checkpoint has mim_head and mlm_head beside them; beit3_dual.py has what a dual encoder has instead.
+
 Their code builds a text position table of 1,024 rows, so a shorter one is padded with zeros, which no text reaches.
 
 Source: torchscale 0.3.0; unilm/beit3 utils.load_model_and_may_interpolate.
@@ -16,11 +18,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from model.config import MultiwayConfig
+from model.config import DualHeads, MultiwayConfig
 from model.embeddings import POSITION_OFFSET
 from model.parameter_counts import parameter_shapes
 from model.weight_checks import check_weight
 from pretrain.formats.beit3_contents import TEXT_POSITIONS, kind_of, missing_parts, task_heads
+from pretrain.formats.beit3_dual import DUAL_PARTS, MASKED_DATA_HEADS, NOT_IN_DUAL
 from pretrain.formats.role import Role
 
 BRANCHES = {"A": "vision", "B": "language"}
@@ -40,10 +43,13 @@ class Place:
 
 
 def beit3_entries(
-    weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role
+    weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role, heads: DualHeads | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield our parameters under their names, float32, each in its own memory. Raises ValueError for unknown names."""
-    shapes = parameter_shapes(config)
+    """Yield our parameters under their names, float32, each in its own memory.
+
+    heads: of a DualEncoder; None: a MaskedDataModel. Raises ValueError for unknown names.
+    """
+    shapes = parameter_shapes(config, heads)
     for name, tensor in weights:
         for place in places(name, role, shapes):
             part = tensor if place.third is None else tensor.chunk(3)[place.third]
@@ -51,26 +57,32 @@ def beit3_entries(
 
 
 def file_entries(
-    weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role
+    weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role, heads: DualHeads | None = None
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield `beit3_entries` with as many text positions as their code builds."""
-    for name, tensor in beit3_entries(weights, config, role):
+    for name, tensor in beit3_entries(weights, config, role, heads):
         if name == TEXT_POSITIONS and len(tensor) < NUM_TEXT_ROWS:
             tensor = torch.cat([tensor, tensor.new_zeros(NUM_TEXT_ROWS - len(tensor), tensor.shape[1])])
         yield name, tensor
 
 
 def decoupled_weights(
-    entries: dict[str, Tensor], config: MultiwayConfig, new_heads: bool = False, owner: object = "the file"
+    entries: dict[str, Tensor],
+    config: MultiwayConfig,
+    new_heads: bool = False,
+    owner: object = "the file",
+    heads: DualHeads | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield their parameters under our names, bit for bit, taken out of `entries` one by one.
 
     config: as `config_of` returns it; new_heads: initialize the parts that finetuned files lack; owner: the file, for
-    messages. Heads of their tasks are left out. Raises ValueError, naming the parameter, if one is missing, left over,
-    of another shape or type, or not finite.
+    messages; heads: of a DualEncoder, None for a MaskedDataModel. Other heads of their tasks are left out. Raises
+    ValueError, naming the parameter, if one is missing, left over, of another shape or type, or not finite.
     """
-    shapes = parameter_shapes(config)
+    shapes = parameter_shapes(config, heads)
     absent = missing_parts(entries)
+    if heads is not None:
+        absent = {part: prefix for part, prefix in absent.items() if prefix not in MASKED_DATA_HEADS}
     if absent and not new_heads:
         reason = kind_of(entries)
         raise ValueError(f"{owner} has no {' and no '.join(absent)}: {reason}; pass --new-heads to start them anew")
@@ -82,7 +94,7 @@ def decoupled_weights(
         missing = [place.name for place in parts if place.name not in entries]
         if missing:
             raise ValueError(f"{owner} has no {', '.join(missing)}: it is not a whole BEiT-3")
-        part_shape = torch.Size([shape[0] // len(parts), *shape[1:]])
+        part_shape = shape if len(parts) == 1 else torch.Size([shape[0] // len(parts), *shape[1:]])
         tensors = [_without_padding(place.name, entries.pop(place.name), config) for place in parts]
         for place, tensor in zip(parts, tensors, strict=True):
             check_weight(owner, place.name, tensor, part_shape, DTYPES)
@@ -131,7 +143,7 @@ _OUTSIDE_BLOCKS = {
     "mim_head.bias": "mim_head.bias",
     "mlm_head.weight": "mlm_head.weight",
     "mlm_head.bias": "mlm_head.bias",
-}
+} | {name: name for name in DUAL_PARTS}
 _INSIDE_BLOCK = {
     # our module: their module, with {X} for the branch
     "norm1": "self_attn_layer_norm.{X}",
@@ -145,10 +157,13 @@ _INSIDE_BLOCK = {
 
 
 def places(name: str, role: Role, shapes: Mapping[str, torch.Size]) -> list[Place]:
-    """Return the places of a parameter of ours: one per branch that it is written to, none if the role leaves it out.
+    """Return the places of a parameter of ours: one per branch that it is written to, none if it is left out, by the
+    role or as a part that no dual encoder of theirs has.
 
-    Raises ValueError for an unknown name.
+    shapes: of all parameters of the network. Raises ValueError for an unknown name.
     """
+    if "logit_scale" in shapes and name.startswith(NOT_IN_DUAL):
+        return []
     if name in _OUTSIDE_BLOCKS:
         return [Place(_OUTSIDE_BLOCKS[name])]
     module, kind = name.rsplit(".", 1)  # kind: weight or bias

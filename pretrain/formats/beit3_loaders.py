@@ -54,8 +54,12 @@ TASKS = (
 )
 
 
-def exact_tasks(config: MultiwayConfig, role: Role) -> list[Task]:
-    """Return the tasks that a file of the role is exact for."""
+def exact_tasks(config: MultiwayConfig, role: Role, is_dual: bool = False) -> list[Task]:
+    """Return the tasks that a file of the role is exact for; of a dual encoder those that it is for, retrieval first,
+    whose network has its projections too."""
+    if is_dual:
+        dual = [task for task in TASKS if task.role == "dual"]
+        return sorted(dual, key=lambda task: task.image_sizes is not _RETRIEVAL)
     if config.num_vl_layers == 0:
         return list(TASKS)
     return [task for task in TASKS if (task.role == "fusion") == (role == "fusion")]
