@@ -13,7 +13,7 @@ from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.settings.command_line import progress_bar
 from data_pipeline.shards.scan import SampleReport
 from model.captioner import CaptionRules
-from pretrain.inference.encoding import count, described, open_model, read_source
+from pretrain.inference.encoding import check_some, count_problems, described, open_model, read_source
 from pretrain.inference.options import CaptionOptions
 from pretrain.inference.pretrained_model import PretrainedModel
 from pretrain.inference.reading import Batch
@@ -27,20 +27,18 @@ def caption_source(options: CaptionOptions) -> str:
     model = open_model(options)
     rules = model.caption_rules(options.num_beams, options.length_penalty, options.max_length, options.min_words)
     report, start, partial = SampleReport(), time.perf_counter(), own_partial(options.out)
-    batches = read_source(options, model)
     try:
         with (
             naming_write_errors(options.out),
-            closing(batches),
+            closing(read_source(options, model)) as batches,
             partial.open("w") as file,
             progress_bar("images") as progress,
         ):
             for batch in batches:
                 file.write("".join(json.dumps(line) + "\n" for line in captioned(batch, model, rules)))
-                count(batch, report)
+                count_problems(batch, report)
                 progress.update(len(batch.samples))
-        if not report.num_kept:
-            raise ValueError("\n".join(["no image of the source can be read", *report.lines()]))
+        check_some(report)
         with naming_write_errors(options.out):
             partial.rename(options.out)
     finally:

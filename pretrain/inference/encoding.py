@@ -1,8 +1,9 @@
 """Features of a whole source: read and decoded by workers, computed in batches, written as they come."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -11,12 +12,30 @@ from data_pipeline.settings.command_line import progress_bar
 from data_pipeline.shards.scan import SampleReport
 from pretrain.conversion.opened import open_network
 from pretrain.inference.feature_files import FeatureFile
-from pretrain.inference.features import choose_features
+from pretrain.inference.features import FeatureChoice, choose_features
 from pretrain.inference.images import whole_images
 from pretrain.inference.options import CaptionOptions, EncodeOptions, InferenceOptions
 from pretrain.inference.pretrained_model import PretrainedModel
 from pretrain.inference.reading import Batch, Reading, Sample, read_batches
 from pretrain.inference.sources import open_samples
+
+
+@dataclass
+class Encoded:
+    """What became of a source."""
+
+    report: SampleReport = field(default_factory=SampleReport)
+    num_cut: int = 0
+    """Number of texts that were longer than those of training."""
+    shape: tuple[int, ...] = ()
+    """Shape of the features of one sample."""
+    seconds: float = 0.0
+
+    def count(self, batch: Batch, found: Tensor | None) -> None:
+        """Count the samples of a batch and take over the shape of their features, None if it has none."""
+        count_problems(batch, self.report)
+        self.num_cut += sum(sample.was_cut for sample in batch.samples)
+        self.shape = self.shape if found is None else tuple(found.shape[1:])
 
 
 def encode_source(options: EncodeOptions) -> str:
@@ -27,10 +46,25 @@ def encode_source(options: EncodeOptions) -> str:
     kind, _ = options.data()
     model = open_model(options)
     choice = choose_features(model.network, kind, options.pool, options.layer_numbers)
-    report, num_cut, start = SampleReport(), 0, time.perf_counter()
-    batches = read_source(options, model)
-    shape: tuple[int, ...] = ()
-    with closing(batches), FeatureFile(options.out, options.save_as) as file, progress_bar("samples") as progress:
+    encoded = write_features(options, model, choice)
+    lines = encoded.report.lines()
+    if encoded.num_cut:
+        lines.append(f"  cut {encoded.num_cut} texts to the {model.text_length(kind)} tokens of training")
+    num_kept = encoded.report.num_kept
+    size = " x ".join(map(str, (num_kept, *encoded.shape)))
+    rate = f"{num_kept / encoded.seconds:.3g} samples per second on {model.device}"
+    return "\n".join([*lines, f"{options.out}: {size} {options.save_as}, {choice}; {model.origin}; {rate}"])
+
+
+def write_features(options: EncodeOptions, model: PretrainedModel, choice: FeatureChoice) -> Encoded:
+    """Write the features of a source with a network that is open already. Raises as `encode_source`."""
+    kind, _ = options.data()
+    encoded, start = Encoded(), time.perf_counter()
+    with (
+        closing(read_source(options, model)) as batches,
+        FeatureFile(options.out, options.save_as) as file,
+        progress_bar("samples") as progress,
+    ):
 
         def write(batch: Batch, found: Tensor | None) -> None:
             rows = np.empty((0,)) if found is None else found.cpu().numpy()
@@ -39,29 +73,17 @@ def encode_source(options: EncodeOptions) -> str:
         # one batch behind: a GPU computes the next while the features of the last are copied and written
         last: tuple[Batch, Tensor | None] | None = None
         for batch in batches:
-            is_empty = not any(sample.problem is None for sample in batch.samples)
-            found = None if is_empty else model.features_of(kind, choice, batch.pixels, batch.ids)
+            found = model.features_of(kind, choice, batch.pixels, batch.ids) if batch.num_good else None
             if last is not None:
                 write(*last)
             last = batch, found
-            shape = shape if found is None else tuple(found.shape[1:])
-            count(batch, report)
-            num_cut += sum(sample.was_cut for sample in batch.samples)
+            encoded.count(batch, found)
             progress.update(len(batch.samples))
         if last is not None:
             write(*last)
-        if not report.num_kept:
-            raise ValueError("\n".join(["no sample of the source can be read", *report.lines()]))
-    seconds = time.perf_counter() - start
-    lines = report.lines()
-    if num_cut:
-        lines.append(f"  cut {num_cut} texts to the {model.text_length(kind)} tokens of training")
-    size = " x ".join(map(str, (report.num_kept, *shape)))
-    lines.append(
-        f"{options.out}: {size} {options.save_as}, {choice}; {model.origin}; {report.num_kept / seconds:.0f} samples "
-        f"per second on {model.device}"
-    )
-    return "\n".join(lines)
+        check_some(encoded.report)
+    encoded.seconds = time.perf_counter() - start
+    return encoded
 
 
 def open_model(options: InferenceOptions) -> PretrainedModel:
@@ -70,7 +92,7 @@ def open_model(options: InferenceOptions) -> PretrainedModel:
     return PretrainedModel(opened, options.device, options.precision, options.batch_size)
 
 
-def read_source(options: EncodeOptions | CaptionOptions, model: PretrainedModel) -> Iterator[Batch]:
+def read_source(options: EncodeOptions | CaptionOptions, model: PretrainedModel) -> Generator[Batch, None, None]:
     """Return the batches of a source, prepared as the network was trained."""
     kind, source = options.data()
     reading = Reading(
@@ -83,13 +105,18 @@ def read_source(options: EncodeOptions | CaptionOptions, model: PretrainedModel)
     return read_batches(reading, options.batch_size, options.num_workers)
 
 
-def count(batch: Batch, report: SampleReport) -> None:
+def count_problems(batch: Batch, report: SampleReport) -> None:
     """Count the samples of a batch by their problems."""
+    report.num_kept += batch.num_good
     for sample in batch.samples:
-        if sample.problem is None:
-            report.num_kept += 1
-        else:
+        if sample.problem is not None:
             report.skip(sample.listed.place, sample.problem.partition(" (")[0])
+
+
+def check_some(report: SampleReport) -> None:
+    """Raise ValueError, with what was skipped, if no sample could be read."""
+    if not report.num_kept:
+        raise ValueError("\n".join(["no sample of the source can be read", *report.lines()]))
 
 
 def described(sample: Sample) -> dict[str, object]:

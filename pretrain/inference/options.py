@@ -112,8 +112,8 @@ class CaptionOptions(InferenceOptions):
     """Captions that a beam search follows for each image; 1: greedy."""
     length_penalty: Penalty = 0.6
     """Exponent of the length that a caption's log probability is divided by; larger values favor longer captions."""
-    max_length: TextLength = 32
-    """Most tokens of a caption, <s> and </s> included."""
+    max_length: TextLength | None = None
+    """Most tokens of a caption, <s> and </s> included. None: 32, or fewer if the captions of training are shorter."""
     min_words: CountOrZero = 1
     """Fewest tokens of a caption besides these."""
 

@@ -34,6 +34,8 @@ from pretrain.inference.features import (
 from pretrain.inference.images import Images, OneImage, decoded, normalized, pixels_of
 from pretrain.inference.options import Pool, Precision
 
+MICROSOFTS_LENGTH = 32
+"""Tokens of a caption in Microsoft's recipes of captioning."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -146,11 +148,12 @@ class PretrainedModel:
         images: Images,
         num_beams: int = 3,
         length_penalty: float = 0.6,
-        max_length: int = 32,
+        max_length: int | None = None,
         min_words: int = 1,
     ) -> list[str]:
         """Return a caption of each image, by beam search; num_beams 1: greedily. See model/captioner.py.
 
+        max_length: most tokens, <s> and </s> included; None: 32, or fewer if the captions of training are shorter.
         Raises ValueError without a head for words.
         """
         rules = self.caption_rules(num_beams, length_penalty, max_length, min_words)
@@ -158,7 +161,9 @@ class PretrainedModel:
         found = [self.captions_of(self.inputs(part), rules) for part in self._parts(pixels)]
         return [self.tokenizer.decode(ids) for part in found for ids in part.ids.tolist()]
 
-    def caption_rules(self, num_beams: int, length_penalty: float, max_length: int, min_words: int) -> CaptionRules:
+    def caption_rules(
+        self, num_beams: int, length_penalty: float, max_length: int | None, min_words: int
+    ) -> CaptionRules:
         """Return the rules of captions by this network's words. Raises ValueError if there can be no such captions."""
         if not hasattr(self.network, "mlm_head"):
             raise ValueError(
@@ -166,6 +171,7 @@ class PretrainedModel:
                 "with"
             )
         longest = self.network.encoder.config.max_text_length
+        max_length = min(MICROSOFTS_LENGTH, self.text_length("pair")) if max_length is None else max_length
         if not 3 <= max_length <= longest:  # a mask token stands after the last word but one
             raise ValueError(f"max_length {max_length} must be from 3 to {longest}, the positions of the network")
         if not 0 <= min_words <= max_length - 2:

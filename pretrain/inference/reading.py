@@ -9,7 +9,7 @@ Shapes: B samples of a batch, S side of the images, L tokens of a text.
 import itertools
 import mmap
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -73,6 +73,11 @@ class Batch:
     ids: Tensor | None
     """(B, L) int64 of those without a problem; None for images."""
 
+    @property
+    def num_good(self) -> int:
+        """Number of samples without a problem."""
+        return sum(sample.problem is None for sample in self.samples)
+
 
 class Slots(Protocol):
     """Memory for the pixels of one batch each."""
@@ -85,7 +90,7 @@ _slots: Slots | None = None
 """Of the reading that goes on: workers are forked from the main process and find them here, without pickling."""
 
 
-def read_batches(reading: Reading, batch_size: int, num_workers: int) -> Iterator[Batch]:
+def read_batches(reading: Reading, batch_size: int, num_workers: int) -> Generator[Batch, None, None]:
     """Yield the samples of a source in batches of `batch_size`.
 
     Raises ValueError if the source cannot be listed, or if a worker dies, with the sample that it was reading.
