@@ -8,13 +8,14 @@ from data_pipeline.sources.readers import SourceOptions
 from data_pipeline.texts.tokenizer import TextTokenizer
 from pretrain.config.contrast import ContrastConfig
 from pretrain.config.evaluation import EvaluationConfig
-from pretrain.evaluation.captioned_images import HELD_OUT_SOURCE, CaptionedImages, open_captioned_images
+from pretrain.evaluation.captioned_images import CaptionedImages, open_captioned_images
 from pretrain.evaluation.chunks import Ranks
 from pretrain.evaluation.class_figures import ClassFigures
 from pretrain.evaluation.classes import METHODS
 from pretrain.evaluation.dual_features import FeatureReader, FeatureSettings
 from pretrain.evaluation.evaluation import Evaluation, Figures, Network, check_best, trained_on
 from pretrain.evaluation.labelled import open_labelled
+from pretrain.evaluation.options import HELD_OUT_SOURCE
 from pretrain.evaluation.pair_figures import PairFigures
 from pretrain.evaluation.prompts import read_class_names, read_templates
 from pretrain.jobs.job import Job

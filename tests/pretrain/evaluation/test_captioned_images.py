@@ -8,7 +8,8 @@ import torch
 
 from data_pipeline.loading.config import DataConfig
 from data_pipeline.sources.readers import SourceOptions
-from pretrain.evaluation.captioned_images import HELD_OUT_SOURCE, CaptionedImages, open_captioned_images
+from pretrain.evaluation.captioned_images import CaptionedImages, open_captioned_images
+from pretrain.evaluation.options import HELD_OUT_SOURCE
 from tests.support.shard_files import ALL, index_folder, png, write_tar, written
 from tests.support.tiny_run import TinyData
 
