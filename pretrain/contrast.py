@@ -14,14 +14,15 @@ def main() -> None:
     if not options.dry_run:
         begin_startup(config.run_dir)
     # after parsing: help does not wait for torch and DeepSpeed
+    from pretrain.evaluation.contrast import evaluation_of_contrast
     from pretrain.jobs.contrast import Contrast
     from pretrain.run.loop import run_job
 
     if options.dry_run:
         from pretrain.run.dry_run import dry_run
 
-        dry_run(Contrast, config, options, lambda *_: None)
-    run_job(Contrast, config)  # its evaluation: evaluation_of_contrast
+        dry_run(Contrast, config, options, evaluation_of_contrast)
+    run_job(Contrast, config, evaluation_of_contrast)
 
 
 if __name__ == "__main__":

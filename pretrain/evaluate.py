@@ -1,11 +1,11 @@
 """What has a network learned? python -m pretrain.evaluate RUN_OR_EXPORT [--pairs FOLDER ...]"""
 
-from data_pipeline.settings.command_line import run_command
+from pretrain.config.command_line import run_command_on_ranks
 from pretrain.evaluation.options import EvaluateOptions
 
 
 def main() -> None:
-    run_command(EvaluateOptions, "pretrain.evaluate", evaluate)
+    run_command_on_ranks(EvaluateOptions, "pretrain.evaluate", evaluate)
 
 
 def evaluate(options: EvaluateOptions) -> str:

@@ -12,6 +12,7 @@ from data_pipeline.settings.command_line import EXIT_USER_ERROR, print_result
 from data_pipeline.settings.parsing import (
     HELP,
     HelpRequest,
+    UsageError,
     help_text,
     option_names,
     parse_first_options,
@@ -94,6 +95,30 @@ def run_recipe_command(
     if it fails."""
     config, options = parse_recipe_and_options(recipes, options_type, module, default_recipe)
     print_result(lambda: action(config, options))
+
+
+def run_command_on_ranks(options_type: type[Options], module: str, action: Callable[[Options], str]) -> None:
+    """Parse the command line and print what the action returns, as `run_command` does, on any number of ranks.
+
+    The main rank alone prints: what the action returns, and mistakes, which all ranks raise (`on_every_rank`).
+    """
+
+    def run() -> str:
+        return action(parse_options(options_type, _given(), f"python -m {module}"))
+
+    if os.environ.get("RANK", "0") == "0":
+        print_result(run)
+        return
+    try:
+        run()
+    except HelpRequest:
+        return
+    except ValueError as error:
+        from pretrain.survival.agreement import RunError  # imports torch
+
+        if not isinstance(error, UsageError | RunError):  # of this rank alone
+            raise
+        sys.exit(EXIT_USER_ERROR)
 
 
 def parse_recipe_and_options(

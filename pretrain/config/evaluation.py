@@ -1,13 +1,14 @@
 """Settings of the evaluation in a run: held-out data, how often, how many samples, which figures."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from data_pipeline.settings.ranges import Count, CountOrZero, check_ranges
 
-Part = Literal["losses", "words", "codebook", "knn", "probe"]
+Part = Literal["losses", "words", "codebook", "retrieval", "zero_shot", "knn", "probe"]
 """A group of figures; docs/evaluation.md has the figures of each."""
-PARTS: tuple[Part, ...] = ("losses", "words", "codebook", "knn", "probe")
+PARTS: tuple[Part, ...] = ("losses", "words", "codebook", "retrieval", "zero_shot", "knn", "probe")
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class EvaluationConfig:
     images: str | None = None
     """Folder or URL of held-out shards of images, or of pairs, of which the images are taken."""
     pairs: str | None = None
-    """Folder or URL of held-out shards of pairs."""
+    """Folder or URL of held-out shards of pairs. For a contrastive run also any source of pairs that
+    data_pipeline.write_shards reads."""
     texts: str | None = None
     """Folder or URL of held-out shards of texts."""
     labelled: str | None = None
-    """Labelled images for k-NN and the linear probe: a folder with one sub-folder of image files per class, or shards
-    of pairs, whose captions are the classes. Every second image of a class is for training, the others are tested."""
+    """Labelled images for zero-shot classification, k-NN and the linear probe: a folder with one sub-folder of image
+    files per class, or shards of pairs, whose captions are the classes. For the last two every second image of a class
+    is for training, the others are tested."""
     every_steps: CountOrZero = 1000
     """Number of steps between evaluations. A new run is evaluated before its first step and each run after its last;
     0 disables evaluation."""
@@ -32,6 +35,14 @@ class EvaluationConfig:
     """Number of hidden caption words that are guessed, with the right image and with a wrong one."""
     num_labelled: Count = 4000
     """Number of labelled images, spread evenly over the folder."""
+    captions_per_image: Count | None = None
+    """Number of captions of an image that retrieval takes, the first of each. None: all; figures on COCO are usually
+    of 5."""
+    class_names: Path | None = None
+    """File with the names of the classes for zero-shot classification: one per line, in the order of the sorted
+    classes, or JSON {"class": "name"}. None: the classes themselves."""
+    templates: Path | None = None
+    """File with the texts for a class, one per line, with {} for its name. None: seven of our own."""
     chunk_size: Count = 32
     """Number of samples of each kind per forward. The same on any number of ranks, so that the figures are too."""
     parts: tuple[Part, ...] = PARTS

@@ -1,4 +1,4 @@
-"""Evaluate a run, a checkpoint or an exported folder in one process, with the figures that a run computes itself."""
+"""Evaluate a run, a checkpoint or an exported folder with the figures that a run computes itself."""
 
 import json
 from dataclasses import dataclass, replace
@@ -15,10 +15,11 @@ from pretrain.checkpoints.fingerprints import file_fingerprint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.run_config import WeightKind, config_from_json
+from pretrain.conversion.evaluated_contrast import evaluate_dual_encoder, holds_dual_encoder
 from pretrain.conversion.model_card import read_card
 from pretrain.conversion.target import CARD_NAME
-from pretrain.evaluation.chunks import Ranks
 from pretrain.evaluation.evaluation import Figures
+from pretrain.evaluation.launched import Launched, launched
 from pretrain.evaluation.options import EvaluateOptions
 from pretrain.evaluation.pretraining import PretrainingEvaluation
 from pretrain.formats.vocabulary import fingerprint_in, tokenizer_beside
@@ -38,14 +39,30 @@ class Evaluated:
     """Where it is from, in words."""
 
 
-@torch.no_grad()
 def evaluate_source(options: EvaluateOptions) -> tuple[str, Figures]:
-    """Return a line on what was evaluated, and its figures.
+    """Return a line on what was evaluated, and its figures. All ranks of a launcher call it.
 
     Raises ValueError if the source, its tokenizers or held-out data cannot be used.
     """
+    with launched() as found, torch.no_grad():
+        if found.prepare(lambda: holds_dual_encoder(options.source)):
+            return evaluate_dual_encoder(options, found)
+        return evaluate_pretrained(options, found)
+
+
+def evaluate_pretrained(options: EvaluateOptions, launched: Launched) -> tuple[str, Figures]:
+    """Do so for a network of masked data modeling."""
+    model, evaluation, subject = launched.prepare(
+        lambda: prepare(options, launched.device, check_shards=launched.ranks.rank == 0)
+    )
+    return subject, evaluation.figures(model, launched.ranks)
+
+
+def prepare(
+    options: EvaluateOptions, device: torch.device, check_shards: bool
+) -> tuple[MaskedDataModel, PretrainingEvaluation, str]:
+    """Return the network on its device, what is to be computed of it, and a line on both. Raises ValueError."""
     found = open_source(options.source, options.weights)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = options.applied_to(found.config.evaluation)
     if not settings.has_data:
         raise ValueError(
@@ -57,12 +74,13 @@ def evaluate_source(options: EvaluateOptions) -> tuple[str, Figures]:
     if file_fingerprint(path) != found.visual_fingerprint:
         raise ValueError(f"{path} is not the visual tokenizer of the run; give that with --visual-tokenizer")
     activate_flash_attention(config.flash_attention, device)
-    evaluation = PretrainingEvaluation(config, visual_tokenizer, TextTokenizer(found.text_tokenizer), device)
-    # the weights as training computes with them, so that the figures are those of the run
-    figures = evaluation.figures(found.model.to(device, config.dtype), Ranks())
+    tokenizer = TextTokenizer(found.text_tokenizer)
+    evaluation = PretrainingEvaluation(config, visual_tokenizer, tokenizer, device, check_shards)
     given = {name: getattr(settings, name) for name in ("images", "pairs", "texts", "labelled")}
     data = ", ".join(f"{name} {folder}" for name, folder in given.items() if folder)
-    return f"{found.origin}; {settings.num_samples} samples of each kind, from {data}", figures
+    subject = f"{found.origin}; {settings.num_samples} samples of each kind, from {data}"
+    # the weights as training computes with them, so that the figures are those of the run
+    return found.model.to(device, config.dtype), evaluation, subject
 
 
 def open_source(source: Path, weights: WeightKind = "raw") -> Evaluated:

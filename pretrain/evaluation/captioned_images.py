@@ -32,10 +32,9 @@ from data_pipeline.shards.index import INDEX_NAME, ShardIndex, read_index
 from data_pipeline.shards.reader import SampleReader, ShardMismatchError
 from data_pipeline.shards.writer import SampleFilter, checked_text, sample_members
 from data_pipeline.sources.readers import SourceOptions, read_records
+from pretrain.evaluation.options import HELD_OUT_SOURCE
 from pretrain.survival.console import warn
 
-HELD_OUT_SOURCE = SourceOptions(image_splits=("test",))
-"""How a source that is not shards is read: of Karpathy's JSON the split that COCO's figures are of."""
 UNREADABLE = (BadSampleError, OSError, ShardMismatchError)
 """Errors of an image that is left out."""
 MAX_THREADS = 8

@@ -46,10 +46,17 @@ class Classes:
 
         num_images = len(self.labelled.labels)
         rows = ranks.by_place(num_images, self.config.evaluation.chunk_size, compute, self.device)
-        features, is_good, is_test = rows[:, :-1], rows[:, -1] > 0, self.labelled.is_test
-        training, tested = is_good & ~is_test, is_good & is_test
-        if not training.any() or not tested.any():
-            return dict.fromkeys(self.names, float("nan"))
-        labels = self.labelled.labels
-        arguments = features[training], labels[training], features[tested], labels[tested]
-        return {f"{part}/acc": METHODS[part](*arguments) for part in self.parts}
+        return accuracies(self.parts, self.labelled, rows[:, :-1], rows[:, -1] > 0)
+
+
+def accuracies(parts: tuple[Part, ...], labelled: Labelled, features: Tensor, is_good: Tensor) -> Figures:
+    """Return the accuracy by each of METHODS in `parts`, NaN if there is nothing to compute it from.
+
+    features: (images, E); is_good: (images,) bool, which of them could be read.
+    """
+    training, tested = is_good & ~labelled.is_test, is_good & labelled.is_test
+    if not training.any() or not tested.any():
+        return {f"{part}/acc": float("nan") for part in parts}
+    labels = labelled.labels
+    arguments = features[training], labels[training], features[tested], labels[tested]
+    return {f"{part}/acc": METHODS[part](*arguments) for part in parts}

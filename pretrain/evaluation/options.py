@@ -1,15 +1,18 @@
 """Options of the evaluating commands."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from data_pipeline.settings.ranges import Count, check_ranges
+from data_pipeline.sources.readers import SourceOptions
 from pretrain.config.evaluation import EvaluationConfig, Part
 from pretrain.config.run_config import WeightKind
 
+HELD_OUT_SOURCE = SourceOptions(image_splits=("test",))
+"""How held-out pairs that are not shards are read: of Karpathy's JSON the split that published figures are of."""
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
@@ -52,26 +55,41 @@ class MaskedPatchesOptions:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Figures of a checkpoint on held-out data: those that a run computes while it trains, by the same code and in the
-    run's precision. Held-out data and numbers that are not given are those of the run's settings."""
+    """Figures of a network on held-out data: those that a run computes while it trains, by the same code and in the
+    run's precision. Held-out data and numbers that are not given are those of the run's settings. A dual encoder has
+    retrieval and zero-shot classification instead of masked words and patches. Started by deepspeed or torchrun, ranks
+    share the work."""
 
     source: Run
     """A run, whose newest checkpoint is taken, a checkpoint folder, RUN/checkpoints/best, or a folder that
-    pretrain.convert --to safetensors wrote from a run."""
+    pretrain.convert --to safetensors wrote from a run. For a dual encoder also any such folder, or Microsoft's file
+    (beit3_base_itc_patch16_224.pth) with its tokenizer beside it."""
     images: str | None = None
     """Held-out shards of images or pairs."""
     pairs: str | None = None
-    """Held-out shards of pairs."""
+    """Held-out shards of pairs; for a dual encoder any source of pairs that data_pipeline.write_shards reads, such as
+    COCO's annotations or Karpathy's JSON."""
     texts: str | None = None
     """Held-out shards of texts."""
     labelled: str | None = None
     """Labelled images: a folder with one sub-folder per class, or shards of pairs whose captions are the classes."""
     num_samples: Count | None = None
-    """Number of held-out samples of each kind."""
+    """Number of held-out samples of each kind. For a dual encoder all of the given pairs by default: recall depends on
+    the number of candidates."""
     num_words: Count | None = None
     """Number of hidden caption words that are guessed."""
     num_labelled: Count | None = None
     """Number of labelled images."""
+    captions_per_image: Count | None = None
+    """Number of captions of an image that retrieval takes, the first of each; figures on COCO are usually of 5. None:
+    as in the run's settings, by default all."""
+    class_names: Path | None = None
+    """File with the names of the classes for zero-shot classification: one per line, in the order of the sorted
+    classes, or JSON {"class": "name"}."""
+    templates: Path | None = None
+    """File with the texts for a class, one per line, with {} for its name."""
+    reading: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=lambda: HELD_OUT_SOURCE)
+    """How pairs that are not shards are read."""
     chunk_size: Count | None = None
     """Number of samples per forward."""
     parts: tuple[Part, ...] | None = None
@@ -94,6 +112,9 @@ class EvaluateOptions:
             "num_samples",
             "num_words",
             "num_labelled",
+            "captions_per_image",
+            "class_names",
+            "templates",
             "chunk_size",
             "parts",
         )

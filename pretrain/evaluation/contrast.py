@@ -1,0 +1,131 @@
+"""The evaluation of a dual encoder: contrastive loss, retrieval, zero-shot classification, k-NN and a probe."""
+
+import torch
+
+from data_pipeline.loading.config import DataConfig
+from data_pipeline.loading.dataset import StepDataset
+from data_pipeline.sources.readers import SourceOptions
+from data_pipeline.texts.tokenizer import TextTokenizer
+from pretrain.config.contrast import ContrastConfig
+from pretrain.config.evaluation import EvaluationConfig
+from pretrain.evaluation.captioned_images import CaptionedImages, open_captioned_images
+from pretrain.evaluation.chunks import Ranks
+from pretrain.evaluation.class_figures import ClassFigures
+from pretrain.evaluation.classes import METHODS
+from pretrain.evaluation.dual_features import FeatureReader, FeatureSettings
+from pretrain.evaluation.evaluation import Evaluation, Figures, Network, check_best, trained_on
+from pretrain.evaluation.labelled import open_labelled
+from pretrain.evaluation.options import HELD_OUT_SOURCE
+from pretrain.evaluation.pair_figures import PairFigures
+from pretrain.evaluation.prompts import read_class_names, read_templates
+from pretrain.jobs.job import Job
+
+PAIRS = "evaluation.pairs"
+OF_PAIRS, OF_CLASSES = ("losses", "retrieval"), ("zero_shot", *METHODS)
+"""Parts that are computed from pairs, and from labelled images."""
+
+
+class ContrastEvaluation(Evaluation):
+    """All parts that the settings name and have data for, in a fixed order."""
+
+    def __init__(
+        self,
+        settings: EvaluationConfig,
+        data: DataConfig,
+        features: FeatureSettings,
+        check_shards: bool = True,
+        max_pairs: int | None = None,
+        source: SourceOptions = HELD_OUT_SOURCE,
+    ):
+        """check_shards: as `read_index` has it; max_pairs: the first of the pairs, None for all; source: how pairs that
+        are not shards are read. Raises ValueError if held-out data is missing or unusable, OSError."""
+        if settings.images or settings.texts:
+            raise ValueError(
+                f"a dual encoder is evaluated on pairs and labelled images; give {PAIRS} or evaluation.labelled, and "
+                "leave evaluation.images and evaluation.texts out"
+            )
+        self.features, size = features, features.image_size
+        self.parts: list[PairFigures | ClassFigures] = []
+        self.pairs: CaptionedImages | None = None
+        of_pairs = tuple(part for part in settings.parts if part in OF_PAIRS)
+        if of_pairs and settings.pairs is not None:
+            self.pairs = open_captioned_images(
+                settings.pairs, PAIRS, max_pairs, settings.captions_per_image, data, size, check_shards, source
+            )
+            _check_readable(self.pairs, settings.chunk_size)
+            self.parts.append(PairFigures(self.pairs, of_pairs))
+        of_classes = tuple(part for part in settings.parts if part in OF_CLASSES)
+        if of_classes and settings.labelled is not None:
+            has_texts = "zero_shot" in of_classes
+            labelled = open_labelled(
+                settings.labelled, settings.num_labelled, data, size, check_shards, with_all_classes=has_texts
+            )
+            names = read_class_names(settings.class_names, labelled.classes) if has_texts else []
+            templates = read_templates(settings.templates) if has_texts else ()
+            self.parts.append(ClassFigures(labelled, of_classes, names, templates))
+        if not self.parts:
+            raise ValueError(
+                "none of evaluation.parts can be computed from the held-out data of a dual encoder; give pairs or "
+                "labelled images, or set evaluation.every_steps 0"
+            )
+        self.names = tuple(name for part in self.parts for name in part.names)
+        check_best(settings.best, self.names)
+
+    def figures(self, network: Network, ranks: Ranks) -> Figures:
+        reader = FeatureReader(network, self.features, ranks)
+        found: Figures = {}
+        for part in self.parts:
+            found |= part.figures(reader)
+        return found
+
+    def warnings(self, dataset: StepDataset) -> list[str]:
+        index = None if self.pairs is None else self.pairs.index
+        return [*self.skipped, *([] if index is None else trained_on({PAIRS: index}, dataset))]
+
+    @property
+    def skipped(self) -> list[str]:
+        """One line for each reason for which pairs are left out."""
+        return [] if self.pairs is None else [f"skipped {line}" for line in self.pairs.skipped]
+
+    def describe(self) -> list[str]:
+        """Return one line for each kind of data."""
+        lines = [] if self.pairs is None else [str(self.pairs)]
+        for part in self.parts:
+            if isinstance(part, ClassFigures):
+                labelled = part.labelled
+                num_images, num_classes = len(labelled.labels), len(labelled.classes)
+                texts = f", {len(part.templates)} texts for each" * bool(part.templates)
+                lines.append(f"{num_images} images of {num_classes} classes from {labelled.folder}{texts}")
+        return lines
+
+
+def _check_readable(pairs: CaptionedImages, num_tried: int) -> None:
+    """Raise ValueError if none of the first images can be read."""
+    _, is_good = pairs.images(range(min(num_tried, pairs.num_images)))
+    if not is_good.any():
+        raise ValueError(
+            f"{PAIRS} {pairs.source}: none of its first {len(is_good)} images can be read; give other pairs"
+        )
+
+
+def feature_settings(config: ContrastConfig, device: torch.device) -> FeatureSettings:
+    """Return how a run's network takes images and texts: as captions of its pairs, in its precision."""
+    assert config.data.text_tokenizer is not None
+    return FeatureSettings(
+        image_size=config.model.image_size,
+        patch_size=config.model.patch_size,
+        tokenizer=TextTokenizer(config.data.text_tokenizer),
+        text_length=config.data.caption_length,
+        chunk_size=config.evaluation.chunk_size,
+        dtype=config.dtype,
+        device=device,
+    )
+
+
+def evaluation_of_contrast(job: Job[ContrastConfig], check_shards: bool) -> ContrastEvaluation | None:
+    """Return the evaluation of a prepared job, None if its config has none. Raises ValueError."""
+    settings = job.config.evaluation
+    if not settings.is_on:
+        return None
+    features = feature_settings(job.config, job.device)
+    return ContrastEvaluation(settings, job.config.data, features, check_shards, settings.num_samples)

@@ -1,0 +1,73 @@
+"""Figures of a dual encoder on held-out pairs: the contrastive loss, and recall of retrieval in both directions.
+
+The loss is that of one batch of all held-out images, each with its first caption, so that it depends on neither ranks
+nor chunks. It grows with their number, as that of training does with its batch: a network that has learned nothing is
+at ln(images).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.contrastive_loss import row_statistics, sigmoid_rows
+from pretrain.config.evaluation import Part
+from pretrain.evaluation.captioned_images import CaptionedImages
+from pretrain.evaluation.dual_features import FeatureReader
+from pretrain.evaluation.evaluation import Figures
+from pretrain.evaluation.retrieval import NAMES, retrieval_recall
+
+LOSS = "loss/contrastive"
+
+
+@dataclass(frozen=True)
+class PairFigures:
+    """The contrastive loss and the recalls, as far as `parts` names them."""
+
+    pairs: CaptionedImages
+    parts: tuple[Part, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*[LOSS] * ("losses" in self.parts), *(NAMES if "retrieval" in self.parts else ()))
+
+    def figures(self, reader: FeatureReader) -> Figures:
+        """Return the figures. All ranks call it. Raises Interrupted."""
+        images = reader.of_images(self.pairs, self.pairs.num_images)
+        texts = reader.of_texts(self.pairs.captions)
+        owners = self.pairs.image_of_caption
+        kept = texts.is_good & images.is_good[owners]
+        if not kept.any():
+            return dict.fromkeys(self.names, float("nan"))
+        # images that could not be read are no candidates; all others are, with a caption or without
+        place = images.is_good.cumsum(0) - 1
+        image_rows, text_rows, owners = images.rows[images.is_good], texts.rows[kept], place[owners[kept]]
+        found: Figures = {}
+        if "losses" in self.parts:
+            asked, first = _first_captions(owners)
+            found[LOSS] = contrastive_loss(image_rows[asked], text_rows[first], images.logit_scale, images.logit_bias)
+        if "retrieval" in self.parts:
+            found |= retrieval_recall(image_rows, text_rows, owners)
+        return found
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> float:
+    """Return the loss of one batch of pairs in nats: symmetric cross-entropy, or with a bias SigLIP's.
+
+    images, texts: (B, D) of length 1; logit_scale: (), natural logarithm; logit_bias: (), NaN for none.
+    """
+    images, texts, scale = images.double(), texts.double(), logit_scale.double().exp()
+    if not logit_bias.isnan():
+        return float(sigmoid_rows(images, texts, 0, scale, logit_bias.double()).loss) / len(images)
+    directions = (row_statistics(images, texts, 0, scale), row_statistics(texts, images, 0, scale))
+    return sum(float((found.logsumexp - found.positives).mean()) for found in directions) / 2
+
+
+def _first_captions(owners: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the images that have captions, in order, and the place of the first caption of each.
+
+    owners: (captions,) int64, the image of each caption, in order.
+    """
+    is_first = torch.ones_like(owners, dtype=torch.bool)
+    is_first[1:] = owners[1:] != owners[:-1]
+    return owners[is_first], is_first.nonzero()[:, 0]
