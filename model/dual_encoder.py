@@ -27,6 +27,13 @@ from model.config import (
 from model.kernels.backend import choose_backend
 from model.masked_data_model import MaskedTargets, PredictionHead, masked_losses
 from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
+from model.stacked_vectors import Stack, register_vectors, split_vectors
+
+
+def logit_stacks(heads: DualHeads) -> tuple[Stack, ...]:
+    """Return the single numbers of a dual encoder, in the order in which they lie in its parameter `vectors`."""
+    names = ("logit_scale", "logit_bias") if heads.logit_bias else ("logit_scale",)
+    return tuple(Stack(name, ("",), 1, is_scalar=True) for name in names)
 
 
 class DualFeatures(NamedTuple):
@@ -56,6 +63,9 @@ class DualOutputs(NamedTuple):
 class DualEncoder(nn.Module):
     """A Multiway Transformer with a projection of images and one of texts, both without bias and of its own width."""
 
+    vectors: nn.Parameter
+    """logit_scale and logit_bias, under these names in state dicts: see model/stacked_vectors.py."""
+
     def __init__(
         self,
         config: MultiwayConfig,
@@ -68,12 +78,21 @@ class DualEncoder(nn.Module):
         self.encoder = MultiwayTransformer(config, kernels, checkpointing)
         self.vision_head = nn.Linear(config.dim, config.dim, bias=False)
         self.language_head = nn.Linear(config.dim, config.dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.zeros(()))  # model/initialization.py fills all of them
-        if heads.logit_bias:
-            self.logit_bias = nn.Parameter(torch.zeros(()))
+        self.stacks = logit_stacks(heads)
+        register_vectors(self, self.stacks)
         if heads.masked_data:
             self.mim_head = PredictionHead(config.dim, config.num_visual_tokens)
             self.mlm_head = PredictionHead(config.dim, config.vocab_size)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The natural logarithm of the factor of similarities, (), a view of `vectors`."""
+        return self.vectors[0]
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """The number added to the logits of the sigmoid loss, (), a view of `vectors`; None without one."""
+        return self.vectors[1] if self.heads.logit_bias else None
 
     def forward(
         self, inputs: MultiwayInputs, drop_path_scale: Tensor | None = None, targets: MaskedTargets | None = None
@@ -99,12 +118,12 @@ class DualEncoder(nn.Module):
             backend = choose_backend(self.encoder.kernels, states.images.device)
             sums = masked_losses(masked, targets, self.mim_head, self.mlm_head, backend)
             assert isinstance(sums, Tensor)
+        logits = [number.view(()).float() for number in split_vectors(self.vectors, self.stacks)]
         return DualOutputs(
             images=_normalized(self.vision_head(states.images[:num_images, 0])),
             texts=_normalized(self.language_head(states.texts[:num_texts, 0])),
-            # copies: ZeRO-3 frees the parameters when this returns
-            logit_scale=self.logit_scale.to(torch.float32, copy=True),
-            logit_bias=self.logit_bias.to(torch.float32, copy=True) if self.heads.logit_bias else None,
+            logit_scale=logits[0],
+            logit_bias=logits[1] if self.heads.logit_bias else None,
             masked_losses=sums,
         )
 

@@ -3,7 +3,8 @@
 ZeRO-3 handles every parameter by itself: the host slices each of them once per rank when it gathers and again when it
 reduces. Most tensors of a Multiway Transformer are vectors, which hold 0.1 percent of its weights: 743 of the giant's
 997. A block therefore trains one parameter, `vectors`, in which all of them lie one after the other, and the giant has
-298 (tests/benchmarks/bench_host.py measures what that saves).
+298 (tests/benchmarks/bench_host.py measures what that saves). A dual encoder's single numbers lie in one too: DeepSpeed
+0.19.8 cannot broadcast a parameter without dimensions.
 
 Only training knows about it. `state_dict` has every vector under its own name, `blocks.3.attn.qkv.shared.bias`, as a
 view, and `load_state_dict` takes those names, so files, formats and users' code do not depend on what is stacked. Under
@@ -30,6 +31,8 @@ class Stack:
     """Name of each vector in a state dict, with {} for its expert: norm1.{}.weight."""
     experts: tuple[str, ...]
     width: int
+    is_scalar: bool = False
+    """Whether each vector is a single number, without dimensions in a state dict; its width is 1."""
 
 
 class Row(NamedTuple):
@@ -38,6 +41,12 @@ class Row(NamedTuple):
     name: str
     start: int
     length: int
+    is_scalar: bool = False
+
+    @property
+    def shape(self) -> torch.Size:
+        """Its shape in a state dict."""
+        return torch.Size(() if self.is_scalar else (self.length,))
 
 
 StackedRows = Mapping[str, Sequence[Row]]
@@ -73,7 +82,7 @@ def rows_of_stacks(stacks: Sequence[Stack]) -> list[Row]:
     rows, start = [], 0
     for stack in stacks:
         for expert in stack.experts:
-            rows.append(Row(stack.name.format(expert), start, stack.width))
+            rows.append(Row(stack.name.format(expert), start, stack.width, stack.is_scalar))
             start += stack.width
     return rows
 
@@ -94,7 +103,7 @@ def _unstack(rows: Sequence[Row], module: nn.Module, state_dict: dict[str, Any],
     if hasattr(module.vectors, "ds_id"):  # ZeRO-3: the state dict of an engine has what the rank holds of it
         return
     vectors = state_dict.pop(prefix + NAME)
-    state_dict.update((prefix + row.name, vectors.narrow(0, row.start, row.length)) for row in rows)
+    state_dict.update((prefix + row.name, vectors.narrow(0, row.start, row.length).view(row.shape)) for row in rows)
 
 
 def _stack(
@@ -118,13 +127,13 @@ def _stack(
             missing_keys.append(key)
             continue
         value = state_dict.pop(key)
-        if getattr(value, "shape", None) == (row.length,):
-            found[row] = value
+        if getattr(value, "shape", None) == row.shape:
+            found[row] = value.flatten()
         else:
             shape = getattr(value, "shape", type(value).__name__)
             error_messages.append(
                 f"size mismatch for {key}: copying a param with shape {shape} from checkpoint, the shape in current "
-                f"model is {torch.Size((row.length,))}."
+                f"model is {row.shape}."
             )
     if len(found) == len(rows):
         state_dict[prefix + NAME] = torch.cat(list(found.values()))

@@ -121,7 +121,7 @@ def _restacked(saved: Iterable[tuple[str, list[Tensor]]], rows: StackedRows) -> 
         waiting[stack][name] = tensors
         if len(waiting[stack]) == len(rows[stack]):
             parts = waiting.pop(stack)
-            in_order = [parts[row.name] for row in rows[stack]]
+            in_order = [[tensor.flatten() for tensor in parts[row.name]] for row in rows[stack]]
             yield stack, [torch.cat(of_kind) for of_kind in zip(*in_order, strict=True)]
 
 

@@ -159,7 +159,7 @@ def unstacked(places: dict[str, Place], rows: StackedRows) -> dict[str, Place]:
             continue
         for row in rows[name]:
             pieces = _cut(place.pieces, row.start, row.start + row.length)
-            found[row.name] = Place(place.group, torch.Size((row.length,)), pieces)
+            found[row.name] = Place(place.group, row.shape, pieces)
     return found
 
 

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from model.config import MultiwayConfig
+from model.dual_encoder import logit_stacks
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayTransformer
 from model.parameter_counts import parameter_shapes
-from model.stacked_vectors import NOTHING_STACKED, StackedRows, stacked_rows
+from model.stacked_vectors import NAME as VECTORS
+from model.stacked_vectors import NOTHING_STACKED, StackedRows, rows_of_stacks, stacked_rows
 from model.weight_checks import check_weight
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.partitions import CHUNK_BYTES, WEIGHT, Partitions, saved_parameters, unstacked
 from pretrain.checkpoints.reader import Checkpoint, latest_checkpoint, read_checkpoint
+from pretrain.config.contrast import ContrastConfig
 from pretrain.config.kinds import ENCODER_RUNS
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.run_config import EncoderConfigT, EncoderRunConfig, WeightKind
@@ -166,4 +169,7 @@ def _rows_of(config: EncoderRunConfig) -> StackedRows:
     """Return the rows of the stacked parameters in the network of a run with an encoder."""
     with torch.device("meta"):
         rows = stacked_rows(MultiwayTransformer(config.model))
-    return {ENCODER + name: [row._replace(name=ENCODER + row.name) for row in of_one] for name, of_one in rows.items()}
+    found = {ENCODER + name: [row._replace(name=ENCODER + row.name) for row in each] for name, each in rows.items()}
+    if isinstance(config, ContrastConfig):
+        found[VECTORS] = rows_of_stacks(logit_stacks(config.heads))
+    return found

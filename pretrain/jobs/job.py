@@ -8,9 +8,10 @@ pretrain/train.py.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Protocol, Self
 
 import deepspeed
@@ -105,6 +106,8 @@ class Job(ABC, Generic[ConfigT]):
     """Suffixes of names of parameters without weight decay; those of at most one dimension never have any."""
     bfloat16_weights: ClassVar[bool]
     """Whether precision bfloat16 holds the weights in bfloat16 too, or only computes matrix products in it."""
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = MappingProxyType({})
+    """Lowest and highest value of parameters, by name: see pretrain/run/parameter_bounds.py."""
     progress_fields: ClassVar[tuple[str, ...]] = ("losses",)
     """Fields of a log record, each a dict of figures, that the progress line prints."""
 
@@ -144,7 +147,8 @@ class Job(ABC, Generic[ConfigT]):
     def start_step(self, engine: deepspeed.DeepSpeedEngine, batch: StepBatch) -> Step:
         """Return the step that trains on this rank's part of a global batch.
 
-        May run the network without gradients, as k-means on the first features does; accumulate() does the rest.
+        May run the network: without gradients, as k-means on the first features does, and last of all with them, if the
+        step's first `forward` hands on what that run gave. accumulate() does the rest.
         """
 
     def lr_scale(self, name: str) -> float:

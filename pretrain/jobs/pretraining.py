@@ -1,6 +1,5 @@
 """The job of BEiT-3: masked data modeling on images, image-text pairs and texts, all in one packed step."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import deepspeed
@@ -8,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_pipeline.files.hashing import file_sha256
 from data_pipeline.loading.batch import StepBatch
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.texts.tokenizer import TextTokenizer
+from model.config import MultiwayConfig
 from model.flash_attention import activate_flash_attention
 from model.flops import training_flops
 from model.initialization import init_weights
@@ -19,12 +18,18 @@ from model.kernels.backend import choose_backend
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayBlock
 from model.objective import OBJECTIVES
-from model.pretrained import WEIGHTS_NAME, load_weights, read_config
 from model.visual_tokenizer import VisualTokenizer
+from pretrain.checkpoints.initial_weights import (
+    InitialWeights,
+    check_initial_weights,
+    load_initial_weights,
+    open_initial_weights,
+    weights_file,
+)
 from pretrain.checkpoints.reader import TEXT_TOKENIZER_NAME
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.engine.machine_memory import check_batch_fits, check_network_fits
-from pretrain.formats.vocabulary import fingerprint_in, tokenizer_beside, unused_rows
+from pretrain.formats.vocabulary import unused_rows
 from pretrain.jobs.job import Job, Step, StepLoss, StepWork, open_dataset
 from pretrain.jobs.micro_step import MicroStep, make_micro_step
 from pretrain.jobs.visual_tokens import check_precision, load_visual_tokenizer, tokenizer_dtype, tokenizer_view_size
@@ -45,6 +50,8 @@ class Pretraining(Job[PretrainConfig]):
 
     visual_tokenizer: VisualTokenizer
     text_tokenizer: TextTokenizer
+    initial_weights: InitialWeights
+    """Only if the config gives some."""
     attention: str
     """The attention that torch runs, for the log."""
     loss_weights: Tensor
@@ -58,42 +65,30 @@ class Pretraining(Job[PretrainConfig]):
         self.loss_weights = torch.tensor(config.objective.weights, device=self.device)
         self.visual_tokenizer = load_visual_tokenizer(config.visual_tokenizer).to(self.device)
         view_size = tokenizer_view_size(self.visual_tokenizer.config, network)
-        self._check_visual_tokenizer(view_size)
+        check_visual_tokenizer(self.visual_tokenizer, view_size, config, self.device)
         image_size = max(network.image_size, view_size)
         text_ids = config.pairs_per_step * config.data.caption_length + config.texts_per_step * config.data.text_length
         check_batch_fits(config.samples_per_step, image_size, text_ids, world_size)
         dataset = open_dataset(config, image_size, rank, world_size)
         assert dataset.tokenizer is not None
         self.text_tokenizer = dataset.tokenizer
-        if dataset.tokenizer.vocab_size > network.vocab_size:
-            raise ValueError(
-                f"text tokenizer has {dataset.tokenizer.vocab_size} ids, more than model.vocab_size "
-                f"{network.vocab_size}; set --model.vocab-size"
-            )
+        check_vocabulary(dataset.tokenizer, network)
         if config.initial_weights is not None:
-            check_initial_weights(config)
+            assert config.data.text_tokenizer is not None
+            self.initial_weights = open_initial_weights(config.initial_weights)
+            check_initial_weights(self.initial_weights, network, config.data.text_tokenizer)
         return dataset
-
-    def _check_visual_tokenizer(self, view_size: int) -> None:
-        """Raise ValueError if its codes are not the network's, or not those of float32 in the precision it runs in."""
-        num_codes, expected = self.visual_tokenizer.config.num_codes, self.config.model.num_visual_tokens
-        if num_codes != expected:
-            raise ValueError(
-                f"visual tokenizer has {num_codes} codes, the model expects {expected}; "
-                f"set --model.num-visual-tokens {num_codes}"
-            )
-        check_precision(self.visual_tokenizer, view_size, tokenizer_dtype(self.config, self.device))
 
     def files(self, config: PretrainConfig) -> dict[str, Path | None]:
         found = {"visual tokenizer": config.visual_tokenizer, "text tokenizer": config.data.text_tokenizer}
         if config.initial_weights is not None:
-            found["initial weights"] = config.initial_weights / WEIGHTS_NAME
+            found["initial weights"] = weights_file(config.initial_weights)
         return found
 
     def build_model(self, is_new: bool) -> nn.Module:
         model = MaskedDataModel(self.config.model, self.config.kernels, self.config.activation_checkpointing)
         if self.config.initial_weights is not None and is_new:
-            load_weights(model, self.config.initial_weights)
+            load_initial_weights(self.initial_weights, model)
         else:
             init_weights(model, self.config.model, self.config.seed)
         return model
@@ -106,11 +101,7 @@ class Pretraining(Job[PretrainConfig]):
         return MaskedStep(micro_steps, self.loss_weights, self.config.objectives)
 
     def part_of(self, name: str) -> str:
-        _, is_in_block, place = name.partition(".blocks.")
-        words = place.split(".")
-        if not is_in_block:
-            return "rest"  # embeddings, the last norm, heads
-        return "attention" if {"attn", "norm1"} & {*words} else next(word for word in words if word in EXPERTS)
+        return part_of_block(name)
 
     def checkpoint_files(self) -> dict[str, bytes]:
         assert self.config.data.text_tokenizer is not None
@@ -163,29 +154,32 @@ class MaskedStep(Step):
         return StepLoss((sums * self.scale).sum(), {name: means[name] for name in self.objectives})
 
 
-def check_initial_weights(config: PretrainConfig) -> None:
-    """Raise ValueError, listing the differences, if the weights to start from do not fit this run."""
-    folder = config.initial_weights
-    assert folder is not None and config.data.text_tokenizer is not None
-    if folder.is_file():
+def check_vocabulary(tokenizer: TextTokenizer, network: MultiwayConfig) -> None:
+    """Raise ValueError if a network has no row for some of the text tokenizer's ids."""
+    if tokenizer.vocab_size > network.vocab_size:
         raise ValueError(
-            f"initial_weights {folder} is a file; convert it with python -m pretrain.convert {folder} FOLDER --from "
-            "beit3, and give FOLDER"
+            f"text tokenizer has {tokenizer.vocab_size} ids, more than model.vocab_size {network.vocab_size}; "
+            "set --model.vocab-size"
         )
-    free = {"drop_path_rate", "init_std", "embed_init_std"}
-    found, expected = asdict(read_config(folder)), asdict(config.model)
-    differences = [
-        f"model.{name} is {found[name]} there, {expected[name]} here"
-        for name in expected
-        if name not in free and found[name] != expected[name]
-    ]
-    beside, fingerprint = tokenizer_beside(folder), fingerprint_in(folder / WEIGHTS_NAME)
-    if fingerprint is None and beside is not None:
-        fingerprint = file_sha256(beside)
-    if fingerprint not in (None, file_sha256(config.data.text_tokenizer)):
-        differences.append(
-            f"its words are those of {beside or f'a text tokenizer with SHA-256 {fingerprint}'}, "
-            f"not of {config.data.text_tokenizer}"
+
+
+def check_visual_tokenizer(
+    tokenizer: VisualTokenizer, view_size: int, config: PretrainConfig, device: torch.device
+) -> None:
+    """Raise ValueError if its codes are not the network's, or not those of float32 in the precision it runs in."""
+    num_codes, expected = tokenizer.config.num_codes, config.model.num_visual_tokens
+    if num_codes != expected:
+        raise ValueError(
+            f"visual tokenizer has {num_codes} codes, the model expects {expected}; "
+            f"set --model.num-visual-tokens {num_codes}"
         )
-    if differences:
-        raise ValueError(f"initial_weights {folder} do not fit: {'; '.join(differences)}")
+    check_precision(tokenizer, view_size, tokenizer_dtype(config, device))
+
+
+def part_of_block(name: str) -> str:
+    """Return the part of a block that a parameter of an encoder counts to; rest if it is in none."""
+    _, is_in_block, place = name.partition(".blocks.")
+    words = place.split(".")
+    if not is_in_block:
+        return "rest"  # embeddings, the last norm, heads
+    return "attention" if {"attn", "norm1"} & {*words} else next(word for word in words if word in EXPERTS)

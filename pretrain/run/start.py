@@ -41,6 +41,7 @@ from pretrain.monitoring.openers import check_installed, describe_monitors, open
 from pretrain.monitoring.part_norms import PartNorms
 from pretrain.run.device_copies import batches_ahead
 from pretrain.run.evaluations import Evaluations
+from pretrain.run.parameter_bounds import keep_within
 from pretrain.run.progress import Progress
 from pretrain.run.run_log import RunLog
 from pretrain.run.speed import SpeedMeter, TimedBatches
@@ -253,6 +254,7 @@ def build(
 
     model, is_elastic = on_every_rank(build_model)
     engine = build_engine(model, config, deepspeed_config, job.leaf_modules, job.undecayed, job.lr_scale)
+    keep_within(engine, job.bounds)
     decay = config.optimizer.ema_decay
     if checkpoint is not None:
         watchdog.at("loading")

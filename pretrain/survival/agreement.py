@@ -100,6 +100,13 @@ def summed_over_ranks(values: Tensor, group: dist.ProcessGroup | None = None) ->
     return values
 
 
+def gathered_from_ranks(values: Tensor) -> Tensor:
+    """Return the tensors (b, ...) of all ranks one after the other, (ranks * b, ...), the same on each."""
+    gathered = values.new_empty(dist.get_world_size() * len(values), *values.shape[1:])
+    dist.all_gather_into_tensor(gathered, values.contiguous())
+    return gathered
+
+
 def join_hosts(timeout: timedelta) -> None:
     """Make the group of `summed_over_hosts`, once; all ranks call it. Raises RuntimeError if gloo cannot connect."""
     global _hosts

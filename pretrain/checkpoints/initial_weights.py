@@ -1,0 +1,148 @@
+"""Weights that a new run starts from: those of a run, of one of its checkpoints, or of a folder of pretrain.convert.
+
+A dual encoder starts from masked data modeling, which lacks its projections, or from an earlier contrastive run, and
+leaves the heads that it does not have; so weights are loaded by name, and only heads may be on one side alone.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from data_pipeline.files.hashing import file_sha256
+from model.config import MultiwayConfig
+from model.embeddings import POSITION_OFFSET, interpolate_positions
+from model.pretrained import WEIGHTS_NAME, read_config
+from model.weight_checks import check_weight
+from model.weight_files import read_safetensors
+from pretrain.checkpoints.best import resolve_best
+from pretrain.checkpoints.manifest import MANIFEST_NAME
+from pretrain.checkpoints.reader import complete_folders
+from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.formats.vocabulary import fingerprint_in, tokenizer_beside
+
+HEADS = ("mim_head.", "mlm_head.", "vision_head.", "language_head.", "logit_scale", "logit_bias")
+"""Beginnings of the names of parameters beside the encoder, in any kind of network."""
+LOGITS = ("logit_scale", "logit_bias")
+"""Parameters that belong together: the scale that the softmax loss learned is not that of the sigmoid loss."""
+POSITIONS = "encoder.vision_embed.pos_embed"
+ALWAYS_FREE = {"drop_path_rate", "init_std", "embed_init_std"}
+"""Fields of MultiwayConfig that no weight depends on."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights that were found, before they are read."""
+
+    folder: Path
+    """Folder of the weights: a checkpoint's, or that of an export."""
+    config: MultiwayConfig
+    weights: Callable[[], Iterable[tuple[str, Tensor]]]
+    """Function that yields each of them with its name in state dicts. Raises ValueError or OSError."""
+    words: str
+    """The text tokenizer that they were trained with, in words."""
+    words_sha256: str | None
+    """Its fingerprint; None if it is not known."""
+
+
+def open_initial_weights(source: Path) -> InitialWeights:
+    """Find the weights of a run (those of its newest checkpoint), a checkpoint, RUN/checkpoints/best, or a folder that
+    pretrain.convert --to safetensors wrote. Raises ValueError if it is none of them."""
+    source = resolve_best(source)
+    if source.is_file():
+        raise ValueError(
+            f"initial_weights {source} is a file; convert it with python -m pretrain.convert {source} FOLDER --from "
+            "beit3, and give FOLDER"
+        )
+    if (source / WEIGHTS_NAME).is_file():
+        return _of_export(source)
+    try:
+        checkpoint = find_checkpoint(source)
+    except ValueError as error:
+        raise ValueError(f"initial_weights: {error}, or a folder of pretrain.convert --to safetensors") from None
+    tokenizer = checkpoint.text_tokenizer
+    return InitialWeights(
+        checkpoint.folder,
+        checkpoint.config.model,
+        lambda: checkpoint_weights(checkpoint),
+        str(tokenizer),
+        file_sha256(tokenizer) if tokenizer.is_file() else None,
+    )
+
+
+def _of_export(folder: Path) -> InitialWeights:
+    path = folder / WEIGHTS_NAME
+    beside, fingerprint = tokenizer_beside(folder), fingerprint_in(path)
+    if fingerprint is None and beside is not None:
+        fingerprint = file_sha256(beside)
+    words = str(beside) if beside is not None else f"a text tokenizer with SHA-256 {fingerprint}"
+    return InitialWeights(folder, read_config(folder), lambda: read_safetensors(path).items(), words, fingerprint)
+
+
+def weights_file(source: Path) -> Path:
+    """Return a file that changes whenever the weights of a source do: the weights themselves, or the manifest of the
+    run's newest checkpoint, which has the fingerprints of all its files."""
+    source = resolve_best(source)
+    if (source / "checkpoints").is_dir():
+        newest = complete_folders(source / "checkpoints")[-1:]
+        return (newest[0] if newest else source) / MANIFEST_NAME
+    return source / (WEIGHTS_NAME if (source / WEIGHTS_NAME).is_file() else MANIFEST_NAME)
+
+
+def check_initial_weights(
+    found: InitialWeights, model: MultiwayConfig, text_tokenizer: Path, free: Collection[str] = ()
+) -> None:
+    """Raise ValueError, listing the differences, if the weights do not fit a run of that network and text tokenizer.
+
+    free: fields of MultiwayConfig that may differ, beside ALWAYS_FREE.
+    """
+    there, here = asdict(found.config), asdict(model)
+    differences = [
+        f"model.{name} is {there[name]} there, {here[name]} here"
+        for name in here
+        if name not in ALWAYS_FREE | set(free) and there[name] != here[name]
+    ]
+    if found.words_sha256 not in (None, file_sha256(text_tokenizer)):
+        differences.append(f"its words are those of {found.words}, not of {text_tokenizer}")
+    if differences:
+        raise ValueError(f"initial_weights {found.folder} do not fit: {'; '.join(differences)}")
+
+
+@torch.no_grad()
+def load_initial_weights(found: InitialWeights, network: nn.Module, may_lack: tuple[str, ...] = ()) -> list[str]:
+    """Copy the weights into a network; image positions are interpolated to its number of patches.
+
+    may_lack: beginnings of names that may be missing; those parameters keep their values. Heads that the network does
+    not have are left out. Returns the names that were missing. Raises ValueError, naming the parameter, if another one
+    is missing or unknown, has another shape, or is not finite; OSError.
+    """
+    own, logits = network.state_dict(), dict[str, Tensor]()  # views, of stacked parameters too
+    for name, tensor in _resized(found.weights(), own):
+        if name in LOGITS:
+            logits[name] = tensor
+        elif name in own:
+            check_weight(found.folder, name, tensor, own[name].shape)
+            own.pop(name).copy_(tensor)
+        elif not name.startswith(HEADS):
+            raise ValueError(f"initial_weights {found.folder} have {name}, which the network does not have")
+    if logits.keys() == own.keys() & set(LOGITS):
+        for name, tensor in logits.items():
+            check_weight(found.folder, name, tensor, own[name].shape)
+            own.pop(name).copy_(tensor)
+    if missing := [name for name in own if not name.startswith(may_lack)]:
+        raise ValueError(
+            f"initial_weights {found.folder} lack {', '.join(missing)}; give weights of masked data modeling"
+        )
+    return list(own)
+
+
+def _resized(weights: Iterable[tuple[str, Tensor]], own: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the same weights with image positions for the network's number of patches."""
+    for name, tensor in weights:
+        if name == POSITIONS and tensor.shape != own[name].shape:
+            side = math.isqrt(len(own[name]) - POSITION_OFFSET - 1)  # - 1: the class token
+            tensor = interpolate_positions(tensor, (side, side))
+        yield name, tensor
