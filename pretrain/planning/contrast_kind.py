@@ -9,14 +9,15 @@ float32. Micro-steps but the first run forward twice (pretrain/jobs/contrast.py)
 from collections.abc import Iterator, Sequence
 
 import torch
-from model.contrastive_loss import row_statistics, sigmoid_rows, softmax_gradient
 from torch import Tensor, nn
 
 from model.config import KernelChoice, Use
+from model.contrastive_loss import row_statistics, sigmoid_rows, softmax_gradient
 from model.dual_encoder import DualEncoder, DualOutputs
-from model.flops import StepSize, forward_flops, training_flops
+from model.flops import forward_flops
 from model.multiway import MultiwayInputs
 from pretrain.config.contrast import ContrastConfig
+from pretrain.jobs.contrast import contrast_work
 from pretrain.jobs.dual_micro_step import DualMicroStep, joined
 from pretrain.planning.live_memory import tensors_in
 from pretrain.planning.planned_kind import MicroBatch, PlannedKind
@@ -68,11 +69,9 @@ class PlannedContrast(PlannedKind[ContrastConfig]):
         return config  # the loss of the batch depends on all of it
 
     def step_flops(self, config: ContrastConfig) -> int:
-        num_pairs, dim = config.pairs_per_step, config.model.dim
-        lengths = (config.data.caption_length,) * num_pairs
-        flops = training_flops(config.model, StepSize(num_pairs, (), lengths, masked_patches=0, masked_words=0))
-        flops += 3 * 2 * num_pairs * dim * (2 * dim + num_pairs)  # heads and logits
-        return flops + (0 if config.masked_data is None else MASKED_DATA.step_flops(config.masked_data))
+        captions = (config.data.caption_length,) * config.pairs_per_step
+        texts = (config.data.text_length,) * config.texts_per_step
+        return contrast_work(config, config.images_per_step, captions, texts).flops
 
     def uses(self, config: ContrastConfig) -> dict[Use, int]:
         if config.masked_data is not None:
