@@ -7,7 +7,7 @@ import torch
 from model.config import DualHeads, MultiwayConfig, Use
 from model.networks import build_network
 
-PARTS = (
+ENCODER_PARTS = (
     "vision embedding",
     "text embedding",
     "attention",
@@ -15,9 +15,16 @@ PARTS = (
     "language experts",
     "vision-language experts",
     "norms",
-    "mim head",
-    "mlm head",
 )
+HEADS = {
+    "mim_head.": "mim head",
+    "mlm_head.": "mlm head",
+    "vision_head.": "vision head",
+    "language_head.": "language head",
+    "logit_scale": "logit scale",
+    "logit_bias": "logit bias",
+}
+"""Parts outside of the encoder by the beginnings of their parameters' names. A network has some of them."""
 
 
 def parameter_shapes(config: MultiwayConfig, heads: DualHeads | None = None) -> dict[str, torch.Size]:
@@ -27,14 +34,15 @@ def parameter_shapes(config: MultiwayConfig, heads: DualHeads | None = None) -> 
     return {name: parameter.shape for name, parameter in model.state_dict().items()}
 
 
-def count_by_part(config: MultiwayConfig) -> dict[str, int]:
-    """Return the number of parameters of each of PARTS.
+def count_by_part(config: MultiwayConfig, heads: DualHeads | None = None) -> dict[str, int]:
+    """Return the number of parameters of each of ENCODER_PARTS and of the HEADS that the network has; heads: as above.
 
     Attention and experts are their matrices and biases, as in BEiT-3's table 2; norms are a part of their own.
     """
-    counts = dict.fromkeys(PARTS, 0)
-    for name, shape in parameter_shapes(config).items():
-        counts[_part(name)] += shape.numel()
+    counts = dict.fromkeys(ENCODER_PARTS, 0)
+    for name, shape in parameter_shapes(config, heads).items():
+        part = _part(name)
+        counts[part] = counts.get(part, 0) + shape.numel()
     return counts
 
 
@@ -52,8 +60,7 @@ def _part(name: str) -> str:
     for prefix, part in {
         "encoder.vision_embed.": "vision embedding",
         "encoder.text_embed.": "text embedding",
-        "mim_head.": "mim head",
-        "mlm_head.": "mlm head",
+        **HEADS,
     }.items():
         if name.startswith(prefix):
             return part

@@ -11,20 +11,20 @@ import sys
 from data_pipeline.settings.command_line import print_result
 from data_pipeline.settings.parsing import parse_first_options
 from pretrain.config.command_line import parse_recipe_and_options
-from pretrain.config.pretraining import PretrainConfig
+from pretrain.config.run_config import EncoderRunConfig
 from pretrain.planning.options import PlanOptions
-from pretrain.recipes import RECIPES
+from pretrain.recipes import CONTRAST_RECIPES, RECIPES
 
 MODULE = "pretrain.plan"
 
 
 def main() -> None:
-    config, options = parse_recipe_and_options(RECIPES, PlanOptions, MODULE)
+    config, options = parse_recipe_and_options({**RECIPES, **CONTRAST_RECIPES}, PlanOptions, MODULE)
     _, of_training = parse_first_options(PlanOptions, sys.argv[1:], MODULE)
     print_result(lambda: plan_recipe(config, options, of_training))
 
 
-def plan_recipe(config: PretrainConfig, options: PlanOptions, of_training: list[str]) -> str:
+def plan_recipe(config: EncoderRunConfig, options: PlanOptions, of_training: list[str]) -> str:
     # Imported here, so that --help and mistakes in the options do not wait for torch and DeepSpeed
     from pretrain.planning.plan import default_ranks, machine_for, plan, speed_of
     from pretrain.run.run_log import read_log

@@ -72,8 +72,8 @@ def _chosen(
         if not value and not others:
             raise ValueError(f"{CONFIG_OPTION} needs a file, such as the config.json of a run")
         path, overrides = (value, others) if value else (others[0], others[1:])
-        kind = type(next(iter(recipes.values()))())
-        return f"{CONFIG_OPTION} {path}", read_config_file(sound_path(path), kind), overrides
+        kinds = dict.fromkeys(type(recipe()) for recipe in recipes.values())
+        return f"{CONFIG_OPTION} {path}", read_config_file(sound_path(path), *kinds), overrides
     if name.startswith("-"):
         meant = did_you_mean(name, [*option_names(own_options), CONFIG_OPTION])
         raise ValueError(f"there is no option {name} before the recipe{meant}; the form is {form}")

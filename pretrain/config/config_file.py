@@ -23,9 +23,11 @@ MAX_BYTES = 1 << 24
 """Limit for a file; the config of a run takes a thousandth of it."""
 
 
-def read_config_file(path: Path, kind: type[ConfigT]) -> ConfigT:
-    """Return the config in a file. Raises ValueError, naming the field, if it does not hold one of that kind."""
+def read_config_file(path: Path, *kinds: type[ConfigT]) -> ConfigT:
+    """Return the config in a file, of the one of the kinds that it fits best. Raises ValueError, naming the field, if
+    it does not hold one of that kind."""
     content = read_mapping(path)
+    kind = min(kinds, key=lambda kind: sum(1 for _ in mistakes(kind, content, "")))
     for mistake in mistakes(kind, content, ""):
         raise ValueError(f"{path}: {mistake}")
     try:

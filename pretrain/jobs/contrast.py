@@ -14,7 +14,7 @@ Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory L
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -169,16 +169,8 @@ class Contrast(Job[ContrastConfig]):
         ]
 
     def work(self, batch: StepBatch) -> StepWork:
-        """Count every image and every text once; the forwards without gradients are overhead, as recomputation is."""
-        config, num_pairs = self.config, len(batch.caption_lengths)
-        step = StepSize(num_pairs, (), batch.caption_lengths, masked_patches=0, masked_words=0)
-        num_tokens, flops = step.num_tokens(config.model), training_flops(config.model, step)
-        heads_and_logits = 2 * num_pairs * config.model.dim * (2 * config.model.dim + config.pairs_per_step)
-        if (masked := config.masked_data) is not None:
-            beside = masked.step_size(len(batch.images) - num_pairs, batch.caption_lengths, batch.text_lengths)
-            num_tokens += beside.num_tokens(config.model)
-            flops += training_flops(config.model, beside)
-        return StepWork(num_tokens, flops + 3 * heads_and_logits)
+        num_images = len(batch.images) - len(batch.caption_lengths)
+        return contrast_work(self.config, num_images, batch.caption_lengths, batch.text_lengths)
 
 
 class ContrastStep(Step):
@@ -231,6 +223,24 @@ class ContrastStep(Step):
         to_text, to_image = self._accuracy.unbind()
         figures = {"scale": self._logit_scale.exp(), "image_to_text": to_text, "text_to_image": to_image}
         return {"contrast": figures}
+
+
+def contrast_work(
+    config: ContrastConfig, num_images: int, caption_lengths: Sequence[int], text_lengths: Sequence[int]
+) -> StepWork:
+    """Return the work of a part of a step; num_images: image-only samples; lengths in tokens, of one caption per pair.
+
+    Every image and every text counts once: forwards without gradients are overhead, as recomputation is.
+    """
+    num_pairs, dim = len(caption_lengths), config.model.dim
+    step = StepSize(num_pairs, (), caption_lengths, masked_patches=0, masked_words=0)
+    num_tokens, flops = step.num_tokens(config.model), training_flops(config.model, step)
+    heads_and_logits = 2 * num_pairs * dim * (2 * dim + config.pairs_per_step)
+    if (masked := config.masked_data) is not None:
+        beside = masked.step_size(num_images, caption_lengths, text_lengths)
+        num_tokens += beside.num_tokens(config.model)
+        flops += training_flops(config.model, beside)
+    return StepWork(num_tokens, flops + 3 * heads_and_logits)
 
 
 def layer_of(name: str, depth: int) -> int:

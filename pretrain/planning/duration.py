@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pretrain.config.run_config import EncoderRunConfig
 from pretrain.planning.assumptions import Gpu, Origin
-from pretrain.planning.kinds import PlannedConfig, kind_of
+from pretrain.planning.kinds import kind_of
 from pretrain.planning.sections import fact
 
 
@@ -60,7 +61,7 @@ def rate_in_words(flops: float) -> str:
 
 
 def duration_lines(
-    config: PlannedConfig, num_ranks: int, speed: Speed, peak_flops: float | None, price: float | None
+    config: EncoderRunConfig, num_ranks: int, speed: Speed, peak_flops: float | None, price: float | None
 ) -> Iterator[str]:
     """Yield lines on a step and on the whole run. peak_flops: of a GPU; None on a CPU, which has no GPU-hours."""
     per_step = kind_of(config).step_flops(config)

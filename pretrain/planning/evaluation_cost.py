@@ -8,12 +8,13 @@ Neither side counts the visual tokenizer, and both take captions and texts of th
 from dataclasses import replace
 
 from pretrain.config.evaluation import EvaluationConfig
-from pretrain.planning.kinds import PlannedConfig, kind_of
+from pretrain.config.run_config import EncoderRunConfig
+from pretrain.planning.kinds import kind_of
 
 EVERYTHING = EvaluationConfig(images="images", pairs="pairs", texts="texts", labelled="labelled")
 
 
-def evaluation_share(config: PlannedConfig, num_ranks: int = 1) -> float:
+def evaluation_share(config: EncoderRunConfig, num_ranks: int = 1) -> float:
     """Return the operations of evaluations as a part of those of training steps, 0 if the run has no evaluation."""
     settings = config.evaluation
     if not settings.is_on:
@@ -28,17 +29,18 @@ def evaluation_share(config: PlannedConfig, num_ranks: int = 1) -> float:
     return num_kinds * rounds * num_ranks / training
 
 
-def evaluation_note(config: PlannedConfig, num_ranks: int) -> str:
+def evaluation_note(config: EncoderRunConfig, num_ranks: int) -> str:
     """Return a sentence on the cost of the evaluation, or of one with all data and the recipe's numbers."""
     settings, is_assumed = config.evaluation, not config.evaluation.has_data
     if settings.every_steps == 0:
         return "evaluation: none (evaluation.every_steps 0)"
     if is_assumed:
-        names = ("images", "pairs", "texts", "labelled")
+        names = kind_of(config).evaluated_data
         given = {name: getattr(EVERYTHING, name) for name in names}
         config = replace(config, evaluation=replace(settings, **given, best=None))
     share = evaluation_share(config, num_ranks)
     said = f"{share:.2%} of the operations of {settings.every_steps} steps on {num_ranks} ranks"
     if is_assumed:
-        return f"evaluation, counted: no held-out data is set; with all kinds and labelled images it would take {said}."
+        data = ", ".join(names[:-1]) + f" and {names[-1]} images"
+        return f"evaluation, counted: no held-out data is set; with {data} it would take {said}."
     return f"evaluation, counted: {said}."

@@ -2,14 +2,19 @@
 
 from typing import Any
 
+from pretrain.config.contrast import ContrastConfig
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.config.run_config import EncoderRunConfig
+from pretrain.planning.contrast_kind import PlannedContrast
 from pretrain.planning.planned_kind import PlannedKind
 from pretrain.planning.pretraining_kind import PlannedPretraining
 
-PlannedConfig = PretrainConfig
-KINDS: dict[type[PlannedConfig], PlannedKind[Any]] = {PretrainConfig: PlannedPretraining()}
+KINDS: dict[type[EncoderRunConfig], PlannedKind[Any]] = {
+    PretrainConfig: PlannedPretraining(),
+    ContrastConfig: PlannedContrast(),
+}
 
 
-def kind_of(config: PlannedConfig) -> PlannedKind[Any]:
+def kind_of(config: EncoderRunConfig) -> PlannedKind[Any]:
     """Return the kind of run of a config."""
     return KINDS[type(config)]

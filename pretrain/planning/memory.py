@@ -33,8 +33,9 @@ import torch
 
 from model.config import KernelChoice
 from model.multiway import MultiwayBlock
+from pretrain.config.run_config import EncoderRunConfig
 from pretrain.engine.memory_config import zero_settings
-from pretrain.planning.kinds import PlannedConfig, kind_of
+from pretrain.planning.kinds import kind_of
 from pretrain.planning.micro_step_memory import micro_step_memory
 from pretrain.planning.planned_kind import MicroBatch
 
@@ -84,7 +85,7 @@ class Pieces:
 
 
 def rank_memory(
-    config: PlannedConfig,
+    config: EncoderRunConfig,
     memory_config: dict[str, Any],
     world_size: int,
     kernels: KernelChoice = "triton",
@@ -120,23 +121,23 @@ def rank_memory(
     )
 
 
-def planned_kernels(config: PlannedConfig) -> KernelChoice:
+def planned_kernels(config: EncoderRunConfig) -> KernelChoice:
     """Return the kernels of the recipe on a GPU. apex is counted as the reference, which it is close to."""
     return "triton" if config.kernels in ("auto", "triton") else "reference"
 
 
-def micro_batch(config: PlannedConfig, world_size: int) -> MicroBatch:
+def micro_batch(config: EncoderRunConfig, world_size: int) -> MicroBatch:
     """Return a rank's part of a micro-step. Raises ValueError if the global batch does not divide."""
     return MicroBatch(**vars(config.micro_batch(world_size)))
 
 
-def count_pieces(config: PlannedConfig, persistence_threshold: int) -> Pieces:
+def count_pieces(config: EncoderRunConfig, persistence_threshold: int) -> Pieces:
     """Return the sizes of the pieces: blocks, and outside of blocks single modules."""
     return _pieces_of(kind_of(config).of_the_forward(config), persistence_threshold)
 
 
 @cache
-def _pieces_of(config: PlannedConfig, persistence_threshold: int) -> Pieces:
+def _pieces_of(config: EncoderRunConfig, persistence_threshold: int) -> Pieces:
     model = kind_of(config).network(config, "reference")
     inside = {id(module) for block in model.modules() if isinstance(block, MultiwayBlock) for module in block.modules()}
     sizes = [

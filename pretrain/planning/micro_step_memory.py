@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from model.config import KernelChoice
-from pretrain.planning.kinds import PlannedConfig, kind_of
+from pretrain.config.run_config import EncoderRunConfig
+from pretrain.planning.kinds import kind_of
 from pretrain.planning.live_memory import LiveMemory
 from pretrain.planning.planned_kind import MicroBatch
 
@@ -58,7 +59,7 @@ def flash_attention_on_meta() -> Iterator[None]:
 
 
 @cache
-def micro_step_memory(config: PlannedConfig, batch: MicroBatch, kernels: KernelChoice) -> MicroStepMemory:
+def micro_step_memory(config: EncoderRunConfig, batch: MicroBatch, kernels: KernelChoice) -> MicroStepMemory:
     """Return the memory of forward, losses and backward. kernels: reference or triton; neither needs a GPU here."""
     kind = kind_of(config)
     micro, model = kind.micro_step(config, batch), kind.network(config, kernels)
@@ -74,5 +75,8 @@ def micro_step_memory(config: PlannedConfig, batch: MicroBatch, kernels: KernelC
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(free)
     with flash_attention_on_meta(), memory:
-        kind.loss(model, micro).backward()
+        loss = kind.loss(model, micro)
+        held = kind.loss_of_the_batch(config, batch)
+        loss.backward()
+    del held
     return MicroStepMemory((*moments, (gradients, memory.peak_so_far())))

@@ -22,7 +22,8 @@ from torch.utils.flop_counter import flop_registry
 
 from model.config import KernelChoice
 from model.kernels.language import on_meta_launch
-from pretrain.planning.kinds import PlannedConfig, kind_of
+from pretrain.config.run_config import EncoderRunConfig
+from pretrain.planning.kinds import kind_of
 from pretrain.planning.live_memory import tensors_in
 from pretrain.planning.micro_step_memory import flash_attention_on_meta
 from pretrain.planning.planned_kind import MicroBatch
@@ -136,7 +137,7 @@ def _attention_flops(name: str, args: Any) -> int:
 
 
 @cache
-def micro_step_work(config: PlannedConfig, batch: MicroBatch, kernels: KernelChoice) -> MicroStepWork:
+def micro_step_work(config: EncoderRunConfig, batch: MicroBatch, kernels: KernelChoice) -> MicroStepWork:
     """Return the work of forward, losses and backward with the longest captions and texts.
 
     kernels: reference or triton; neither needs a GPU here.
@@ -147,6 +148,8 @@ def micro_step_work(config: PlannedConfig, batch: MicroBatch, kernels: KernelCho
     with flash_attention_on_meta(), counter, counter.launches():
         loss = kind.loss(model, micro)
         forward = counter.work_so_far()
+        kind.loss_of_the_batch(config, batch)
+        once = counter.work_so_far()
         loss.backward()
         backward = counter.work_so_far()
-    return MicroStepWork(forward, backward)
+    return MicroStepWork(forward, backward, once)

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pretrain.config.run_config import EncoderRunConfig
 from pretrain.engine.memory_config import check_memory_config, read_memory_config, zero_settings
 from pretrain.planning.commands import start_lines
 from pretrain.planning.duration import Speed, duration_lines, measured_speed, stated_speed
 from pretrain.planning.evaluation_cost import evaluation_note
-from pretrain.planning.kinds import PlannedConfig, kind_of
+from pretrain.planning.kinds import kind_of
 from pretrain.planning.memory import is_offloaded_to_host, planned_kernels
 from pretrain.planning.network_tables import parameter_table, stage_table, use_table
 from pretrain.planning.options import PlanOptions
@@ -26,18 +27,18 @@ CPU_RANKS = 2
 """Ranks of a recipe for a machine without a GPU, as in the commands of its documentation."""
 
 
-def default_ranks(config: PlannedConfig, machine: AssumedMachine | None) -> int:
+def default_ranks(config: EncoderRunConfig, machine: AssumedMachine | None) -> int:
     """Return the GPUs of a node, or CPU_RANKS without a GPU, or as many of them as divide the batch."""
     return math.gcd(CPU_RANKS if machine is None else GPUS_PER_NODE, *vars(config.samples_per_step).values())
 
 
-def compared_ranks(config: PlannedConfig, num_ranks: int) -> list[int]:
+def compared_ranks(config: EncoderRunConfig, num_ranks: int) -> list[int]:
     """Return num_ranks, and those of RANKS that divide the batch and its micro-steps."""
     parts = math.gcd(*vars(config.samples_per_step).values()) // config.gradient_accumulation_steps
     return sorted({num_ranks, *(ranks for ranks in RANKS if parts % ranks == 0)})
 
 
-def machine_for(config: PlannedConfig, options: PlanOptions) -> AssumedMachine | None:
+def machine_for(config: EncoderRunConfig, options: PlanOptions) -> AssumedMachine | None:
     """Return the machine that the options describe; None for a recipe without a GPU, unless they name one.
 
     Raises ValueError if an option needs a GPU and there is none.
@@ -53,7 +54,7 @@ def machine_for(config: PlannedConfig, options: PlanOptions) -> AssumedMachine |
 
 
 def speed_of(
-    config: PlannedConfig, options: PlanOptions, machine: AssumedMachine | None, records: Sequence[Mapping[str, Any]]
+    config: EncoderRunConfig, options: PlanOptions, machine: AssumedMachine | None, records: Sequence[Mapping[str, Any]]
 ) -> Speed | None:
     """Return the speed that the options give, None if they give none. records: log of the run that they name.
 
@@ -67,7 +68,7 @@ def speed_of(
 
 
 def plan(
-    config: PlannedConfig,
+    config: EncoderRunConfig,
     num_ranks: int,
     machine: AssumedMachine | None,
     speed: Speed | None = None,
@@ -96,7 +97,7 @@ def plan(
     return "\n\n".join(sections)
 
 
-def network_sections(config: PlannedConfig) -> list[str]:
+def network_sections(config: EncoderRunConfig) -> list[str]:
     """Return the sections on the network alone."""
     return [
         section("Parameters, counted", [parameter_table(config)]),
@@ -105,7 +106,7 @@ def network_sections(config: PlannedConfig) -> list[str]:
 
 
 def gpu_sections(
-    config: PlannedConfig,
+    config: EncoderRunConfig,
     memory_config: dict[str, Any],
     num_ranks: int,
     machine: AssumedMachine,
@@ -153,7 +154,7 @@ def predicted_speed(found: PredictedSetting | None, as_it_is: StepTime) -> Speed
 
 
 def cpu_sections(
-    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, speed: Speed | None
+    config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, speed: Speed | None
 ) -> list[str]:
     """Return the sections on memory and duration of a run without a GPU."""
     stage = plan_stage(config, memory_config, num_ranks, on_cpu=True)

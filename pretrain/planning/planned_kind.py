@@ -5,7 +5,7 @@ subclass of `PlannedKind` in a file beside this one, and an entry in kinds.py.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic
 
@@ -30,6 +30,8 @@ class PlannedKind(ABC, Generic[EncoderConfigT]):
 
     module: ClassVar[str]
     """Command that trains it."""
+    evaluated_data: ClassVar[tuple[str, ...]] = ("images", "pairs", "texts", "labelled")
+    """Kinds of held-out data that its evaluation can take, as EvaluationConfig names them."""
 
     @abstractmethod
     def network(self, config: EncoderConfigT, kernels: KernelChoice) -> nn.Module:
@@ -42,6 +44,19 @@ class PlannedKind(ABC, Generic[EncoderConfigT]):
     @abstractmethod
     def loss(self, network: nn.Module, micro_step: Any) -> Tensor:
         """Return the loss of a micro-step, to call backward on."""
+
+    def loss_of_the_batch(self, config: EncoderConfigT, batch: MicroBatch) -> Sequence[Tensor]:
+        """Compute what a step computes once, between the forward and the backward of its first micro-step; return the
+        tensors that stay for all micro-steps."""
+        return ()
+
+    def num_forwards_again(self, config: EncoderConfigT) -> int:
+        """Return the number of forwards without gradients in a step, besides one forward for each micro-step."""
+        return 0
+
+    def gathered_bytes(self, config: EncoderConfigT) -> int:
+        """Return the bytes, over all ranks, that a step gathers on every rank besides weights."""
+        return 0
 
     @abstractmethod
     def batch_bytes(self, config: EncoderConfigT, batch: MicroBatch) -> int:

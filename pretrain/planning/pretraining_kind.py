@@ -41,12 +41,15 @@ class PlannedPretraining(PlannedKind[PretrainConfig]):
         return losses.sum()
 
     def batch_bytes(self, config: PretrainConfig, batch: MicroBatch) -> int:
-        micro = meta_micro_step(config, batch)
-        side = max(config.model.image_size, tokenizer_view_size(visual_tokenizer_config(config), config.model))
-        pixels = 2 * (batch.images + batch.pairs) * 3 * side**2
+        micro, pixels = meta_micro_step(config, batch), self.pixel_bytes(config, batch)
         made = sum(tensor.nbytes for part in (micro.inputs, micro.targets) for tensor in tensors_in(vars(part)))
         scale = 0 if micro.drop_path_scale is None else micro.drop_path_scale.nbytes
         return config.gradient_accumulation_steps * (pixels + made + scale)
+
+    def pixel_bytes(self, config: PretrainConfig, batch: MicroBatch) -> int:
+        """Return the bytes of a micro-step's images as read, with those of the next batch."""
+        side = max(config.model.image_size, tokenizer_view_size(visual_tokenizer_config(config), config.model))
+        return 2 * (batch.images + batch.pairs) * 3 * side**2
 
     def of_the_forward(self, config: PretrainConfig) -> PretrainConfig:
         return replace(config, gradient_accumulation_steps=1, images_per_step=1, pairs_per_step=1, texts_per_step=1)

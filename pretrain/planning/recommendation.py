@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.planning.kinds import PlannedConfig
+from pretrain.config.run_config import EncoderRunConfig
 from pretrain.planning.memory import micro_batch
 from pretrain.planning.stages import SHIPPED, StagePlan, largest_micro_batch, remedies, way_of
 from pretrain.planning.step_times import AssumedMachine, PredictedSetting
@@ -24,7 +24,7 @@ class Recommendation:
 
 
 def recommend(
-    config: PlannedConfig,
+    config: EncoderRunConfig,
     memory_config: dict[str, Any],
     stages: list[StagePlan],
     fitting: list[PredictedSetting],
@@ -56,7 +56,7 @@ def recommend(
 
 
 def micro_batch_sentence(
-    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, machine: AssumedMachine
+    config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, machine: AssumedMachine
 ) -> str:
     """Return a sentence on the largest micro-batch that fits under the recipe's DeepSpeed file."""
     found, room = largest_micro_batch(config, memory_config, num_ranks, machine.room_gb), room_in_words(machine)
@@ -81,7 +81,7 @@ def room_in_words(machine: AssumedMachine) -> str:
 
 
 def _nothing_fits(
-    config: PlannedConfig,
+    config: EncoderRunConfig,
     memory_config: dict[str, Any],
     stages: list[StagePlan],
     num_ranks: int,
@@ -93,7 +93,7 @@ def _nothing_fits(
     return said + ("; ".join(answers) + "." if answers else "Take more ranks or a smaller model.")
 
 
-def _overrides(config: PlannedConfig, memory_config: dict[str, Any], found: PredictedSetting) -> tuple[str, ...]:
+def _overrides(config: EncoderRunConfig, memory_config: dict[str, Any], found: PredictedSetting) -> tuple[str, ...]:
     setting = found.setting
     words: tuple[str, ...] = ()
     if setting.name != way_of(memory_config):

@@ -4,6 +4,7 @@
     forward      the longer of GPU and communication; backward too
     micro-step   the longer of forward + backward and the host, which runs ahead of the GPU
     step         micro-steps + last bucket of gradients + optimizer + gather of the weights (stages 1 and 2)
+                 contrastive stage: + forwards without gradients + gather of the features + the loss of the global batch
 
 Under hpZ the host waits for the GPU at every parameter of the forward, so that their times add up there. Not counted:
 gaps between kernels, ranks that wait for each other, and that stage 2 waits for the device at every full bucket.
@@ -87,12 +88,17 @@ class PhaseWork:
     """Launches of Triton kernels."""
 
 
+NO_WORK = PhaseWork({}, 0, 0)
+
+
 @dataclass(frozen=True)
 class MicroStepWork:
     """Work of the network in a micro-step, without DeepSpeed."""
 
     forward: PhaseWork
     backward: PhaseWork
+    once: PhaseWork = NO_WORK
+    """Work of the whole step between the first forward and its backward, in float32: the loss of the global batch."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,10 @@ class ShardingWork:
     """Communication after the last backward: the last bucket of gradients."""
     after_seconds: float = 0.0
     """Communication after the optimizer: the gather of the weights."""
+    loss_seconds: float = 0.0
+    """Communication of the loss of the global batch, beside which nothing is computed."""
+    num_forwards_again: int = 0
+    """Forwards without gradients in a step, besides one for each micro-step."""
     waits_in_forward: bool = False
     """Whether the host waits for the GPU all through the forward."""
     keeps_average: bool = False
@@ -196,12 +206,21 @@ def predict_step(
         more, working = _micro_step(work, sharding, backward, gpu, assumed)
         parts = {part: parts[part] + more[part] for part in ASSUMED}
         host += working
+    again = _phase_time(work.forward, sharding.forward, sharding.stage, gpu, assumed)
+    once = _phase_time(work.once, PhaseSharding(), sharding.stage, gpu.in_precision("float32"), assumed)
+    for time, count, waits in ((again, sharding.num_forwards_again, sharding.waits_in_forward), (once, 1, False)):
+        for part, seconds in time.parts.items():
+            parts[part] += count * seconds
+        parts[COMMUNICATION] += count * time.exposed
+        parts[WAITING] += count * (time.host if waits else max(0.0, time.host - time.busy))
+        host += count * time.host
     stepping = assumed.step_us * sharding.num_updated / (assumed.host_speed * 1e6)
     parts[OPTIMIZER] = optimizer_seconds(sharding, gpu, assumed)
     parts[WAITING] += max(0.0, stepping - parts[OPTIMIZER])
-    after = sharding.tail_seconds + sharding.after_seconds
-    parts[COMMUNICATION] += after
-    communication = sum(sharding.forward.communication + backward.communication for backward in backwards) + after
+    alone = sharding.loss_seconds + sharding.tail_seconds + sharding.after_seconds
+    parts[COMMUNICATION] += alone
+    communication = sum(sharding.forward.communication + backward.communication for backward in backwards) + alone
+    communication += sharding.num_forwards_again * sharding.forward.communication
     return StepTime(parts, host + stepping, communication, flops, gpu.peak_tflops * 1e12)
 
 

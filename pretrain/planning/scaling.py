@@ -5,15 +5,15 @@ The global batch stays the same, so each GPU gets fewer samples the more GPUs th
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pretrain.config.run_config import EncoderRunConfig
 from pretrain.engine.memory_config import check_memory_config, read_memory_config
-from pretrain.planning.kinds import PlannedConfig, kind_of
-from pretrain.planning.memory import count_pieces
+from pretrain.planning.kinds import kind_of
 from pretrain.planning.options import PUBLISHED_MFU, ScalingOptions
-from pretrain.planning.stages import GPUS_PER_NODE, fitting_settings
-from pretrain.planning.traffic import Network, collectives
+from pretrain.planning.stages import GPUS_PER_NODE, collectives, fitting_settings
+from pretrain.planning.traffic import Network
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def machine_of(options: ScalingOptions) -> Machine:
     return Machine(options.mfu, options.peak_tflops, options.gpu_gb, options.reserve_gb, network)
 
 
-def scaling(config: PlannedConfig, machine: Machine) -> str:
+def scaling(config: EncoderRunConfig, machine: Machine) -> str:
     """Return a table with its assumptions above and its limits below.
 
     Raises ValueError if the batch does not divide by 8 ranks.
@@ -79,7 +79,7 @@ def scaling(config: PlannedConfig, machine: Machine) -> str:
     return "\n".join([*lines, "", *limits])
 
 
-def assumptions(config: PlannedConfig, machine: Machine) -> list[str]:
+def assumptions(config: EncoderRunConfig, machine: Machine) -> list[str]:
     """Return the lines above the table."""
     network, num_flops = machine.network, kind_of(config).step_flops(config)
     return [
@@ -106,7 +106,7 @@ def width(name: str) -> int:
     return max(11, len(name) + 2)
 
 
-def row(config: PlannedConfig, num_ranks: int, compute: float, settings: list[TimedSetting]) -> str:
+def row(config: EncoderRunConfig, num_ranks: int, compute: float, settings: list[TimedSetting]) -> str:
     """Return a line of the table, with the efficiency of the setting that communicates least."""
     least = min(settings, key=lambda setting: setting.seconds)
     seconds = {setting.name: setting.seconds for setting in settings}
@@ -120,13 +120,13 @@ def row(config: PlannedConfig, num_ranks: int, compute: float, settings: list[Ti
 
 
 def timed_settings(
-    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, machine: Machine
+    config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, machine: Machine
 ) -> list[TimedSetting]:
     """Return each way of sharing the state that fits a GPU, with the seconds of its communication."""
-    num_parameters = count_pieces(config, 0).total
     found = []
     for setting in fitting_settings(config, memory_config, num_ranks, machine.room_gb):
-        sent = collectives(setting.memory_config, num_parameters, config.dtype.itemsize, num_ranks, setting.micro_steps)
+        in_micro_steps = replace(config, gradient_accumulation_steps=setting.micro_steps)
+        sent = collectives(in_micro_steps, setting.memory_config, num_ranks)
         seconds = sum(map(machine.network.seconds, sent))
         found.append(TimedSetting(f"stage {setting.name}", setting.micro_steps, setting.memory, seconds))
     return found
@@ -150,6 +150,6 @@ def what_breaks(num_ranks: int, most: int, compute: float, settings: list[TimedS
     return found
 
 
-def compute_seconds(config: PlannedConfig, num_ranks: int, machine: Machine) -> float:
+def compute_seconds(config: EncoderRunConfig, num_ranks: int, machine: Machine) -> float:
     """Return the seconds of computation per step."""
     return kind_of(config).step_flops(config) / (num_ranks * machine.peak_tflops * 1e12 * machine.mfu)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from model.config import Checkpointing, CheckpointingMode, KernelChoice
+from pretrain.config.run_config import EncoderRunConfig
 from pretrain.engine.memory_config import read_memory_config
-from pretrain.planning.kinds import PlannedConfig
+from pretrain.planning.kinds import kind_of
 from pretrain.planning.memory import RankMemory, count_pieces, planned_kernels, rank_memory
-from pretrain.planning.traffic import collectives, sent_bytes
+from pretrain.planning.traffic import Collective, sent_bytes, step_collectives
 
 GPUS_PER_NODE = 8
 HPZ = "3, hpZ"
@@ -46,12 +47,12 @@ class Setting:
     """Bytes per rank."""
 
 
-def is_for_cpu(config: PlannedConfig) -> bool:
+def is_for_cpu(config: EncoderRunConfig) -> bool:
     """Return whether a recipe is meant for a machine without a GPU, as its DeepSpeed file says."""
     return config.deepspeed_config.name == CPU_FILE
 
 
-def plan_stages(config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int) -> list[StagePlan]:
+def plan_stages(config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int) -> list[StagePlan]:
     """Return the plans of stages 1, 2 and 3 with the recipe's micro-steps."""
     ways = ways_to_share(memory_config)
     return [plan_stage(config, ways[name], num_ranks) for name in ("1", "2", "3")]
@@ -74,7 +75,7 @@ def _shipped(file: str) -> dict[str, Any]:
 
 
 def fitting_settings(
-    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float
+    config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float
 ) -> list[Setting]:
     """Return each way of sharing the state that fits a GPU, with the fewest micro-steps."""
     found = []
@@ -87,18 +88,25 @@ def fitting_settings(
     return found
 
 
-def plan_stage(config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, on_cpu: bool = False) -> StagePlan:
+def plan_stage(
+    config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, on_cpu: bool = False
+) -> StagePlan:
     """Return the plan of the stage that `memory_config` sets."""
-    num_parameters = count_pieces(config, 0).total
-    found = collectives(
-        memory_config, num_parameters, config.dtype.itemsize, num_ranks, config.gradient_accumulation_steps
-    )
+    found = collectives(config, memory_config, num_ranks)
     kernels: KernelChoice = "reference" if on_cpu else planned_kernels(config)
     memory = rank_memory(config, memory_config, num_ranks, kernels, "cpu" if on_cpu else "cuda")
     return StagePlan(memory_config["zero_optimization"]["stage"], memory, sent_bytes(found))
 
 
-def remedies(config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float) -> Iterator[str]:
+def collectives(config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int) -> list[Collective]:
+    """Return the collectives of a step with all its micro-steps, and of what its loss gathers."""
+    kind, num_parameters = kind_of(config), count_pieces(config, 0).total
+    zero = step_collectives(memory_config, num_parameters, config.dtype.itemsize, num_ranks)
+    gathered = Collective(kind.gathered_bytes(config), 1, num_ranks, 1)
+    return [*zero.total(config.gradient_accumulation_steps, kind.num_forwards_again(config)), gathered]
+
+
+def remedies(config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float) -> Iterator[str]:
     """Yield settings that fit a GPU, the cheapest first: more micro-steps, then activation checkpointing, then stage 3,
     each together with those before it."""
     modes = get_args(CheckpointingMode)
@@ -117,7 +125,7 @@ def remedies(config: PlannedConfig, memory_config: dict[str, Any], num_ranks: in
 
 
 def fewest_micro_steps(
-    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float
+    config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float
 ) -> tuple[int, int] | None:
     """Return the fewest micro-steps that fit a GPU, doubling those of the recipe, and the bytes of a rank; None if no
     number fits."""
@@ -133,7 +141,7 @@ def fewest_micro_steps(
 
 
 def largest_micro_batch(
-    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float
+    config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float
 ) -> tuple[int, int] | None:
     """Return the fewest micro-steps of all that divide the batch and fit a GPU, whatever the recipe has, and the bytes
     of a rank; None if not even one sample of each kind fits."""

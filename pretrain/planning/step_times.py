@@ -3,14 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pretrain.config.run_config import EncoderRunConfig
 from pretrain.engine.memory_config import zero_settings
 from pretrain.planning.assumptions import Assumptions, Gpu
-from pretrain.planning.kinds import PlannedConfig, kind_of
+from pretrain.planning.kinds import kind_of
 from pretrain.planning.memory import count_pieces, micro_batch, planned_kernels
 from pretrain.planning.micro_step_work import micro_step_work
 from pretrain.planning.roofline import PhaseSharding, ShardingWork, StepTime, predict_step
 from pretrain.planning.stages import GPUS_PER_NODE, HPZ, Setting, fitting_settings, way_of
-from pretrain.planning.traffic import Network, step_collectives
+from pretrain.planning.traffic import Collective, Network, step_collectives
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class PredictedSetting:
 
 
 def step_time(
-    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, machine: AssumedMachine
+    config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, machine: AssumedMachine
 ) -> StepTime:
     """Return the predicted time of a step of the recipe's micro-steps, with the longest captions and texts."""
     work = micro_step_work(
@@ -58,10 +59,10 @@ def step_time(
 
 
 def sharding_work(
-    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, network: Network
+    config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, network: Network
 ) -> ShardingWork:
     """Return the work that a ZeRO stage adds to the step of a rank."""
-    pieces, zero = count_pieces(config, 0), zero_settings(memory_config)
+    kind, pieces, zero = kind_of(config), count_pieces(config, 0), zero_settings(memory_config)
     found = step_collectives(memory_config, pieces.total, config.dtype.itemsize, num_ranks)
     forward, backward, last, after = (
         sum(map(network.seconds, part))
@@ -89,13 +90,15 @@ def sharding_work(
         last_backward=replace(early, communication=backward + last - tail, num_reduced=num_tensors),
         tail_seconds=tail,
         after_seconds=after,
+        loss_seconds=network.seconds(Collective(kind.gathered_bytes(config), 1, num_ranks, 1)),
+        num_forwards_again=kind.num_forwards_again(config),
         waits_in_forward=way_of(memory_config) == HPZ,
         keeps_average=config.optimizer.ema_decay > 0,
     )
 
 
 def predicted_settings(
-    config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int, machine: AssumedMachine
+    config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, machine: AssumedMachine
 ) -> list[PredictedSetting]:
     """Return the predicted times of the settings that fit, the shortest first."""
     found = []

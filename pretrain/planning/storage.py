@@ -12,12 +12,12 @@ from typing import Any
 from data_pipeline.files.remote_files import is_remote, public_url
 from data_pipeline.loading.config import parse_source
 from data_pipeline.shards.index import read_index
-from pretrain.planning.kinds import PlannedConfig
+from pretrain.config.run_config import EncoderRunConfig
 from pretrain.planning.memory import count_pieces, planned_kernels, rank_memory
 from pretrain.planning.sections import fact
 
 
-def data_lines(config: PlannedConfig) -> Iterator[str]:
+def data_lines(config: EncoderRunConfig) -> Iterator[str]:
     """Yield a line per source of the recipe, with the bytes of its shards if they are there, and one for all."""
     data, total, num_counted = config.data, 0, 0
     sources = [(kind, entry) for kind in ("images", "pairs", "texts") for entry in getattr(data, kind)]
@@ -41,7 +41,7 @@ def data_lines(config: PlannedConfig) -> Iterator[str]:
         yield fact("data", size_in_words(total), f"counted: {num_counted} of {len(sources)} sources")
 
 
-def checkpoint_lines(config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int) -> Iterator[str]:
+def checkpoint_lines(config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int) -> Iterator[str]:
     """Yield lines on the bytes of a checkpoint, and of all that exist at once."""
     num_bytes = checkpoint_bytes(config, memory_config, num_ranks)
     newest, older = kept_checkpoints(config)
@@ -54,7 +54,7 @@ def checkpoint_lines(config: PlannedConfig, memory_config: dict[str, Any], num_r
     yield fact("all checkpoints", size_in_words(most * num_bytes), "counted")
 
 
-def checkpoint_bytes(config: PlannedConfig, memory_config: dict[str, Any], num_ranks: int) -> int:
+def checkpoint_bytes(config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int) -> int:
     """Return the bytes of a checkpoint, over the files of all ranks."""
     zero = memory_config["zero_optimization"]
     on_ranks = {name: value for name, value in zero.items() if not name.startswith("offload_")}
@@ -64,7 +64,7 @@ def checkpoint_bytes(config: PlannedConfig, memory_config: dict[str, Any], num_r
     return num_ranks * memory.optimizer + weights
 
 
-def kept_checkpoints(config: PlannedConfig) -> tuple[int, int]:
+def kept_checkpoints(config: EncoderRunConfig) -> tuple[int, int]:
     """Return the complete checkpoints that exist while the last one is written: the newest, and older ones that
     keep_every_steps keeps. No earlier moment has more."""
     num_before = -(-config.num_steps // config.save_every_steps) - 1

@@ -72,7 +72,7 @@ class Network:
 
 @dataclass(frozen=True)
 class StepCollectives:
-    """The collectives of a step."""
+    """The collectives of a step that ZeRO makes."""
 
     forward: tuple[Collective, ...] = ()
     """Those of each micro-step."""
@@ -82,9 +82,10 @@ class StepCollectives:
     """Those of the last micro-step alone."""
     after_step: tuple[Collective, ...] = ()
 
-    def total(self, num_micro_steps: int) -> list[Collective]:
-        """Return the collectives of all micro-steps."""
-        return [*(self.forward + self.backward) * num_micro_steps, *self.last_backward, *self.after_step]
+    def total(self, num_micro_steps: int, num_forwards_again: int = 0) -> list[Collective]:
+        """Return the collectives of all micro-steps; num_forwards_again: forwards of a step besides theirs."""
+        forwards = self.forward * (num_micro_steps + num_forwards_again)
+        return [*forwards, *self.backward * num_micro_steps, *self.last_backward, *self.after_step]
 
 
 def step_collectives(
@@ -106,13 +107,6 @@ def step_collectives(
     if zero.stage == 2:
         return StepCollectives(backward=(reduction,), after_step=(gather,))
     return StepCollectives(last_backward=(reduction,), after_step=(gather,))
-
-
-def collectives(
-    memory_config: dict[str, Any], num_parameters: int, itemsize: int, world_size: int, num_micro_steps: int
-) -> list[Collective]:
-    """Return the collectives of a step with all its micro-steps. itemsize: bytes per weight."""
-    return step_collectives(memory_config, num_parameters, itemsize, world_size).total(num_micro_steps)
 
 
 def sent_bytes(found: list[Collective]) -> int:

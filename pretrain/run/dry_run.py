@@ -21,8 +21,7 @@ from data_pipeline.loading.dataset import StepDataset
 from pretrain.checkpoints.reader import Checkpoint, agreed_latest_checkpoint, complete_folders, describe_unverified
 from pretrain.checkpoints.saver import check_there
 from pretrain.config.dry_run import DryRunOptions
-from pretrain.config.pretraining import PretrainConfig
-from pretrain.config.run_config import ConfigT, config_to_json
+from pretrain.config.run_config import ConfigT, EncoderRunConfig, config_to_json
 from pretrain.engine.engine import merged_deepspeed_config
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.jobs.job import Job
@@ -120,8 +119,8 @@ def _lengths(name: str, lengths: tuple[int, ...]) -> str:
 
 def plan(config: ConfigT, memory_config: dict[str, Any], num_ranks: int) -> str:
     """Return the memory of a rank under each ZeRO stage; pretrain.plan has the rest, which takes longer."""
-    if not isinstance(config, PretrainConfig):
-        return "predicted for pretraining only"
+    if not isinstance(config, EncoderRunConfig):
+        return "predicted for runs that train an encoder, not for visual tokenizers"
     if is_for_cpu(config):
         stage = plan_stage(config, memory_config, num_ranks, on_cpu=True)
         return stage_table(config, [stage], num_ranks, "reference")

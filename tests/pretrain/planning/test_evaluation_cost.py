@@ -38,5 +38,5 @@ def test_the_note_says_what_is_assumed() -> None:
     )
     said = evaluation_note(RECIPES["beit3_giant"](), 128)
     assert said.startswith(
-        "evaluation, counted: no held-out data is set; with all kinds and labelled images it would take 0."
+        "evaluation, counted: no held-out data is set; with images, pairs, texts and labelled images it would take 0."
     )

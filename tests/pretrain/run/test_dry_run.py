@@ -100,7 +100,7 @@ def test_a_visual_tokenizers_training_is_shown(
     with only_rank():
         dry_run.show(VisualTokenizerTraining(config, torch.device("cpu")), 2, evaluation_of_visual_tokenizer)
     output = capsys.readouterr().out
-    assert "predicted for pretraining only" in output and [*tmp_path.iterdir()] == []
+    assert "predicted for runs that train an encoder" in output and [*tmp_path.iterdir()] == []
     assert "evaluation every 50 steps: loss/total, " in output
     missing = replace(config, evaluation=replace(config.evaluation, images=str(tmp_path / "missing")))
     with only_rank(), pytest.raises(ValueError, match="missing"):
