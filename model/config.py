@@ -75,6 +75,19 @@ class MultiwayConfig:
 
 
 @dataclass(frozen=True)
+class DualHeads:
+    """Parameters that a DualEncoder may have beside its encoder, its two projections and logit_scale."""
+
+    logit_bias: bool = False
+    """Whether it has a logit_bias, which the sigmoid loss trains."""
+    masked_data: bool = False
+    """Whether it has the two heads of masked data modeling, which then goes on beside the contrastive loss."""
+
+
+NO_FURTHER_HEADS = DualHeads()
+
+
+@dataclass(frozen=True)
 class VisualTokenizerConfig:
     """Sizes of the visual tokenizer. The defaults are the published vqkd_encoder_base_decoder_3x768x12_clip."""
 

@@ -6,6 +6,8 @@
 | attn.proj and fc2 of block l = 1, 2, ...      | the same, divided by sqrt(2 l)                                    |
 | word embeddings, positions, class, mask token | normal(embed_init_std), truncated at one standard deviation       |
 | biases, LayerNorm                             | 0; weight 1, bias 0                                               |
+| logit_scale                                   | ln(1 / 0.07), as in CLIP; ln 10 beside a logit_bias, as in SigLIP |
+| logit_bias                                    | -10, as in SigLIP                                                 |
 
 Every block adds two branches to the residual stream. The last matrix of a branch is divided by sqrt(2 l), because after
 l blocks the stream is a sum of 2 l branches: each new branch then changes it by a similar share at the start of
@@ -25,7 +27,7 @@ from model.config import MultiwayConfig
 
 @torch.no_grad()
 def init_weights(model: nn.Module, config: MultiwayConfig, seed: int) -> None:
-    """Fill every parameter of a MultiwayTransformer or MaskedDataModel in place, from the seed alone.
+    """Fill every parameter of a MultiwayTransformer, MaskedDataModel or DualEncoder in place, from the seed alone.
 
     Raises ValueError if the table does not cover a parameter.
     """
@@ -35,8 +37,13 @@ def init_weights(model: nn.Module, config: MultiwayConfig, seed: int) -> None:
         nn.init.trunc_normal_(parameter, std=std, a=-std, b=std, generator=generator)
 
     # the state dict has each norm and bias as a view, by its own name (model/stacked_vectors.py)
-    for name, parameter in model.state_dict().items():
-        if parameter.ndim == 1 and name.endswith(".weight"):  # a norm's
+    parameters = model.state_dict()
+    for name, parameter in parameters.items():
+        if name == "logit_scale":
+            nn.init.constant_(parameter, math.log(10 if "logit_bias" in parameters else 1 / 0.07))
+        elif name == "logit_bias":
+            nn.init.constant_(parameter, -10.0)
+        elif parameter.ndim == 1 and name.endswith(".weight"):  # a norm's
             nn.init.ones_(parameter)
         elif name.endswith(".bias"):
             nn.init.zeros_(parameter)

@@ -132,36 +132,46 @@ class MaskedDataModel(nn.Module):
         """
         states = self.encoder(inputs, drop_path_scale)
         backend = choose_backend(self.encoder.kernels, states.images.device)
-        num_pairs = len(targets.caption_labels)
-        num_images = len(targets.visual_token_ids) - num_pairs
-
-        # images ask for M positions each, a rectangle; texts of different lengths ask for different numbers of words
-        hidden = _gather(states.images, targets.image_positions + 1)  # + 1: the class token is first
-        patches = self.mim_head(hidden, targets.visual_token_ids, backend, by_sample)
-
-        captions, used_captions = _masked_rows(
-            states.captions, targets.caption_positions, targets.caption_labels, targets.caption_counts
-        )
-        texts, used_texts = _masked_rows(states.texts, targets.text_positions, targets.text_labels, targets.text_counts)
-        labels = torch.cat([used_captions.unpad(targets.caption_labels), used_texts.unpad(targets.text_labels)])
-        # one call for captions and texts, so that ZeRO-3 gathers the head once
-        words = self.mlm_head(torch.cat([captions, texts]), labels, backend, by_sample)
-        of_captions, of_texts = words.split([len(captions), len(texts)])
-        if by_sample:
-            return Predictions(
-                images=_summed(patches, targets.visual_token_ids),
-                captions=_summed(
-                    used_captions.pad(of_captions, targets.caption_labels.shape[1]), targets.caption_labels
-                ),
-                texts=_summed(used_texts.pad(of_texts, targets.text_labels.shape[1]), targets.text_labels),
-                features=torch.cat([states.images[:, 0], states.images[:, 1:].mean(1)], 1).float(),
-            )
-        mim, mvlm_image = patches.split([num_images, num_pairs])
-        return torch.stack([mim.sum(), of_texts.sum(), mvlm_image.sum(), of_captions.sum()])
+        return masked_losses(states, targets, self.mim_head, self.mlm_head, backend, by_sample)
 
     def encode(self, inputs: MultiwayInputs) -> MultiwayStates:
         """Return the hidden states, without heads."""
         return self.encoder(inputs)
+
+
+def masked_losses(
+    states: MultiwayStates,
+    targets: MaskedTargets,
+    mim_head: PredictionHead,
+    mlm_head: PredictionHead,
+    backend: Backend,
+    by_sample: bool = False,
+) -> Tensor | Predictions:
+    """Return what `MaskedDataModel.forward` returns, from the hidden states."""
+    num_pairs = len(targets.caption_labels)
+    num_images = len(targets.visual_token_ids) - num_pairs
+
+    # images ask for M positions each, a rectangle; texts of different lengths ask for different numbers of words
+    hidden = _gather(states.images, targets.image_positions + 1)  # + 1: the class token is first
+    patches = mim_head(hidden, targets.visual_token_ids, backend, by_sample)
+
+    captions, used_captions = _masked_rows(
+        states.captions, targets.caption_positions, targets.caption_labels, targets.caption_counts
+    )
+    texts, used_texts = _masked_rows(states.texts, targets.text_positions, targets.text_labels, targets.text_counts)
+    labels = torch.cat([used_captions.unpad(targets.caption_labels), used_texts.unpad(targets.text_labels)])
+    # one call for captions and texts, so that ZeRO-3 gathers the head once
+    words = mlm_head(torch.cat([captions, texts]), labels, backend, by_sample)
+    of_captions, of_texts = words.split([len(captions), len(texts)])
+    if by_sample:
+        return Predictions(
+            images=_summed(patches, targets.visual_token_ids),
+            captions=_summed(used_captions.pad(of_captions, targets.caption_labels.shape[1]), targets.caption_labels),
+            texts=_summed(used_texts.pad(of_texts, targets.text_labels.shape[1]), targets.text_labels),
+            features=torch.cat([states.images[:, 0], states.images[:, 1:].mean(1)], 1).float(),
+        )
+    mim, mvlm_image = patches.split([num_images, num_pairs])
+    return torch.stack([mim.sum(), of_texts.sum(), mvlm_image.sum(), of_captions.sum()])
 
 
 def _masked_rows(

@@ -10,7 +10,6 @@ from annotated_types import Interval
 from data_pipeline.loading.config import SamplesPerStep
 from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
-from model.config import KEEP_EVERYTHING, Checkpointing, FlashAttentionChoice, KernelChoice
 from model.flops import StepSize
 from model.objective import OBJECTIVES, num_masked
 from pretrain.config.run_config import EncoderRunConfig
@@ -68,19 +67,9 @@ class PretrainConfig(EncoderRunConfig):
     """Number of image-text pairs in the global batch."""
     texts_per_step: SampleCount
     """Number of text-only samples in the global batch."""
-    initial_weights: MayChange[Path | None] = None
-    """Folder of weights to start from, written by pretrain.convert from Microsoft's files or a run; None: random."""
     visual_tokenizer_precision: Literal["float32", "float16", "bfloat16"] = "float16"
     """Type of the visual tokenizer's matrix products on a GPU if precision is bfloat16. float16 is as fast as bfloat16
     and gives the codes of float32 for more patches; BEiT v2 used it."""
-    kernels: MayChange[KernelChoice] = "auto"
-    """Implementation of the operations around matrix products: auto (Triton on a GPU, plain torch elsewhere), reference
-    (plain torch), compile (torch.compile), triton, or apex (NVIDIA's, if installed). A resumed run may change it."""
-    flash_attention: MayChange[FlashAttentionChoice] = "auto"
-    """Version of FlashAttention on a GPU: 2 (torch's), 3 (for H100 and H200, if its package is installed), or auto (3
-    if it can run, else 2). A resumed run may change it."""
-    activation_checkpointing: MayChange[Checkpointing] = KEEP_EVERYTHING
-    """Activations of a block that are kept for backward. A resumed run may change it."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     KIND: ClassVar[str] = "pretraining"
@@ -89,10 +78,6 @@ class PretrainConfig(EncoderRunConfig):
         super().__post_init__()
         if self.data.text_tokenizer is None:
             raise ValueError("data.text_tokenizer is needed for words and their masks; give a SentencePiece model")
-        if self.kernels == "compile" and self.activation_checkpointing.mode == "selective":
-            raise ValueError(
-                "activation_checkpointing.mode selective does not work with kernels compile; change one of them"
-            )
         if self.samples_per_step.total < 1:
             raise ValueError(
                 "images_per_step, pairs_per_step and texts_per_step are all 0: there is nothing to train on"

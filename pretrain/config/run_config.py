@@ -24,7 +24,7 @@ from data_pipeline.settings.ranges import (
     Weight,
     check_ranges,
 )
-from model.config import MultiwayConfig
+from model.config import KEEP_EVERYTHING, Checkpointing, FlashAttentionChoice, KernelChoice, MultiwayConfig
 from pretrain.config.evaluation import EvaluationConfig
 from pretrain.config.monitors import MonitorConfig
 
@@ -191,6 +191,24 @@ class EncoderRunConfig(RunConfig):
     """A run whose network has a MultiwayTransformer as its `encoder`; config/kinds.py lists the kinds."""
 
     model: MultiwayConfig
+    initial_weights: MayChange[Path | None] = None
+    """Weights to start from: a run (its newest checkpoint), a checkpoint folder, RUN/checkpoints/best, or a folder that
+    pretrain.convert --to safetensors wrote from Microsoft's files or a run. None: random weights."""
+    kernels: MayChange[KernelChoice] = "auto"
+    """Implementation of the operations around matrix products: auto (Triton on a GPU, plain torch elsewhere), reference
+    (plain torch), compile (torch.compile), triton, or apex (NVIDIA's, if installed). A resumed run may change it."""
+    flash_attention: MayChange[FlashAttentionChoice] = "auto"
+    """Version of FlashAttention on a GPU: 2 (torch's), 3 (for H100 and H200, if its package is installed), or auto (3
+    if it can run, else 2). A resumed run may change it."""
+    activation_checkpointing: MayChange[Checkpointing] = KEEP_EVERYTHING
+    """Activations of a block that are kept for backward. A resumed run may change it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kernels == "compile" and self.activation_checkpointing.mode == "selective":
+            raise ValueError(
+                "activation_checkpointing.mode selective does not work with kernels compile; change one of them"
+            )
 
 
 def config_to_json(config: RunConfig) -> str:

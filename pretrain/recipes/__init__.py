@@ -2,9 +2,17 @@
 
 from collections.abc import Callable
 
+from pretrain.config.contrast import ContrastConfig
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.visual_tokenizer import VisualTokenizerRun
 from pretrain.recipes.beit3 import beit3_base, beit3_base_shared, beit3_giant, beit3_large, beit3_large_shared
+from pretrain.recipes.contrast import (
+    contrast_base,
+    contrast_demo,
+    contrast_giant,
+    contrast_laptop,
+    contrast_large,
+)
 from pretrain.recipes.small import demo, demo_visual_tokenizer, laptop, laptop_visual_tokenizer
 from pretrain.recipes.vlbeit import vlbeit_base
 from pretrain.recipes.vlmo import vlmo_base, vlmo_base_plus, vlmo_large
@@ -31,4 +39,8 @@ VISUAL_TOKENIZER_RECIPES: dict[str, Callable[[], VisualTokenizerRun]] = {
     "laptop": laptop_visual_tokenizer,
     "vqkd_base": vqkd_base,
     "vqkd_base_dino": vqkd_base_dino,
+}
+CONTRAST_RECIPES: dict[str, Callable[[], ContrastConfig]] = {
+    recipe.__name__: recipe
+    for recipe in (contrast_demo, contrast_laptop, contrast_base, contrast_large, contrast_giant)
 }
