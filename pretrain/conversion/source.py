@@ -18,6 +18,7 @@ from pretrain.config.run_config import WeightKind, config_to_json
 from pretrain.conversion.model_card import read_card
 from pretrain.conversion.soup import averaged, find_checkpoints
 from pretrain.conversion.target import CARD_NAME
+from pretrain.evaluation.records import figures_at
 from pretrain.formats.beit3 import decoupled_weights
 from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
 from pretrain.formats.beit3_file import load_beit3, tokenizer_sha256
@@ -76,6 +77,7 @@ def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Sou
             "weights": weights,
             "average_of": names if others else [],
             "data_fingerprints": checkpoint.data_fingerprints,
+            "figures": {} if others else figures_at(checkpoint.folder.parents[1], checkpoint.step, weights),
             "config": json.loads(config_to_json(checkpoint.config)),
         },
     )

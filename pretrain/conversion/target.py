@@ -1,7 +1,7 @@
 """The interface of a format to convert to: its files, how they are written, checked and loaded."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,6 +63,10 @@ class Target(ABC):
         """Raise ValueError if the weights cannot be verified here, before anything is written."""
         return
 
+    def prepare(self, vocabulary: Vocabulary | None, provenance: Mapping[str, Any]) -> None:
+        """Take from the text tokenizer and the entries of the card what the files beside the weights need."""
+        return
+
     @abstractmethod
     def write(self, weights: NamedTensors, config: MultiwayConfig, folder: Path, tokenizer_sha256: str | None) -> None:
         """Write the weights into a folder. Raises OSError if they cannot be written."""
@@ -80,6 +84,10 @@ class Target(ABC):
     def card_entries(self, config: MultiwayConfig, vocabulary: Vocabulary | None) -> dict[str, Any]:
         """Return the entries of a card that only this format has."""
         return {}
+
+    def readme_front(self, card: dict[str, Any]) -> str:
+        """Return the YAML with which README.md begins, for hubs of models; "" if the format has none."""
+        return ""
 
     @abstractmethod
     def loaders(self, path: Path, card: dict[str, Any], config: MultiwayConfig) -> list[str]:

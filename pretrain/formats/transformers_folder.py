@@ -1,22 +1,21 @@
 """A folder that transformers loads without Imglish: weights, configuration, tokenizer, and the code of the network.
 
-The code is pretrain/formats/transformers_files. config.json and its like name the classes (`auto_map`), and transformers
-executes them if it is called with trust_remote_code=True. Its modules are named as ours, so no table of names is needed:
-every tensor has the name that it has in our state dict, where each vector of a stacked parameter
+The code is pretrain/formats/transformers_files. Its classes are named in config.json and its like (`auto_map`), and
+transformers executes them if it is called with trust_remote_code=True. Its modules are named as ours, so no table of
+names is needed: every tensor has the name that it has in our state dict, where each vector of a stacked parameter
 (model/stacked_vectors.py) has one of its own.
 """
 
-import importlib.util
+import importlib
 import json
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from model.config import MultiwayConfig
 from model.multiway import MultiwayInputs, MultiwayStates
@@ -40,16 +39,31 @@ FIELDS = {
     "init_std": "initializer_range",
 }
 AUTO_MAP = {
-    "AutoConfig": "configuration_beit3.Beit3Config",
-    "AutoModel": "modeling_beit3.Beit3Model",
-    "AutoModelForMaskedLM": "modeling_beit3.Beit3ForMaskedLM",
-    "AutoModelForZeroShotImageClassification": "modeling_beit3.Beit3ForZeroShotImageClassification",
+    # class of transformers: class of ours, and the heads that it needs
+    "AutoConfig": ("configuration_beit3.Beit3Config", None),
+    "AutoModel": ("modeling_beit3.Beit3Model", None),
+    "AutoModelForMaskedLM": ("modeling_beit3.Beit3ForMaskedLM", "masked_data_heads"),
+    "AutoModelForZeroShotImageClassification": (
+        "modeling_beit3.Beit3ForZeroShotImageClassification",
+        "contrastive_heads",
+    ),
 }
-PROCESSING_MAP = {
-    "AutoProcessor": "processing_beit3.Beit3Processor",
+PROCESSORS: dict[str, Any] = {
     "AutoImageProcessor": "processing_beit3.Beit3ImageProcessor",
-    "AutoTokenizer": ["processing_beit3.Beit3Tokenizer", None],
+    "AutoTokenizer": ["processing_beit3.Beit3Tokenizer", None],  # without and with the library tokenizers
+    "AutoProcessor": "processing_beit3.Beit3Processor",
 }
+
+
+class TextSettings(NamedTuple):
+    """What is known of texts."""
+
+    num_ids: int
+    """Number of ids of the text tokenizer; the last is <mask>."""
+    text_length: int | None
+    """Longest text in training, in tokens; None if it is not known."""
+    caption_length: int | None
+    """Longest text beside an image, likewise."""
 
 
 def write_code(folder: Path) -> None:
@@ -58,115 +72,99 @@ def write_code(folder: Path) -> None:
         shutil.copyfile(CODE_FOLDER / name, folder / name)
 
 
-def write_config(config: MultiwayConfig, tensors: Collection[str], mask_id: int, folder: Path) -> None:
-    """Write config.json. Raises OSError if it cannot be written.
-
-    tensors: names of the weights, which tell the heads; mask_id: id of <mask>.
-    """
-    heads = {
+def heads_in(tensors: Collection[str]) -> dict[str, bool]:
+    """Return which heads there are among the names of weights, as Beit3Config has them."""
+    return {
         "masked_data_heads": "mlm_head.weight" in tensors,
         "contrastive_heads": "vision_head.weight" in tensors,
         "logit_bias": "logit_bias" in tensors,
     }
-    absent = {"AutoModelForMaskedLM"} - ({"AutoModelForMaskedLM"} if heads["masked_data_heads"] else set())
-    if not heads["contrastive_heads"]:
-        absent.add("AutoModelForZeroShotImageClassification")
+
+
+def write_config(config: MultiwayConfig, heads: Mapping[str, bool], text: TextSettings | None, folder: Path) -> None:
+    """Write config.json. Raises OSError if it cannot be written. text: None if there is no text tokenizer."""
     values = {
         "model_type": "beit3",
         "architectures": ["Beit3Model"],
-        "auto_map": {name: place for name, place in AUTO_MAP.items() if name not in absent},
+        "auto_map": {name: place for name, (place, needed) in AUTO_MAP.items() if needed is None or heads[needed]},
         **{theirs: getattr(config, ours) for ours, theirs in FIELDS.items()},
         "decoupled_attention": config.attention == "decoupled",
         **heads,
-        "mask_token_id": mask_id,
+        "mask_token_id": None if text is None else text.num_ids - 1,
     }
     _write_json(folder / CONFIG_NAME, values)
 
 
 def write_preprocessors(
-    image_size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    text_lengths: tuple[int, int] | None,
-    folder: Path,
+    config: MultiwayConfig, mean: Sequence[float], std: Sequence[float], text: TextSettings | None, folder: Path
 ) -> None:
     """Write the settings of image processor, tokenizer and processor. Raises OSError if they cannot be written.
 
-    text_lengths: longest text and longest caption in tokens; None: there is no text tokenizer, and only the image
-    processor is written.
+    mean, std: of red, green and blue in [0, 1]; text: None if there is no text tokenizer: then only the image processor
+    is written.
     """
-    image_processor = {
-        "auto_map": {"AutoImageProcessor": PROCESSING_MAP["AutoImageProcessor"]},
-        "size": {"height": image_size, "width": image_size},
-        "image_mean": list(mean),
-        "image_std": list(std),
-    }
-    _write_json(folder / "preprocessor_config.json", image_processor)
-    if text_lengths is None:
+    size = {"height": config.image_size, "width": config.image_size}
+    images = {"size": size, "image_mean": list(mean), "image_std": list(std)}
+    _write_processor(folder / "preprocessor_config.json", "AutoImageProcessor", images)
+    if text is None:
         return
-    tokenizer = {
-        "tokenizer_class": "Beit3Tokenizer",
-        "auto_map": {"AutoTokenizer": PROCESSING_MAP["AutoTokenizer"]},
-        "model_max_length": text_lengths[0],
-        "padding_side": "right",
-    }
-    _write_json(folder / "tokenizer_config.json", tokenizer)
-    processor = {
-        "processor_class": "Beit3Processor",
-        "auto_map": {"AutoProcessor": PROCESSING_MAP["AutoProcessor"]},
-        "caption_length": text_lengths[1],
-    }
-    _write_json(folder / "processor_config.json", processor)
+    # texts are cut to the lengths of training: rows of positions beyond them were never trained
+    text_length, caption_length = (length or config.max_text_length for length in text[1:])
+    tokenizer = {"tokenizer_class": "Beit3Tokenizer", "model_max_length": text_length, "padding_side": "right"}
+    _write_processor(folder / "tokenizer_config.json", "AutoTokenizer", tokenizer)
+    processor = {"processor_class": "Beit3Processor", "caption_length": caption_length}
+    _write_processor(folder / "processor_config.json", "AutoProcessor", processor)
 
 
 def import_modeling(folder: Path) -> ModuleType:
-    """Import modeling_beit3.py from a folder. Raises ValueError if transformers cannot be imported."""
+    """Import modeling_beit3.py from a folder, writing nothing there. Raises ValueError without transformers."""
     check_transformers()
-    package = f"beit3_of_{abs(hash(folder.resolve()))}"
-    spec = importlib.util.spec_from_loader(package, loader=None, is_package=True)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__path__ = [str(folder)]
-    sys.modules[package] = module
+    package = ModuleType("beit3_in_a_folder")  # a package for the time of the import, which is relative
+    package.__path__ = [str(folder)]
+    sys.modules[package.__name__] = package
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
-        return importlib.import_module(f"{package}.modeling_beit3")
+        return importlib.import_module(f"{package.__name__}.modeling_beit3")
     finally:
-        for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+        sys.dont_write_bytecode = writes_bytecode
+        for name in [name for name in sys.modules if name.split(".")[0] == package.__name__]:
             del sys.modules[name]
 
 
 def check_transformers(remedy: str = "pip install transformers, or pass --no-verify") -> None:
     """Raise ValueError if transformers, which is optional, cannot be imported."""
+    importlib.import_module("pretrain.formats.cpu_torchvision")
     try:
-        importlib.import_module("transformers")
+        _ = importlib.import_module("transformers").PreTrainedModel  # imports torchvision, if it is there
     except (ImportError, RuntimeError) as error:
         raise ValueError(f"transformers is needed here ({str(error).splitlines()[0]}); {remedy}") from error
 
 
 def states_of(model: Any, inputs: MultiwayInputs) -> MultiwayStates:
-    """Return the hidden states of a packed step from a `Beit3Model`, which takes images, texts and pairs one by one."""
-    num_pairs = len(inputs.caption_ids)
+    """Return the hidden states of a packed step from a `Beit3Model`, which takes images, pairs and texts in three
+    calls."""
+    num_pairs, dim = len(inputs.caption_ids), model.config.hidden_size
     num_images = len(inputs.images) - num_pairs
-    images, captions, texts = [], inputs.caption_ids.new_zeros(0), inputs.text_ids.new_zeros(0)
+    (images, pair_images), (mask, pair_mask) = (
+        x.split([num_images, num_pairs]) for x in (inputs.images, inputs.image_mask)
+    )
+    of_images = [inputs.images.new_zeros(0, mask.shape[1] + 1, dim)]
+    of_captions = inputs.images.new_zeros(*inputs.caption_ids.shape, dim)
+    of_texts = inputs.images.new_zeros(*inputs.text_ids.shape, dim)
     if num_images:
-        output = model(inputs.images[:num_images], image_mask=inputs.image_mask[:num_images])
-        images.append(output.image_hidden_state)
+        of_images.append(model(images, image_mask=mask).image_hidden_state)
     if num_pairs:
-        output = model(
-            inputs.images[num_images:],
-            inputs.caption_ids,
-            (~inputs.caption_padding).long(),
-            inputs.image_mask[num_images:],
-        )
-        images.append(output.image_hidden_state)
-        captions = output.text_hidden_state
+        pairs = model(pair_images, inputs.caption_ids, (~inputs.caption_padding).long(), pair_mask)
+        of_images.append(pairs.image_hidden_state)
+        of_captions = pairs.text_hidden_state
     if len(inputs.text_ids):
-        texts = model(None, inputs.text_ids, (~inputs.text_padding).long()).text_hidden_state
-    return MultiwayStates(torch.cat(images) if images else inputs.images.new_zeros(0), captions, texts)
+        of_texts = model(None, inputs.text_ids, (~inputs.text_padding).long()).text_hidden_state
+    return MultiwayStates(torch.cat(of_images), of_captions, of_texts)
+
+
+def _write_processor(path: Path, auto_class: str, values: dict[str, Any]) -> None:
+    _write_json(path, {"auto_map": {auto_class: PROCESSORS[auto_class]}, **values})
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")
-
-
-Tensors = dict[str, Tensor]

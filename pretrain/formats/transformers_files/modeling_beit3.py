@@ -10,8 +10,8 @@ its expert. A sample is one sequence, the image first:
     x = x + experts(norm2(x))           patches: vision expert, words: language expert; in the top `num_vl_layers`
                                         blocks both parts of a pair: vision-language expert
 
-So one set of weights is a vision encoder, a language encoder, a fusion encoder of pairs and a captioner; the inputs of a
-call decide which of them it is.
+So one set of weights is a vision encoder, a language encoder, a fusion encoder of pairs and a captioner; the inputs of
+a call decide which of them it is.
 
 Shapes: B samples, V image tokens (patches and the class token), L words, S = V + L tokens, D hidden size, H heads.
 """
@@ -140,10 +140,8 @@ class Beit3Block(nn.Module):
 
     def drop_path(self, branch: Tensor) -> Tensor:
         """Return the branch, in training zero for a random part of the samples (arXiv 1603.09382)."""
-        if not self.training or self.drop_path_rate == 0:
-            return branch
-        kept = 1 - self.drop_path_rate
-        return branch * (branch.new_empty(len(branch), 1, 1).bernoulli_(kept) / kept)
+        kept = 1 - self.drop_path_rate if self.training else 1
+        return branch if kept == 1 else branch * (branch.new_empty(len(branch), 1, 1).bernoulli_(kept) / kept)
 
 
 class Beit3VisionEmbedding(nn.Module):
@@ -224,13 +222,12 @@ class Beit3Encoder(nn.Module):
         is_causal: use the captioner's attention: an image sees only itself, a word its image, itself and the words
         before it.
         """
-        parts = []
-        if pixel_values is not None:
-            parts.append(self.vision_embed(pixel_values, image_mask))
-        if input_ids is not None:
-            parts.append(self.text_embed(input_ids))
+        parts = [] if pixel_values is None else [self.vision_embed(pixel_values, image_mask)]
+        parts += [] if input_ids is None else [self.text_embed(input_ids)]
         if not parts:
-            raise ValueError("neither pixel_values nor input_ids are given; give one for images or texts, both for pairs")
+            raise ValueError(
+                "neither pixel_values nor input_ids are given; give one for images or texts, both for pairs"
+            )
         if len(parts) == 2 and len(parts[0]) != len(parts[1]):
             raise ValueError(f"{len(parts[0])} images and {len(parts[1])} texts are not pairs; give as many of both")
         x, num_image_tokens = torch.cat(parts, dim=1), 0 if pixel_values is None else parts[0].shape[1]
@@ -241,12 +238,8 @@ class Beit3Encoder(nn.Module):
             hidden_states += [x] if output_hidden_states else []
         x = self.norm(x, num_image_tokens)
         image, text = x.split([num_image_tokens, x.shape[1] - num_image_tokens], dim=1)
-        return Beit3Output(
-            last_hidden_state=x,
-            image_hidden_state=None if pixel_values is None else image,
-            text_hidden_state=None if input_ids is None else text,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-        )
+        image, text = None if pixel_values is None else image, None if input_ids is None else text
+        return Beit3Output(x, image, text, tuple(hidden_states) if output_hidden_states else None)
 
 
 def attention_masks(x: Tensor, num_image_tokens: int, words: Tensor | None, is_causal: bool) -> Tensor | None:
@@ -285,7 +278,8 @@ class Beit3Model(PreTrainedModel):
         if config.contrastive_heads:
             self.vision_head = nn.Linear(dim, dim, bias=False)
             self.language_head = nn.Linear(dim, dim, bias=False)
-            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # a natural logarithm
+            # a natural logarithm; its first value, and that of the bias, as in CLIP and in SigLIP
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if config.logit_bias else 1 / 0.07)))
         if config.logit_bias:
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))
         self.post_init()

@@ -9,7 +9,7 @@ A piece has its SentencePiece id + 1, as in XLM-RoBERTa; SentencePiece itself is
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sentencepiece
@@ -30,8 +30,8 @@ class Beit3Tokenizer(PreTrainedTokenizer):
     split_special_tokens=True they are read as the characters that they consist of.
     """
 
-    vocab_files_names = {"vocab_file": VOCABULARY}
-    model_input_names = ["input_ids", "attention_mask"]
+    vocab_files_names: ClassVar = {"vocab_file": VOCABULARY}
+    model_input_names: ClassVar = ["input_ids", "attention_mask"]
 
     def __init__(self, vocab_file: str, **kwargs: Any):
         self.vocab_file = vocab_file
@@ -89,7 +89,7 @@ class Beit3Tokenizer(PreTrainedTokenizer):
 class Beit3ImageProcessor(BaseImageProcessor):
     """The whole image, scaled to a square whatever its aspect ratio; bicubic and antialiased, by torch."""
 
-    model_input_names = ["pixel_values"]
+    model_input_names: ClassVar = ["pixel_values"]
 
     def __init__(
         self,
@@ -117,7 +117,9 @@ class Beit3ImageProcessor(BaseImageProcessor):
     def _resized(self, pixels: Tensor) -> Tensor:
         """(height, width, 3) uint8 -> (3, size, size) uint8"""
         size = (self.size["height"], self.size["width"])
-        return torch.nn.functional.interpolate(pixels[None].permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)[0]
+        return torch.nn.functional.interpolate(pixels[None].permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)[
+            0
+        ]
 
 
 def pixels_of(image: Any) -> Tensor:
