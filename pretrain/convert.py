@@ -4,6 +4,7 @@
     python -m pretrain.convert RUN OUT --role dual       see pretrain/formats/beit3_loaders.py for roles and tasks
     python -m pretrain.convert RUN OUT --to timm         timm.create_model("local-dir:OUT", pretrained=True)
     python -m pretrain.convert RUN OUT --to safetensors  model.load_pretrained("OUT")
+    python -m pretrain.convert RUN OUT --to transformers AutoModel.from_pretrained("OUT", trust_remote_code=True)
     python -m pretrain.convert RUN OUT --weights ema     the moving average of the weights
     python -m pretrain.convert RUN OUT --average RUN/checkpoints/step_00001000 RUN/checkpoints/step_00001500
     python -m pretrain.convert beit3_base_patch16_224.pth OUT --from beit3

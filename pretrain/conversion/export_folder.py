@@ -14,7 +14,7 @@ from data_pipeline.shards.index import INDEX_NAME
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME
 from pretrain.checkpoints.manifest import MANIFEST_NAME
 from pretrain.checkpoints.reader import is_checkpoint
-from pretrain.conversion.model_card import MADE_BY, README_TITLE, make_card, read_card, render_readme
+from pretrain.conversion.model_card import MADE_BY, is_readme, make_card, read_card, render_readme
 from pretrain.conversion.source import Source
 from pretrain.conversion.target import CARD_NAME, README_NAME, Target
 from pretrain.conversion.verify import TOLERANCE, largest_difference
@@ -62,7 +62,7 @@ class ExportFolder:
             if held != self.target.name:
                 raise ValueError(f"{out} holds {held or 'files of others'} already; {ANOTHER}")
         readme = out / README_NAME
-        if readme.exists() and not (readme.is_file() and readme.read_bytes().startswith(README_TITLE.encode())):
+        if readme.exists() and not (readme.is_file() and is_readme(readme.read_text(errors="replace"))):
             raise ValueError(f"{readme} is not a card that was written here; {ANOTHER}")
 
     def check_tokenizer(self, vocabulary: Vocabulary | None) -> None:

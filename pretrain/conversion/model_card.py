@@ -56,8 +56,14 @@ def read_card(path: Path) -> dict[str, Any]:
 
 def render_readme(cards: list[dict[str, Any]]) -> str:
     """Return the text of README.md for all the weights of a folder."""
-    sections = [_section(card) for card in sorted(cards, key=lambda card: str(card["file"]))]
-    return "\n".join([README_TITLE, PREPROCESSING + "\n", *sections])
+    cards = sorted(cards, key=lambda card: str(card["file"]))
+    front = "".join(target_of(card).readme_front(card) for card in cards)
+    return front + "\n".join([README_TITLE, PREPROCESSING + "\n", *map(_section, cards)])
+
+
+def is_readme(text: str) -> bool:
+    """Return whether a README.md was written here: its title is ours, maybe after YAML."""
+    return text.startswith(README_TITLE) or (text.startswith("---\n") and f"\n---\n{README_TITLE}" in text)
 
 
 def _section(card: dict[str, Any]) -> str:

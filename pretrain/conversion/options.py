@@ -23,7 +23,7 @@ class ConvertOptions:
     """A run, whose newest checkpoint is taken, a checkpoint folder, or a file or folder of the kind given by --from."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to write into."""
-    to: Literal["beit3", "timm", "safetensors"] | None = None
+    to: Literal["beit3", "timm", "safetensors", "transformers"] | None = None
     """Format to write. None: safetensors for --from beit3, else beit3."""
     from_: Annotated[Literal["checkpoint", "beit3", "safetensors"], tyro.conf.arg(name="from")] = "checkpoint"
     """Kind of the source: our checkpoint, Microsoft's file, or a folder that --to safetensors wrote."""

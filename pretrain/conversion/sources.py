@@ -56,6 +56,7 @@ def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Sou
             "weights": weights,
             "average_of": names if others else [],
             "data_fingerprints": checkpoint.data_fingerprints,
+            "figures": {} if others else figures_at(checkpoint.folder.parents[1], checkpoint.step, weights),
             "config": json.loads(config_to_json(checkpoint.config)),
         },
         heads=dual_heads(checkpoint.config),

@@ -92,6 +92,10 @@ class Target(ABC):
         """Return what the format has no place for, one sentence each: printed, and a part of README.md."""
         return []
 
+    def readme_front(self, card: dict[str, Any]) -> str:
+        """Return the YAML with which README.md begins, for hubs of models; "" if the format has none."""
+        return ""
+
     @abstractmethod
     def loaders(self, source: Source, path: Path, card: dict[str, Any]) -> list[str]:
         """Return the lines that the command prints about programs that load the weights at `path`."""

@@ -6,8 +6,10 @@ from pretrain.conversion.beit3_target import Beit3Target
 from pretrain.conversion.safetensors_target import SafetensorsTarget
 from pretrain.conversion.target import Target
 from pretrain.conversion.timm_target import TimmTarget
+from pretrain.conversion.transformers_target import TransformersTarget
 
-TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (Beit3Target, TimmTarget, SafetensorsTarget)}
+KINDS: tuple[type[Target], ...] = (Beit3Target, TimmTarget, SafetensorsTarget, TransformersTarget)
+TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in KINDS}
 
 
 def target_of(card: dict[str, Any]) -> Target:

@@ -4,6 +4,7 @@ One network is held at a time. Reading uses the same table of names as writing; 
 by comparison with torchscale and timm.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from model.config import MultiwayConfig, Use
 from model.dual_encoder import DualEncoder
-from model.multiway import MultiwayInputs, MultiwayTransformer
+from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
 from model.networks import Network
 from pretrain.checkpoints.weights import encoder_of, model_of
 from pretrain.conversion.source import Source
@@ -78,10 +79,15 @@ def _network(source: Source, has_projections: bool) -> MultiwayTransformer | Dua
 
 
 def outputs(network: MultiwayTransformer | Network, inputs: MultiwayInputs) -> list[Tensor]:
-    """Return hidden states of images, captions and texts without those of padding, and of a dual encoder the features
-    of images and texts; empty ones are left out."""
-    images, captions, texts = (network if isinstance(network, MultiwayTransformer) else network.encoder)(inputs)
-    found = [images, captions[~inputs.caption_padding], texts[~inputs.text_padding]]
-    if isinstance(network, DualEncoder) and not len(inputs.caption_ids):
-        found += network.features(inputs)
+    """Return hidden states, and of a dual encoder the features of images and texts, as `without_padding` has them."""
+    states = (network if isinstance(network, MultiwayTransformer) else network.encoder)(inputs)
+    is_dual = isinstance(network, DualEncoder) and not len(inputs.caption_ids)
+    return without_padding(inputs, states, network.features(inputs) if is_dual else ())
+
+
+def without_padding(inputs: MultiwayInputs, states: MultiwayStates, features: Iterable[Tensor] = ()) -> list[Tensor]:
+    """Return the hidden states of images, captions and texts without those of padding, then the features; empty ones
+    are left out."""
+    images, captions, texts = states
+    found = [images, captions[~inputs.caption_padding], texts[~inputs.text_padding], *features]
     return [part for part in found if part.numel()]

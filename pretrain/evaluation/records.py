@@ -32,6 +32,12 @@ def restore_evaluations(run_dir: Path, first_step: int) -> list[dict[str, Any]]:
     return restore_lines(path, is_evaluation, lambda line: (line["step"], line["weights"]), first_step + 1)
 
 
+def figures_at(run_dir: Path, step: int, weights: Weights) -> dict[str, float | None]:
+    """Return the figures of a step, {} if the run was not evaluated there. Raises OSError."""
+    lines = [line for line in read_evaluations(run_dir) if (line["step"], line["weights"]) == (step, weights)]
+    return lines[-1]["figures"] if lines else {}
+
+
 def evaluation_line(step: int, weights: Weights, figures: Figures, seconds: float) -> dict[str, Any]:
     """Return an evaluation as it is recorded."""
     finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
