@@ -15,6 +15,7 @@ from pretrain.conversion.model_card import read_card
 from pretrain.conversion.soup import averaged, find_checkpoints
 from pretrain.conversion.source import Source
 from pretrain.conversion.target import CARD_NAME
+from pretrain.evaluation.records import figures_at
 from pretrain.formats.beit3 import decoupled_weights
 from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
 from pretrain.formats.beit3_dual import DUAL_PARTS, is_dual
