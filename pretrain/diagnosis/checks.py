@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from data_pipeline.settings.command_line import num_cores
 from model.config import KernelChoice
-from pretrain.config.pretraining import PretrainConfig
-from pretrain.config.run_config import RunConfig
+from pretrain.config.run_config import EncoderRunConfig, RunConfig
 from pretrain.diagnosis import kernels, machine, ranks, recipe_data, software, storage
 from pretrain.diagnosis.demands import Demands, demands_of, num_gpus
 from pretrain.diagnosis.findings import Finding, from_error
@@ -72,7 +71,7 @@ def machine_checks(config: RunConfig | None, demands: Demands, options: DoctorOp
     found.append(check_of("two ranks, gloo", ranks.collective, "gloo", seconds))
     if num_gpus() > 1:
         found.append(check_of("two ranks, nccl", ranks.collective, "nccl", seconds))
-    chosen = config.kernels if isinstance(config, PretrainConfig) else "auto"
+    chosen = config.kernels if isinstance(config, EncoderRunConfig) else "auto"
     groups = KERNELS_ON_GPU if num_gpus() else KERNELS_ON_CPU
     return [*found, *(check_of(f"kernels {group[0]}", kernels.micro_steps, group, chosen) for group in groups)]
 

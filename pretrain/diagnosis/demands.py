@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.shards.reader import MAX_OPEN_SHARDS
+from pretrain.config.contrast import ContrastConfig
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.config.run_config import RunConfig
+from pretrain.config.run_config import EncoderRunConfig, RunConfig
 from pretrain.config.visual_tokenizer import VisualTokenizerRun
 
 GPUS_PER_NODE = 8
@@ -88,12 +89,15 @@ def count_parameters(config: RunConfig) -> int:
     """Return the number of parameters that a run trains; nothing is allocated."""
     import torch  # here: the checks of the machine do not need it
 
+    from model.dual_encoder import DualEncoder
     from model.masked_data_model import MaskedDataModel
     from model.visual_tokenizer import VisualTokenizer
 
     with torch.device("meta"):
         if isinstance(config, PretrainConfig):
             network: torch.nn.Module = MaskedDataModel(config.model)
+        elif isinstance(config, ContrastConfig):
+            network = DualEncoder(config.model, config.heads)
         else:
             assert isinstance(config, VisualTokenizerRun)
             network = VisualTokenizer(config.model)
@@ -130,7 +134,9 @@ def batch_bytes(config: RunConfig) -> int:
 
 def image_side(config: RunConfig) -> int:
     """Return the side of a batch's images in pixels, with visual tokenizers of 16-pixel patches as BEiT v2's are."""
-    if isinstance(config, PretrainConfig):
+    if isinstance(config, ContrastConfig) and config.masked_data is None:
+        return config.model.image_size
+    if isinstance(config, EncoderRunConfig):
         return max(config.model.image_size, config.model.grid_size * 16)
     assert isinstance(config, VisualTokenizerRun)
     return max(config.model.image_size, config.teacher.image_size or 0)

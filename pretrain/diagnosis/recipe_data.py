@@ -2,20 +2,21 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.loading.kind_sources import open_sources
 from data_pipeline.samples.sample import Kind
+from pretrain.config.contrast import ContrastConfig
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.config.run_config import RunConfig
-from pretrain.config.visual_tokenizer import VisualTokenizerRun
+from pretrain.config.run_config import EncoderRunConfig, RunConfig
 from pretrain.diagnosis.findings import Finding, from_error
 
 if TYPE_CHECKING:
     from data_pipeline.loading.dataset import StepDataset
     from data_pipeline.loading.kind_sources import KindSources
-    from pretrain.evaluation.evaluation import Evaluation
     from pretrain.jobs.job import Job
+    from pretrain.run.start import EvaluationOf
 
 
 def recipe_data(config: RunConfig, ranks: int) -> Iterator[Finding]:
@@ -53,20 +54,24 @@ def _shards(config: RunConfig, opened: "dict[Kind, KindSources]") -> Iterator[Fi
 
 
 def _tokenizers(config: RunConfig, sources: "dict[Kind, KindSources]") -> Iterator[Finding]:
-    """Yield whether the tokenizers fit the network, and the text tokenizer the texts."""
-    if not isinstance(config, PretrainConfig):
+    """Yield whether the tokenizers fit the network, the text tokenizer the texts, and whether there are the weights
+    that the run starts from."""
+    if not isinstance(config, EncoderRunConfig):
         return
-    try:
-        yield from _text_tokenizer(config, sources)
-    except (ValueError, OSError) as error:
-        yield from_error("text tokenizer", error)
-    try:
-        yield from _visual_tokenizer(config)
-    except (ValueError, OSError) as error:
-        yield from_error("visual tokenizer", error)
+    masked = config.masked_data if isinstance(config, ContrastConfig) else config
+    checks: list[tuple[str, Iterator[Finding]]] = [("text tokenizer", _text_tokenizer(config, sources))]
+    if isinstance(masked, PretrainConfig):
+        checks.append(("visual tokenizer", _visual_tokenizer(masked)))
+    if config.initial_weights is not None:
+        checks.append(("initial weights", _initial_weights(config.initial_weights)))
+    for subject, found in checks:
+        try:
+            yield from found
+        except (ValueError, OSError) as error:
+            yield from_error(subject, error)
 
 
-def _text_tokenizer(config: PretrainConfig, sources: "dict[Kind, KindSources]") -> Iterator[Finding]:
+def _text_tokenizer(config: EncoderRunConfig, sources: "dict[Kind, KindSources]") -> Iterator[Finding]:
     from data_pipeline.texts.token_coverage import covered_share
     from data_pipeline.texts.tokenizer import TextTokenizer
 
@@ -100,12 +105,22 @@ def _visual_tokenizer(config: PretrainConfig) -> Iterator[Finding]:
         yield Finding("ok", subject, f"{path}: {num_codes} codes")
 
 
+def _initial_weights(source: Path) -> Iterator[Finding]:
+    """Find the weights; whether they fit the network is seen when rank 0 is prepared."""
+    from pretrain.checkpoints.initial_weights import open_initial_weights
+
+    yield Finding("ok", "initial weights", f"{open_initial_weights(source).folder}")
+
+
 def _first_batch(config: RunConfig, ranks: int) -> Iterator[Finding]:
     """Prepare rank 0 as a run does, and read its part of the first batch, or of a batch that more ranks would share."""
+    import torch
+
     from pretrain.run.start import open_inputs
 
     subject = "recipe"
-    job = job_of(config)
+    kind, evaluation_of = training_of(config)
+    job = kind(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         dataset, _ = open_inputs(job, 0, ranks)
     except (ValueError, OSError) as error:
@@ -114,7 +129,7 @@ def _first_batch(config: RunConfig, ranks: int) -> Iterator[Finding]:
     yield Finding("ok", subject, f"network, batch and DeepSpeed's configuration fit {ranks} rank{'s' * (ranks > 1)}")
     for warning in config.warnings():
         yield from_error(subject, ValueError(warning), "warning")
-    yield from _held_out_data(job, dataset)
+    yield from _held_out_data(job, evaluation_of, dataset)
     started = time.monotonic()
     batch = dataset[0]
     seconds, subject = time.monotonic() - started, "first batch"
@@ -130,18 +145,11 @@ def _first_batch(config: RunConfig, ranks: int) -> Iterator[Finding]:
         yield Finding("ok", subject, text)
 
 
-def _held_out_data(job: "Job[Any]", dataset: "StepDataset") -> Iterator[Finding]:
+def _held_out_data(job: "Job[Any]", evaluation_of: "EvaluationOf", dataset: "StepDataset") -> Iterator[Finding]:
     """Open the data of the evaluation as a run does."""
     subject, settings = "held-out data", job.config.evaluation
     try:
-        if isinstance(job.config, PretrainConfig):
-            from pretrain.evaluation.pretraining import evaluation_of_pretraining
-
-            evaluation: Evaluation | None = evaluation_of_pretraining(job, True)  # type: ignore[arg-type]
-        else:
-            from pretrain.evaluation.visual_tokenizer import evaluation_of_visual_tokenizer
-
-            evaluation = evaluation_of_visual_tokenizer(job, True)  # type: ignore[arg-type]
+        evaluation = evaluation_of(job, True)
     except (ValueError, OSError) as error:
         yield from_error(subject, error)
         return
@@ -153,16 +161,19 @@ def _held_out_data(job: "Job[Any]", dataset: "StepDataset") -> Iterator[Finding]
         yield from_error(subject, ValueError(warning), "warning")
 
 
-def job_of(config: RunConfig) -> "Job[Any]":
-    """Return the job that trains a config, on this machine's first GPU or its CPU."""
-    import torch
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def training_of(config: RunConfig) -> "tuple[type[Job[Any]], EvaluationOf]":
+    """Return the job that trains a config, and its evaluation, as the command of its kind hands them to the loop."""
     if isinstance(config, PretrainConfig):
+        from pretrain.evaluation.pretraining import evaluation_of_pretraining
         from pretrain.jobs.pretraining import Pretraining
 
-        return Pretraining(config, device)
+        return Pretraining, evaluation_of_pretraining
+    if isinstance(config, ContrastConfig):
+        from pretrain.evaluation.contrast import evaluation_of_contrast
+        from pretrain.jobs.contrast import Contrast
+
+        return Contrast, evaluation_of_contrast
+    from pretrain.evaluation.visual_tokenizer import evaluation_of_visual_tokenizer
     from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining
 
-    assert isinstance(config, VisualTokenizerRun)
-    return VisualTokenizerTraining(config, device)
+    return VisualTokenizerTraining, evaluation_of_visual_tokenizer

@@ -123,8 +123,7 @@ def contrast_of_a_rank(config: ContrastConfig, num_pairs: int) -> tuple[Tensor, 
     gradients with respect to its features, (b, D) each."""
     with torch.device("meta"):
         images, texts = torch.empty(2, num_pairs, config.model.dim)
-        stacked = torch.stack([images, texts], 1)
-        all_images, all_texts = stacked.new_empty(config.pairs_per_step, *stacked.shape[1:]).unbind(1)
+        all_images, all_texts = _gathered(torch.stack([images, texts], 1), config.pairs_per_step).unbind(1)
         scale = torch.empty(())
         if config.loss == "sigmoid":
             by_image = sigmoid_rows(images, all_texts, 0, scale, scale)
@@ -132,7 +131,12 @@ def contrast_of_a_rank(config: ContrastConfig, num_pairs: int) -> tuple[Tensor, 
             return by_image.gradient / 2, by_text.gradient / 2
         of_images = row_statistics(images, all_texts, 0, scale).logsumexp
         of_texts = row_statistics(texts, all_images, 0, scale).logsumexp
-        all_of_images, all_of_texts = stacked.new_empty(config.pairs_per_step, 2).unbind(1)
+        all_of_images, all_of_texts = _gathered(torch.stack([of_images, of_texts], 1), config.pairs_per_step).unbind(1)
         image_gradient = softmax_gradient(images, all_texts, 0, scale, of_images, all_of_texts)
         text_gradient = softmax_gradient(texts, all_images, 0, scale, of_texts, all_of_images)
         return image_gradient / 2, text_gradient / 2
+
+
+def _gathered(values: Tensor, num_pairs: int) -> Tensor:
+    """Return what `gathered_from_ranks` allocates for values (b, ...) of each rank."""
+    return values.new_empty(num_pairs, *values.shape[1:])

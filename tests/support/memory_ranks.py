@@ -9,7 +9,7 @@ number of calls of each collective in the step.
 import json
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -61,18 +61,18 @@ def memory_config(stage: int) -> dict[str, Any]:
 
 def random_micro_step(config: PretrainConfig, batch: MicroBatch, device: str = "cpu") -> MicroStep:
     """Return a micro-step of random pixels and factors; hidden words, patches and codes are the first ones."""
-    micro = meta_micro_step(config, batch)
+    micro: MicroStep = real(meta_micro_step(config, batch), device)
+    return micro
 
-    def real(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        make = torch.rand if value.is_floating_point() else torch.zeros
-        return make(value.shape, dtype=value.dtype, device=device)
 
-    inputs, targets = (
-        {name: real(value) for name, value in vars(part).items()} for part in (micro.inputs, micro.targets)
-    )
-    return MicroStep(type(micro.inputs)(**inputs), type(micro.targets)(**targets), real(micro.drop_path_scale))
+def real(value: Any, device: str = "cpu") -> Any:
+    """Return a dataclass with tensors on a device in place of those without content, floats random and others 0."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: real(getattr(value, field.name), device) for field in fields(value)})
+    if not isinstance(value, Tensor):
+        return value
+    make = torch.rand if value.is_floating_point() else torch.zeros
+    return make(value.shape, dtype=value.dtype, device=device)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from model.parameter_counts import count_by_part
 from pretrain.config.command_line import parse_recipe
 from pretrain.diagnosis import demands
 from pretrain.diagnosis.demands import checkpoint_bytes, count_parameters, demands_of, num_checkpoints
-from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
+from pretrain.recipes import CONTRAST_RECIPES, RECIPES, VISUAL_TOKENIZER_RECIPES
 from tests.support.tiny_run import TinyData
 
 
@@ -49,6 +49,16 @@ def test_demands_grow_with_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatc
 
 def test_a_visual_tokenizer_has_demands_too() -> None:
     assert demands_of(VISUAL_TOKENIZER_RECIPES["demo"](), "demo").checkpoint > 1_000_000
+
+
+def test_a_dual_encoder_has_its_own_parameters_and_the_images_of_its_network_alone() -> None:
+    large = CONTRAST_RECIPES["contrast_large"]()
+    assert count_parameters(large) == sum(count_by_part(large.model, large.heads).values())
+    assert count_parameters(large) < count_parameters(RECIPES["beit3_large"]())  # it has no table of visual tokens
+    finer = replace(large, model=replace(large.model, patch_size=14))
+    assert demands.image_side(finer) == 224
+    masked = replace(finer, masked_data_weight=1.0, visual_tokenizer=Path("vqkd.pth"))
+    assert demands.image_side(masked) == 256  # the visual tokenizer's view
 
 
 def test_gpus_that_cuda_does_not_see_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from data_pipeline.shards.index import INDEX_NAME
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.diagnosis import storage
 from pretrain.diagnosis.demands import Demands
@@ -57,8 +58,13 @@ def test_reading_is_measured_and_slow_reading_is_a_warning(monkeypatch: pytest.M
     assert storage.measured([tmp_path / "0.tar"])[0] == 10_000_000
     monkeypatch.setattr(storage, "READ_BYTES", 4_000_000)
     assert storage.measured([tmp_path / "0.tar"])[0] == 4_000_000
-    found = [*storage.read_speed(laptop((str(tmp_path), "https://host/images", str(tmp_path / "empty"))))]
-    assert [one.level for one in found] == ["ok"] * 6  # of images and of pairs; there are no texts
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / INDEX_NAME).write_bytes(b"")
+    sources = (str(tmp_path), "https://host/images", str(tmp_path / "index"), str(tmp_path / "missing"))
+    found = [*storage.read_speed(laptop(sources))]
+    assert [one.level for one in found] == [
+        "ok"
+    ] * 6  # of images and of pairs; that shards are missing, another check says
     assert "remote" in found[1].text and "not measured" in found[2].text
     monkeypatch.setattr(storage, "measured", lambda shards: (8_000_000, 2.0))
     assert next(iter(storage.read_speed(laptop((str(tmp_path),))))).level == "warning"

@@ -1,0 +1,109 @@
+"""The contrastive stage on paper, against one that is run, and against formulas."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from model.config import Checkpointing
+from model.dual_encoder import DualEncoder
+from model.initialization import init_weights
+from pretrain.config.contrast import ContrastConfig
+from pretrain.jobs.contrast import contrast_work
+from pretrain.jobs.global_contrast import global_contrast
+from pretrain.planning.assumptions import GPUS, Assumptions
+from pretrain.planning.contrast_kind import contrast_of_a_rank, meta_dual_micro_step
+from pretrain.planning.kinds import kind_of
+from pretrain.planning.live_memory import LiveMemory
+from pretrain.planning.memory import count_pieces, rank_memory
+from pretrain.planning.micro_step_memory import micro_step_memory
+from pretrain.planning.micro_step_work import WorkCounter, micro_step_work
+from pretrain.planning.plan import plan
+from pretrain.planning.planned_kind import MicroBatch
+from pretrain.planning.roofline import PhaseWork
+from pretrain.planning.stages import collectives
+from pretrain.planning.step_times import AssumedMachine, step_time
+from tests.support.allocations import allocations, peak_bytes
+from tests.support.contrast_plans import small_contrast
+from tests.support.memory_ranks import memory_config, real
+from tests.support.mistakes import only_rank
+
+FAST_HOST = AssumedMachine(GPUS["h100"], Assumptions(host_speed=1e6))
+EIGHT_PAIRS = MicroBatch(0, 8, 0)
+
+
+def with_masked_data() -> ContrastConfig:
+    config = small_contrast()
+    data = replace(config.data, images=("data/images",), texts=("data/texts",), text_length=config.data.caption_length)
+    return replace(
+        config, data=data, masked_data_weight=0.5, visual_tokenizer=Path("none.pt"), images_per_step=4, texts_per_step=4
+    )
+
+
+@pytest.mark.parametrize("name", ["contrast", "checkpointed", "with masked data"])
+def test_a_step_allocates_what_was_planned(name: str) -> None:
+    config, batch = small_contrast(), EIGHT_PAIRS
+    if name == "checkpointed":
+        config = replace(config, activation_checkpointing=Checkpointing("full"))
+    elif name == "with masked data":
+        config, batch = with_masked_data(), MicroBatch(4, 8, 4)
+    model = DualEncoder(config.model, config.heads, "reference", config.activation_checkpointing)
+    init_weights(model, config.model, 0)
+
+    def free(parameter: torch.Tensor) -> None:
+        parameter.grad = None
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(free)
+    micro = real(meta_dual_micro_step(config, batch))
+    with only_rank(), allocations() as events:
+        outputs = model(micro.inputs, micro.drop_path_scale, micro.targets)
+        found = global_contrast(outputs.images.detach(), outputs.texts.detach(), outputs.logit_scale.detach(), None)
+        loss = (outputs.images * found.image_gradient).sum() + (outputs.texts * found.text_gradient).sum()
+        loss = loss + outputs.logit_scale + (0 if outputs.masked_losses is None else outputs.masked_losses.sum())
+        loss.backward()
+    planned = micro_step_memory(config, batch, "reference").activations
+    assert planned == pytest.approx(peak_bytes(events), rel=0.1)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_the_loss_on_paper_is_that_of_a_run(loss: Literal["softmax", "sigmoid"]) -> None:
+    config = small_contrast(pairs_per_step=256, loss=loss)
+    images, texts = torch.randn(2, 256, config.model.dim)
+    bias = torch.tensor(-10.0) if loss == "sigmoid" else None
+    with only_rank(), WorkCounter() as ran:
+        global_contrast(images, texts, torch.tensor(0.0), bias)
+    with WorkCounter() as planned:
+        contrast_of_a_rank(config, 256)
+    expected = {"softmax": 12, "sigmoid": 8}[loss] * 256**2 * config.model.dim
+    assert flops(planned.work_so_far()) == flops(ran.work_so_far()) == expected
+    peaks = []
+    for run in (
+        lambda: global_contrast(images, texts, torch.tensor(0.0), bias),
+        lambda: contrast_of_a_rank(config, 256),
+    ):
+        with only_rank(), LiveMemory() as memory:
+            run()
+        peaks.append(memory.peak)
+    given = images.nbytes + texts.nbytes  # a plan allocates the rank's own features too
+    assert peaks[1] - given == pytest.approx(peaks[0], rel=0.1)
+
+
+def flops(*phases: PhaseWork) -> int:
+    """Return the operations of matrix products."""
+    found = Counter({op: n for phase in phases for op, n in phase.operations.items()})
+    return sum(count * operation.flops for operation, count in found.items() if operation.part == "products")
+
+
+def test_the_counted_products_are_those_that_a_run_logs() -> None:
+    config = small_contrast()
+    work = micro_step_work(config, EIGHT_PAIRS, "reference")
+    attention = sum(op.flops * n for op, n in work.forward.operations.items() if op.part == "attention forward")
+    logged = contrast_work(config, 0, (config.data.caption_length,) * 8, ()).flops
+    logits = 3 * 2 * 8 * 8 * config.model.dim  # computed outside of the network
+    assert flops(work.forward) + flops(work.backward) + 3 * attention == logged - logits
+    assert kind_of(config).step_flops(config) == logged
+    assert flops(work.once) == 2 * logits  # by rows and by columns, each twice, but no backward through them
