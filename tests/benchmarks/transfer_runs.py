@@ -1,0 +1,148 @@
+"""The data and the runs of study_transfer, by the project's commands, each on one core.
+
+What is finished is not repeated, and a run that was stopped goes on.
+"""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.emoji_artists import EmojiArtists, captions, text, write_lines, write_pictures
+from tests.support.launch import python_path
+
+ROOT = Path(__file__).parents[2]
+
+PIECES_PER_LANGUAGE = 2000
+"""Vocabulary of the text tokenizer."""
+NETWORK: dict[str, object] = {
+    "model.patch-size": 16,  # a quarter of the recipe's image tokens: there is time for more steps
+    "model.num-vl-layers": 0,
+}
+VISUAL_TOKENIZER: dict[str, object] = {
+    "model.patch-size": 16,
+    "model.teacher-dim": 16 * 16 * 3,
+}
+PRETRAINING: dict[str, object] = {
+    "images-per-step": 8,
+    "pairs-per-step": 24,
+    "texts-per-step": 8,
+    "objective.caption-mask-ratio": 0.9,
+    "objective.whole-image-share": 1.0,
+    "objective.min-block-patches": 2,
+}
+CONTRAST: dict[str, object] = {"pairs-per-step": 32}
+WARMUP_PART = 10
+"""Warmup is this part of the steps of a run."""
+COMMON: dict[str, object] = {
+    "deepspeed-config": ROOT / "ds_configs" / "zero1.json",
+    "evaluation.every-steps": 0,
+}
+EVERYTHING = ("--held-out-fraction", 0)
+"""Option of the data commands: the study has its own split."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A dual encoder of the study."""
+
+    name: str
+    """Beginning of the name of its folder; the seed follows."""
+    seed: int
+    languages: tuple[str, ...]
+    contrast_steps: int
+    pretraining_steps: int = 0
+    """Steps of masked pretraining before; 0: the contrastive stage starts from random weights."""
+
+    def run(self, out: Path) -> Path:
+        """Train, unless it is finished, and return the run of the contrastive stage."""
+        pretrained: Path | None = None
+        if self.pretraining_steps:
+            pretrained = out / f"masked_{self.seed}"
+            self._train("pretrain.train", recipe(self.languages), PRETRAINING, self.pretraining_steps, pretrained, out)
+        run = out / f"{self.name}_{self.seed}"
+        settings = CONTRAST | {"initial-weights": pretrained}
+        self._train("pretrain.contrast", "contrast_laptop", settings, self.contrast_steps, run, out)
+        return run
+
+    def _train(
+        self, module: str, name: str, settings: Mapping[str, object], num_steps: int, run: Path, out: Path
+    ) -> None:
+        if (run / "checkpoints" / f"step_{num_steps:08d}").is_dir():
+            return
+        everything = COMMON | NETWORK | settings | {
+            "activation-checkpointing.mode": "none",
+            "model.vocab-size": vocabulary_size(self.languages, every=1) + 2,  # with <mask>, to an even number
+            "optimizer.warmup-steps": max(1, num_steps // WARMUP_PART),
+            "num-steps": num_steps,
+            "save-every-steps": num_steps,
+            "seed": self.seed,
+            "run-dir": run,
+        }  # fmt: skip
+        command(module, name, *options_of(everything), folder=out)
+
+
+def recipe(languages: Sequence[str]) -> str:
+    return "laptop" if len(languages) == 1 else "laptop_multilingual"
+
+
+def vocabulary_size(languages: Sequence[str], every: int) -> int:
+    """Return the number of pieces of the text tokenizer, which a part of the concepts gives fewer of."""
+    return PIECES_PER_LANGUAGE * len(languages) // every
+
+
+def prepare(artists: EmojiArtists, held_out: str, languages: tuple[str, ...], out: Path, pool: Executor) -> None:
+    """Write the data that the recipe `laptop` expects, of seen concepts and training artists alone, and all pictures.
+
+    Exits if the folder holds the data of another study.
+    """
+    data = out / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    subject = data / "subject.txt"
+    wanted = f"{artists.folder} without {held_out}, one concept in {artists.every}, in {' '.join(languages)}"
+    if subject.is_file() and subject.read_text() != wanted:
+        sys.exit(f"error: {out} holds a study of {subject.read_text()}; give another --out")
+    subject.write_text(wanted)
+    training = artists.training_artists(held_out)
+    write_pictures(artists, [*training, held_out], data / "pictures", pool)
+    if (data / "visual_tokenizer.pt").is_file():
+        return  # written last: all else is there
+    pairs = [
+        {"image": f"pictures/{artist}/{concept['hexcode']}.png", "caption": captions(concept, languages)}
+        for artist in training
+        for concept in artists.drawn(artist)
+        if not artists.is_unseen(concept)
+    ]
+    random.Random(0).shuffle(pairs)  # a run reads shards nearly in order
+    seen = [concept for concept in artists.concepts if not artists.is_unseen(concept)]
+    texts = [{"text": text(concept, language)} for concept in seen for language in languages]
+    write_lines(data / "pairs.jsonl", pairs)
+    write_lines(data / "texts.jsonl", texts)
+    tokenizer = data / "tokenizer.spm"
+    if not tokenizer.is_file():
+        command("data_pipeline.train_text_tokenizer", tokenizer, "pair=data/pairs.jsonl", "text=data/texts.jsonl",
+                "--vocab-size", vocabulary_size(languages, artists.every), *EVERYTHING, folder=out)  # fmt: skip
+    for kind, source, folder in (("image", "pairs", "images"), ("pair", "pairs", "pairs"), ("text", "texts", "texts")):
+        length = ("--text-tokenizer", tokenizer, "--text-length", 64) if kind == "text" else ()
+        command("data_pipeline.write_shards", kind, f"data/{source}.jsonl", f"data/{folder}", *EVERYTHING, *length,
+                folder=out)  # fmt: skip
+    settings = COMMON | VISUAL_TOKENIZER | {"num-steps": 300 // artists.every}
+    command("pretrain.train_visual_tokenizer", "laptop", *options_of(settings), folder=out)
+
+
+def options_of(settings: Mapping[str, object]) -> list[object]:
+    return [word for name, value in settings.items() for word in (f"--{name}", value)]
+
+
+def command(module: str, *arguments: object, folder: Path) -> None:
+    """Run one command of the project on one core. Exits with its error output if it fails."""
+    words = [sys.executable, "-m", module, *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
+    print("$ " + " ".join(words[1:]), flush=True)
+    ended = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        sys.exit(f"error: {module} ended with {ended.returncode}: {ended.stderr[-2000:]}")
