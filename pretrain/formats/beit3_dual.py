@@ -35,9 +35,10 @@ def left_out(config: MultiwayConfig, heads: DualHeads) -> list[str]:
             "nor texts alone pass through them"
         )
     if heads.logit_bias:
-        found.append("logit_bias, of the sigmoid loss, is left out: the order of similarities does not depend on it")
+        found.append("the logit_bias of the sigmoid loss is left out: the order of similarities does not depend on it")
     if heads.masked_data:
         found.append(
-            "mim_head and mlm_head are left out, as Microsoft's dual encoders have none; --to safetensors keeps them"
+            "the heads of masked data modeling, mim_head and mlm_head, are left out, as Microsoft's dual encoders have "
+            "none; --to safetensors keeps them"
         )
     return found

@@ -8,8 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_network, save_network
+from model.config import DualHeads
+from model.dual_encoder import DualEncoder
+from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_network, read_config, read_heads, save_network
 from tests.support.tiny import CONFIG, tiny_model
+from tests.support.tiny_dual import tiny_dual
 from tests.support.unreadable import forbidden
 
 NAME = "mim_head.weight"
@@ -61,6 +64,41 @@ def test_invalid_sizes_are_refused_in_one_sentence(changes: dict[str, Any], mess
     with pytest.raises(ValueError, match=message) as error:
         load_network(folder)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("heads", [DualHeads(), DualHeads(logit_bias=True, masked_data=True)], ids=str)
+def test_a_dual_encoder_is_loaded_as_one(heads: DualHeads, tmp_path: Path) -> None:
+    network = tiny_dual(heads)
+    save_network(dict(network.state_dict()), CONFIG, tmp_path, heads=heads)
+    found = load_network(tmp_path)
+    assert isinstance(found, DualEncoder) and found.heads == heads == read_heads(tmp_path)
+    assert read_config(tmp_path) == CONFIG and not found.training
+    expected = network.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        (None, "model.safetensors has .* for (language_head|mim_head).*, expected"),
+        ({"logit_bias": True, "masked_data": False}, r"has nothing for logit_bias, expected \(\)"),
+        ({"logit_bias": 3, "masked_data": False}, "logit_bias Input should be a valid boolean"),
+        ({"logit_bias": True}, "does not have the fields of DualHeads: masked_data"),
+        (5, "does not have the fields of DualHeads: logit_bias, masked_data"),
+    ],
+    ids=str,
+)
+def test_heads_that_the_weights_do_not_have_are_refused(heads: Any, message: str, tmp_path: Path) -> None:
+    save_network(dict(tiny_dual().state_dict()), CONFIG, tmp_path)
+    config = json.loads((tmp_path / CONFIG_NAME).read_text())
+    (tmp_path / CONFIG_NAME).write_text(json.dumps({**config, "heads": heads}))
+    with pytest.raises(ValueError, match=message):
+        load_network(tmp_path)
+
+
+def test_a_folder_of_pretraining_names_no_heads(folder: Path) -> None:
+    """Folders of earlier versions name none either, and stay readable."""
+    assert "heads" not in json.loads((folder / CONFIG_NAME).read_text()) and read_heads(folder) is None
 
 
 def test_a_pointer_a_bomb_and_an_unreadable_file_are_distinguished(folder: Path) -> None:

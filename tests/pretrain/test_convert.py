@@ -9,6 +9,8 @@ import pytest
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
+from model.config import DualHeads
+from model.dual_encoder import DualEncoder
 from model.embeddings import interpolate_positions
 from model.masked_data_model import MaskedDataModel
 from model.pretrained import load_network
@@ -16,10 +18,13 @@ from pretrain.checkpoints.initial_weights import check_initial_weights, open_ini
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.conversion.beit3_target import Beit3Target
-from pretrain.conversion.convert import convert
+from pretrain.conversion.convert import convert, report
+from pretrain.conversion.opened import open_network
 from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.sources import checkpoint_source
 from pretrain.conversion.verify import TOLERANCE, largest_difference
+from pretrain.formats.beit3_dual import DUAL_PARTS
+from pretrain.formats.preprocessing import read_preprocessing
 from pretrain.run.run_log import read_log
 from tests.support.launch import run_ranks
 from tests.support.tiny import tiny_model
@@ -29,6 +34,18 @@ from tests.support.tiny_run import TinyData
 @pytest.fixture
 def run_dir(two_ranks: Path) -> Path:
     return two_ranks
+
+
+@pytest.fixture(scope="module")
+def contrast_run(two_ranks: Path, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a contrastive run with everything that a dual encoder may have: a logit_bias, the heads of masked data
+    modeling, vision-language experts, the moving average, and two checkpoints. Read only."""
+    folder: Path = tmp_path_factory.mktemp("contrast") / "run"
+    arguments = ["contrast_demo", *tiny_data.overrides(folder), "--initial-weights", two_ranks, "--loss", "sigmoid"]
+    arguments += ["--masked-data-weight", 0.5, "--num-steps", 4, "--save-every-steps", 2, "--optimizer.ema-decay", 0.5]
+    ended = run_ranks(1, "pretrain.contrast", arguments)
+    assert ended.exit_codes == [0], ended.stderr
+    return folder
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 10_000, 1 << 30])
@@ -225,3 +242,54 @@ def test_no_weight_of_the_run_is_zero(run_dir: Path) -> None:
     weights = dict(checkpoint_weights(find_checkpoint(run_dir)))
     assert set(weights) == set(tiny_model().state_dict())
     assert all(tensor.abs().max() > 0 for tensor in weights.values())
+
+
+def test_a_contrastive_run_is_converted_to_every_format(contrast_run: Path, tmp_path: Path) -> None:
+    expected = dict(checkpoint_weights(find_checkpoint(contrast_run)))
+    ours = convert(ConvertOptions(contrast_run, tmp_path / "ours", to="safetensors"))
+    theirs = convert(ConvertOptions(contrast_run, tmp_path / "theirs", image_size=64, trim_vocab=True))
+    tower = convert(ConvertOptions(contrast_run, tmp_path / "tower", to="timm"))
+    for converted in (ours, theirs, tower):
+        assert converted.largest_difference is not None and converted.largest_difference <= TOLERANCE
+        assert converted.card["heads"] == {"logit_bias": True, "masked_data": True}
+        found = read_preprocessing(converted.path.parent)
+        assert found is not None and found.tokenizer == "text_tokenizer.spm"
+        assert found.text_length == found.caption_length == find_checkpoint(contrast_run).config.data.caption_length
+    network = load_network(tmp_path / "ours")
+    assert isinstance(network, DualEncoder) and network.heads == DualHeads(logit_bias=True, masked_data=True)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
+    assert theirs.path.name == "beit3_dual.pth" and theirs.card["role"] == "dual"
+    names = torch.load(theirs.path, weights_only=True)["model"].keys()
+    assert {name for name in names if not name.startswith("beit3.")} == set(DUAL_PARTS)
+    for said in ("logit_bias", "mim_head and mlm_head, are left out", "vision-language experts of the top"):
+        assert said in report(theirs) and said in (tmp_path / "theirs" / "README.md").read_text()
+        assert said not in report(ours)
+
+
+def test_averages_of_a_contrastive_run_are_converted(contrast_run: Path, tmp_path: Path) -> None:
+    ema = convert(ConvertOptions(contrast_run, tmp_path / "ema", weights="ema"))
+    first, last = sorted((contrast_run / "checkpoints").glob("step_*"))
+    mean = convert(ConvertOptions(last, tmp_path / "mean", to="safetensors", average=(first,)))
+    weights = [dict(checkpoint_weights(find_checkpoint(folder))) for folder in (first, last)]
+    found = load_network(tmp_path / "mean").state_dict()
+    for name in ("logit_scale", "logit_bias", "vision_head.weight"):
+        assert not torch.equal(weights[0][name], weights[1][name])
+        torch.testing.assert_close(found[name], (weights[0][name] + weights[1][name]) / 2)
+    assert None not in (ema.largest_difference, mean.largest_difference)
+    average = dict(checkpoint_weights(find_checkpoint(contrast_run), weights="ema"))
+    assert torch.equal(torch.load(ema.path, weights_only=True)["model"]["logit_scale"], average["logit_scale"])
+
+
+def test_a_contrastive_run_is_opened_for_use(contrast_run: Path) -> None:
+    opened = open_network(contrast_run)
+    assert isinstance(opened.network, DualEncoder) and opened.tokenizer is not None
+    assert opened.preprocessing.text_length == opened.preprocessing.caption_length
+
+
+def test_what_a_dual_encoder_is_not_for_is_refused(contrast_run: Path, two_ranks: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="a dual encoder encodes images and texts apart, never as pairs; use --role dual"
+    ):
+        convert(ConvertOptions(contrast_run, tmp_path / "out", role="fusion"))
+    with pytest.raises(ValueError, match="one is a checkpoint of pretraining, the other of contrastive training"):
+        convert(ConvertOptions(contrast_run, tmp_path / "out", average=(two_ranks,)))

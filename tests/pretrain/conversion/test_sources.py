@@ -7,11 +7,18 @@ from typing import Any
 import pytest
 import torch
 
+from model.config import DualHeads
+from model.dual_encoder import DualEncoder
 from model.pretrained import load_network, save_network
 from pretrain.conversion.convert import convert, open_source, report
 from pretrain.conversion.options import ConvertOptions
+from pretrain.conversion.verify import TOLERANCE
+from pretrain.formats.beit3 import file_entries
+from pretrain.formats.beit3_file import load_beit3
+from pretrain.formats.preprocessing import Preprocessing, read_preprocessing
 from tests.pretrain.formats.test_beit3_contents import HEADS, pretrained_state, tuned_state
 from tests.support.tiny import CONFIG, tiny_model
+from tests.support.tiny_dual import tiny_dual
 from tests.support.tiny_run import TinyData
 
 NUM_WORDS = 120
@@ -45,10 +52,31 @@ def test_a_tuned_file_is_converted_and_its_missing_parts_are_reported(text_token
     converted = convert(replace(options, num_visual_tokens=9))
     said = report(converted)
     assert "initialized anew, as the file has none: mim_head, mlm_head" in said
+    assert "without --new-heads the result is a dual encoder, which keeps them" in said
     assert f"left out, as only its task uses them: {', '.join(sorted(HEADS['retrieval']))}" in said
     assert "no text tokenizer (text_tokenizer.spm or Microsoft's beit3.spm) lies in" in said
     assert converted.card["left_out"] == sorted(HEADS["retrieval"])
     assert load_network(tmp_path / "out").encoder.config.num_visual_tokens == 9
+
+
+def test_an_itc_file_becomes_a_dual_encoder_and_the_same_file_again(text_tokenizer: Path, tmp_path: Path) -> None:
+    network = tiny_dual(attention="decoupled", num_vl_layers=0)
+    state = dict(file_entries(network.state_dict().items(), network.encoder.config, "dual", DualHeads()))
+    path = microsofts(state, tmp_path / "theirs" / "beit3_base_itc_patch16_224.pth")
+    (path.parent / "beit3.spm").write_bytes(text_tokenizer.read_bytes())
+    converted = convert(ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads))
+    assert converted.largest_difference is not None and converted.largest_difference <= TOLERANCE
+    assert converted.card["left_out"] == converted.card["new_heads"] == []
+    assert "note: it is a dual encoder, and so is the result" in report(converted)
+    ours = load_network(tmp_path / "out")
+    assert isinstance(ours, DualEncoder) and ours.heads == DualHeads()
+    assert read_preprocessing(tmp_path / "out") == Preprocessing(32, tokenizer="text_tokenizer.spm")
+    again = convert(ConvertOptions(tmp_path / "out", tmp_path / "again", "beit3", "safetensors")).path
+    found = load_beit3(again)
+    assert again.name == "beit3_dual.pth" and found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    larger = convert(ConvertOptions(again, tmp_path / "larger", "timm", "beit3", image_size=48))
+    assert larger.largest_difference is not None and larger.largest_difference <= TOLERANCE
 
 
 def test_microsofts_tokenizer_beside_their_file_is_copied(text_tokenizer: Path, tmp_path: Path) -> None:

@@ -135,8 +135,8 @@ def test_only_a_file_with_both_projections_and_without_heads_of_pretraining_is_a
 def test_what_their_format_has_no_place_for_is_named() -> None:
     assert left_out(replace(CONFIG, num_vl_layers=0), DualHeads()) == []
     said = left_out(CONFIG, DualHeads(logit_bias=True, masked_data=True))
-    assert [sentence.split(" ")[0] for sentence in said] == ["the", "logit_bias,", "mim_head"]
     assert "vision-language experts of the top 1 layers" in said[0]
+    assert "logit_bias" in said[1] and "mim_head and mlm_head" in said[2] and len(said) == 3
 
 
 @pytest.mark.slow
