@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from data_pipeline.samples.scenes import draw_samples
 from model.pretrained import save_network
 from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
 from tests.support.beside_cpu_torch import import_beside_cpu_torch
 from tests.support.launch import ON_CPU, ROOT, python_path
+from tests.support.opened import write_export
 from tests.support.tiny import CONFIG, tiny_model
 from tests.support.tiny_run import TinyData
 
@@ -70,7 +72,7 @@ def test_documented_lines_load_our_own_format(exports: Path, monkeypatch: pytest
     monkeypatch.chdir(exports)
     names: dict[str, Any] = {}
     exec(HERE, names)
-    assert names["model"].encoder.config.depth == CONFIG.depth
+    assert names["model"].network.encoder.config.depth == CONFIG.depth
 
 
 @pytest.mark.parametrize(("folder", "name"), [("out", "model"), ("out_timm", "tower"), ("again", "model")])
@@ -84,4 +86,31 @@ def test_the_lines_of_a_card_load_the_file_beside_it(
     monkeypatch.chdir(exports / folder)
     names: dict[str, Any] = {}
     exec(lines, names)
-    assert sum(parameter.numel() for parameter in names[name].parameters()) > 10_000
+    loaded = getattr(names[name], "network", names[name])  # of our own format, there is an object around the network
+    assert sum(parameter.numel() for parameter in loaded.parameters()) > 10_000
+
+
+FEATURES = [
+    lines
+    for page in ("README.md", "docs/features.md")
+    for lines in [("\n".join(python_blocks((ROOT / page).read_text())))]
+    if "load_pretrained" in lines
+]
+
+
+@pytest.mark.parametrize("lines", FEATURES)
+def test_documented_lines_give_features_similarities_and_captions(
+    lines: str, tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_export(tmp_path / "runs" / "laptop", tiny_data)
+    write_export(tmp_path / "runs" / "contrast_laptop", tiny_data, is_dual=True)
+    for name, sample in zip(("picture.jpg", "other.png"), draw_samples("image", 2), strict=True):
+        assert sample.image is not None
+        (tmp_path / name).write_bytes(sample.image)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    assert names["features"].shape == (1, CONFIG.dim)
+    if "similarity(" in lines:
+        assert names["cosines"].shape == (2, 2) and names["maps"].shape == (2, 2, CONFIG.dim, 4, 4)
+        assert len(names["captions"]) == 2

@@ -13,10 +13,10 @@ from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.settings.command_line import progress_bar
 from data_pipeline.shards.scan import SampleReport
 from model.captioner import CaptionRules
-from pretrain.inference.encoding import check_some, count_problems, described, open_model, read_source
+from pretrain.inference.encoding import check_some, count_problems, described, open_model, reading_of
 from pretrain.inference.options import CaptionOptions
 from pretrain.inference.pretrained_model import PretrainedModel
-from pretrain.inference.reading import Batch
+from pretrain.inference.reading import Batch, read_batches
 
 
 def caption_source(options: CaptionOptions) -> str:
@@ -27,12 +27,13 @@ def caption_source(options: CaptionOptions) -> str:
     model = open_model(options)
     rules = model.caption_rules(options.num_beams, options.length_penalty, options.max_length, options.min_words)
     report, start, partial = SampleReport(), time.perf_counter(), own_partial(options.out)
+    reading = reading_of(options, model)
     try:
         with (
             naming_write_errors(options.out),
-            closing(read_source(options, model)) as batches,
+            closing(read_batches(reading, options.batch_size, options.num_workers)) as batches,
             partial.open("w") as file,
-            progress_bar("images") as progress,
+            progress_bar("images", reading.samples.num_samples) as progress,
         ):
             for batch in batches:
                 file.write("".join(json.dumps(line) + "\n" for line in captioned(batch, model, rules)))

@@ -1,11 +1,9 @@
 """Features of a whole source: read and decoded by workers, computed in batches, written as they come."""
 
 import time
-from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 
-import numpy as np
 from torch import Tensor
 
 from data_pipeline.settings.command_line import progress_bar
@@ -59,15 +57,15 @@ def encode_source(options: EncodeOptions) -> str:
 def write_features(options: EncodeOptions, model: PretrainedModel, choice: FeatureChoice) -> Encoded:
     """Write the features of a source with a network that is open already. Raises as `encode_source`."""
     kind, _ = options.data()
-    encoded, start = Encoded(), time.perf_counter()
+    encoded, start, reading = Encoded(), time.perf_counter(), reading_of(options, model)
     with (
-        closing(read_source(options, model)) as batches,
+        closing(read_batches(reading, options.batch_size, options.num_workers)) as batches,
         FeatureFile(options.out, options.save_as) as file,
-        progress_bar("samples") as progress,
+        progress_bar("samples", reading.samples.num_samples) as progress,
     ):
 
         def write(batch: Batch, found: Tensor | None) -> None:
-            rows = np.empty((0,)) if found is None else found.cpu().numpy()
+            rows = None if found is None else found.cpu().numpy()
             file.write([described(sample) for sample in batch.samples], rows)
 
         # one batch behind: a GPU computes the next while the features of the last are copied and written
@@ -92,17 +90,16 @@ def open_model(options: InferenceOptions) -> PretrainedModel:
     return PretrainedModel(opened, options.device, options.precision, options.batch_size)
 
 
-def read_source(options: EncodeOptions | CaptionOptions, model: PretrainedModel) -> Generator[Batch, None, None]:
-    """Return the batches of a source, prepared as the network was trained."""
+def reading_of(options: EncodeOptions | CaptionOptions, model: PretrainedModel) -> Reading:
+    """Return how the samples of a source become inputs: as the network was trained."""
     kind, source = options.data()
-    reading = Reading(
-        kind=kind,
+    size = model.preprocessing.image_size
+    return Reading(
         samples=open_samples(kind, source, options.columns, options.cache_folder),
-        transform=None if kind == "text" else whole_images(model.preprocessing.image_size, options.max_image_pixels),
+        transform=None if kind == "text" else whole_images(size, options.max_image_pixels),
         tokenizer=None if kind == "image" else model.tokenizer,
         length=model.text_length(kind),
     )
-    return read_batches(reading, options.batch_size, options.num_workers)
 
 
 def count_problems(batch: Batch, report: SampleReport) -> None:

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import naming_write_errors
+from data_pipeline.samples.sample import is_utf8, printable
 from data_pipeline.sources.files import require
 
+ROW_GROUP_BYTES = 1 << 24
+"""Size of the features at which a row group of Parquet is written: its index would grow with smaller ones."""
 SHAPE_KEY = "shape"
 """Key of a sample's shape in the metadata of a Parquet file, as a JSON list."""
 
@@ -29,9 +32,9 @@ SHAPE_KEY = "shape"
 class FeatureWriter(Protocol):
     """A file that features are appended to."""
 
-    def write(self, samples: list[dict[str, Any]], features: NDArray[Any]) -> None:
+    def write(self, samples: list[dict[str, Any]], features: NDArray[Any] | None) -> None:
         """Append consecutive samples of the source: what is known of each, with its key, and with `skipped` for one
-        without features; and the features (B, ...) of the others."""
+        without features; and the features (B, ...) of the others, None if there are none."""
 
     def finish(self) -> None:
         """Complete the file: now it appears under its name."""
@@ -51,9 +54,10 @@ class NpyWriter:
         self._keys = own_partial(self._keys_path).open("w")
         self._write_header()
 
-    def write(self, samples: list[dict[str, Any]], features: NDArray[Any]) -> None:
-        assert features.shape[1:] == self._shape
-        self._file.write(np.ascontiguousarray(features, self._dtype).tobytes())
+    def write(self, samples: list[dict[str, Any]], features: NDArray[Any] | None) -> None:
+        if features is not None:
+            assert features.shape[1:] == self._shape
+            self._file.write(np.ascontiguousarray(features, self._dtype).tobytes())
         for sample in samples:
             if "skipped" not in sample:
                 sample = {"key": sample["key"], "row": self._num_rows, **sample}
@@ -84,44 +88,50 @@ class NpyWriter:
 
 
 class ParquetWriter:
-    """FEATURES.parquet, with a row group per call."""
+    """FEATURES.parquet, in row groups of some megabytes."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]):
         """shape: of one sample. Raises ValueError if pyarrow is not installed."""
         self._path, self._dtype = path, dtype
         self._arrow = arrow = require("pyarrow", f"to write {path}")
-        size = int(np.prod(shape))
-        self._schema = arrow.schema(
-            [
-                ("key", arrow.string()),
-                ("features", arrow.list_(arrow.from_numpy_dtype(dtype), size)),
-                ("tokens", arrow.int32()),
-                ("skipped", arrow.string()),
-            ],
-            metadata={SHAPE_KEY: json.dumps(shape)},
-        )
+        self._type = arrow.list_(arrow.from_numpy_dtype(dtype), int(np.prod(shape)))
+        columns = {"key": arrow.string(), "features": self._type, "tokens": arrow.int32(), "skipped": arrow.string()}
+        self._schema = arrow.schema(columns, metadata={SHAPE_KEY: json.dumps(shape)})
         parquet = require("pyarrow.parquet", f"to write {path}")
         # features are noise to a compressor and to a dictionary
         self._file = parquet.ParquetWriter(
             own_partial(path), self._schema, compression="none", use_dictionary=False, write_statistics=False
         )
+        self._samples: list[dict[str, Any]] = []
+        self._rows: list[NDArray[Any]] = []
+        """The next row group."""
 
-    def write(self, samples: list[dict[str, Any]], features: NDArray[Any]) -> None:
-        arrow = self._arrow
-        has_features = np.array(["skipped" not in sample for sample in samples])
-        rows = np.zeros((len(samples), self._schema.field("features").type.list_size), self._dtype)
-        rows[has_features] = features.reshape(len(features), -1)
-        column = arrow.FixedSizeListArray.from_arrays(
-            arrow.array(rows.reshape(-1)), type=self._schema.field("features").type, mask=arrow.array(~has_features)
-        )
-        others = {name: [sample.get(name) for sample in samples] for name in ("key", "tokens", "skipped")}
-        arrays = [
-            column if field.name == "features" else arrow.array(others[field.name], field.type)
-            for field in self._schema
-        ]
-        self._file.write_table(arrow.Table.from_arrays(arrays, schema=self._schema))
+    def write(self, samples: list[dict[str, Any]], features: NDArray[Any] | None) -> None:
+        self._samples += samples
+        if features is not None:
+            self._rows.append(features.reshape(len(features), -1).astype(self._dtype))
+        if sum(rows.nbytes for rows in self._rows) >= ROW_GROUP_BYTES:
+            self._write_row_group()
+
+    def _write_row_group(self) -> None:
+        arrow, samples = self._arrow, self._samples
+        is_skipped = np.array(["skipped" in sample for sample in samples])
+        rows = np.zeros((len(samples), self._type.list_size), self._dtype)
+        rows[~is_skipped] = np.concatenate([rows[:0], *self._rows])
+        arrays = {
+            "key": arrow.array([_utf8(sample["key"]) for sample in samples]),
+            "features": arrow.FixedSizeListArray.from_arrays(
+                arrow.array(rows.reshape(-1)), type=self._type, mask=arrow.array(is_skipped)
+            ),
+            "tokens": arrow.array([sample.get("tokens") for sample in samples], arrow.int32()),
+            "skipped": arrow.array([_utf8(sample.get("skipped")) for sample in samples], arrow.string()),
+        }
+        self._file.write_table(arrow.Table.from_arrays(list(arrays.values()), schema=self._schema))
+        self._samples, self._rows = [], []
 
     def finish(self) -> None:
+        if self._samples:
+            self._write_row_group()
         self._file.close()
         own_partial(self._path).rename(self._path)
 
@@ -149,11 +159,11 @@ class FeatureFile:
             own_partial(path).touch()
             own_partial(path).unlink()
 
-    def write(self, samples: list[dict[str, Any]], features: NDArray[Any]) -> None:
+    def write(self, samples: list[dict[str, Any]], features: NDArray[Any] | None) -> None:
         """Append samples and features as `FeatureWriter.write` does."""
         with naming_write_errors(self._path):
             if self._writer is None:
-                if not len(features):
+                if features is None:
                     self._skipped += samples
                     return
                 self._writer = WRITERS[self._path.suffix](self._path, features.shape[1:], self._dtype)
@@ -175,3 +185,8 @@ class FeatureFile:
 def keys_path(features: Path) -> Path:
     """Return the path of the keys beside a .npy."""
     return features.with_suffix(".keys.jsonl")
+
+
+def _utf8(name: str | None) -> str | None:
+    """Return a name that Parquet can hold: file names need not be UTF-8."""
+    return name if name is None or is_utf8(name) else printable(name)

@@ -22,11 +22,10 @@ from torch import Tensor
 from data_pipeline.samples.sample import Kind
 from data_pipeline.texts.tokenizer import PAD_ID
 from model.dual_encoder import DualEncoder
-from model.masked_data_model import MaskedDataModel
 from model.multiway import BlockStates, MultiwayInputs, MultiwayStates
+from model.networks import Network
 from pretrain.inference.options import Pool
 
-Network = MaskedDataModel | DualEncoder
 TRAIN_HEADS = "train them with python -m pretrain.contrast, or open Microsoft's itc or retrieval file"
 
 

@@ -38,13 +38,6 @@ def normalized(pixels: Tensor, preprocessing: Preprocessing, device: torch.devic
     return ((pixels / 255 if is_bytes else pixels) - mean).div_(std).to(dtype)
 
 
-def num_images(images: Images) -> int:
-    """Return the number of images."""
-    if isinstance(images, Tensor):
-        return len(images) if images.dim() == 4 else 1
-    return 1 if isinstance(images, (Image, Path, str, bytes)) else len(images)
-
-
 def pixels_of(images: Images, size: int) -> list[OneImage] | Tensor:
     """Return the images in a list, or the pixels of a tensor as (B, 3, S, S).
 

@@ -10,7 +10,7 @@ Images and texts are prepared as the weights were trained. No call computes grad
 Shapes: I images, T texts, P pairs, D dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 
 import torch
@@ -21,12 +21,12 @@ from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTo
 from model.captioner import CaptionRules, Captions, captions
 from model.dual_encoder import DualEncoder
 from model.flash_attention import activate_flash_attention
+from model.networks import Network
 from pretrain.config.run_config import WeightKind
 from pretrain.conversion.opened import Opened, open_network
 from pretrain.inference.features import (
     TRAIN_HEADS,
     FeatureChoice,
-    Network,
     choose_features,
     features,
     inputs_of,
@@ -158,7 +158,7 @@ class PretrainedModel:
         """
         rules = self.caption_rules(num_beams, length_penalty, max_length, min_words)
         pixels = pixels_of(images, self.preprocessing.image_size)
-        found = [self.captions_of(self.inputs(part), rules) for part in self._parts(pixels)]
+        found = [self.captions_of(self.inputs(pixels[part]), rules) for part in self._batches(pixels)]
         return [self.tokenizer.decode(ids) for part in found for ids in part.ids.tolist()]
 
     def caption_rules(
@@ -212,35 +212,36 @@ class PretrainedModel:
         return min(trained, self.network.encoder.config.max_text_length)
 
     def inputs(self, images: list[OneImage] | Tensor) -> Tensor:
-        """Return images, or pixels (I, 3, S, S), as the network takes them."""
+        """Return images, or pixels (I, 3, S, S), uint8 or floating from 0 to 1, as the network takes them."""
         pixels = images if isinstance(images, Tensor) else decoded(images, self.preprocessing.image_size)
         return normalized(pixels, self.preprocessing, self.device, self.dtype)
 
-    def features_of(self, kind: Kind, choice: FeatureChoice, pixels: Tensor | None, ids: Tensor | None) -> Tensor:
-        """Return features of samples of one batch, on the device. pixels: uint8, or floating from 0 to 1."""
-        images = None if pixels is None else self.inputs(pixels)
-        return features(self.network, inputs_of(kind, self.network, images, ids), kind, choice)
+    def features_of(
+        self, kind: Kind, choice: FeatureChoice, images: list[OneImage] | Tensor | None, ids: Tensor | None
+    ) -> Tensor:
+        """Return features of the samples of one batch, on the device. images: as for `inputs`, None for texts; ids: as
+        from `token_ids`, None for images."""
+        pixels = None if images is None else self.inputs(images)
+        return features(self.network, inputs_of(kind, self.network, pixels, ids), kind, choice)
 
     def _features(
         self, kind: Kind, choice: FeatureChoice, images: list[OneImage] | Tensor | None, ids: Tensor | None
     ) -> Tensor:
-        parts = self._parts(images if images is not None else ids)
-        size = self.preprocessing.image_size
-        found = []
-        for number, part in enumerate(parts):
-            pixels = part if images is not None else None
-            pixels = decoded(pixels, size) if isinstance(pixels, list) else pixels
-            start = number * self.batch_size
-            of_part = None if ids is None else ids[start : start + self.batch_size]
-            found.append(self.features_of(kind, choice, pixels, of_part).cpu())
+        """Return the same on the CPU, batch by batch."""
+        parts = self._batches(ids if images is None else images)
+        found = [
+            self.features_of(
+                kind, choice, None if images is None else images[part], None if ids is None else ids[part]
+            ).cpu()
+            for part in parts
+        ]
         return torch.cat(found)
 
-    def _parts(self, samples: list[OneImage] | Tensor | None) -> list[list[OneImage] | Tensor]:
-        """Return the samples in batches. Raises ValueError if there are none."""
-        assert samples is not None
-        if not len(samples):
+    def _batches(self, samples: Sized | None) -> list[slice]:
+        """Return the batches of some samples. Raises ValueError if there are none."""
+        if samples is None or not len(samples):
             raise ValueError("there is nothing to encode; give at least one image or text")
-        return [samples[start : start + self.batch_size] for start in range(0, len(samples), self.batch_size)]
+        return [slice(start, start + self.batch_size) for start in range(0, len(samples), self.batch_size)]
 
 
 def chosen_device(device: torch.device | str | None) -> torch.device:

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.dataset import encoded
-from data_pipeline.samples.sample import BadSampleError, Kind
+from data_pipeline.samples.sample import BadSampleError
 from data_pipeline.shards.reader import ShardMismatchError
 from data_pipeline.texts.tokenizer import PAD_ID, TextTokenizer
 from data_pipeline.workers.pool import worker_pool
@@ -36,7 +35,6 @@ BATCHES_AHEAD = 2
 class Reading:
     """How samples become inputs."""
 
-    kind: Kind
     samples: Samples
     transform: ImageTransform | None
     """None for texts."""
@@ -79,14 +77,8 @@ class Batch:
         return sum(sample.problem is None for sample in self.samples)
 
 
-class Slots(Protocol):
-    """Memory for the pixels of one batch each."""
-
-    def __getitem__(self, number: int) -> NDArray[np.uint8]: ...
-
-
 _reading: Reading | None = None
-_slots: Slots | None = None
+_slots: NDArray[np.uint8] | None = None
 """Of the reading that goes on: workers are forked from the main process and find them here, without pickling."""
 
 
@@ -154,7 +146,7 @@ def _without_content(listed: Listed) -> Listed:
     return replace(listed, content=-1)
 
 
-def _batch(samples: list[Sample], slots: Slots | None, slot: int) -> Batch:
+def _batch(samples: list[Sample], slots: NDArray[np.uint8] | None, slot: int) -> Batch:
     good = [place for place, sample in enumerate(samples) if sample.problem is None]
     pixels = ids = None
     if slots is not None:

@@ -45,4 +45,4 @@ def test_settings_and_operations_are_read_without_torch() -> None:
         "print(load_pretrained.__module__)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert ended.stdout.splitlines() == ["[]", "model.pretrained"], ended.stderr
+    assert ended.stdout.splitlines() == ["[]", "pretrain.inference.pretrained_model"], ended.stderr

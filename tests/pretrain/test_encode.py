@@ -119,3 +119,15 @@ def test_mistakes_are_one_sentence(export: Path, options: dict[str, Any], messag
     given = {"source": export, "out": tmp_path / "features.npy", "device": "cpu", "num_workers": 1, **options}
     with pytest.raises(ValueError, match=message):
         encode(EncodeOptions(**given))
+
+
+def test_a_dual_encoder_gives_unit_vectors_of_images_and_texts_alike(tiny_data: TinyData, tmp_path: Path) -> None:
+    export, pairs = write_export(tmp_path / "dual", tiny_data, is_dual=True), str(tiny_data.folder / "pairs")
+    for name, options in (("images", {"images": pairs}), ("texts", {"texts": pairs})):
+        assert "projected by the contrastive head" in run(export, tmp_path / f"{name}.npy", **options)
+    images, texts = (torch.from_numpy(np.load(tmp_path / f"{name}.npy")) for name in ("images", "texts"))
+    assert keys(tmp_path / "images.npy")[7]["key"] == keys(tmp_path / "texts.npy")[7]["key"]
+    scene = next(scene for scene in draw_samples("pair", 40) if scene.key == keys(tmp_path / "images.npy")[7]["key"])
+    assert scene.image is not None and scene.text is not None
+    expected = load_pretrained(export, device="cpu").similarity(scene.image, scene.text, truncate=True)
+    torch.testing.assert_close(images[7] @ texts[7], expected[0, 0], atol=1e-5, rtol=0)

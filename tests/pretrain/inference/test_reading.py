@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +48,8 @@ class Scenes:
 
 def read(
     samples: Scenes, tokenizer: TextTokenizer | None, batch_size: int = 4, num_workers: int = 2
-) -> Iterator[Batch]:
-    kind = "image" if tokenizer is None else "pair"
-    reading = Reading(kind, samples, whole_images(SIZE), tokenizer, LENGTH)
+) -> Generator[Batch, None, None]:
+    reading = Reading(samples, whole_images(SIZE), tokenizer, LENGTH)
     return read_batches(reading, batch_size, num_workers)
 
 
@@ -110,7 +109,7 @@ def test_the_source_is_not_listed_further_than_the_workers_read_ahead(tmp_path: 
     for _ in range(5):
         next(batches)
     assert listed <= 2 * (5 + 3)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
 
 
 def test_batches_are_as_long_as_asked_for_but_the_last() -> None:
