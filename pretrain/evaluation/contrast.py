@@ -1,5 +1,7 @@
 """The evaluation of a dual encoder: contrastive loss, retrieval, zero-shot classification, k-NN and a probe."""
 
+from pathlib import Path
+
 import torch
 
 from data_pipeline.loading.config import DataConfig
@@ -108,13 +110,19 @@ def _check_readable(pairs: CaptionedImages, num_tried: int) -> None:
         )
 
 
-def feature_settings(config: ContrastConfig, device: torch.device) -> FeatureSettings:
-    """Return how a run's network takes images and texts: as captions of its pairs, in its precision."""
-    assert config.data.text_tokenizer is not None
+def feature_settings(
+    config: ContrastConfig, device: torch.device, text_tokenizer: Path | None = None
+) -> FeatureSettings:
+    """Return how a run's network takes images and texts: as captions of its pairs, in its precision.
+
+    text_tokenizer: None for that of the settings.
+    """
+    path = text_tokenizer or config.data.text_tokenizer
+    assert path is not None
     return FeatureSettings(
         image_size=config.model.image_size,
         patch_size=config.model.patch_size,
-        tokenizer=TextTokenizer(config.data.text_tokenizer),
+        tokenizer=TextTokenizer(path),
         text_length=config.data.caption_length,
         chunk_size=config.evaluation.chunk_size,
         dtype=config.dtype,

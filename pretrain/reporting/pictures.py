@@ -1,19 +1,20 @@
 """The galleries of a run: what its newest checkpoint makes of held-out samples.
 
-Each gallery is a module of its own and one entry of `pictures_of`; that of a dual encoder (images found by texts, texts
-found by images) belongs there beside the others, once there is a contrastive stage.
+Each gallery is a module of its own: hidden patches and words of a pretraining run, retrieval of a contrastive one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pretrain.checkpoints.reader import Checkpoint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
-from pretrain.config.pretraining import PretrainConfig
+from pretrain.config.contrast import ContrastConfig
 from pretrain.reporting.caption_gallery import ShownCaption, caption_gallery
 from pretrain.reporting.options import ReportOptions
 from pretrain.reporting.patch_gallery import PatchGallery, patch_gallery
+from pretrain.reporting.retrieval_gallery import RetrievalGallery, retrieval_gallery
 from pretrain.reporting.run_files import RunFiles
 
 Gallery = TypeVar("Gallery")
@@ -24,18 +25,19 @@ class Pictures:
     """The galleries of one run; `missing` has a sentence for each that could not be drawn."""
 
     run: str
-    step: int
-    patches: PatchGallery | None
-    captions: list[ShownCaption]
-    missing: list[str]
+    step: int = 0
+    patches: PatchGallery | None = None
+    captions: list[ShownCaption] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    retrieval: RetrievalGallery | None = None
 
 
 def pictures_of(run: RunFiles, options: ReportOptions) -> Pictures:
     """Return the galleries of a run's newest checkpoint. What is missing for one is reported in its place."""
     missing: list[str] = []
     if not (run.folder / "checkpoints").is_dir():
-        return Pictures(run.name, 0, None, [], [f"No pictures: {run.folder} has no checkpoints."])
-    found = _tried(lambda: find_checkpoint(run.folder, PretrainConfig), "pictures", missing)
+        return Pictures(run.name, missing=[f"No pictures: {run.folder} has no checkpoints."])
+    found = _tried(lambda: find_checkpoint(run.folder), "pictures", missing)
     folder = held_out_folder(run, options)
     if folder is None:
         missing.append(
@@ -43,17 +45,34 @@ def pictures_of(run: RunFiles, options: ReportOptions) -> Pictures:
             "--held-out FOLDER."
         )
     if found is None or folder is None:
-        return Pictures(run.name, 0, None, [], missing)
+        return Pictures(run.name, missing=missing)
+    if isinstance(found.config, ContrastConfig):
+        return _pictures_of_contrast(run.name, found, folder, options, missing)
+    return _pictures_of_pretraining(run.name, found, folder, options, missing)
+
+
+def _pictures_of_pretraining(
+    name: str, found: Checkpoint[Any], folder: Path, options: ReportOptions, missing: list[str]
+) -> Pictures:
     model = _tried(lambda: load_model(found), "pictures", missing)
     if model is None:
-        return Pictures(run.name, found.step, None, [], missing)
+        return Pictures(name, found.step, missing=missing)
     num = options.num_images
     patches = _tried(
         lambda: patch_gallery(found, model, folder, num, options.num_example_images, options.visual_tokenizer),
         "hidden patches", missing,
     )  # fmt: skip
     captions = _tried(lambda: caption_gallery(found, model, folder, num), "captions", missing)
-    return Pictures(run.name, found.step, patches, captions or [], missing)
+    return Pictures(name, found.step, patches, captions or [], missing)
+
+
+def _pictures_of_contrast(
+    name: str, found: Checkpoint[Any], folder: Path, options: ReportOptions, missing: list[str]
+) -> Pictures:
+    gallery = _tried(
+        lambda: retrieval_gallery(found, load_model(found), folder, options.num_images), "retrieval", missing
+    )
+    return Pictures(name, found.step, missing=missing, retrieval=gallery)
 
 
 def held_out_folder(run: RunFiles, options: ReportOptions) -> Path | None:
@@ -62,7 +81,7 @@ def held_out_folder(run: RunFiles, options: ReportOptions) -> Path | None:
         return options.held_out
     evaluation = run.config.get("evaluation")
     named = [evaluation.get(name) for name in ("pairs", "images")] if isinstance(evaluation, dict) else []
-    return next((Path(name) for name in named if isinstance(name, str) and Path(name).is_dir()), None)
+    return next((Path(name) for name in named if isinstance(name, str) and Path(name).exists()), None)
 
 
 def _tried(draw: Callable[[], Gallery], name: str, missing: list[str]) -> Gallery | None:

@@ -5,15 +5,26 @@ Shapes: I images, T texts, E dimensions; an image may have several texts, a text
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from model.dual_encoder import DualEncoder
+from pretrain.checkpoints.reader import Checkpoint
+from pretrain.config.contrast import ContrastConfig
+from pretrain.evaluation.captioned_images import open_captioned_images
+from pretrain.evaluation.chunks import Ranks
+from pretrain.evaluation.contrast import feature_settings
+from pretrain.evaluation.dual_features import FeatureReader
 from pretrain.evaluation.retrieval import best_images, best_texts
+from pretrain.reporting.embedded import data_uri
 
 Picture = Callable[[int], Tensor]
 """Returns an image by its number, (3, H, W) uint8."""
 NUM_ANSWERS = 5
+MOST_PAIRS = 256
+"""Held-out pairs that the gallery of a report searches, the first: a page is written in seconds, also on a laptop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +34,12 @@ class Item:
     text: str = ""
     image: Tensor | None = None
     """(3, H, W) uint8."""
+
+    @property
+    def uri(self) -> str:
+        """The image as a data URI."""
+        assert self.image is not None
+        return data_uri(self.image)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +53,38 @@ class Query:
     rank: int
     """Rank of the first right answer among all candidates, from 1."""
     num_candidates: int
+
+
+@dataclass(frozen=True)
+class RetrievalGallery:
+    """Queries in both directions among the same pairs."""
+
+    texts: list[Query]
+    images: list[Query]
+
+
+@torch.no_grad()
+def retrieval_gallery(
+    checkpoint: Checkpoint[ContrastConfig], network: DualEncoder, held_out: Path, num_queries: int
+) -> RetrievalGallery:
+    """Return the first held-out images, and the first caption of each, as queries among the first MOST_PAIRS pairs.
+
+    held_out: shards of pairs, or another source of them. Raises ValueError if it holds no pairs.
+    """
+    config = checkpoint.config
+    settings = feature_settings(config, torch.device("cpu"), checkpoint.text_tokenizer)
+    pairs = open_captioned_images(str(held_out), "--held-out", MOST_PAIRS, None, config.data, settings.image_size)
+    reader = FeatureReader(network.to(settings.dtype), settings, Ranks())
+    images, texts = reader.of_images(pairs, pairs.num_images), reader.of_texts(pairs.captions)
+    owners = pairs.image_of_caption
+    found = images.rows, texts.rows, owners, pairs.captions
+    asked = list(range(min(num_queries, pairs.num_images)))
+    first_captions = torch.searchsorted(owners, torch.tensor(asked)).tolist()  # captions are grouped by image
+
+    def picture(place: int) -> Tensor:
+        return pairs.images([place])[0][0]
+
+    return RetrievalGallery(text_queries(*found, picture, first_captions), image_queries(*found, picture, asked))
 
 
 def text_queries(
