@@ -8,6 +8,7 @@ GROUPS = {
     "grad_norms": "grad_norm",
     "weight_norms": "weight_norm",
     "codebook": "codebook",
+    "contrast": "contrast",
     "passes": "passes",
 }
 """Fields of a record that hold figures by name, with the first part of their names here."""

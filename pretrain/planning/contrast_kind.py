@@ -80,11 +80,12 @@ class PlannedContrast(PlannedKind[ContrastConfig]):
 
     def evaluation_forwards(self, config: ContrastConfig) -> Iterator[tuple[int, float]]:
         settings, model = config.evaluation, config.model
+        parts = set(settings.parts)
         image = forward_flops(model, "image", 0) + 2 * model.dim**2
         text = forward_flops(model, "text", config.data.caption_length) + 2 * model.dim**2
-        if settings.pairs:
+        if settings.pairs and parts & {"losses", "retrieval"}:
             yield settings.num_samples, image + text
-        if settings.labelled:
+        if settings.labelled and parts & {"zero_shot", "knn", "probe"}:
             yield settings.num_labelled, image
 
     def frozen_memory(self, config: ContrastConfig, batch: MicroBatch, device: torch.device) -> tuple[int, int]:

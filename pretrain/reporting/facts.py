@@ -15,11 +15,13 @@ UNSET = "not set"
 MAX_STARTS = 100
 HEADLINES = {
     "loss/total": "held-out loss",
+    "loss/contrastive": "held-out contrastive loss",
     "words/acc_right_image": "words, right image",
     "words/acc_wrong_image": "words, wrong image",
     "patches/acc": "hidden patches",
     "knn/acc": "k-NN",
     "retrieval/text_to_image_r1": "text to image, R@1",
+    "retrieval/image_to_text_r1": "image to text, R@1",
 }
 """Held-out figures in the overview, if the run has them."""
 

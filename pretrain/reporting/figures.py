@@ -14,10 +14,16 @@ from pretrain.reporting.thinning import smoothed, thinned, usual
 
 LOSSES = {
     "loss": "Loss: the weighted sum",
+    "losses/contrastive": "Images and texts (contrastive)",
     "losses/mim": "Patches of images (mim)",
     "losses/mvlm_image": "Patches of pairs (mvlm_image)",
     "losses/mlm": "Words of texts (mlm)",
     "losses/mvlm_text": "Words of captions (mvlm_text)",
+}
+CONTRAST = {
+    "contrast/image_to_text": ("Images whose own text is the nearest of the batch", "%"),
+    "contrast/text_to_image": ("Texts whose own image is the nearest of the batch", "%"),
+    "contrast/scale": ("Factor of similarities, exp(logit_scale)", ""),
 }
 OPTIMIZER = {"lr": ("Learning rate", ""), "grad_norm": ("Gradient norm, before clipping", "")}
 SPEED = {
@@ -32,6 +38,7 @@ GROUPS = {
     "words": "Hidden words",
     "patches": "Hidden patches",
     "retrieval": "Retrieval",
+    "zero_shot": "Zero-shot classification",
     "knn": "k-NN",
     "probe": "Linear probe",
     "codebook": "Codebook",
@@ -70,7 +77,7 @@ def chart_sections(runs: list[RunFiles]) -> list[Section]:
     """Return the sections of a report that hold charts; those without any are left out."""
     has_average = any(run.evaluations["ema"] for run in runs)
     evaluation_text = "Rings: with the averaged weights, if they differ." if has_average else ""
-    drawn = {*LOSSES, *OPTIMIZER, *SPEED, *NOT_DRAWN}
+    drawn = {*LOSSES, *CONTRAST, *OPTIMIZER, *SPEED, *NOT_DRAWN}
     sections = [
         Section("time", "Time line", "", [time_line(runs)]),
         Section(
@@ -78,6 +85,7 @@ def chart_sections(runs: list[RunFiles]) -> list[Section]:
             "3 % of the run; dots: held-out samples; rings: held-out samples with the averaged weights.",
             loss_charts(runs),
         ),
+        Section("contrast", "Contrast", "", [log_chart(runs, name, *CONTRAST[name], True) for name in CONTRAST]),
         Section("evaluation", "Held-out evaluation", evaluation_text, evaluation_charts(runs)),
         Section("optimizer", "Optimizer", "", [log_chart(runs, name, *OPTIMIZER[name]) for name in OPTIMIZER]),
         Section("speed", "Speed", "", [log_chart(runs, name, *SPEED[name], True) for name in SPEED]),
@@ -91,7 +99,8 @@ def chart_sections(runs: list[RunFiles]) -> list[Section]:
 def loss_charts(runs: list[RunFiles]) -> list[Chart]:
     """Return a chart per loss that any run has logged: training, and over it the held-out loss."""
     logged = {name for run in runs for name in run.columns if name.startswith("losses/")}
-    names = [name for name in LOSSES if name in {"loss", *logged}] + sorted(logged - set(LOSSES))
+    whole = set() if logged == {"losses/contrastive"} else {"loss"}  # it is the whole loss
+    names = [name for name in LOSSES if name in whole | logged] + sorted(logged - set(LOSSES))
     return [_loss_chart(runs, name) for name in names]
 
 

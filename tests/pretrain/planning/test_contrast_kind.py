@@ -1,5 +1,6 @@
 """The contrastive stage on paper, against one that is run, and against formulas."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from pretrain.planning.live_memory import LiveMemory
 from pretrain.planning.micro_step_memory import micro_step_memory
 from pretrain.planning.micro_step_work import WorkCounter, micro_step_work
 from pretrain.planning.planned_kind import MicroBatch
-from pretrain.planning.roofline import PhaseWork
-from pretrain.planning.step_times import AssumedMachine
+from pretrain.planning.roofline import PhaseWork, gpu_seconds
+from pretrain.planning.stages import collectives
+from pretrain.planning.step_times import AssumedMachine, step_time
 from tests.support.allocations import allocations, peak_bytes
 from tests.support.contrast_plans import small_contrast
 from tests.support.memory_ranks import real
@@ -104,3 +106,41 @@ def test_the_counted_products_are_those_that_a_run_logs() -> None:
     assert flops(work.forward) + flops(work.backward) + 3 * attention == logged - logits
     assert kind_of(config).step_flops(config) == logged
     assert flops(work.once) == 2 * logits  # by rows and by columns, each twice, but no backward through them
+
+
+def test_micro_steps_but_the_first_run_forward_twice() -> None:
+    config, memory = small_contrast(), memory_config(3)
+    halves = replace(config, gradient_accumulation_steps=2)
+    one, two = (step_time(each, memory, 1, FAST_HOST) for each in (config, halves))
+    work = micro_step_work(halves, MicroBatch(0, 4, 0), "triton")
+    forward = gpu_seconds(work.forward, FAST_HOST.gpu.in_precision("float32"), FAST_HOST.assumed)
+    assert two.parts["attention forward"] == pytest.approx(3 * forward["attention forward"])  # of two halves, one twice
+    assert two.flops == one.flops and two.seconds > one.seconds
+    assert kind_of(halves).num_forwards_again(halves) == 1
+
+
+def test_features_are_gathered_and_zero3_gathers_weights_for_each_forward() -> None:
+    config, memory = small_contrast(), memory_config(3)
+    features = 4 * config.pairs_per_step * (2 * config.model.dim + 2)  # and two numbers per pair
+    *zero, gathered = collectives(config, memory, 2)
+    assert gathered.num_bytes == features and gathered.sent_bytes == features // 2
+    weights = 4 * count_pieces(config, 0).total
+    halves = collectives(replace(config, gradient_accumulation_steps=2), memory, 2)
+    assert sum(each.num_bytes for each in halves[:-1]) == 2 * sum(each.num_bytes for each in zero) + weights
+
+
+def test_a_plan_has_the_parts_of_a_dual_encoder_and_its_command() -> None:
+    text = plan(small_contrast(), 2, FAST_HOST, arguments=("contrast_base",))
+    for name in ("vision head", "language head", "logit scale"):
+        assert re.search(rf"^{name} +[\d,]+ ", text, re.MULTILINE), name
+    assert "mim head" not in text and "\npair " not in text and "1 micro-step of 4 pairs a rank" in text
+    assert "--module pretrain.contrast contrast_base" in text and "IMGLISH_MODULE=pretrain.contrast sbatch" in text
+
+
+def test_masked_data_beside_it_is_planned_with_its_heads_and_tokenizer() -> None:
+    config = with_masked_data()
+    plain, beside = small_contrast(), config
+    assert count_pieces(beside, 0).total > count_pieces(plain, 0).total
+    memory = rank_memory(beside, memory_config(1), 1, "reference", "cpu")
+    assert memory.tokenizer > 0 and memory.batch > rank_memory(plain, memory_config(1), 1, "reference", "cpu").batch
+    assert kind_of(beside).step_flops(beside) > 2 * kind_of(plain).step_flops(plain)

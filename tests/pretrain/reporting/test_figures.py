@@ -39,6 +39,16 @@ def test_held_out_figures_of_a_kind_share_a_chart(tmp_path: Path) -> None:
     assert [line.label for line in charts["Gradient norm by part"].lines] == ["language", "vision"]
 
 
+def test_a_contrastive_run_has_its_loss_once_and_figures_of_its_batch(tmp_path: Path) -> None:
+    contrast = {"scale": 14.3, "image_to_text": 0.2, "text_to_image": 0.1}
+    changed = {step: {"losses": {"contrastive": 4.0}, "contrast": contrast} for step in range(40)}
+    charts = charts_of(write_run(tmp_path / "run", 40, changed))
+    assert "Images and texts (contrastive)" in charts and "Loss: the weighted sum" not in charts
+    right = charts["Images whose own text is the nearest of the batch"]
+    assert right.unit == "%" and set(right.lines[0].column.values.tolist()) == {0.2}
+    assert set(charts["Factor of similarities, exp(logit_scale)"].lines[0].column.values.tolist()) == {14.3}
+
+
 def test_several_runs_are_drawn_over_one_another(tmp_path: Path) -> None:
     charts = charts_of(write_run(tmp_path / "a", 40), write_run(tmp_path / "b", 60, evaluated_every=None))
     loss = charts["Loss: the weighted sum"]
