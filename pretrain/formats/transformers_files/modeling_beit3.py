@@ -141,7 +141,7 @@ class Beit3Block(nn.Module):
     def drop_path(self, branch: Tensor) -> Tensor:
         """Return the branch, in training zero for a random part of the samples (arXiv 1603.09382)."""
         kept = 1 - self.drop_path_rate if self.training else 1
-        return branch if kept == 1 else branch * (branch.new_empty(len(branch), 1, 1).bernoulli_(kept) / kept)
+        return branch if kept == 1 else branch * (branch.new_empty(branch.shape[0], 1, 1).bernoulli_(kept) / kept)
 
 
 class Beit3VisionEmbedding(nn.Module):
@@ -164,7 +164,7 @@ class Beit3VisionEmbedding(nn.Module):
         patches = self.patch_embed(pixel_values.to(self.patch_embed.weight.dtype)).flatten(2).transpose(1, 2)
         if image_mask is not None:
             patches = torch.where(image_mask[..., None].bool(), self.mask_token, patches)
-        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         return x + self.positions(height // self.patch_size, width // self.patch_size)
 
     def positions(self, rows: int, columns: int) -> Tensor:
@@ -228,8 +228,10 @@ class Beit3Encoder(nn.Module):
             raise ValueError(
                 "neither pixel_values nor input_ids are given; give one for images or texts, both for pairs"
             )
-        if len(parts) == 2 and len(parts[0]) != len(parts[1]):
-            raise ValueError(f"{len(parts[0])} images and {len(parts[1])} texts are not pairs; give as many of both")
+        if parts[0].shape[0] != parts[-1].shape[0]:
+            raise ValueError(
+                f"{parts[0].shape[0]} images and {parts[1].shape[0]} texts are not pairs; give as many of both"
+            )
         x, num_image_tokens = torch.cat(parts, dim=1), 0 if pixel_values is None else parts[0].shape[1]
         mask = attention_masks(x, num_image_tokens, attention_mask, is_causal)
         hidden_states = [x]
