@@ -19,7 +19,7 @@ from pretrain.formats.transformers_folder import (
     TextSettings,
     check_transformers,
     heads_in,
-    import_modeling,
+    import_code,
     states_of,
     write_code,
     write_config,
@@ -68,7 +68,7 @@ class TransformersTarget(Target):
 
     def encoder(self, path: Path, config: MultiwayConfig) -> Callable[[MultiwayInputs], list[Tensor]]:
         # by the code in the folder, as transformers would, but without copying it into transformers' cache
-        model = import_modeling(path.parent).Beit3Model.from_pretrained(path.parent).eval()
+        model = import_code(path.parent).Beit3Model.from_pretrained(path.parent).eval()
         return lambda inputs: states_without_padding(inputs, states_of(model, inputs))
 
     def card_entries(self, config: MultiwayConfig, vocabulary: Vocabulary | None) -> dict[str, Any]:

@@ -116,15 +116,15 @@ def write_preprocessors(
     _write_processor(folder / "processor_config.json", "AutoProcessor", processor)
 
 
-def import_modeling(folder: Path) -> ModuleType:
-    """Import modeling_beit3.py from a folder, writing nothing there. Raises ValueError without transformers."""
+def import_code(folder: Path, name: str = "modeling_beit3") -> ModuleType:
+    """Import a file of code from a folder, writing nothing there. Raises ValueError without transformers."""
     check_transformers()
     package = ModuleType("beit3_in_a_folder")  # a package for the time of the import, which is relative
     package.__path__ = [str(folder)]
     sys.modules[package.__name__] = package
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
-        return importlib.import_module(f"{package.__name__}.modeling_beit3")
+        return importlib.import_module(f"{package.__name__}.{name}")
     finally:
         sys.dont_write_bytecode = writes_bytecode
         for name in [name for name in sys.modules if name.split(".")[0] == package.__name__]:

@@ -228,10 +228,9 @@ class Beit3Encoder(nn.Module):
             raise ValueError(
                 "neither pixel_values nor input_ids are given; give one for images or texts, both for pairs"
             )
-        if parts[0].shape[0] != parts[-1].shape[0]:
-            raise ValueError(
-                f"{parts[0].shape[0]} images and {parts[1].shape[0]} texts are not pairs; give as many of both"
-            )
+        first, last = parts[0].shape[0], parts[-1].shape[0]
+        if first != last:
+            raise ValueError(f"{first} images and {last} texts are not pairs; give as many of both")
         x, num_image_tokens = torch.cat(parts, dim=1), 0 if pixel_values is None else parts[0].shape[1]
         mask = attention_masks(x, num_image_tokens, attention_mask, is_causal)
         hidden_states = [x]
@@ -268,7 +267,6 @@ class Beit3Model(PreTrainedModel):
     base_model_prefix = "beit3"
     main_input_name = "pixel_values"
     _no_split_modules = ("Beit3Block", "Beit3VisionEmbedding", "Beit3TextEmbedding")
-    _supports_sdpa = True
 
     def __init__(self, config: Beit3Config):
         super().__init__(config)
@@ -280,7 +278,7 @@ class Beit3Model(PreTrainedModel):
         if config.contrastive_heads:
             self.vision_head = nn.Linear(dim, dim, bias=False)
             self.language_head = nn.Linear(dim, dim, bias=False)
-            # a natural logarithm; its first value, and that of the bias, as in CLIP and in SigLIP
+            # a natural logarithm, as in CLIP, and as in SigLIP if there is a bias
             self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if config.logit_bias else 1 / 0.07)))
         if config.logit_bias:
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))
