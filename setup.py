@@ -29,6 +29,7 @@ setup(
         "pretrain.engine",
         "pretrain.evaluation",
         "pretrain.formats",
+        "pretrain.formats.transformers_files",
         "pretrain.inference",
         "pretrain.jobs",
         "pretrain.monitoring",

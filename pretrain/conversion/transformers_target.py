@@ -19,7 +19,8 @@ from pretrain.formats.transformers_folder import (
     TextSettings,
     check_transformers,
     features_of,
-    import_modeling,
+    heads_in,
+    import_code,
     states_of,
     write_code,
     write_config,
@@ -51,7 +52,7 @@ class TransformersTarget(Target):
         text = None
         if source.vocabulary is not None:
             text = TextSettings(source.vocabulary.num_ids, images.text_length, images.caption_length)
-        write_config(source.config, source.heads, text, folder)
+        write_config(source.config, heads_in(tensors), text, folder)
         write_preprocessors(source.config, images.mean, images.std, text, folder)
         write_code(folder)
 
@@ -60,7 +61,7 @@ class TransformersTarget(Target):
 
     def encoder(self, source: Source, path: Path) -> Callable[[MultiwayInputs], list[Tensor]]:
         # by the code in the folder, as transformers would, but without copying it into transformers' cache
-        model = import_modeling(path.parent).Beit3Model.from_pretrained(path.parent).eval()
+        model = import_code(path.parent).Beit3Model.from_pretrained(path.parent).eval()
 
         def encode(inputs: MultiwayInputs) -> list[Tensor]:
             is_dual = source.heads is not None and not len(inputs.caption_ids)

@@ -10,7 +10,7 @@ import importlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from model.config import DualHeads, MultiwayConfig
+from model.config import MultiwayConfig
 from model.multiway import MultiwayInputs, MultiwayStates
 from model.pretrained import CONFIG_NAME
 
@@ -73,16 +73,17 @@ def write_code(folder: Path) -> None:
         shutil.copyfile(CODE_FOLDER / name, folder / name)
 
 
-def write_config(config: MultiwayConfig, dual: DualHeads | None, text: TextSettings | None, folder: Path) -> None:
-    """Write config.json. Raises OSError if it cannot be written.
-
-    dual: heads of a dual encoder, None for a MaskedDataModel; text: None if there is no text tokenizer.
-    """
-    heads = {
-        "masked_data_heads": dual is None or dual.masked_data,
-        "contrastive_heads": dual is not None,
-        "logit_bias": dual is not None and dual.logit_bias,
+def heads_in(tensors: Collection[str]) -> dict[str, bool]:
+    """Return which heads there are among the names of weights, as Beit3Config has them."""
+    return {
+        "masked_data_heads": "mlm_head.weight" in tensors,
+        "contrastive_heads": "vision_head.weight" in tensors,
+        "logit_bias": "logit_bias" in tensors,
     }
+
+
+def write_config(config: MultiwayConfig, heads: Mapping[str, bool], text: TextSettings | None, folder: Path) -> None:
+    """Write config.json. Raises OSError if it cannot be written. text: None if there is no text tokenizer."""
     values = {
         "model_type": "beit3",
         "architectures": ["Beit3Model"],
@@ -116,15 +117,15 @@ def write_preprocessors(
     _write_processor(folder / "processor_config.json", "AutoProcessor", processor)
 
 
-def import_modeling(folder: Path) -> ModuleType:
-    """Import modeling_beit3.py from a folder, writing nothing there. Raises ValueError without transformers."""
+def import_code(folder: Path, name: str = "modeling_beit3") -> ModuleType:
+    """Import a file of code from a folder, writing nothing there. Raises ValueError without transformers."""
     check_transformers()
     package = ModuleType("beit3_in_a_folder")  # a package for the time of the import, which is relative
     package.__path__ = [str(folder)]
     sys.modules[package.__name__] = package
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
-        return importlib.import_module(f"{package.__name__}.modeling_beit3")
+        return importlib.import_module(f"{package.__name__}.{name}")
     finally:
         sys.dont_write_bytecode = writes_bytecode
         for name in [name for name in sys.modules if name.split(".")[0] == package.__name__]:
@@ -164,7 +165,7 @@ def states_of(model: Any, inputs: MultiwayInputs) -> MultiwayStates:
 
 def features_of(model: Any, inputs: MultiwayInputs) -> list[Tensor]:
     """Return the features of images and of texts of a packed step without pairs, from a `Beit3Model`."""
-    images = [model.get_image_features(inputs.images)] if len(inputs.images) else []
+    images = [model.get_image_features(inputs.images, inputs.image_mask)] if len(inputs.images) else []
     texts = [model.get_text_features(inputs.text_ids, (~inputs.text_padding).long())] if len(inputs.text_ids) else []
     return images + texts
 

@@ -141,7 +141,7 @@ class Beit3Block(nn.Module):
     def drop_path(self, branch: Tensor) -> Tensor:
         """Return the branch, in training zero for a random part of the samples (arXiv 1603.09382)."""
         kept = 1 - self.drop_path_rate if self.training else 1
-        return branch if kept == 1 else branch * (branch.new_empty(len(branch), 1, 1).bernoulli_(kept) / kept)
+        return branch if kept == 1 else branch * (branch.new_empty(branch.shape[0], 1, 1).bernoulli_(kept) / kept)
 
 
 class Beit3VisionEmbedding(nn.Module):
@@ -164,7 +164,7 @@ class Beit3VisionEmbedding(nn.Module):
         patches = self.patch_embed(pixel_values.to(self.patch_embed.weight.dtype)).flatten(2).transpose(1, 2)
         if image_mask is not None:
             patches = torch.where(image_mask[..., None].bool(), self.mask_token, patches)
-        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         return x + self.positions(height // self.patch_size, width // self.patch_size)
 
     def positions(self, rows: int, columns: int) -> Tensor:
@@ -228,8 +228,9 @@ class Beit3Encoder(nn.Module):
             raise ValueError(
                 "neither pixel_values nor input_ids are given; give one for images or texts, both for pairs"
             )
-        if len(parts) == 2 and len(parts[0]) != len(parts[1]):
-            raise ValueError(f"{len(parts[0])} images and {len(parts[1])} texts are not pairs; give as many of both")
+        first, last = parts[0].shape[0], parts[-1].shape[0]
+        if first != last:
+            raise ValueError(f"{first} images and {last} texts are not pairs; give as many of both")
         x, num_image_tokens = torch.cat(parts, dim=1), 0 if pixel_values is None else parts[0].shape[1]
         mask = attention_masks(x, num_image_tokens, attention_mask, is_causal)
         hidden_states = [x]
@@ -266,7 +267,6 @@ class Beit3Model(PreTrainedModel):
     base_model_prefix = "beit3"
     main_input_name = "pixel_values"
     _no_split_modules = ("Beit3Block", "Beit3VisionEmbedding", "Beit3TextEmbedding")
-    _supports_sdpa = True
 
     def __init__(self, config: Beit3Config):
         super().__init__(config)
@@ -278,7 +278,7 @@ class Beit3Model(PreTrainedModel):
         if config.contrastive_heads:
             self.vision_head = nn.Linear(dim, dim, bias=False)
             self.language_head = nn.Linear(dim, dim, bias=False)
-            # a natural logarithm; its first value, and that of the bias, as in CLIP and in SigLIP
+            # a natural logarithm, as in CLIP, and as in SigLIP if there is a bias
             self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if config.logit_bias else 1 / 0.07)))
         if config.logit_bias:
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))
@@ -323,9 +323,9 @@ class Beit3Model(PreTrainedModel):
         output = self.encoder(pixel_values, input_ids, attention_mask, image_mask, with_all)
         return output if return_dict is not False else output.to_tuple()
 
-    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+    def get_image_features(self, pixel_values: Tensor, image_mask: Tensor | None = None) -> Tensor:
         """Return normalised features of images, (I, D): the projected class token of each, float32."""
-        states = self.encoder(pixel_values).last_hidden_state
+        states = self.encoder(pixel_values, image_mask=image_mask).last_hidden_state
         return F.normalize(self._head("vision_head")(states[:, 0]).float(), dim=-1)
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

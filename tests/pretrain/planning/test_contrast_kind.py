@@ -19,15 +19,17 @@ from pretrain.planning.assumptions import GPUS, Assumptions
 from pretrain.planning.contrast_kind import contrast_of_a_rank, meta_dual_micro_step
 from pretrain.planning.kinds import kind_of
 from pretrain.planning.live_memory import LiveMemory
+from pretrain.planning.memory import count_pieces, rank_memory
 from pretrain.planning.micro_step_memory import micro_step_memory
 from pretrain.planning.micro_step_work import WorkCounter, micro_step_work
+from pretrain.planning.plan import plan
 from pretrain.planning.planned_kind import MicroBatch
 from pretrain.planning.roofline import PhaseWork, gpu_seconds
 from pretrain.planning.stages import collectives
 from pretrain.planning.step_times import AssumedMachine, step_time
 from tests.support.allocations import allocations, peak_bytes
 from tests.support.contrast_plans import small_contrast
-from tests.support.memory_ranks import real
+from tests.support.memory_ranks import memory_config, real
 from tests.support.mistakes import only_rank
 
 FAST_HOST = AssumedMachine(GPUS["h100"], Assumptions(host_speed=1e6))
