@@ -9,9 +9,10 @@
     python -m pretrain.convert RUN OUT --average RUN/checkpoints/step_00001000 RUN/checkpoints/step_00001500
     python -m pretrain.convert beit3_base_patch16_224.pth OUT --from beit3
 
-A folder of safetensors is a source as well (--from safetensors), and a value for `initial_weights` of a recipe. The
-text tokenizer, if the source has one, a card in JSON and a README.md with the lines that load the weights are written
-beside them. Everything written is loaded again and compared with the source: every tensor, and outputs on random
+A contrastive run becomes a dual encoder, in Microsoft's format one of their `itc` files. A folder of safetensors is a
+source as well (--from safetensors), and a value for `initial_weights` of a recipe. The text tokenizer, if the source
+has one, preprocessing.json, a card in JSON and a README.md with the lines that load the weights are written beside
+them. Everything written is loaded again and compared with the source: every tensor, and outputs on random
 inputs.
 """
 

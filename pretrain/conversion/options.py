@@ -35,7 +35,7 @@ class ConvertOptions:
     """Use that a file must be exact for. fusion: image-text pairs, for Microsoft's tasks vqav2, nlvr2,
     coco_captioning and nocaps. dual: images alone and texts alone, for imagenet, flickr30k and coco_retrieval. vision,
     text: the same file as dual, verified for one of them. Networks without vision-language experts give one file that
-    is exact for all. None: fusion for --to beit3, vision for --to timm."""
+    is exact for all. None: for --to beit3 dual for a contrastive run and else fusion, vision for --to timm."""
     image_size: ImageSize | None = None
     """Interpolate the image positions for images of this side in pixels."""
     trim_vocab: bool = False
@@ -44,7 +44,7 @@ class ConvertOptions:
     """Attention heads, for --from beit3 if the sizes are not published ones and the file has no card."""
     new_heads: bool = False
     """For --from beit3 with a file that was tuned for a task: initialize masked-image head, masked-word head and final
-    norm anew, if the file lacks them."""
+    norm anew, if the file lacks them. Without it a dual encoder of theirs stays one."""
     num_visual_tokens: Size | None = None
     """Codes of your visual tokenizer, for a masked-image head that --new-heads initializes. None: 8192."""
     verify: bool = True

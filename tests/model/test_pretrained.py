@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from model.config import DualHeads
 from model.dual_encoder import DualEncoder
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_network, read_config, read_heads, save_network
-from tests.support.tiny import CONFIG, tiny_model
-from tests.support.tiny_dual import tiny_dual
+from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
 from tests.support.unreadable import forbidden
 
 NAME = "mim_head.weight"
@@ -68,7 +67,7 @@ def test_invalid_sizes_are_refused_in_one_sentence(changes: dict[str, Any], mess
 
 @pytest.mark.parametrize("heads", [DualHeads(), DualHeads(logit_bias=True, masked_data=True)], ids=str)
 def test_a_dual_encoder_is_loaded_as_one(heads: DualHeads, tmp_path: Path) -> None:
-    network = tiny_dual(heads)
+    network = tiny_dual_encoder(heads)
     save_network(dict(network.state_dict()), CONFIG, tmp_path, heads=heads)
     found = load_network(tmp_path)
     assert isinstance(found, DualEncoder) and found.heads == heads == read_heads(tmp_path)
@@ -89,7 +88,7 @@ def test_a_dual_encoder_is_loaded_as_one(heads: DualHeads, tmp_path: Path) -> No
     ids=str,
 )
 def test_heads_that_the_weights_do_not_have_are_refused(heads: Any, message: str, tmp_path: Path) -> None:
-    save_network(dict(tiny_dual().state_dict()), CONFIG, tmp_path)
+    save_network(dict(tiny_dual_encoder().state_dict()), CONFIG, tmp_path)
     config = json.loads((tmp_path / CONFIG_NAME).read_text())
     (tmp_path / CONFIG_NAME).write_text(json.dumps({**config, "heads": heads}))
     with pytest.raises(ValueError, match=message):

@@ -45,9 +45,10 @@ def tiny_model(
     return _randomized(MaskedDataModel(config, kernels, checkpointing), config, seed)
 
 
-def tiny_dual_encoder(heads: DualHeads = NO_FURTHER_HEADS, seed: int = 0) -> DualEncoder:
+def tiny_dual_encoder(heads: DualHeads = NO_FURTHER_HEADS, seed: int = 0, **changes: Any) -> DualEncoder:
     """Return a dual encoder of such parameters, with a scale and a bias that suit random features."""
-    model = _randomized(DualEncoder(CONFIG, heads), CONFIG, seed)
+    config = replace(CONFIG, **changes)
+    model = _randomized(DualEncoder(config, heads), config, seed)
     with torch.no_grad():
         model.logit_scale.fill_(1.5)
         if model.logit_bias is not None:

@@ -7,6 +7,7 @@ import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -128,6 +129,9 @@ def file_at(name: str, text: str) -> Callable[[Path], None]:
         ("safetensors", file_at("card.json", "5"), "does not hold a JSON object"),
         ("safetensors", folder_at("text_tokenizer.spm"), "text_tokenizer.spm is a folder"),
         ("safetensors", folder_at("checkpoints"), "is a run or a checkpoint"),
+        ("timm", file_at("preprocessing.json", '{"image_size": 99}'), "preprocessing.json is that of other weights"),
+        ("timm", file_at("preprocessing.json", "{}"), "preprocessing.json is not valid: image_size Field required"),
+        ("timm", folder_at("preprocessing.json"), "preprocessing.json is a folder"),
     ],
 )
 def test_foreign_files_are_not_replaced(
@@ -169,6 +173,18 @@ def test_one_readme_describes_all_weights_in_a_folder(ours: Path, tmp_path: Path
     assert text.count("\n## ") == 2 and "## beit3_dual.pth" in text and "## beit3_fusion.pth" in text
     assert "Role fusion: exact for Microsoft's tasks vqav2, nlvr2, coco_captioning, nocaps." in text
     assert "Microsoft's finetuning code cannot load it: not base or large" in text
+
+
+def test_weights_with_other_preprocessing_are_not_joined(ours: Path, tmp_path: Path) -> None:
+    options = ConvertOptions(ours, tmp_path, "beit3", "safetensors", role="dual", verify=False)
+    convert(options)
+    convert(replace(options, image_size=64))  # replaces the file, and nothing else lies there
+    assert json.loads((tmp_path / "preprocessing.json").read_text())["image_size"] == 64
+    with pytest.raises(ValueError, match="preprocessing.json is that of other weights; give another folder"):
+        convert(replace(options, role="fusion"))
+    convert(replace(options, role="fusion", image_size=64))
+    with pytest.raises(ValueError, match="preprocessing.json is that of other weights; give another folder"):
+        convert(options)
 
 
 def test_a_card_and_the_file_hold_the_fingerprint_of_the_tokenizer(ours: Path, tmp_path: Path) -> None:

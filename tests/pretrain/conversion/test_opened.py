@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from model.dual_encoder import DualEncoder
 from model.pretrained import save_network
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
@@ -76,6 +77,16 @@ def test_a_folder_of_an_earlier_version_has_the_lengths_of_its_run(
     assert opened.preprocessing == expected and not (tmp_path / PREPROCESSING_NAME).exists()
     with pytest.raises(ValueError, match="no text tokenizer lies beside .*; put the one that the weights were trained"):
         opened.need_tokenizer()
+
+
+def test_microsofts_itc_file_is_opened_as_a_dual_encoder(tmp_path: Path) -> None:
+    state = tuned_state("retrieval")
+    path = microsofts(state, tmp_path / "theirs" / "beit3_itc.pth")
+    path.with_suffix(".json").write_text('{"model": {"num_heads": 4}}')
+    opened = open_network(path)
+    assert isinstance(opened.network, DualEncoder) and opened.origin == str(path)
+    assert torch.equal(opened.network.state_dict()["vision_head.weight"], state["vision_head.weight"])
+    assert opened.tokenizer is None and opened.preprocessing.image_size == CONFIG.image_size
 
 
 def test_what_holds_no_network_is_refused(tiny_data: TinyData, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from pretrain.formats.beit3 import file_entries
 from pretrain.formats.beit3_file import load_beit3
 from pretrain.formats.preprocessing import Preprocessing, read_preprocessing
 from tests.pretrain.formats.test_beit3_contents import HEADS, pretrained_state, tuned_state
-from tests.support.tiny import CONFIG, tiny_model
-from tests.support.tiny_dual import tiny_dual
+from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
 from tests.support.tiny_run import TinyData
 
 NUM_WORDS = 120
@@ -60,7 +59,7 @@ def test_a_tuned_file_is_converted_and_its_missing_parts_are_reported(text_token
 
 
 def test_an_itc_file_becomes_a_dual_encoder_and_the_same_file_again(text_tokenizer: Path, tmp_path: Path) -> None:
-    network = tiny_dual(attention="decoupled", num_vl_layers=0)
+    network = tiny_dual_encoder(attention="decoupled", num_vl_layers=0)
     state = dict(file_entries(network.state_dict().items(), network.encoder.config, "dual", DualHeads()))
     path = microsofts(state, tmp_path / "theirs" / "beit3_base_itc_patch16_224.pth")
     (path.parent / "beit3.spm").write_bytes(text_tokenizer.read_bytes())

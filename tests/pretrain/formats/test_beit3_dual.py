@@ -25,8 +25,8 @@ from pretrain.formats.beit3_file import save_beit3
 from pretrain.formats.beit3_loaders import torchscale_arguments
 from tests.pretrain.formats.test_beit3_contents import pretrained_state, tuned_state
 from tests.support.launch import ON_CPU, ROOT, python_path
-from tests.support.tiny import CONFIG, tiny_inputs
-from tests.support.tiny_dual import TheirDualEncoder, their_dual, tiny_dual
+from tests.support.their_dual import TheirDualEncoder, their_dual
+from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_dual_inputs
 
 TOLERANCE: dict[str, Any] = {"atol": 2e-5, "rtol": 0}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -53,11 +53,11 @@ def entries_of(network: DualEncoder) -> dict[str, Tensor]:
 @pytest.mark.parametrize("is_padded", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_features_are_those_of_their_retrieval_model(variant: str, is_padded: bool) -> None:
-    network = tiny_dual(**VARIANTS[variant])
-    inputs = tiny_inputs(4, 0, 4)
+    network = tiny_dual_encoder(**VARIANTS[variant])
+    inputs = tiny_dual_inputs(4, 4)
     padding = inputs.text_padding if is_padded else torch.zeros_like(inputs.text_padding)
     assert bool(padding.any()) == is_padded
-    inputs = replace(inputs, text_padding=padding, image_mask=torch.zeros_like(inputs.image_mask))
+    inputs = replace(inputs, text_padding=padding)
     theirs = their_dual(CONFIG, entries_of(network)).features(inputs.images, inputs.text_ids, padding)
     for our, their in zip(network.features(inputs), theirs, strict=True):
         assert our.norm(dim=1).allclose(torch.ones(4))
@@ -67,7 +67,7 @@ def test_features_are_those_of_their_retrieval_model(variant: str, is_padded: bo
 @pytest.mark.parametrize("heads", [DualHeads(), DualHeads(logit_bias=True, masked_data=True)], ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_file_has_exactly_their_keys(heads: DualHeads, variant: str) -> None:
-    network = tiny_dual(heads, **VARIANTS[variant])
+    network = tiny_dual_encoder(heads, **VARIANTS[variant])
     state = file_of(network)
     expected = {name: tensor.shape for name, tensor in TheirDualEncoder(CONFIG).state_dict().items()}
     expected["beit3.encoder.embed_positions.B.weight"] = torch.Size([1024, CONFIG.dim])
@@ -112,7 +112,7 @@ def test_their_file_becomes_a_dual_encoder_and_their_file_again_without_a_change
     assert network.heads == DualHeads()
     again = entries_of(network)
     assert again.keys() == state.keys() and all(torch.equal(again[name], state[name]) for name in state)
-    inputs = replace(tiny_inputs(3, 0, 4), image_mask=torch.zeros(3, CONFIG.num_patches, dtype=torch.bool))
+    inputs = tiny_dual_inputs(3, 4)
     expected = their_dual(CONFIG, state).features(inputs.images, inputs.text_ids, inputs.text_padding)
     for our, their in zip(network.features(inputs), expected, strict=True):
         torch.testing.assert_close(our, their, **TOLERANCE)
@@ -147,9 +147,8 @@ def test_features_are_those_of_microsofts_own_classes(tmp_path: Path) -> None:
     installed = subprocess.run(command, capture_output=True, text=True, check=False)
     if installed.returncode:
         pytest.skip(f"{' and '.join(PACKAGES)} cannot be installed: {installed.stderr.strip().splitlines()[-1]}")
-    networks = {variant: tiny_dual(**changes) for variant, changes in VARIANTS.items()}
-    inputs = tiny_inputs(4, 0, 4)
-    inputs = replace(inputs, image_mask=torch.zeros_like(inputs.image_mask))
+    networks = {variant: tiny_dual_encoder(**changes) for variant, changes in VARIANTS.items()}
+    inputs = tiny_dual_inputs(4, 4)
     assert inputs.text_padding.any()
     cases, out = tmp_path / "cases.pth", tmp_path / "features.pth"
     files = {variant: str(tmp_path / f"{variant}.pth") for variant in VARIANTS}

@@ -1,29 +1,12 @@
-"""A tiny dual encoder, and Microsoft's, written from their published code on torchscale's BEiT3."""
+"""Microsoft's dual encoder, written from their published code on torchscale's BEiT3."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model.config import NO_FURTHER_HEADS, DualHeads, MultiwayConfig
-from model.dual_encoder import DualEncoder
-from model.initialization import init_weights
-from tests.support.tiny import CONFIG
+from model.config import MultiwayConfig
 from tests.support.torchscale_beit3 import build_torchscale_beit3
-
-
-def tiny_dual(heads: DualHeads = NO_FURTHER_HEADS, seed: int = 0, **changes: Any) -> DualEncoder:
-    """Return a dual encoder in which every parameter is random and large enough to matter."""
-    config = replace(CONFIG, **changes)
-    network = DualEncoder(config, heads)
-    init_weights(network, config, seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return network.eval()
 
 
 class TheirDualEncoder(nn.Module):
