@@ -48,7 +48,7 @@ class FeatureChoice:
 def choose_features(
     network: Network, kind: Kind, pool: Pool | None = None, layers: tuple[int, ...] = ()
 ) -> FeatureChoice:
-    """Return the features to take. pool None: projected if the network can and no layers are given, else class.
+    """Return the features to take. pool None: projected if the network can and no layers are given, else mean.
 
     Raises ValueError if the network does not have such features of samples of this kind.
     """
@@ -58,7 +58,7 @@ def choose_features(
         raise ValueError(f"layer {wrong[0]} is not a block of this network; give numbers from 1 to {depth}")
     is_dual = isinstance(network, DualEncoder)
     if pool is None:
-        pool = "projected" if is_dual and kind != "pair" and not layers else "class"
+        pool = "projected" if is_dual and kind != "pair" and not layers else "mean"
     if pool == "projected":
         if not is_dual:
             raise ValueError(f"these weights have no contrastive heads; {TRAIN_HEADS}, or choose another pool")

@@ -75,7 +75,7 @@ class EncodeOptions(InferenceOptions):
     pool: Pool | None = None
     """Feature of a sample. projected: by the contrastive head. class: the class token of an image or pair, <s> of a
     text. mean: of patches and words. tokens: all of them. map: the patches in their places, channels first. None:
-    projected if the weights have contrastive heads and --pairs and --layers are not given, else class."""
+    projected if the weights have contrastive heads and --pairs and --layers are not given, else mean."""
     layers: str = ""
     """Blocks whose outputs are taken, before the final norm, separated by commas: 3,6,9,12. Empty: the network's
     output."""

@@ -103,7 +103,7 @@ class PretrainedModel:
 
         images: one or several of Pillow's, paths or bytes of files, or a tensor (3, H, W) or (I, 3, H, W), uint8 or
         floating from 0 to 1. pool None: projected by the contrastive head if there is one and no layers are asked for,
-        else the class token. Raises ValueError for images or features that cannot be had.
+        else the mean of patches. Raises ValueError for images or features that cannot be had.
         """
         choice = choose_features(self.network, "image", pool, tuple(layers))
         return self._features("image", choice, pixels_of(images, self.preprocessing.image_size), None)

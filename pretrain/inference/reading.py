@@ -89,18 +89,22 @@ def read_batches(reading: Reading, batch_size: int, num_workers: int) -> Generat
     """
     global _reading, _slots
     num_slots = BATCHES_AHEAD * num_workers + 1
-    _reading, _slots = reading, _shared_slots(reading.transform, num_slots, batch_size)
+    slots = _shared_slots(reading.transform, num_slots, batch_size)
+    _reading, _slots = reading, slots
     free, waiting = deque(range(num_slots)), deque[tuple[int, Future[list[Sample]]]]()
-    with worker_pool(num_workers) as workers:
-        for listed in batched(iter(reading.samples), batch_size):
-            slot = free.popleft()
-            waiting.append((slot, workers.submit(_read_batch, slot, listed)))
-            if not free:
-                slot, future = waiting.popleft()
-                yield _batch(future.result(), _slots, slot)
-                free.append(slot)  # the caller has asked for the next batch: its pixels may be overwritten
-        for slot, future in waiting:
-            yield _batch(future.result(), _slots, slot)
+    try:
+        with worker_pool(num_workers) as workers:
+            for listed in batched(iter(reading.samples), batch_size):
+                slot = free.popleft()
+                waiting.append((slot, workers.submit(_read_batch, slot, listed)))
+                if not free:
+                    slot, future = waiting.popleft()
+                    yield _batch(future.result(), slots, slot)
+                    free.append(slot)  # the caller has asked for the next batch: its pixels may be overwritten
+            for slot, future in waiting:
+                yield _batch(future.result(), slots, slot)
+    finally:
+        _reading = _slots = None
 
 
 def batched(samples: Iterator[Listed], batch_size: int) -> Iterator[list[Listed]]:
@@ -152,6 +156,6 @@ def _batch(samples: list[Sample], slots: NDArray[np.uint8] | None, slot: int) ->
     if slots is not None:
         whole = torch.from_numpy(slots[slot])
         pixels = whole[: len(good)] if len(good) == len(samples) else whole[good]
-    if samples and any(samples[place].ids is not None for place in good):
+    if good and samples[good[0]].ids is not None:
         ids = torch.tensor([samples[place].ids for place in good])
     return Batch(samples, pixels, ids)

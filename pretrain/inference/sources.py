@@ -47,7 +47,7 @@ class Samples(Protocol):
 class RecordSamples:
     """The samples of a raw source, as data_pipeline.write_shards reads it; a .txt of texts has one per line."""
 
-    num_samples = None
+    num_samples: int | None = None
 
     def __init__(self, kind: Kind, source: str, options: SourceOptions):
         self._kind, self._source, self._options = kind, source, options

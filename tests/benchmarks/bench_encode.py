@@ -5,8 +5,9 @@ scaling, normalizing and writing. Both take turns for several rounds on the same
 network and one worker process. The pictures are those of ../shared/data/emoji_artists, or of --source, whose artists
 are read as one folder.
 
-`vs_bare` is by the clock, `vs_bare_cpu` by the CPU time of the process that holds the network, which other programs on
-the machine distort less. `inline` is what would remain by the clock if that process decoded as well.
+`vs_bare` is by the clock and needs a machine with two idle cores: one for the network, one for the worker.
+`vs_bare_cpu` is by the CPU time of the process that holds the network, which other programs distort less. `inline` is
+what would remain by the clock if that process decoded as well.
 """
 
 import resource
@@ -64,6 +65,9 @@ class Rate:
     clock: float
     cpu: float
 
+    def __str__(self) -> str:
+        return f"{self.clock:.4g} images/s ({self.cpu:.4g} per CPU second)"
+
 
 def main() -> None:
     options = tyro.cli(BenchOptions, prog="python -m tests.benchmarks.bench_encode")
@@ -118,7 +122,10 @@ def measure(
         return encoded.report.num_kept
 
     bare()
-    rates = [(rate_of(bare), rate_of(encode)) for _ in range(rounds)]
+    rates = []
+    for number in range(rounds):
+        rates.append((rate_of(bare), rate_of(encode)))
+        print(f"round {number}: bare {rates[-1][0]}, encode {rates[-1][1]}", flush=True)
     decoded = rate_of(lambda: decode(pictures[:500], config.image_size))
     bares, encodes = zip(*rates, strict=True)
     return {

@@ -86,11 +86,11 @@ def test_projected_features_are_those_of_the_heads(kind: Kind) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_the_default_is_projected_if_the_network_can_else_the_class_token() -> None:
+def test_the_default_is_projected_if_the_network_can_else_the_mean() -> None:
     dual, masked = tiny_dual(), tiny_model()
     assert choose_features(dual, "image").pool == choose_features(dual, "text").pool == "projected"
-    assert {choose_features(dual, "pair").pool, choose_features(dual, "text", None, (1,)).pool} == {"class"}
-    assert choose_features(masked, "image").pool == "class"
+    assert {choose_features(dual, "pair").pool, choose_features(dual, "text", None, (1,)).pool} == {"mean"}
+    assert choose_features(masked, "image").pool == "mean"
 
 
 @pytest.mark.parametrize(
