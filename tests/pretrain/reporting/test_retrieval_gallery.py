@@ -1,5 +1,6 @@
 """Queries with their best answers, compared with numpy. CPU, seconds."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from data_pipeline.texts.tokenizer import TextTokenizer
-from pretrain.checkpoints.reader import Checkpoint
+from pretrain.checkpoints.reader import TEXT_TOKENIZER_NAME, Checkpoint
 from pretrain.config.contrast import ContrastConfig
 from pretrain.evaluation.captioned_images import open_captioned_images
 from pretrain.evaluation.retrieval import retrieval_recall
@@ -59,7 +60,8 @@ def test_the_gallery_of_a_checkpoint_asks_for_the_first_pairs(tiny_data: TinyDat
     model = replace(CONFIG, vocab_size=TextTokenizer(tokenizer).vocab_size)
     data = replace(contrast_demo().data, caption_length=12)
     config = replace(contrast_demo(), model=model, data=data, initial_weights=None)
-    checkpoint = Checkpoint[ContrastConfig](tmp_path, 1, config, {}, tokenizer)
+    shutil.copy(tokenizer, tmp_path / TEXT_TOKENIZER_NAME)
+    checkpoint = Checkpoint[ContrastConfig](tmp_path, 1, 1, {}, {}, {}, config)
     network = tiny_dual_encoder(vocab_size=model.vocab_size)
     found = retrieval_gallery(checkpoint, network, tiny_data.folder / "pairs", 3)
     pairs = open_captioned_images(str(tiny_data.folder / "pairs"), "pairs", None, None, data, 32)
