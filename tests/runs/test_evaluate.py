@@ -18,6 +18,9 @@ from pretrain.conversion.options import ConvertOptions
 from pretrain.evaluation.options import EvaluateOptions
 from pretrain.evaluation.records import read_evaluations
 from pretrain.jobs.visual_tokens import load_visual_tokenizer
+from pretrain.reporting.options import ReportOptions
+from pretrain.reporting.pictures import pictures_of
+from pretrain.reporting.run_files import read_run
 from pretrain.run.run_log import read_log
 from pretrain.survival.stop import EXIT_STOPPED_BY_FILE
 from tests.support.evaluated import CHUNK, NUM_SAMPLES, evaluation_overrides, write_labelled
@@ -263,6 +266,8 @@ def test_a_contrastive_run_has_the_same_figures_on_any_number_of_ranks(
         assert_same(evaluate_source(EvaluateOptions(run_dir))[1], figures(run_dir)[3])
     convert(ConvertOptions(runs[1], tmp_path / "export", to="safetensors"))
     assert evaluate_source(EvaluateOptions(tmp_path / "export"))[1] == evaluate_source(EvaluateOptions(runs[1]))[1]
+    shown = pictures_of(read_run(runs[1]), ReportOptions((runs[1],), num_images=2))
+    assert shown.missing == [] and shown.retrieval is not None and len(shown.retrieval.images) == 2
 
 
 @pytest.mark.slow
