@@ -58,6 +58,8 @@ UNTESTED = {
     "pretrain/conversion/evaluated.py", "pretrain/evaluation/classes.py", "pretrain/evaluation/codes.py",
     "pretrain/evaluation/evaluation.py", "pretrain/evaluation/pretraining.py",
     "pretrain/evaluation/words.py",
+    # ranks that share an evaluation, and one process: tests/pretrain/conversion/test_evaluated_contrast.py
+    "pretrain/evaluation/launched.py",
     # compared with torch's allocations: tests/pretrain/planning/test_memory.py
     "pretrain/planning/live_memory.py", "pretrain/planning/micro_step_memory.py",
     "pretrain/planning/planned_kind.py", "pretrain/planning/pretraining_kind.py",

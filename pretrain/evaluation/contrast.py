@@ -60,7 +60,7 @@ class ContrastEvaluation(Evaluation):
         if of_classes and settings.labelled is not None:
             has_texts = "zero_shot" in of_classes
             labelled = open_labelled(
-                settings.labelled, settings.num_labelled, data, size, check_shards, with_all_classes=has_texts
+                settings.labelled, settings.num_labelled, data, size, check_shards, has_texts, keeps_images=False
             )
             names = read_class_names(settings.class_names, labelled.classes) if has_texts else []
             templates = read_templates(settings.templates) if has_texts else ()

@@ -47,21 +47,26 @@ class Labelled:
     max_member_bytes: int
     sources: list[Path] | tuple[SampleReader, list[int]]
     """Files, or a reader and its samples."""
+    keeps_images: bool = True
+    """Whether images stay in memory for the next evaluation, as each rank needs only its own."""
     _read: dict[int, NDArray[np.uint8] | None] = field(default_factory=dict)
 
     def images(self, places: range) -> tuple[Tensor, Tensor]:
         """Return images, (B, 3, S, S) uint8, and which of them could be read, (B,) float32, 1 or 0."""
-        for place in (place for place in places if place not in self._read):
-            transform = ImageTransform(self.image_size, 1, 0, False, self.max_image_pixels)
-            try:
-                self._read[place] = transform.center(self._encoded(place))
-            except (BadSampleError, OSError) as error:
-                warn(f"skipped {self._name(place)}: {printable(str(error))}")
-                self._read[place] = None
+        found = [self._read[place] if place in self._read else self._image(place) for place in places]
+        if self.keeps_images:
+            self._read.update(zip(places, found, strict=True))
         blank = np.zeros((3, self.image_size, self.image_size), np.uint8)
-        found = [self._read[place] for place in places]
         pixels = np.stack([blank if image is None else image for image in found])
         return torch.from_numpy(pixels), torch.tensor([image is not None for image in found]).float()
+
+    def _image(self, place: int) -> NDArray[np.uint8] | None:
+        transform = ImageTransform(self.image_size, 1, 0, False, self.max_image_pixels)
+        try:
+            return transform.center(self._encoded(place))
+        except (BadSampleError, OSError) as error:
+            warn(f"skipped {self._name(place)}: {printable(str(error))}")
+            return None
 
     def _encoded(self, place: int) -> bytes:
         if isinstance(self.sources, tuple):
@@ -86,12 +91,13 @@ def open_labelled(
     image_size: int,
     check_shards: bool,
     with_all_classes: bool = False,
+    keeps_images: bool = True,
 ) -> Labelled:
     """Open labelled images.
 
     check_shards: as `read_index` has it; with_all_classes: read the captions of all samples of shards for the names of
-    their classes, not only those of the chosen ones. Raises ValueError if the images are not of a known layout, or have
-    fewer than two classes with two images.
+    their classes, not only those of the chosen ones; keeps_images: see `Labelled`. Raises ValueError if the images are
+    not of a known layout, or have fewer than two classes with two images.
     """
     sources: list[Path] | tuple[SampleReader, list[int]]
     if is_remote(folder) or (Path(folder) / INDEX_NAME).is_file():
@@ -129,6 +135,7 @@ def open_labelled(
         data.max_image_pixels,
         data.max_member_bytes,
         sources,
+        keeps_images,
     )
 
 

@@ -18,9 +18,12 @@ from pretrain.conversion.options import ConvertOptions
 from pretrain.evaluation.options import EvaluateOptions
 from pretrain.evaluation.records import read_evaluations
 from pretrain.jobs.visual_tokens import load_visual_tokenizer
+from pretrain.reporting.options import ReportOptions
+from pretrain.reporting.pictures import pictures_of
+from pretrain.reporting.run_files import read_run
 from pretrain.run.run_log import read_log
 from pretrain.survival.stop import EXIT_STOPPED_BY_FILE
-from tests.support.evaluated import NUM_SAMPLES, evaluation_overrides, write_labelled
+from tests.support.evaluated import CHUNK, NUM_SAMPLES, evaluation_overrides, write_labelled
 from tests.support.faults import arguments_of, broken
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
 from tests.support.tiny_run import TinyData
@@ -221,3 +224,58 @@ def test_the_best_checkpoint_is_kept_and_named(tiny_data: TinyData, tmp_path: Pa
     names = {path.name for path in (run_dir / "checkpoints").iterdir()}
     assert names == {"best", f"step_{highest:08d}", f"step_{NUM_STEPS:08d}"}
     assert find_checkpoint(run_dir / "checkpoints" / "best", PretrainConfig).step == highest
+
+
+def contrast(num_ranks: int, data: TinyData, labelled: Path, run_dir: Path, *extra: object) -> Path:
+    """Train a dual encoder from random weights in three steps, evaluated before the first and after the last."""
+    values = {
+        "data.pairs": data.folder / "pairs",
+        "data.text-tokenizer": data.folder / "text_tokenizer.spm",
+        "run-dir": run_dir,
+        "deepspeed-config": ROOT / "ds_configs" / "zero3_cpu.json",
+        "model.dim": 48,
+        "model.ffn-dim": 64,
+        "num-steps": 3,
+        "pairs-per-step": 12,
+        "data.num-lanes": 12,
+        "optimizer.warmup-steps": 1,
+        "monitors.tensorboard": "off",
+        "evaluation.pairs": data.folder / "pairs",
+        "evaluation.labelled": labelled,
+        "evaluation.num-samples": NUM_SAMPLES,
+        "evaluation.chunk-size": CHUNK,
+        "initial-weights": None,
+    }
+    arguments = [word for name, value in values.items() for word in (f"--{name}", value)]
+    ended = run_ranks(num_ranks, "pretrain.contrast", ["contrast_demo", *arguments, *extra])
+    assert ended.exit_codes == [0] * num_ranks, ended.stderr
+    assert "holds the samples of" in ended.stderr[0]  # it is evaluated on what it trains on
+    return run_dir
+
+
+@pytest.mark.slow
+def test_a_contrastive_run_has_the_same_figures_on_any_number_of_ranks(
+    tiny_data: TinyData, labelled: Path, tmp_path: Path
+) -> None:
+    """Compare the untrained network on 1, 2 and 3 ranks under ZeRO-3, and the trained one with a single process."""
+    runs = [contrast(num_ranks, tiny_data, labelled, tmp_path / str(num_ranks)) for num_ranks in (1, 2, 3)]
+    expected = figures(runs[0])[0]
+    assert len(expected) == 10 and {"loss/contrastive", "retrieval/text_to_image_r1", "zero_shot/acc1"} <= {*expected}
+    for run_dir in runs:
+        assert_same(figures(run_dir)[0], expected)
+        assert_same(evaluate_source(EvaluateOptions(run_dir))[1], figures(run_dir)[3])
+    convert(ConvertOptions(runs[1], tmp_path / "export", to="safetensors"))
+    assert evaluate_source(EvaluateOptions(tmp_path / "export"))[1] == evaluate_source(EvaluateOptions(runs[1]))[1]
+    shown = pictures_of(read_run(runs[1]), ReportOptions((runs[1],), num_images=2))
+    assert shown.missing == [] and shown.retrieval is not None and len(shown.retrieval.images) == 2
+
+
+@pytest.mark.slow
+def test_a_contrastive_run_keeps_its_best_checkpoint(tiny_data: TinyData, labelled: Path, tmp_path: Path) -> None:
+    best = ["--evaluation.best", "retrieval/text_to_image_r10", "--evaluation.best-is", "highest"]
+    every = ["--evaluation.every-steps", 1, "--save-every-steps", 1, "--keep-checkpoints", 1]
+    run_dir = contrast(2, tiny_data, labelled, tmp_path / "run", *best, *every)
+    by_step = {step: found["retrieval/text_to_image_r10"] for step, found in figures(run_dir).items() if step}
+    found = read_best(run_dir / "checkpoints")
+    assert found is not None and found.value == max(by_step.values()) == by_step[found.step]
+    assert evaluate_source(EvaluateOptions(run_dir / "checkpoints" / "best"))[0].startswith(f"step {found.step} ")

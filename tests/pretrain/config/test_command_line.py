@@ -1,13 +1,16 @@
 """Parsing of RECIPE [overrides], with the command's own options anywhere among them."""
 
+import contextlib
 import sys
 from dataclasses import dataclass
 
 import pytest
 
-from pretrain.config.command_line import run_recipe_command
+from pretrain.config.command_line import run_command_on_ranks, run_recipe_command
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.evaluation.options import EvaluateOptions
 from pretrain.recipes import RECIPES
+from pretrain.survival.agreement import FatalRunError
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,33 @@ def test_help_explains_the_form_and_the_commands_own_options(
 ) -> None:
     code, output, _ = ended(["--help"], monkeypatch, capsys)
     assert code == 0 and "usage: tests.show [options] RECIPE [overrides]" in output and "--ranks" in output
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_ranks_the_main_one_prints(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def act(options: EvaluateOptions) -> str:
+        if options.num_words == 1:
+            raise FatalRunError("what all ranks raise")
+        if options.num_words == 2:
+            raise ValueError("what this rank alone raises")
+        return f"evaluated {options.source}"
+
+    def run(*words: str) -> tuple[str, str]:
+        monkeypatch.setattr("sys.argv", ["evaluate", f"--local_rank={rank}", *words])
+        with contextlib.suppress(SystemExit):
+            run_command_on_ranks(EvaluateOptions, "pretrain.evaluate", act)
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    monkeypatch.setenv("RANK", rank)
+    is_main = rank == "0"
+    assert run("runs/a") == ("evaluated runs/a\n" * is_main, "")
+    assert run("runs/a", "--num-words", "1") == ("", "error: what all ranks raise\n" * is_main)
+    assert ("there is no option --num-word" in run("runs/a", "--num-word", "2")[1]) == is_main
+    if is_main:
+        assert run("runs/a", "--num-words", "2") == ("", "error: what this rank alone raises\n")
+    else:
+        with pytest.raises(ValueError, match="what this rank alone raises"):
+            run("runs/a", "--num-words", "2")

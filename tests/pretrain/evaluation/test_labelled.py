@@ -38,6 +38,30 @@ def test_captions_of_pairs_are_classes(tmp_path: Path) -> None:
     assert images[:, 0].float().mean((1, 2)).tolist() == [0, 1, 2, 3, 4] and is_good.all()
 
 
+def test_images_are_kept_only_if_asked_for(tmp_path: Path) -> None:
+    folder = write_labelled(tmp_path / "images")
+    kept = open_labelled(str(folder), 100, DataConfig(), 24, True)
+    streamed = open_labelled(str(folder), 100, DataConfig(), 24, True, keeps_images=False)
+    assert torch.equal(kept.images(range(12))[0], streamed.images(range(12))[0])
+    (folder / "class_0" / "1.png").write_bytes(b"changed")
+    assert kept.images(range(1, 2))[1].all() and not streamed.images(range(1, 2))[1].any()
+
+
+def test_classes_are_those_of_the_whole_source_if_asked_for(tmp_path: Path) -> None:
+    names = ["cat", "cat", "dog", "dog", "owl"]
+    members = [
+        (f"{number}.{end}", content)
+        for number, name in enumerate(names)
+        for end, content in (("png", png()), ("txt", name.encode()))
+    ]
+    write_tar(tmp_path / "pairs" / "0.tar", members)
+    index_folder(tmp_path / "pairs")
+    chosen = open_labelled(str(tmp_path / "pairs"), 4, DataConfig(), 16, True)
+    whole = open_labelled(str(tmp_path / "pairs"), 4, DataConfig(), 16, True, with_all_classes=True)
+    assert chosen.classes == ("cat", "dog") and whole.classes == ("cat", "dog", "owl")
+    assert chosen.labels.tolist() == whole.labels.tolist() == [0, 0, 1, 1]
+
+
 def test_samples_are_spread_evenly() -> None:
     assert spread(10, 4) == [0, 2, 5, 7] and spread(3, 10) == [0, 1, 2]
     assert torch.equal(every_second([5, 5, 7, 5, 7]), torch.tensor([False, True, False, False, True]))

@@ -6,9 +6,12 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import torch
+
 from pretrain.reporting.caption_gallery import CaptionWithImage, ShownCaption, Word
 from pretrain.reporting.page import render
 from pretrain.reporting.pictures import Pictures
+from pretrain.reporting.retrieval_gallery import Item, Query, RetrievalGallery
 from pretrain.reporting.run_files import read_runs
 from tests.support.written_runs import write_run
 
@@ -42,7 +45,9 @@ def hostile_page(folder: Path) -> str:
     )
     words = [Word(HOSTILE), Word(HOSTILE, HOSTILE, False), Word(HOSTILE, HOSTILE, True)]
     caption = ShownCaption(HOSTILE, CaptionWithImage(IMAGE, words), CaptionWithImage(IMAGE, words))
-    return render(read_runs([runs[0].folder]), [Pictures(HOSTILE, 40, None, [caption], [HOSTILE])])
+    query = Query(Item(HOSTILE), [Item(HOSTILE), Item(HOSTILE)], [True, False], 1, 2)
+    retrieval = RetrievalGallery([query], [query])
+    return render(read_runs([runs[0].folder]), [Pictures(HOSTILE, 40, None, [caption], [HOSTILE], retrieval)])
 
 
 def test_texts_from_the_data_are_texts(tmp_path: Path) -> None:
@@ -82,3 +87,15 @@ def test_several_runs_have_a_legend_and_their_differences(tmp_path: Path) -> Non
     page = render(read_runs(folders), [])
     assert 'aria-label="Colors of the runs"' in page
     assert re.search(r"<td>seed</td><td>0</td><td>1</td>", page)
+
+
+def test_right_answers_are_framed_and_images_shown(tmp_path: Path) -> None:
+    image = Item(image=torch.full((3, 4, 4), 7, dtype=torch.uint8))
+    query = Query(Item("a red circle"), [image, image, image], [False, True, False], 2, 1234)
+    pictures = Pictures("run", 40, retrieval=RetrievalGallery([query], [query]))
+    page = render(read_runs([write_run(tmp_path / "run", 40)]), [pictures])
+    section = page[page.index('<section id="pictures">') :]
+    section = section[: section.index("</section>")]
+    assert section.count('<li class="right">') == 2 and section.count("<li>") == 4
+    assert section.count(f'src="{image.uri}"') == 6 and section.count("a red circle") == 2
+    assert "first right answer: 2" in section and "1,234 candidates" in section

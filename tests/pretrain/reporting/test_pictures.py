@@ -37,3 +37,7 @@ def test_held_out_shards_are_those_of_the_runs_evaluation(tmp_path: Path) -> Non
     config = json.loads((run.folder / "config.json").read_text())
     (run.folder / "config.json").write_text(json.dumps(config | {"evaluation": None}))
     assert held_out_folder(read_run(run.folder), ReportOptions((run.folder,))) is None
+    (tmp_path / "pairs.jsonl").touch()  # a contrastive run takes any source of pairs
+    evaluation = {"pairs": str(tmp_path / "pairs.jsonl")}
+    run = read_run(write_run(tmp_path / "contrastive", config={"evaluation": evaluation}))
+    assert held_out_folder(run, ReportOptions((run.folder,))) == tmp_path / "pairs.jsonl"

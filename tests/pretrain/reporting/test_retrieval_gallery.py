@@ -1,10 +1,22 @@
-"""Queries with their best answers, compared with numpy. CPU, milliseconds."""
+"""Queries with their best answers, compared with numpy. CPU, seconds."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from data_pipeline.texts.tokenizer import TextTokenizer
+from pretrain.checkpoints.reader import TEXT_TOKENIZER_NAME, Checkpoint
+from pretrain.config.contrast import ContrastConfig
+from pretrain.evaluation.captioned_images import open_captioned_images
 from pretrain.evaluation.retrieval import retrieval_recall
-from pretrain.reporting.retrieval_gallery import image_queries, text_queries
+from pretrain.recipes.contrast import contrast_demo
+from pretrain.reporting.retrieval_gallery import image_queries, retrieval_gallery, text_queries
+from tests.support.dual import tiny_dual_encoder
+from tests.support.tiny import CONFIG
+from tests.support.tiny_run import TinyData
 
 
 def picture(image: int) -> torch.Tensor:
@@ -41,3 +53,21 @@ def test_images_are_shown_with_the_nearest_texts_of_which_several_may_be_right()
 def test_of_equal_answers_the_wrong_ones_come_first() -> None:
     (query,) = text_queries(torch.ones(4, 2), torch.ones(1, 2), torch.tensor([1]), ["a"], picture, [0], num_answers=4)
     assert query.is_right == [False, False, False, True] and query.rank == 4
+
+
+def test_the_gallery_of_a_checkpoint_asks_for_the_first_pairs(tiny_data: TinyData, tmp_path: Path) -> None:
+    tokenizer = tiny_data.folder / "text_tokenizer.spm"
+    model = replace(CONFIG, vocab_size=TextTokenizer(tokenizer).vocab_size)
+    data = replace(contrast_demo().data, caption_length=12)
+    config = replace(contrast_demo(), model=model, data=data, initial_weights=None)
+    shutil.copy(tokenizer, tmp_path / TEXT_TOKENIZER_NAME)
+    checkpoint = Checkpoint[ContrastConfig](tmp_path, 1, 1, {}, {}, {}, config)
+    network = tiny_dual_encoder(vocab_size=model.vocab_size)
+    found = retrieval_gallery(checkpoint, network, tiny_data.folder / "pairs", 3)
+    pairs = open_captioned_images(str(tiny_data.folder / "pairs"), "pairs", None, None, data, 32)
+    assert [query.item.text for query in found.texts] == pairs.captions[:3]
+    assert all(query.num_candidates == 40 and len(query.answers) == 5 for query in [*found.texts, *found.images])
+    for place, query in enumerate(found.images):
+        assert query.item.image is not None and torch.equal(query.item.image, pairs.images([place])[0][0])
+        own = [answer.text == pairs.captions[place] for answer in query.answers]
+        assert query.is_right == own and any(own) == (query.rank <= 5)
