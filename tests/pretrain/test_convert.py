@@ -12,13 +12,13 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from model import load_pretrained
 from model.embeddings import interpolate_positions
 from model.masked_data_model import MaskedDataModel
+from pretrain.checkpoints.initial_weights import check_initial_weights, open_initial_weights
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.conversion.beit3_target import Beit3Target
 from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.verify import TOLERANCE, largest_difference
-from pretrain.jobs.pretraining import check_initial_weights
 from pretrain.run.run_log import read_log
 from tests.support.launch import run_ranks
 from tests.support.tiny import tiny_model
@@ -198,21 +198,26 @@ def test_training_starts_from_converted_weights(run_dir: Path, tiny_data: TinyDa
     assert difference is not None and difference <= TOLERANCE
 
 
+def check_start(config: PretrainConfig) -> None:
+    assert config.initial_weights is not None and config.data.text_tokenizer is not None
+    check_initial_weights(open_initial_weights(config.initial_weights), config.model, config.data.text_tokenizer)
+
+
 def test_weights_that_are_not_for_a_run_are_refused(run_dir: Path, tmp_path: Path) -> None:
     convert(ConvertOptions(run_dir, tmp_path, to="safetensors"))
     config = replace(find_checkpoint(run_dir, PretrainConfig).config, initial_weights=tmp_path)
-    check_initial_weights(config)
+    check_start(config)
     larger = replace(config, model=replace(config.model, depth=4, attention="decoupled"))
     with pytest.raises(ValueError, match="model.depth is 3 there, 4 here; model.attention is shared there, decoupled"):
-        check_initial_weights(larger)
+        check_start(larger)
     (tmp_path / "text_tokenizer.spm").unlink()
     other = replace(config, data=replace(config.data, text_tokenizer=tmp_path / "config.json"))
     with pytest.raises(
         ValueError, match="its words are those of a text tokenizer with SHA-256 .*, not of .*config.json"
     ):
-        check_initial_weights(other)
+        check_start(other)
     with pytest.raises(ValueError, match="model.safetensors is a file; convert it with .* FOLDER --from beit3"):
-        check_initial_weights(replace(config, initial_weights=tmp_path / "model.safetensors"))
+        check_start(replace(config, initial_weights=tmp_path / "model.safetensors"))
 
 
 def test_no_weight_of_the_run_is_zero(run_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """Recipes: valid, explained and planned."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from pretrain.config.run_config import config_from_json, config_to_json
 from pretrain.engine.engine import merged_deepspeed_config
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.planning.network_tables import parameter_table, use_table
-from pretrain.recipes import RECIPES
+from pretrain.recipes import CONTRAST_RECIPES, RECIPES
 from tests.support.launch import ROOT
 
 
@@ -25,6 +26,37 @@ def test_a_recipe_builds_documents_its_command_and_survives_its_file(name: str) 
     for total in (config.images_per_step, config.pairs_per_step, config.texts_per_step):
         assert total % config.data.num_lanes == 0
     assert "total" in parameter_table(config.model) and "forward GFLOPs" in use_table(config)
+
+
+@pytest.mark.parametrize("name", CONTRAST_RECIPES)
+def test_a_contrastive_recipe_builds_and_survives_its_file(name: str) -> None:
+    config = CONTRAST_RECIPES[name]()
+    assert config_from_json(type(config), config_to_json(config)) == config.resolved()
+    command = (CONTRAST_RECIPES[name].__doc__ or "").split("Command:")[1]
+    assert re.search(rf" {name}\b", command) and config.run_dir.name == name
+    merged = merged_deepspeed_config(config, read_memory_config(config.deepspeed_config), world_size=2)
+    assert merged["train_batch_size"] == config.pairs_per_step and config.pairs_per_step % config.data.num_lanes == 0
+    pretrained = {"contrast_demo": "demo", "contrast_laptop": "laptop"}.get(name, name.replace("contrast", "beit3"))
+    source = RECIPES[pretrained]()
+    assert replace(config.model, drop_path_rate=source.model.drop_path_rate) == source.model
+    assert config.data.text_tokenizer == source.data.text_tokenizer
+    if name in ("contrast_demo", "contrast_laptop"):
+        assert config.initial_weights == source.run_dir and config.warnings() == []
+    else:
+        assert str(source.run_dir) in command
+
+
+def test_the_contrastive_giant_has_the_schedule_of_appendix_a() -> None:
+    giant = CONTRAST_RECIPES["contrast_giant"]()
+    optimizer, epoch = giant.optimizer, 21_000_000 / 16_384
+    assert (giant.pairs_per_step, giant.model.image_size, giant.model.drop_path_rate) == (16_384, 224, 0.3)
+    assert giant.num_steps == pytest.approx(5 * epoch, rel=1e-3)
+    assert optimizer.warmup_steps == pytest.approx(epoch, rel=1e-3)
+    assert (optimizer.peak_lr, optimizer.weight_decay, giant.layer_decay) == (3e-5, 0.05, 0.95)
+    assert (optimizer.beta1, optimizer.beta2) == (0.9, 0.999)
+    sizes = {name: CONTRAST_RECIPES[f"contrast_{name}"]() for name in ("base", "large")}
+    assert [(config.optimizer.peak_lr, config.layer_decay) for config in sizes.values()] == [(2e-4, 0.65), (5e-5, 0.85)]
+    assert all(config.num_steps == giant.num_steps for config in sizes.values())
 
 
 def test_the_giant_has_table_11s_schedule() -> None:

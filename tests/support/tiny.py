@@ -1,16 +1,25 @@
-"""A tiny network and random inputs for it, in float32."""
+"""Tiny networks and random inputs for them, in float32."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayConfig
+from model.config import (
+    KEEP_EVERYTHING,
+    NO_FURTHER_HEADS,
+    Checkpointing,
+    DualHeads,
+    KernelChoice,
+    MultiwayConfig,
+)
+from model.dual_encoder import DualEncoder
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
 from model.objective import IGNORE_INDEX
 
+Network = TypeVar("Network", MaskedDataModel, DualEncoder)
 CONFIG = MultiwayConfig(
     dim=32,
     depth=3,
@@ -33,13 +42,32 @@ def tiny_model(
 ) -> MaskedDataModel:
     """Return a model in which every parameter, biases and norms included, is random and large enough to matter."""
     config = replace(CONFIG, **changes)
-    model = MaskedDataModel(config, kernels, checkpointing)
+    return _randomized(MaskedDataModel(config, kernels, checkpointing), config, seed)
+
+
+def tiny_dual_encoder(heads: DualHeads = NO_FURTHER_HEADS, seed: int = 0) -> DualEncoder:
+    """Return a dual encoder of such parameters, with a scale and a bias that suit random features."""
+    model = _randomized(DualEncoder(CONFIG, heads), CONFIG, seed)
+    with torch.no_grad():
+        model.logit_scale.fill_(1.5)
+        if model.logit_bias is not None:
+            model.logit_bias.fill_(-0.5)
+    return model
+
+
+def _randomized(model: Network, config: MultiwayConfig, seed: int) -> Network:
     init_weights(model, config, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
+
+
+def tiny_dual_inputs(num_images: int, num_texts: int, seed: int = 0) -> MultiwayInputs:
+    """Return random whole images and texts of different lengths, as a dual encoder takes them."""
+    inputs = tiny_inputs(num_images, 0, num_texts, seed)
+    return replace(inputs, image_mask=torch.zeros_like(inputs.image_mask))
 
 
 def tiny_inputs(num_images: int, num_pairs: int, num_texts: int, seed: int = 0) -> MultiwayInputs:

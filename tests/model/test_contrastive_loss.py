@@ -1,0 +1,117 @@
+"""Contrastive losses in chunks and by rows against autograd on the whole matrix of logits. CPU, seconds."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
+
+from model.contrastive_loss import row_statistics, sigmoid_rows, softmax_gradient
+
+NUM_PAIRS, DIM = 13, 7
+SCALE, BIAS = 9.0, -3.0
+CHUNKS = [1, 3 * NUM_PAIRS, 5 * NUM_PAIRS + 2, 1 << 24]
+"""Logits per chunk: less than a row, three rows, five, all of them."""
+PARTS = [[13], [4, 9], [1, 2, 10]]
+"""Rows of each rank."""
+
+
+def features(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(NUM_PAIRS, DIM, generator=generator, dtype=torch.float64), dim=1)
+
+
+IMAGES, TEXTS = features(1), features(2)
+
+
+def whole(loss: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss and its gradients by autograd."""
+    leaves = {
+        "images": IMAGES.clone(),
+        "texts": TEXTS.clone(),
+        "scale": torch.tensor(SCALE, dtype=torch.float64),
+        "bias": torch.tensor(BIAS, dtype=torch.float64),
+    }
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    logits, right = leaves["scale"] * leaves["images"] @ leaves["texts"].T, torch.arange(NUM_PAIRS)
+    if loss == "softmax":
+        value = (cross_entropy(logits, right) + cross_entropy(logits.T, right)) / 2
+    else:
+        signs = 2 * torch.eye(NUM_PAIRS) - 1
+        value = -logsigmoid(signs * (logits + leaves["bias"])).sum() / NUM_PAIRS
+    value.backward()
+    return value.detach(), {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+
+
+def starts(parts: list[int]) -> list[int]:
+    return [sum(parts[:number]) for number in range(len(parts))]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_softmax_by_rows_is_that_of_the_whole_matrix(parts: list[int], chunk: int) -> None:
+    value, gradients = whole("softmax")
+    scale = torch.tensor(SCALE, dtype=torch.float64)
+    sides = {"images": (IMAGES, TEXTS), "texts": (TEXTS, IMAGES)}
+    sums, positives = {}, torch.zeros((), dtype=torch.float64)
+    for name, (rows, columns) in sides.items():
+        found = [
+            row_statistics(part, columns, first, scale, chunk)
+            for part, first in zip(rows.split(parts), starts(parts), strict=True)
+        ]
+        sums[name] = torch.cat([each.logsumexp for each in found])
+        positives = torch.cat([each.positives for each in found])
+        logits = SCALE * rows @ columns.T
+        expected = logits.argmax(1) == torch.arange(NUM_PAIRS)
+        assert torch.equal(torch.cat([each.are_right for each in found]), expected)
+    loss = (sums["images"] + sums["texts"] - 2 * positives).sum() / (2 * NUM_PAIRS)
+    torch.testing.assert_close(loss, value)
+    for name, (rows, columns) in sides.items():
+        own, other = sums[name], sums["texts" if name == "images" else "images"]
+        gradient = torch.cat(
+            [
+                softmax_gradient(part, columns, first, scale, own_part, other, chunk)
+                for part, first, own_part in zip(rows.split(parts), starts(parts), own.split(parts), strict=True)
+            ]
+        ) / (2 * NUM_PAIRS)
+        torch.testing.assert_close(gradient, gradients[name])
+        # the gradient with respect to the logarithm of the scale is a by-product
+        torch.testing.assert_close((rows * gradient).sum(), SCALE * gradients["scale"])
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_sigmoid_by_rows_is_that_of_the_whole_matrix(parts: list[int], chunk: int) -> None:
+    value, gradients = whole("sigmoid")
+    scale, bias = torch.tensor(SCALE, dtype=torch.float64), torch.tensor(BIAS, dtype=torch.float64)
+    for name, rows, columns in (("images", IMAGES, TEXTS), ("texts", TEXTS, IMAGES)):
+        found = [
+            sigmoid_rows(part, columns, first, scale, bias, chunk)
+            for part, first in zip(rows.split(parts), starts(parts), strict=True)
+        ]
+        torch.testing.assert_close(torch.stack([each.loss for each in found]).sum() / NUM_PAIRS, value)
+        gradient = torch.cat([each.gradient for each in found]) / NUM_PAIRS
+        torch.testing.assert_close(gradient, gradients[name])
+        torch.testing.assert_close((rows * gradient).sum(), SCALE * gradients["scale"])
+        of_bias = torch.stack([each.bias_gradient for each in found]).sum() / NUM_PAIRS
+        torch.testing.assert_close(of_bias, gradients["bias"])
+
+
+def test_no_more_logits_exist_at_once_than_a_chunk_has() -> None:
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: object, types: object, args: tuple = (), kwargs: object = None) -> object:
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))  # type: ignore[operator]
+            if isinstance(result, Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    rows, columns = torch.randn(64, 4), torch.randn(256, 4)
+    scale, chunk = torch.tensor(1.0), 8 * 256
+    with Watch():
+        statistics = row_statistics(rows, columns, 64, scale, chunk)
+        softmax_gradient(rows, columns, 64, scale, statistics.logsumexp, torch.zeros(256), chunk)
+        sigmoid_rows(rows, columns, 64, scale, scale, chunk)
+    assert largest == chunk < 64 * 256

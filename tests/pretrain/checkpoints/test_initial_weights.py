@@ -1,0 +1,116 @@
+"""Weights to start from: runs, checkpoints and exports, and what they must have. CPU, seconds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import DualHeads
+from model.dual_encoder import DualEncoder
+from model.initialization import init_weights
+from model.masked_data_model import MaskedDataModel
+from model.pretrained import WEIGHTS_NAME, save_pretrained
+from pretrain.checkpoints.initial_weights import (
+    HEADS,
+    InitialWeights,
+    check_initial_weights,
+    load_initial_weights,
+    open_initial_weights,
+    weights_file,
+)
+from pretrain.checkpoints.manifest import MANIFEST_NAME
+from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.conversion.convert import convert
+from pretrain.conversion.options import ConvertOptions
+from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
+
+
+def given(model: torch.nn.Module, **changes: object) -> InitialWeights:
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return InitialWeights(Path("there"), replace(CONFIG, **changes), lambda: weights.items(), "words", None)
+
+
+def test_a_run_a_checkpoint_and_an_export_of_it_give_the_same_weights(two_ranks: Path, tmp_path: Path) -> None:
+    convert(ConvertOptions(two_ranks, tmp_path / "export", to="safetensors"))
+    checkpoint = find_checkpoint(two_ranks)
+    expected = dict(checkpoint_weights(checkpoint))
+    for source in (two_ranks, checkpoint.folder, tmp_path / "export"):
+        found = open_initial_weights(source)
+        assert found.config == checkpoint.config.model
+        assert found.words_sha256 == open_initial_weights(two_ranks).words_sha256 is not None
+        torch.testing.assert_close(dict(found.weights()), expected, atol=0, rtol=0)
+        assert checkpoint.config.data.text_tokenizer is not None
+        check_initial_weights(found, checkpoint.config.model, checkpoint.config.data.text_tokenizer)
+    assert weights_file(two_ranks) == weights_file(checkpoint.folder) == checkpoint.folder / MANIFEST_NAME
+    assert weights_file(tmp_path / "export") == tmp_path / "export" / WEIGHTS_NAME
+
+
+def test_what_holds_no_weights_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"initial_weights: .*nothing does not exist; give a run .* or a folder of"):
+        open_initial_weights(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"initial_weights: .* is not a complete checkpoint"):
+        open_initial_weights(tmp_path)
+    (tmp_path / "beit3.pth").touch()
+    with pytest.raises(ValueError, match=r"beit3.pth is a file; convert it with .* FOLDER --from beit3, and give"):
+        open_initial_weights(tmp_path / "beit3.pth")
+
+
+def test_a_dual_encoder_takes_the_encoder_of_pretraining_and_keeps_its_own_heads() -> None:
+    source, model = tiny_model(seed=1), tiny_dual_encoder(seed=2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    missing = load_initial_weights(given(source), model, may_lack=HEADS)
+    assert missing == ["vision_head.weight", "language_head.weight", "logit_scale"]
+    there = source.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name] if name in missing else there[name]), name
+
+
+def test_an_earlier_dual_encoder_is_taken_whole_but_for_the_scale_of_another_loss() -> None:
+    source = tiny_dual_encoder(seed=1)
+    model = tiny_dual_encoder(seed=2)
+    assert load_initial_weights(given(source), model, HEADS) == []
+    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
+    sigmoid = DualEncoder(CONFIG, DualHeads(logit_bias=True))
+    init_weights(sigmoid, CONFIG, 0)
+    assert load_initial_weights(given(source), sigmoid, HEADS) == ["logit_scale", "logit_bias"]
+    assert torch.equal(sigmoid.vision_head.weight, source.vision_head.weight) and sigmoid.logit_scale.item() > 2.3
+    masked = tiny_dual_encoder(DualHeads(masked_data=True))
+    assert load_initial_weights(given(tiny_model(seed=1)), masked, HEADS)[0] == "vision_head.weight"
+    assert torch.equal(masked.mlm_head.weight, tiny_model(seed=1).mlm_head.weight)
+
+
+def test_pretraining_needs_its_own_heads_and_any_run_needs_all_of_the_encoder() -> None:
+    model = tiny_model(seed=2)
+    with pytest.raises(ValueError, match=r"there lack mim_head.weight, .*; give weights of masked data modeling"):
+        load_initial_weights(given(tiny_dual_encoder()), model)
+    source = tiny_dual_encoder(DualHeads(masked_data=True), seed=1)
+    assert load_initial_weights(given(source), model) == []
+    assert torch.equal(model.mim_head.bias, source.mim_head.bias)
+    shorter = MaskedDataModel(replace(CONFIG, depth=2))
+    with pytest.raises(ValueError, match=r"lack encoder\.blocks\.2\."):
+        load_initial_weights(given(shorter), tiny_dual_encoder(), HEADS)
+    with pytest.raises(ValueError, match=r"have encoder\.blocks\.2\..*, which the network does not have"):
+        load_initial_weights(given(tiny_model()), shorter)
+    with pytest.raises(ValueError, match=r"\(50, 32\) for encoder.text_embed.word_embed.weight, expected \(60, 32\)"):
+        load_initial_weights(given(tiny_model()), MaskedDataModel(replace(CONFIG, vocab_size=60)))
+
+
+def test_image_positions_are_interpolated_to_the_size_of_the_run() -> None:
+    source, larger = tiny_model(), DualEncoder(replace(CONFIG, image_size=48))
+    load_initial_weights(given(source), larger, HEADS)
+    positions, own = (each.encoder.vision_embed.pos_embed.detach() for each in (source, larger))
+    assert torch.equal(own[:3], positions[:3]) and len(own) == 3 + 36
+    torch.testing.assert_close(own[3:].mean(0), positions[3:].mean(0), atol=0.05, rtol=0)
+
+
+def test_all_differences_are_listed(tmp_path: Path) -> None:
+    save_pretrained(tiny_model().state_dict(), CONFIG, tmp_path)
+    found, words = open_initial_weights(tmp_path), tmp_path / "words.spm"
+    words.touch()
+    check_initial_weights(found, replace(CONFIG, drop_path_rate=0.3, image_size=64), words, free={"image_size"})
+    with pytest.raises(ValueError, match="do not fit: model.depth is 3 there, 4 here; model.image_size is 32 there"):
+        check_initial_weights(found, replace(CONFIG, depth=4, image_size=64), words)
+    other = replace(found, words_sha256="0" * 64)
+    with pytest.raises(ValueError, match=r"its words are those of .*, not of .*words.spm"):
+        check_initial_weights(other, CONFIG, words)

@@ -1,0 +1,167 @@
+"""Contrastive steps in real processes against plain torch on one, and what no step may change. CPU, seconds."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
+
+from model.config import DualHeads
+from model.kernels.backend import choose_backend
+from model.masked_data_model import masked_losses
+from model.stacked_vectors import stacked_rows
+from model.stochastic_depth import drop_path_scales
+from pretrain.jobs.contrast import Contrast, layer_of
+from pretrain.recipes import CONTRAST_RECIPES
+from tests.support.contrast_ranks import (
+    DROP_PATH_RATE,
+    LOSS_WEIGHTS,
+    MASKED_WEIGHT,
+    NUM_PAIRS,
+    NUM_UP,
+    Case,
+    global_batch,
+)
+from tests.support.launch import run_ranks
+from tests.support.tiny import CONFIG, tiny_dual_encoder
+
+TOLERANCE = 1e-5
+
+
+def results(num_ranks: int, cases: Mapping[str, Case], folder: Path) -> dict[str, Any]:
+    file, out = folder / f"cases_{num_ranks}.json", folder / f"out_{num_ranks}.pt"
+    file.write_text(json.dumps({name: asdict(case) for name, case in cases.items()}))
+    ended = run_ranks(num_ranks, "tests.support.contrast_ranks", [file, out])
+    assert set(ended.exit_codes) == {0}, ended.stderr
+    return dict(torch.load(out, weights_only=True))
+
+
+def reference(case: Case) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return the losses and all gradients of the step in plain torch: one process, whole logits, autograd."""
+    model = tiny_dual_encoder(DualHeads(case.loss == "sigmoid", case.is_masked)).train()
+    inputs, masked = global_batch(case.is_masked, step=0)
+    ids = torch.arange(3 * NUM_PAIRS)
+    states = model.encoder(inputs, drop_path_scales(0, ids[: 2 * NUM_PAIRS], CONFIG.depth, DROP_PATH_RATE))
+    images = normalize(states.images[:, 0] @ model.vision_head.weight.T, dim=1)
+    texts = normalize(states.texts[:, 0] @ model.language_head.weight.T, dim=1)
+    logits = model.logit_scale.exp() * images @ texts.T
+    right = torch.arange(NUM_PAIRS)
+    losses = {}
+    if model.logit_bias is not None:
+        signs = 2 * torch.eye(NUM_PAIRS) - 1
+        losses["contrastive"] = -logsigmoid(signs * (logits + model.logit_bias)).sum() / NUM_PAIRS
+    else:
+        losses["contrastive"] = (cross_entropy(logits, right) + cross_entropy(logits.T, right)) / 2
+    total = losses["contrastive"]
+    if masked is not None:
+        scales = drop_path_scales(0, ids[2 * NUM_PAIRS :], CONFIG.depth, DROP_PATH_RATE)
+        hidden = model.encoder(masked.inputs, scales)
+        sums = masked_losses(
+            hidden, masked.targets, model.mim_head, model.mlm_head, choose_backend("auto", logits.device)
+        )
+        assert isinstance(sums, Tensor)
+        means = sums / masked.targets.counts().clamp(min=1)
+        total = total + MASKED_WEIGHT * (means * torch.tensor(LOSS_WEIGHTS)).sum()
+        losses |= {"mvlm_image": means[2], "mvlm_text": means[3]}
+    total.backward()
+    gradients, rows = {}, stacked_rows(model)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        pieces = {row.name: parameter.grad.narrow(0, row.start, row.length) for row in rows.get(name, ())}
+        gradients |= pieces or {name: parameter.grad}
+    return {"loss": total.item()} | {name: loss.item() for name, loss in losses.items()}, gradients
+
+
+def check(found: dict[str, Any], case: Case) -> None:
+    losses, gradients = reference(case)
+    record = found["record"]
+    assert float(record["loss"]) == pytest.approx(losses.pop("loss"), abs=TOLERANCE, rel=TOLERANCE)
+    for name, loss in losses.items():
+        assert float(record["losses"][name]) == pytest.approx(loss, abs=TOLERANCE, rel=TOLERANCE), name
+    assert found["gradients"].keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        own = found["gradients"][name].view(gradient.shape)
+        torch.testing.assert_close(own, gradient, atol=TOLERANCE, rtol=TOLERANCE, msg=name)
+    trained = [name for name, gradient in gradients.items() if gradient.any()]
+    assert {"logit_scale", "vision_head.weight", "language_head.weight"} <= set(trained)
+
+
+FEW = {
+    "softmax": Case("one step", stage=3, num_micro_steps=2),
+    "sigmoid": Case("one step", stage=2, num_micro_steps=1, loss="sigmoid"),
+    "masked": Case("one step", stage=3, num_micro_steps=2, loss="sigmoid", is_masked=True),
+}
+STAYING = {f"stage {stage}": Case("ten steps", stage=stage, num_micro_steps=2 - stage % 2) for stage in (1, 2, 3)}
+AT_THE_BOUND = {
+    f"bound {stage} {precision}": Case("scale at its bound", stage=stage, precision=precision)  # type: ignore[arg-type]
+    for stage, precision in ((1, "bfloat16"), (2, "float32"), (3, "bfloat16"))
+}
+
+
+@pytest.fixture(scope="module")
+def two_ranks_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the results of all cases on two ranks, of one launch."""
+    return results(2, {**FEW, **STAYING, **AT_THE_BOUND}, tmp_path_factory.mktemp("contrast"))
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_losses_and_all_gradients_are_those_of_plain_torch(name: str, two_ranks_results: dict[str, Any]) -> None:
+    check(two_ranks_results[name], FEW[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_losses_and_all_gradients_depend_on_no_topology(num_ranks: int, tmp_path: Path) -> None:
+    cases = {
+        f"{loss}, {count} micro-steps, stage {stage}, {'masked' if is_masked else 'alone'}": Case(
+            "one step", stage, count, loss, is_masked
+        )
+        for loss in ("softmax", "sigmoid")
+        for count in (1, 2, 4)
+        for stage in (1, 2, 3)
+        for is_masked in (False, True)
+    }
+    found = results(num_ranks, cases, tmp_path)
+    for name, case in cases.items():
+        check(found[name], case)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_what_the_loss_does_not_use_keeps_its_value_to_the_bit(stage: int, two_ranks_results: dict[str, Any]) -> None:
+    """Ten steps with a weight decay of 0.5: vision-language experts and the mask token stay, all else is trained."""
+    found = two_ranks_results[f"stage {stage}"]
+    expected = {name for name in tiny_dual_encoder().state_dict() if "vision_language" in name}
+    assert len(expected) == 8  # two matrices, three norms and biases of one block
+    assert set(found["kept"]) == expected | {"encoder.vision_embed.mask_token"}
+    assert len(found["changed"]) > 80
+
+
+@pytest.mark.parametrize("name", AT_THE_BOUND)
+def test_the_scale_stops_at_its_bound_and_comes_back_at_once(name: str, two_ranks_results: dict[str, Any]) -> None:
+    found = two_ranks_results[name]
+    weights, used = zip(*found["found"], strict=True)
+    highest = torch.tensor(found["bound"]).item()  # in float32
+    assert max(weights) == weights[NUM_UP - 1] == weights[NUM_UP - 2] == highest
+    assert max(used) == (highest if "float32" in name else torch.tensor(highest).bfloat16().item()) <= highest
+    assert highest - 2 < weights[NUM_UP] < highest - 0.5  # the first gradient that asks for less is followed
+
+
+def test_the_learning_rate_falls_from_heads_to_embeddings_and_is_zero_for_what_is_not_trained() -> None:
+    config = replace(CONTRAST_RECIPES["contrast_giant"](), layer_decay=0.5)
+    scale = Contrast(config, torch.device("cpu")).lr_scale
+    depth = config.model.depth
+    assert scale("vision_head.weight") == scale("vectors") == scale("encoder.norm.vectors") == 1.0
+    assert scale(f"encoder.blocks.{depth - 1}.vectors") == 0.5
+    assert scale("encoder.blocks.0.attn.qkv.shared.weight") == 0.5**depth
+    for name in ("vision_embed.cls_token", "vision_embed.patch_embed.bias", "text_embed.word_embed.weight"):
+        assert scale(f"encoder.{name}") == 0.5 ** (depth + 1)
+    assert scale("encoder.vision_embed.mask_token") == 0.0
+    assert scale("encoder.blocks.39.experts.vision_language.fc1.weight") == 0.0
+    masked = replace(config, masked_data_weight=1.0, visual_tokenizer=Path("data/visual_tokenizer.pt"))
+    assert Contrast(masked, torch.device("cpu")).lr_scale("encoder.vision_embed.mask_token") == 0.5 ** (depth + 1)
+    assert layer_of("encoder.text_embed.pos_embed", 12) == 0 and layer_of("encoder.blocks.11.vectors", 12) == 12

@@ -1,0 +1,230 @@
+"""One rank of tiny dual encoders in contrastive steps, one case after the other:
+
+    python -m tests.support.contrast_ranks CASES OUT
+
+CASES is a JSON file of cases by name (`Case`). The main rank writes to OUT, by name, what torch.save takes: the log
+record and the gradients of one step, or what ten steps did to the weights.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.objective import OBJECTIVES
+from model.stacked_vectors import stacked_rows
+from model.stochastic_depth import drop_path_scales
+from pretrain.checkpoints.partitions import places_in_engine, unstacked
+from pretrain.config.contrast import ContrastConfig
+from pretrain.config.run_config import OptimizerConfig
+from pretrain.engine.engine import build_engine, init_distributed, merged_deepspeed_config
+from pretrain.engine.optimizer import float32_partitions
+from pretrain.engine.schedule import set_learning_rate
+from pretrain.jobs.contrast import Contrast, ContrastStep
+from pretrain.jobs.dual_micro_step import DualMicroStep, joined
+from pretrain.jobs.micro_step import MicroStep
+from pretrain.jobs.pretraining import MaskedStep
+from pretrain.recipes.contrast import contrast_demo
+from pretrain.run.accumulate import accumulate
+from pretrain.run.parameter_bounds import keep_within
+from pretrain.survival.step_guard import StepGuard
+from pretrain.survival.stop import end_process
+from pretrain.survival.watchdog import Watchdog
+from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_dual_inputs, tiny_inputs, tiny_targets
+
+NUM_PAIRS = 16
+NUM_STEPS = 10
+NUM_UP, NUM_DOWN = 6, 2
+"""Steps that ask for a higher and then for a lower scale, of about 1 each: from 1.5 to ln 100 and back."""
+DROP_PATH_RATE = 0.3
+MASKED_WEIGHT = 0.5
+LOSS_WEIGHTS = (1.0, 1.0, 0.7, 1.3)
+"""Of the four losses of masked data modeling."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run of contrastive steps."""
+
+    does: Literal["one step", "ten steps", "scale at its bound"]
+    stage: int = 3
+    num_micro_steps: int = 1
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    is_masked: bool = False
+    """Whether masked data modeling of the same number of pairs goes on beside it."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class NoWatchdog:
+    """Stands for a watchdog that watches nothing."""
+
+    def at(self, place: str) -> None:
+        pass
+
+
+def main() -> None:
+    cases, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    init_distributed(hang_seconds=60)
+    actions: dict[str, Callable[[Case], Any]] = {
+        "one step": one_step,
+        "ten steps": ten_steps,
+        "scale at its bound": scale_at_its_bound,
+    }
+    results = {name: actions[case["does"]](Case(**case)) for name, case in cases.items()}
+    if dist.get_rank() == 0:
+        torch.save(results, out)
+    dist.barrier()
+
+
+def one_step(case: Case) -> dict[str, Any]:
+    """Return the log record of a step and the gradients that the optimizer gets, by names in state dicts."""
+    engine, _ = built(case, OptimizerConfig(peak_lr=0.0, min_lr=0.0, weight_decay=0.0, gradient_clip=0.0))
+    found: dict[int, Tensor] = {}
+
+    def keep(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for partition in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+            found[id(partition)] = partition.grad.clone()
+
+    engine.optimizer.optimizer.register_step_pre_hook(keep)
+    record = take_step(engine, case, step=0)
+    partitions = [found[id(partition)] for partition in float32_partitions(engine.optimizer)]
+    gradients = whole(engine, partitions)
+    engine.destroy()
+    return {"record": record, "gradients": gradients}
+
+
+def ten_steps(case: Case) -> dict[str, Any]:
+    """Return the names of the weights that ten steps changed in any bit, and of the others."""
+    engine, job = built(case, OptimizerConfig(peak_lr=1e-2, min_lr=1e-2, weight_decay=0.5, gradient_clip=1.0))
+    before = {name: weight.clone() for name, weight in whole(engine, float32_partitions(engine.optimizer)).items()}
+    for step in range(NUM_STEPS):
+        set_learning_rate(engine.optimizer, job.config.optimizer.peak_lr)
+        take_step(engine, case, step)
+    after = whole(engine, float32_partitions(engine.optimizer))
+    engine.destroy()
+    kept = sorted(name for name in before if torch.equal(before[name], after[name]))
+    return {"kept": kept, "changed": sorted(before.keys() - set(kept))}
+
+
+def scale_at_its_bound(case: Case) -> dict[str, Any]:
+    """Return logit_scale, float32 and as the network has it, in steps that ask for more, then for less of it."""
+    engine, job = built(case, OptimizerConfig(peak_lr=1.0, min_lr=1.0, beta1=0.0, gradient_clip=0.0))
+    keep_within(engine, job.bounds)
+    found = []
+    for direction in [-1] * NUM_UP + [1] * NUM_DOWN:
+        outputs = engine(micro_steps(case, 0)[0].inputs)
+        used = outputs.logit_scale.item()
+        engine.backward(outputs.logit_scale * direction + 0 * (outputs.images.sum() + outputs.texts.sum()))
+        engine.step()
+        found.append((float(whole(engine, float32_partitions(engine.optimizer))["logit_scale"]), used))
+    engine.destroy()
+    return {"bound": math.log(100), "found": found}
+
+
+def built(case: Case, optimizer: OptimizerConfig) -> tuple[deepspeed.DeepSpeedEngine, Contrast]:
+    """Return an engine as a run builds it, and its job."""
+    recipe = contrast_demo()
+    config: ContrastConfig = replace(
+        recipe,
+        model=replace(CONFIG, drop_path_rate=DROP_PATH_RATE),
+        data=replace(recipe.data, caption_length=CONFIG.max_text_length, text_length=CONFIG.max_text_length),
+        pairs_per_step=NUM_PAIRS,
+        gradient_accumulation_steps=case.num_micro_steps,
+        loss=case.loss,
+        precision=case.precision,
+        optimizer=optimizer,
+        masked_data_weight=MASKED_WEIGHT if case.is_masked else 0.0,
+        visual_tokenizer=Path("none") if case.is_masked else None,
+    )
+    job = Contrast(config, torch.device("cpu"))
+    memory_config = {"zero_optimization": {"stage": case.stage, "memory_efficient_linear": False}}
+    merged = merged_deepspeed_config(config, memory_config, dist.get_world_size())
+    model = tiny_dual_encoder(config.heads).train()
+    return build_engine(model, config, merged, job.leaf_modules, job.undecayed, job.lr_scale), job
+
+
+def take_step(engine: deepspeed.DeepSpeedEngine, case: Case, step: int) -> dict[str, Any]:
+    """Take a step on this rank's part of a global batch; return the log record."""
+    parts, masked = micro_steps(case, step), None
+    if case.is_masked:
+        weights = torch.tensor(LOSS_WEIGHTS) * MASKED_WEIGHT
+        masked = MaskedStep(cast(list[MicroStep], parts), weights, OBJECTIVES)
+    guard, watchdog = StepGuard(0.0, 10), cast(Watchdog, NoWatchdog())
+    record, is_skipped = accumulate(engine, ContrastStep(engine, parts, masked), guard, watchdog)
+    assert not is_skipped
+    return record
+
+
+def micro_steps(case: Case, step: int) -> list[DualMicroStep]:
+    """Return this rank's micro-steps of a global batch, which is the same for any number of ranks and of them."""
+    dtype = torch.bfloat16 if case.precision == "bfloat16" else torch.float32
+    inputs, masked = global_batch(case.is_masked, step)
+    num_parts = dist.get_world_size() * case.num_micro_steps
+    first = dist.get_rank() * case.num_micro_steps
+
+    def part(whole: Any, number: int) -> Any:
+        """Return a part of every tensor; all of them have as many rows as there are pairs, or none."""
+        tensors = {name: value for name, value in vars(whole).items() if isinstance(value, Tensor)}
+        return replace(whole, **{name: t.chunk(num_parts)[number] if len(t) else t for name, t in tensors.items()})
+
+    found = []
+    for number in range(first, first + case.num_micro_steps):
+        dual = part(inputs, number)
+        dual = replace(dual, images=dual.images.to(dtype), text_lengths=lengths(dual.text_padding), caption_lengths=())
+        ids, targets = torch.arange(NUM_PAIRS).chunk(num_parts)[number], None
+        uses = [ids, ids + NUM_PAIRS]
+        if masked is not None:
+            pairs, targets = part(masked.inputs, number), part(masked.targets, number)
+            pairs = replace(
+                pairs,
+                images=pairs.images.to(dtype),
+                caption_lengths=lengths(pairs.caption_padding),
+                text_lengths=(),
+            )
+            dual = joined(dual, MicroStep(pairs, targets, None))
+            uses = [ids, ids + 2 * NUM_PAIRS, ids + NUM_PAIRS]  # images, pairs, texts
+        scales = drop_path_scales(0, torch.cat(uses), CONFIG.depth, DROP_PATH_RATE)
+        found.append(DualMicroStep(dual, scales, targets))
+    return found
+
+
+def global_batch(is_masked: bool, step: int) -> tuple[Any, MicroStep | None]:
+    """Return images and texts for the dual encoder, and the pairs of masked data modeling."""
+    inputs = tiny_dual_inputs(NUM_PAIRS, NUM_PAIRS, seed=step)
+    if not is_masked:
+        return inputs, None
+    pairs = tiny_inputs(0, NUM_PAIRS, 0, seed=100 + step)
+    return inputs, MicroStep(pairs, tiny_targets(pairs, seed=step), None)
+
+
+def lengths(padding: Tensor) -> tuple[int, ...]:
+    return tuple((~padding).sum(1).tolist())
+
+
+def whole(engine: deepspeed.DeepSpeedEngine, partitions: list[Tensor]) -> dict[str, Tensor]:
+    """Return whole tensors from the parts of all ranks, by names in state dicts; the same on every rank."""
+    found = {}
+    for name, place in unstacked(places_in_engine(engine), stacked_rows(engine.module)).items():
+        parts = [
+            partitions[place.group].detach()[start : start + length]
+            if owner == dist.get_rank()
+            else torch.zeros(length)
+            for owner, start, length in place.pieces
+        ]
+        flat = torch.cat(parts).float()
+        dist.all_reduce(flat)
+        found[name] = flat.view(place.shape)
+    return found
+
+
+if __name__ == "__main__":
+    main()
+    end_process(0)
