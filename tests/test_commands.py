@@ -132,7 +132,8 @@ def check_module(module: str, arguments: list[str]) -> None:
         parse_of_recipe(OF_RECIPES[module], module, arguments)
     elif module in PLANNING:
         _, others = parse_first_options(PLANNING[module], arguments, module)
-        parse_recipe(RECIPES, module, others or ["beit3_giant"])
+        recipes = RECIPES if module == "pretrain.scaling" else {**RECIPES, **CONTRAST_RECIPES}
+        parse_recipe(recipes, module, others or ["beit3_giant"])
     else:
         parse_options(OPTIONS[module], arguments, module)
 

@@ -41,7 +41,8 @@ FEW_KERNEL_TESTS = ("tests/model/kernels/test_expert_norm.py", "tests/model/kern
 GPU_TESTS = (
     "tests/model/test_attention.py", "tests/model/test_flash_attention.py", "tests/model/test_kernels.py",
     "tests/model/test_visual_tokenizer.py", "tests/pretrain/engine/test_determinism.py",
-    "tests/pretrain/planning/test_memory.py", "tests/pretrain/run/test_device_copies.py",
+    "tests/pretrain/planning/test_contrast_kind.py", "tests/pretrain/planning/test_memory.py",
+    "tests/pretrain/run/test_device_copies.py",
 )  # fmt: skip
 """Files with tests that need a GPU, but for those of whole runs."""
 RUN_TESTS = ("tests/runs/test_kernels.py",)

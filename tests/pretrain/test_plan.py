@@ -20,11 +20,12 @@ from pretrain.planning.stages import way_of
 from pretrain.planning.step_times import AssumedMachine, predicted_settings
 from pretrain.planning.storage import checkpoint_lines
 from pretrain.planning.time_tables import rank_row
-from pretrain.recipes import RECIPES
+from pretrain.recipes import CONTRAST_RECIPES, RECIPES
 from tests.support.documents import blocks
 from tests.support.launch import ON_CPU, ROOT
 
 COMMAND = "python -m pretrain.plan --ranks 128 --price 2.5 beit3_giant"
+CONTRAST_COMMAND = "python -m pretrain.plan contrast_base"
 H100 = AssumedMachine(GPUS["h100"], Assumptions())
 GPUS_PER_NODE = 8
 
@@ -52,12 +53,13 @@ def test_a_measured_speed_is_read_from_the_log_of_a_run(
     assert "has no step with a speed" in capsys.readouterr().err
 
 
-def documented() -> list[str]:
-    """Return the lines of the table that the documentation prints."""
+def documented(command: str = COMMAND) -> list[str]:
+    """Return the lines of the table that the documentation prints of a command."""
     text = (ROOT / "docs" / "speed_and_memory.md").read_text()
-    assert f"`{COMMAND}`" in " ".join(text.split())
-    (table,) = (block for block in blocks(text, "text") if "waits for the host" in block)
-    return table.rstrip("\n").splitlines()
+    commands = (COMMAND, CONTRAST_COMMAND)
+    assert all(f"`{each}`" in " ".join(text.split()) for each in commands)
+    tables = [block for block in blocks(text, "text") if "waits for the host" in block]
+    return dict(zip(commands, tables, strict=True))[command].rstrip("\n").splitlines()
 
 
 def documented_lines() -> list[str]:
@@ -89,16 +91,23 @@ def test_the_documented_rows_of_128_ranks_equal_the_computed_ones() -> None:
     assert way_of(memory) == found[0].setting.name  # the recipe takes the fastest
 
 
+def test_the_documented_rows_of_the_contrastive_stage_equal_the_computed_ones() -> None:
+    config = CONTRAST_RECIPES["contrast_base"]()
+    found = predicted_settings(config, read_memory_config(config.deepspeed_config), 16, H100)
+    assert documented(CONTRAST_COMMAND)[-len(found) :] == [rank_row(16, setting) for setting in found]
+
+
 @pytest.mark.slow
-def test_the_documented_table_equals_the_output_of_the_command() -> None:
+@pytest.mark.parametrize("command", [COMMAND, CONTRAST_COMMAND])
+def test_the_documented_table_equals_the_output_of_the_command(command: str) -> None:
     ended = subprocess.run(
-        [sys.executable, *COMMAND.split()[1:]],
+        [sys.executable, *command.split()[1:]],
         cwd=ROOT, env={**os.environ, **ON_CPU}, check=True, text=True, capture_output=True,
     )  # fmt: skip
-    printed = ended.stdout.splitlines()
-    start = printed.index(documented()[0])
-    assert printed[start : start + len(documented())] == documented()
-    assert set(documented_lines()) <= set(printed)
+    printed, table = ended.stdout.splitlines(), documented(command)
+    start = printed.index(table[0])
+    assert printed[start : start + len(table)] == table
+    assert command != COMMAND or set(documented_lines()) <= set(printed)
 
 
 @pytest.mark.slow

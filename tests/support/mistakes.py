@@ -39,9 +39,9 @@ def preparation_mistake(
 
 
 @contextmanager
-def only_rank() -> Iterator[None]:
+def only_rank(backend: str = "gloo") -> Iterator[None]:
     """Run the block in a process group of this process alone."""
-    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     try:
         yield
     finally:

@@ -1,7 +1,9 @@
 """Memory of a micro-step's forward and backward, measured on any device; a gradient is freed at once, as in ZeRO."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import KernelChoice
 from model.initialization import init_weights
@@ -16,12 +18,7 @@ def network_without_gradients(config: PretrainConfig, kernels: KernelChoice, dev
     model = MaskedDataModel(config.model, kernels, config.activation_checkpointing)
     init_weights(model, config.model, 0)  # on the CPU: its generator draws there
     model = model.to(device, config.dtype)
-
-    def free(parameter: Tensor) -> None:
-        parameter.grad = None
-
-    for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(free)
+    free_gradients(model)
     return model
 
 
@@ -30,14 +27,29 @@ def forward_and_backward(model: MaskedDataModel, micro: MicroStep) -> None:
 
 
 def measured_peak(model: MaskedDataModel, micro: MicroStep) -> int:
-    """Return the largest number of bytes that forward and backward allocate, by torch's allocator or its profiler."""
-    if micro.inputs.images.device.type == "cuda":
-        forward_and_backward(model, micro)  # compiles, and allocates the workspaces of cuBLAS, which are not the step's
+    """Return the largest number of bytes that forward and backward allocate."""
+    return peak_of(lambda: forward_and_backward(model, micro), micro.inputs.images.device.type)
+
+
+def peak_of(step: Callable[[], object], device: str) -> int:
+    """Return the largest number of bytes that a step allocates, by torch's allocator on a GPU, else its profiler."""
+    if device == "cuda":
+        step()  # compiles, and allocates the workspaces of cuBLAS, which are not the step's
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        forward_and_backward(model, micro)
+        step()
         return torch.cuda.max_memory_allocated() - before
     with allocations() as events:
-        forward_and_backward(model, micro)
+        step()
     return peak_bytes(events)
+
+
+def free_gradients(model: nn.Module) -> None:
+    """Let backward leave no gradient: each is freed as soon as it is there, as in ZeRO."""
+
+    def free(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(free)

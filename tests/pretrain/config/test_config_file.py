@@ -10,10 +10,11 @@ import yaml
 
 from pretrain.config.command_line import parse_recipe
 from pretrain.config.config_file import read_config_file
+from pretrain.config.contrast import ContrastConfig
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.run_config import RunConfig, config_to_json
 from pretrain.config.visual_tokenizer import VisualTokenizerRun
-from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
+from pretrain.recipes import CONTRAST_RECIPES, RECIPES, VISUAL_TOKENIZER_RECIPES
 from tests.support.mistakes import option_mistake
 
 SAVED: dict[str, Any] = json.loads(config_to_json(RECIPES["demo"]()))
@@ -32,8 +33,12 @@ WRITERS = {".json": json.dumps, ".yaml": yaml.safe_dump, ".yml": json.dumps, ".t
 @pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize(
     ("config", "kind"),
-    [(RECIPES["beit3_giant"](), PretrainConfig), (VISUAL_TOKENIZER_RECIPES["vqkd_base"](), VisualTokenizerRun)],
-    ids=["pretraining", "visual tokenizer"],
+    [
+        (RECIPES["beit3_giant"](), PretrainConfig),
+        (CONTRAST_RECIPES["contrast_base"](), ContrastConfig),
+        (VISUAL_TOKENIZER_RECIPES["vqkd_base"](), VisualTokenizerRun),
+    ],
+    ids=["pretraining", "contrast", "visual tokenizer"],
 )
 def test_every_format_gives_the_config_that_was_written(
     config: RunConfig, kind: type[RunConfig], suffix: str, tmp_path: Path
@@ -41,6 +46,8 @@ def test_every_format_gives_the_config_that_was_written(
     path = tmp_path / f"config{suffix}"
     path.write_text(WRITERS[suffix](json.loads(config_to_json(config))))
     assert read_config_file(path, kind) == config.resolved()
+    # of a command that takes several kinds, such as pretrain.plan and pretrain.doctor
+    assert read_config_file(path, PretrainConfig, ContrastConfig, VisualTokenizerRun) == config.resolved()
 
 
 def test_overrides_follow_the_file(tmp_path: Path) -> None:

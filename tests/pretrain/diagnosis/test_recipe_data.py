@@ -6,7 +6,7 @@ from pathlib import Path
 from pretrain.config.command_line import parse_recipe
 from pretrain.diagnosis.findings import Finding
 from pretrain.diagnosis.recipe_data import recipe_data
-from pretrain.recipes import RECIPES, VISUAL_TOKENIZER_RECIPES
+from pretrain.recipes import CONTRAST_RECIPES, RECIPES, VISUAL_TOKENIZER_RECIPES
 from tests.support.mistakes import only_rank
 from tests.support.tiny_run import TinyData
 
@@ -42,6 +42,29 @@ def test_any_other_mistake_of_a_start_is_reported_once(tiny_data: TinyData, tmp_
     findings = found(tiny_data, tmp_path / "run", "--gradient-accumulation-steps", 3)
     errors = [one for one in findings if one.level == "error"]
     assert [one.subject for one in errors] == ["recipe"] and "must be a multiple of 2 ranks" in errors[0].text
+
+
+def test_the_data_of_a_contrastive_recipe_and_the_weights_that_it_starts_from(
+    tiny_data: TinyData, two_ranks: Path, tmp_path: Path
+) -> None:
+    overrides = ["--data.pairs", str(tiny_data.folder / "pairs"), "--run-dir", str(tmp_path / "run")]
+    overrides += [
+        "--data.text-tokenizer",
+        str(tiny_data.folder / "text_tokenizer.spm"),
+        "--evaluation.every-steps",
+        "0",
+    ]
+    overrides += ["--model.dim", "48", "--model.ffn-dim", "64", "--pairs-per-step", "8", "--initial-weights"]
+    levels = []
+    for weights in (two_ranks, tmp_path / "none"):
+        arguments = ["contrast_demo", *overrides, str(weights)]
+        config = parse_recipe(CONTRAST_RECIPES, "pretrain.contrast", arguments)
+        with only_rank():
+            levels.append({one.subject: one.level for one in recipe_data(config, ranks=2)})
+    sound, missing = levels
+    subjects = ["pair shards", "text tokenizer", "initial weights", "recipe", "held-out data", "first batch"]
+    assert list(sound) == subjects and "error" not in sound.values()
+    assert missing["initial weights"] == "error" and "recipe" not in missing
 
 
 def test_the_data_of_a_visual_tokenizer(tiny_data: TinyData, tmp_path: Path) -> None:
