@@ -1,4 +1,7 @@
-"""Lines in docs/converting.md and in model cards that load an export, as typed by a user. CPU, half a minute."""
+"""Lines in docs/converting.md, docs/transformers.md and in model cards that load an export, as typed by a user.
+
+CPU, half a minute.
+"""
 
 import os
 import re
@@ -31,6 +34,7 @@ def exports(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Pa
     (ours / "text_tokenizer.spm").write_bytes((tiny_data.folder / "text_tokenizer.spm").read_bytes())
     convert(ConvertOptions(ours, folder / "out", "beit3", "safetensors"))
     convert(ConvertOptions(ours, folder / "out_timm", "timm", "safetensors"))
+    convert(ConvertOptions(ours, folder / "out_transformers", "transformers", "safetensors"))
     return folder
 
 
@@ -53,6 +57,8 @@ def typed(lines: str, folder: Path) -> str:
     return ended.stdout
 
 
+BESIDE_CPU_TORCH = "import pretrain.formats.cpu_torchvision\n"
+LOADED, EXPORTED = python_blocks((ROOT / "docs" / "transformers.md").read_text())
 TORCHSCALE, TIMM, HERE = python_blocks((ROOT / "docs" / "converting.md").read_text())
 
 
@@ -114,3 +120,27 @@ def test_documented_lines_give_features_similarities_and_captions(
     if "similarity(" in lines:
         assert names["cosines"].shape == (2, 2) and names["maps"].shape == (2, 2, CONFIG.dim, 4, 4)
         assert len(names["captions"]) == 2
+
+
+def test_the_lines_of_a_card_for_transformers_load_and_use_the_folder(
+    exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    card = (exports / "out_transformers" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n") and "\n# license: " in card
+    (lines,) = python_blocks(card)
+    shown = "\nprint(tuple(of_image.shape), tuple(words.shape), type(caption).__name__)"
+    printed = typed(BESIDE_CPU_TORCH + lines + shown, exports / "out_transformers")
+    assert printed.endswith(f"(1, {CONFIG.num_image_tokens}, {CONFIG.dim}) (1, 8, 120) str\n"), printed
+
+
+@pytest.mark.slow
+def test_documented_lines_use_and_export_the_folder_for_transformers(
+    exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "(2, " in typed(BESIDE_CPU_TORCH + LOADED + EXPORTED, exports)
+    assert (exports / "pair.onnx").stat().st_size > 10_000

@@ -1,11 +1,16 @@
 """Folders for transformers, of tiny networks."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data_pipeline.texts.tokenizer import TextTokenizer
+from model.config import DualHeads
 from model.dual_encoder import DualEncoder
+from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
 from model.pretrained import save_safetensors
 from pretrain.formats.transformers_folder import (
@@ -17,15 +22,15 @@ from pretrain.formats.transformers_folder import (
     write_preprocessors,
 )
 from pretrain.formats.vocabulary import EXPORTED_NAME
+from tests.support.tiny import CONFIG
+
+TEXT = TextSettings(num_ids=50, text_length=10, caption_length=8)
 
 
-def write_folder(
-    network: MaskedDataModel | DualEncoder, folder: Path, tokenizer: Path | None = None, num_ids: int = 50
-) -> None:
-    """Write what pretrain.convert --to transformers writes, but cards. num_ids: without a tokenizer."""
+def write_folder(network: MaskedDataModel | DualEncoder, folder: Path, tokenizer: Path | None = None) -> None:
+    """Write what pretrain.convert --to transformers writes, but cards. tokenizer: None for 50 ids without one."""
     weights, config = dict(network.state_dict()), network.encoder.config
-    num_ids = num_ids if tokenizer is None else TextTokenizer(tokenizer).vocab_size
-    text = TextSettings(num_ids, text_length=10, caption_length=8)
+    text = TEXT if tokenizer is None else TEXT._replace(num_ids=TextTokenizer(tokenizer).vocab_size)
     save_safetensors(weights, folder / "model.safetensors")
     write_config(config, heads_in(weights), text, folder)
     write_preprocessors(config, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), text, folder)
@@ -37,3 +42,14 @@ def write_folder(
 def load_folder(folder: Path, kind: str = "Beit3Model") -> Any:
     """Return the network in a folder, by the code in it; kind: name of the class."""
     return getattr(import_code(folder), kind).from_pretrained(folder).eval()
+
+
+def tiny_dual_encoder(heads: DualHeads, **changes: Any) -> DualEncoder:
+    """Return a dual encoder in which every parameter is random and large enough to matter."""
+    network = DualEncoder(config := replace(CONFIG, **changes), heads)
+    init_weights(network, config, 0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()

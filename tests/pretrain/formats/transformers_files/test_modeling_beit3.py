@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from model.captioner import greedy_captions
 from model.config import DualHeads
-from model.dual_encoder import DualEncoder
-from model.initialization import init_weights
 from model.multiway import MultiwayInputs
 from pretrain.conversion.verify import TOLERANCE, states_without_padding
 from pretrain.formats.transformers_folder import CODE_FOLDER, import_code, states_of
 from tests.support.tiny import CONFIG, tiny_inputs, tiny_model
-from tests.support.transformers_folders import load_folder, write_folder
+from tests.support.transformers_folders import load_folder, tiny_dual_encoder, write_folder
 
 MAX_LINES = 400
 KINDS = {"images": (3, 0, 0), "pairs": (0, 3, 0), "texts": (0, 0, 3), "all at once": (2, 3, 2)}
@@ -38,16 +36,6 @@ def model(folder: Path) -> Any:
 
 def differences(ours: list[Tensor], theirs: list[Tensor]) -> list[float]:
     return [(a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True)]
-
-
-def tiny_dual_encoder(heads: DualHeads) -> DualEncoder:
-    """Return a dual encoder in which every parameter is random and large enough to matter."""
-    network = DualEncoder(CONFIG, heads)
-    init_weights(network, CONFIG, 0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-    return network.eval()
 
 
 @torch.no_grad()
