@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.tiny_dual import tiny_dual
 
 from data_pipeline.samples.sample import Kind
 from model.multiway import MultiwayInputs
@@ -11,7 +12,6 @@ from pretrain.inference.features import choose_features, features, inputs_of, po
 from pretrain.inference.options import Pool
 from tests.support.opened import SIZE
 from tests.support.tiny import CONFIG, tiny_model
-from tests.support.tiny_dual import tiny_dual
 
 IDS = torch.tensor([[0, 5, 6, 7, 2], [0, 9, 2, 1, 1], [0, 4, 8, 2, 1]])
 D, V, L = CONFIG.dim, CONFIG.num_image_tokens, IDS.shape[1]
