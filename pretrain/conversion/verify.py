@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.config import MultiwayConfig, Use
 from model.dual_encoder import DualEncoder
-from model.multiway import MultiwayInputs, MultiwayTransformer
+from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
 from model.networks import Network
 from pretrain.checkpoints.weights import encoder_of, model_of
 from pretrain.conversion.source import Source
@@ -78,10 +78,16 @@ def _network(source: Source, has_projections: bool) -> MultiwayTransformer | Dua
 
 
 def outputs(network: MultiwayTransformer | Network, inputs: MultiwayInputs) -> list[Tensor]:
-    """Return hidden states of images, captions and texts without those of padding, and of a dual encoder the features
-    of images and texts; empty ones are left out."""
-    images, captions, texts = (network if isinstance(network, MultiwayTransformer) else network.encoder)(inputs)
-    found = [images, captions[~inputs.caption_padding], texts[~inputs.text_padding]]
+    """Return the hidden states without those of padding, and of a dual encoder the features of images and texts."""
+    encoder = network if isinstance(network, MultiwayTransformer) else network.encoder
+    found = states_without_padding(inputs, encoder(inputs))
     if isinstance(network, DualEncoder) and not len(inputs.caption_ids):
-        found += network.features(inputs)
+        found += [part for part in network.features(inputs) if part.numel()]
+    return found
+
+
+def states_without_padding(inputs: MultiwayInputs, states: MultiwayStates) -> list[Tensor]:
+    """Return hidden states of images, captions and texts without those of padding; empty ones are left out."""
+    images, captions, texts = states
+    found = [images, captions[~inputs.caption_padding], texts[~inputs.text_padding]]
     return [part for part in found if part.numel()]
