@@ -12,7 +12,7 @@ from model.pretrained import save_safetensors
 from pretrain.conversion.source import Source
 from pretrain.conversion.target import Target
 from pretrain.conversion.transformers_card import front_matter, notes, python_lines
-from pretrain.conversion.verify import without_padding
+from pretrain.conversion.verify import states_without_padding
 from pretrain.formats.role import Role
 from pretrain.formats.transformers_folder import (
     CODE_FILES,
@@ -64,8 +64,10 @@ class TransformersTarget(Target):
         model = import_code(path.parent).Beit3Model.from_pretrained(path.parent).eval()
 
         def encode(inputs: MultiwayInputs) -> list[Tensor]:
-            is_dual = source.heads is not None and not len(inputs.caption_ids)
-            return without_padding(inputs, states_of(model, inputs), features_of(model, inputs) if is_dual else ())
+            found = states_without_padding(inputs, states_of(model, inputs))
+            if source.heads is not None and not len(inputs.caption_ids):
+                found += features_of(model, inputs)
+            return found
 
         return encode
 

@@ -4,7 +4,6 @@ One network is held at a time. Reading uses the same table of names as writing; 
 by comparison with torchscale and timm.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -79,15 +78,16 @@ def _network(source: Source, has_projections: bool) -> MultiwayTransformer | Dua
 
 
 def outputs(network: MultiwayTransformer | Network, inputs: MultiwayInputs) -> list[Tensor]:
-    """Return hidden states, and of a dual encoder the features of images and texts, as `without_padding` has them."""
-    states = (network if isinstance(network, MultiwayTransformer) else network.encoder)(inputs)
-    is_dual = isinstance(network, DualEncoder) and not len(inputs.caption_ids)
-    return without_padding(inputs, states, network.features(inputs) if is_dual else ())
+    """Return the hidden states without those of padding, and of a dual encoder the features of images and texts."""
+    encoder = network if isinstance(network, MultiwayTransformer) else network.encoder
+    found = states_without_padding(inputs, encoder(inputs))
+    if isinstance(network, DualEncoder) and not len(inputs.caption_ids):
+        found += [part for part in network.features(inputs) if part.numel()]
+    return found
 
 
-def without_padding(inputs: MultiwayInputs, states: MultiwayStates, features: Iterable[Tensor] = ()) -> list[Tensor]:
-    """Return the hidden states of images, captions and texts without those of padding, then the features; empty ones
-    are left out."""
+def states_without_padding(inputs: MultiwayInputs, states: MultiwayStates) -> list[Tensor]:
+    """Return hidden states of images, captions and texts without those of padding; empty ones are left out."""
     images, captions, texts = states
-    found = [images, captions[~inputs.caption_padding], texts[~inputs.text_padding], *features]
+    found = [images, captions[~inputs.caption_padding], texts[~inputs.text_padding]]
     return [part for part in found if part.numel()]

@@ -10,7 +10,7 @@ from model.config import DualHeads
 from model.dual_encoder import DualEncoder
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
-from model.pretrained import WEIGHTS_NAME, save_pretrained
+from model.pretrained import WEIGHTS_NAME, save_network
 from pretrain.checkpoints.initial_weights import (
     HEADS,
     InitialWeights,
@@ -107,7 +107,7 @@ def test_image_positions_are_interpolated_to_the_size_of_the_run() -> None:
 
 
 def test_all_differences_are_listed(tmp_path: Path) -> None:
-    save_pretrained(tiny_model().state_dict(), CONFIG, tmp_path)
+    save_network(tiny_model().state_dict(), CONFIG, tmp_path)
     found, words = open_initial_weights(tmp_path), tmp_path / "words.spm"
     words.touch()
     check_initial_weights(found, replace(CONFIG, drop_path_rate=0.3, image_size=64), words, free={"image_size"})
