@@ -16,7 +16,7 @@ RIGHT, WRONG = "#137a52", "#c9cdd3"
 CELL, TEXT_CELL = 1.25, 1.9
 """Inches of an image's side, and of the width of a text."""
 CHARACTERS_PER_INCH = 11
-"""Of the texts, at their font size."""
+"""Characters of a text per inch, at its font size."""
 MOST_LINES = 6
 
 

@@ -44,10 +44,10 @@ def test_every_image_is_tested_and_half_of_them_by_neighbors(labelled: Labelled,
     texts = reader.of_texts([template.format(name) for name in CLASS_NAMES for template in TEMPLATES]).rows
     nearest = (images @ class_features(texts, 3).T).argmax(1)
     assert found["zero_shot/acc1"] == (nearest == labelled.labels).float().mean()
-    halves = [
-        part for chosen in (~labelled.is_test, labelled.is_test) for part in (images[chosen], labelled.labels[chosen])
-    ]
-    assert found["knn/acc"] == knn_accuracy(*halves)
+    (training, its_labels), (tested, expected) = (
+        (images[chosen], labelled.labels[chosen]) for chosen in (~labelled.is_test, labelled.is_test)
+    )
+    assert found["knn/acc"] == knn_accuracy(training, its_labels, tested, expected)
 
 
 def test_classes_without_a_chosen_image_are_candidates(tmp_path: Path, reader: FeatureReader) -> None:

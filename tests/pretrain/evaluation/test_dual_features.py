@@ -47,6 +47,7 @@ def test_features_are_those_of_one_forward(settings: FeatureSettings) -> None:
 
 def test_the_bias_of_a_sigmoid_loss_is_found(settings: FeatureSettings) -> None:
     network = tiny_dual_encoder(logit_bias=True, vocab_size=settings.tokenizer.vocab_size)
+    assert network.logit_bias is not None
     with torch.no_grad():
         network.logit_bias.fill_(-7)
     assert FeatureReader(network, settings, Ranks()).of_texts(["a red circle"]).logit_bias == -7

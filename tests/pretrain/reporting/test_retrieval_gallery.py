@@ -27,10 +27,10 @@ def test_texts_are_shown_with_the_nearest_images_and_the_rank_of_the_right_one()
     generator = np.random.default_rng(0)
     images, texts = generator.normal(size=(12, 8)), generator.normal(size=(20, 8))
     own = np.arange(20) % 12
-    arguments = [torch.tensor(part) for part in (images, texts, own)]
+    image_rows, text_rows, owners = torch.tensor(images), torch.tensor(texts), torch.tensor(own)
     captions = [f"text {number}" for number in range(20)]
     names = [f"image {number}" for number in range(12)]
-    queries = text_queries(*arguments, captions, picture, range(20), names, num_answers=5)
+    queries = text_queries(image_rows, text_rows, owners, captions, picture, range(20), names, num_answers=5)
     similarities = texts / np.linalg.norm(texts, axis=1)[:, None] @ (images / np.linalg.norm(images, axis=1)[:, None]).T
     for number, query in enumerate(queries):
         order = (-similarities[number]).argsort()
@@ -39,7 +39,7 @@ def test_texts_are_shown_with_the_nearest_images_and_the_rank_of_the_right_one()
         assert [int(answer.image[0, 0, 0]) for answer in query.answers if answer.image is not None] == list(order[:5])
         assert query.is_right == [image == own[number] for image in order[:5]]
         assert order[query.rank - 1] == own[number]
-    recall = retrieval_recall(*arguments)["retrieval/text_to_image_r5"]
+    recall = retrieval_recall(image_rows, text_rows, owners)["retrieval/text_to_image_r5"]
     assert sum(any(query.is_right) for query in queries) / 20 == recall  # the gallery shows what the figure counts
 
 
