@@ -38,7 +38,7 @@ class RowStatistics(NamedTuple):
     positives: Tensor
     """(b,), the logit of each row's own pair."""
     are_right: Tensor
-    """(b,) bool, whether no other logit of the row is larger."""
+    """(b,) bool, whether every other logit of the row is smaller: among equal ones there is no right one."""
 
 
 class SigmoidRows(NamedTuple):
@@ -66,7 +66,7 @@ def row_statistics(
     for part, positives in _chunks(rows, columns, first, chunk_logits):
         logits = scale * (rows[part] @ columns.T)
         own = logits.diagonal(positives)
-        found.append((logits.logsumexp(1), own.clone(), own >= logits.amax(1)))
+        found.append((logits.logsumexp(1), own.clone(), _are_right(logits, own)))
     return RowStatistics(*map(torch.cat, zip(*found, strict=True)))
 
 
@@ -104,13 +104,17 @@ def sigmoid_rows(
     for part, positives in _chunks(rows, columns, first, chunk_logits):
         logits = scale * (rows[part] @ columns.T) + bias
         own = logits.diagonal(positives)
-        are_right.append(own >= logits.amax(1))
+        are_right.append(_are_right(logits, own))
         loss += softplus(logits).sum() - own.sum()  # softplus(-s) = softplus(s) - s
         weights = logits.sigmoid_()
         weights.diagonal(positives).sub_(1)
         bias_gradient += weights.sum()
         torch.mm(weights, columns, out=gradient[part])
     return SigmoidRows(loss, gradient.mul_(scale), bias_gradient, torch.cat(are_right))
+
+
+def _are_right(logits: Tensor, own: Tensor) -> Tensor:
+    return (logits >= own[:, None]).sum(1) == 1
 
 
 def _chunks(rows: Tensor, columns: Tensor, first: int, chunk_logits: int) -> Iterator[tuple[slice, int]]:

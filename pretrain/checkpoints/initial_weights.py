@@ -62,7 +62,7 @@ def open_initial_weights(source: Path) -> InitialWeights:
     try:
         checkpoint = find_checkpoint(source)
     except ValueError as error:
-        raise ValueError(f"initial_weights: {error}, or a folder of pretrain.convert --to safetensors") from None
+        raise ValueError(f"initial_weights: {error}") from None
     tokenizer = checkpoint.text_tokenizer
     return InitialWeights(
         checkpoint.folder,

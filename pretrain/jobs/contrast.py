@@ -48,7 +48,7 @@ from pretrain.jobs.dual_micro_step import DualMicroStep, make_dual_micro_step
 from pretrain.jobs.global_contrast import global_contrast
 from pretrain.jobs.job import Job, Step, StepLoss, StepWork, open_dataset
 from pretrain.jobs.pretraining import (
-    MaskedStep,
+    MaskedLosses,
     Pretraining,
     check_visual_tokenizer,
     check_vocabulary,
@@ -77,12 +77,15 @@ class Contrast(Job[ContrastConfig]):
     initial_weights: InitialWeights | None = None
     attention: str
     """The attention that torch runs, for the log."""
+    masked_weights: Tensor
+    """(4,), of the losses of masked data modeling, in the order of OBJECTIVES."""
 
     def prepare(self, rank: int, world_size: int) -> StepDataset:
         config, network = self.config, self.config.model
         choose_backend(config.kernels, self.device)
         self.attention = activate_flash_attention(config.flash_attention, self.device)
         check_network_fits(lambda: DualEncoder(network, config.heads))
+        self.masked_weights = config.masked_data_weight * torch.tensor(config.objective.weights, device=self.device)
         image_size = network.image_size
         if (masked := config.masked_data) is not None:
             self.visual_tokenizer = load_visual_tokenizer(masked.visual_tokenizer).to(self.device)
@@ -130,8 +133,8 @@ class Contrast(Job[ContrastConfig]):
         ]
         masked = None
         if (masked_config := config.masked_data) is not None:
-            weights = torch.tensor(masked_config.objective.weights, device=self.device) * config.masked_data_weight
-            masked = MaskedStep([m for m in micro_steps if m.targets is not None], weights, masked_config.objectives)
+            targets = (micro_step.targets for micro_step in micro_steps if micro_step.targets is not None)
+            masked = MaskedLosses(targets, self.masked_weights, masked_config.objectives)
         return ContrastStep(engine, micro_steps, masked)
 
     def lr_scale(self, name: str) -> float:
@@ -176,10 +179,12 @@ class Contrast(Job[ContrastConfig]):
 class ContrastStep(Step):
     """The contrastive loss of the global batch, and the weighted losses of masked data modeling beside it."""
 
-    def __init__(self, engine: deepspeed.DeepSpeedEngine, micro_steps: list[DualMicroStep], masked: MaskedStep | None):
+    def __init__(
+        self, engine: deepspeed.DeepSpeedEngine, micro_steps: list[DualMicroStep], masked: MaskedLosses | None
+    ):
         """Run the forwards that the loss of the global batch needs, and compute it.
 
-        masked: counts and weights of masked data modeling; None without.
+        masked: the losses of masked data modeling; None without.
         """
         self.micro_steps, self.masked = micro_steps, masked
         with torch.no_grad():
@@ -209,7 +214,7 @@ class ContrastStep(Step):
             loss = loss + outputs.logit_bias * (self._bias_gradient / len(self.micro_steps))
         if self.masked is None or outputs.masked_losses is None:
             return loss * self._undo_averaging, loss.detach()
-        loss = loss + (outputs.masked_losses * self.masked.scale).sum()
+        loss = loss + self.masked.weighted(outputs.masked_losses)
         return loss * self._undo_averaging, outputs.masked_losses.detach()
 
     def reduce(self, metrics: list[Tensor]) -> StepLoss:

@@ -1,5 +1,6 @@
 """The job of BEiT-3: masked data modeling on images, image-text pairs and texts, all in one packed step."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import deepspeed
@@ -15,7 +16,7 @@ from model.flash_attention import activate_flash_attention
 from model.flops import training_flops
 from model.initialization import init_weights
 from model.kernels.backend import choose_backend
-from model.masked_data_model import MaskedDataModel
+from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayBlock
 from model.objective import OBJECTIVES
 from model.visual_tokenizer import VisualTokenizer
@@ -126,32 +127,49 @@ class Pretraining(Job[PretrainConfig]):
         return StepWork(step.num_tokens(config.model), training_flops(config.model, step))
 
 
-class MaskedStep(Step):
-    """The weighted sum of four cross-entropies, each a mean over the masked tokens of the global batch.
+class MaskedLosses:
+    """Four cross-entropies, each a mean over the masked tokens of the global batch, and their weighted sum.
 
     Shapes: (4,) tensors are in the order of OBJECTIVES.
     """
 
-    def __init__(self, micro_steps: list[MicroStep], loss_weights: Tensor, objectives: tuple[str, ...]):
-        """loss_weights: (4,); objectives: names of the losses to log. Sums counts over all ranks."""
-        self.micro_steps = micro_steps
+    def __init__(self, targets: Iterable[MaskedTargets], weights: Tensor, objectives: tuple[str, ...]):
+        """targets: of each micro-step of this rank; weights: (4,); objectives: names of the losses to log. Sums counts
+        over all ranks."""
         self.objectives = objectives
         # Ranks and micro-steps hold different numbers of masked tokens: a mean of their means would weigh tokens
         # differently in each, and the run would depend on the topology. So the counts of the global batch are summed
         # before the first forward, and every loss below is its part of the one global mean.
-        self.counts = summed_over_ranks(torch.stack([micro.targets.counts() for micro in micro_steps]).sum(0))
-        self.scale = loss_weights / self.counts.clamp(min=1)  # a batch may mask nothing of a kind
+        self.counts = summed_over_ranks(torch.stack([part.counts() for part in targets]).sum(0))
+        self.scale = weights / self.counts.clamp(min=1)  # a batch may mask nothing of a kind
+
+    def weighted(self, loss_sums: Tensor) -> Tensor:
+        """Return a micro-step's part of the weighted sum; loss_sums: (4,), its sums of cross-entropies."""
+        return (loss_sums * self.scale).sum()
+
+    def reduce(self, loss_sums: list[Tensor]) -> StepLoss:
+        """Return the losses of the global batch from the sums of this rank's micro-steps; sums over all ranks."""
+        sums = summed_over_ranks(sum(loss_sums, start=torch.zeros_like(self.scale)))
+        means = dict(zip(OBJECTIVES, sums / self.counts, strict=True))  # NaN, in the log null, if nothing was masked
+        return StepLoss(self.weighted(sums), {name: means[name] for name in self.objectives})
+
+
+class MaskedStep(Step):
+    """The weighted sum of the losses of masked data modeling."""
+
+    def __init__(self, micro_steps: list[MicroStep], loss_weights: Tensor, objectives: tuple[str, ...]):
+        """loss_weights: (4,); objectives: names of the losses to log. Sums counts over all ranks."""
+        self.micro_steps = micro_steps
+        self.losses = MaskedLosses((micro.targets for micro in micro_steps), loss_weights, objectives)
         self.undo_averaging = dist.get_world_size() * len(micro_steps)
 
     def forward(self, engine: deepspeed.DeepSpeedEngine, micro_step: MicroStep) -> tuple[Tensor, Tensor]:
         loss_sums = engine(micro_step.inputs, micro_step.targets, micro_step.drop_path_scale)  # (4,)
-        # DeepSpeed divides gradients by ranks and micro-steps, which the scale has done already
-        return (loss_sums * self.scale).sum() * self.undo_averaging, loss_sums.detach()
+        # DeepSpeed divides gradients by ranks and micro-steps, which the weighted losses have done already
+        return self.losses.weighted(loss_sums) * self.undo_averaging, loss_sums.detach()
 
     def reduce(self, metrics: list[Tensor]) -> StepLoss:
-        sums = summed_over_ranks(sum(metrics, start=torch.zeros_like(self.scale)))
-        means = dict(zip(OBJECTIVES, sums / self.counts, strict=True))  # NaN, in the log null, if nothing was masked
-        return StepLoss((sums * self.scale).sum(), {name: means[name] for name in self.objectives})
+        return self.losses.reduce(metrics)
 
 
 def check_vocabulary(tokenizer: TextTokenizer, network: MultiwayConfig) -> None:

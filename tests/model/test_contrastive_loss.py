@@ -97,6 +97,14 @@ def test_sigmoid_by_rows_is_that_of_the_whole_matrix(parts: list[int], chunk: in
         torch.testing.assert_close(of_bias, gradients["bias"])
 
 
+def test_equal_logits_are_not_right() -> None:
+    """Features that have collapsed to one must not look like perfect retrieval."""
+    same, scale = torch.ones(4, 2), torch.tensor(1.0)
+    assert not row_statistics(same, same, 0, scale).are_right.any()
+    assert not sigmoid_rows(same, same, 0, scale, scale).are_right.any()
+    assert row_statistics(torch.eye(4), torch.eye(4), 0, scale).are_right.all()
+
+
 def test_no_more_logits_exist_at_once_than_a_chunk_has() -> None:
     largest = 0
 

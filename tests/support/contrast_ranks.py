@@ -31,7 +31,7 @@ from pretrain.engine.schedule import set_learning_rate
 from pretrain.jobs.contrast import Contrast, ContrastStep
 from pretrain.jobs.dual_micro_step import DualMicroStep, joined
 from pretrain.jobs.micro_step import MicroStep
-from pretrain.jobs.pretraining import MaskedStep
+from pretrain.jobs.pretraining import MaskedLosses
 from pretrain.recipes.contrast import contrast_demo
 from pretrain.run.accumulate import accumulate
 from pretrain.run.parameter_bounds import keep_within
@@ -156,7 +156,7 @@ def take_step(engine: deepspeed.DeepSpeedEngine, case: Case, step: int) -> dict[
     parts, masked = micro_steps(case, step), None
     if case.is_masked:
         weights = torch.tensor(LOSS_WEIGHTS) * MASKED_WEIGHT
-        masked = MaskedStep(cast(list[MicroStep], parts), weights, OBJECTIVES)
+        masked = MaskedLosses((part.targets for part in parts if part.targets is not None), weights, OBJECTIVES)
     guard, watchdog = StepGuard(0.0, 10), cast(Watchdog, NoWatchdog())
     record, is_skipped = accumulate(engine, ContrastStep(engine, parts, masked), guard, watchdog)
     assert not is_skipped

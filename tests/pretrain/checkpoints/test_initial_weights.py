@@ -47,7 +47,9 @@ def test_a_run_a_checkpoint_and_an_export_of_it_give_the_same_weights(two_ranks:
 
 
 def test_what_holds_no_weights_is_refused_with_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"initial_weights: .*nothing does not exist; give a run .* or a folder of"):
+    with pytest.raises(
+        ValueError, match=r"initial_weights: .*nothing does not exist; give a run folder or a checkpoint"
+    ):
         open_initial_weights(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"initial_weights: .* is not a complete checkpoint"):
         open_initial_weights(tmp_path)
