@@ -12,7 +12,7 @@ from pretrain.config.run_config import EncoderRunConfig
 from pretrain.engine.memory_config import check_memory_config, read_memory_config
 from pretrain.planning.kinds import kind_of
 from pretrain.planning.options import PUBLISHED_MFU, ScalingOptions
-from pretrain.planning.stages import GPUS_PER_NODE, collectives, fitting_settings
+from pretrain.planning.stages import GPUS_PER_NODE, fitting_settings, step_traffic
 from pretrain.planning.traffic import Network
 
 
@@ -126,7 +126,7 @@ def timed_settings(
     found = []
     for setting in fitting_settings(config, memory_config, num_ranks, machine.room_gb):
         in_micro_steps = replace(config, gradient_accumulation_steps=setting.micro_steps)
-        sent = collectives(in_micro_steps, setting.memory_config, num_ranks)
+        sent = step_traffic(in_micro_steps, setting.memory_config, num_ranks)
         seconds = sum(map(machine.network.seconds, sent))
         found.append(TimedSetting(f"stage {setting.name}", setting.micro_steps, setting.memory, seconds))
     return found

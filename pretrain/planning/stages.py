@@ -15,7 +15,7 @@ from pretrain.config.run_config import EncoderRunConfig
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.planning.kinds import kind_of
 from pretrain.planning.memory import RankMemory, count_pieces, planned_kernels, rank_memory
-from pretrain.planning.traffic import Collective, sent_bytes, step_collectives
+from pretrain.planning.traffic import Collective, collectives, sent_bytes
 
 GPUS_PER_NODE = 8
 HPZ = "3, hpZ"
@@ -92,18 +92,18 @@ def plan_stage(
     config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, on_cpu: bool = False
 ) -> StagePlan:
     """Return the plan of the stage that `memory_config` sets."""
-    found = collectives(config, memory_config, num_ranks)
+    found = step_traffic(config, memory_config, num_ranks)
     kernels: KernelChoice = "reference" if on_cpu else planned_kernels(config)
     memory = rank_memory(config, memory_config, num_ranks, kernels, "cpu" if on_cpu else "cuda")
     return StagePlan(memory_config["zero_optimization"]["stage"], memory, sent_bytes(found))
 
 
-def collectives(config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int) -> list[Collective]:
+def step_traffic(config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int) -> list[Collective]:
     """Return the collectives of a step with all its micro-steps, and of what its loss gathers."""
     kind, num_parameters = kind_of(config), count_pieces(config, 0).total
-    zero = step_collectives(memory_config, num_parameters, config.dtype.itemsize, num_ranks)
-    gathered = Collective(kind.gathered_bytes(config), 1, num_ranks, 1)
-    return [*zero.total(config.gradient_accumulation_steps, kind.num_forwards_again(config)), gathered]
+    micro_steps, again = config.gradient_accumulation_steps, kind.num_forwards_again(config)
+    zero = collectives(memory_config, num_parameters, config.dtype.itemsize, num_ranks, micro_steps, again)
+    return [*zero, Collective(kind.gathered_bytes(config), 1, num_ranks, 1)]
 
 
 def remedies(config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float) -> Iterator[str]:

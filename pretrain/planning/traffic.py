@@ -109,6 +109,20 @@ def step_collectives(
     return StepCollectives(last_backward=(reduction,), after_step=(gather,))
 
 
+def collectives(
+    memory_config: dict[str, Any],
+    num_parameters: int,
+    itemsize: int,
+    world_size: int,
+    num_micro_steps: int,
+    num_forwards_again: int = 0,
+) -> list[Collective]:
+    """Return the collectives of a step with all its micro-steps. itemsize: bytes per weight; num_forwards_again:
+    forwards of a step besides one for each micro-step."""
+    found = step_collectives(memory_config, num_parameters, itemsize, world_size)
+    return found.total(num_micro_steps, num_forwards_again)
+
+
 def sent_bytes(found: list[Collective]) -> int:
     """Return the bytes that a rank sends per step."""
     return sum(collective.sent_bytes for collective in found)

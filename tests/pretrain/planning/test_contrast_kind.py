@@ -25,7 +25,7 @@ from pretrain.planning.micro_step_work import WorkCounter, micro_step_work
 from pretrain.planning.plan import plan
 from pretrain.planning.planned_kind import MicroBatch
 from pretrain.planning.roofline import PhaseWork, gpu_seconds
-from pretrain.planning.stages import collectives
+from pretrain.planning.stages import step_traffic
 from pretrain.planning.step_times import AssumedMachine, step_time
 from pretrain.recipes import CONTRAST_RECIPES
 from tests.support.contrast_plans import small_contrast
@@ -136,10 +136,10 @@ def test_micro_steps_but_the_first_run_forward_twice() -> None:
 def test_features_are_gathered_and_zero3_gathers_weights_for_each_forward() -> None:
     config, memory = small_contrast(), memory_config(3)
     features = 4 * config.pairs_per_step * (2 * config.model.dim + 2)  # and two numbers per pair
-    *zero, gathered = collectives(config, memory, 2)
+    *zero, gathered = step_traffic(config, memory, 2)
     assert gathered.num_bytes == features and gathered.sent_bytes == features // 2
     weights = 4 * count_pieces(config, 0).total
-    halves = collectives(replace(config, gradient_accumulation_steps=2), memory, 2)
+    halves = step_traffic(replace(config, gradient_accumulation_steps=2), memory, 2)
     assert sum(each.num_bytes for each in halves[:-1]) == 2 * sum(each.num_bytes for each in zero) + weights
 
 

@@ -117,6 +117,16 @@ def test_a_step_adds_up() -> None:
     assert time.mfu == pytest.approx(1 / time.seconds)
 
 
+def test_forwards_again_and_the_loss_of_the_global_batch_add_to_the_step() -> None:
+    work = MicroStepWork(phase(1.0), phase(2.0), once=phase(0.25))  # twice as long in float32
+    added = sharding(forward=PhaseSharding(communication=1.5), num_forwards_again=1, loss_seconds=0.125)
+    time = predicted(work, added, num_micro_steps=2)
+    assert time.parts["products"] == pytest.approx(2 * (1 + 2) + 1 + 0.5)
+    assert time.parts[COMMUNICATION] == pytest.approx(3 * 0.5 + 0.125)
+    assert time.communication == pytest.approx(3 * 1.5 + 0.125)
+    assert time.host == pytest.approx((4 + 1 + 1) * 0.01) and time.parts[WAITING] == 0.0
+
+
 def test_the_average_of_the_weights_is_read_and_written_once_per_step() -> None:
     added = sharding(num_parameters=10**9, num_ranks=2)
     plain, averaged = (
