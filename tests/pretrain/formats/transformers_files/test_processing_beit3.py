@@ -36,7 +36,7 @@ def folder(request: pytest.FixtureRequest, tiny_data: TinyData, tmp_path_factory
     tokenizer = tiny_data.folder / "text_tokenizer.spm"
     if request.param == "unigram":
         corpus = ["a red circle and a blue square", "ein roter Kreis", "一个红色的圆圈", "красный круг"] * 50
-        tokenizer = train_text_tokenizer(iter(corpus), path / "unigram.spm", 80, "unigram")
+        tokenizer = train_text_tokenizer(iter(corpus), path / "unigram.spm", 40, "unigram")
     write_folder(tiny_model(vocab_size=120), path, tokenizer)
     return path
 
