@@ -12,6 +12,7 @@ from model.config import DualHeads
 from model.dual_encoder import DualEncoder
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
+from model.multiway import MultiwayInputs, MultiwayStates
 from model.pretrained import save_safetensors
 from pretrain.formats.transformers_folder import (
     TextSettings,
@@ -42,6 +43,12 @@ def write_folder(network: MaskedDataModel | DualEncoder, folder: Path, tokenizer
 def load_folder(folder: Path, kind: str = "Beit3Model") -> Any:
     """Return the network in a folder, by the code in it; kind: name of the class."""
     return getattr(import_code(folder), kind).from_pretrained(folder).eval()
+
+
+def without_padding(inputs: MultiwayInputs, states: MultiwayStates) -> list[torch.Tensor]:
+    """Return hidden states of images, captions and texts without those of padding; empty ones are left out."""
+    found = [states.images, states.captions[~inputs.caption_padding], states.texts[~inputs.text_padding]]
+    return [part for part in found if part.numel()]
 
 
 def tiny_dual_encoder(heads: DualHeads, **changes: Any) -> DualEncoder:

@@ -72,17 +72,17 @@ class Multiway(nn.Module):
 
     def forward(self, x: Tensor, num_image_tokens: int) -> Tensor:
         """(B, S, ...) -> (B, S, ...), the image tokens first."""
-        if hasattr(self, "shared"):
-            return self.shared(x)
-        num_words = x.shape[1] - num_image_tokens
+        experts, num_words = dict(self.named_children()), x.shape[1] - num_image_tokens
+        if "shared" in experts:
+            return experts["shared"](x)
         if num_words == 0:
-            return self.vision(x)
+            return experts["vision"](x)
         if num_image_tokens == 0:
-            return self.language(x)
-        if hasattr(self, "vision_language"):
-            return self.vision_language(x)
+            return experts["language"](x)
+        if "vision_language" in experts:
+            return experts["vision_language"](x)
         image, text = x.split([num_image_tokens, num_words], dim=1)
-        return torch.cat([self.vision(image), self.language(text)], dim=1)
+        return torch.cat([experts["vision"](image), experts["language"](text)], dim=1)
 
 
 class Beit3FeedForward(nn.Module):
@@ -110,7 +110,7 @@ class Beit3Attention(nn.Module):
         self.proj = Multiway(lambda: nn.Linear(dim, dim), experts)
 
     def forward(self, x: Tensor, num_image_tokens: int, mask: Tensor | None) -> Tensor:
-        """(B, S, D) -> (B, S, D). mask: (B or 1, 1, S or 1, S) bool, True where a query may see a key."""
+        """(B, S, D) -> (B, S, D). mask: bool, broadcast to (B, 1, S, S), True if a query (row) may see a key."""
         qkv = self.qkv(x, num_image_tokens).unflatten(2, (3, self.num_heads, -1))  # (B, S, 3, H, D / H)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, S, D / H)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
@@ -239,12 +239,12 @@ class Beit3Encoder(nn.Module):
             hidden_states += [x] if output_hidden_states else []
         x = self.norm(x, num_image_tokens)
         image, text = x.split([num_image_tokens, x.shape[1] - num_image_tokens], dim=1)
-        image, text = None if pixel_values is None else image, None if input_ids is None else text
-        return Beit3Output(x, image, text, tuple(hidden_states) if output_hidden_states else None)
+        given = (None if pixel_values is None else image, None if input_ids is None else text)
+        return Beit3Output(x, *given, tuple(hidden_states) if output_hidden_states else None)
 
 
 def attention_masks(x: Tensor, num_image_tokens: int, words: Tensor | None, is_causal: bool) -> Tensor | None:
-    """Return which keys a query may see, (B or 1, 1, S or 1, S) bool, None for all. words: (B, L), 1 = no padding."""
+    """Return which keys a query may see, as Beit3Attention takes it; None for all. words: (B, L), 0 = padding."""
     mask = None
     if words is not None and x.shape[1] > num_image_tokens:
         mask = F.pad(words.bool(), (num_image_tokens, 0), value=True)[:, None, None]
@@ -348,7 +348,7 @@ class Beit3Model(PreTrainedModel):
         config, num_images = self.config, len(pixel_values)
         ids = torch.full((num_images, 1), config.bos_token_id, device=pixel_values.device)
         masks, is_done = torch.full_like(ids, config.mask_token_id), torch.zeros_like(ids, dtype=torch.bool)[:, 0]
-        while ids.shape[1] < max_length and not is_done.all():
+        while ids.shape[1] < min(max_length, config.max_position_embeddings) and not is_done.all():
             states = self.encoder(pixel_values, torch.cat([ids, masks], dim=1), is_causal=True).last_hidden_state
             words = self._head("mlm_head")(states[:, -1]).argmax(dim=-1).masked_fill(is_done, config.pad_token_id)
             ids = torch.cat([ids, words[:, None]], dim=1)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from model.captioner import greedy_captions
 from model.config import DualHeads
 from model.multiway import MultiwayInputs
-from pretrain.conversion.verify import TOLERANCE, states_without_padding
+from pretrain.conversion.verify import TOLERANCE
 from pretrain.formats.transformers_folder import CODE_FOLDER, import_code, states_of
 from tests.support.tiny import CONFIG, tiny_inputs, tiny_model
-from tests.support.transformers_folders import load_folder, tiny_dual_encoder, write_folder
+from tests.support.transformers_folders import load_folder, tiny_dual_encoder, without_padding, write_folder
 
 MAX_LINES = 400
 KINDS = {"images": (3, 0, 0), "pairs": (0, 3, 0), "texts": (0, 0, 3), "all at once": (2, 3, 2)}
@@ -51,8 +51,8 @@ def test_hidden_states_equal_ours_for_every_kind_of_sample_padding_and_masks(
         for is_masked in (True, False):
             inputs = tiny_inputs(*counts)
             inputs = replace(inputs, image_mask=inputs.image_mask & is_masked)
-            expected = states_without_padding(inputs, network.encode(inputs))
-            found = states_without_padding(inputs, states_of(theirs, inputs))
+            expected = without_padding(inputs, network.encode(inputs))
+            found = without_padding(inputs, states_of(theirs, inputs))
             assert max(differences(expected, found)) <= TOLERANCE
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from data_pipeline.images.transform import ImageTransform
+from data_pipeline.samples.scenes import draw_samples
 from data_pipeline.texts.sentencepiece_training import train_text_tokenizer
 from data_pipeline.texts.tokenizer import TextTokenizer
 from pretrain.formats.transformers_folder import import_code
@@ -35,8 +36,9 @@ def folder(request: pytest.FixtureRequest, tiny_data: TinyData, tmp_path_factory
     path: Path = tmp_path_factory.mktemp("processing")
     tokenizer = tiny_data.folder / "text_tokenizer.spm"
     if request.param == "unigram":
-        corpus = ["a red circle and a blue square", "ein roter Kreis", "一个红色的圆圈", "красный круг"] * 50
-        tokenizer = train_text_tokenizer(iter(corpus), path / "unigram.spm", 80, "unigram")
+        corpus = ["ein roter Kreis", "一个红色的圆圈", "красный круг"] * 50
+        corpus += [sample.text or "" for sample in draw_samples("text", 500)]
+        tokenizer = train_text_tokenizer(corpus, path / "unigram.spm", 80, "unigram").path
     write_folder(tiny_model(vocab_size=120), path, tokenizer)
     return path
 
