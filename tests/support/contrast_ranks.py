@@ -47,7 +47,7 @@ NUM_UP, NUM_DOWN = 6, 2
 DROP_PATH_RATE = 0.3
 MASKED_WEIGHT = 0.5
 LOSS_WEIGHTS = (1.0, 1.0, 0.7, 1.3)
-"""Of the four losses of masked data modeling."""
+"""Weights of the four losses of masked data modeling."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def test_pretraining_needs_its_own_heads_and_any_run_needs_all_of_the_encoder() 
     source = tiny_dual_encoder(DualHeads(masked_data=True), seed=1)
     assert load_initial_weights(given(source), model) == []
     assert torch.equal(model.mim_head.bias, source.mim_head.bias)
-    shorter = MaskedDataModel(replace(CONFIG, depth=2))
+    shorter = MaskedDataModel(replace(CONFIG, depth=2, num_vl_layers=0))
     with pytest.raises(ValueError, match=r"lack encoder\.blocks\.2\."):
         load_initial_weights(given(shorter), tiny_dual_encoder(), HEADS)
     with pytest.raises(ValueError, match=r"have encoder\.blocks\.2\..*, which the network does not have"):
