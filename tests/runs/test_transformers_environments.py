@@ -51,7 +51,8 @@ with torch.no_grad():
         text = {name: inputs["text"][name] for name in ("input_ids", "attention_mask")}
         found["text features"] = model.get_text_features(**text)
         classify = pipeline("zero-shot-image-classification", model=folder, device="cpu", **trusted)
-        scores = classify(image, candidate_labels=["a red circle", "a blue square"])
+        labels = ["a red circle", "a blue square"]
+        scores = classify(image, candidate_labels=labels, hypothesis_template="{}")
         assert len(scores) == 2 and abs(sum(score["score"] for score in scores) - 1) < 1e-4
     else:
         masked = AutoModelForMaskedLM.from_pretrained(folder, **trusted).eval()
