@@ -3,6 +3,7 @@
 import re
 import shlex
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from data_pipeline.train_text_tokenizer import TextTokenizerOptions
 from data_pipeline.write_shards import ShardOptions
 from pretrain.config.command_line import CONFIG_OPTION, parse_recipe
 from pretrain.config.dry_run import DryRunOptions
-from pretrain.config.run_config import config_to_json
+from pretrain.config.run_config import EncoderRunConfig, config_to_json
 from pretrain.conversion.options import ConvertOptions
 from pretrain.diagnosis.options import DoctorOptions
 from pretrain.evaluation.options import EvaluateOptions, MaskedPatchesOptions, MaskedWordsOptions
@@ -132,7 +133,9 @@ def check_module(module: str, arguments: list[str]) -> None:
         parse_of_recipe(OF_RECIPES[module], module, arguments)
     elif module in PLANNING:
         _, others = parse_first_options(PLANNING[module], arguments, module)
-        recipes = RECIPES if module == "pretrain.scaling" else {**RECIPES, **CONTRAST_RECIPES}
+        recipes: dict[str, Callable[[], EncoderRunConfig]] = {**RECIPES}
+        if module != "pretrain.scaling":
+            recipes |= CONTRAST_RECIPES
         parse_recipe(recipes, module, others or ["beit3_giant"])
     else:
         parse_options(OPTIONS[module], arguments, module)

@@ -99,13 +99,12 @@ def pooled(states: MultiwayStates, inputs: MultiwayInputs, kind: Kind, pool: Poo
         return torch.cat(parts, dim=1)
     if pool == "map":
         return images[:, 1:].transpose(1, 2).unflatten(2, (math.isqrt(images.shape[1] - 1), -1))
-    words = words_of(padding)
+    patches, words = images[:, 1:], words_of(padding)
+    if kind == "image":
+        return patches.mean(1)
     total, count = (texts * words[..., None]).sum(1), words.sum(1, keepdim=True)
-    if kind != "text":
-        patches = images[:, 1:]
-        is_pair = kind == "pair"
-        total = patches.sum(1) + (total if is_pair else 0)
-        count = patches.shape[1] + (count if is_pair else 0)
+    if kind == "pair":
+        total, count = total + patches.sum(1), count + patches.shape[1]
     return total / count
 
 

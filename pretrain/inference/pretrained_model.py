@@ -259,6 +259,6 @@ def chosen_device(device: torch.device | str | None) -> torch.device:
 def chosen_dtype(precision: Precision | torch.dtype) -> torch.dtype:
     """Return the type of the network's weights. Raises ValueError for another precision."""
     found = precision if isinstance(precision, torch.dtype) else DTYPES.get(precision)
-    if found not in DTYPES.values():
+    if found is None or found not in DTYPES.values():
         raise ValueError(f"precision {precision} must be one of {', '.join(DTYPES)}")
     return found

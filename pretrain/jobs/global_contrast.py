@@ -48,12 +48,17 @@ def global_contrast(
     all_images, all_texts = gathered_from_ranks(torch.stack([images, texts], 1)).unbind(1)
     scale = logit_scale.exp()
     if logit_bias is not None:
-        by_image = sigmoid_rows(images, all_texts, first, scale, logit_bias, chunk_logits)
-        by_text = sigmoid_rows(texts, all_images, first, scale, logit_bias, chunk_logits)
+        rows = sigmoid_rows(images, all_texts, first, scale, logit_bias, chunk_logits)
+        columns = sigmoid_rows(texts, all_images, first, scale, logit_bias, chunk_logits)
         # rows of images are all of the loss, and so are rows of texts: one of them counts
-        sums = _sums(by_image.loss, by_image.are_right, by_text.are_right) / num_pairs
-        gradients = by_image.gradient, by_text.gradient, by_image.bias_gradient
-        return GlobalContrast(sums[0], sums[1:], *(gradient / num_pairs for gradient in gradients))
+        sums = _sums(rows.loss, rows.are_right, columns.are_right) / num_pairs
+        return GlobalContrast(
+            loss=sums[0],
+            accuracy=sums[1:],
+            image_gradient=rows.gradient / num_pairs,
+            text_gradient=columns.gradient / num_pairs,
+            bias_gradient=rows.bias_gradient / num_pairs,
+        )
     of_images = row_statistics(images, all_texts, first, scale, chunk_logits)
     of_texts = row_statistics(texts, all_images, first, scale, chunk_logits)
     by_image, by_text = of_images.logsumexp, of_texts.logsumexp
@@ -62,8 +67,13 @@ def global_contrast(
     sums = _sums(loss, of_images.are_right, of_texts.are_right) / num_pairs
     image_gradient = softmax_gradient(images, all_texts, first, scale, by_image, all_by_text, chunk_logits)
     text_gradient = softmax_gradient(texts, all_images, first, scale, by_text, all_by_image, chunk_logits)
-    gradients = image_gradient / (2 * num_pairs), text_gradient / (2 * num_pairs)
-    return GlobalContrast(sums[0], sums[1:], *gradients, torch.zeros_like(logit_scale))
+    return GlobalContrast(
+        loss=sums[0],
+        accuracy=sums[1:],
+        image_gradient=image_gradient / (2 * num_pairs),
+        text_gradient=text_gradient / (2 * num_pairs),
+        bias_gradient=torch.zeros_like(logit_scale),
+    )
 
 
 def _sums(loss: Tensor, images_are_right: Tensor, texts_are_right: Tensor) -> Tensor:

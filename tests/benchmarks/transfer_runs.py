@@ -74,7 +74,7 @@ class Training:
     ) -> None:
         if (run / "checkpoints" / f"step_{num_steps:08d}").is_dir():
             return
-        everything = COMMON | NETWORK | settings | {
+        everything = COMMON | NETWORK | dict(settings) | {
             "activation-checkpointing.mode": "none",
             "model.vocab-size": vocabulary_size(self.languages, every=1) + 2,  # with <mask>, to an even number
             "optimizer.warmup-steps": max(1, num_steps // WARMUP_PART),

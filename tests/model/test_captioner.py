@@ -123,10 +123,10 @@ NEVER = tuple(word for word in range(CONFIG.vocab_size) if word not in (2, *WORD
 
 def best_of_all(model: MaskedDataModel, image: Tensor, asked: CaptionRules) -> tuple[list[int], float]:
     """Return the caption with the best score among all of the three words, and its score."""
-    best, growing = ([0], -math.inf), {(0,): 0.0}
+    best, growing = ([0], -math.inf), dict[tuple[int, ...], float]({(0,): 0.0})
     for length in range(2, asked.max_length + 1):
         log_probs = next_log_probs(model, image, torch.tensor([list(ids) for ids in growing]))
-        longer = {}
+        longer = dict[tuple[int, ...], float]()
         for (ids, total), row in zip(growing.items(), log_probs, strict=True):
             for word in (2, *WORDS):
                 sum_of_all = total + float(row[word])

@@ -25,7 +25,7 @@ def test_a_recipe_builds_documents_its_command_and_survives_its_file(name: str) 
     assert merged["train_batch_size"] == config.samples_per_step.total
     for total in (config.images_per_step, config.pairs_per_step, config.texts_per_step):
         assert total % config.data.num_lanes == 0
-    assert "total" in parameter_table(config.model) and "forward GFLOPs" in use_table(config)
+    assert "total" in parameter_table(config) and "forward GFLOPs" in use_table(config)
 
 
 @pytest.mark.parametrize("name", CONTRAST_RECIPES)
@@ -94,7 +94,7 @@ def test_recipes_train_on_whole_images_and_state_that_the_paper_does_not() -> No
 
 
 def test_the_plan_prints_parts_and_total() -> None:
-    lines = [line.split() for line in parameter_table(RECIPES["beit3_base"]().model).splitlines()]
+    lines = [line.split() for line in parameter_table(RECIPES["beit3_base"]()).splitlines()]
     assert ["total", "276,510,730", "277M"] in lines
     assert ["mim", "head", "6,299,648", "6M"] in lines
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.texts.tokenizer import TextTokenizer
-from model.captioner import greedy_captions
+from model.captioner import CaptionRules, greedy_captions
 from model.config import DualHeads
 from model.dual_encoder import DualEncoder
 from model.masked_data_model import MaskedDataModel
@@ -136,7 +136,7 @@ def test_a_fresh_environment_computes_the_same_without_imglish(
     torch.save(inputs_by_use(inputs), tmp_path / "inputs.pt")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [python, "-c", PROGRAM, tmp_path, folder]
+    command = [str(python), "-c", PROGRAM, str(tmp_path), str(folder)]
     ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     found = torch.load(tmp_path / "found.pt")
@@ -149,6 +149,7 @@ def test_a_fresh_environment_computes_the_same_without_imglish(
     equal(states.captions[is_caption], pairs[1][is_caption])
     equal(states.texts[is_text], found["text"][is_text])
     ours = TextTokenizer(tokenizer)
+    assert TEXT.text_length is not None and TEXT.caption_length is not None
     assert found["ids"].tolist() == [ours.encode_to_length(text, TEXT.text_length) for text in TEXTS]
     assert found["caption ids"].tolist() == [ours.encode_to_length(text, TEXT.caption_length) for text in TEXTS]
     transform = ImageTransform(CONFIG.image_size, 1.0, 0.0, False, 10**6)
@@ -162,8 +163,8 @@ def test_a_fresh_environment_computes_the_same_without_imglish(
         equal(features.images, found["image features"])
         equal(features.texts, found["text features"])
     else:
-        ids = {"begin_id": 0, "end_id": 2, "pad_id": 1, "mask_id": ours.mask_id}
-        assert torch.equal(found["captions"], greedy_captions(network, inputs.images[:3], 10, **ids))
+        rules = CaptionRules(begin_id=0, end_id=2, pad_id=1, mask_id=ours.mask_id, max_length=10)
+        assert torch.equal(found["captions"], greedy_captions(network, inputs.images[:3], rules).ids)
 
 
 def equal(ours: torch.Tensor, theirs: torch.Tensor) -> None:

@@ -9,8 +9,7 @@ from model.pretrained import save_network
 from pretrain.conversion.opened import Opened
 from pretrain.formats.preprocessing import Preprocessing, write_preprocessing
 from pretrain.formats.vocabulary import EXPORTED_NAME
-from tests.support.tiny import CONFIG, tiny_model
-from tests.support.tiny_dual import tiny_dual
+from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
 from tests.support.tiny_run import TinyData
 
 SIZE = CONFIG.image_size
@@ -37,4 +36,4 @@ def write_export(folder: Path, data: TinyData, is_dual: bool = False) -> Path:
 
 
 def _network(is_dual: bool) -> Network:
-    return tiny_dual(vocab_size=120) if is_dual else tiny_model(vocab_size=120)
+    return tiny_dual_encoder(vocab_size=120) if is_dual else tiny_model(vocab_size=120)

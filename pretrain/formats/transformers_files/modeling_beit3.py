@@ -289,8 +289,8 @@ class Beit3Model(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
             nn.init.trunc_normal_(module.weight, std=std, a=-std, b=std)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            if isinstance(bias := getattr(module, "bias", None), Tensor):
+                nn.init.zeros_(bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
@@ -301,7 +301,7 @@ class Beit3Model(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.text_embed.word_embed
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.encoder.text_embed.word_embed = value
 
     def forward(
@@ -368,7 +368,7 @@ class Beit3ForMaskedLM(Beit3Model):
     def get_output_embeddings(self) -> nn.Module:
         return self._head("mlm_head")
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
+    def set_output_embeddings(self, value: Any) -> None:
         self.mlm_head = value
 
     def forward(self, input_ids: Tensor, labels: Tensor | None = None, **inputs: Any) -> Any:

@@ -178,7 +178,7 @@ class Beit3Processor(ProcessorMixin):
         inputs = {} if images is None else self.image_processor(images, return_tensors=return_tensors)
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
-            options = {"padding": padding, "truncation": truncation, "return_tensors": return_tensors}
+            options: dict[str, Any] = {"padding": padding, "truncation": truncation, "return_tensors": return_tensors}
             options["max_length"] = self.caption_length if images is not None else None  # None: model_max_length
             inputs = {**inputs, **self.tokenizer(texts, **{**options, **kwargs})}
         return BatchFeature(dict(inputs))

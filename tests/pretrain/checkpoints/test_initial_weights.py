@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from pretrain.conversion.options import ConvertOptions
 from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
 
 
-def given(model: torch.nn.Module, **changes: object) -> InitialWeights:
+def given(model: torch.nn.Module, **changes: Any) -> InitialWeights:
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     return InitialWeights(Path("there"), replace(CONFIG, **changes), lambda: weights.items(), "words", None)
 

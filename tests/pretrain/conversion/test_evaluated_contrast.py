@@ -11,10 +11,10 @@ from model.pretrained import save_network
 from pretrain.conversion.evaluated import evaluate_source, report
 from pretrain.evaluation.options import EvaluateOptions
 from pretrain.formats.vocabulary import EXPORTED_NAME
-from tests.support.dual import tiny_dual_encoder
 from tests.support.evaluated import write_labelled
 from tests.support.launch import run_ranks
 from tests.support.shard_files import png
+from tests.support.tiny import tiny_dual_encoder
 from tests.support.tiny_run import TinyData
 
 NUM_IMAGES = 11

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.pretrained import WEIGHTS_NAME
+from pretrain.config.run_config import WeightKind
 from pretrain.conversion.convert import convert, report
 from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.transformers_target import TransformersTarget
@@ -95,7 +96,13 @@ def test_a_role_is_refused() -> None:
 
 def test_figures_of_the_converted_step_are_found(tmp_path: Path) -> None:
     assert figures_at(tmp_path, 8, "raw") == {}
-    for step, weights, loss in ((8, "raw", 1.0), (8, "ema", 2.0), (9, "raw", float("nan"))):
-        append_evaluation(tmp_path, evaluation_line(step, weights, {"loss/total": loss}, 0.1))
-    found = [figures_at(tmp_path, step, weights) for step, weights in ((8, "raw"), (8, "ema"), (9, "raw"), (9, "ema"))]
+    lines = [
+        evaluation_line(8, "raw", {"loss/total": 1.0}, 0.1),
+        evaluation_line(8, "ema", {"loss/total": 2.0}, 0.1),
+        evaluation_line(9, "raw", {"loss/total": float("nan")}, 0.1),
+    ]
+    for line in lines:
+        append_evaluation(tmp_path, line)
+    asked: list[tuple[int, WeightKind]] = [(8, "raw"), (8, "ema"), (9, "raw"), (9, "ema")]
+    found = [figures_at(tmp_path, step, weights) for step, weights in asked]
     assert found == [{"loss/total": 1.0}, {"loss/total": 2.0}, {"loss/total": None}, {}]

@@ -13,9 +13,8 @@ from pretrain.evaluation.dual_features import FeatureReader, FeatureSettings
 from pretrain.evaluation.features import knn_accuracy
 from pretrain.evaluation.labelled import Labelled, open_labelled
 from pretrain.evaluation.zero_shot import class_features
-from tests.support.dual import tiny_dual_encoder
 from tests.support.evaluated import write_labelled
-from tests.support.tiny import CONFIG
+from tests.support.tiny import CONFIG, tiny_dual_encoder
 from tests.support.tiny_run import TinyData
 
 CLASS_NAMES = ["red circle", "green star", "blue cross"]

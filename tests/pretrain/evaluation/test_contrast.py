@@ -15,9 +15,8 @@ from pretrain.config.evaluation import EvaluationConfig
 from pretrain.evaluation.chunks import Ranks
 from pretrain.evaluation.contrast import ContrastEvaluation
 from pretrain.evaluation.dual_features import FeatureReader, FeatureSettings
-from tests.support.dual import tiny_dual_encoder
 from tests.support.evaluated import write_labelled
-from tests.support.tiny import CONFIG
+from tests.support.tiny import CONFIG, tiny_dual_encoder
 from tests.support.tiny_run import TinyData
 
 NAMES = (

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from data_pipeline.texts.tokenizer import TextTokenizer
+from model.config import DualHeads
 from pretrain.evaluation.chunks import Ranks
 from pretrain.evaluation.dual_features import FeatureReader, FeatureSettings, text_inputs
 from pretrain.evaluation.held_out import image_inputs
-from tests.support.dual import tiny_dual_encoder
-from tests.support.tiny import CONFIG
+from tests.support.tiny import CONFIG, tiny_dual_encoder
 from tests.support.tiny_run import TinyData
 
 TEXTS = ["a red circle", "on white there is a star", "a red circle", "\u200b", "a cross is left of a big blue square"]
@@ -46,7 +46,7 @@ def test_features_are_those_of_one_forward(settings: FeatureSettings) -> None:
 
 
 def test_the_bias_of_a_sigmoid_loss_is_found(settings: FeatureSettings) -> None:
-    network = tiny_dual_encoder(logit_bias=True, vocab_size=settings.tokenizer.vocab_size)
+    network = tiny_dual_encoder(DualHeads(logit_bias=True), vocab_size=settings.tokenizer.vocab_size)
     assert network.logit_bias is not None
     with torch.no_grad():
         network.logit_bias.fill_(-7)

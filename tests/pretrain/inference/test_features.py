@@ -4,14 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.tiny_dual import tiny_dual
 
 from data_pipeline.samples.sample import Kind
 from model.multiway import MultiwayInputs
 from pretrain.inference.features import choose_features, features, inputs_of, pooled, words_of
 from pretrain.inference.options import Pool
 from tests.support.opened import SIZE
-from tests.support.tiny import CONFIG, tiny_model
+from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
 
 IDS = torch.tensor([[0, 5, 6, 7, 2], [0, 9, 2, 1, 1], [0, 4, 8, 2, 1]])
 D, V, L = CONFIG.dim, CONFIG.num_image_tokens, IDS.shape[1]
@@ -78,7 +77,7 @@ def test_layers_come_in_the_order_in_which_they_are_asked_for() -> None:
 
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_projected_features_are_those_of_the_heads(kind: Kind) -> None:
-    network, given = tiny_dual(), inputs(kind)
+    network, given = tiny_dual_encoder(), inputs(kind)
     found = features(network, given, kind, choose_features(network, kind))
     states = network.encoder(given)
     token, head = (states.images, network.vision_head) if kind == "image" else (states.texts, network.language_head)
@@ -87,7 +86,7 @@ def test_projected_features_are_those_of_the_heads(kind: Kind) -> None:
 
 
 def test_the_default_is_projected_if_the_network_can_else_the_mean() -> None:
-    dual, masked = tiny_dual(), tiny_model()
+    dual, masked = tiny_dual_encoder(), tiny_model()
     assert choose_features(dual, "image").pool == choose_features(dual, "text").pool == "projected"
     assert {choose_features(dual, "pair").pool, choose_features(dual, "text", None, (1,)).pool} == {"mean"}
     assert choose_features(masked, "image").pool == "mean"
@@ -107,7 +106,7 @@ def test_the_default_is_projected_if_the_network_can_else_the_mean() -> None:
 def test_features_that_there_are_none_of_are_refused(
     is_dual: bool, kind: Kind, changes: dict[str, Any], message: str
 ) -> None:
-    network = tiny_dual() if is_dual else tiny_model()
+    network = tiny_dual_encoder() if is_dual else tiny_model()
     with pytest.raises(ValueError, match=message):
         choose_features(network, kind, **changes)
 

@@ -14,8 +14,7 @@ from pretrain.evaluation.captioned_images import open_captioned_images
 from pretrain.evaluation.retrieval import retrieval_recall
 from pretrain.recipes.contrast import contrast_demo
 from pretrain.reporting.retrieval_gallery import image_queries, retrieval_gallery, text_queries
-from tests.support.dual import tiny_dual_encoder
-from tests.support.tiny import CONFIG
+from tests.support.tiny import CONFIG, tiny_dual_encoder
 from tests.support.tiny_run import TinyData
 
 

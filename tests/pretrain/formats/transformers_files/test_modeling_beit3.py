@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.captioner import greedy_captions
+from model.captioner import CaptionRules, greedy_captions
 from model.config import DualHeads
 from model.multiway import MultiwayInputs
 from pretrain.conversion.verify import TOLERANCE
@@ -113,15 +113,16 @@ def test_heads_of_masked_data_modeling_equal_ours(folder: Path, model: Any) -> N
 
 def test_captions_equal_ours(model: Any) -> None:
     images = tiny_inputs(4, 0, 0).images
-    ids = {"begin_id": 0, "end_id": 2, "pad_id": 1, "mask_id": 49}
+    rules = CaptionRules(begin_id=0, end_id=2, pad_id=1, mask_id=49, max_length=11)
     assert model.config.mask_token_id == 49
-    expected = greedy_captions(tiny_model(), images, 11, **ids)
+    expected = greedy_captions(tiny_model(), images, rules).ids
     assert torch.equal(model.caption(images, 11), expected)
     # an end that all captions reach, so that padding follows it
-    model.config.eos_token_id = ids["end_id"] = int(expected[0, 3])
+    model.config.eos_token_id = int(expected[0, 3])
+    rules = replace(rules, end_id=model.config.eos_token_id)
     try:
         ended = model.caption(images, 11)
-        assert torch.equal(ended, greedy_captions(tiny_model(), images, 11, **ids)) and (ended == 1).any()
+        assert torch.equal(ended, greedy_captions(tiny_model(), images, rules).ids) and (ended == 1).any()
     finally:
         model.config.eos_token_id = 2
 
@@ -138,7 +139,8 @@ def test_features_and_similarities_equal_those_of_our_dual_encoder(heads: DualHe
     texts = theirs.get_text_features(inputs.text_ids, (~inputs.text_padding).long())
     assert max(differences(list(expected), [images, texts])) <= TOLERANCE
     logits = network.logit_scale.exp() * expected.images @ expected.texts.T
-    logits = logits + network.logit_bias if heads.logit_bias else logits
+    if network.logit_bias is not None:
+        logits = logits + network.logit_bias
     assert (theirs.similarity(images, texts) - logits).abs().max() <= 1e-3  # scaled by exp(2.7)
     classifier = load_folder(tmp_path, "Beit3ForZeroShotImageClassification")
     output = classifier(inputs.images, inputs.text_ids, (~inputs.text_padding).long())
