@@ -79,7 +79,7 @@ class Batch:
 
 _reading: Reading | None = None
 _slots: NDArray[np.uint8] | None = None
-"""Of the reading that goes on: workers are forked from the main process and find them here, without pickling."""
+"""The slots of the reading that goes on: workers are forked from the main process and find both here, unpickled."""
 
 
 def read_batches(reading: Reading, batch_size: int, num_workers: int) -> Generator[Batch, None, None]:
