@@ -13,7 +13,13 @@ from pretrain.recipes.contrast import (
     contrast_laptop,
     contrast_large,
 )
-from pretrain.recipes.small import demo, demo_visual_tokenizer, laptop, laptop_visual_tokenizer
+from pretrain.recipes.small import (
+    demo,
+    demo_visual_tokenizer,
+    laptop,
+    laptop_multilingual,
+    laptop_visual_tokenizer,
+)
 from pretrain.recipes.vlbeit import vlbeit_base
 from pretrain.recipes.vlmo import vlmo_base, vlmo_base_plus, vlmo_large
 from pretrain.recipes.vqkd import vqkd_base, vqkd_base_dino
@@ -23,6 +29,7 @@ RECIPES: dict[str, Callable[[], PretrainConfig]] = {
     for recipe in (
         demo,
         laptop,
+        laptop_multilingual,
         beit3_giant,
         beit3_base,
         beit3_large,

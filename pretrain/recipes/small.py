@@ -121,6 +121,26 @@ def laptop() -> PretrainConfig:
     )
 
 
+def laptop_multilingual() -> PretrainConfig:
+    """The recipe laptop for captions and texts in several languages and scripts.
+
+    Command: deepspeed --num_accelerators 2 --module pretrain.train laptop_multilingual
+    Expects: the files of the recipe laptop, with a tokenizer that was trained on all the languages:
+    python -m data_pipeline.train_text_tokenizer data/tokenizer.spm pair=CAPTIONS text=TEXTS --vocab-size 16000. A
+    caption in each language is a pair of its own: a list of captions in CAPTIONS, or a source per language, which
+    --data.pairs data/pairs_en data/pairs_ja=2 weighs. Then the contrastive stage: deepspeed --num_accelerators 2
+    --module pretrain.contrast contrast_laptop --initial-weights runs/laptop_multilingual --model.vocab-size 16384
+    Twice the words of laptop; captions have room for scripts that take a token for each character. Our choice.
+    """
+    one_language = laptop()
+    return replace(
+        one_language,
+        model=replace(one_language.model, vocab_size=16384),
+        data=replace(one_language.data, caption_length=40),
+        run_dir=Path("runs/laptop_multilingual"),
+    )
+
+
 def laptop_visual_tokenizer() -> VisualTokenizerRun:
     """The visual tokenizer of the recipe laptop: 256 codes of 8 x 8 pixel patches of 64 pixel images.
 
