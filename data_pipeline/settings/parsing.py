@@ -26,7 +26,7 @@ Options = TypeVar("Options")
 REGISTRY = ConstructorRegistry()
 HELP = ("-h", "--help")
 WIDE = "10000"
-NAME_OF_MISSING = r"^ {6}(\S+) *$"
+NAME_OF_MISSING = r"^ {6}(\S+)"
 IN_OUR_WORDS = {
     r"^Error parsing (--\S+?)(?: \{.*?\})?: ": r"\1 ",
     r"^Error parsing ([A-Z]+)(?: \{.*?\})?: ": r"\1 ",

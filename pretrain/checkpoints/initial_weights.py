@@ -82,6 +82,14 @@ def _of_export(folder: Path) -> InitialWeights:
     return InitialWeights(folder, read_config(folder), lambda: read_safetensors(path).items(), words, fingerprint)
 
 
+def is_new_run(run_dir: Path) -> bool:
+    """Return whether a run has no complete checkpoint yet, and so needs its initial weights.
+
+    A resumed run must not depend on them: the run that they are from may have gone on, or be gone. Raises OSError.
+    """
+    return not complete_folders(run_dir / "checkpoints")
+
+
 def weights_file(source: Path) -> Path:
     """Return a file that changes whenever the weights of a source do: the weights themselves, or the manifest of the
     run's newest checkpoint, which has the fingerprints of all its files."""

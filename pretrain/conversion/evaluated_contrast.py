@@ -109,7 +109,7 @@ def feature_settings(opened: Opened, chunk_size: int, dtype: torch.dtype, device
         image_size=preprocessing.image_size,
         patch_size=network.encoder.config.patch_size,
         tokenizer=TextTokenizer(opened.need_tokenizer()),
-        text_length=preprocessing.caption_length,
+        text_length=min(preprocessing.caption_length, opened.network.encoder.config.max_text_length),
         chunk_size=chunk_size,
         dtype=dtype,
         device=device,

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
+from model.config import USES, Use
 from model.networks import Network
 from model.pretrained import WEIGHTS_NAME
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.weights import model_of
 from pretrain.config.run_config import WeightKind
 from pretrain.conversion.source import Source, readable
-from pretrain.conversion.sources import beit3_source, checkpoint_source, safetensors_source
+from pretrain.conversion.sources import beit3_source, checkpoint_source, in_words, safetensors_source
 from pretrain.formats.preprocessing import Preprocessing
 from pretrain.formats.vocabulary import EXPORTED_NAME, MICROSOFTS_NAME
 
@@ -25,6 +27,16 @@ class Opened:
     preprocessing: Preprocessing
     origin: str
     """Where the weights are from, in words."""
+    exact_uses: tuple[Use, ...] = USES
+    """Kinds of samples that the weights are exact for."""
+
+    def check_use(self, use: Use) -> None:
+        """Raise ValueError if the weights are wrong for this kind of samples."""
+        if use not in self.exact_uses:
+            raise ValueError(
+                f"{self.origin} holds one role of a network with vision-language experts, exact for "
+                f"{in_words(self.exact_uses)} only; open the run, or convert it with --to safetensors"
+            )
 
     def need_tokenizer(self) -> Path:
         """Return the text tokenizer. Raises ValueError, with the remedy, if there is none."""
@@ -43,11 +55,13 @@ def open_network(path: Path, weights: WeightKind = "raw") -> Opened:
     weights: of a checkpoint: raw, as trained, or ema, their moving average. Raises ValueError if the path is none of
     them, if it does not have these weights, or if they are not a whole network.
     """
+    if weights not in get_args(WeightKind):
+        raise ValueError(f"weights {weights!r:.60} must be one of {', '.join(get_args(WeightKind))}")
     source = _source(resolve_best(path), weights)
     tokenizer = None if source.vocabulary is None else source.vocabulary.path
     preprocessing = replace(source.preprocessing, tokenizer=None if tokenizer is None else tokenizer.name)
     network = model_of(source.config, readable(source).weights(), source.heads)
-    return Opened(network, tokenizer, preprocessing, source.origin)
+    return Opened(network, tokenizer, preprocessing, source.origin, source.exact_uses)
 
 
 def _source(path: Path, weights: WeightKind) -> Source:

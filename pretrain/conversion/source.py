@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.config import DualHeads, MultiwayConfig
+from model.config import USES, DualHeads, MultiwayConfig, Use
 from model.embeddings import interpolate_positions
 from model.weight_checks import check_weight
 from pretrain.formats.preprocessing import Preprocessing
@@ -29,6 +29,9 @@ class Source:
     """How images and texts become inputs; `exported_preprocessing` names the tokenizer too."""
     provenance: dict[str, Any]
     """Entries of the card that say where the weights come from."""
+    exact_uses: tuple[Use, ...] = USES
+    """Kinds of samples that the weights are exact for: fewer in a file of Microsoft's format that holds one role of a
+    network with vision-language experts."""
     heads: DualHeads | None = None
     """Heads of a DualEncoder; None: the network is a MaskedDataModel."""
     notes: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.config import DualHeads, MultiwayConfig
+from model.config import USES, DualHeads, MultiwayConfig, Use
 from model.pretrained import WEIGHTS_NAME, load_network, read_config, read_heads
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.weights import checkpoint_weights, dual_heads
@@ -116,12 +116,17 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
         num_visual_tokens or MultiwayConfig.num_visual_tokens,
         path,
     )
+    uses = exact_uses(read_card(card).get("role"), written_as) if written_as else USES
     fingerprint = tokenizer_sha256(path)
     tokenizer = tokenizer_beside(path.parent, fingerprint, is_microsofts=fingerprint is None and not written_as)
     notes = [
         f"initialized anew, as the file has none: {', '.join(absent)}" if absent else "",
         f"left out, as only its task uses them: {', '.join(left_out)}" if left_out else "",
         "it is a dual encoder, and so is the result" if heads is not None else "",
+        f"it holds one role of vision-language experts, and so does the result: exact for {in_words(uses)} only, wrong "
+        "for everything else"
+        if uses != USES
+        else "",
         "without --new-heads the result is a dual encoder, which keeps them" if new_heads and is_dual(entries) else "",
         _no_tokenizer(path.parent) if tokenizer is None else "",
     ]
@@ -132,9 +137,22 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
         vocabulary=None if tokenizer is None else read_vocabulary(tokenizer),
         preprocessing=(read_preprocessing(path.parent) if written_as else None) or default_preprocessing(config),
         provenance={"source": path.name, "new_heads": list(absent), "left_out": left_out},
+        exact_uses=uses,
         heads=heads,
         notes=tuple(note for note in notes if note),
     )
+
+
+def exact_uses(role: object, written_as: Mapping[str, Any]) -> tuple[Use, ...]:
+    """Return the uses that a file of --to beit3 is exact for, from its card: its role, and the sizes of its network."""
+    if not written_as.get("num_vl_layers"):
+        return USES
+    return ("pair",) if role == "fusion" else ("image", "text")
+
+
+def in_words(uses: tuple[Use, ...]) -> str:
+    """Return uses for a message."""
+    return "image-text pairs" if uses == ("pair",) else "images alone and texts alone"
 
 
 def _earlier_preprocessing(config: MultiwayConfig, card: Mapping[str, Any]) -> Preprocessing:

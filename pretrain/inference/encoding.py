@@ -10,7 +10,7 @@ from data_pipeline.settings.command_line import progress_bar
 from data_pipeline.shards.scan import SampleReport
 from pretrain.conversion.opened import open_network
 from pretrain.inference.feature_files import FeatureFile
-from pretrain.inference.features import FeatureChoice, choose_features
+from pretrain.inference.features import FeatureChoice
 from pretrain.inference.images import whole_images
 from pretrain.inference.options import CaptionOptions, EncodeOptions, InferenceOptions
 from pretrain.inference.pretrained_model import PretrainedModel
@@ -43,7 +43,7 @@ def encode_source(options: EncodeOptions) -> str:
     """
     kind, _ = options.data()
     model = open_model(options)
-    choice = choose_features(model.network, kind, options.pool, options.layer_numbers)
+    choice = model.choose(kind, options.pool, options.layer_numbers)
     encoded = write_features(options, model, choice)
     lines = encoded.report.lines()
     if encoded.num_cut:

@@ -69,6 +69,7 @@ class NpyWriter:
         self._write_header()  # NumPy leaves room for the number of rows to grow
         self._file.close()
         self._keys.close()
+        self._path.unlink(missing_ok=True)  # an array of before must never lie beside these keys
         own_partial(self._keys_path).rename(self._keys_path)
         own_partial(self._path).rename(self._path)
 

@@ -15,6 +15,7 @@ Shapes: B samples, V image tokens, L text tokens, D dim, K layers.
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -57,6 +58,13 @@ def choose_features(
     if wrong:
         raise ValueError(f"layer {wrong[0]} is not a block of this network; give numbers from 1 to {depth}")
     is_dual = isinstance(network, DualEncoder)
+    if isinstance(network, DualEncoder) and kind == "pair" and not network.heads.masked_data:
+        raise ValueError(
+            "a dual encoder is not trained on pairs; encode their images and texts, or open the weights that it began "
+            "with"
+        )
+    if pool not in (None, *get_args(Pool)):
+        raise ValueError(f"pool {pool!r:.60} must be one of {', '.join(get_args(Pool))}")
     if pool is None:
         pool = "projected" if is_dual and kind != "pair" and not layers else "mean"
     if pool == "projected":

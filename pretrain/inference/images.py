@@ -55,6 +55,8 @@ def pixels_of(images: Images, size: int) -> list[OneImage] | Tensor:
         _check_range(pixels)
     if pixels.shape[2:] == (size, size):
         return pixels
+    # torch resizes bytes on a CPU, and halves on a GPU alone
+    pixels = pixels.cpu() if pixels.dtype == torch.uint8 else pixels.float()
     resized = interpolate(pixels, (size, size), mode="bicubic", antialias=True)
     return resized if pixels.dtype == torch.uint8 else resized.clamp(0, 1)
 
@@ -65,6 +67,11 @@ def decoded(images: list[OneImage], size: int) -> Tensor:
     rows = []
     for place, image in enumerate(images):
         try:
+            if not isinstance(image, (Image, Path, str, bytes)):
+                raise ValueError(
+                    f"image {place} is of type {type(image).__name__}; give an image of Pillow's, a path, bytes, or a "
+                    "tensor (images, 3, height, width)"
+                )
             if isinstance(image, Image):
                 row = transform.center_of(image)
             else:

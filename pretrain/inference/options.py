@@ -59,6 +59,8 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if not self.out.parent.is_dir():
+            raise ValueError(f"out {self.out}: the folder {self.out.parent} does not exist; make it, or give another")
 
 
 @dataclass(frozen=True, kw_only=True)

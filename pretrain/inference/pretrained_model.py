@@ -98,6 +98,11 @@ class PretrainedModel:
             self._tokenizer = tokenizer
         return self._tokenizer
 
+    def choose(self, kind: Kind, pool: Pool | None = None, layers: Sequence[int] = ()) -> FeatureChoice:
+        """Return the features to take: see `choose_features`. Raises ValueError if the weights do not have them."""
+        self._opened.check_use(kind)
+        return choose_features(self.network, kind, pool, tuple(layers))
+
     def encode_image(self, images: Images, pool: Pool | None = None, layers: Sequence[int] = ()) -> Tensor:
         """Return features of images, (I, ...): see pretrain/inference/features.py for pools and layers.
 
@@ -105,7 +110,7 @@ class PretrainedModel:
         floating from 0 to 1. pool None: projected by the contrastive head if there is one and no layers are asked for,
         else the mean of patches. Raises ValueError for images or features that cannot be had.
         """
-        choice = choose_features(self.network, "image", pool, tuple(layers))
+        choice = self.choose("image", pool, layers)
         return self._features("image", choice, pixels_of(images, self.preprocessing.image_size), None)
 
     def encode_text(
@@ -115,7 +120,7 @@ class PretrainedModel:
 
         truncate: cut texts that are longer than those of training, as training does; otherwise they raise ValueError.
         """
-        choice = choose_features(self.network, "text", pool, tuple(layers))
+        choice = self.choose("text", pool, layers)
         return self._features("text", choice, None, self.token_ids("text", texts, truncate))
 
     def encode_pair(
@@ -127,7 +132,7 @@ class PretrainedModel:
         truncate: bool = False,
     ) -> Tensor:
         """Return features of image-text pairs, (P, ...): each image and its text see each other."""
-        choice = choose_features(self.network, "pair", pool, tuple(layers))
+        choice = self.choose("pair", pool, layers)
         pixels = pixels_of(images, self.preprocessing.image_size)
         ids = self.token_ids("pair", texts, truncate)
         if len(pixels) != len(ids):
@@ -170,6 +175,7 @@ class PretrainedModel:
                 f"{self.origin} is a dual encoder, which has no head for words; caption by the weights that it began "
                 "with"
             )
+        self._opened.check_use("pair")
         longest = self.network.encoder.config.max_text_length
         max_length = min(MICROSOFTS_LENGTH, self.text_length("pair")) if max_length is None else max_length
         if not 3 <= max_length <= longest:  # a mask token stands after the last word but one

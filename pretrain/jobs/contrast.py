@@ -37,6 +37,7 @@ from pretrain.checkpoints.initial_weights import (
     HEADS,
     InitialWeights,
     check_initial_weights,
+    is_new_run,
     load_initial_weights,
     open_initial_weights,
     weights_file,
@@ -98,7 +99,7 @@ class Contrast(Job[ContrastConfig]):
         assert dataset.tokenizer is not None and config.data.text_tokenizer is not None
         self.text_tokenizer = dataset.tokenizer
         check_vocabulary(dataset.tokenizer, network)
-        if config.initial_weights is not None:
+        if config.initial_weights is not None and is_new_run(config.run_dir):
             self.initial_weights = open_initial_weights(config.initial_weights)
             free = {"image_size"} | ({"num_visual_tokens"} if masked is None else set())
             check_initial_weights(self.initial_weights, network, config.data.text_tokenizer, free)
@@ -108,8 +109,8 @@ class Contrast(Job[ContrastConfig]):
         found = {"text tokenizer": config.data.text_tokenizer}
         if config.masked_data_weight:
             found["visual tokenizer"] = config.visual_tokenizer
-        if config.initial_weights is not None:
-            found["initial weights"] = weights_file(config.initial_weights)
+        if self.initial_weights is not None:
+            found["initial weights"] = weights_file(self.initial_weights.folder)
         return found
 
     def build_model(self, is_new: bool) -> nn.Module:
@@ -121,7 +122,7 @@ class Contrast(Job[ContrastConfig]):
             with torch.no_grad():
                 model.logit_scale.clamp_(*self.bounds["logit_scale"])
             if dist.get_rank() == 0:
-                new = f"; random: {', '.join(missing)}" if missing else ""
+                new = f"; initialized, as they lack it: {', '.join(missing)}" if missing else ""
                 say(f"starts from the weights in {self.initial_weights.folder}{new}")
         return model
 

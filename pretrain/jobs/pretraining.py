@@ -23,6 +23,7 @@ from model.visual_tokenizer import VisualTokenizer
 from pretrain.checkpoints.initial_weights import (
     InitialWeights,
     check_initial_weights,
+    is_new_run,
     load_initial_weights,
     open_initial_weights,
     weights_file,
@@ -51,7 +52,7 @@ class Pretraining(Job[PretrainConfig]):
 
     visual_tokenizer: VisualTokenizer
     text_tokenizer: TextTokenizer
-    initial_weights: InitialWeights
+    initial_weights: InitialWeights | None = None
     """Only if the config gives some."""
     attention: str
     """The attention that torch runs, for the log."""
@@ -74,7 +75,7 @@ class Pretraining(Job[PretrainConfig]):
         assert dataset.tokenizer is not None
         self.text_tokenizer = dataset.tokenizer
         check_vocabulary(dataset.tokenizer, network)
-        if config.initial_weights is not None:
+        if config.initial_weights is not None and is_new_run(config.run_dir):
             assert config.data.text_tokenizer is not None
             self.initial_weights = open_initial_weights(config.initial_weights)
             check_initial_weights(self.initial_weights, network, config.data.text_tokenizer)
@@ -82,13 +83,13 @@ class Pretraining(Job[PretrainConfig]):
 
     def files(self, config: PretrainConfig) -> dict[str, Path | None]:
         found = {"visual tokenizer": config.visual_tokenizer, "text tokenizer": config.data.text_tokenizer}
-        if config.initial_weights is not None:
-            found["initial weights"] = weights_file(config.initial_weights)
+        if self.initial_weights is not None:
+            found["initial weights"] = weights_file(self.initial_weights.folder)
         return found
 
     def build_model(self, is_new: bool) -> nn.Module:
         model = MaskedDataModel(self.config.model, self.config.kernels, self.config.activation_checkpointing)
-        if self.config.initial_weights is not None and is_new:
+        if self.initial_weights is not None and is_new:
             load_initial_weights(self.initial_weights, model)
         else:
             init_weights(model, self.config.model, self.config.seed)

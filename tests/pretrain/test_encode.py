@@ -109,6 +109,7 @@ def test_an_image_of_too_many_pixels_is_skipped_as_in_training(export: Path, pic
         ({}, "give one of --images, --texts and --pairs"),
         ({"images": "a", "texts": "b"}, "give one of --images, --texts and --pairs"),
         ({"images": "a", "out": Path("features.csv")}, "--out features.csv must end in .npy or .parquet"),
+        ({"images": "a", "out": Path("nowhere/features.npy")}, "the folder nowhere does not exist; make it"),
         ({"images": "a", "layers": "3;4"}, "--layers '3;4' must be numbers of blocks, separated by commas"),
         ({"images": "a", "layers": "9"}, "layer 9 is not a block"),
         ({"images": "a", "pool": "projected"}, "no contrastive heads"),

@@ -10,6 +10,7 @@ from data_pipeline.settings.suggestions import did_you_mean
 from data_pipeline.write_shards import ShardOptions
 from pretrain.config.command_line import parse_recipe_and_options
 from pretrain.conversion.options import ConvertOptions
+from pretrain.inference.options import EncodeOptions
 from pretrain.planning.options import PlanOptions
 from pretrain.recipes import RECIPES
 
@@ -62,6 +63,11 @@ def test_a_long_message_is_not_broken_into_words(tmp_path: Path) -> None:
     long = "x" * 300 + ",y" * 50
     with pytest.raises(UsageError, match=f"{long} is one argument too many"):
         parse_options(ConvertOptions, ["run", "out", long], "command")
+
+
+def test_a_required_option_that_is_missing_is_named() -> None:
+    with pytest.raises(UsageError, match="^--out must be given"):
+        parse_options(EncodeOptions, ["run", "--images", "folder"], "command")
 
 
 def test_help_is_asked_for_and_given() -> None:

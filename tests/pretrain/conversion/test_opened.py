@@ -47,6 +47,20 @@ def test_a_run_and_its_exports_give_the_same_network_and_preprocessing(two_ranks
     assert open_network(theirs).preprocessing == open_network(ours).preprocessing
 
 
+def test_a_file_of_one_role_is_refused_for_other_uses(two_ranks: Path, tmp_path: Path) -> None:
+    assert find_checkpoint(two_ranks).config.model.num_vl_layers > 0
+    fusion = convert(ConvertOptions(two_ranks, tmp_path / "fusion", role="fusion", verify=False))
+    dual = convert(ConvertOptions(two_ranks, tmp_path / "dual", role="dual", verify=False))
+    open_network(fusion.path).check_use("pair")
+    with pytest.raises(ValueError, match="exact for image-text pairs only; open the run, or convert it with --to saf"):
+        open_network(fusion.path).check_use("text")
+    open_network(dual.path).check_use("image")
+    with pytest.raises(ValueError, match="exact for images alone and texts alone only"):
+        open_network(dual.path).check_use("pair")
+    back = convert(ConvertOptions(fusion.path, tmp_path / "back", from_="beit3", verify=False))
+    assert any("exact for image-text pairs only, wrong for everything else" in note for note in back.source.notes)
+
+
 def test_the_moving_average_is_opened_by_choice(two_ranks: Path, tmp_path: Path) -> None:
     expected = load_model(find_checkpoint(two_ranks, PretrainConfig), "ema").state_dict()
     opened = open_network(two_ranks, "ema")
@@ -55,6 +69,8 @@ def test_the_moving_average_is_opened_by_choice(two_ranks: Path, tmp_path: Path)
     ours = convert(ConvertOptions(two_ranks, tmp_path / "ours", to="safetensors", verify=False)).path.parent
     with pytest.raises(ValueError, match="ours has one kind of weights; --weights ema is for our checkpoints"):
         open_network(ours, "ema")
+    with pytest.raises(ValueError, match="weights 'EMA' must be one of raw, ema"):
+        open_network(two_ranks, "EMA")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

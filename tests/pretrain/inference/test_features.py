@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from data_pipeline.samples.sample import Kind
+from model.config import DualHeads
 from model.multiway import MultiwayInputs
 from pretrain.inference.features import choose_features, features, inputs_of, pooled, words_of
 from pretrain.inference.options import Pool
@@ -88,15 +89,23 @@ def test_projected_features_are_those_of_the_heads(kind: Kind) -> None:
 def test_the_default_is_projected_if_the_network_can_else_the_mean() -> None:
     dual, masked = tiny_dual_encoder(), tiny_model()
     assert choose_features(dual, "image").pool == choose_features(dual, "text").pool == "projected"
-    assert {choose_features(dual, "pair").pool, choose_features(dual, "text", None, (1,)).pool} == {"mean"}
+    assert {choose_features(masked, "pair").pool, choose_features(dual, "text", None, (1,)).pool} == {"mean"}
     assert choose_features(masked, "image").pool == "mean"
+
+
+def test_a_dual_encoder_that_went_on_with_masked_pairs_has_features_of_pairs() -> None:
+    dual = tiny_dual_encoder(DualHeads(masked_data=True))
+    assert choose_features(dual, "pair").pool == "mean"
+    with pytest.raises(ValueError, match="do not project pairs"):
+        choose_features(dual, "pair", "projected")
 
 
 @pytest.mark.parametrize(
     ("is_dual", "kind", "changes", "message"),
     [
         (False, "image", {"pool": "projected"}, "no contrastive heads; train them with python -m pretrain.contrast"),
-        (True, "pair", {"pool": "projected"}, "do not project pairs"),
+        (True, "pair", {}, "a dual encoder is not trained on pairs; encode their images and texts"),
+        (False, "image", {"pool": "cls"}, "pool 'cls' must be one of projected, class, mean, tokens, map"),
         (True, "image", {"pool": "projected", "layers": (1,)}, "do not project layers"),
         (False, "text", {"pool": "map"}, "a text has no map"),
         (False, "image", {"layers": (0,)}, "layer 0 is not a block of this network; give numbers from 1 to 3"),

@@ -60,6 +60,13 @@ def test_pixels_are_normalized_as_the_weights_were_trained() -> None:
     torch.testing.assert_close(normalized(pixels / 255, preprocessing, torch.device("cpu"), torch.float32), found)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_tensors_of_any_floating_type_are_scaled(dtype: torch.dtype) -> None:
+    found = pixels_of(torch.full((3, 5, 7), 0.5, dtype=dtype), 16)
+    assert isinstance(found, Tensor) and found.shape == (1, 3, 16, 16)
+    torch.testing.assert_close(found, torch.full_like(found, 0.5))
+
+
 def test_tensors_of_other_sizes_are_scaled_as_files_are() -> None:
     image = picture()
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -115,6 +116,8 @@ def test_long_texts_are_refused_or_cut_as_in_training(model: PretrainedModel, ti
     [
         (lambda m: m.encode_text(""), "text 0 '' has no token"),
         (lambda m: m.encode_image([]), "there is nothing to encode"),
+        (lambda m: m.encode_image([np.zeros((8, 8, 3), np.uint8)]), "image 0 is of type ndarray; give an image of Pil"),
+        (lambda m: m.encode_image(Image.new("RGB", (8, 8)), "avg"), "pool 'avg' must be one of"),
         (lambda m: m.encode_pair([Image.new("RGB", (8, 8))], TEXTS), "1 images and 3 texts are not pairs"),
         (lambda m: m.encode_image(torch.full((3, 8, 8), 2.0)), "give floating numbers from 0 to 1"),
         (lambda m: m.caption(Image.new("RGB", (8, 8)), max_length=13), "max_length 13 must be from 3 to 12"),
