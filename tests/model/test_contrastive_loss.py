@@ -1,5 +1,7 @@
 """Contrastive losses in chunks and by rows against autograd on the whole matrix of logits. CPU, seconds."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -109,9 +111,9 @@ def test_no_more_logits_exist_at_once_than_a_chunk_has() -> None:
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func: object, types: object, args: tuple = (), kwargs: object = None) -> object:
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal largest
-            result = func(*args, **(kwargs or {}))  # type: ignore[operator]
+            result = func(*args, **(kwargs or {}))
             if isinstance(result, Tensor):
                 largest = max(largest, result.numel())
             return result

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from pretrain.recipes.small import demo
 VISUAL_TOKENIZER = Path("visual_tokenizer.pt")
 
 
-def masked(**changes: object) -> ContrastConfig:
+def masked(**changes: Any) -> ContrastConfig:
     objective = demo().objective
     return replace(
         contrast_demo(), masked_data_weight=0.5, visual_tokenizer=VISUAL_TOKENIZER, objective=objective, **changes
@@ -52,7 +53,7 @@ def test_masked_data_modeling_is_a_pretraining_of_the_same_samples() -> None:
         ({"data": replace(contrast_demo().data, caption_length=33)}, "max_text_length 32 is below data.caption_length"),
     ],
 )
-def test_settings_that_no_run_can_work_with_are_refused(changes: dict[str, object], sentence: str) -> None:
+def test_settings_that_no_run_can_work_with_are_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         replace(contrast_demo(), **changes)
 

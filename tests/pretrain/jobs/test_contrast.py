@@ -69,7 +69,7 @@ def reference(case: Case) -> tuple[dict[str, float], dict[str, Tensor]]:
         total = total + MASKED_WEIGHT * (means * torch.tensor(LOSS_WEIGHTS)).sum()
         losses |= {"mvlm_image": means[2], "mvlm_text": means[3]}
     total.backward()
-    gradients, rows = {}, stacked_rows(model)
+    gradients, rows = dict[str, Tensor](), stacked_rows(model)
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         pieces = {row.name: parameter.grad.narrow(0, row.start, row.length) for row in rows.get(name, ())}

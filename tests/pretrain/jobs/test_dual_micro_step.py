@@ -1,6 +1,7 @@
 """Micro-steps of a dual encoder: each pair as an image and as a text, and as a masked pair. CPU, seconds."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.support.tiny_run import TEXT_LENGTH, TinyData
 
 def config_for(data: TinyData, is_masked: bool) -> ContrastConfig:
     recipe = contrast_demo()
-    folders = {kind: (str(data.folder / kind),) for kind in ("images", "pairs", "texts")}
+    folders: dict[str, Any] = {kind: (str(data.folder / kind),) for kind in ("images", "pairs", "texts")}
     tokenizer = data.folder / "text_tokenizer.spm"
     config = replace(
         recipe,
@@ -96,8 +97,8 @@ def test_samples_and_what_is_dropped_depend_on_no_topology(is_masked: bool, tiny
     assert whole.drop_path_scale is not None
     groups = [8, 4, 8, 8, 4] if is_masked else [8, 8]  # images, masked images, masked pairs, texts, masked texts
     for one, other in (by_rank, by_micro_step):
-        assert one.drop_path_scale is not None and other.drop_path_scale is not None
-        halves = [part.drop_path_scale.split([n // 2 for n in groups], 2) for part in (one, other)]
+        scales = [part.drop_path_scale for part in (one, other)]
+        halves = [each.split([n // 2 for n in groups], 2) for each in scales if each is not None]
         joined = torch.cat([part for pair in zip(*halves, strict=True) for part in pair], 2)
         assert torch.equal(joined, whole.drop_path_scale)
         images = torch.cat([one.inputs.images[:4], other.inputs.images[:4]])
