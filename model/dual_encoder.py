@@ -109,23 +109,23 @@ class DualEncoder(nn.Module):
         states = self.encoder(inputs, drop_path_scale)
         num_pairs = len(inputs.caption_ids)
         num_images, num_texts = len(inputs.images) - num_pairs, len(inputs.text_ids)
-        masked_sums = None
+        sums: Tensor | None = None
         if self.heads.masked_data:
             targets = _no_targets(states) if targets is None else targets
             num_images = len(inputs.images) - len(targets.visual_token_ids)
             num_texts -= len(targets.text_labels)
             masked = MultiwayStates(states.images[num_images:], states.captions, states.texts[num_texts:])
             backend = choose_backend(self.encoder.kernels, states.images.device)
-            sums = masked_losses(masked, targets, self.mim_head, self.mlm_head, backend)
-            assert isinstance(sums, Tensor)
-            masked_sums = sums
+            found = masked_losses(masked, targets, self.mim_head, self.mlm_head, backend)
+            assert isinstance(found, Tensor)
+            sums = found
         logits = [number.view(()).float() for number in split_vectors(self.vectors, self.stacks)]
         return DualOutputs(
             images=_normalized(self.vision_head(states.images[:num_images, 0])),
             texts=_normalized(self.language_head(states.texts[:num_texts, 0])),
             logit_scale=logits[0],
             logit_bias=logits[1] if self.heads.logit_bias else None,
-            masked_losses=masked_sums,
+            masked_losses=sums,
         )
 
     @torch.no_grad()

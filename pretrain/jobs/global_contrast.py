@@ -44,36 +44,50 @@ def global_contrast(
     images, texts: (b, D) float32 features of this rank's pairs, as many on every rank; logit_scale: (), the natural
     logarithm of the factor of similarities. Reads nothing from the device.
     """
-    first, num_pairs = dist.get_rank() * len(images), dist.get_world_size() * len(images)
-    all_images, all_texts = gathered_from_ranks(torch.stack([images, texts], 1)).unbind(1)
+    parts = _Parts(images, texts, *gathered_from_ranks(torch.stack([images, texts], 1)).unbind(1))
     scale = logit_scale.exp()
-    if logit_bias is not None:
-        rows = sigmoid_rows(images, all_texts, first, scale, logit_bias, chunk_logits)
-        columns = sigmoid_rows(texts, all_images, first, scale, logit_bias, chunk_logits)
-        # rows of images are all of the loss, and so are rows of texts: one of them counts
-        sums = _sums(rows.loss, rows.are_right, columns.are_right) / num_pairs
-        return GlobalContrast(
-            loss=sums[0],
-            accuracy=sums[1:],
-            image_gradient=rows.gradient / num_pairs,
-            text_gradient=columns.gradient / num_pairs,
-            bias_gradient=rows.bias_gradient / num_pairs,
-        )
-    of_images = row_statistics(images, all_texts, first, scale, chunk_logits)
-    of_texts = row_statistics(texts, all_images, first, scale, chunk_logits)
+    if logit_bias is None:
+        return _softmax(parts, scale, chunk_logits)
+    return _sigmoid(parts, scale, logit_bias, chunk_logits)
+
+
+class _Parts(NamedTuple):
+    """Features of this rank's pairs, (b, D), and of those of all ranks, (B, D)."""
+
+    images: Tensor
+    texts: Tensor
+    all_images: Tensor
+    all_texts: Tensor
+
+    @property
+    def first(self) -> int:
+        """The place of this rank's first pair in the global batch."""
+        return dist.get_rank() * len(self.images)
+
+
+def _softmax(parts: _Parts, scale: Tensor, chunk_logits: int) -> GlobalContrast:
+    images, texts, all_images, all_texts = parts
+    of_images = row_statistics(images, all_texts, parts.first, scale, chunk_logits)
+    of_texts = row_statistics(texts, all_images, parts.first, scale, chunk_logits)
     by_image, by_text = of_images.logsumexp, of_texts.logsumexp
     all_by_image, all_by_text = gathered_from_ranks(torch.stack([by_image, by_text], 1)).unbind(1)
     loss = (by_image + by_text - 2 * of_images.positives).sum() / 2
-    sums = _sums(loss, of_images.are_right, of_texts.are_right) / num_pairs
-    image_gradient = softmax_gradient(images, all_texts, first, scale, by_image, all_by_text, chunk_logits)
-    text_gradient = softmax_gradient(texts, all_images, first, scale, by_text, all_by_image, chunk_logits)
-    return GlobalContrast(
-        loss=sums[0],
-        accuracy=sums[1:],
-        image_gradient=image_gradient / (2 * num_pairs),
-        text_gradient=text_gradient / (2 * num_pairs),
-        bias_gradient=torch.zeros_like(logit_scale),
-    )
+    sums = _sums(loss, of_images.are_right, of_texts.are_right) / len(all_images)
+    of_rows = softmax_gradient(images, all_texts, parts.first, scale, by_image, all_by_text, chunk_logits)
+    of_columns = softmax_gradient(texts, all_images, parts.first, scale, by_text, all_by_image, chunk_logits)
+    twice = 2 * len(all_images)
+    return GlobalContrast(sums[0], sums[1:], of_rows / twice, of_columns / twice, torch.zeros_like(scale))
+
+
+def _sigmoid(parts: _Parts, scale: Tensor, bias: Tensor, chunk_logits: int) -> GlobalContrast:
+    images, texts, all_images, all_texts = parts
+    by_image = sigmoid_rows(images, all_texts, parts.first, scale, bias, chunk_logits)
+    by_text = sigmoid_rows(texts, all_images, parts.first, scale, bias, chunk_logits)
+    # rows of images are all of the loss, and so are rows of texts: one of them counts
+    num_pairs = len(all_images)
+    sums = _sums(by_image.loss, by_image.are_right, by_text.are_right) / num_pairs
+    gradients = (part / num_pairs for part in (by_image.gradient, by_text.gradient, by_image.bias_gradient))
+    return GlobalContrast(sums[0], sums[1:], *gradients)
 
 
 def _sums(loss: Tensor, images_are_right: Tensor, texts_are_right: Tensor) -> Tensor:

@@ -76,8 +76,8 @@ def test_every_parameter_has_a_gradient_and_that_of_what_is_not_used_is_zero(hea
     parts += [part.sum() for part in (outputs.logit_bias, outputs.masked_losses) if part is not None]
     torch.stack(parts).sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-    unused: tuple[str, ...] = ("vision_language.fc1.weight", "vision_language.fc2.weight", "mask_token")
-    unused += ("mim_head.weight", "mim_head.bias", "mlm_head.weight", "mlm_head.bias")
+    heads_of_masks = ("mim_head.weight", "mim_head.bias", "mlm_head.weight", "mlm_head.bias")
+    unused = ("vision_language.fc1.weight", "vision_language.fc2.weight", "mask_token", *heads_of_masks)
     for name, parameter in model.named_parameters():
         assert isinstance(parameter.grad, Tensor)
         assert bool(parameter.grad.any()) != name.endswith(unused), name

@@ -97,8 +97,8 @@ def test_samples_and_what_is_dropped_depend_on_no_topology(is_masked: bool, tiny
     assert whole.drop_path_scale is not None
     groups = [8, 4, 8, 8, 4] if is_masked else [8, 8]  # images, masked images, masked pairs, texts, masked texts
     for one, other in (by_rank, by_micro_step):
-        assert one.drop_path_scale is not None and other.drop_path_scale is not None
-        halves = [scale.split([n // 2 for n in groups], 2) for scale in (one.drop_path_scale, other.drop_path_scale)]
+        scales = [part.drop_path_scale for part in (one, other)]
+        halves = [each.split([n // 2 for n in groups], 2) for each in scales if each is not None]
         joined = torch.cat([part for pair in zip(*halves, strict=True) for part in pair], 2)
         assert torch.equal(joined, whole.drop_path_scale)
         images = torch.cat([one.inputs.images[:4], other.inputs.images[:4]])
