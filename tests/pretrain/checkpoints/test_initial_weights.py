@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from model.config import DualHeads
 from model.dual_encoder import DualEncoder
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
-from model.pretrained import WEIGHTS_NAME, save_pretrained
+from model.pretrained import WEIGHTS_NAME, save_network
 from pretrain.checkpoints.initial_weights import (
     HEADS,
     InitialWeights,
@@ -26,9 +27,9 @@ from pretrain.conversion.options import ConvertOptions
 from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
 
 
-def given(model: torch.nn.Module) -> InitialWeights:
+def given(model: torch.nn.Module, **changes: Any) -> InitialWeights:
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    return InitialWeights(Path("there"), CONFIG, lambda: weights.items(), "words", None)
+    return InitialWeights(Path("there"), replace(CONFIG, **changes), lambda: weights.items(), "words", None)
 
 
 def test_a_run_a_checkpoint_and_an_export_of_it_give_the_same_weights(two_ranks: Path, tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_image_positions_are_interpolated_to_the_size_of_the_run() -> None:
 
 
 def test_all_differences_are_listed(tmp_path: Path) -> None:
-    save_pretrained(tiny_model().state_dict(), CONFIG, tmp_path)
+    save_network(tiny_model().state_dict(), CONFIG, tmp_path)
     found, words = open_initial_weights(tmp_path), tmp_path / "words.spm"
     words.touch()
     check_initial_weights(found, replace(CONFIG, drop_path_rate=0.3, image_size=64), words, free={"image_size"})
