@@ -75,7 +75,7 @@ def main() -> None:
     options = tyro.cli(StudyOptions)
     require_packages(PACKAGES)
     if not (options.source / "concepts.jsonl").is_file():
-        sys.exit(f"error: {options.source} has no concepts.jsonl; docs/transfer.md says what --source needs")
+        sys.exit(f"error: {options.source} has no concepts.jsonl; --help says what --source needs")
     with tempfile.TemporaryDirectory() as temporary:
         study(options, (options.out or Path(temporary)).resolve())
 
