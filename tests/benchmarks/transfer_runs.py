@@ -35,7 +35,7 @@ VISUAL_TOKENIZER: dict[str, object] = {
     "model.teacher-dim": 112,
     "model.patch-size": 16,
 }
-"""Codes of an ImageNet network's features, as the paper's are of CLIP's: those of pixels say little of what is drawn."""
+"""Codes of an ImageNet network's features, as the paper's are of CLIP's: those of pixels say little of it."""
 PRETRAINING: dict[str, object] = {
     "images-per-step": 32,
     "pairs-per-step": 24,
