@@ -100,10 +100,16 @@ def plan_stage(
 
 def step_traffic(config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int) -> list[Collective]:
     """Return the collectives of a step with all its micro-steps, and of what its loss gathers."""
-    kind, num_parameters = kind_of(config), count_pieces(config, 0).total
-    micro_steps, again = config.gradient_accumulation_steps, kind.num_forwards_again(config)
+    num_parameters = count_pieces(config, 0).total
+    micro_steps, again = config.gradient_accumulation_steps, kind_of(config).num_forwards_again(config)
     zero = collectives(memory_config, num_parameters, config.dtype.itemsize, num_ranks, micro_steps, again)
-    return [*zero, Collective(kind.gathered_bytes(config), 1, num_ranks, 1)]
+    return [*zero, *collectives_of_loss(config, num_ranks)]
+
+
+def collectives_of_loss(config: EncoderRunConfig, num_ranks: int) -> list[Collective]:
+    """Return what the loss gathers over the ranks: features of a dual encoder, in pretraining nothing."""
+    num_bytes = kind_of(config).gathered_bytes(config)
+    return [Collective(num_bytes, 1, num_ranks, 1)] if num_bytes else []
 
 
 def remedies(config: EncoderRunConfig, memory_config: dict[str, Any], num_ranks: int, room_gb: float) -> Iterator[str]:

@@ -10,8 +10,8 @@ from pretrain.planning.kinds import kind_of
 from pretrain.planning.memory import count_pieces, micro_batch, planned_kernels
 from pretrain.planning.micro_step_work import micro_step_work
 from pretrain.planning.roofline import PhaseSharding, ShardingWork, StepTime, predict_step
-from pretrain.planning.stages import GPUS_PER_NODE, HPZ, Setting, fitting_settings, way_of
-from pretrain.planning.traffic import Collective, Network, step_collectives
+from pretrain.planning.stages import GPUS_PER_NODE, HPZ, Setting, collectives_of_loss, fitting_settings, way_of
+from pretrain.planning.traffic import Network, step_collectives
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def sharding_work(
         last_backward=replace(early, communication=backward + last - tail, num_reduced=num_tensors),
         tail_seconds=tail,
         after_seconds=after,
-        loss_seconds=network.seconds(Collective(kind.gathered_bytes(config), 1, num_ranks, 1)),
+        loss_seconds=sum(map(network.seconds, collectives_of_loss(config, num_ranks))),
         num_forwards_again=kind.num_forwards_again(config),
         waits_in_forward=way_of(memory_config) == HPZ,
         keeps_average=config.optimizer.ema_decay > 0,
