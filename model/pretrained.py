@@ -104,7 +104,8 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
     values = read_json_object(_existing(path))
     if values.pop("model_type", None) != MODEL_TYPE:
         raise ValueError(
-            f"{path} is not the configuration of an Imglish network (model_type {MODEL_TYPE!r}); convert it first"
+            f"{path} is not the configuration of an Imglish network (model_type {MODEL_TYPE!r}); give a run, or a "
+            "folder that pretrain.convert --to safetensors wrote"
         )
     return path, values
 

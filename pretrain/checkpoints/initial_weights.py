@@ -114,7 +114,9 @@ def check_initial_weights(
         if name not in ALWAYS_FREE | set(free) and there[name] != here[name]
     ]
     if found.words_sha256 not in (None, file_sha256(text_tokenizer)):
-        differences.append(f"its words are those of {found.words}, not of {text_tokenizer}")
+        differences.append(
+            f"its words are those of {found.words}, not of {text_tokenizer}: give the former as data.text_tokenizer"
+        )
     if differences:
         raise ValueError(f"initial_weights {found.folder} do not fit: {'; '.join(differences)}")
 

@@ -39,7 +39,7 @@ def caption_source(options: CaptionOptions) -> str:
                 file.write("".join(json.dumps(line) + "\n" for line in captioned(batch, model, rules)))
                 count_problems(batch, report)
                 progress.update(len(batch.samples))
-        check_some(report)
+        check_some(report, options)
         with naming_write_errors(options.out):
             partial.rename(options.out)
     finally:

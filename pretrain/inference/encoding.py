@@ -79,7 +79,7 @@ def write_features(options: EncodeOptions, model: PretrainedModel, choice: Featu
             progress.update(len(batch.samples))
         if last is not None:
             write(*last)
-        check_some(encoded.report)
+        check_some(encoded.report, options)
     encoded.seconds = time.perf_counter() - start
     return encoded
 
@@ -110,10 +110,12 @@ def count_problems(batch: Batch, report: SampleReport) -> None:
             report.skip(sample.listed.place, sample.problem.partition(" (")[0])
 
 
-def check_some(report: SampleReport) -> None:
+def check_some(report: SampleReport, options: EncodeOptions | CaptionOptions) -> None:
     """Raise ValueError, with what was skipped, if no sample could be read."""
     if not report.num_kept:
-        raise ValueError("\n".join(["no sample of the source can be read", *report.lines()]))
+        kind, source = options.data()
+        sentence = f"{source} holds no {kind} that can be read; docs/data.md lists the sources that are read"
+        raise ValueError("\n".join([sentence, *report.lines()]))
 
 
 def described(sample: Sample) -> dict[str, object]:

@@ -93,7 +93,7 @@ def test_pairs_of_shards_are_encoded_into_parquet_by_layers(
 def test_a_source_without_a_readable_sample_writes_nothing(export: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(ValueError, match="no sample of the source can be read"):
+    with pytest.raises(ValueError, match="holds no image that can be read; docs/data.md lists"):
         run(export, tmp_path / "features.npy", images=str(tmp_path / "pictures"))
     assert not list(tmp_path.glob("features*"))
 
