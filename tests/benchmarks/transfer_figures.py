@@ -74,7 +74,7 @@ class Reading:
     r5_unseen_among_all: float
     """Unseen concepts among all n."""
     chance_r5: float
-    """Of a random order, as r5."""
+    """R@5 in (A) of a random order."""
     chance_r5_unseen_concepts: float
 
 
