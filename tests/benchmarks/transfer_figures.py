@@ -74,7 +74,7 @@ class Reading:
     r5_unseen_among_all: float
     """Unseen concepts among all n."""
     chance_r5: float
-    """The r5 of a random order."""
+    """R@5 in (A) of a random order."""
     chance_r5_unseen_concepts: float
 
 
