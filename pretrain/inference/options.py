@@ -59,8 +59,13 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def check_out(self, *forms: str) -> None:
+        """Raise ValueError unless the file to write has one of these suffixes and a folder to lie in."""
+        if self.out.suffix not in forms:
+            raise ValueError(f"--out {self.out} must end in {' or '.join(forms)}")
         if not self.out.parent.is_dir():
-            raise ValueError(f"out {self.out}: the folder {self.out.parent} does not exist; make it, or give another")
+            raise ValueError(f"--out {self.out}: the folder {self.out.parent} does not exist; make it, or give another")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +103,7 @@ class EncodeOptions(InferenceOptions):
         found = [(kind, source) for kind, source in given if source is not None]
         if len(found) != 1:
             raise ValueError("give one of --images, --texts and --pairs")
-        if self.out.suffix not in FEATURE_FORMS:
-            raise ValueError(f"--out {self.out} must end in {' or '.join(FEATURE_FORMS)}")
+        self.check_out(*FEATURE_FORMS)
         return found[0]
 
 
@@ -121,6 +125,5 @@ class CaptionOptions(InferenceOptions):
 
     def data(self) -> tuple[Kind, str]:
         """Return the kind of the samples and their source. Raises ValueError if the file to write has another form."""
-        if self.out.suffix != ".jsonl":
-            raise ValueError(f"--out {self.out} must end in .jsonl")
+        self.check_out(".jsonl")
         return "image", self.images
