@@ -28,7 +28,8 @@ def zero_of(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_configuration_fits_every_recipe(name: str) -> None:
-    for recipe in set(RECIPES) - {"demo", "laptop"}:  # their batches are too small for eight ranks
+    small = {"demo", "laptop", "laptop_multilingual"}  # their batches are too small for eight ranks
+    for recipe in set(RECIPES) - small:
         merged = merged_deepspeed_config(RECIPES[recipe](), read_memory_config(FOLDER / f"{name}.json"), world_size=8)
         assert merged["zero_optimization"]["stage"] in (1, 2, 3)
 
