@@ -19,8 +19,8 @@ class ContrastConfig(EncoderRunConfig):
     """One contrastive run on image-text pairs: a function of this, the data and the step."""
 
     pairs_per_step: Annotated[int, Interval(ge=2, le=10_000_000)]
-    """Number of image-text pairs in the global batch, over all ranks and micro-steps. Each image is told from all texts
-    of it and each text from all images, so another number is another objective, not only another batch."""
+    """Number of image-text pairs in the global batch, over all ranks and micro-steps. The loss compares each image with
+    all texts of it and each text with all images, so another number is another objective, not only another batch."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: symmetric cross-entropy over the global batch, as in CLIP and BEiT-3. sigmoid: SigLIP's, one yes or no
     for each image and text."""

@@ -69,7 +69,7 @@ class CaptionedImages:
     skipped: list[str]
     """One line for each reason for which pairs were left out."""
     index: ShardIndex | None = None
-    """Of shards; None for another source."""
+    """Index of the shards; None for another source."""
 
     @property
     def num_images(self) -> int:

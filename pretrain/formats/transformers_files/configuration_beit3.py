@@ -66,5 +66,5 @@ class Beit3Config(PretrainedConfig):
         self.logit_bias = logit_bias
         self.mask_token_id = mask_token_id
         ids = {"bos_token_id": bos_token_id, "pad_token_id": pad_token_id, "eos_token_id": eos_token_id}
-        # transformers ties the masked-word head to the word embedding unless it is told not to
+        # transformers ties the masked-word head to the word embedding unless this is switched off
         super().__init__(**{"tie_word_embeddings": False, **ids, **kwargs})
