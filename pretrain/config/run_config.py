@@ -130,7 +130,7 @@ class RunConfig(ABC):
     def __post_init__(self) -> None:
         check_ranges(self)
         evaluation = self.evaluation
-        if evaluation.is_on and evaluation.best is not None and evaluation.every_steps % self.save_every_steps:
+        if self.is_evaluated and evaluation.best is not None and evaluation.every_steps % self.save_every_steps:
             raise ValueError(
                 f"evaluation.best needs a checkpoint at every evaluation: evaluation.every_steps "
                 f"{evaluation.every_steps} must be a multiple of save_every_steps {self.save_every_steps}; change one"
@@ -141,6 +141,11 @@ class RunConfig(ABC):
                 f"optimizer.warmup_steps {warmup} and optimizer.decay_steps {decay} do not fit into num_steps "
                 f"{self.num_steps}; lower one of them"
             )
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the run has held-out data and is evaluated on it."""
+        return self.evaluation.is_on
 
     @property
     @abstractmethod
