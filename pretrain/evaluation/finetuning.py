@@ -24,8 +24,8 @@ from model.task_networks import CaptionNetwork, CaptionTargets
 from pretrain.config.evaluation import EvaluationConfig
 from pretrain.config.finetune import FinetuneConfig
 from pretrain.engine.whole_network import fill_from_partitions, is_partitioned
-from pretrain.evaluation.chunks import Ranks
 from pretrain.evaluation.choices import choice_figures, choice_names, choice_results, choice_rows
+from pretrain.evaluation.chunks import Ranks
 from pretrain.evaluation.evaluation import Evaluation, Figures, Network, check_best, ratio, trained_on
 from pretrain.evaluation.task_inputs import TaskInputs
 from pretrain.evaluation.task_samples import HeldOutTask, is_labelled, open_held_out_task
