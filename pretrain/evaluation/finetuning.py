@@ -31,6 +31,7 @@ from pretrain.evaluation.task_inputs import TaskInputs
 from pretrain.evaluation.task_samples import HeldOutTask, is_labelled, open_held_out_task
 from pretrain.evaluation.written_captions import (
     CAPTION_NAMES,
+    LONGEST,
     Writing,
     caption_figures,
     caption_results,
@@ -163,7 +164,7 @@ def caption_writer(network: Any) -> CaptionNetwork:
 
 def writing_of(settings: EvaluationConfig, max_length: int) -> Writing:
     """Return how captions are written. max_length: tokens of the longest caption of training."""
-    return Writing(settings.num_beams, settings.length_penalty, max_length)
+    return Writing(settings.num_beams, settings.length_penalty, min(max_length, LONGEST))
 
 
 def check_no_other_data(settings: EvaluationConfig) -> None:

@@ -25,8 +25,9 @@ from pretrain.evaluation.task_samples import HeldOutTask
 
 CAPTION_NAMES = ("caption/bleu4", "caption/cider")
 """Names of the figures."""
-SHORTEST = 3
-"""Fewest tokens that a caption may be allowed: a mask token stands after the last word but one."""
+SHORTEST, LONGEST = 3, 32
+"""Fewest tokens that a caption may be allowed, as a mask token stands after the last word but one; and the most by
+default, those of Microsoft's recipes."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Writing:
 
     num_beams: int = 3
     length_penalty: float = 0.6
-    max_length: int = 32
+    max_length: int = LONGEST
     """Most tokens of a caption, <s> and </s> included."""
     min_words: int = 1
 

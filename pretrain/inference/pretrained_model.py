@@ -24,7 +24,7 @@ from model.flash_attention import activate_flash_attention
 from model.networks import Network
 from pretrain.config.run_config import WeightKind
 from pretrain.conversion.opened import Opened, open_network
-from pretrain.evaluation.written_captions import SHORTEST, Writing, caption_rules
+from pretrain.evaluation.written_captions import LONGEST, SHORTEST, Writing, caption_rules
 from pretrain.inference.features import (
     TRAIN_HEADS,
     FeatureChoice,
@@ -35,8 +35,6 @@ from pretrain.inference.features import (
 from pretrain.inference.images import Images, OneImage, decoded, normalized, pixels_of
 from pretrain.inference.options import Pool, Precision
 
-MICROSOFTS_LENGTH = 32
-"""Tokens of a caption in Microsoft's recipes of captioning."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -178,7 +176,7 @@ class PretrainedModel:
             )
         self._opened.check_use("pair")
         longest = self.network.encoder.config.max_text_length
-        max_length = min(MICROSOFTS_LENGTH, self.text_length("pair")) if max_length is None else max_length
+        max_length = min(LONGEST, self.text_length("pair")) if max_length is None else max_length
         if not SHORTEST <= max_length <= longest:
             raise ValueError(
                 f"max_length {max_length} must be from {SHORTEST} to {longest}, the positions of the network"
