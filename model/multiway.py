@@ -175,8 +175,13 @@ class MultiwayTransformer(nn.Module):
     """
 
     def __init__(
-        self, config: MultiwayConfig, kernels: KernelChoice = "auto", checkpointing: Checkpointing = KEEP_EVERYTHING
+        self,
+        config: MultiwayConfig,
+        kernels: KernelChoice = "auto",
+        checkpointing: Checkpointing = KEEP_EVERYTHING,
+        has_final_norm: bool = True,
     ):
+        """has_final_norm: some heads of tasks begin with a norm of their own, and the last block's has no use there."""
         super().__init__()
         self.config = config
         self.kernels = kernels
@@ -187,7 +192,7 @@ class MultiwayTransformer(nn.Module):
         first_vl_layer = config.depth - config.num_vl_layers
         self.blocks = nn.ModuleList(MultiwayBlock(config, i >= first_vl_layer) for i in range(config.depth))
         final_experts = SHARED if config.attention == "shared" else TWO_EXPERTS
-        self.norm = FinalNorm(config.dim, final_experts)
+        self.norm = FinalNorm(config.dim, final_experts) if has_final_norm else None
 
     def forward(
         self,
@@ -229,7 +234,7 @@ class MultiwayTransformer(nn.Module):
                 block_states.states[i + 1] = self.unpack(added, inputs, layout)
         if cache is not None:
             cache.num_caption_tokens = layout.captions.max_seqlen
-        return self.unpack(self.norm(x, layout, backend, branch), inputs, layout)
+        return self.unpack(self._finished(x, branch, layout, backend), inputs, layout)
 
     @torch.no_grad()
     def decode(self, caption_ids: Tensor, cache: KeyValueCache) -> Tensor:
@@ -251,7 +256,14 @@ class MultiwayTransformer(nn.Module):
         for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
             x, branch = block(x, branch, layout, backend, cache=layer_cache)
         cache.num_caption_tokens += num_new
-        return self.norm(x, layout, backend, branch).view(*caption_ids.shape, -1)
+        return self._finished(x, branch, layout, backend).view(*caption_ids.shape, -1)
+
+    def _finished(self, x: Tensor, branch: Branch | None, layout: PackedLayout, backend: Backend) -> Tensor:
+        """Return the states after the last block, (N, D): normed, or without a final norm with its branch added."""
+        if self.norm is not None:
+            normed: Tensor = self.norm(x, layout, backend, branch)
+            return normed
+        return x if branch is None else add_branch(x, branch)
 
     def pack(self, inputs: MultiwayInputs, layout: PackedLayout, backend: Backend = "reference") -> Tensor:
         """Return the embeddings in the order of the layout, (N, D)."""

@@ -1,7 +1,8 @@
 """Weights that a new run starts from: those of a run, of one of its checkpoints, or of a folder of pretrain.convert.
 
-A dual encoder starts from masked data modeling, which lacks its projections, or from an earlier contrastive run, and
-leaves the heads that it does not have; so weights are loaded by name, and only heads may be on one side alone.
+A dual encoder or the network of a task starts from masked data modeling, which lacks its head, or from any other kind
+of run, and leaves the heads that it does not have; so weights are loaded by name, and only heads, and the final norm
+that some tasks do without, may be on one side alone.
 """
 
 import math
@@ -24,10 +25,14 @@ from pretrain.checkpoints.reader import complete_folders
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.formats.vocabulary import fingerprint_in, tokenizer_beside
 
-HEADS = ("mim_head.", "mlm_head.", "vision_head.", "language_head.", "logit_scale", "logit_bias")
+TASK_HEADS = ("pooler.", "head.", "fc_norm.")
+"""Beginnings of the names of the heads of tasks: a list of other answers or classes gives them another shape."""
+HEADS = ("mim_head.", "mlm_head.", "vision_head.", "language_head.", "logit_scale", "logit_bias", *TASK_HEADS)
 """Beginnings of the names of parameters beside the encoder, in any kind of network."""
 LOGITS = ("logit_scale", "logit_bias")
 """Parameters that belong together: the scale that the softmax loss learned is not that of the sigmoid loss."""
+FINAL_NORM = "encoder.norm."
+"""Beginning of the names of the final norm's parameters, which networks of vqa and classify do not have."""
 POSITIONS = "encoder.vision_embed.pos_embed"
 ALWAYS_FREE = {"drop_path_rate", "init_std", "embed_init_std"}
 """Fields of MultiwayConfig that no weight depends on."""
@@ -125,18 +130,19 @@ def check_initial_weights(
 def load_initial_weights(found: InitialWeights, network: nn.Module, may_lack: tuple[str, ...] = ()) -> list[str]:
     """Copy the weights into a network; image positions are interpolated to its number of patches.
 
-    may_lack: beginnings of names that may be missing; those parameters keep their values. Heads that the network does
-    not have are left out. Returns the names that were missing. Raises ValueError, naming the parameter, if another one
-    is missing or unknown, has another shape, or is not finite; OSError.
+    may_lack: beginnings of names that may be missing; those parameters keep their values. Heads, or a final norm, that
+    the network does not have are left out, and so is the head of a task with another number of answers or classes.
+    Returns the names that were missing. Raises ValueError, naming the parameter, if another one is missing or unknown,
+    has another shape, or is not finite; OSError.
     """
     own, logits = network.state_dict(), dict[str, Tensor]()  # views, of stacked parameters too
     for name, tensor in _resized(found.weights(), own):
         if name in LOGITS:
             logits[name] = tensor
-        elif name in own:
+        elif name in own and not (name.startswith(TASK_HEADS) and tensor.shape != own[name].shape):
             check_weight(found.folder, name, tensor, own[name].shape)
             own.pop(name).copy_(tensor)
-        elif not name.startswith(HEADS):
+        elif not name.startswith((*HEADS, FINAL_NORM)):
             raise ValueError(f"initial_weights {found.folder} have {name}, which the network does not have")
     if logits.keys() == own.keys() & set(LOGITS):
         for name, tensor in logits.items():

@@ -24,7 +24,14 @@ from data_pipeline.settings.ranges import (
     Weight,
     check_ranges,
 )
-from model.config import KEEP_EVERYTHING, Checkpointing, FlashAttentionChoice, KernelChoice, MultiwayConfig
+from model.config import (
+    KEEP_EVERYTHING,
+    Checkpointing,
+    FlashAttentionChoice,
+    Heads,
+    KernelChoice,
+    MultiwayConfig,
+)
 from pretrain.config.evaluation import EvaluationConfig
 from pretrain.config.monitors import MonitorConfig
 
@@ -209,6 +216,11 @@ class EncoderRunConfig(RunConfig):
             raise ValueError(
                 "activation_checkpointing.mode selective does not work with kernels compile; change one of them"
             )
+
+    @property
+    def heads(self) -> Heads | None:
+        """Heads of the network as `model.networks.build_network` takes them; None: those of pretraining."""
+        return None
 
 
 def config_to_json(config: RunConfig) -> str:

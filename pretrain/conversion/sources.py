@@ -9,7 +9,7 @@ from typing import Any
 from model.config import USES, DualHeads, MultiwayConfig, Use
 from model.pretrained import WEIGHTS_NAME, load_network, read_config, read_heads
 from pretrain.checkpoints.best import resolve_best
-from pretrain.checkpoints.weights import checkpoint_weights, dual_heads
+from pretrain.checkpoints.weights import checkpoint_weights
 from pretrain.config.run_config import EncoderRunConfig, WeightKind, config_to_json
 from pretrain.conversion.model_card import read_card
 from pretrain.conversion.soup import averaged, find_checkpoints
@@ -60,7 +60,7 @@ def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Sou
             "figures": {} if others else figures_at(checkpoint.folder.parents[1], checkpoint.step, weights),
             "config": json.loads(config_to_json(checkpoint.config)),
         },
-        heads=dual_heads(checkpoint.config),
+        heads=checkpoint.config.heads,
     )
 
 
@@ -70,7 +70,7 @@ def preprocessing_of_run(config: EncoderRunConfig) -> Preprocessing:
     The texts of a dual encoder are the captions of its pairs.
     """
     data = config.data
-    text_length = data.text_length if dual_heads(config) is None else data.caption_length
+    text_length = data.caption_length if isinstance(config.heads, DualHeads) else data.text_length
     return Preprocessing(config.model.image_size, text_length=text_length, caption_length=data.caption_length)
 
 
