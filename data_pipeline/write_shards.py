@@ -135,6 +135,7 @@ def plan_settings(options: ShardOptions) -> dict[str, object]:
     """Return the settings that the shards depend on, by name."""
     settings = {name: value for name, value in vars(options).items() if name not in (*FREE_OPTIONS, "keep", "columns")}
     settings |= {**vars(options.keep), **vars(options.columns)}
+    settings["held_out_fraction"] = options.keep.fraction(options.kind)
     for name in LATER_OPTIONS:
         if settings[name] == getattr(SourceOptions, name):
             del settings[name]
@@ -213,7 +214,7 @@ def write_block(shard: str, block: list[Record], digest: str, options: ShardOpti
         for record in block:
             try:
                 text = checked_text(record)
-                if split is None or is_in_split(record, options.keep.held_out_fraction, split):
+                if split is None or is_in_split(record, options.keep.fraction(options.kind), split):
                     documents.append(replace(record, text=text))
                 else:
                     report.skip(record.place, OTHER_SIDE[split])

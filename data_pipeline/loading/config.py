@@ -49,23 +49,10 @@ def parse_source(entry: str) -> tuple[str, Fraction]:
     return folder, weight
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """Shards, tokenizer and augmentation. Batch sizes belong to the run."""
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """Order, augmentation, loader processes and cache: settings that the data of every run has."""
 
-    images: MayChange[tuple[str, ...]] = ()
-    """Folders or URLs (s3://, gs://, https://, ...) of image shards. The samples of FOLDER=2 are seen twice as often as
-    those of the others."""
-    pairs: MayChange[tuple[str, ...]] = ()
-    """Folders or URLs of image-text shards."""
-    texts: MayChange[tuple[str, ...]] = ()
-    """Folders or URLs of text shards."""
-    text_tokenizer: MayChange[Path | None] = None
-    """SentencePiece model, such as beit3.spm. Not needed if there are only images."""
-    caption_length: TextLength = 64
-    """Tokens per caption, including <s> and </s>. Longer captions are cut, shorter ones padded."""
-    text_length: TextLength = 512
-    """Tokens per text passage, including <s> and </s>."""
     num_lanes: Count = 64
     """Number of independent sequences of samples. Must divide the global batch of each kind. Affects the order."""
     window_shards: Count = 4
@@ -90,6 +77,25 @@ class DataConfig:
     """Images with more pixels are bad samples."""
     max_member_bytes: ByteCount = 64_000_000
     """Members of a shard with more bytes are bad samples."""
+
+
+@dataclass(frozen=True)
+class DataConfig(LoaderConfig):
+    """Shards, tokenizer and augmentation. Batch sizes belong to the run."""
+
+    images: MayChange[tuple[str, ...]] = ()
+    """Folders or URLs (s3://, gs://, https://, ...) of image shards. The samples of FOLDER=2 are seen twice as often as
+    those of the others."""
+    pairs: MayChange[tuple[str, ...]] = ()
+    """Folders or URLs of image-text shards."""
+    texts: MayChange[tuple[str, ...]] = ()
+    """Folders or URLs of text shards."""
+    text_tokenizer: MayChange[Path | None] = None
+    """SentencePiece model, such as beit3.spm. Not needed if there are only images."""
+    caption_length: TextLength = 64
+    """Tokens per caption, including <s> and </s>. Longer captions are cut, shorter ones padded."""
+    text_length: TextLength = 512
+    """Tokens per text passage, including <s> and </s>."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_pipeline.samples.sample import Kind
+from data_pipeline.samples.sample import Kind, PretrainingKind
 from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer
 from model.captioner import CaptionRules, Captions, captions
 from model.dual_encoder import DualEncoder
@@ -98,7 +98,7 @@ class PretrainedModel:
             self._tokenizer = tokenizer
         return self._tokenizer
 
-    def choose(self, kind: Kind, pool: Pool | None = None, layers: Sequence[int] = ()) -> FeatureChoice:
+    def choose(self, kind: PretrainingKind, pool: Pool | None = None, layers: Sequence[int] = ()) -> FeatureChoice:
         """Return the features to take: see `choose_features`. Raises ValueError if the weights do not have them."""
         self._opened.check_use(kind)
         return choose_features(self.network, kind, pool, tuple(layers))
