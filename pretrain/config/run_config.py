@@ -151,6 +151,11 @@ class RunConfig(ABC):
             )
 
     @property
+    def is_evaluated(self) -> bool:
+        """Whether the run has held-out data and is evaluated on it."""
+        return self.evaluation.is_on
+
+    @property
     @abstractmethod
     def samples_per_step(self) -> SamplesPerStep:
         """The global batch."""
@@ -166,11 +171,6 @@ class RunConfig(ABC):
             ("pair", data.pairs, per_step.pairs),
             ("text", data.texts, per_step.texts),
         ]
-
-    @property
-    def is_evaluated(self) -> bool:
-        """Whether the run is evaluated on held-out data while it trains."""
-        return self.evaluation.is_on
 
     def micro_batch(self, world_size: int) -> SamplesPerStep:
         """Return the samples of one rank's micro-step. Raises ValueError if the global batch does not divide."""

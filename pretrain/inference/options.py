@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from annotated_types import Interval
 
 from data_pipeline.loading.config import DataConfig
 from data_pipeline.samples.sample import PretrainingKind
 from data_pipeline.settings.command_line import num_cores
 from data_pipeline.settings.ranges import ByteCount, Count, CountOrZero, TextLength, Workers, check_ranges
 from data_pipeline.sources.readers import SourceOptions
+from pretrain.config.evaluation import Beams, Penalty
 from pretrain.config.run_config import WeightKind
 
 Pool = Literal["projected", "class", "mean", "tokens", "map"]
@@ -22,8 +22,6 @@ Precision = Literal["float32", "bfloat16"]
 FEATURE_FORMS = (".npy", ".parquet")
 MOST_WORKERS = 16
 """More processes by default would wait for one network."""
-Beams = Annotated[int, Interval(ge=1, le=1000)]
-Penalty = Annotated[float, Interval(ge=0, le=100)]
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 
 
