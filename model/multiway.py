@@ -20,7 +20,7 @@ from model.block_vectors import BlockVectors, block_stacks
 from model.checkpointing import call_checkpointed
 from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
-from model.experts import ExpertFeedForward, FinalNorm
+from model.experts import ExpertFeedForward, FinalNorm, NoFinalNorm
 from model.kernels.backend import Backend, choose_backend
 from model.kernels.expert_norm import expert_norm
 from model.kernels.residual_norm import residual_norm
@@ -192,7 +192,7 @@ class MultiwayTransformer(nn.Module):
         first_vl_layer = config.depth - config.num_vl_layers
         self.blocks = nn.ModuleList(MultiwayBlock(config, i >= first_vl_layer) for i in range(config.depth))
         final_experts = SHARED if config.attention == "shared" else TWO_EXPERTS
-        self.norm = FinalNorm(config.dim, final_experts) if has_final_norm else None
+        self.norm = FinalNorm(config.dim, final_experts) if has_final_norm else NoFinalNorm()
 
     def forward(
         self,
@@ -234,7 +234,7 @@ class MultiwayTransformer(nn.Module):
                 block_states.states[i + 1] = self.unpack(added, inputs, layout)
         if cache is not None:
             cache.num_caption_tokens = layout.captions.max_seqlen
-        return self.unpack(self._finished(x, branch, layout, backend), inputs, layout)
+        return self.unpack(self.norm(x, layout, backend, branch), inputs, layout)
 
     @torch.no_grad()
     def decode(self, caption_ids: Tensor, cache: KeyValueCache) -> Tensor:
@@ -256,14 +256,7 @@ class MultiwayTransformer(nn.Module):
         for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
             x, branch = block(x, branch, layout, backend, cache=layer_cache)
         cache.num_caption_tokens += num_new
-        return self._finished(x, branch, layout, backend).view(*caption_ids.shape, -1)
-
-    def _finished(self, x: Tensor, branch: Branch | None, layout: PackedLayout, backend: Backend) -> Tensor:
-        """Return the states after the last block, (N, D): normed, or without a final norm with its branch added."""
-        if self.norm is not None:
-            normed: Tensor = self.norm(x, layout, backend, branch)
-            return normed
-        return x if branch is None else add_branch(x, branch)
+        return self.norm(x, layout, backend, branch).view(*caption_ids.shape, -1)
 
     def pack(self, inputs: MultiwayInputs, layout: PackedLayout, backend: Backend = "reference") -> Tensor:
         """Return the embeddings in the order of the layout, (N, D)."""

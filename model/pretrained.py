@@ -12,7 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import TASK_HEADS, DualHeads, Heads, MultiwayConfig
+from model.config import (
+    TASK_HEADS,
+    CaptionHead,
+    ClassHead,
+    DualHeads,
+    Heads,
+    MultiwayConfig,
+    Nlvr2Head,
+    VqaHead,
+)
 from model.networks import Network, build_network
 from model.weight_checks import check_weights
 from model.weight_files import read_json_object, read_safetensors
@@ -20,7 +29,7 @@ from model.weight_files import read_json_object, read_safetensors
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 MODEL_TYPE = "imglish"
-SettingsT = TypeVar("SettingsT")
+SettingsT = TypeVar("SettingsT", MultiwayConfig, DualHeads, VqaHead, Nlvr2Head, CaptionHead, ClassHead)
 HEADS_KEY = "heads"
 """Entry of config.json that a DualEncoder and the network of a task have, beside the fields of MultiwayConfig."""
 TASK_KEY = "task"

@@ -32,6 +32,7 @@ from model.config import (
     TaskHead,
     VqaHead,
 )
+from model.experts import FinalNorm
 from model.kernels.backend import choose_backend
 from model.layout import unpadded_texts
 from model.multiway import MultiwayInputs, MultiwayTransformer
@@ -46,7 +47,7 @@ class TaskNetwork(nn.Module, Generic[HeadT]):
 
     def __init__(self, encoder: MultiwayTransformer, heads: HeadT):
         super().__init__()
-        assert (encoder.norm is not None) == heads.FINAL_NORM
+        assert isinstance(encoder.norm, FinalNorm) == heads.FINAL_NORM
         self.heads = heads
         self.encoder = encoder
 

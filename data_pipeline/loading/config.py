@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -102,6 +102,11 @@ class DataConfig(LoaderConfig):
         for entry in (*self.images, *self.pairs, *self.texts):
             parse_source(entry)
 
+    def public(self) -> "DataConfig":
+        """Return the same without passwords and signatures of URLs."""
+        images, pairs, texts = (tuple(map(public_url, entries)) for entries in (self.images, self.pairs, self.texts))
+        return replace(self, images=images, pairs=pairs, texts=texts)
+
 
 @dataclass(frozen=True)
 class SamplesPerStep:
@@ -110,11 +115,13 @@ class SamplesPerStep:
     images: int
     pairs: int
     texts: int
+    task_samples: int = 0
+    """Samples of a task, in finetuning."""
 
     def __str__(self) -> str:
-        counts = [f"{count} {kind}" for kind, count in vars(self).items() if count]
+        counts = [f"{count} {kind.replace('_', ' ')}" for kind, count in vars(self).items() if count]
         return " and ".join(filter(None, [", ".join(counts[:-1]), *counts[-1:]])) or "no samples"
 
     @property
     def total(self) -> int:
-        return self.images + self.pairs + self.texts
+        return self.images + self.pairs + self.texts + self.task_samples

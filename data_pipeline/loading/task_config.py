@@ -1,12 +1,12 @@
 """Data settings of a finetuning run: the shards of its task, and the lists that its labels refer to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Interval
 
-from data_pipeline.files.remote_files import is_remote
+from data_pipeline.files.remote_files import is_remote, public_url
 from data_pipeline.loading.config import LoaderConfig, parse_source
 from data_pipeline.samples.answers import ANSWERS_NAME, CLASSES_NAME, read_answers, read_classes
 from data_pipeline.samples.tasks import Task
@@ -36,6 +36,9 @@ class TaskDataConfig(LoaderConfig):
     """Smallest fraction of an image's area that the random crop keeps."""
     color_jitter: PartBelowOne = 0.0
     """Strength of brightness, contrast and saturation jitter."""
+    rand_augment: bool = False
+    """Whether a view also gets two operations of RandAugment, as in Microsoft's finetuning code: shear, translation,
+    rotation, brightness, sharpness and others."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -44,17 +47,31 @@ class TaskDataConfig(LoaderConfig):
         if self.held_out is not None:
             is_remote(self.held_out)  # raises for a protocol that is not read
 
+    def public(self) -> "TaskDataConfig":
+        """Return the same without passwords and signatures of URLs."""
+        held_out = None if self.held_out is None else public_url(self.held_out)
+        return replace(self, shards=tuple(map(public_url, self.shards)), held_out=held_out)
+
+
+def label_file(config: TaskDataConfig, task: Task) -> Path | None:
+    """Return the list of answers or classes of a task; None for a task without one. Raises ValueError if it is not
+    given and cannot lie beside the shards."""
+    if task == "vqa":
+        return config.answers or _beside_shards(config, ANSWERS_NAME, "--data.answers")
+    if task == "classify":
+        return config.classes or _beside_shards(config, CLASSES_NAME, "--data.classes")
+    return None
+
 
 def labels_of(config: TaskDataConfig, task: Task) -> list[str] | None:
     """Return the answers or classes of a task, in the order of their labels; None for a task without a list.
 
     Raises ValueError if the list is missing or damaged.
     """
-    if task == "vqa":
-        return read_answers(config.answers or _beside_shards(config, ANSWERS_NAME, "--data.answers"))
-    if task == "classify":
-        return read_classes(config.classes or _beside_shards(config, CLASSES_NAME, "--data.classes"))
-    return None
+    path = label_file(config, task)
+    if path is None:
+        return None
+    return read_answers(path) if task == "vqa" else read_classes(path)
 
 
 def _beside_shards(config: TaskDataConfig, name: str, option: str) -> Path:

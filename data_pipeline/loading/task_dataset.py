@@ -3,6 +3,7 @@
 for batch in step_batches(TaskDataset(...), first_step, last_step, num_workers): ...
 """
 
+from data_pipeline.images.rand_augment import RandAugment
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.dataset import drawn_text, encoded
 from data_pipeline.loading.shard_dataset import SECOND_IMAGE, ShardDataset, sample_generator
@@ -40,7 +41,12 @@ class TaskDataset(ShardDataset[TaskBatch, LoadedTaskSample]):
         self.labels = TaskLabels(task, labels_of(config, task))
         self.shape = TaskShape(task, image_size, config.text_length, self.labels.num_labels)
         self.transform = ImageTransform(
-            image_size, config.min_crop_scale, config.color_jitter, config.horizontal_flip, config.max_image_pixels
+            image_size,
+            config.min_crop_scale,
+            config.color_jitter,
+            config.horizontal_flip,
+            config.max_image_pixels,
+            RandAugment() if config.rand_augment else None,
         )
         kinds = [(TASK_KINDS[task], config.shards, samples_per_step)]
         super().__init__(kinds, config, seed, rank, world_size, ranks_per_node)

@@ -136,7 +136,7 @@ def load_model(checkpoint: Checkpoint[ContrastConfig], weights: WeightKind = "ra
 
 
 def load_model(checkpoint: Checkpoint[Any], weights: WeightKind = "raw") -> Network:
-    """Return the network of a verified checkpoint of any kind of run that names its heads, in evaluation mode on the CPU.
+    """Return the network of a verified checkpoint of any of ENCODER_RUNS, in evaluation mode on the CPU.
 
     Raises ValueError if a weight is not finite, or if the checkpoint does not have weights of that kind.
     """

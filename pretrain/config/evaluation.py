@@ -1,11 +1,12 @@
 """Settings of the evaluation in a run: held-out data, how often, how many samples, which figures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
+from data_pipeline.files.remote_files import public_url
 from data_pipeline.settings.ranges import Count, CountOrZero, check_ranges
 
 Part = Literal["losses", "words", "codebook", "retrieval", "zero_shot", "knn", "probe"]
@@ -66,6 +67,12 @@ class EvaluationConfig:
         check_ranges(self)
         if not self.parts:
             raise ValueError("evaluation.parts is empty; set evaluation.every_steps 0 to disable evaluation")
+
+    def public(self) -> "EvaluationConfig":
+        """Return the same without passwords and signatures of URLs."""
+        folders = {name: getattr(self, name) for name in ("images", "pairs", "texts", "labelled")}
+        shown: dict[str, Any] = {name: public_url(folder) for name, folder in folders.items() if folder is not None}
+        return replace(self, **shown)
 
     @property
     def has_data(self) -> bool:

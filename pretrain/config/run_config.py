@@ -6,13 +6,14 @@ import textwrap
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import pydantic
 from annotated_types import Interval
 
-from data_pipeline.files.remote_files import public_url
 from data_pipeline.loading.config import DataConfig, SamplesPerStep
+from data_pipeline.loading.task_config import TaskDataConfig
+from data_pipeline.samples.sample import Kind
 from data_pipeline.settings.changes import MayChange, changes, fixed_fields
 from data_pipeline.settings.ranges import (
     Count,
@@ -91,7 +92,7 @@ class OptimizerConfig:
 class RunConfig(ABC):
     """One run: a function of this, the data and the step."""
 
-    data: DataConfig
+    data: DataConfig | TaskDataConfig
     run_dir: MayChange[Path]
     """Folder of log, checkpoints and resolved config. An existing run is resumed."""
     num_steps: MayChange[Count]
@@ -158,6 +159,18 @@ class RunConfig(ABC):
     @abstractmethod
     def samples_per_step(self) -> SamplesPerStep:
         """The global batch."""
+
+    @property
+    def kinds(self) -> list[tuple[Kind, tuple[str, ...], int]]:
+        """The kinds of samples, in their order in the global batch, each with its folders or URLs of shards and the
+        number of samples of a step, perhaps 0."""
+        data, per_step = self.data, self.samples_per_step
+        assert isinstance(data, DataConfig)
+        return [
+            ("image", data.images, per_step.images),
+            ("pair", data.pairs, per_step.pairs),
+            ("text", data.texts, per_step.texts),
+        ]
 
     def micro_batch(self, world_size: int) -> SamplesPerStep:
         """Return the samples of one rank's micro-step. Raises ValueError if the global batch does not divide."""
@@ -230,15 +243,7 @@ class EncoderRunConfig(RunConfig):
 
 def config_to_json(config: RunConfig) -> str:
     """Return a config as JSON, without passwords and signatures of its sources: checkpoints are passed on."""
-    data = config.data
-    images, pairs, texts = (tuple(map(public_url, sources)) for sources in (data.images, data.pairs, data.texts))
-    folders = {name: getattr(config.evaluation, name) for name in ("images", "pairs", "texts", "labelled")}
-    held_out: dict[str, Any] = {name: public_url(folder) for name, folder in folders.items() if folder is not None}
-    shown = dataclasses.replace(
-        config.resolved(),
-        data=dataclasses.replace(data, images=images, pairs=pairs, texts=texts),
-        evaluation=dataclasses.replace(config.evaluation, **held_out),
-    )
+    shown = dataclasses.replace(config.resolved(), data=config.data.public(), evaluation=config.evaluation.public())
     return pydantic.TypeAdapter(type(config)).dump_json(shown, indent=2).decode() + "\n"
 
 
