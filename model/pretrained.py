@@ -14,13 +14,10 @@ from torch import Tensor
 
 from model.config import (
     TASK_HEADS,
-    CaptionHead,
-    ClassHead,
     DualHeads,
     Heads,
     MultiwayConfig,
-    Nlvr2Head,
-    VqaHead,
+    TaskHead,
 )
 from model.networks import Network, build_network
 from model.weight_checks import check_weights
@@ -29,7 +26,7 @@ from model.weight_files import read_json_object, read_safetensors
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 MODEL_TYPE = "imglish"
-SettingsT = TypeVar("SettingsT", MultiwayConfig, DualHeads, VqaHead, Nlvr2Head, CaptionHead, ClassHead)
+SettingsT = TypeVar("SettingsT", bound=MultiwayConfig | Heads)
 HEADS_KEY = "heads"
 """Entry of config.json that a DualEncoder and the network of a task have, beside the fields of MultiwayConfig."""
 TASK_KEY = "task"
@@ -115,11 +112,10 @@ def read_heads(folder: Path) -> Heads | None:
     task = entries.pop(TASK_KEY, None)
     if task is None:
         return _validated(path, entries, DualHeads)
-    kinds = {kind.TASK: kind for kind in TASK_HEADS}
-    if task not in kinds:
+    kinds: dict[str, type[TaskHead]] = {kind.TASK: kind for kind in TASK_HEADS}
+    if not isinstance(task, str) or task not in kinds:
         raise ValueError(f"{path} has heads of the task {task!r:.60}, not one of {', '.join(kinds)}")
-    heads: Heads = _validated(path, entries, kinds[task])
-    return heads
+    return _validated(path, entries, kinds[task])
 
 
 def _read(folder: Path) -> tuple[Path, dict[str, Any]]:

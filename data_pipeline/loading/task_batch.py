@@ -3,7 +3,7 @@
 Shapes: B samples of this rank; S image side, L text length.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,11 +13,9 @@ from torch import Tensor
 
 from data_pipeline.loading.tensor_fields import TensorFields
 from data_pipeline.samples.sample import BadSample
+from data_pipeline.samples.task_labels import Target
 from data_pipeline.samples.tasks import Task
 from data_pipeline.texts.tokenizer import PAD_ID
-
-Target = int | Mapping[int, float]
-"""The label of a sample: its class, or for a question the score of each answer that has one, by the answer's label."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from data_pipeline.loading.dataset import drawn_text, encoded
 from data_pipeline.loading.shard_dataset import SECOND_IMAGE, ShardDataset, sample_generator
 from data_pipeline.loading.task_batch import LoadedTaskSample, TaskBatch, TaskShape, collate_task
 from data_pipeline.loading.task_config import TaskDataConfig, labels_of
-from data_pipeline.loading.task_sample import TaskLabels
 from data_pipeline.samples.sample import BadSample, BadSampleError, Kind
+from data_pipeline.samples.task_labels import TaskLabels
 from data_pipeline.samples.tasks import TASK_KINDS, Task
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.texts.tokenizer import TextTokenizer
@@ -55,11 +55,11 @@ class TaskDataset(ShardDataset[TaskBatch, LoadedTaskSample]):
         return collate_task(step, samples, bad, self.shape, failure)
 
     def load(self, kind: Kind, reader: SampleReader, sample: int, sample_id: int) -> LoadedTaskSample:
-        target = self.labels.target(reader.annotation(sample))
+        annotation = reader.annotation(sample)
+        self.labels.check(annotation)
+        target = self.labels.target(annotation)
         if target is None and self.task != "caption":
             raise BadSampleError("sample has no label, as those of a test split")
-        if target == {}:
-            raise BadSampleError("no answer of the question is in the answer list")
         second = ids = None
         pixels = self.transform(reader.image_bytes(sample), sample_generator(self.seed, sample_id))
         if self.task == "nlvr2":

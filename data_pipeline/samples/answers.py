@@ -10,6 +10,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipeline.samples.sample import Kind
+
 ANSWERS_NAME = "answer2label.txt"
 CLASSES_NAME = "classes.txt"
 MAX_LIST_BYTES = 1 << 28
@@ -26,6 +28,16 @@ def read_classes(path: Path) -> list[str]:
     return _read(path, "class")
 
 
+def read_list_beside(folder: Path, kind: Kind) -> list[str] | None:
+    """Return the answers or classes in the list beside shards of a kind; None if there is no list.
+
+    Raises ValueError if it is damaged.
+    """
+    read = {"vqa": read_answers, "label": read_classes}.get(kind)
+    path = folder / (ANSWERS_NAME if kind == "vqa" else CLASSES_NAME)
+    return read(path) if read is not None and path.is_file() else None
+
+
 def answer_lines(answers: Sequence[str]) -> str:
     """Return the content of a list of answers; the label of an answer is its place."""
     return _lines("answer", answers)
@@ -34,6 +46,11 @@ def answer_lines(answers: Sequence[str]) -> str:
 def class_lines(classes: Sequence[str]) -> str:
     """Return the content of a list of classes; the label of a class is its place."""
     return _lines("class", classes)
+
+
+def label_list(kind: Kind, names: Sequence[str]) -> tuple[str, str]:
+    """Return the name and the content of the list that lies beside shards of kind vqa or label."""
+    return (ANSWERS_NAME, answer_lines(names)) if kind == "vqa" else (CLASSES_NAME, class_lines(names))
 
 
 def _lines(field: str, names: Sequence[str]) -> str:

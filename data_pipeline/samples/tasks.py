@@ -68,6 +68,11 @@ def is_task(kind: Kind) -> bool:
     return kind in TASK_KINDS.values()
 
 
+def task_of(kind: Kind) -> Task:
+    """Return the task whose shards are of a kind."""
+    return next(task for task, its_kind in TASK_KINDS.items() if its_kind == kind)
+
+
 def parse_annotation(kind: Kind, content: bytes) -> Annotation:
     """Return the annotation in the .json member of a sample of a task. Raises BadSampleError if it is not sound."""
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipeline.files.remote_files import is_remote, public_url
 from data_pipeline.files.retries import PERMANENT_ERRNOS, FileErrors, with_retries
-from data_pipeline.samples.sample import BadSampleError, PartName, check_text, key_text, printable
+from data_pipeline.samples.sample import PARTS, BadSampleError, PartName, check_text, key_text, printable
 from data_pipeline.samples.tasks import Annotation, CaptionAnnotation, parse_annotation
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import ShardIndex
@@ -67,9 +67,12 @@ class SampleReader:
         return text
 
     def texts(self, sample: int) -> tuple[str, ...]:
-        """Return the texts of a sample: all captions of kind caption, else the one. Raises BadSampleError as `text`."""
+        """Return the texts of a sample: all captions of kind caption, else the one, if the kind has texts.
+
+        Raises BadSampleError as `text` does.
+        """
         if self.index.kind != "caption":
-            return (self.text(sample),)
+            return (self.text(sample),) if "text" in PARTS[self.index.kind] else ()
         annotation = self.annotation(sample)
         assert isinstance(annotation, CaptionAnnotation)
         return annotation.captions

@@ -78,7 +78,7 @@ class SampleFilter:
         """Return the fraction of a kind that is held out."""
         if self.held_out_fraction is not None:
             return self.held_out_fraction
-        return 0 if is_task(kind) else HELD_OUT_FRACTION
+        return 0.0 if is_task(kind) else HELD_OUT_FRACTION
 
 
 def write_shard(

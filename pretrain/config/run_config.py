@@ -217,8 +217,8 @@ class EncoderRunConfig(RunConfig):
 
     model: MultiwayConfig
     initial_weights: MayChange[Path | None] = None
-    """Weights to start from: a run (its newest checkpoint), a checkpoint folder, RUN/checkpoints/best, or a folder that
-    pretrain.convert --to safetensors wrote from Microsoft's files or a run. None: random weights."""
+    """Weights to start from: a run (its newest checkpoint), a checkpoint folder, RUN/checkpoints/best, a folder that
+    pretrain.convert --to safetensors wrote, or a file of Microsoft's. None: random weights."""
     kernels: MayChange[KernelChoice] = "auto"
     """Implementation of the operations around matrix products: auto (Triton on a GPU, plain torch elsewhere), reference
     (plain torch), compile (torch.compile), triton, or apex (NVIDIA's, if installed). A resumed run may change it."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_pipeline.loading.kind_sources import open_sources
 from data_pipeline.samples.sample import Kind
+from model.config import MultiwayConfig
 from pretrain.config.contrast import ContrastConfig
 from pretrain.config.finetune import FinetuneConfig
 from pretrain.config.pretraining import PretrainConfig
@@ -60,7 +61,7 @@ def _tokenizers(config: RunConfig, sources: "dict[Kind, KindSources]") -> Iterat
     if isinstance(masked, PretrainConfig):
         checks.append(("visual tokenizer", _visual_tokenizer(masked)))
     if config.initial_weights is not None:
-        checks.append(("initial weights", _initial_weights(config.initial_weights)))
+        checks.append(("initial weights", _initial_weights(config.initial_weights, config.model)))
     for subject, found in checks:
         try:
             yield from found
@@ -102,11 +103,11 @@ def _visual_tokenizer(config: PretrainConfig) -> Iterator[Finding]:
         yield Finding("ok", subject, f"{path}: {num_codes} codes")
 
 
-def _initial_weights(source: Path) -> Iterator[Finding]:
+def _initial_weights(source: Path, model: MultiwayConfig) -> Iterator[Finding]:
     """Find the weights; whether they fit the network is seen when rank 0 is prepared."""
     from pretrain.checkpoints.initial_weights import open_initial_weights
 
-    yield Finding("ok", "initial weights", f"{open_initial_weights(source).folder}")
+    yield Finding("ok", "initial weights", f"{open_initial_weights(source, model).folder}")
 
 
 def _first_batch(config: RunConfig, ranks: int) -> Iterator[Finding]:

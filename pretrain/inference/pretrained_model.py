@@ -21,7 +21,7 @@ from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, TextTokenizer
 from model.captioner import CaptionRules, Captions, captions
 from model.dual_encoder import DualEncoder
 from model.flash_attention import activate_flash_attention
-from model.networks import Network
+from model.networks import Network, WordNetwork
 from pretrain.config.run_config import WeightKind
 from pretrain.conversion.opened import Opened, open_network
 from pretrain.evaluation.written_captions import LONGEST, SHORTEST, Writing, caption_rules
@@ -169,10 +169,10 @@ class PretrainedModel:
         self, num_beams: int, length_penalty: float, max_length: int | None, min_words: int
     ) -> CaptionRules:
         """Return the rules of captions by this network's words. Raises ValueError if there can be no such captions."""
-        if not hasattr(self.network, "mlm_head"):
+        if not isinstance(self.network, WordNetwork) or not hasattr(self.network, "mlm_head"):
+            kind = "a dual encoder" if self.is_dual_encoder else "the network of another task"
             raise ValueError(
-                f"{self.origin} is a dual encoder, which has no head for words; caption by the weights that it began "
-                "with"
+                f"{self.origin} is {kind}, which has no head for words; caption by the weights that it began with"
             )
         self._opened.check_use("pair")
         longest = self.network.encoder.config.max_text_length
@@ -190,6 +190,7 @@ class PretrainedModel:
 
     def captions_of(self, pixels: Tensor, rules: CaptionRules) -> Captions:
         """Return captions of pixels (I, 3, S, S) as the network takes them."""
+        assert isinstance(self.network, WordNetwork), "caption_rules refuses a network without a head for words"
         return captions(self.network, pixels, rules)
 
     def token_ids(self, kind: Kind, texts: str | Sequence[str], truncate: bool = False) -> Tensor:

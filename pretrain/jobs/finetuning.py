@@ -83,7 +83,7 @@ class Finetuning(Job[FinetuneConfig]):
             check_vocabulary(self.text_tokenizer, network)
         check_labels(config, dataset.labels.num_labels)
         if config.initial_weights is not None and is_new_run(config.run_dir):
-            self.initial_weights = open_initial_weights(config.initial_weights)
+            self.initial_weights = open_initial_weights(config.initial_weights, network)
             words = config.data.text_tokenizer if config.has_text else None
             check_initial_weights(self.initial_weights, network, words, {"image_size", "num_visual_tokens"})
         return dataset

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from model.config import (
     KEEP_EVERYTHING,
@@ -22,11 +23,11 @@ from model.dual_encoder import DualEncoder
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
-from model.networks import Network, TaskNetworks
+from model.networks import TaskNetworks
 from model.objective import IGNORE_INDEX
 from model.task_networks import CaptionTargets, build_task_network
 
-NetworkT = TypeVar("NetworkT", bound=Network)
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 CONFIG = MultiwayConfig(
     dim=32,
     depth=3,
@@ -67,7 +68,8 @@ def tiny_dual_encoder(heads: DualHeads = NO_FURTHER_HEADS, seed: int = 0, **chan
 def tiny_task_network(heads: TaskHead, seed: int = 0, **changes: Any) -> TaskNetworks:
     """Return the network of a task with such parameters."""
     config = replace(CONFIG, **changes)
-    return _randomized(build_task_network(config, heads), config, seed)
+    network: TaskNetworks = _randomized(build_task_network(config, heads), config, seed)
+    return network
 
 
 def tiny_task_inputs(heads: TaskHead, seed: int = 0) -> MultiwayInputs:
