@@ -120,7 +120,8 @@ def test_captions_are_those_of_the_captioner_and_a_perfect_one_scores_ten(
     found = evaluation.evaluate(network, Ranks())
     assert [text for _, text in found.results] == [tokenizer.decode(row) for row in ids.tolist()]
     assert [name for name, _ in found.results] == [
-        annotation.image_id for annotation in evaluation.samples.annotations  # type: ignore[union-attr]
+        annotation.image_id
+        for annotation in evaluation.samples.annotations  # type: ignore[union-attr]
     ]
 
 
