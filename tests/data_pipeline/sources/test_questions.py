@@ -11,6 +11,7 @@ from data_pipeline.sources.annotated import AnnotatedFields
 from data_pipeline.sources.entries import EntryError, RefusedFileError
 from data_pipeline.sources.questions import (
     human_answers,
+    human_scores,
     majority_answers,
     questions_of_json_lines,
     questions_of_vqav2,
