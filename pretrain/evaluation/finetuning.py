@@ -39,8 +39,8 @@ from pretrain.evaluation.written_captions import (
     caption_rules,
     texts_of,
 )
+from pretrain.formats.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.jobs.job import Job
-from pretrain.jobs.task_micro_step import IMAGENET_MEAN, IMAGENET_STD
 
 SETTING = "data.held_out"
 CAPTION_LOSS = "loss/caption"
