@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import DualHeads
+from model.config import DualHeads, Nlvr2Head, TaskHead, VqaHead
 from model.dual_encoder import DualEncoder
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
+from model.networks import build_network
 from model.pretrained import WEIGHTS_NAME, save_network
 from pretrain.checkpoints.initial_weights import (
+    FINAL_NORM,
     HEADS,
     InitialWeights,
     check_initial_weights,
@@ -24,7 +26,7 @@ from pretrain.checkpoints.manifest import MANIFEST_NAME
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
-from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
+from tests.support.tiny import CONFIG, TINY_HEADS, tiny_dual_encoder, tiny_model, tiny_task_network
 
 
 def given(model: torch.nn.Module, **changes: Any) -> InitialWeights:
@@ -105,6 +107,50 @@ def test_image_positions_are_interpolated_to_the_size_of_the_run() -> None:
     positions, own = (each.encoder.vision_embed.pos_embed.detach() for each in (source, larger))
     assert torch.equal(own[:3], positions[:3]) and len(own) == 3 + 36
     torch.testing.assert_close(own[3:].mean(0), positions[3:].mean(0), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("heads", TINY_HEADS, ids=str)
+def test_the_network_of_a_task_takes_the_encoder_and_any_head_that_fits(heads: TaskHead) -> None:
+    for source in (tiny_model(seed=1), tiny_dual_encoder(seed=1)):
+        network = tiny_task_network(heads, seed=2)
+        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        missing = load_initial_weights(given(source), network, (*HEADS, FINAL_NORM))
+        there = source.state_dict()
+        own_heads = [name for name in before if not name.startswith("encoder.")]
+        assert missing == [name for name in own_heads if name not in there]
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(tensor, before[name] if name in missing else there[name]), name
+
+
+def test_a_task_starts_from_another_one_without_a_final_norm_and_from_itself_whole() -> None:
+    vqa, nlvr2 = tiny_task_network(VqaHead(7), seed=1), tiny_task_network(Nlvr2Head(), seed=2)
+    missing = load_initial_weights(given(vqa), nlvr2, (*HEADS, FINAL_NORM))
+    assert [name for name in missing if not name.startswith("head.")] == [
+        name for name in nlvr2.state_dict() if name.startswith(FINAL_NORM)
+    ]
+    with pytest.raises(ValueError, match=r"there lack encoder.norm.*; give weights of masked data modeling"):
+        load_initial_weights(given(vqa), tiny_dual_encoder(), HEADS)
+    again = tiny_task_network(VqaHead(7), seed=3)
+    assert load_initial_weights(given(vqa), again, (*HEADS, FINAL_NORM)) == []
+    assert all(torch.equal(tensor, vqa.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+
+def test_a_head_for_another_list_of_answers_is_new_and_named() -> None:
+    source, network = tiny_task_network(VqaHead(7), seed=1), tiny_task_network(VqaHead(9), seed=2)
+    before = network.state_dict()["head.3.weight"].clone()
+    assert load_initial_weights(given(source), network, HEADS) == ["head.3.weight", "head.3.bias"]
+    after = network.state_dict()
+    assert torch.equal(after["head.3.weight"], before)
+    assert torch.equal(after["head.0.weight"], source.state_dict()["head.0.weight"])
+
+
+def test_positions_are_interpolated_up_to_768_px_as_microsofts_code_does() -> None:
+    source, large = tiny_model(), build_network(replace(CONFIG, image_size=768), VqaHead(7))
+    load_initial_weights(given(source), large, HEADS)
+    own, found = (each.encoder.vision_embed.pos_embed.detach() for each in (source, large))
+    patches = own[3:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)  # load_model_and_may_interpolate of unilm/beit3 utils.py
+    patches = torch.nn.functional.interpolate(patches, size=(96, 96), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(found, torch.cat([own[:3], patches.permute(0, 2, 3, 1).flatten(0, 2)]))
 
 
 def test_all_differences_are_listed(tmp_path: Path) -> None:
