@@ -32,6 +32,7 @@ class Stream(IntEnum):
     TEXT_REPLACEMENT = 3
     DROP_PATH = 4
     WHOLE_IMAGES = 5
+    MIXING = 6
 
 
 def _multiply(constant: int, words: Words) -> tuple[Words, Words]:

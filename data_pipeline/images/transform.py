@@ -17,6 +17,7 @@ from PIL.Image import Image
 from PIL.ImageFile import ImageFile
 
 from data_pipeline.images.decoding import Box, check_size, open_image, to_rgb, upright
+from data_pipeline.images.rand_augment import RandAugment
 from data_pipeline.samples.sample import BadSampleError
 
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
@@ -41,6 +42,8 @@ class ImageTransform:
     """Whether half of the images are mirrored. Not for captions with left and right."""
     max_pixels: int
     """Larger images are bad samples, by their headers, before decoding."""
+    rand_augment: RandAugment | None = None
+    """Operations on the view after everything else, as in finetuning; None: none."""
 
     def __call__(self, encoded: bytes, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Return a random view, (3, S, S). Raises BadSampleError if the bytes are not a usable image."""
@@ -52,7 +55,8 @@ class ImageTransform:
             view = _resized(_decoded_crop(image, box, self.size), self.size)
         if self.color_jitter:
             view = jittered(view, factors.astype(np.float32), order)
-        return view[:, :, ::-1] if mirror and self.horizontal_flip else view
+        view = view[:, :, ::-1] if mirror and self.horizontal_flip else view
+        return view if self.rand_augment is None else self.rand_augment(view, rng)
 
     def center(self, encoded: bytes) -> NDArray[np.uint8]:
         """Return the whole image without augmentation, scaled to (3, S, S)."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.loading.task_config import TaskDataConfig
 from model.config import USES, DualHeads, MultiwayConfig, Use
 from model.parameter_counts import parameter_shapes
 from model.pretrained import WEIGHTS_NAME, load_network, read_config, read_heads
@@ -69,11 +70,14 @@ def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Sou
 def preprocessing_of_run(config: EncoderRunConfig) -> Preprocessing:
     """Return how a run of ours makes inputs; pixels are normalised by `pretrain.jobs.visual_tokens.network_view`.
 
-    The texts of a dual encoder are the captions of its pairs.
+    The texts of a dual encoder are the captions of its pairs, those of a finetuned network the texts of its task.
     """
-    data = config.data
+    data, size = config.data, config.model.image_size
+    if isinstance(data, TaskDataConfig):
+        found = default_preprocessing(config.model, heads=config.heads)
+        return replace(found, text_length=data.text_length, caption_length=data.text_length)
     text_length = data.caption_length if isinstance(config.heads, DualHeads) else data.text_length
-    return Preprocessing(config.model.image_size, text_length=text_length, caption_length=data.caption_length)
+    return Preprocessing(size, text_length=text_length, caption_length=data.caption_length)
 
 
 def safetensors_source(folder: Path) -> Source:

@@ -217,7 +217,8 @@ def test_training_starts_from_converted_weights(run_dir: Path, tiny_data: TinyDa
 
 def check_start(config: PretrainConfig) -> None:
     assert config.initial_weights is not None and config.data.text_tokenizer is not None
-    check_initial_weights(open_initial_weights(config.initial_weights), config.model, config.data.text_tokenizer)
+    found = open_initial_weights(config.initial_weights, config.model)
+    check_initial_weights(found, config.model, config.data.text_tokenizer)
 
 
 def test_weights_that_are_not_for_a_run_are_refused(run_dir: Path, tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_weights_that_are_not_for_a_run_are_refused(run_dir: Path, tmp_path: Pat
         ValueError, match="its words are those of a text tokenizer with SHA-256 .*, not of .*config.json"
     ):
         check_start(other)
-    with pytest.raises(ValueError, match="model.safetensors is a file; convert it with .* FOLDER --from beit3"):
+    with pytest.raises(ValueError, match="model.safetensors is one file of an export; give its folder"):
         check_start(replace(config, initial_weights=tmp_path / "model.safetensors"))
 
 
