@@ -68,16 +68,16 @@ def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Sou
 
 
 def preprocessing_of_run(config: EncoderRunConfig) -> Preprocessing:
-    """Return how a run of ours makes inputs.
+    """Return how a run of ours makes inputs; pixels are normalised by `pretrain.jobs.visual_tokens.network_view`.
 
-    The texts of a dual encoder are the captions of its pairs, those of a task are the only ones that it has.
+    The texts of a dual encoder are the captions of its pairs, those of a finetuned network the texts of its task.
     """
-    data = config.data
+    data, size = config.data, config.model.image_size
     if isinstance(data, TaskDataConfig):
         found = default_preprocessing(config.model, heads=config.heads)
         return replace(found, text_length=data.text_length, caption_length=data.text_length)
     text_length = data.caption_length if isinstance(config.heads, DualHeads) else data.text_length
-    return Preprocessing(config.model.image_size, text_length=text_length, caption_length=data.caption_length)
+    return Preprocessing(size, text_length=text_length, caption_length=data.caption_length)
 
 
 def safetensors_source(folder: Path) -> Source:

@@ -39,7 +39,7 @@ from pretrain.evaluation.written_captions import (
     caption_rules,
     texts_of,
 )
-from pretrain.formats.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.formats.preprocessing import default_preprocessing
 from pretrain.jobs.job import Job
 
 SETTING = "data.held_out"
@@ -200,7 +200,5 @@ def evaluation_of_finetuning(job: Job[FinetuneConfig], check_shards: bool) -> Ta
 
 def inputs_of(config: FinetuneConfig, device: torch.device) -> TaskInputs:
     """Return how the samples of a run become inputs."""
-    patch_size = config.model.patch_size
-    if config.task == "classify":
-        return TaskInputs(config.task, patch_size, config.dtype, device, IMAGENET_MEAN, IMAGENET_STD)
-    return TaskInputs(config.task, patch_size, config.dtype, device)
+    found = default_preprocessing(config.model, heads=config.heads)
+    return TaskInputs(config.task, config.model.patch_size, config.dtype, device, found.mean, found.std)
