@@ -19,7 +19,13 @@ LOSSES = {
     "losses/mvlm_image": "Patches of pairs (mvlm_image)",
     "losses/mlm": "Words of texts (mlm)",
     "losses/mvlm_text": "Words of captions (mvlm_text)",
+    "losses/vqa": "Answers to questions (vqa)",
+    "losses/nlvr2": "Statements on two images (nlvr2)",
+    "losses/caption": "Words of captions (caption)",
+    "losses/classify": "Classes (classify)",
 }
+WHOLE_LOSSES = ("losses/contrastive", "losses/vqa", "losses/nlvr2", "losses/caption", "losses/classify")
+"""Losses that are the whole loss of a run that has no other."""
 CONTRAST = {
     "contrast/image_to_text": ("Images whose own text is the nearest of the batch", "%"),
     "contrast/text_to_image": ("Texts whose own image is the nearest of the batch", "%"),
@@ -35,6 +41,10 @@ SPEED = {
     "memory_gib": ("Memory of the main rank in GiB", ""),
 }
 GROUPS = {
+    "vqa": "Answers to questions",
+    "nlvr2": "Statements on two images",
+    "caption": "Written captions",
+    "classify": "Classification",
     "words": "Hidden words",
     "patches": "Hidden patches",
     "retrieval": "Retrieval",
@@ -99,7 +109,7 @@ def chart_sections(runs: list[RunFiles]) -> list[Section]:
 def loss_charts(runs: list[RunFiles]) -> list[Chart]:
     """Return a chart per loss that any run has logged: training, and over it the held-out loss."""
     logged = {name for run in runs for name in run.columns if name.startswith("losses/")}
-    whole = set() if logged == {"losses/contrastive"} else {"loss"}  # it is the whole loss
+    whole = set() if len(logged) == 1 and logged <= set(WHOLE_LOSSES) else {"loss"}
     names = [name for name in LOSSES if name in whole | logged] + sorted(logged - set(LOSSES))
     return [_loss_chart(runs, name) for name in names]
 
