@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from model.attention import MultiwayAttention
 from model.block_vectors import BlockVectors, block_stacks
 from model.checkpointing import call_checkpointed
-from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayConfig
+from model.config import KEEP_EVERYTHING, Checkpointing, CheckpointingMode, KernelChoice, MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
 from model.experts import ExpertFeedForward, FinalNorm
 from model.kernels.backend import Backend, choose_backend
@@ -168,6 +168,26 @@ def _block_and_add(
     return add_branch(x, branch), None
 
 
+def call_block(
+    block: MultiwayBlock,
+    mode: CheckpointingMode,
+    x: Tensor,
+    branch: Branch | None,
+    layout: PackedLayout,
+    backend: Backend,
+    scales: Tensor | None = None,
+    cache: LayerCache | None = None,
+) -> tuple[Tensor, Branch | None]:
+    """Return the residual stream and the branch of a block, keeping the activations that the mode keeps."""
+    if mode == "none":
+        return cast(tuple[Tensor, Branch], block(x, branch, layout, backend, scales, cache))
+    # recomputing a block would extend its cache again
+    assert cache is None, "a cache is for inference: call under torch.no_grad()"
+    function = partial(_block_and_add, block) if mode == "full" else block
+    last_weights = [] if backend == "compile" else block.last_weights
+    return call_checkpointed(mode, function, x, branch, layout, backend, scales, last_weights=last_weights)
+
+
 class MultiwayTransformer(nn.Module):
     """Vision encoder, language encoder, dual encoder, fusion encoder and captioner in one set of weights.
 
@@ -213,16 +233,7 @@ class MultiwayTransformer(nn.Module):
             scales = None if drop_path_scale is None else drop_path_scale[i]
             layer_cache = None if cache is None else cache.layers[i]
             mode = self.checkpointing.mode_of(i) if torch.is_grad_enabled() else "none"
-            if mode == "none":
-                x, branch = block(x, branch, layout, backend, scales, layer_cache)
-            else:
-                # recomputing a block would extend its cache again
-                assert cache is None, "a cache is for inference: call under torch.no_grad()"
-                function = partial(_block_and_add, block) if mode == "full" else block
-                last_weights = [] if backend == "compile" else block.last_weights
-                x, branch = call_checkpointed(
-                    mode, function, x, branch, layout, backend, scales, last_weights=last_weights
-                )
+            x, branch = call_block(block, mode, x, branch, layout, backend, scales, layer_cache)
             if block_states is not None and i + 1 in block_states.blocks:
                 # a block hands on its last branch, which the next one adds; here the sum is asked for
                 added = x if branch is None else add_branch(x, branch)
