@@ -1,7 +1,8 @@
 """Maps of features for detection and segmentation: a Multiway Transformer's image side as a backbone.
 
-Images may have any size and aspect: they are padded to whole patches at the bottom and on the right, positions are
-interpolated. A map is the residual stream after a block, one vector per patch, before the final norm.
+Images may have any size and aspect: they are padded to whole patches at the bottom and on the right, and positions are
+interpolated. A map is the residual stream after a block, one vector per patch, before the final norm. Under
+torch.autocast the blocks compute in its type.
 
 Attention over a whole image is quadratic in its pixels. With `Windows`, most blocks attend within windows only, as in
 ViTDet: Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection" (arXiv 2203.16527). As there, the
@@ -96,7 +97,9 @@ class DenseBackbone(nn.Module):
         images = padded(images, self.patch_size)
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         order = None if self.windows is None else window_order(grid, self.windows.side, images.device)
-        states = self._states(self._tokens(images, grid, order), grid)
+        tokens, dtype = self._tokens(images, grid, order), autocast_dtype(images.device)
+        with torch.autocast(images.device.type, enabled=False):  # the operations of a block cast nothing by themselves
+            states = self._states(tokens if dtype is None else tokens.to(dtype), grid, dtype)
         return [self._map(states[layer], grid, order) for layer in self.layers]
 
     def _tokens(self, images: Tensor, grid: tuple[int, int], order: Tensor | None) -> Tensor:
@@ -108,8 +111,11 @@ class DenseBackbone(nn.Module):
         cls_token = pieces.cls_token.expand(len(images), 1, -1)
         return torch.cat([cls_token, pieces.patches], dim=1) + pieces.positions
 
-    def _states(self, tokens: Tensor, grid: tuple[int, int]) -> dict[int, Tensor]:
-        """Return the residual stream after each block of `layers`, (B, T, D), by its number."""
+    def _states(self, tokens: Tensor, grid: tuple[int, int], dtype: torch.dtype | None) -> dict[int, Tensor]:
+        """Return the residual stream after each block of `layers`, (B, T, D), by its number.
+
+        dtype: that of autocast, None without.
+        """
         num_images, num_tokens, _ = tokens.shape
         backend = choose_backend(self.kernels, tokens.device)
         whole = _layout((num_tokens,) * num_images, tokens.device)
@@ -124,7 +130,7 @@ class DenseBackbone(nn.Module):
             layout = whole if is_global else windowed
             mode = self.checkpointing.mode_of(number - 1) if torch.is_grad_enabled() else "none"
             scale = None if scales is None else scales[number - 1]
-            x, branch = call_block(block, mode, x, branch, layout, backend, scale)
+            x, branch = call_block(block, mode, x, branch, layout, backend, scale, dtype=dtype)
             if number in self.layers:
                 states[number] = (x if branch is None else add_branch(x, branch)).view(tokens.shape)
         return states
@@ -143,6 +149,11 @@ class DenseBackbone(nn.Module):
         """(B, T, D) -> (B, D, h, w)"""
         patches = states[:, 1:] if order is None else states[:, order.argsort()]
         return patches.transpose(1, 2).unflatten(2, grid)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the type in which torch.autocast computes on a device, None if it is not on."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def padded(images: Tensor, divisor: int) -> Tensor:

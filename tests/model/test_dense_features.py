@@ -151,6 +151,21 @@ def test_checkpointing_changes_no_gradient(mode: CheckpointingMode) -> None:
         torch.testing.assert_close(other[name], gradient)
 
 
+@pytest.mark.parametrize("mode", ["none", "selective", "full"])
+def test_autocast_computes_in_bfloat16_with_gradients_in_float32(mode: CheckpointingMode) -> None:
+    images, windows = pictures(40, 24), Windows(2, (2,))
+    backbone = DenseBackbone(tiny_model(checkpointing=Checkpointing(mode)).encoder, (2, 3), windows)
+    exact, exact_gradients = backbone(images)[0], gradients(backbone, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, found_gradients = backbone(images)[0], gradients(backbone, images)
+    assert found.dtype == torch.bfloat16
+    assert 1e-4 < (found - exact).abs().max() < 0.05 * exact.abs().max()
+    assert found_gradients.keys() == exact_gradients.keys()
+    for name, gradient in found_gradients.items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - exact_gradients[name]).norm() < 0.1 * exact_gradients[name].norm(), name
+
+
 def test_stochastic_depth_drops_branches_in_training_alone() -> None:
     model, images = tiny_model(), pictures(32, 32, count=4)
     plain, backbone = DenseBackbone(model.encoder)(images)[0], DenseBackbone(model.encoder, drop_path_rate=0.5)
