@@ -17,7 +17,10 @@ from annotated_types import Interval
 from data_pipeline.files.hashing import descriptor_sha256
 from data_pipeline.files.remote_files import is_remote, public_url
 from data_pipeline.loading.config import DataConfig
-from data_pipeline.samples.sample import BadSampleError, printable
+from data_pipeline.samples.answers import read_list_beside
+from data_pipeline.samples.sample import PARTS, BadSampleError, printable
+from data_pipeline.samples.task_labels import TaskLabels
+from data_pipeline.samples.tasks import task_of
 from data_pipeline.settings.command_line import num_cores, progress_bar, run_command
 from data_pipeline.settings.ranges import ByteCount, PartBelowOne, Seed, Side, Workers, check_ranges
 from data_pipeline.shards.cache import ShardCache
@@ -85,6 +88,8 @@ class CheckResult:
     """num_kept counts the samples that a run can use, skipped those that it would skip."""
     damaged: list[str] = field(default_factory=list)
     """A sentence per shard that differs from the index or cannot be read."""
+    num_texts: int = 0
+    """Number of texts of the samples that a run can use."""
     num_characters: int = 0
     """Total length of the texts."""
     unknown: UnknownShare = field(default_factory=UnknownShare)
@@ -95,6 +100,7 @@ class CheckResult:
     """Name of the first of them."""
 
     def count_text(self, name: str, text: str) -> None:
+        self.num_texts += 1
         self.num_characters += len(text)
         if has_html_entities(text):
             self.num_with_entities += 1
@@ -103,6 +109,7 @@ class CheckResult:
     def add(self, other: "CheckResult") -> None:
         self.report.add(other.report)
         self.damaged += other.damaged
+        self.num_texts += other.num_texts
         self.num_characters += other.num_characters
         self.unknown += other.unknown
         self.num_with_entities += other.num_with_entities
@@ -130,8 +137,8 @@ def _check(options: CheckOptions) -> str:
     result = check_shards(options)
     lines = result.report.lines()
     lines.append(f"{public_url(options.folder)}: {index.kind}, {index}; a run can use {result.report.num_kept}{shown}")
-    if index.kind != "image" and result.report.num_kept:
-        lines.append(f"  {result.num_characters / result.report.num_kept:.0f} characters per text on average")
+    if result.num_texts:
+        lines.append(f"  {result.num_characters / result.num_texts:.0f} characters per text on average")
         if options.text_tokenizer is not None:
             lines.append(f"  warning: {result.unknown.warning}" if result.unknown.warning else f"  {result.unknown}")
     if result.num_with_entities:
@@ -196,21 +203,35 @@ def check_shard(options: CheckOptions, number: int) -> CheckResult:
 
 def _check_samples(options: CheckOptions, number: int, result: CheckResult) -> None:
     reader, transform = open_reader(options), checking_transform(options)
+    kind = reader.index.kind
     first, stop = reader.index.shard_starts[number : number + 2]
     for sample in range(first, stop):
         name = printable(f"{reader.index.shards[number].name}:{reader.key(sample)}")
         try:
             with at_sample(name):
-                if reader.index.kind != "text":
+                if "image" in PARTS[kind]:
                     transform.center(reader.image_bytes(sample))
-                if reader.index.kind != "image":
-                    text = reader.text(sample)
+                if "image2" in PARTS[kind]:
+                    transform.center(reader.image_bytes(sample, "image2"))
+                if "json" in PARTS[kind]:
+                    annotation = reader.annotation(sample)
+                    if (labels := labels_beside(options)) is not None:
+                        labels.check(annotation)
+                for text in reader.texts(sample):
                     result.unknown += checked_share(text, options.text_tokenizer)
                     result.count_text(name, text)
         except BadSampleError as error:
             result.report.skip(name + error.details, error.reason)
         else:
             result.report.num_kept += 1
+
+
+@lru_cache(maxsize=1)
+def labels_beside(options: CheckOptions) -> TaskLabels | None:
+    """Return the labels by the list beside local shards, read once per process; None if there is no list."""
+    kind = open_reader(options).index.kind
+    names = None if is_remote(options.folder) else read_list_beside(Path(options.folder), kind)
+    return None if names is None else TaskLabels(task_of(kind), names)
 
 
 def checked_share(text: str, text_tokenizer: Path | None) -> UnknownShare:

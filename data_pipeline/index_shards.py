@@ -46,7 +46,8 @@ class IndexOptions:
     """Index the .tar shards of a folder or URL. Shards are read, never rewritten."""
 
     kind: tyro.conf.Positional[Kind]
-    """Parts that a sample must have: image (jpg, png or webp), text (txt), or pair (both)."""
+    """Parts that a sample must have: image (jpg, png or webp), text (txt), pair (both), or those of a task: vqa (image,
+    txt, json), nlvr2 (image, image2.png, txt, json), caption or label (image, json)."""
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder or URL that holds shards at any depth; or, with --out, a single .tar."""
     out: Path | None = None
@@ -62,8 +63,10 @@ class IndexOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.caption_key and self.kind == "image":
-            raise ValueError("--caption-key names the texts of kind pair or text; kind image has none")
+        if self.caption_key and self.kind not in ("pair", "text"):
+            raise ValueError(
+                f"--caption-key names the texts of kind pair or text; kind {self.kind} has none in its .json"
+            )
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.samples.sample import BadSampleError, Kind
 from data_pipeline.settings.command_line import run_command
 from data_pipeline.settings.ranges import Count, Part, Size, check_ranges
-from data_pipeline.shards.writer import SampleFilter, checked_text, is_in_split
+from data_pipeline.shards.writer import HELD_OUT_FRACTION, checked_text, is_in_split
 from data_pipeline.sources.readers import DRAWN, SourceOptions, read_records
 from data_pipeline.texts.sentence_sample import draw_sentences
 from data_pipeline.texts.sentencepiece_training import MAX_SENTENCES, ModelType, train_on_sentences
@@ -37,7 +37,7 @@ class TextTokenizerOptions:
     max_sentences: Count = MAX_SENTENCES
     """Maximum number of sentences, drawn evenly from all sources. SentencePiece needs about twenty bytes of memory per
     byte of text."""
-    held_out_fraction: Part = SampleFilter.held_out_fraction
+    held_out_fraction: Part = HELD_OUT_FRACTION
     """Fraction of each source that is held out and not read. Give write_shards the same."""
     columns: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
     """Options for reading the sources."""

@@ -19,9 +19,11 @@ from data_pipeline.files.folder_lock import LOCK_NAME, FolderLock, folder_lock
 from data_pipeline.files.hashing import file_sha256
 from data_pipeline.files.partial_files import write_text_atomically
 from data_pipeline.files.retries import naming_write_errors
+from data_pipeline.samples.answers import label_list
 from data_pipeline.samples.records import Record
 from data_pipeline.samples.sample import BadSampleError, Kind
 from data_pipeline.samples.scenes import Split
+from data_pipeline.samples.tasks import is_task
 from data_pipeline.settings.command_line import num_cores, progress_bar, run_command
 from data_pipeline.settings.ranges import Count, CountOrZero, TextLength, Workers, check_ranges
 from data_pipeline.shards.index import INDEX_NAME, ShardIndex, read_index
@@ -31,22 +33,25 @@ from data_pipeline.shards.parts import check_plan, finished_part, unfinished_par
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.shards.scan import SCANS_NAME, SampleReport, file_origin, load_scan, scan_path
 from data_pipeline.shards.writer import OTHER_SIDE, SampleFilter, checked_text, is_in_split, write_shard
+from data_pipeline.sources.blocks import block_digest, blocks
 from data_pipeline.sources.readers import DRAWN, SourceOptions, read_records
+from data_pipeline.sources.task_readers import TaskOptions, TaskSource
 from data_pipeline.texts.passages import pack_passages
 from data_pipeline.texts.token_coverage import covered_share
 from data_pipeline.texts.tokenizer import NO_TOKEN, TextTokenizer
 from data_pipeline.workers.pool import worker_pool
 
-MOST_PROBLEMS = 10_000
-"""Maximum number of bad records in a block."""
-LATER_OPTIONS = ("image_splits", "unescape_html")
+LATER_OPTIONS: dict[str, object] = {
+    **{name: getattr(SourceOptions, name) for name in ("image_splits", "unescape_html")},
+    **vars(TaskOptions()),
+}
 """Options that earlier versions did not have: they are in the plan only if set, so that older folders can resume."""
 FREE_OPTIONS = ("out", "num_workers", "part", "deduplicate")
 """Options that do not change the shards, and that a later command for the same folder may change."""
+GROUPS = ("keep", "columns", "tasks")
+"""Fields that hold options, not one option."""
 BLOCKS_AHEAD = 2
 """Blocks listed ahead per worker."""
-CHARACTERS_PER_TOKEN = 4
-"""Rough average for English, used to give text shards about samples_per_shard passages."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class ShardOptions:
     """Write WebDataset shards with an index. docs/data.md lists the sources."""
 
     kind: tyro.conf.Positional[Kind]
-    """Kind of the samples."""
+    """Kind of the samples: of pretraining (image, pair, text) or of a task (vqa, nlvr2, caption, label)."""
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """Folder, file (.tar .txt .json .jsonl .csv .tsv .parquet), or scenes:COUNT[:SEED] for drawn scenes."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
@@ -67,8 +72,11 @@ class ShardOptions:
     """Rules for keeping samples."""
     columns: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
     """Options for reading the source."""
+    tasks: tyro.conf.OmitArgPrefixes[TaskOptions] = field(default_factory=TaskOptions)
+    """Options for the kinds of tasks."""
     text_tokenizer: Path | None = None
-    """SentencePiece model of the run. Required for kind text, to count tokens; the share of <unk> is reported."""
+    """SentencePiece model of the run. Required for kind text, to count tokens, and for Microsoft's index files, whose
+    texts are token ids; the share of <unk> is reported."""
     text_length: TextLength = 512
     """Maximum tokens per passage for kind text, including <s> and </s>. Whole sentences are packed into passages."""
     deduplicate: bool = False
@@ -100,7 +108,7 @@ def _write(options: ShardOptions) -> str:
     if (options.out / INDEX_NAME).is_file():
         index = read_index(options.out)
         result = str(index)
-        if options.text_tokenizer is not None and options.kind != "image":
+        if options.text_tokenizer is not None and options.kind not in ("image", "label"):
             lines.append(coverage_line(options, index))
     else:
         result = f"part {options.part} of {options.num_parts} with {report.num_kept} samples; others are to be written"
@@ -120,7 +128,14 @@ def write_shards(options: ShardOptions) -> SampleReport:
     Returns what was kept and skipped. Raises ValueError if the source has no samples, or if the folder was started with
     different settings.
     """
-    records = blocks(options)
+    labels: list[str] | None = None
+    if is_task(options.kind):
+        source = _task_source(options)
+        labels = source.labels()
+        found = source.records(labels)
+    else:
+        found = read_records(options.kind, options.source, options.columns, options.split)
+    records = blocks(found, options.samples_per_shard, options.text_length if options.kind == "text" else 0)
     first = next(records, None)  # raises for a bad source before the folder is touched
     if first is None:
         raise ValueError(f"source {options.source} is empty")
@@ -128,15 +143,21 @@ def write_shards(options: ShardOptions) -> SampleReport:
     with naming_write_errors(options.out):
         locks.parent.mkdir(parents=True, exist_ok=True)
     with folder_lock(locks, options.part) as lock:
-        return _write_part(options, itertools.chain([first], records), lock)
+        return _write_part(options, itertools.chain([first], records), labels, lock)
+
+
+def _task_source(options: ShardOptions) -> TaskSource:
+    decode = None if options.text_tokenizer is None else TextTokenizer(options.text_tokenizer).decode
+    return TaskSource(options.kind, options.source, options.columns, options.tasks, options.split, decode)
 
 
 def plan_settings(options: ShardOptions) -> dict[str, object]:
     """Return the settings that the shards depend on, by name."""
-    settings = {name: value for name, value in vars(options).items() if name not in (*FREE_OPTIONS, "keep", "columns")}
-    settings |= {**vars(options.keep), **vars(options.columns)}
-    for name in LATER_OPTIONS:
-        if settings[name] == getattr(SourceOptions, name):
+    settings = {name: value for name, value in vars(options).items() if name not in (*FREE_OPTIONS, *GROUPS)}
+    settings |= {**vars(options.keep), **vars(options.columns), **vars(options.tasks)}
+    settings["held_out_fraction"] = options.keep.fraction(options.kind)
+    for name, default in LATER_OPTIONS.items():
+        if settings[name] == default:
             del settings[name]
     if options.kind != "text":
         settings["text_tokenizer"] = None  # it counts tokens and changes no shard
@@ -145,10 +166,15 @@ def plan_settings(options: ShardOptions) -> dict[str, object]:
     return settings
 
 
-def _write_part(options: ShardOptions, records: Iterator[list[Record]], lock: FolderLock) -> SampleReport:
-    """Write the missing shards of a part. The caller holds the part's lock."""
+def _write_part(
+    options: ShardOptions, records: Iterator[list[Record]], labels: list[str] | None, lock: FolderLock
+) -> SampleReport:
+    """Write the missing shards of a part, and the list of labels. The caller holds the part's lock."""
     with naming_write_errors(options.out), lock.plan():
         check_plan(options.out, plan_settings(options), lock)
+        if labels is not None:
+            name, content = label_list(options.kind, labels)
+            write_text_atomically(options.out / name, content)
         finished_part(options.out, options.part).unlink(missing_ok=True)
     listing, num_blocks = hashlib.sha256(), 0
     shards: list[str] = []
@@ -156,7 +182,7 @@ def _write_part(options: ShardOptions, records: Iterator[list[Record]], lock: Fo
     with worker_pool(options.num_workers) as workers, progress_bar("records") as progress:
         for number, block in enumerate(records):
             progress.update(len(block))
-            digest = block_digest(block)
+            digest = block_digest(block, options.kind)
             listing.update(digest.encode())
             num_blocks += 1
             if number % options.num_parts != options.part:
@@ -213,7 +239,7 @@ def write_block(shard: str, block: list[Record], digest: str, options: ShardOpti
         for record in block:
             try:
                 text = checked_text(record)
-                if split is None or is_in_split(record, options.keep.held_out_fraction, split):
+                if split is None or is_in_split(record, options.keep.fraction(options.kind), split):
                     documents.append(replace(record, text=text))
                 else:
                     report.skip(record.place, OTHER_SIDE[split])
@@ -229,35 +255,6 @@ def write_block(shard: str, block: list[Record], digest: str, options: ShardOpti
         split = None
     scan = scan_path(options.out, shard)
     write_shard(options.out / shard, options.kind, records, options.keep, split, scan, digest, report)
-
-
-def blocks(options: ShardOptions) -> Iterator[list[Record]]:
-    """Yield the source in blocks, one per shard: samples_per_shard samples, or texts of about as many passages.
-
-    Bad records stay with their neighbors.
-    """
-    is_text = options.kind == "text"
-    full = options.samples_per_shard * (options.text_length * CHARACTERS_PER_TOKEN if is_text else 1)
-    block, size, num_problems = list[Record](), 0, 0
-    for record in read_records(options.kind, options.source, options.columns, options.split):
-        block.append(record)
-        if record.problem is not None:
-            num_problems += 1
-        else:
-            size += len(record.text or "") if is_text else 1
-        if size >= full or num_problems >= MOST_PROBLEMS:
-            yield block
-            block, size, num_problems = [], 0, 0
-    if block:
-        yield block
-
-
-def block_digest(block: list[Record]) -> str:
-    """Return a digest of names and texts, which changes if the source changes after a shard was written."""
-    digest = hashlib.sha256()
-    for record in block:
-        digest.update(repr((record.name, record.caption_number, record.text)).encode())
-    return digest.hexdigest()[:32]
 
 
 def is_written(out: Path, shard: str, digest: str) -> bool:

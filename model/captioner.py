@@ -7,7 +7,8 @@ The score of a caption is the sum of its log probabilities divided by length ** 
 token, <s> and </s> too. Source: unilm/beit3 engine_for_finetuning.py. Two differences: the words that CaptionRules
 excludes, of which Microsoft's code excludes none, and a caption that reaches the maximum length keeps its last word.
 
-A network is a MaskedDataModel, or a dual encoder that went on with masked data modeling and so has a head for words.
+A network is a MaskedDataModel, one that was finetuned for captions, or a dual encoder that went on with masked data
+modeling and so has a head for words.
 
 Shapes: P images, K beams, L tokens of a caption so far, W words of the vocabulary.
 """
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from model.kv_cache import KeyValueCache
 from model.multiway import MultiwayInputs
-from model.networks import Network
+from model.networks import WordNetwork
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Captions(NamedTuple):
 
 
 @torch.no_grad()
-def prefill(model: Network, images: Tensor, num_beams: int = 1) -> KeyValueCache:
+def prefill(model: WordNetwork, images: Tensor, num_beams: int = 1) -> KeyValueCache:
     """Return the keys and values of (P, 3, H, W) images, each the beginning of a pair with `num_beams` captions."""
     config, num_pairs = model.encoder.config, len(images)
     num_patches = (images.shape[2] // config.patch_size) * (images.shape[3] // config.patch_size)
@@ -71,13 +72,13 @@ def prefill(model: Network, images: Tensor, num_beams: int = 1) -> KeyValueCache
     return cache
 
 
-def captions(model: Network, images: Tensor, rules: CaptionRules) -> Captions:
+def captions(model: WordNetwork, images: Tensor, rules: CaptionRules) -> Captions:
     """Return a caption for each of (P, 3, H, W) images, by beam search, or greedily if there is one beam."""
     return (greedy_captions if rules.num_beams == 1 else beam_captions)(model, images, rules)
 
 
 @torch.no_grad()
-def greedy_captions(model: Network, images: Tensor, rules: CaptionRules) -> Captions:
+def greedy_captions(model: WordNetwork, images: Tensor, rules: CaptionRules) -> Captions:
     """Return a caption for each of (P, 3, H, W) images, by taking the likeliest word at every step."""
     cache = prefill(model, images)
     ids = torch.full((len(images), 1), rules.begin_id, dtype=torch.int64, device=images.device)
@@ -96,7 +97,7 @@ def greedy_captions(model: Network, images: Tensor, rules: CaptionRules) -> Capt
 
 
 @torch.no_grad()
-def beam_captions(model: Network, images: Tensor, rules: CaptionRules) -> Captions:
+def beam_captions(model: WordNetwork, images: Tensor, rules: CaptionRules) -> Captions:
     """Return the caption with the best score that a beam search finds for each of (P, 3, H, W) images.
 
     Each step keeps the K likeliest captions that go on. One that ends is a candidate for the result if it is at least
@@ -126,7 +127,7 @@ def beam_captions(model: Network, images: Tensor, rules: CaptionRules) -> Captio
     return _better(best, beams[..., :-1], beams[..., -1], totals / rules.max_length**rules.length_penalty, rules)
 
 
-def _next_word_log_probs(model: Network, newest: Tensor, cache: KeyValueCache, rules: CaptionRules) -> Tensor:
+def _next_word_log_probs(model: WordNetwork, newest: Tensor, cache: KeyValueCache, rules: CaptionRules) -> Tensor:
     """Return the log probabilities of the next words, (P, K, W) float32, after newest words (P, K)."""
     masks = torch.full_like(newest, rules.mask_id)
     states = model.encoder.decode(torch.stack([newest, masks], dim=1), cache)

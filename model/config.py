@@ -4,7 +4,7 @@ Without torch, so that a command line that is built from them answers at once.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from model.ranges import Count, Depth, Deviation, PartBelowOne, Side, Size, SizeOrZero, TextLength, check_ranges
 
@@ -85,6 +85,60 @@ class DualHeads:
 
 
 NO_FURTHER_HEADS = DualHeads()
+
+TaskName = Literal["vqa", "nlvr2", "caption", "classify"]
+"""Name of a task that a network is finetuned for, beside retrieval, which is the dual encoder's."""
+
+
+@dataclass(frozen=True)
+class VqaHead:
+    """Head of a VqaNetwork: a question about an image is answered by a choice from a list of answers."""
+
+    num_answers: Size = 3129
+    """Length of the list of answers (VQAv2: 3,129)."""
+
+    TASK: ClassVar[TaskName] = "vqa"
+    FINAL_NORM: ClassVar[bool] = False
+    """Whether the encoder ends with a norm; without one the head has a norm of its own."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class Nlvr2Head:
+    """Head of an Nlvr2Network: whether a sentence is true of two images."""
+
+    TASK: ClassVar[TaskName] = "nlvr2"
+    FINAL_NORM: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class CaptionHead:
+    """Head of a CaptionNetwork: words of a caption from its image and the words before them."""
+
+    TASK: ClassVar[TaskName] = "caption"
+    FINAL_NORM: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class ClassHead:
+    """Head of a ClassifyNetwork: the class of an image."""
+
+    num_classes: Size = 1000
+    """Number of classes (ImageNet-1K: 1,000)."""
+
+    TASK: ClassVar[TaskName] = "classify"
+    FINAL_NORM: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+TaskHead = VqaHead | Nlvr2Head | CaptionHead | ClassHead
+TASK_HEADS: tuple[type[TaskHead], ...] = (VqaHead, Nlvr2Head, CaptionHead, ClassHead)
+Heads = DualHeads | TaskHead
+"""Everything that a network may have beside its encoder, but for the heads of pretraining."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from model.kernels.expert_linear import expert_linear
 from model.kernels.expert_norm import expert_norm
 from model.kernels.residual_norm import residual_norm
 from model.layout import PackedLayout
-from model.residual import Branch
+from model.residual import Branch, add_branch
 from model.stacked_vectors import Stack, register_vectors, split_vectors
 
 
@@ -73,6 +73,14 @@ class FinalNorm(nn.Module):
             return expert_norm(x, weight, bias, rows, backend)
         _, normed = residual_norm(x, branch, weight, bias, rows, backend)
         return normed
+
+
+class NoFinalNorm(nn.Module):
+    """The end of an encoder whose head has a norm of its own: adds the last block's branch alone."""
+
+    def forward(self, x: Tensor, layout: PackedLayout, backend: Backend, branch: Branch | None = None) -> Tensor:
+        """(N, D) -> (N, D), as in FinalNorm."""
+        return x if branch is None else add_branch(x, branch)
 
 
 class FeedForward(nn.Module):

@@ -4,6 +4,7 @@
 | --------------------------------------------- | ----------------------------------------------------------------- |
 | linear and patch projection matrices          | normal(init_std), truncated at one standard deviation             |
 | attn.proj and fc2 of block l = 1, 2, ...      | the same, divided by sqrt(2 l)                                    |
+| heads of nlvr2 and classify                   | the same, times 0.001, as in Microsoft's finetuning               |
 | word embeddings, positions, class, mask token | normal(embed_init_std), truncated at one standard deviation       |
 | biases, LayerNorm                             | 0; weight 1, bias 0                                               |
 | logit_scale                                   | ln(1 / 0.07), as in CLIP; ln 10 beside a logit_bias, as in SigLIP |
@@ -24,10 +25,13 @@ from torch import Tensor, nn
 
 from model.config import MultiwayConfig
 
+SMALL_HEADS = ("head.dense1.weight", "head.dense2.weight", "head.weight")
+"""Matrices of the heads of nlvr2 and classify, whose first answers are almost the same for all samples."""
+
 
 @torch.no_grad()
 def init_weights(model: nn.Module, config: MultiwayConfig, seed: int) -> None:
-    """Fill every parameter of a MultiwayTransformer, MaskedDataModel or DualEncoder in place, from the seed alone.
+    """Fill every parameter of a MultiwayTransformer or of a network around one in place, from the seed alone.
 
     Raises ValueError if the table does not cover a parameter.
     """
@@ -53,6 +57,8 @@ def init_weights(model: nn.Module, config: MultiwayConfig, seed: int) -> None:
             truncated_normal(parameter, config.init_std)
             if ".attn.proj." in name or name.endswith(".fc2.weight"):
                 parameter.div_(math.sqrt(2 * _block_number(name)))
+            elif name in SMALL_HEADS:
+                parameter.mul_(0.001)
         else:
             raise ValueError(f"parameter {name} has no initial value; add it to the table in model/initialization.py")
 

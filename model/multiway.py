@@ -21,7 +21,7 @@ from model.block_vectors import BlockVectors, block_stacks
 from model.checkpointing import call_checkpointed
 from model.config import KEEP_EVERYTHING, Checkpointing, CheckpointingMode, KernelChoice, MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
-from model.experts import ExpertFeedForward, FinalNorm
+from model.experts import ExpertFeedForward, FinalNorm, NoFinalNorm
 from model.kernels.backend import Backend, choose_backend
 from model.kernels.expert_norm import expert_norm
 from model.kernels.residual_norm import residual_norm
@@ -210,8 +210,13 @@ class MultiwayTransformer(nn.Module):
     """
 
     def __init__(
-        self, config: MultiwayConfig, kernels: KernelChoice = "auto", checkpointing: Checkpointing = KEEP_EVERYTHING
+        self,
+        config: MultiwayConfig,
+        kernels: KernelChoice = "auto",
+        checkpointing: Checkpointing = KEEP_EVERYTHING,
+        has_final_norm: bool = True,
     ):
+        """has_final_norm: some heads of tasks begin with a norm of their own, and the last block's has no use there."""
         super().__init__()
         self.config = config
         self.kernels = kernels
@@ -222,7 +227,7 @@ class MultiwayTransformer(nn.Module):
         first_vl_layer = config.depth - config.num_vl_layers
         self.blocks = nn.ModuleList(MultiwayBlock(config, i >= first_vl_layer) for i in range(config.depth))
         final_experts = SHARED if config.attention == "shared" else TWO_EXPERTS
-        self.norm = FinalNorm(config.dim, final_experts)
+        self.norm = FinalNorm(config.dim, final_experts) if has_final_norm else NoFinalNorm()
 
     def forward(
         self,

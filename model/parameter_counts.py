@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from model.config import DualHeads, MultiwayConfig, Use
+from model.config import Heads, MultiwayConfig, Use
 from model.networks import build_network
 
 ENCODER_PARTS = (
@@ -23,18 +23,21 @@ HEADS = {
     "language_head.": "language head",
     "logit_scale": "logit scale",
     "logit_bias": "logit bias",
+    "pooler.": "pooler",
+    "fc_norm.": "norm of the head",
+    "head.": "task head",
 }
 """Parts outside of the encoder by the beginnings of their parameters' names. A network has some of them."""
 
 
-def parameter_shapes(config: MultiwayConfig, heads: DualHeads | None = None) -> dict[str, torch.Size]:
-    """Return the shape of every parameter by its name in files. heads: of a DualEncoder; None: a MaskedDataModel."""
+def parameter_shapes(config: MultiwayConfig, heads: Heads | None = None) -> dict[str, torch.Size]:
+    """Return the shape of every parameter by its name in files. heads: as for `build_network`."""
     with torch.device("meta"):
         model = build_network(config, heads)
     return {name: parameter.shape for name, parameter in model.state_dict().items()}
 
 
-def count_by_part(config: MultiwayConfig, heads: DualHeads | None = None) -> dict[str, int]:
+def count_by_part(config: MultiwayConfig, heads: Heads | None = None) -> dict[str, int]:
     """Return the number of parameters of each of ENCODER_PARTS and of the HEADS that the network has; heads: as above.
 
     Attention and experts are their matrices and biases, as in BEiT-3's table 2; norms are a part of their own.
@@ -53,15 +56,14 @@ def count_activated(config: MultiwayConfig, use: Use) -> int:
 
 
 def _part(name: str) -> str:
+    for prefix, part in HEADS.items():
+        if name.startswith(prefix):
+            return part
     if "norm" in name:
         return "norms"
     if ".attn." in name:
         return "attention"
-    for prefix, part in {
-        "encoder.vision_embed.": "vision embedding",
-        "encoder.text_embed.": "text embedding",
-        **HEADS,
-    }.items():
+    for prefix, part in {"encoder.vision_embed.": "vision embedding", "encoder.text_embed.": "text embedding"}.items():
         if name.startswith(prefix):
             return part
     expert = name.split(".experts.")[1].split(".")[0]

@@ -12,7 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import DualHeads, MultiwayConfig
+from model.config import (
+    TASK_HEADS,
+    DualHeads,
+    Heads,
+    MultiwayConfig,
+    TaskHead,
+)
 from model.networks import Network, build_network
 from model.weight_checks import check_weights
 from model.weight_files import read_json_object, read_safetensors
@@ -20,13 +26,15 @@ from model.weight_files import read_json_object, read_safetensors
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 MODEL_TYPE = "imglish"
-SettingsT = TypeVar("SettingsT", MultiwayConfig, DualHeads)
+SettingsT = TypeVar("SettingsT", bound=MultiwayConfig | Heads)
 HEADS_KEY = "heads"
-"""Entry of config.json that only a DualEncoder has, beside the fields of MultiwayConfig."""
+"""Entry of config.json that a DualEncoder and the network of a task have, beside the fields of MultiwayConfig."""
+TASK_KEY = "task"
+"""Entry of the heads that only the network of a task has: its name, see `model.config.TaskName`."""
 
 
 def load_network(folder: Path | str) -> Network:
-    """Return the network in a folder, a MaskedDataModel or a DualEncoder: float32, on the CPU, in evaluation mode.
+    """Return the network in a folder, of any kind: float32, on the CPU, in evaluation mode.
 
     Raises ValueError if the folder does not hold exactly a network in this format.
     """
@@ -55,17 +63,22 @@ def save_network(
     config: MultiwayConfig,
     folder: Path,
     metadata: dict[str, str] | None = None,
-    heads: DualHeads | None = None,
+    heads: Heads | None = None,
 ) -> None:
     """Write the weights of a network into a folder. Raises OSError if they cannot be written.
 
-    metadata: of the safetensors file; heads: of a DualEncoder, None for a MaskedDataModel.
+    metadata: of the safetensors file; heads: as for `build_network`.
     """
     save_safetensors(weights, folder / WEIGHTS_NAME, metadata)
     content: dict[str, object] = {"model_type": MODEL_TYPE, **asdict(config)}
     if heads is not None:
-        content[HEADS_KEY] = asdict(heads)
+        content[HEADS_KEY] = heads_entry(heads)
     (folder / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def heads_entry(heads: Heads) -> dict[str, object]:
+    """Return heads as config.json and cards have them."""
+    return asdict(heads) if isinstance(heads, DualHeads) else {TASK_KEY: heads.TASK, **asdict(heads)}
 
 
 def save_safetensors(weights: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -86,8 +99,8 @@ def read_config(folder: Path) -> MultiwayConfig:
     return _validated(path, values, MultiwayConfig)
 
 
-def read_heads(folder: Path) -> DualHeads | None:
-    """Return the heads of the DualEncoder in a folder, None if it holds a MaskedDataModel.
+def read_heads(folder: Path) -> Heads | None:
+    """Return the heads of the DualEncoder or of the task's network in a folder, None if it holds a MaskedDataModel.
 
     Raises ValueError if the folder has no such network.
     """
@@ -95,7 +108,14 @@ def read_heads(folder: Path) -> DualHeads | None:
     found = values.get(HEADS_KEY)
     if found is None:
         return None
-    return _validated(path, found if isinstance(found, dict) else {}, DualHeads)
+    entries = dict(found) if isinstance(found, dict) else {}
+    task = entries.pop(TASK_KEY, None)
+    if task is None:
+        return _validated(path, entries, DualHeads)
+    kinds: dict[str, type[TaskHead]] = {kind.TASK: kind for kind in TASK_HEADS}
+    if not isinstance(task, str) or task not in kinds:
+        raise ValueError(f"{path} has heads of the task {task!r:.60}, not one of {', '.join(kinds)}")
+    return _validated(path, entries, kinds[task])
 
 
 def _read(folder: Path) -> tuple[Path, dict[str, Any]]:

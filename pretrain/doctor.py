@@ -12,14 +12,13 @@ from pretrain.config.run_config import RunConfig
 from pretrain.diagnosis.checks import diagnose
 from pretrain.diagnosis.findings import as_json, exit_code, summary
 from pretrain.diagnosis.options import DoctorOptions
-from pretrain.recipes import CONTRAST_RECIPES, RECIPES, VISUAL_TOKENIZER_RECIPES
+from pretrain.recipes import CONTRAST_RECIPES, FINETUNE_RECIPES, RECIPES, VISUAL_TOKENIZER_RECIPES
 from pretrain.survival.console import say
 
 
 def main() -> None:
-    recipe, config, options = parse_options_and_recipe_if_any(
-        {**VISUAL_TOKENIZER_RECIPES, **RECIPES, **CONTRAST_RECIPES}, DoctorOptions, "pretrain.doctor"
-    )
+    recipes = {**VISUAL_TOKENIZER_RECIPES, **RECIPES, **CONTRAST_RECIPES, **FINETUNE_RECIPES}
+    recipe, config, options = parse_options_and_recipe_if_any(recipes, DoctorOptions, "pretrain.doctor")
     sys.exit(report(recipe, config, options))
 
 

@@ -13,13 +13,13 @@ from data_pipeline.settings.parsing import parse_first_options
 from pretrain.config.command_line import parse_recipe_and_options
 from pretrain.config.run_config import EncoderRunConfig
 from pretrain.planning.options import PlanOptions
-from pretrain.recipes import CONTRAST_RECIPES, RECIPES
+from pretrain.recipes import CONTRAST_RECIPES, FINETUNE_RECIPES, RECIPES
 
 MODULE = "pretrain.plan"
 
 
 def main() -> None:
-    config, options = parse_recipe_and_options({**RECIPES, **CONTRAST_RECIPES}, PlanOptions, MODULE)
+    config, options = parse_recipe_and_options({**RECIPES, **CONTRAST_RECIPES, **FINETUNE_RECIPES}, PlanOptions, MODULE)
     _, of_training = parse_first_options(PlanOptions, sys.argv[1:], MODULE)
     print_result(lambda: plan_recipe(config, options, of_training))
 

@@ -3,7 +3,6 @@
 Shapes: I images, P pairs, T texts of this rank; S image side, C caption length, L text length.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_pipeline.loading.tensor_fields import TensorFields
 from data_pipeline.samples.sample import BadSample, Kind
 from data_pipeline.texts.tokenizer import PAD_ID
 
@@ -38,7 +38,7 @@ class BatchShape:
 
 
 @dataclass(eq=False)
-class StepBatch:
+class StepBatch(TensorFields):
     """This rank's part of the global batch of one step."""
 
     step: int
@@ -104,21 +104,6 @@ class StepBatch:
                 )
             )
         return parts
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the fields that are tensors, by name."""
-        return {name: value for name, value in self.__dict__.items() if isinstance(value, Tensor)}
-
-    def to(self, device: torch.device) -> "StepBatch":
-        """Return the batch on a device; from pinned memory the copy is not waited for."""
-        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "StepBatch":
-        """Return the batch in page-locked memory. PyTorch's DataLoader calls this."""
-        return self._with_tensors(Tensor.pin_memory)
-
-    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "StepBatch":
-        return StepBatch(**{**self.__dict__, **{name: change(tensor) for name, tensor in self.tensors().items()}})
 
 
 def collate(

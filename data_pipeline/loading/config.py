@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -49,23 +49,10 @@ def parse_source(entry: str) -> tuple[str, Fraction]:
     return folder, weight
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """Shards, tokenizer and augmentation. Batch sizes belong to the run."""
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """Order, augmentation, loader processes and cache: settings that the data of every run has."""
 
-    images: MayChange[tuple[str, ...]] = ()
-    """Folders or URLs (s3://, gs://, https://, ...) of image shards. The samples of FOLDER=2 are seen twice as often as
-    those of the others."""
-    pairs: MayChange[tuple[str, ...]] = ()
-    """Folders or URLs of image-text shards."""
-    texts: MayChange[tuple[str, ...]] = ()
-    """Folders or URLs of text shards."""
-    text_tokenizer: MayChange[Path | None] = None
-    """SentencePiece model, such as beit3.spm. Not needed if there are only images."""
-    caption_length: TextLength = 64
-    """Tokens per caption, including <s> and </s>. Longer captions are cut, shorter ones padded."""
-    text_length: TextLength = 512
-    """Tokens per text passage, including <s> and </s>."""
     num_lanes: Count = 64
     """Number of independent sequences of samples. Must divide the global batch of each kind. Affects the order."""
     window_shards: Count = 4
@@ -91,10 +78,34 @@ class DataConfig:
     max_member_bytes: ByteCount = 64_000_000
     """Members of a shard with more bytes are bad samples."""
 
+
+@dataclass(frozen=True)
+class DataConfig(LoaderConfig):
+    """Shards, tokenizer and augmentation. Batch sizes belong to the run."""
+
+    images: MayChange[tuple[str, ...]] = ()
+    """Folders or URLs (s3://, gs://, https://, ...) of image shards. The samples of FOLDER=2 are seen twice as often as
+    those of the others."""
+    pairs: MayChange[tuple[str, ...]] = ()
+    """Folders or URLs of image-text shards."""
+    texts: MayChange[tuple[str, ...]] = ()
+    """Folders or URLs of text shards."""
+    text_tokenizer: MayChange[Path | None] = None
+    """SentencePiece model, such as beit3.spm. Not needed if there are only images."""
+    caption_length: TextLength = 64
+    """Tokens per caption, including <s> and </s>. Longer captions are cut, shorter ones padded."""
+    text_length: TextLength = 512
+    """Tokens per text passage, including <s> and </s>."""
+
     def __post_init__(self) -> None:
         check_ranges(self)
         for entry in (*self.images, *self.pairs, *self.texts):
             parse_source(entry)
+
+    def public(self) -> "DataConfig":
+        """Return the same without passwords and signatures of URLs."""
+        images, pairs, texts = (tuple(map(public_url, entries)) for entries in (self.images, self.pairs, self.texts))
+        return replace(self, images=images, pairs=pairs, texts=texts)
 
 
 @dataclass(frozen=True)
@@ -104,11 +115,13 @@ class SamplesPerStep:
     images: int
     pairs: int
     texts: int
+    task_samples: int = 0
+    """Samples of a task, in finetuning."""
 
     def __str__(self) -> str:
-        counts = [f"{count} {kind}" for kind, count in vars(self).items() if count]
+        counts = [f"{count} {kind.replace('_', ' ')}" for kind, count in vars(self).items() if count]
         return " and ".join(filter(None, [", ".join(counts[:-1]), *counts[-1:]])) or "no samples"
 
     @property
     def total(self) -> int:
-        return self.images + self.pairs + self.texts
+        return self.images + self.pairs + self.texts + self.task_samples

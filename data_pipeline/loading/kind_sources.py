@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from data_pipeline.files.remote_files import is_remote, public_url
-from data_pipeline.loading.config import DataConfig, parse_source
+from data_pipeline.loading.config import DataConfig, LoaderConfig, parse_source
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.order import SampleOrder
 from data_pipeline.samples.sample import Kind
+from data_pipeline.samples.tasks import is_task
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import ShardIndex, read_index
 from data_pipeline.shards.reader import SampleReader
@@ -75,9 +76,10 @@ class KindSources:
 
     def warnings(self) -> list[str]:
         """Return a line per source of which a step takes more samples than it holds."""
+        noun = sample_noun(self.kind)
         return [
-            f"a step takes {self.samples_per_step * share:.0f} {self.kind}s of {source.name}, which holds "
-            f"{source.index.num_samples}: a batch repeats samples; lower {self.kind}s_per_step, or add {self.kind}s"
+            f"a step takes {self.samples_per_step * share:.0f} {noun}s of {source.name}, which holds "
+            f"{source.index.num_samples}: a batch repeats samples; lower {noun}s_per_step, or add {noun}s"
             for source, share in zip(self.sources, self.mixture.shares, strict=True)
             if self.samples_per_step * share > source.index.num_samples
         ]
@@ -90,19 +92,26 @@ class KindSources:
         }
 
 
+def sample_noun(kind: Kind) -> str:
+    """Return the word for a sample in messages: pretraining has images, pairs and texts, a task only samples."""
+    return "sample" if is_task(kind) else kind
+
+
 def open_sources(
-    kind: Kind, entries: tuple[str, ...], config: DataConfig, samples_per_step: int, seed: int, check_shards: bool
+    kind: Kind, entries: tuple[str, ...], config: LoaderConfig, samples_per_step: int, seed: int, check_shards: bool
 ) -> KindSources:
     """Open the sources of a kind.
 
     entries: as on the command line, FOLDER or FOLDER=WEIGHT. check_shards: as read_index has it.
     Raises ValueError for a source that is missing, damaged or of another kind, and if the lanes do not fit.
     """
+    noun = sample_noun(kind)
     if not entries:
-        raise ValueError(f"{samples_per_step} {kind}s per step need a source; set data.{kind}s")
+        setting = "data.shards" if is_task(kind) else f"data.{kind}s"
+        raise ValueError(f"{samples_per_step} {noun}s per step need a source; set {setting}")
     if samples_per_step % config.num_lanes:
         raise ValueError(
-            f"{samples_per_step} {kind}s per step must be a multiple of data.num_lanes {config.num_lanes}; change one"
+            f"{samples_per_step} {noun}s per step must be a multiple of data.num_lanes {config.num_lanes}; change one"
         )
     cache = ShardCache(config.cache_folder, config.cache_bytes, config.cache_for_group)
     sources = []
@@ -115,23 +124,25 @@ def open_sources(
     return KindSources(kind, sources, samples_per_step, config.num_lanes, seed)
 
 
-def _check_index(index: ShardIndex, name: str, kind: Kind, config: DataConfig) -> None:
+def _check_index(index: ShardIndex, name: str, kind: Kind, config: LoaderConfig) -> None:
     """Raise ValueError if a run cannot use the samples of a source, or if they do not fill the lanes."""
-    if index.kind != kind:
+    accepted = ("pair", "caption") if kind == "pair" else (kind,)  # of several captions, one is drawn
+    if index.kind not in accepted:
         raise ValueError(f"{name} holds shards of kind {index.kind!r}, not {kind!r}; give the right folder")
-    if index.text_length > config.text_length:
+    if isinstance(config, DataConfig) and index.text_length > config.text_length:
         raise ValueError(
             f"{name} holds passages of up to {index.text_length} ids, of which data.text_length {config.text_length} "
             f"would cut the rest; raise it, or write shards with --text-length {config.text_length}"
         )
+    noun = sample_noun(kind)
     if index.num_samples < config.num_lanes:
         raise ValueError(
-            f"{name} holds {index.num_samples} {kind}s, fewer than data.num_lanes {config.num_lanes}; "
-            f"lower it, or add {kind}s"
+            f"{name} holds {index.num_samples} {noun}s, fewer than data.num_lanes {config.num_lanes}; "
+            f"lower it, or add {noun}s"
         )
 
 
-def check_cache_size(kinds: Iterable[KindSources], config: DataConfig, world_size: int, ranks_per_node: int) -> None:
+def check_cache_size(kinds: Iterable[KindSources], config: LoaderConfig, world_size: int, ranks_per_node: int) -> None:
     """Raise ValueError if the cache of a node cannot hold the shards that its ranks read at once.
 
     Each lane that a node reads needs the window it is in and the one that is fetched ahead. In a smaller cache these

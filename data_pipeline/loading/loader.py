@@ -9,8 +9,7 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import DataLoader, get_worker_info
 
-from data_pipeline.loading.batch import StepBatch
-from data_pipeline.loading.dataset import StepDataset
+from data_pipeline.loading.shard_dataset import BatchT, ShardDataset
 from data_pipeline.samples.sample import KINDS, Kind
 from data_pipeline.workers.under_way import SAMPLE_CPU_SECONDS, lift_cpu_limit, limit_cpu_time
 
@@ -19,13 +18,13 @@ DEATH_SECONDS = 5.0
 
 
 def step_batches(
-    dataset: StepDataset,
+    dataset: ShardDataset[BatchT, Any],
     first_step: int,
     last_step: int,
     num_workers: int,
     in_worker: Callable[[], None] = lambda: None,
     pin_memory: bool = False,
-) -> Iterator[StepBatch]:
+) -> Iterator[BatchT]:
     """Yield dataset[first_step] .. dataset[last_step - 1].
 
     in_worker: called once in each worker process. pin_memory: page-locked batches, for copies to a GPU that run while
@@ -44,7 +43,7 @@ def step_batches(
         in_worker()
         info = get_worker_info()
         assert info is not None
-        reading = cast(StepDataset, info.dataset)
+        reading = cast(ShardDataset[BatchT, Any], info.dataset)
 
         def now_reading(*read: Any) -> None:
             last_read.write(worker, *read)
@@ -92,7 +91,7 @@ class LastRead:
     def write(self, worker: int, step: int, kind: Kind, source: int, sample: int) -> None:
         self._entries[worker] = (step, KINDS.index(kind), source, sample)
 
-    def read(self, worker: int, dataset: StepDataset) -> str:
+    def read(self, worker: int, dataset: ShardDataset[Any, Any]) -> str:
         """Return a clause that names the sample."""
         step, kind, source, sample = (int(value) for value in self._entries[worker])
         if step < 0:
@@ -100,7 +99,7 @@ class LastRead:
         return f"it had last begun to read {dataset.name(KINDS[kind], source, sample)} of step {step}"
 
 
-def _death(dataset: StepDataset, workers: list[object], last_read: LastRead) -> str:
+def _death(dataset: ShardDataset[Any, Any], workers: list[object], last_read: LastRead) -> str:
     """Return which workers have died, how, and what they were reading; nothing if none has."""
     # a worker's pipe may break before its exit code is there
     multiprocessing.connection.wait([worker.sentinel for worker in workers], DEATH_SECONDS)  # type: ignore[attr-defined]

@@ -41,7 +41,7 @@ ImageLocation = Path | TarMember | ParquetCell | bytes
 
 @dataclass(frozen=True)
 class Record:
-    """A sample before it is read: an image, a text, or both."""
+    """A sample before it is read: images, a text, or both."""
 
     name: str
     """Name that is the same on every machine: a relative path, an id, or a number in the source. Gives the key."""
@@ -51,10 +51,13 @@ class Record:
     caption_number: int | None = None
     """Number of the caption among several of one image."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    """Content of the .json member; for a sample of a task its annotation, see samples/tasks.py."""
     problem: str | None = None
     """Why this cannot be a sample, if the source shows it. It is skipped and counted by the words before ' ('."""
     place: str = ""
     """Place in the source for messages: 'pairs.csv:12', 'captions.json: annotations[3]'."""
+    image2: ImageLocation | None = None
+    """The second image of kind nlvr2."""
 
     @property
     def key(self) -> str:

@@ -4,9 +4,22 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Kind = Literal["image", "pair", "text"]
+PretrainingKind = Literal["image", "pair", "text"]
+Kind = Literal["image", "pair", "text", "vqa", "nlvr2", "caption", "label"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""All kinds, in their order in a batch."""
+"""All kinds: those of pretraining, in their order in a batch, and those of tasks (samples/tasks.py)."""
+PartName = Literal["image", "image2", "text", "json"]
+"""Name of a part of a sample: a member of a shard, and a field of an index."""
+PARTS: dict[Kind, tuple[PartName, ...]] = {
+    "image": ("image",),
+    "pair": ("image", "text"),
+    "text": ("text",),
+    "vqa": ("image", "text", "json"),
+    "nlvr2": ("image", "image2", "text", "json"),
+    "caption": ("image", "json"),
+    "label": ("image", "json"),
+}
+"""The parts that a sample of each kind must have."""
 
 _INVISIBLE = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
 """Unicode categories without a visible glyph: controls, format (zero-width) characters, separators."""
@@ -92,12 +105,15 @@ class BadSample:
 
 @dataclass(frozen=True)
 class Sample:
-    """An image, a text, or both."""
+    """Images, a text, or both."""
 
     key: str
     """Key, unique within its shards, without dots and slashes."""
     image: bytes | None = None
     """Encoded image file."""
     text: str | None = None
-    """Caption or passage."""
+    """Caption, passage, question or statement."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    """Content of the .json member; for a sample of a task its annotation, see samples/tasks.py."""
+    image2: bytes | None = None
+    """The second encoded image of kind nlvr2."""

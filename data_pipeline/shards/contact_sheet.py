@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 from data_pipeline.images.decoding import open_image, to_rgb, upright
 from data_pipeline.images.sheet_font import SheetFont
 from data_pipeline.images.transform import ImageTransform
-from data_pipeline.samples.sample import BadSampleError, printable
+from data_pipeline.samples.sample import PARTS, BadSampleError, printable
+from data_pipeline.samples.tasks import ClassAnnotation, Nlvr2Annotation, VqaAnnotation, is_task
 from data_pipeline.shards.reader import SampleReader, ShardMismatchError
 
 VIEW = 128
@@ -57,23 +58,40 @@ def draw_sheet(reader: SampleReader, num_shown: int, seed: int, transform: Image
 
 
 def _read_tile(reader: SampleReader, sample: int, seed: int, transform: ImageTransform) -> _Tile:
+    parts = PARTS[reader.index.kind]
     pictures, key = list[Image.Image](), printable(reader.key(sample))
     text, color = key, "gray"
     try:
-        if reader.index.kind != "text":
+        if "image" in parts:
             encoded = reader.image_bytes(sample)
             pictures.append(_whole(encoded, transform.max_pixels))
-            for draw in range(NUM_DRAWS):
+            if "image2" in parts:
+                pictures.append(_whole(reader.image_bytes(sample, "image2"), transform.max_pixels))
+            for draw in range(1 + NUM_DRAWS - len(pictures)):
                 rng = np.random.Generator(np.random.Philox(key=[seed, NUM_DRAWS * sample + draw]))
                 view = Image.fromarray(np.ascontiguousarray(transform(encoded, rng).transpose(1, 2, 0)))
                 # few pixels are shown as the run sees them, not smoothed
                 how = Image.Resampling.NEAREST if transform.size < VIEW else Image.Resampling.BICUBIC
                 pictures.append(view.resize((VIEW, VIEW), how))
-        if reader.index.kind != "image":
-            text, color = reader.text(sample)[:MAX_CHARACTERS], "black"
+        if said := _words(reader, sample):
+            text, color = said[:MAX_CHARACTERS], "black"
     except (BadSampleError, OSError, ShardMismatchError) as error:
         pictures, text, color = [], f"{key}: {printable(str(error))}", "red"
     return _Tile(pictures, text, color)
+
+
+def _words(reader: SampleReader, sample: int) -> str:
+    """Return the texts of a sample, and for one of a task its answers or label."""
+    texts = list(reader.texts(sample))
+    if is_task(reader.index.kind):
+        annotation = reader.annotation(sample)
+        if isinstance(annotation, VqaAnnotation) and annotation.answers is not None:
+            texts.append(", ".join(f"{answer} {score:g}" for answer, score in annotation.answers.items()))
+        elif isinstance(annotation, Nlvr2Annotation) and annotation.label is not None:
+            texts.append("true" if annotation.label else "false")
+        elif isinstance(annotation, ClassAnnotation):
+            texts.append(f"{annotation.label}: {annotation.name}")
+    return " | ".join(texts)
 
 
 def _whole(encoded: bytes, max_pixels: int) -> Image.Image:

@@ -26,7 +26,7 @@ from data_pipeline.files.hashing import file_sha256
 from data_pipeline.files.remote_files import is_remote, public_url, read_remote_file
 from data_pipeline.samples.sample import Kind, printable
 from data_pipeline.shards.cache import ShardCache
-from data_pipeline.shards.members import record_dtype
+from data_pipeline.shards.members import indexed_parts, record_dtype
 
 INDEX_VERSION = 2
 CAPTION_KEY_VERSION = 3
@@ -116,7 +116,7 @@ def read_index(folder: str | Path, cache: ShardCache | None = None, check_shards
     compared again when a shard is opened.
     """
     header, records = _read_remote(str(folder), cache) if is_remote(str(folder)) else _read_local(Path(folder))
-    expected = record_dtype(records.dtype["key"].itemsize if "key" in (records.dtype.names or ()) else 1)
+    expected = record_dtype(records.dtype["key"].itemsize if "key" in (records.dtype.names or ()) else 1, header.kind)
     counted = sum(shard.num_samples for shard in header.shards)
     if records.dtype != expected or records.shape != (header.num_samples,) or counted != header.num_samples:
         raise ValueError(f"the index of {public_url(str(folder))} is damaged; index the folder again")
@@ -168,7 +168,7 @@ def damaged_records(index: ShardIndex, path: Path | None) -> str:
         if not np.array_equal(records["shard"], np.repeat(np.arange(first, first + len(shards)), counts)):
             return "its records are not grouped by shard"
         num_bytes = np.repeat(np.array([shard.num_bytes for shard in shards], dtype=np.uint64), counts)
-        for part in ("image", "text"):
+        for part in indexed_parts(index.kind):
             offset, size = records[part]["offset"], records[part]["size"]
             if np.any((offset > num_bytes) | (size > num_bytes - np.minimum(offset, num_bytes))):
                 return f"the {part} of a sample lies outside of its shard"

@@ -58,7 +58,7 @@ def merge_scans(
         for name, scan, keep in zip(shards, loaded, kept, strict=True)
         if keep.any()
     ]
-    records, records_bytes, sha256 = _write_records(folder, loaded, kept)
+    records, records_bytes, sha256 = _write_records(folder, kind, loaded, kept)
     header = IndexHeader(
         version=CAPTION_KEY_VERSION if caption_key else INDEX_VERSION,
         kind=kind,
@@ -101,13 +101,15 @@ def _kept_samples(
     return first
 
 
-def _write_records(folder: Path, scans: list[ShardScan], kept: list[NDArray[np.bool_]]) -> tuple[str, int, str]:
+def _write_records(
+    folder: Path, kind: Kind, scans: list[ShardScan], kept: list[NDArray[np.bool_]]
+) -> tuple[str, int, str]:
     """Write the kept records of all shards as one array. Returns name, size and SHA-256 of the file.
 
     Not through a memory map: on a full disk, SIGBUS would kill the process. The name holds the checksum, so that an
     index.json and its records always belong together, whichever of the two files a reader or a crash catches first.
     """
-    dtype = np.dtype(record_dtype(max(scan.records.dtype["key"].itemsize for scan in scans)))
+    dtype = np.dtype(record_dtype(max(scan.records.dtype["key"].itemsize for scan in scans), kind))
     shape = (sum(int(keep.sum()) for keep in kept),)
     description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     partial = own_partial(folder / "samples.npy")

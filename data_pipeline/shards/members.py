@@ -9,7 +9,16 @@ import posixpath
 import zlib
 from dataclasses import dataclass
 
-from data_pipeline.samples.sample import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, BadSampleError, check_text
+from data_pipeline.samples.sample import (
+    IMAGE_BEGINNINGS,
+    IMAGE_EXTENSIONS,
+    PARTS,
+    BadSampleError,
+    Kind,
+    PartName,
+    check_text,
+)
+from data_pipeline.samples.tasks import is_task
 from data_pipeline.shards.tar_members import CHUNK_BYTES, UNUSABLE, TarEntry, TarReader
 
 MAX_KEY_BYTES = 200
@@ -19,6 +28,8 @@ MAX_JSON_BYTES = 1 << 24
 """Longer .json members are not searched for a caption."""
 OTHER_IMAGE_EXTENSIONS = ("gif", "bmp", "tif", "tiff", "avif", "jfif", "heic", "heif", "jp2", "jxl", "svg")
 """Extensions of images that are not read, each counted as a reason of its own."""
+SECOND_IMAGE_EXTENSIONS = tuple(f"image2.{extension}" for extension in IMAGE_EXTENSIONS)
+"""Extensions of the second image of a sample, as write_shards names it: KEY.image2.png."""
 EARLY_DOT = "name has a dot before its extension, and WebDataset's key ends at the first dot"
 
 MEMBER_DTYPE = [("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")]
@@ -28,9 +39,15 @@ Member = tuple[int, int, int]
 NOTHING: Member = (0, 0, 0)
 
 
-def record_dtype(key_bytes: int) -> list[tuple[str, object]]:
-    """Return the dtype of one sample of an index: key, number of its shard, image and text member."""
-    return [("key", f"S{key_bytes}"), ("shard", "<u4"), ("image", MEMBER_DTYPE), ("text", MEMBER_DTYPE)]
+def indexed_parts(kind: Kind) -> tuple[PartName, ...]:
+    """Return the parts that records of a kind have: those that it needs, and for pretraining always image and text."""
+    return PARTS[kind] if is_task(kind) else ("image", "text")
+
+
+def record_dtype(key_bytes: int, kind: Kind) -> list[tuple[str, object]]:
+    """Return the dtype of one sample of an index: key, number of its shard, and a member per part."""
+    parts = [(part, MEMBER_DTYPE) for part in indexed_parts(kind)]
+    return [("key", f"S{key_bytes}"), ("shard", "<u4"), *parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +56,7 @@ class Part:
 
     member: Member
     digest: bytes
-    """SHA-256 of its image or text."""
+    """SHA-256 of its image, text or annotation."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,8 @@ class MemberReader:
 
     caption_key: str = ""
     """Field of the .json member that holds the text; empty if the text is the .txt member."""
+    kind: Kind = "pair"
+    """Kind of the samples: it decides whether there are second images, and whether a .json member is a part."""
 
     def read(self, entry: TarEntry, tar: TarReader) -> tuple[str, str, Part]:
         """Return the key of a member's sample, the role in that sample, and the part.
@@ -65,6 +84,10 @@ class MemberReader:
     def _role(self, extension: str) -> str:
         if extension in IMAGE_EXTENSIONS:
             return "image"
+        if "image2" in PARTS[self.kind] and extension in SECOND_IMAGE_EXTENSIONS:
+            return "image2"
+        if "json" in PARTS[self.kind] and extension == "json":
+            return "json"
         if extension == "txt":
             return "unused .txt" if self.caption_key else "text"
         if extension == "json":
@@ -132,7 +155,7 @@ def short_key(key: str) -> bytes:
 def _part(entry: TarEntry, role: str, tar: TarReader) -> Part:
     crc, digest, is_first = 0, hashlib.sha256(), True
     while chunk := tar.read(CHUNK_BYTES):
-        if is_first and role == "image" and not chunk.startswith(IMAGE_BEGINNINGS):
+        if is_first and role in ("image", "image2") and not chunk.startswith(IMAGE_BEGINNINGS):
             raise BadSampleError(f"image is neither JPEG nor PNG nor WebP (it begins with {chunk[:8]!r})")
         crc, is_first = zlib.crc32(chunk, crc), False
         digest.update(chunk)

@@ -7,12 +7,14 @@ import queue
 import threading
 import zlib
 from collections import OrderedDict
+from typing import Literal
 
 import numpy as np
 
 from data_pipeline.files.remote_files import is_remote, public_url
 from data_pipeline.files.retries import PERMANENT_ERRNOS, FileErrors, with_retries
-from data_pipeline.samples.sample import BadSampleError, check_text, key_text, printable
+from data_pipeline.samples.sample import PARTS, BadSampleError, PartName, check_text, key_text, printable
+from data_pipeline.samples.tasks import Annotation, CaptionAnnotation, parse_annotation
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import ShardIndex
 from data_pipeline.shards.members import caption_in_json
@@ -49,8 +51,8 @@ class SampleReader:
         """Return path or URL of a sample's shard, for messages."""
         return f"{public_url(self.index.folder)}/{self.index.shards[self._shard(sample)].name}"
 
-    def image_bytes(self, sample: int) -> bytes:
-        return self._read(sample, "image")
+    def image_bytes(self, sample: int, part: Literal["image", "image2"] = "image") -> bytes:
+        return self._read(sample, part)
 
     def text(self, sample: int) -> str:
         """Return the text. Raises BadSampleError if it is not UTF-8, blank, holds a NUL, or is missing in its JSON."""
@@ -63,6 +65,21 @@ class SampleReader:
             raise BadSampleError("text is not UTF-8") from error
         check_text(text)
         return text
+
+    def texts(self, sample: int) -> tuple[str, ...]:
+        """Return the texts of a sample: all captions of kind caption, else the one, if the kind has texts.
+
+        Raises BadSampleError as `text` does.
+        """
+        if self.index.kind != "caption":
+            return (self.text(sample),) if "text" in PARTS[self.index.kind] else ()
+        annotation = self.annotation(sample)
+        assert isinstance(annotation, CaptionAnnotation)
+        return annotation.captions
+
+    def annotation(self, sample: int) -> Annotation:
+        """Return the annotation of a sample of a task. Raises BadSampleError if it is not sound."""
+        return parse_annotation(self.index.kind, self._read(sample, "json"))
 
     def shard_size(self, sample: int) -> int:
         """Return the number of samples in the shard of this sample."""
@@ -96,7 +113,7 @@ class SampleReader:
         """Return the shard of a sample by the counts, not by the sample's record, which may be damaged."""
         return int(np.searchsorted(self.index.shard_starts, sample, side="right")) - 1
 
-    def _read(self, sample: int, part: str) -> bytes:
+    def _read(self, sample: int, part: PartName) -> bytes:
         """Return a member's bytes. Raises BadSampleError if they are too many or differ from the index."""
         record = self.index.records[sample]
         offset, size, crc32 = (int(value) for value in record[part])

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from data_pipeline.files.hashing import file_sha256
 from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import written_with_retries
-from data_pipeline.samples.sample import KINDS, BadSampleError, Kind, printable
-from data_pipeline.shards.members import NOTHING, MemberReader, Part, record_dtype, short_key
+from data_pipeline.samples.sample import KINDS, PARTS, BadSampleError, Kind, printable
+from data_pipeline.shards.members import NOTHING, MemberReader, Part, indexed_parts, record_dtype, short_key
 from data_pipeline.shards.tar_members import TarError, open_tar
 
 SCANS_NAME = ".index"
@@ -83,7 +83,7 @@ class ShardScan:
     sha256: str
     records: NDArray[np.void]
     content_hashes: NDArray[np.uint64]
-    """Hash of each sample's image and text: equal for exact copies."""
+    """Hash of each sample's parts: equal for exact copies."""
     report: SampleReport
     caption_key: str = ""
     """Field of the .json members that holds the texts; empty: they are .txt members."""
@@ -107,17 +107,18 @@ def scan_shard(
     location: of the shard, for messages, if `path` is a copy. Raises ValueError if it is not a complete tar.
     """
     report = SampleReport()
-    samples = _samples_in(path, caption_key, report, location or str(path))
-    needed = {"image": ["image"], "text": ["text"], "pair": ["image", "text"]}[kind]
-    rows, hashes, num_members = [], [], []
+    samples = _samples_in(path, MemberReader(caption_key, kind), report, location or str(path))
+    needed, indexed = PARTS[kind], indexed_parts(kind)
+    keys, rows, hashes, num_members = [], [], [], []
     for key, parts in samples.items():
         missing = [role for role in needed if role not in parts or parts[role].member[1] == 0]
         if missing:
             hint = " (--caption-key names its field of the .json)" if missing == ["text"] and ".json" in parts else ""
             report.skip(f"{path.name}:{key}{hint}", f"{missing[0]} is missing or empty", len(parts))
             continue
-        image, text = (parts[role].member if role in parts else NOTHING for role in ("image", "text"))
-        rows.append((short_key(key), 0, image, text))
+        members = (parts[role].member if role in parts else NOTHING for role in indexed)
+        keys.append(short_key(key))
+        rows.append((keys[-1], 0, *members))
         hashes.append(int.from_bytes(hashlib.sha256(b"".join(parts[role].digest for role in needed)).digest()[:8]))
         num_members.append(len(parts))
     if not rows:
@@ -130,7 +131,7 @@ def scan_shard(
         block=block,
         num_bytes=path.stat().st_size,
         sha256=file_sha256(path),
-        records=np.array(rows, dtype=record_dtype(max((len(row[0]) for row in rows), default=1))),
+        records=np.array(rows, dtype=record_dtype(max(map(len, keys), default=1), kind)),
         content_hashes=np.array(hashes, dtype=np.uint64),
         report=report,
         caption_key=caption_key,
@@ -138,10 +139,9 @@ def scan_shard(
     )
 
 
-def _samples_in(path: Path, caption_key: str, report: SampleReport, location: str) -> dict[str, dict[str, Part]]:
+def _samples_in(path: Path, reader: MemberReader, report: SampleReport, location: str) -> dict[str, dict[str, Part]]:
     """Return the parts of each sample by key and role. Other members are counted in the report."""
     samples: dict[str, dict[str, Part]] = {}
-    reader = MemberReader(caption_key)
     try:
         with open_tar(path, location) as tar:
             for entry in tar:
@@ -245,7 +245,7 @@ def _checked_scan(
         or not all(isinstance(number, int) and number >= 0 for number in numbers)
         or set(examples) != set(report.skipped)
         or lengths != {(num_kept,)}
-        or records.dtype != np.dtype(record_dtype(records.dtype["key"].itemsize))
+        or records.dtype != np.dtype(record_dtype(records.dtype["key"].itemsize, scan.kind))
         or hashes.dtype != np.dtype(np.uint64)
     ):
         raise ValueError("not a scan")

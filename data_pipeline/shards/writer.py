@@ -24,9 +24,10 @@ from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import cannot_be_written, with_retries
 from data_pipeline.images.converted import converted_to_rgb, open_any
 from data_pipeline.images.decoding import to_rgb, upright
-from data_pipeline.samples.records import Record, read_image
-from data_pipeline.samples.sample import BadSampleError, Kind, check_text
+from data_pipeline.samples.records import ImageLocation, Record, read_image
+from data_pipeline.samples.sample import PARTS, BadSampleError, Kind, check_text
 from data_pipeline.samples.scenes import Split
+from data_pipeline.samples.tasks import checked_annotation, is_task
 from data_pipeline.settings.ranges import ByteCount, CountOrZero, Part, check_ranges
 from data_pipeline.shards.members import record_dtype
 from data_pipeline.shards.scan import SampleReport, ShardScan, file_origin, save_scan, scan_shard
@@ -34,6 +35,8 @@ from data_pipeline.workers.under_way import at_sample
 
 MAX_UNREADABLE = 10
 """Number of consecutive unreadable images, after retries, after which the file system counts as gone."""
+HELD_OUT_FRACTION = 0.1
+"""Fraction of the kinds of pretraining that is held out by default."""
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 OTHER_SIDE: dict[Split, str] = {
     "train": "held out, --split held_out writes it",
@@ -64,12 +67,18 @@ class SampleFilter:
     """Maximum characters of a caption; longer captions are skipped."""
     max_image_pixels: ByteCount = 64_000_000
     """Images with more pixels, by their headers, are skipped."""
-    held_out_fraction: Part = 0.1
-    """Fraction that is held out, chosen by a hash of the image, or of the text if there is no image. Drawn scenes are
-    held out by composition instead."""
+    held_out_fraction: Part | None = None
+    """Fraction that is held out, chosen by a hash of the image, or of the text if there is no image. By default 0.1,
+    and 0 for the kinds of tasks, whose sources have splits. Drawn scenes are held out by composition instead."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def fraction(self, kind: Kind) -> float:
+        """Return the fraction of a kind that is held out."""
+        if self.held_out_fraction is not None:
+            return self.held_out_fraction
+        return 0.0 if is_task(kind) else HELD_OUT_FRACTION
 
 
 def write_shard(
@@ -97,7 +106,7 @@ def write_shard(
             scan.report.add(report)
         else:
             path.unlink(missing_ok=True)
-            scan = ShardScan(kind, "", block, 0, "", np.empty(0, record_dtype(1)), np.empty(0, np.uint64), report)
+            scan = ShardScan(kind, "", block, 0, "", np.empty(0, record_dtype(1, kind)), np.empty(0, np.uint64), report)
         save_scan(scan, scan_path)
     except OSError as error:
         raise cannot_be_written(path, error) from error
@@ -159,21 +168,37 @@ def sample_members(record: Record, kind: Kind, keep: SampleFilter, split: Split 
     Raises BadSampleError, with the reason, if the sample is not kept.
     """
     members: dict[str, bytes] = {}
-    if kind != "image":
+    parts = PARTS[kind]
+    if record.problem:
+        raise BadSampleError(record.problem)
+    if "text" in parts:
         members["txt"] = _text(record, keep, is_caption=kind == "pair")
-    if kind != "text":
-        if record.problem:
-            raise BadSampleError(record.problem)
-        if record.image is None:
-            raise BadSampleError("image is missing")
-        encoded = _read_image(record)
-        if split is not None and is_held_out(encoded, keep.held_out_fraction) != (split == "held_out"):
+    if "image" in parts:
+        encoded = _read_image(record.image, "image")
+        if split is not None and is_held_out(encoded, keep.fraction(kind)) != (split == "held_out"):
             return None
         extension, encoded = _image(encoded, keep)
         members = {extension: encoded, **members}
-    if record.metadata:
+    if "image2" in parts:
+        extension, encoded = _image(_read_image(record.image2, "second image"), keep)
+        members[f"image2.{extension}"] = encoded
+    if is_task(kind):
+        members["json"] = _annotation(record, kind, keep)
+    elif record.metadata:
         members["json"] = json.dumps(record.metadata).encode()
     return members
+
+
+def _annotation(record: Record, kind: Kind, keep: SampleFilter) -> bytes:
+    """Return the .json member of a sample of a task, without captions that are too short or too long."""
+    fields = record.metadata
+    if captions := fields.get("captions"):
+        kept = [caption for caption in captions if keep.min_caption <= len(caption) <= keep.max_caption]
+        if not kept:
+            raise BadSampleError(f"no caption has {keep.min_caption} to {keep.max_caption} characters")
+        fields = {**fields, "captions": kept}
+    checked_annotation(kind, fields)
+    return json.dumps(fields).encode()
 
 
 def is_in_split(record: Record, fraction: float, split: Split) -> bool:
@@ -181,7 +206,8 @@ def is_in_split(record: Record, fraction: float, split: Split) -> bool:
     if fraction == 0:
         return split == "train"
     try:
-        content = (record.text or "").encode(errors="surrogatepass") if record.image is None else _read_image(record)
+        is_text = record.image is None
+        content = (record.text or "").encode(errors="surrogatepass") if is_text else _read_image(record.image, "image")
     except BadSampleError:
         return False
     return is_held_out(content, fraction) == (split == "held_out")
@@ -214,10 +240,13 @@ def _text(record: Record, keep: SampleFilter, is_caption: bool) -> bytes:
     return text.encode()
 
 
-def _read_image(record: Record) -> bytes:
-    """Return the encoded bytes. Raises UnreadableImageError if the disk still fails after retries."""
-    image = record.image
-    assert image is not None
+def _read_image(image: ImageLocation | None, name: str) -> bytes:
+    """Return the encoded bytes. name: of the part, for messages.
+
+    Raises BadSampleError if there is no image, UnreadableImageError if the disk still fails after retries.
+    """
+    if image is None:
+        raise BadSampleError(f"{name} is missing")
     try:
         return with_retries(lambda: read_image(image))
     except OSError as error:

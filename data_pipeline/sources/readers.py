@@ -1,4 +1,5 @@
-"""The reader of each source, by its type and by the content of its files.
+"""The reader of each source of pretraining, by its type and by the content of its files; task_readers.py has those of
+tasks, which can be drawn as well.
 
 | SOURCE                | kind image           | kind pair                          | kind text              |
 | --------------------- | -------------------- | ---------------------------------- | ---------------------- |
@@ -25,7 +26,9 @@ from pathlib import Path
 
 from data_pipeline.samples.records import Record
 from data_pipeline.samples.sample import Kind, printable
+from data_pipeline.samples.scene_tasks import draw_task_samples
 from data_pipeline.samples.scenes import Split, draw_samples
+from data_pipeline.samples.tasks import is_task
 from data_pipeline.sources.captioned_objects import pairs_of_json_lines
 from data_pipeline.sources.files import form
 from data_pipeline.sources.folders import records_of_folder
@@ -75,14 +78,16 @@ def read_records(kind: Kind, source: str, options: SourceOptions, split: Split =
         found = _records_of_file(kind, Path(source), options)
     if found is None:
         raise ValueError(f"source {source} gives no samples of kind {kind!r}; docs/data.md lists what does")
-    return _finished(found, source, options.unescape_html)
+    return finished(found, source, options.unescape_html)
 
 
-def _finished(records: Iterator[Record], source: str, unescape_html: bool) -> Iterator[Record]:
-    """Yield the records with a place each, and with HTML entities unescaped if asked for."""
+def finished(records: Iterator[Record], source: str, unescape_html: bool) -> Iterator[Record]:
+    """Yield the records of a source with a place each, and with HTML entities unescaped if asked for."""
     for record in records:
         if record.text is not None and unescape_html:
             record = replace(record, text=html.unescape(record.text))
+        if unescape_html and (captions := record.metadata.get("captions")):
+            record = replace(record, metadata={**record.metadata, "captions": list(map(html.unescape, captions))})
         yield record if record.place else replace(record, place=f"{source}: {record.name}")
 
 
@@ -111,8 +116,9 @@ def _records_of_file(kind: Kind, path: Path, options: SourceOptions) -> Iterator
 
 
 def _drawn(kind: Kind, count: int, seed: int, split: Split) -> Iterator[Record]:
-    for sample in draw_samples(kind, count, seed, split):
-        yield Record(sample.key, sample.image, sample.text, metadata=sample.metadata)
+    draw = draw_task_samples if is_task(kind) else draw_samples
+    for sample in draw(kind, count, seed, split):
+        yield Record(sample.key, sample.image, sample.text, metadata=sample.metadata, image2=sample.image2)
 
 
 def _scenes_arguments(source: str) -> tuple[int, int]:

@@ -22,7 +22,8 @@ def covered_share(reader: SampleReader, tokenizer: TextTokenizer, num_texts: int
     total = UnknownShare()
     for sample in _drawn(reader, num_texts):
         try:
-            total += unknown_share(tokenizer.encode(reader.text(int(sample))[:MAX_CHARACTERS]))
+            for text in reader.texts(int(sample)):
+                total += unknown_share(tokenizer.encode(text[:MAX_CHARACTERS]))
         except BadSampleError:  # counted by the run or by check_shards
             continue
     return total

@@ -8,14 +8,13 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from model.config import DualHeads, MultiwayConfig
-from model.dual_encoder import DualEncoder, logit_stacks
+from model.config import DualHeads, Heads, MultiwayConfig
+from model.dual_encoder import DualEncoder
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayTransformer
 from model.networks import Network, build_network
 from model.parameter_counts import parameter_shapes
-from model.stacked_vectors import NAME as VECTORS
-from model.stacked_vectors import NOTHING_STACKED, StackedRows, rows_of_stacks, stacked_rows
+from model.stacked_vectors import NOTHING_STACKED, StackedRows, stacked_rows
 from model.weight_checks import check_weight
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.partitions import CHUNK_BYTES, WEIGHT, Partitions, saved_parameters, unstacked
@@ -114,13 +113,13 @@ def model_of(config: MultiwayConfig, weights: Iterable[tuple[str, Tensor]], head
 
 
 @overload
-def model_of(config: MultiwayConfig, weights: Iterable[tuple[str, Tensor]], heads: DualHeads | None) -> Network: ...
+def model_of(config: MultiwayConfig, weights: Iterable[tuple[str, Tensor]], heads: Heads | None) -> Network: ...
 
 
-def model_of(config: MultiwayConfig, weights: Iterable[tuple[str, Tensor]], heads: DualHeads | None = None) -> Network:
+def model_of(config: MultiwayConfig, weights: Iterable[tuple[str, Tensor]], heads: Heads | None = None) -> Network:
     """Return a network in evaluation mode whose matrices are the given tensors themselves, not copies.
 
-    heads: of a DualEncoder; None: a MaskedDataModel.
+    heads: as for `build_network`.
     """
     with torch.device("meta"):
         model = build_network(config, heads)
@@ -137,24 +136,18 @@ def load_model(checkpoint: Checkpoint[ContrastConfig], weights: WeightKind = "ra
 
 
 def load_model(checkpoint: Checkpoint[Any], weights: WeightKind = "raw") -> Network:
-    """Return the network of a verified checkpoint of pretraining or of contrastive training, in evaluation mode on the
-    CPU.
+    """Return the network of a verified checkpoint of any of ENCODER_RUNS, in evaluation mode on the CPU.
 
     Raises ValueError if a weight is not finite, or if the checkpoint does not have weights of that kind.
     """
-    return model_of(checkpoint.config.model, _finite_weights(checkpoint, weights), dual_heads(checkpoint.config))
-
-
-def dual_heads(config: EncoderRunConfig) -> DualHeads | None:
-    """Return the heads of the DualEncoder that a run trains, None if it trains another network."""
-    return config.heads if isinstance(config, ContrastConfig) else None
+    return model_of(checkpoint.config.model, _finite_weights(checkpoint, weights), checkpoint.config.heads)
 
 
 def encoder_of(config: MultiwayConfig, weights: Iterable[tuple[str, Tensor]]) -> MultiwayTransformer:
     """Return the encoder of a network in evaluation mode; heads, which not every kind of run has, are ignored."""
-    with torch.device("meta"):
-        encoder = MultiwayTransformer(config)
     own = {name.removeprefix(ENCODER): tensor for name, tensor in weights if name.startswith(ENCODER)}
+    with torch.device("meta"):
+        encoder = MultiwayTransformer(config, has_final_norm=any(name.startswith("norm.") for name in own))
     encoder.load_state_dict(own, assign=True)
     return encoder.eval()
 
@@ -176,18 +169,18 @@ def _finite_weights(checkpoint: Checkpoint[Any], weights: WeightKind) -> Iterato
 def _check_network(checkpoint: Checkpoint[EncoderConfigT]) -> None:
     """Raise ValueError if the files hold other parameters than the config says, before a network is built by it.
 
-    The networks of pretraining and of contrastive training are compared as a whole. Another kind of run knows itself
-    what lies beside its encoder.
+    The networks of pretraining, and of kinds that name their heads, are compared as a whole. Another kind of run knows
+    itself what lies beside its encoder.
     """
     config, partitions = checkpoint.config.model, Partitions(checkpoint.folder, NOTHING_STACKED)
     wrong = f"{checkpoint.folder} does not hold the network of its config.json; give another checkpoint"
     if config.depth > len(partitions.places):  # a depth that the files cannot hold would take minutes to build
         raise ValueError(wrong)
-    is_whole = isinstance(checkpoint.config, (PretrainConfig, ContrastConfig))
+    is_whole = isinstance(checkpoint.config, PretrainConfig) or checkpoint.config.heads is not None
     places = unstacked(partitions.places, _rows_of(checkpoint.config))
     found = {name: place.shape for name, place in places.items() if is_whole or name.startswith(ENCODER)}
     buffers = [name for name in partitions.buffers if is_whole or name.startswith(ENCODER)]  # neither has any
-    shapes = parameter_shapes(config, dual_heads(checkpoint.config))
+    shapes = parameter_shapes(config, checkpoint.config.heads)
     expected = {name: shape for name, shape in shapes.items() if is_whole or name.startswith(ENCODER)}
     if buffers or found != expected:
         raise ValueError(wrong)
@@ -196,8 +189,4 @@ def _check_network(checkpoint: Checkpoint[EncoderConfigT]) -> None:
 def _rows_of(config: EncoderRunConfig) -> StackedRows:
     """Return the rows of the stacked parameters in the network of a run with an encoder."""
     with torch.device("meta"):
-        rows = stacked_rows(MultiwayTransformer(config.model))
-    found = {ENCODER + name: [row._replace(name=ENCODER + row.name) for row in each] for name, each in rows.items()}
-    if isinstance(config, ContrastConfig):
-        found[VECTORS] = rows_of_stacks(logit_stacks(config.heads))
-    return found
+        return stacked_rows(build_network(config.model, config.heads))

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Interval
 
-from data_pipeline.loading.config import SamplesPerStep
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import SampleCount, Weight
 from model.config import DualHeads
@@ -18,6 +18,7 @@ from pretrain.config.run_config import EncoderRunConfig
 class ContrastConfig(EncoderRunConfig):
     """One contrastive run on image-text pairs: a function of this, the data and the step."""
 
+    data: DataConfig
     pairs_per_step: Annotated[int, Interval(ge=2, le=10_000_000)]
     """Number of image-text pairs in the global batch, over all ranks and micro-steps. The loss compares each image with
     all texts of it and each text with all images, so another number is another objective, not only another batch."""

@@ -1,14 +1,20 @@
 """Settings of the evaluation in a run: held-out data, how often, how many samples, which figures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
+
+from data_pipeline.files.remote_files import public_url
 from data_pipeline.settings.ranges import Count, CountOrZero, check_ranges
 
 Part = Literal["losses", "words", "codebook", "retrieval", "zero_shot", "knn", "probe"]
 """A group of figures; docs/evaluation.md has the figures of each."""
 PARTS: tuple[Part, ...] = ("losses", "words", "codebook", "retrieval", "zero_shot", "knn", "probe")
+
+Beams = Annotated[int, Interval(ge=1, le=1000)]
+Penalty = Annotated[float, Interval(ge=0, le=100)]
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,10 @@ class EvaluationConfig:
     classes, or JSON {"class": "name"}. None: the classes themselves."""
     templates: Path | None = None
     """File with the texts for a class, one per line, with {} for its name. None: seven of our own."""
+    num_beams: Beams = 3
+    """Number of captions that a beam search follows for each held-out image of a captioning run; 1: greedy."""
+    length_penalty: Penalty = 0.6
+    """Exponent of the length that such a caption's log probability is divided by."""
     chunk_size: Count = 32
     """Number of samples of each kind per forward. The same on any number of ranks, so that the figures are too."""
     parts: tuple[Part, ...] = PARTS
@@ -57,6 +67,12 @@ class EvaluationConfig:
         check_ranges(self)
         if not self.parts:
             raise ValueError("evaluation.parts is empty; set evaluation.every_steps 0 to disable evaluation")
+
+    def public(self) -> "EvaluationConfig":
+        """Return the same without passwords and signatures of URLs."""
+        folders = {name: getattr(self, name) for name in ("images", "pairs", "texts", "labelled")}
+        shown: dict[str, Any] = {name: public_url(folder) for name, folder in folders.items() if folder is not None}
+        return replace(self, **shown)
 
     @property
     def has_data(self) -> bool:

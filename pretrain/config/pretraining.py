@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Interval
 
-from data_pipeline.loading.config import SamplesPerStep
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import Part, PartBetween, SampleCount, SizeOrZero, Weight, check_ranges
 from model.flops import StepSize
@@ -59,6 +59,7 @@ class ObjectiveConfig:
 class PretrainConfig(EncoderRunConfig):
     """One pretraining run: a function of this, the data and the step."""
 
+    data: DataConfig
     visual_tokenizer: MayChange[Path]
     """File of pretrain.train_visual_tokenizer or of BEiT v2 (vqkd_*.pth), whose codes masked patches are to predict."""
     images_per_step: SampleCount

@@ -6,13 +6,14 @@ import textwrap
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import pydantic
 from annotated_types import Interval
 
-from data_pipeline.files.remote_files import public_url
 from data_pipeline.loading.config import DataConfig, SamplesPerStep
+from data_pipeline.loading.task_config import TaskDataConfig
+from data_pipeline.samples.sample import Kind
 from data_pipeline.settings.changes import MayChange, changes, fixed_fields
 from data_pipeline.settings.ranges import (
     Count,
@@ -24,7 +25,14 @@ from data_pipeline.settings.ranges import (
     Weight,
     check_ranges,
 )
-from model.config import KEEP_EVERYTHING, Checkpointing, FlashAttentionChoice, KernelChoice, MultiwayConfig
+from model.config import (
+    KEEP_EVERYTHING,
+    Checkpointing,
+    FlashAttentionChoice,
+    Heads,
+    KernelChoice,
+    MultiwayConfig,
+)
 from pretrain.config.evaluation import EvaluationConfig
 from pretrain.config.monitors import MonitorConfig
 
@@ -84,7 +92,7 @@ class OptimizerConfig:
 class RunConfig(ABC):
     """One run: a function of this, the data and the step."""
 
-    data: DataConfig
+    data: DataConfig | TaskDataConfig
     run_dir: MayChange[Path]
     """Folder of log, checkpoints and resolved config. An existing run is resumed."""
     num_steps: MayChange[Count]
@@ -130,7 +138,7 @@ class RunConfig(ABC):
     def __post_init__(self) -> None:
         check_ranges(self)
         evaluation = self.evaluation
-        if evaluation.is_on and evaluation.best is not None and evaluation.every_steps % self.save_every_steps:
+        if self.is_evaluated and evaluation.best is not None and evaluation.every_steps % self.save_every_steps:
             raise ValueError(
                 f"evaluation.best needs a checkpoint at every evaluation: evaluation.every_steps "
                 f"{evaluation.every_steps} must be a multiple of save_every_steps {self.save_every_steps}; change one"
@@ -143,9 +151,26 @@ class RunConfig(ABC):
             )
 
     @property
+    def is_evaluated(self) -> bool:
+        """Whether the run has held-out data and is evaluated on it."""
+        return self.evaluation.is_on
+
+    @property
     @abstractmethod
     def samples_per_step(self) -> SamplesPerStep:
         """The global batch."""
+
+    @property
+    def kinds(self) -> list[tuple[Kind, tuple[str, ...], int]]:
+        """The kinds of samples, in their order in the global batch, each with its folders or URLs of shards and the
+        number of samples of a step, perhaps 0."""
+        data, per_step = self.data, self.samples_per_step
+        assert isinstance(data, DataConfig)
+        return [
+            ("image", data.images, per_step.images),
+            ("pair", data.pairs, per_step.pairs),
+            ("text", data.texts, per_step.texts),
+        ]
 
     def micro_batch(self, world_size: int) -> SamplesPerStep:
         """Return the samples of one rank's micro-step. Raises ValueError if the global batch does not divide."""
@@ -192,8 +217,8 @@ class EncoderRunConfig(RunConfig):
 
     model: MultiwayConfig
     initial_weights: MayChange[Path | None] = None
-    """Weights to start from: a run (its newest checkpoint), a checkpoint folder, RUN/checkpoints/best, or a folder that
-    pretrain.convert --to safetensors wrote from Microsoft's files or a run. None: random weights."""
+    """Weights to start from: a run (its newest checkpoint), a checkpoint folder, RUN/checkpoints/best, a folder that
+    pretrain.convert --to safetensors wrote, or a file of Microsoft's. None: random weights."""
     kernels: MayChange[KernelChoice] = "auto"
     """Implementation of the operations around matrix products: auto (Triton on a GPU, plain torch elsewhere), reference
     (plain torch), compile (torch.compile), triton, or apex (NVIDIA's, if installed). A resumed run may change it."""
@@ -210,18 +235,15 @@ class EncoderRunConfig(RunConfig):
                 "activation_checkpointing.mode selective does not work with kernels compile; change one of them"
             )
 
+    @property
+    def heads(self) -> Heads | None:
+        """Heads of the network as `model.networks.build_network` takes them; None: those of pretraining."""
+        return None
+
 
 def config_to_json(config: RunConfig) -> str:
     """Return a config as JSON, without passwords and signatures of its sources: checkpoints are passed on."""
-    data = config.data
-    images, pairs, texts = (tuple(map(public_url, sources)) for sources in (data.images, data.pairs, data.texts))
-    folders = {name: getattr(config.evaluation, name) for name in ("images", "pairs", "texts", "labelled")}
-    held_out: dict[str, Any] = {name: public_url(folder) for name, folder in folders.items() if folder is not None}
-    shown = dataclasses.replace(
-        config.resolved(),
-        data=dataclasses.replace(data, images=images, pairs=pairs, texts=texts),
-        evaluation=dataclasses.replace(config.evaluation, **held_out),
-    )
+    shown = dataclasses.replace(config.resolved(), data=config.data.public(), evaluation=config.evaluation.public())
     return pydantic.TypeAdapter(type(config)).dump_json(shown, indent=2).decode() + "\n"
 
 

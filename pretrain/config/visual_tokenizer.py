@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Interval
 
-from data_pipeline.loading.config import SamplesPerStep
+from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import Deviation, PartBelowOne, Side, check_ranges
 from model.config import VisualTokenizerConfig
@@ -53,6 +53,7 @@ class CodebookConfig:
 class VisualTokenizerRun(RunConfig):
     """VQ-KD training on the image shards of `data`: a function of this, the data and the step."""
 
+    data: DataConfig
     model: VisualTokenizerConfig
     out: MayChange[Path]
     """File to write at every checkpoint, for the visual_tokenizer of a pretraining run."""

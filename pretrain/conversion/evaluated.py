@@ -7,16 +7,19 @@ from pathlib import Path
 import torch
 
 from data_pipeline.texts.tokenizer import TextTokenizer
+from model.config import Heads, TaskHead
 from model.flash_attention import activate_flash_attention
 from model.masked_data_model import MaskedDataModel
-from model.pretrained import WEIGHTS_NAME, load_network, read_config
+from model.pretrained import WEIGHTS_NAME, load_network, read_config, read_heads
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.fingerprints import file_fingerprint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.run_config import WeightKind, config_from_json
-from pretrain.conversion.evaluated_contrast import evaluate_dual_encoder, holds_dual_encoder
+from pretrain.conversion.evaluated_contrast import evaluate_dual_encoder
+from pretrain.conversion.evaluated_task import evaluate_finetuned
 from pretrain.conversion.model_card import read_card
+from pretrain.conversion.sources import beit3_source
 from pretrain.conversion.target import CARD_NAME
 from pretrain.evaluation.evaluation import Figures
 from pretrain.evaluation.launched import Launched, launched
@@ -45,9 +48,27 @@ def evaluate_source(options: EvaluateOptions) -> tuple[str, Figures]:
     Raises ValueError if the source, its tokenizers or held-out data cannot be used.
     """
     with launched() as found, torch.no_grad():
-        if found.prepare(lambda: holds_dual_encoder(options.source)):
+        heads = found.prepare(lambda: heads_in(options.source))
+        options.check_use(isinstance(heads, TaskHead))
+        if isinstance(heads, TaskHead):
+            return evaluate_finetuned(options, found)
+        # Microsoft's pretrained files have no settings of a run, which masked words need
+        if heads is not None or resolve_best(options.source).is_file():
             return evaluate_dual_encoder(options, found)
         return evaluate_pretrained(options, found)
+
+
+def heads_in(source: Path) -> Heads | None:
+    """Return the heads of the network in a source that `open_network` reads, None if it is one of masked data modeling.
+
+    Raises ValueError if it is no such source.
+    """
+    source = resolve_best(source)
+    if source.is_file():
+        return beit3_source(source, num_heads=None, new_heads=False, num_visual_tokens=None).heads
+    if (source / WEIGHTS_NAME).is_file():
+        return read_heads(source)
+    return find_checkpoint(source).config.heads
 
 
 def evaluate_pretrained(options: EvaluateOptions, launched: Launched) -> tuple[str, Figures]:
@@ -119,5 +140,5 @@ def open_export(folder: Path) -> Evaluated:
 
 def report(subject: str, figures: Figures) -> str:
     """Return what was evaluated and the figures, one per line."""
-    width = max(map(len, figures))
+    width = max(map(len, figures), default=0)
     return "\n".join([subject, *(f"{name:{width}} {value:.6g}" for name, value in figures.items())])

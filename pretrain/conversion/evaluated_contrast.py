@@ -10,7 +10,7 @@ from data_pipeline.loading.config import DataConfig
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.dual_encoder import DualEncoder
 from model.flash_attention import activate_flash_attention
-from model.pretrained import WEIGHTS_NAME, read_heads
+from model.pretrained import WEIGHTS_NAME
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.weights import find_checkpoint
 from pretrain.config.contrast import ContrastConfig
@@ -35,16 +35,6 @@ class Prepared:
     evaluation: ContrastEvaluation
     origin: str
     """Where the weights are from, in words."""
-
-
-def holds_dual_encoder(source: Path) -> bool:
-    """Return whether a source that `open_network` reads is one of a dual encoder. Raises ValueError if it is none."""
-    source = resolve_best(source)
-    if source.is_file():
-        return True  # if at all: Microsoft's pretrained files have no settings of a run, which masked words need
-    if (source / WEIGHTS_NAME).is_file():
-        return read_heads(source) is not None
-    return isinstance(find_checkpoint(source).config, ContrastConfig)
 
 
 def evaluate_dual_encoder(options: EvaluateOptions, launched: Launched) -> tuple[str, Figures]:

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from model.pretrained import heads_entry
 from model.weight_files import read_json_object
 from pretrain.conversion.source import Source
 from pretrain.conversion.target import Target
@@ -28,7 +29,7 @@ def make_card(target: Target, source: Source, difference: float | None) -> dict[
         "role": target.role,
         "largest_difference": difference,
         "model": asdict(source.config),
-        "heads": None if source.heads is None else asdict(source.heads),
+        "heads": None if source.heads is None else heads_entry(source.heads),
         "not_in_this_format": target.left_out(source),
         "text_tokenizer": None,
     }

@@ -16,7 +16,6 @@ from pretrain.checkpoints.reader import Checkpoint
 from pretrain.checkpoints.weights import (
     check_has_weights,
     checkpoint_weights,
-    dual_heads,
     find_checkpoint,
     parameter_names,
 )
@@ -72,8 +71,8 @@ def _differences(one: Checkpoint[Any], other: Checkpoint[Any]) -> list[str]:
         for name in expected
         if name not in NOT_OF_THE_NETWORK and found[name] != expected[name]
     ]
-    if dual_heads(one.config) != dual_heads(other.config):
-        differences.append("one has heads that the other has not (loss or masked_data_weight differ)")
+    if one.config.heads != other.config.heads:
+        differences.append("one has heads that the other has not (loss, masked_data_weight or the task differ)")
     if _tokenizer_of(one) != _tokenizer_of(other):
         differences.append("their text tokenizers differ")
     return differences

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.config import USES, DualHeads, MultiwayConfig, Use
+from model.config import USES, Heads, MultiwayConfig, Use
 from model.embeddings import interpolate_positions
 from model.weight_checks import check_weight
 from pretrain.formats.preprocessing import Preprocessing
@@ -32,8 +32,8 @@ class Source:
     exact_uses: tuple[Use, ...] = USES
     """Kinds of samples that the weights are exact for: fewer in a file of Microsoft's format that holds one role of a
     network with vision-language experts."""
-    heads: DualHeads | None = None
-    """Heads of a DualEncoder; None: the network is a MaskedDataModel."""
+    heads: Heads | None = None
+    """Heads of a DualEncoder or of the network of a task; None: the network is a MaskedDataModel."""
     notes: tuple[str, ...] = ()
     """Notes for the user, printed by the command."""
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.loading.task_config import TaskDataConfig
 from model.config import USES, DualHeads, MultiwayConfig, Use
+from model.parameter_counts import parameter_shapes
 from model.pretrained import WEIGHTS_NAME, load_network, read_config, read_heads
 from pretrain.checkpoints.best import resolve_best
-from pretrain.checkpoints.weights import checkpoint_weights, dual_heads
+from pretrain.checkpoints.weights import checkpoint_weights
 from pretrain.config.run_config import EncoderRunConfig, WeightKind, config_to_json
 from pretrain.conversion.model_card import read_card
 from pretrain.conversion.soup import averaged, find_checkpoints
@@ -18,8 +20,9 @@ from pretrain.conversion.target import CARD_NAME
 from pretrain.evaluation.records import figures_at
 from pretrain.formats.beit3 import decoupled_weights
 from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
-from pretrain.formats.beit3_dual import DUAL_PARTS, is_dual
 from pretrain.formats.beit3_file import load_beit3, tokenizer_sha256
+from pretrain.formats.beit3_tasks import heads_of
+from pretrain.formats.beit3_tasks import in_words as heads_in_words
 from pretrain.formats.preprocessing import Preprocessing, default_preprocessing, read_preprocessing
 from pretrain.formats.vocabulary import (
     EXPORTED_NAME,
@@ -60,17 +63,20 @@ def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Sou
             "figures": {} if others else figures_at(checkpoint.folder.parents[1], checkpoint.step, weights),
             "config": json.loads(config_to_json(checkpoint.config)),
         },
-        heads=dual_heads(checkpoint.config),
+        heads=checkpoint.config.heads,
     )
 
 
 def preprocessing_of_run(config: EncoderRunConfig) -> Preprocessing:
-    """Return how a run of ours makes inputs; pixels are normalised by `pretrain.jobs.visual_tokens.network_view`.
+    """Return how a run of ours makes inputs.
 
-    The texts of a dual encoder are the captions of its pairs.
+    The texts of a dual encoder are the captions of its pairs, those of a task are the only ones that it has.
     """
     data = config.data
-    text_length = data.text_length if dual_heads(config) is None else data.caption_length
+    if isinstance(data, TaskDataConfig):
+        found = default_preprocessing(config.model, heads=config.heads)
+        return replace(found, text_length=data.text_length, caption_length=data.text_length)
+    text_length = data.caption_length if isinstance(config.heads, DualHeads) else data.text_length
     return Preprocessing(config.model.image_size, text_length=text_length, caption_length=data.caption_length)
 
 
@@ -96,15 +102,15 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
 
     num_heads: attention heads, if neither sizes nor card determine them; new_heads: make a network for masked data
     modeling and initialize the parts of it that the file lacks, the masked-image head for num_visual_tokens codes.
-    Without it the file must hold a whole network: for masked data modeling, or a dual encoder.
+    Without it the file must hold a whole network: for masked data modeling, a dual encoder, or one of a task.
     """
     entries = load_beit3(path, is_mapped=True)  # mapped: names and shapes are enough here
     card = path.with_suffix(".json")
     written_as = read_card(card).get("model", {}) if card.is_file() else {}
     num_heads = _agreed_heads(card, _number(card, written_as, "num_heads"), num_heads)
-    heads = DualHeads() if is_dual(entries) and not new_heads else None
+    own_heads = heads_of(entries, path)
+    heads = None if new_heads else own_heads
     absent = missing_parts(entries) if heads is None else {}
-    left_out = [name for name in task_heads(entries) if heads is None or name not in DUAL_PARTS]
     if num_visual_tokens is not None and "mim_head" not in absent:
         raise ValueError(f"{path} has a masked-image head; leave out --num-visual-tokens")
     if new_heads and not absent:
@@ -116,18 +122,22 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
         num_visual_tokens or MultiwayConfig.num_visual_tokens,
         path,
     )
+    kept = parameter_shapes(config, heads)
+    left_out = [name for name in task_heads(entries) if name not in kept]  # heads have the same names in both formats
     uses = exact_uses(read_card(card).get("role"), written_as) if written_as else USES
     fingerprint = tokenizer_sha256(path)
     tokenizer = tokenizer_beside(path.parent, fingerprint, is_microsofts=fingerprint is None and not written_as)
     notes = [
         f"initialized anew, as the file has none: {', '.join(absent)}" if absent else "",
         f"left out, as only its task uses them: {', '.join(left_out)}" if left_out else "",
-        "it is a dual encoder, and so is the result" if heads is not None else "",
+        f"it is {heads_in_words(heads)}, and so is the result" if heads is not None else "",
         f"it holds one role of vision-language experts, and so does the result: exact for {in_words(uses)} only, wrong "
         "for everything else"
         if uses != USES
         else "",
-        "without --new-heads the result is a dual encoder, which keeps them" if new_heads and is_dual(entries) else "",
+        f"without --new-heads the result is {heads_in_words(own_heads)}, which keeps them"
+        if new_heads and own_heads is not None and left_out
+        else "",
         _no_tokenizer(path.parent) if tokenizer is None else "",
     ]
     return Source(
@@ -135,7 +145,8 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
         config=config,
         weights=lambda: decoupled_weights(load_beit3(path), config, new_heads, path, heads),
         vocabulary=None if tokenizer is None else read_vocabulary(tokenizer),
-        preprocessing=(read_preprocessing(path.parent) if written_as else None) or default_preprocessing(config),
+        preprocessing=(read_preprocessing(path.parent) if written_as else None)
+        or default_preprocessing(config, heads=heads),
         provenance={"source": path.name, "new_heads": list(absent), "left_out": left_out},
         exact_uses=uses,
         heads=heads,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from model.config import USES, DualHeads, Use
+from model.config import USES, Heads, Use
 from model.multiway import MultiwayInputs
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME
 from pretrain.conversion.source import Source
@@ -43,8 +43,8 @@ class Target(ABC):
         self.role = role
 
     @classmethod
-    def fitting(cls, role: Role | None, heads: DualHeads | None) -> Self:
-        """Return the target for weights. role: the one asked for; heads: of a DualEncoder, None for a MaskedDataModel.
+    def fitting(cls, role: Role | None, heads: Heads | None) -> Self:
+        """Return the target for weights. role: the one asked for; heads: as for `build_network`.
 
         Raises ValueError if the role is none of the format, or of such a network.
         """

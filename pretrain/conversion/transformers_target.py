@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors.torch import load_file
 from torch import Tensor
 
+from model.config import DualHeads, Heads
 from model.multiway import MultiwayInputs
 from model.pretrained import save_safetensors
 from pretrain.conversion.source import Source
@@ -40,6 +41,14 @@ class TransformersTarget(Target):
             raise ValueError("a folder for transformers holds every expert and serves every use; leave out --role")
         super().__init__(role)
         self.num_parameters = 0
+
+    @classmethod
+    def fitting(cls, role: Role | None, heads: Heads | None) -> Self:
+        if heads is not None and not isinstance(heads, DualHeads):
+            raise ValueError(
+                f"the code for transformers has no head of {heads.TASK}; use --to safetensors, or --to beit3"
+            )
+        return cls(role)
 
     def check_verifiable(self) -> None:
         check_transformers()

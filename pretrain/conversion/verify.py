@@ -4,22 +4,24 @@ One network is held at a time. Reading uses the same table of names as writing; 
 by comparison with torchscale and timm.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from model.config import MultiwayConfig, Use
+from model.config import USES, ClassHead, DualHeads, Heads, MultiwayConfig, Use
 from model.dual_encoder import DualEncoder
 from model.multiway import MultiwayInputs, MultiwayStates, MultiwayTransformer
 from model.networks import Network
+from model.task_networks import CaptionNetwork, TaskNetwork
 from pretrain.checkpoints.weights import encoder_of, model_of
 from pretrain.conversion.source import Source
 from pretrain.conversion.target import Target
 
 TOLERANCE = 2e-5
 """Largest difference of an output in float32. Hidden states have a final LayerNorm: their scale is 1. Features have
-length 1."""
+length 1, logits of random inputs a scale of about 1."""
 NUM_SAMPLES = 2
 MAX_TEXT_TOKENS = 32
 
@@ -31,7 +33,7 @@ def largest_difference(target: Target, source: Source, path: Path) -> float:
     Raises ValueError if the file cannot be loaded or a tensor differs.
     """
     compare_tensors(target, source, path)
-    cases = [random_inputs(source.config, use, target.has_masks) for use in target.uses]
+    cases = [random_inputs(source.config, use, target.has_masks) for use in target.uses if use in uses_of(source.heads)]
     network = _network(source, target.has_projections)
     expected = [outputs(network, inputs) for inputs in cases]
     del network  # memory need not hold two networks at once
@@ -39,6 +41,13 @@ def largest_difference(target: Target, source: Source, path: Path) -> float:
     found = [encode(inputs) for inputs in cases]
     pairs = [(a, b) for ours, theirs in zip(expected, found, strict=True) for a, b in zip(ours, theirs, strict=True)]
     return float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())  # NaN if there is one
+
+
+def uses_of(heads: Heads | None) -> tuple[Use, ...]:
+    """Return the kinds of samples that the network with these heads is compared on."""
+    if heads is None or isinstance(heads, DualHeads):
+        return USES
+    return ("image",) if isinstance(heads, ClassHead) else ("pair",)
 
 
 def compare_tensors(target: Target, source: Source, path: Path) -> None:
@@ -70,15 +79,18 @@ def random_inputs(config: MultiwayConfig, use: Use, is_masked: bool) -> Multiway
     )
 
 
-def _network(source: Source, has_projections: bool) -> MultiwayTransformer | DualEncoder:
-    """Return what is compared: a dual encoder, or the encoder of a network with any heads."""
-    if source.heads is None or not has_projections:
+def _network(source: Source, has_projections: bool) -> MultiwayTransformer | Network:
+    """Return what is compared: a dual encoder, the network of a task, or the encoder of one with any heads."""
+    if source.heads is None or (isinstance(source.heads, DualHeads) and not has_projections):
         return encoder_of(source.config, source.weights())
     return model_of(source.config, source.weights(), source.heads)
 
 
 def outputs(network: MultiwayTransformer | Network, inputs: MultiwayInputs) -> list[Tensor]:
-    """Return the hidden states without those of padding, and of a dual encoder the features of images and texts."""
+    """Return the hidden states without those of padding, and of a dual encoder the features of images and texts; of
+    the network of a task, whose states may have no norm, its logits alone."""
+    if isinstance(network, TaskNetwork):
+        return [network(replace(inputs, causal_captions=isinstance(network, CaptionNetwork)))]
     encoder = network if isinstance(network, MultiwayTransformer) else network.encoder
     found = states_without_padding(inputs, encoder(inputs))
     if isinstance(network, DualEncoder) and not len(inputs.caption_ids):

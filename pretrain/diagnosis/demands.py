@@ -5,9 +5,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.loading.config import DataConfig
 from data_pipeline.shards.reader import MAX_OPEN_SHARDS
 from pretrain.config.contrast import ContrastConfig
-from pretrain.config.pretraining import PretrainConfig
+from pretrain.config.finetune import FinetuneConfig
 from pretrain.config.run_config import EncoderRunConfig, RunConfig
 from pretrain.config.visual_tokenizer import VisualTokenizerRun
 
@@ -68,7 +69,7 @@ def demands_of(config: RunConfig, name: str, ranks: int | None = None) -> Demand
     """
     ranks = ranks or math.gcd(GPUS_PER_NODE, *vars(config.samples_per_step).values())
     ranks_here = min(ranks, num_gpus() or GPUS_PER_NODE)
-    data, num_parameters = config.data, count_parameters(config)
+    num_parameters = count_parameters(config)
     state = checkpoint_bytes(config)
     # every rank builds the float32 network, and keeps a copy of it while DeepSpeed rounds its own to bfloat16
     weights = 4 * num_parameters * (2 if config.precision == "bfloat16" else 1)
@@ -76,10 +77,10 @@ def demands_of(config: RunConfig, name: str, ranks: int | None = None) -> Demand
         name=name,
         ranks=ranks,
         ranks_here=ranks_here,
-        num_workers=data.num_workers,
-        num_sources=len(data.images) + len(data.pairs) + len(data.texts),
+        num_workers=config.data.num_workers,
+        num_sources=sum(len(sources) for _, sources, _ in config.kinds),
         memory=ranks_here * (RANK_BYTES + weights) + state * ranks_here // ranks,
-        shared=PREFETCHED * data.num_workers * batch_bytes(config) * ranks_here // ranks,
+        shared=PREFETCHED * config.data.num_workers * batch_bytes(config) * ranks_here // ranks,
         checkpoint=state,
         num_checkpoints=num_checkpoints(config),
     )
@@ -89,15 +90,12 @@ def count_parameters(config: RunConfig) -> int:
     """Return the number of parameters that a run trains; nothing is allocated."""
     import torch  # here: the checks of the machine do not need it
 
-    from model.dual_encoder import DualEncoder
-    from model.masked_data_model import MaskedDataModel
+    from model.networks import build_network
     from model.visual_tokenizer import VisualTokenizer
 
     with torch.device("meta"):
-        if isinstance(config, PretrainConfig):
-            network: torch.nn.Module = MaskedDataModel(config.model)
-        elif isinstance(config, ContrastConfig):
-            network = DualEncoder(config.model, config.heads)
+        if isinstance(config, EncoderRunConfig):
+            network: torch.nn.Module = build_network(config.model, config.heads)
         else:
             assert isinstance(config, VisualTokenizerRun)
             network = VisualTokenizer(config.model)
@@ -126,15 +124,19 @@ def num_checkpoints(config: RunConfig) -> int:
 
 def batch_bytes(config: RunConfig) -> int:
     """Return the size of a global batch as workers hand it over: uint8 pixels and int64 ids."""
-    per_step, data = config.samples_per_step, config.data
-    side = image_side(config)
-    pixels = 3 * side**2 * (per_step.images + per_step.pairs)
-    return pixels + 8 * (per_step.pairs * data.caption_length + per_step.texts * data.text_length)
+    per_step, pixels = config.samples_per_step, 3 * image_side(config) ** 2
+    if isinstance(config, FinetuneConfig):
+        ids = config.data.text_length if config.has_text else 0
+        return per_step.task_samples * (config.images_per_sample * pixels + 8 * ids)
+    data = config.data
+    assert isinstance(data, DataConfig)
+    ids = per_step.pairs * data.caption_length + per_step.texts * data.text_length
+    return pixels * (per_step.images + per_step.pairs) + 8 * ids
 
 
 def image_side(config: RunConfig) -> int:
     """Return the side of a batch's images in pixels, with visual tokenizers of 16-pixel patches as BEiT v2's are."""
-    if isinstance(config, ContrastConfig) and config.masked_data is None:
+    if isinstance(config, FinetuneConfig) or (isinstance(config, ContrastConfig) and config.masked_data is None):
         return config.model.image_size
     if isinstance(config, EncoderRunConfig):
         return max(config.model.image_size, config.model.grid_size * 16)

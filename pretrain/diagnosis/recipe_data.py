@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from data_pipeline.loading.kind_sources import open_sources
 from data_pipeline.samples.sample import Kind
+from model.config import MultiwayConfig
 from pretrain.config.contrast import ContrastConfig
+from pretrain.config.finetune import FinetuneConfig
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.run_config import EncoderRunConfig, RunConfig
 from pretrain.diagnosis.findings import Finding, from_error
 
 if TYPE_CHECKING:
-    from data_pipeline.loading.dataset import StepDataset
     from data_pipeline.loading.kind_sources import KindSources
+    from data_pipeline.loading.shard_dataset import ShardDataset
     from pretrain.jobs.job import Job
     from pretrain.run.start import EvaluationOf
 
@@ -34,17 +36,11 @@ def recipe_data(config: RunConfig, ranks: int) -> Iterator[Finding]:
 
 def _shards(config: RunConfig, opened: "dict[Kind, KindSources]") -> Iterator[Finding]:
     """Yield a finding per kind of data; fill `opened` with the sources of each kind that is sound."""
-    data, per_step = config.data, config.samples_per_step
-    kinds: list[tuple[Kind, tuple[str, ...], int]] = [
-        ("image", data.images, per_step.images),
-        ("pair", data.pairs, per_step.pairs),
-        ("text", data.texts, per_step.texts),
-    ]
-    for number, (kind, entries, count) in enumerate(kinds):
+    for number, (kind, entries, count) in enumerate(config.kinds):
         if not count:
             continue
         try:
-            opened[kind] = open_sources(kind, entries, data, count, config.seed + number, check_shards=True)
+            opened[kind] = open_sources(kind, entries, config.data, count, config.seed + number, check_shards=True)
         except (ValueError, OSError) as error:
             yield from_error(f"{kind} shards", error)
             continue
@@ -59,11 +55,13 @@ def _tokenizers(config: RunConfig, sources: "dict[Kind, KindSources]") -> Iterat
     if not isinstance(config, EncoderRunConfig):
         return
     masked = config.masked_data if isinstance(config, ContrastConfig) else config
-    checks: list[tuple[str, Iterator[Finding]]] = [("text tokenizer", _text_tokenizer(config, sources))]
+    checks: list[tuple[str, Iterator[Finding]]] = []
+    if not isinstance(config, FinetuneConfig) or config.has_text:
+        checks.append(("text tokenizer", _text_tokenizer(config, sources)))
     if isinstance(masked, PretrainConfig):
         checks.append(("visual tokenizer", _visual_tokenizer(masked)))
     if config.initial_weights is not None:
-        checks.append(("initial weights", _initial_weights(config.initial_weights)))
+        checks.append(("initial weights", _initial_weights(config.initial_weights, config.model)))
     for subject, found in checks:
         try:
             yield from found
@@ -105,11 +103,11 @@ def _visual_tokenizer(config: PretrainConfig) -> Iterator[Finding]:
         yield Finding("ok", subject, f"{path}: {num_codes} codes")
 
 
-def _initial_weights(source: Path) -> Iterator[Finding]:
+def _initial_weights(source: Path, model: MultiwayConfig) -> Iterator[Finding]:
     """Find the weights; whether they fit the network is seen when rank 0 is prepared."""
     from pretrain.checkpoints.initial_weights import open_initial_weights
 
-    yield Finding("ok", "initial weights", f"{open_initial_weights(source).folder}")
+    yield Finding("ok", "initial weights", f"{open_initial_weights(source, model).folder}")
 
 
 def _first_batch(config: RunConfig, ranks: int) -> Iterator[Finding]:
@@ -145,7 +143,9 @@ def _first_batch(config: RunConfig, ranks: int) -> Iterator[Finding]:
         yield Finding("ok", subject, text)
 
 
-def _held_out_data(job: "Job[Any]", evaluation_of: "EvaluationOf", dataset: "StepDataset") -> Iterator[Finding]:
+def _held_out_data(
+    job: "Job[Any]", evaluation_of: "EvaluationOf", dataset: "ShardDataset[Any, Any]"
+) -> Iterator[Finding]:
     """Open the data of the evaluation as a run does."""
     subject, settings = "held-out data", job.config.evaluation
     try:
@@ -173,6 +173,11 @@ def training_of(config: RunConfig) -> "tuple[type[Job[Any]], EvaluationOf]":
         from pretrain.jobs.contrast import Contrast
 
         return Contrast, evaluation_of_contrast
+    if isinstance(config, FinetuneConfig):
+        from pretrain.evaluation.finetuning import evaluation_of_finetuning
+        from pretrain.jobs.finetuning import Finetuning
+
+        return Finetuning, evaluation_of_finetuning
     from pretrain.evaluation.visual_tokenizer import evaluation_of_visual_tokenizer
     from pretrain.jobs.visual_tokenizer import VisualTokenizerTraining
 

@@ -101,9 +101,7 @@ def measured(shards: list[Path]) -> tuple[int, float]:
 
 def sources_of(config: RunConfig) -> tuple[str, ...]:
     """Return the entries of all sources that a step takes samples of."""
-    data, per_step = config.data, config.samples_per_step
-    kinds = ((data.images, per_step.images), (data.pairs, per_step.pairs), (data.texts, per_step.texts))
-    return tuple(entry for entries, count in kinds if count for entry in entries)
+    return tuple(entry for _, entries, count in config.kinds if count for entry in entries)
 
 
 def nearest_folder(path: Path) -> Path:

@@ -30,13 +30,16 @@ def count_parameters(build: Callable[[], nn.Module]) -> int:
         return sum(parameter.numel() for parameter in build().parameters())
 
 
-def check_batch_fits(per_step: SamplesPerStep, image_size: int, text_ids: int, world_size: int) -> None:
+def check_batch_fits(
+    per_step: SamplesPerStep, image_size: int, text_ids: int, world_size: int, images_per_task_sample: int = 1
+) -> None:
     """Raise ValueError if a rank's part of a batch exceeds the memory.
 
     text_ids: the number of ids in the captions and texts of a step, over all ranks.
     """
     total = psutil.virtual_memory().total
-    num_bytes = (3 * image_size**2 * (per_step.images + per_step.pairs) + ID_BYTES * text_ids) // world_size
+    num_images = per_step.images + per_step.pairs + images_per_task_sample * per_step.task_samples
+    num_bytes = (3 * image_size**2 * num_images + ID_BYTES * text_ids) // world_size
     if num_bytes > total:
         counts = ", ".join(f"{kind}_per_step" for kind, count in vars(per_step).items() if count)
         raise ValueError(

@@ -1,11 +1,12 @@
 """The evaluation of a dual encoder: contrastive loss, retrieval, zero-shot classification, k-NN and a probe."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from data_pipeline.loading.config import DataConfig
-from data_pipeline.loading.dataset import StepDataset
+from data_pipeline.loading.shard_dataset import ShardDataset
 from data_pipeline.sources.readers import SourceOptions
 from data_pipeline.texts.tokenizer import TextTokenizer
 from pretrain.config.contrast import ContrastConfig
@@ -80,7 +81,7 @@ class ContrastEvaluation(Evaluation):
             found |= part.figures(reader)
         return found
 
-    def warnings(self, dataset: StepDataset) -> list[str]:
+    def warnings(self, dataset: ShardDataset[Any, Any]) -> list[str]:
         index = None if self.pairs is None else self.pairs.index
         return [*self.skipped, *([] if index is None else trained_on({PAIRS: index}, dataset))]
 

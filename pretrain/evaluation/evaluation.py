@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from data_pipeline.loading.dataset import StepDataset
+from data_pipeline.loading.shard_dataset import ShardDataset
 from data_pipeline.shards.index import ShardIndex
 from pretrain.evaluation.chunks import Ranks
 
@@ -33,12 +33,12 @@ class Evaluation(ABC):
         Uses no random state, changes none of the network, and calls it with as many forwards on every rank.
         """
 
-    def warnings(self, dataset: StepDataset) -> list[str]:
+    def warnings(self, dataset: ShardDataset[Any, Any]) -> list[str]:
         """Return one line for each held-out folder that the run also trains on."""
         return []
 
 
-def trained_on(folders: Mapping[str, ShardIndex], dataset: StepDataset) -> list[str]:
+def trained_on(folders: Mapping[str, ShardIndex], dataset: ShardDataset[Any, Any]) -> list[str]:
     """Return a warning for each held-out folder whose samples are those of a source of training.
 
     folders: indexes by the name of the setting.

@@ -8,7 +8,7 @@ import tyro
 
 from data_pipeline.settings.ranges import Count, check_ranges
 from data_pipeline.sources.readers import SourceOptions
-from pretrain.config.evaluation import EvaluationConfig, Part
+from pretrain.config.evaluation import Beams, EvaluationConfig, Part, Penalty
 from pretrain.config.run_config import WeightKind
 
 HELD_OUT_SOURCE = SourceOptions(image_splits=("test",))
@@ -57,13 +57,13 @@ class MaskedPatchesOptions:
 class EvaluateOptions:
     """Figures of a network on held-out data: those that a run computes while it trains, by the same code and in the
     run's precision. Held-out data and numbers that are not given are those of the run's settings. A dual encoder has
-    retrieval and zero-shot classification instead of masked words and patches. Started by deepspeed or torchrun, ranks
-    share the work."""
+    retrieval and zero-shot classification instead of masked words and patches, a finetuned network the figures of its
+    task. Started by deepspeed or torchrun, ranks share the work."""
 
     source: Run
     """A run, whose newest checkpoint is taken, a checkpoint folder, RUN/checkpoints/best, or a folder that
-    pretrain.convert --to safetensors wrote from a run. For a dual encoder also any such folder, or Microsoft's file
-    (beit3_base_itc_patch16_224.pth) with its tokenizer beside it."""
+    pretrain.convert --to safetensors wrote from a run. For a dual encoder or a finetuned network also any such folder,
+    or Microsoft's file (beit3_base_itc_patch16_224.pth) with its tokenizer beside it."""
     images: str | None = None
     """Held-out shards of images or pairs."""
     pairs: str | None = None
@@ -73,9 +73,23 @@ class EvaluateOptions:
     """Held-out shards of texts."""
     labelled: str | None = None
     """Labelled images: a folder with one sub-folder per class, or shards of pairs whose captions are the classes."""
+    held_out: str | None = None
+    """Held-out shards of the task of a finetuned network."""
+    answers: Path | None = None
+    """List of the answers of a network finetuned for vqa, in the order of its outputs. None: answer2label.txt beside
+    the weights or the held-out shards."""
+    classes: Path | None = None
+    """List of the classes of a network finetuned for classify, likewise; None: classes.txt."""
+    results: Path | None = None
+    """File to write what a finetuned network says of every held-out sample, in the form of the task's server: .json for
+    vqa, caption and classify, .csv for nlvr2."""
+    num_beams: Beams | None = None
+    """Number of captions that a beam search follows for each image, for a network finetuned for captions."""
+    length_penalty: Penalty | None = None
+    """Exponent of the length that such a caption's log probability is divided by."""
     num_samples: Count | None = None
-    """Number of held-out samples of each kind. For a dual encoder all of the given pairs by default: recall depends on
-    the number of candidates."""
+    """Number of held-out samples of each kind. For a dual encoder and a finetuned network all of the given data by
+    default: recall depends on the number of candidates."""
     num_words: Count | None = None
     """Number of hidden caption words that are guessed."""
     num_labelled: Count | None = None
@@ -112,6 +126,8 @@ class EvaluateOptions:
             "num_samples",
             "num_words",
             "num_labelled",
+            "num_beams",
+            "length_penalty",
             "captions_per_image",
             "class_names",
             "templates",
@@ -120,3 +136,14 @@ class EvaluateOptions:
         )
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(settings, **given)
+
+    def check_use(self, is_task: bool) -> None:
+        """Raise ValueError for an option that is for another kind of network. is_task: whether this is a finetuned
+        one."""
+        of_tasks = ("held_out", "answers", "classes", "results", "num_beams", "length_penalty")
+        of_others = ("images", "pairs", "texts", "labelled", "captions_per_image", "class_names", "templates")
+        for name in of_others if is_task else of_tasks:
+            if getattr(self, name) is not None:
+                kind = "a network finetuned for a task" if is_task else "a network that was not finetuned for a task"
+                remedy = "give --held-out" if is_task else "leave it out"
+                raise ValueError(f"--{name.replace('_', '-')} is not for {kind}, as {self.source} is; {remedy}")

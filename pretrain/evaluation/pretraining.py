@@ -1,10 +1,10 @@
 """The evaluation of a pretraining run: held-out losses, masked words and patches, codes, classes by frozen features."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
-from data_pipeline.loading.dataset import StepDataset
+from data_pipeline.loading.shard_dataset import ShardDataset
 from data_pipeline.samples.sample import Kind
 from data_pipeline.shards.index import ShardIndex
 from data_pipeline.texts.tokenizer import TextTokenizer
@@ -85,7 +85,7 @@ class PretrainingEvaluation(Evaluation):
             found |= part.figures(network, ranks)
         return found
 
-    def warnings(self, dataset: StepDataset) -> list[str]:
+    def warnings(self, dataset: ShardDataset[Any, Any]) -> list[str]:
         return trained_on(self.indexes, dataset)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipeline.loading.dataset import StepDataset
+from data_pipeline.loading.shard_dataset import ShardDataset
 from model.quantizer import Codebook
 from pretrain.evaluation.chunks import Ranks
 from pretrain.evaluation.codes import codebook_use
@@ -58,7 +58,7 @@ class VisualTokenizerEvaluation(Evaluation):
         losses = {"loss/total": 1 - cosine + commitment, "loss/cosine": cosine, "loss/commitment": commitment}
         return losses | codebook_use(rows[:, 3:].long().flatten(), config.model.num_codes)
 
-    def warnings(self, dataset: StepDataset) -> list[str]:
+    def warnings(self, dataset: ShardDataset[Any, Any]) -> list[str]:
         return trained_on({SETTING: self.images.reader.index}, dataset)
 
 

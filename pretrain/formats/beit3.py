@@ -4,7 +4,8 @@ That format has a vision branch (A) and a language branch (B) in every layer, ev
 and no vision-language expert. Shared attention is written into both; role.py has what becomes of vision-language
 experts.
 
-A pretraining checkpoint has mim_head and mlm_head beside them; beit3_dual.py has what a dual encoder has instead.
+A pretraining checkpoint has mim_head and mlm_head beside them; beit3_dual.py and beit3_tasks.py have what a dual
+encoder and the networks of other tasks have instead.
 
 Their code builds a text position table of 1,024 rows, so a shorter one is padded with zeros, which no text reaches.
 
@@ -18,12 +19,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from model.config import DualHeads, MultiwayConfig
+from model.config import Heads, MultiwayConfig
 from model.embeddings import POSITION_OFFSET
 from model.parameter_counts import parameter_shapes
 from model.weight_checks import check_weight
 from pretrain.formats.beit3_contents import TEXT_POSITIONS, kind_of, missing_parts, task_heads
-from pretrain.formats.beit3_dual import DUAL_PARTS, MASKED_DATA_HEADS, NOT_IN_DUAL
+from pretrain.formats.beit3_dual import DUAL_PARTS, NOT_IN_DUAL
+from pretrain.formats.beit3_tasks import TASK_PARTS
 from pretrain.formats.role import Role
 
 BRANCHES = {"A": "vision", "B": "language"}
@@ -43,11 +45,11 @@ class Place:
 
 
 def beit3_entries(
-    weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role, heads: DualHeads | None = None
+    weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role, heads: Heads | None = None
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield our parameters under their names, float32, each in its own memory.
 
-    heads: of a DualEncoder; None: a MaskedDataModel. Raises ValueError for unknown names.
+    heads: as for `build_network`. Raises ValueError for unknown names.
     """
     shapes = parameter_shapes(config, heads)
     for name, tensor in weights:
@@ -57,7 +59,7 @@ def beit3_entries(
 
 
 def file_entries(
-    weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role, heads: DualHeads | None = None
+    weights: Iterable[tuple[str, Tensor]], config: MultiwayConfig, role: Role, heads: Heads | None = None
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield `beit3_entries` with as many text positions as their code builds."""
     for name, tensor in beit3_entries(weights, config, role, heads):
@@ -71,18 +73,21 @@ def decoupled_weights(
     config: MultiwayConfig,
     new_heads: bool = False,
     owner: object = "the file",
-    heads: DualHeads | None = None,
+    heads: Heads | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield their parameters under our names, bit for bit, taken out of `entries` one by one.
 
     config: as `config_of` returns it; new_heads: initialize the parts that finetuned files lack; owner: the file, for
-    messages; heads: of a DualEncoder, None for a MaskedDataModel. Other heads of their tasks are left out. Raises
-    ValueError, naming the parameter, if one is missing, left over, of another shape or type, or not finite.
+    messages; heads: as for `build_network`. Other heads of their tasks are left out. Raises ValueError, naming the
+    parameter, if one is missing, left over, of another shape or type, or not finite.
     """
     shapes = parameter_shapes(config, heads)
-    absent = missing_parts(entries)
-    if heads is not None:
-        absent = {part: prefix for part, prefix in absent.items() if prefix not in MASKED_DATA_HEADS}
+    needed = [place.name for name in shapes for place in places(name, "dual", shapes)]
+    absent = {
+        part: prefix
+        for part, prefix in missing_parts(entries).items()
+        if any(name.startswith(prefix) for name in needed)
+    }
     if absent and not new_heads:
         reason = kind_of(entries)
         raise ValueError(f"{owner} has no {' and no '.join(absent)}: {reason}; pass --new-heads to start them anew")
@@ -164,8 +169,8 @@ def places(name: str, role: Role, shapes: Mapping[str, torch.Size]) -> list[Plac
     """
     if "logit_scale" in shapes and name.startswith(NOT_IN_DUAL):
         return []
-    if name in _OUTSIDE_BLOCKS:
-        return [Place(_OUTSIDE_BLOCKS[name])]
+    if name in _OUTSIDE_BLOCKS or name.startswith(TASK_PARTS):
+        return [Place(_OUTSIDE_BLOCKS.get(name, name))]
     module, kind = name.rsplit(".", 1)  # kind: weight or bias
     words = module.split(".")
     expert = next((word for word in words if word in ("shared", "vision", "language", "vision_language")), None)

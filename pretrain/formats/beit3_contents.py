@@ -40,13 +40,13 @@ def config_of(
     num_heads, max_text_length: from the card, if one lies beside it; num_visual_tokens: for a file without a mim_head;
     owner: the file, for messages. Raises ValueError if they cannot be inferred.
     """
-    vocab_size, dim = _shape(owner, entries, "beit3.text_embed.weight", 2)
-    _, _, patch_size, _ = _shape(owner, entries, "beit3.vision_embed.proj.weight", 4)
-    num_rows, _ = _shape(owner, entries, "beit3.encoder.embed_positions.A.weight", 2)
-    num_text_rows, _ = _shape(owner, entries, TEXT_POSITIONS, 2)
-    ffn_dim, _ = _shape(owner, entries, "beit3.encoder.layers.0.ffn.A.fc1.weight", 2)
+    vocab_size, dim = shape_in(owner, entries, "beit3.text_embed.weight", 2)
+    _, _, patch_size, _ = shape_in(owner, entries, "beit3.vision_embed.proj.weight", 4)
+    num_rows, _ = shape_in(owner, entries, "beit3.encoder.embed_positions.A.weight", 2)
+    num_text_rows, _ = shape_in(owner, entries, TEXT_POSITIONS, 2)
+    ffn_dim, _ = shape_in(owner, entries, "beit3.encoder.layers.0.ffn.A.fc1.weight", 2)
     if "mim_head.weight" in entries:
-        num_visual_tokens, _ = _shape(owner, entries, "mim_head.weight", 2)
+        num_visual_tokens, _ = shape_in(owner, entries, "mim_head.weight", 2)
     layers = {int(match[1]) for name in entries if (match := re.match(r"beit3\.encoder\.layers\.(\d+)\.", name))}
     sizes = (dim, len(layers), ffn_dim)
     published = NUM_HEADS.get(sizes)
@@ -72,7 +72,7 @@ def config_of(
         raise ValueError(f"{owner} is not a BEiT-3 of known sizes: {error}") from error
 
 
-def _shape(owner: object, entries: Mapping[str, Tensor], name: str, num_dimensions: int) -> tuple[int, ...]:
+def shape_in(owner: object, entries: Mapping[str, Tensor], name: str, num_dimensions: int) -> tuple[int, ...]:
     """Return the shape of a tensor. Raises ValueError if there is none with that number of dimensions."""
     if name not in entries:
         raise ValueError(f"{owner} has no {name}: it is not a BEiT-3 checkpoint")

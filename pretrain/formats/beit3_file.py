@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.config import DualHeads, MultiwayConfig
+from model.config import Heads, MultiwayConfig
 from model.weight_files import HoldsCodeError, read_torch_file
 from pretrain.formats.beit3 import file_entries
 from pretrain.formats.role import Role
@@ -25,9 +25,9 @@ def save_beit3(
     role: Role,
     path: Path,
     text_tokenizer_sha256: str | None = None,
-    heads: DualHeads | None = None,
+    heads: Heads | None = None,
 ) -> None:
-    """Write a file that is exact for a role. heads: of a DualEncoder. Raises OSError if it cannot be written."""
+    """Write a file that is exact for a role. heads: as for `build_network`. Raises OSError if it cannot be written."""
     # in an order of their own, so that the same weights give the same bytes from a checkpoint and from an export
     content: dict[str, object] = {"model": dict(sorted(file_entries(weights, config, role, heads), key=itemgetter(0)))}
     if text_tokenizer_sha256 is not None:

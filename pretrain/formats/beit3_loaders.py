@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.config import MultiwayConfig
+from model.config import ClassHead, DualHeads, Heads, MultiwayConfig, TaskName, VqaHead
 from model.embeddings import POSITION_OFFSET
 from pretrain.formats.beit3 import NUM_TEXT_ROWS
 from pretrain.formats.role import Role
@@ -54,10 +54,23 @@ TASKS = (
 )
 
 
-def exact_tasks(config: MultiwayConfig, role: Role, is_dual: bool = False) -> list[Task]:
-    """Return the tasks that a file of the role is exact for; of a dual encoder those that it is for, retrieval first,
-    whose network has its projections too."""
-    if is_dual:
+TASKS_OF: dict[TaskName, tuple[str, ...]] = {
+    "vqa": ("vqav2",),
+    "nlvr2": ("nlvr2",),
+    "caption": ("coco_captioning", "nocaps"),
+    "classify": ("imagenet",),
+}
+"""Their tasks for a finetuned network of ours."""
+NUM_ANSWERS, NUM_CLASSES = 3129, 1000
+"""Outputs of the heads that their code builds for vqav2 and imagenet."""
+
+
+def exact_tasks(config: MultiwayConfig, role: Role, heads: Heads | None = None) -> list[Task]:
+    """Return the tasks that a file of the role is exact for; of a finetuned network its own; of a dual encoder those
+    that it is for, retrieval first, whose network has its projections too."""
+    if heads is not None and not isinstance(heads, DualHeads):
+        return [task for task in TASKS if task.name in TASKS_OF[heads.TASK]]
+    if heads is not None:
         dual = [task for task in TASKS if task.role == "dual"]
         return sorted(dual, key=lambda task: task.image_sizes is not _RETRIEVAL)
     if config.num_vl_layers == 0:
@@ -71,12 +84,12 @@ def inputs_of(role: Role) -> tuple[str, str]:
     return ("image-text pairs", both) if role == "fusion" else (both, "image-text pairs")
 
 
-def torchscale_arguments(config: MultiwayConfig) -> dict[str, Any]:
+def torchscale_arguments(config: MultiwayConfig, has_final_norm: bool = True) -> dict[str, Any]:
     """Return the keyword arguments of torchscale's EncoderConfig for a file of this network."""
     return {
         "multiway": True,
         "layernorm_embedding": False,
-        "normalize_output": True,
+        "normalize_output": has_final_norm,
         "no_output_layer": True,
         "img_size": config.image_size,
         "patch_size": config.patch_size,
@@ -89,7 +102,7 @@ def torchscale_arguments(config: MultiwayConfig) -> dict[str, Any]:
     }
 
 
-def why_not_finetuned(config: MultiwayConfig) -> str | None:
+def why_not_finetuned(config: MultiwayConfig, heads: Heads | None = None) -> str | None:
     """Return why Microsoft's finetuning code cannot load a file of this network, None if it can."""
     sizes = (config.dim, config.depth, config.num_heads, config.ffn_dim)
     if sizes not in NETWORKS.values():
@@ -100,11 +113,18 @@ def why_not_finetuned(config: MultiwayConfig) -> str | None:
         return f"it builds patches of {PATCH_SIZE} px alone, these are of {config.patch_size} px"
     if config.max_text_length > NUM_TEXT_ROWS - POSITION_OFFSET:
         return f"it builds {NUM_TEXT_ROWS - POSITION_OFFSET} text positions, this network has {config.max_text_length}"
+    if isinstance(heads, VqaHead) and heads.num_answers != NUM_ANSWERS:
+        return f"it builds a head for {NUM_ANSWERS} answers, this network has {heads.num_answers}"
+    if isinstance(heads, ClassHead) and heads.num_classes != NUM_CLASSES:
+        return f"it builds a head for {NUM_CLASSES} classes, this network has {heads.num_classes}"
     return None
 
 
-def finetuning_command(task: Task, config: MultiwayConfig, weights: Path, text_tokenizer: Path | None) -> str:
-    """Return the command line that finetunes a file of base or large, without the options of training."""
+def finetuning_command(
+    task: Task, config: MultiwayConfig, weights: Path, text_tokenizer: Path | None, is_finetuned: bool = False
+) -> str:
+    """Return the command line that finetunes a file of base or large, without the options of training; is_finetuned:
+    that which evaluates the file of a finetuned network."""
     sizes = (config.dim, config.depth, config.num_heads, config.ffn_dim)
     network = next(name for name, values in NETWORKS.items() if values == sizes)
     # another size than that of the file is fine: their code interpolates the positions
@@ -122,4 +142,4 @@ def finetuning_command(task: Task, config: MultiwayConfig, weights: Path, text_t
     if config.max_text_length < DEFAULT_TEXT_LENGTH:
         options["num_max_bpe_tokens"] = config.max_text_length
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return shlex.join(["python", "run_beit3_finetuning.py", *words])
+    return shlex.join(["python", "run_beit3_finetuning.py", *words, *(["--eval"] if is_finetuned else [])])

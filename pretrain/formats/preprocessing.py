@@ -11,7 +11,7 @@ The defaults are those of Microsoft's vision-language tasks, whose files record 
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,12 +19,16 @@ import pydantic
 from annotated_types import Interval
 
 from data_pipeline.settings.ranges import Side, TextLength, check_ranges
-from model.config import MultiwayConfig
+from model.config import CaptionHead, ClassHead, Heads, MultiwayConfig
 from model.weight_files import read_json_object
 
 PREPROCESSING_NAME = "preprocessing.json"
 DEFAULT_LENGTH = 64
 """Default of Microsoft's --num_max_bpe_tokens."""
+CAPTIONING_LENGTH = 32
+"""Its value in their recipes of captioning."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Normalisation of their imagenet task, timm's IMAGENET_DEFAULT_MEAN and _STD."""
 Level = Annotated[float, Interval(ge=-1000, le=1000)]
 Spread = Annotated[float, Interval(gt=0, le=1000)]
 
@@ -54,11 +58,14 @@ class Preprocessing:
             raise ValueError(f"tokenizer {self.tokenizer!r} is not the name of a file in the same folder")
 
 
-def default_preprocessing(config: MultiwayConfig, tokenizer: str | None = None) -> Preprocessing:
-    """Return that of weights which record none, such as Microsoft's: the size that the positions have, and their
-    defaults, but no texts longer than the network has positions for."""
-    length = min(DEFAULT_LENGTH, config.max_text_length)
-    return Preprocessing(config.image_size, text_length=length, caption_length=length, tokenizer=tokenizer)
+def default_preprocessing(
+    config: MultiwayConfig, tokenizer: str | None = None, heads: Heads | None = None
+) -> Preprocessing:
+    """Return that of weights which record none, such as Microsoft's: the size that the positions have, and the defaults
+    of their task, but no texts longer than the network has positions for. heads: as for `build_network`."""
+    length = min(CAPTIONING_LENGTH if isinstance(heads, CaptionHead) else DEFAULT_LENGTH, config.max_text_length)
+    found = Preprocessing(config.image_size, text_length=length, caption_length=length, tokenizer=tokenizer)
+    return replace(found, mean=IMAGENET_MEAN, std=IMAGENET_STD) if isinstance(heads, ClassHead) else found
 
 
 def write_preprocessing(preprocessing: Preprocessing, folder: Path) -> None:

@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_pipeline.files.hashing import file_sha256
 from data_pipeline.texts.tokenizer import TextTokenizer
-from model.config import DualHeads, MultiwayConfig
+from model.config import Heads, MultiwayConfig
 from model.parameter_counts import parameter_shapes
 from model.weight_files import is_safetensors
 
@@ -75,10 +75,10 @@ def fingerprint_in(weights: Path) -> str | None:
     return metadata.get(FINGERPRINT_KEY)
 
 
-def unused_rows(num_ids: int, config: MultiwayConfig, remedy: str = "", heads: DualHeads | None = None) -> str | None:
+def unused_rows(num_ids: int, config: MultiwayConfig, remedy: str = "", heads: Heads | None = None) -> str | None:
     """Return a sentence on the rows of the word embedding that no id of the tokenizer reaches; None if there are none.
 
-    remedy: appended if there are more than BEiT-3's own spare ones; heads: of a DualEncoder.
+    remedy: appended if there are more than BEiT-3's own spare ones; heads: as for `build_network`.
     """
     num_unused = config.vocab_size - num_ids
     if num_unused <= 0:

@@ -22,12 +22,22 @@ from torch import Tensor
 
 from data_pipeline.samples.sample import Kind
 from data_pipeline.texts.tokenizer import PAD_ID
+from model.config import TaskName
 from model.dual_encoder import DualEncoder
 from model.multiway import BlockStates, MultiwayInputs, MultiwayStates
 from model.networks import Network
+from model.task_networks import TaskNetwork
 from pretrain.inference.options import Pool
 
 TRAIN_HEADS = "train them with python -m pretrain.contrast, or open Microsoft's itc or retrieval file"
+
+FEATURES_OF: dict[TaskName, tuple[Kind, ...]] = {
+    "vqa": ("pair",),
+    "nlvr2": ("pair",),
+    "classify": ("image",),
+    "caption": (),
+}
+"""Kinds of samples that the network of a task is trained on; a captioner sees no whole captions."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,11 @@ def choose_features(
         raise ValueError(
             "a dual encoder is not trained on pairs; encode their images and texts, or open the weights that it began "
             "with"
+        )
+    if isinstance(network, TaskNetwork) and kind not in FEATURES_OF[network.heads.TASK]:
+        raise ValueError(
+            f"a network of {network.heads.TASK} is not trained on samples of kind {kind}; open the weights that it "
+            "began with"
         )
     if pool not in (None, *get_args(Pool)):
         raise ValueError(f"pool {pool!r:.60} must be one of {', '.join(get_args(Pool))}")

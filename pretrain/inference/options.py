@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from annotated_types import Interval
 
 from data_pipeline.loading.config import DataConfig
-from data_pipeline.samples.sample import Kind
+from data_pipeline.samples.sample import PretrainingKind
 from data_pipeline.settings.command_line import num_cores
 from data_pipeline.settings.ranges import ByteCount, Count, CountOrZero, TextLength, Workers, check_ranges
 from data_pipeline.sources.readers import SourceOptions
+from pretrain.config.evaluation import Beams, Penalty
 from pretrain.config.run_config import WeightKind
 
 Pool = Literal["projected", "class", "mean", "tokens", "map"]
@@ -22,8 +22,6 @@ Precision = Literal["float32", "bfloat16"]
 FEATURE_FORMS = (".npy", ".parquet")
 MOST_WORKERS = 16
 """More processes by default would wait for one network."""
-Beams = Annotated[int, Interval(ge=1, le=1000)]
-Penalty = Annotated[float, Interval(ge=0, le=100)]
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 
 
@@ -96,10 +94,14 @@ class EncodeOptions(InferenceOptions):
             raise ValueError(f"--layers {self.layers!r:.60} must be numbers of blocks, separated by commas")
         return tuple(map(int, self.layers.split(","))) if self.layers else ()
 
-    def data(self) -> tuple[Kind, str]:
+    def data(self) -> tuple[PretrainingKind, str]:
         """Return the kind of the samples and their source. Raises ValueError unless there is one, and if the file to
         write is of no known format."""
-        given: list[tuple[Kind, str | None]] = [("image", self.images), ("text", self.texts), ("pair", self.pairs)]
+        given: list[tuple[PretrainingKind, str | None]] = [
+            ("image", self.images),
+            ("text", self.texts),
+            ("pair", self.pairs),
+        ]
         found = [(kind, source) for kind, source in given if source is not None]
         if len(found) != 1:
             raise ValueError("give one of --images, --texts and --pairs")
@@ -123,7 +125,7 @@ class CaptionOptions(InferenceOptions):
     min_words: CountOrZero = 1
     """Fewest tokens of a caption besides these."""
 
-    def data(self) -> tuple[Kind, str]:
+    def data(self) -> tuple[PretrainingKind, str]:
         """Return the kind of the samples and their source. Raises ValueError if the file to write has another form."""
         self.check_out(".jsonl")
         return "image", self.images

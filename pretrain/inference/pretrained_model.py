@@ -16,14 +16,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_pipeline.samples.sample import Kind
-from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTokenizer
+from data_pipeline.samples.sample import Kind, PretrainingKind
+from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, TextTokenizer
 from model.captioner import CaptionRules, Captions, captions
 from model.dual_encoder import DualEncoder
 from model.flash_attention import activate_flash_attention
-from model.networks import Network
+from model.networks import Network, WordNetwork
 from pretrain.config.run_config import WeightKind
 from pretrain.conversion.opened import Opened, open_network
+from pretrain.evaluation.written_captions import LONGEST, SHORTEST, Writing, caption_rules
 from pretrain.inference.features import (
     TRAIN_HEADS,
     FeatureChoice,
@@ -34,8 +35,6 @@ from pretrain.inference.features import (
 from pretrain.inference.images import Images, OneImage, decoded, normalized, pixels_of
 from pretrain.inference.options import Pool, Precision
 
-MICROSOFTS_LENGTH = 32
-"""Tokens of a caption in Microsoft's recipes of captioning."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -98,7 +97,7 @@ class PretrainedModel:
             self._tokenizer = tokenizer
         return self._tokenizer
 
-    def choose(self, kind: Kind, pool: Pool | None = None, layers: Sequence[int] = ()) -> FeatureChoice:
+    def choose(self, kind: PretrainingKind, pool: Pool | None = None, layers: Sequence[int] = ()) -> FeatureChoice:
         """Return the features to take: see `choose_features`. Raises ValueError if the weights do not have them."""
         self._opened.check_use(kind)
         return choose_features(self.network, kind, pool, tuple(layers))
@@ -170,27 +169,28 @@ class PretrainedModel:
         self, num_beams: int, length_penalty: float, max_length: int | None, min_words: int
     ) -> CaptionRules:
         """Return the rules of captions by this network's words. Raises ValueError if there can be no such captions."""
-        if not hasattr(self.network, "mlm_head"):
+        if not isinstance(self.network, WordNetwork) or not hasattr(self.network, "mlm_head"):
+            kind = "a dual encoder" if self.is_dual_encoder else "the network of another task"
             raise ValueError(
-                f"{self.origin} is a dual encoder, which has no head for words; caption by the weights that it began "
-                "with"
+                f"{self.origin} is {kind}, which has no head for words; caption by the weights that it began with"
             )
         self._opened.check_use("pair")
         longest = self.network.encoder.config.max_text_length
-        max_length = min(MICROSOFTS_LENGTH, self.text_length("pair")) if max_length is None else max_length
-        if not 3 <= max_length <= longest:  # a mask token stands after the last word but one
-            raise ValueError(f"max_length {max_length} must be from 3 to {longest}, the positions of the network")
+        max_length = min(LONGEST, self.text_length("pair")) if max_length is None else max_length
+        if not SHORTEST <= max_length <= longest:
+            raise ValueError(
+                f"max_length {max_length} must be from {SHORTEST} to {longest}, the positions of the network"
+            )
         if not 0 <= min_words <= max_length - 2:
             raise ValueError(f"min_words {min_words} must be from 0 to max_length - 2, {max_length - 2}")
         if num_beams < 1 or not length_penalty >= 0:
             raise ValueError(f"num_beams {num_beams} must be at least 1, length_penalty {length_penalty} at least 0")
-        mask_id, rows = self.tokenizer.mask_id, self.network.encoder.config.vocab_size
-        # rows after <mask> belong to no word of the tokenizer
-        never = (BOS_ID, PAD_ID, UNK_ID, *range(mask_id, rows))
-        return CaptionRules(BOS_ID, EOS_ID, PAD_ID, mask_id, never, max_length, min_words, num_beams, length_penalty)
+        writing = Writing(num_beams, length_penalty, max_length, min_words)
+        return caption_rules(self.tokenizer, self.network.encoder.config.vocab_size, writing)
 
     def captions_of(self, pixels: Tensor, rules: CaptionRules) -> Captions:
         """Return captions of pixels (I, 3, S, S) as the network takes them."""
+        assert isinstance(self.network, WordNetwork), "caption_rules refuses a network without a head for words"
         return captions(self.network, pixels, rules)
 
     def token_ids(self, kind: Kind, texts: str | Sequence[str], truncate: bool = False) -> Tensor:

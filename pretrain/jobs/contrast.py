@@ -100,7 +100,7 @@ class Contrast(Job[ContrastConfig]):
         self.text_tokenizer = dataset.tokenizer
         check_vocabulary(dataset.tokenizer, network)
         if config.initial_weights is not None and is_new_run(config.run_dir):
-            self.initial_weights = open_initial_weights(config.initial_weights)
+            self.initial_weights = open_initial_weights(config.initial_weights, network)
             free = {"image_size"} | ({"num_visual_tokens"} if masked is None else set())
             check_initial_weights(self.initial_weights, network, config.data.text_tokenizer, free)
         return dataset

@@ -18,8 +18,9 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from data_pipeline.loading.batch import StepBatch
+from data_pipeline.loading.config import DataConfig
 from data_pipeline.loading.dataset import StepDataset
+from data_pipeline.loading.shard_dataset import ShardDataset
 from data_pipeline.samples.sample import BadSample
 from pretrain.config.run_config import ConfigT
 
@@ -116,7 +117,7 @@ class Job(ABC, Generic[ConfigT]):
         self.device = device
 
     @abstractmethod
-    def prepare(self, rank: int, world_size: int) -> StepDataset:
+    def prepare(self, rank: int, world_size: int) -> ShardDataset[Any, Any]:
         """Open the data and all that is not trained, before the engine is built.
 
         Finds every mistake that can be found now, so that none costs the minutes that an engine takes. Writes nothing:
@@ -144,7 +145,7 @@ class Job(ABC, Generic[ConfigT]):
         """
 
     @abstractmethod
-    def start_step(self, engine: deepspeed.DeepSpeedEngine, batch: StepBatch) -> Step:
+    def start_step(self, engine: deepspeed.DeepSpeedEngine, batch: Any) -> Step:
         """Return the step that trains on this rank's part of a global batch.
 
         May run the network: without gradients, as k-means on the first features does, and last of all with them, if the
@@ -170,7 +171,7 @@ class Job(ABC, Generic[ConfigT]):
         """Return lines to print when the run starts, before those of the data. All ranks must return the same."""
         return []
 
-    def work(self, batch: StepBatch) -> StepWork | None:
+    def work(self, batch: Any) -> StepWork | None:
         """Return the work of this rank's part of a step; None disables throughput logging."""
         return None
 
@@ -186,5 +187,11 @@ class Job(ABC, Generic[ConfigT]):
 
 def open_dataset(config: ConfigT, image_size: int, rank: int, world_size: int) -> StepDataset:
     """Return the data of a run; image_size: side of its images in pixels. Raises ValueError if it is not sound."""
-    ranks_per_node = int(os.environ.get("LOCAL_SIZE", world_size))
-    return StepDataset(config.data, config.samples_per_step, image_size, config.seed, rank, world_size, ranks_per_node)
+    assert isinstance(config.data, DataConfig)
+    per_step, per_node = config.samples_per_step, ranks_per_node(world_size)
+    return StepDataset(config.data, per_step, image_size, config.seed, rank, world_size, per_node)
+
+
+def ranks_per_node(world_size: int) -> int:
+    """Return the number of ranks that share a node, as the launcher says; without one all are on this one."""
+    return int(os.environ.get("LOCAL_SIZE", world_size))

@@ -77,7 +77,7 @@ class Pretraining(Job[PretrainConfig]):
         check_vocabulary(dataset.tokenizer, network)
         if config.initial_weights is not None and is_new_run(config.run_dir):
             assert config.data.text_tokenizer is not None
-            self.initial_weights = open_initial_weights(config.initial_weights)
+            self.initial_weights = open_initial_weights(config.initial_weights, network)
             check_initial_weights(self.initial_weights, network, config.data.text_tokenizer)
         return dataset
 

@@ -5,19 +5,17 @@ without a chunk in the last one waits for the others, so that on more ranks than
 Neither side counts the visual tokenizer, and both take captions and texts of their greatest length.
 """
 
-from dataclasses import replace
-
-from pretrain.config.evaluation import EvaluationConfig
 from pretrain.config.run_config import EncoderRunConfig
 from pretrain.planning.kinds import kind_of
 
-EVERYTHING = EvaluationConfig(images="images", pairs="pairs", texts="texts", labelled="labelled")
+WORDS = {"labelled": "labelled images", "held_out": "held-out samples"}
+"""Held-out data in words, by the names of settings that are not words themselves."""
 
 
 def evaluation_share(config: EncoderRunConfig, num_ranks: int = 1) -> float:
     """Return the operations of evaluations as a part of those of training steps, 0 if the run has no evaluation."""
     settings = config.evaluation
-    if not settings.is_on:
+    if not config.is_evaluated:
         return 0.0
     kind = kind_of(config)
     rounds = sum(
@@ -31,16 +29,15 @@ def evaluation_share(config: EncoderRunConfig, num_ranks: int = 1) -> float:
 
 def evaluation_note(config: EncoderRunConfig, num_ranks: int) -> str:
     """Return a sentence on the cost of the evaluation, or of one with all data and the recipe's numbers."""
-    settings, is_assumed = config.evaluation, not config.evaluation.has_data
+    settings, is_assumed = config.evaluation, not config.is_evaluated
     if settings.every_steps == 0:
         return "evaluation: none (evaluation.every_steps 0)"
     if is_assumed:
-        names = kind_of(config).evaluated_data
-        given = {name: getattr(EVERYTHING, name) for name in names}
-        config = replace(config, evaluation=replace(settings, **given, best=None))
+        config = kind_of(config).with_held_out_data(config)
     share = evaluation_share(config, num_ranks)
     said = f"{share:.2%} of the operations of {settings.every_steps} steps on {num_ranks} ranks"
     if is_assumed:
-        data = ", ".join(names[:-1]) + f" and {names[-1]} images"
+        *others, last = [WORDS.get(name, name) for name in kind_of(config).evaluated_data]
+        data = f"{', '.join(others)} and {last}" if others else last
         return f"evaluation, counted: no held-out data is set; with {data} it would take {said}."
     return f"evaluation, counted: {said}."

@@ -2,7 +2,6 @@
 
 from model.flops import forward_flops
 from model.parameter_counts import count_activated, count_by_part
-from pretrain.config.contrast import ContrastConfig
 from pretrain.config.run_config import EncoderRunConfig
 from pretrain.planning.kinds import kind_of
 from pretrain.planning.memory import count_pieces, micro_batch
@@ -11,7 +10,7 @@ from pretrain.planning.stages import StagePlan
 
 def parameter_table(config: EncoderRunConfig) -> str:
     """Return a table of parameters by part and in total."""
-    counts = count_by_part(config.model, config.heads if isinstance(config, ContrastConfig) else None)
+    counts = count_by_part(config.model, config.heads)
     rows = [*(_row(part, count) for part, count in counts.items()), _row("total", sum(counts.values()))]
     rows.append(f"{'tensors that DeepSpeed sees':30}{count_pieces(config, 0).num_tensors:>15,}")
     return "\n".join(rows)

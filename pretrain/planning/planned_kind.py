@@ -6,7 +6,7 @@ subclass of `PlannedKind` in a file beside this one, and an entry in kinds.py.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic
 
 import torch
@@ -23,6 +23,7 @@ class MicroBatch:
     images: int
     pairs: int
     texts: int
+    task_samples: int = 0
 
 
 class PlannedKind(ABC, Generic[EncoderConfigT]):
@@ -32,6 +33,11 @@ class PlannedKind(ABC, Generic[EncoderConfigT]):
     """Command that trains it."""
     evaluated_data: ClassVar[tuple[str, ...]] = ("images", "pairs", "texts", "labelled")
     """Kinds of held-out data that its evaluation can take, as EvaluationConfig names them."""
+
+    def with_held_out_data(self, config: EncoderConfigT) -> EncoderConfigT:
+        """Return the config with all held-out data that its evaluation can take."""
+        folders: dict[str, Any] = {name: name for name in self.evaluated_data}
+        return replace(config, evaluation=replace(config.evaluation, **folders, best=None))
 
     @abstractmethod
     def network(self, config: EncoderConfigT, kernels: KernelChoice) -> nn.Module:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from pretrain.config.contrast import ContrastConfig
+from pretrain.config.finetune import FinetuneConfig
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.config.visual_tokenizer import VisualTokenizerRun
 from pretrain.recipes.beit3 import beit3_base, beit3_base_shared, beit3_giant, beit3_large, beit3_large_shared
@@ -13,12 +14,42 @@ from pretrain.recipes.contrast import (
     contrast_laptop,
     contrast_large,
 )
+from pretrain.recipes.finetuning import (
+    caption_base_480,
+    caption_giant_392,
+    caption_large_480,
+    classify_base,
+    classify_large,
+    nlvr2_base,
+    nlvr2_giant,
+    nlvr2_large,
+    nocaps_base_480,
+    nocaps_large_480,
+    vqa_base_480,
+    vqa_giant_756,
+    vqa_large_480,
+)
+from pretrain.recipes.retrieval import (
+    retrieval_coco_base_384,
+    retrieval_coco_giant_420,
+    retrieval_coco_large_384,
+    retrieval_flickr30k_base_384,
+    retrieval_flickr30k_giant_420,
+    retrieval_flickr30k_large_384,
+)
 from pretrain.recipes.small import (
     demo,
     demo_visual_tokenizer,
     laptop,
     laptop_multilingual,
     laptop_visual_tokenizer,
+)
+from pretrain.recipes.small_finetuning import (
+    caption_laptop,
+    classify_laptop,
+    easy_vqa,
+    nlvr2_laptop,
+    vqa_laptop,
 )
 from pretrain.recipes.vlbeit import vlbeit_base
 from pretrain.recipes.vlmo import vlmo_base, vlmo_base_plus, vlmo_large
@@ -49,5 +80,40 @@ VISUAL_TOKENIZER_RECIPES: dict[str, Callable[[], VisualTokenizerRun]] = {
 }
 CONTRAST_RECIPES: dict[str, Callable[[], ContrastConfig]] = {
     recipe.__name__: recipe
-    for recipe in (contrast_demo, contrast_laptop, contrast_base, contrast_large, contrast_giant)
+    for recipe in (
+        contrast_demo,
+        contrast_laptop,
+        contrast_base,
+        contrast_large,
+        contrast_giant,
+        retrieval_coco_base_384,
+        retrieval_coco_large_384,
+        retrieval_coco_giant_420,
+        retrieval_flickr30k_base_384,
+        retrieval_flickr30k_large_384,
+        retrieval_flickr30k_giant_420,
+    )
+}
+FINETUNE_RECIPES: dict[str, Callable[[], FinetuneConfig]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        easy_vqa,
+        vqa_laptop,
+        nlvr2_laptop,
+        caption_laptop,
+        classify_laptop,
+        vqa_base_480,
+        vqa_large_480,
+        vqa_giant_756,
+        nlvr2_base,
+        nlvr2_large,
+        nlvr2_giant,
+        caption_base_480,
+        caption_large_480,
+        caption_giant_392,
+        nocaps_base_480,
+        nocaps_large_480,
+        classify_base,
+        classify_large,
+    )
 }

@@ -16,15 +16,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
-from data_pipeline.loading.batch import StepBatch
-from data_pipeline.loading.dataset import StepDataset
+from data_pipeline.loading.shard_dataset import ShardDataset
 from pretrain.checkpoints.reader import Checkpoint, agreed_latest_checkpoint, complete_folders, describe_unverified
 from pretrain.checkpoints.saver import check_there
 from pretrain.config.dry_run import DryRunOptions
 from pretrain.config.run_config import ConfigT, EncoderRunConfig, config_to_json
 from pretrain.engine.engine import merged_deepspeed_config
 from pretrain.engine.memory_config import read_memory_config
-from pretrain.jobs.job import Job
+from pretrain.jobs.job import Batch, Job
 from pretrain.planning.memory import planned_kernels
 from pretrain.planning.network_tables import stage_table
 from pretrain.planning.stages import GPUS_PER_NODE, is_for_cpu, plan_stage, plan_stages
@@ -87,7 +86,7 @@ def show(job: Job[ConfigT], num_ranks: int, evaluation_of: EvaluationOf) -> None
     say("\nno mistake was found; start the run with the same command without --dry-run")
 
 
-def first_batch(dataset: StepDataset, num_ranks: int) -> str:
+def first_batch(dataset: ShardDataset[Any, Any], num_ranks: int) -> str:
     """Return the shapes and some keys of rank 0's part of step 0. Raises OSError if it cannot be read."""
     started = time.perf_counter()
     batch = dataset[0]
@@ -108,8 +107,9 @@ def first_batch(dataset: StepDataset, num_ranks: int) -> str:
     return "\n".join(lines)
 
 
-def _texts(batch: StepBatch) -> dict[str, tuple[int, ...]]:
-    return {"captions": batch.caption_lengths, "texts": batch.text_lengths}
+def _texts(batch: Batch) -> dict[str, tuple[int, ...]]:
+    names = {"captions": "caption_lengths", "texts": "text_lengths"}  # a batch of a task has only the latter
+    return {name: getattr(batch, field, ()) for name, field in names.items()}
 
 
 def _lengths(name: str, lengths: tuple[int, ...]) -> str:
@@ -128,7 +128,7 @@ def plan(config: ConfigT, memory_config: dict[str, Any], num_ranks: int) -> str:
     return f"{table}\npython -m pretrain.plan also predicts the time of a step and of the whole run"
 
 
-def beginning(job: Job[ConfigT], dataset: StepDataset) -> str:
+def beginning(job: Job[ConfigT], dataset: ShardDataset[Any, Any]) -> str:
     """Return the checkpoint that the run would resume. Raises ValueError if a start would refuse it."""
     config = job.config
     newest = complete_folders(config.run_dir / "checkpoints")[-1:]

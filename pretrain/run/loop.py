@@ -13,13 +13,12 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from data_pipeline.loading.batch import StepBatch
 from pretrain.config.run_config import ConfigT
 from pretrain.config.schedule import decay_start
 from pretrain.engine.engine import init_distributed
 from pretrain.engine.schedule import learning_rate, set_learning_rate
 from pretrain.engine.weight_average import update_average
-from pretrain.jobs.job import Job
+from pretrain.jobs.job import Batch, Job
 from pretrain.run.accumulate import accumulate
 from pretrain.run.speed import memory_gib
 from pretrain.run.start import EvaluationOf, Run, start
@@ -110,7 +109,7 @@ def train_steps(run: Run[ConfigT]) -> Ending:
     return "many_skipped" if run.guard.has_skipped_many(config.num_steps) else "complete"
 
 
-def train_step(run: Run[ConfigT], batch: StepBatch, agreed: Agreed) -> dict[str, Any]:
+def train_step(run: Run[ConfigT], batch: Batch, agreed: Agreed) -> dict[str, Any]:
     """Run one optimizer step. Returns its log record, the same on every rank but for the seconds.
 
     Its figures may still be on the device, and on a GPU the seconds end when the step is launched.

@@ -14,9 +14,8 @@ import deepspeed
 import torch.distributed as dist
 from torch import nn
 
-from data_pipeline.loading.batch import StepBatch
-from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
+from data_pipeline.loading.shard_dataset import ShardDataset
 from pretrain.checkpoints.elastic import (
     holds_average,
     is_of_another_layout,
@@ -33,7 +32,7 @@ from pretrain.engine.machine_memory import check_buckets_fit
 from pretrain.engine.memory_config import read_memory_config
 from pretrain.engine.weight_average import DROPPED, settle_average
 from pretrain.evaluation.evaluation import Evaluation
-from pretrain.jobs.job import Job
+from pretrain.jobs.job import Batch, Job
 from pretrain.monitoring.environment import add_start, describe_ranks
 from pretrain.monitoring.figures import figures_of
 from pretrain.monitoring.monitors import Monitors
@@ -66,7 +65,7 @@ class Run(Generic[ConfigT]):
 
     job: Job[ConfigT]
     engine: deepspeed.DeepSpeedEngine
-    dataset: StepDataset
+    dataset: ShardDataset[Any, Any]
     first_step: int
     """0, or the number of steps that the loaded checkpoint has done."""
     watchdog: Watchdog
@@ -88,7 +87,7 @@ class Run(Generic[ConfigT]):
     def config(self) -> ConfigT:
         return self.job.config
 
-    def batches(self) -> Iterator[StepBatch]:
+    def batches(self) -> Iterator[Batch]:
         """Yield this rank's part of each step that is left, on the device, the next one on its way there."""
         data, is_gpu = self.config.data, self.job.device.type == "cuda"
         batches = step_batches(
@@ -197,7 +196,7 @@ def start(
     )
 
 
-def prepare(job: Job[ConfigT]) -> tuple[StepDataset, dict[str, Any]]:
+def prepare(job: Job[ConfigT]) -> tuple[ShardDataset[Any, Any], dict[str, Any]]:
     """Return the data and the contents of the run's ds_configs/*.json. Raises ValueError or OSError."""
     config, rank, world_size = job.config, dist.get_rank(), dist.get_world_size()
     if config.deterministic:  # before anything is computed
@@ -209,7 +208,7 @@ def prepare(job: Job[ConfigT]) -> tuple[StepDataset, dict[str, Any]]:
     return dataset, memory_config
 
 
-def open_inputs(job: Job[ConfigT], rank: int, world_size: int) -> tuple[StepDataset, dict[str, Any]]:
+def open_inputs(job: Job[ConfigT], rank: int, world_size: int) -> tuple[ShardDataset[Any, Any], dict[str, Any]]:
     """Return what `prepare` returns, for a rank that need not be this process; writes nothing into the run folder."""
     config = job.config
     check_installed(config.monitors)
@@ -268,7 +267,7 @@ def build(
     return engine
 
 
-def start_log(job: Job[ConfigT], dataset: StepDataset, first_step: int, warnings: list[str]) -> RunLog:
+def start_log(job: Job[ConfigT], dataset: ShardDataset[Any, Any], first_step: int, warnings: list[str]) -> RunLog:
     """Return the main rank's log; prints what starts. warnings: those that config and data do not know."""
     config = job.config
     (config.run_dir / "config.json").write_text(config_to_json(config))

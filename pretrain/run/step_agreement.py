@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
-from data_pipeline.loading.batch import StepBatch
 from pretrain.config.run_config import ConfigT
 from pretrain.jobs.job import Batch, StepWork
 from pretrain.run.start import Run
@@ -32,7 +31,7 @@ class Agreed:
     """Time that the rank with the slowest data waited for them."""
 
 
-def agree(run: Run[ConfigT], batch: StepBatch) -> Agreed:
+def agree(run: Run[ConfigT], batch: Batch) -> Agreed:
     """Sum over all ranks what each knows. One small collective of the hosts, while their GPUs compute the step before.
 
     Raises FatalRunError if a rank could not read its part of the batch, too many samples are bad, or the main rank

@@ -1,11 +1,13 @@
 """Checks that a resumed run has the settings and the data of its start."""
 
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
 from data_pipeline.files.remote_files import public_url
-from data_pipeline.loading.dataset import StepDataset
+from data_pipeline.loading.kind_sources import sample_noun
+from data_pipeline.loading.shard_dataset import ShardDataset
 from pretrain.checkpoints.fingerprints import file_fingerprint
 from pretrain.checkpoints.reader import Checkpoint, complete_folders
 from pretrain.config.run_config import ConfigT, RunConfig, changed_fields
@@ -17,7 +19,7 @@ Files = dict[str, Path | None]
 """The run's non-shard input files, by name; None: it has no such file."""
 
 
-def agreed_fingerprints(dataset: StepDataset, config: RunConfig, files: Files) -> dict[str, str]:
+def agreed_fingerprints(dataset: ShardDataset[Any, Any], config: RunConfig, files: Files) -> dict[str, str]:
     """Return fingerprints of the run's data and files, by kind or name. Raises FatalRunError if ranks' files differ."""
     own = on_every_rank(lambda: dataset.fingerprints | {name: file_fingerprint(path) for name, path in files.items()})
     per_rank: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
@@ -63,11 +65,10 @@ def _check_schedule(checkpoint: Checkpoint[ConfigT], config: ConfigT) -> None:
 
 def _places(config: RunConfig, files: Files) -> dict[str, str]:
     """Return the places of a config's data, by the names of their fingerprints."""
-    data = config.data
-    shards = {"image": data.images, "pair": data.pairs, "text": data.texts}
     return {
         **{
-            kind: f"{kind}s of {', '.join(map(public_url, sources)) or 'no folder'}" for kind, sources in shards.items()
+            kind: f"{sample_noun(kind)}s of {', '.join(map(public_url, sources)) or 'no folder'}"
+            for kind, sources, _ in config.kinds
         },
         **{name: f"{name} {'(no file)' if path is None else path}" for name, path in files.items()},
     }

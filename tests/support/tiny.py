@@ -4,22 +4,30 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from model.config import (
     KEEP_EVERYTHING,
     NO_FURTHER_HEADS,
+    CaptionHead,
     Checkpointing,
+    ClassHead,
     DualHeads,
     KernelChoice,
     MultiwayConfig,
+    Nlvr2Head,
+    TaskHead,
+    VqaHead,
 )
 from model.dual_encoder import DualEncoder
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
+from model.networks import TaskNetworks
 from model.objective import IGNORE_INDEX
+from model.task_networks import CaptionTargets, build_task_network
 
-Network = TypeVar("Network", MaskedDataModel, DualEncoder)
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 CONFIG = MultiwayConfig(
     dim=32,
     depth=3,
@@ -32,6 +40,7 @@ CONFIG = MultiwayConfig(
     num_visual_tokens=20,
     max_text_length=12,
 )
+TINY_HEADS: tuple[TaskHead, ...] = (VqaHead(7), Nlvr2Head(), CaptionHead(), ClassHead(5))
 
 
 def tiny_model(
@@ -56,7 +65,33 @@ def tiny_dual_encoder(heads: DualHeads = NO_FURTHER_HEADS, seed: int = 0, **chan
     return model
 
 
-def _randomized(model: Network, config: MultiwayConfig, seed: int) -> Network:
+def tiny_task_network(heads: TaskHead, seed: int = 0, **changes: Any) -> TaskNetworks:
+    """Return the network of a task with such parameters."""
+    config = replace(CONFIG, **changes)
+    network: TaskNetworks = _randomized(build_task_network(config, heads), config, seed)
+    return network
+
+
+def tiny_task_inputs(heads: TaskHead, seed: int = 0) -> MultiwayInputs:
+    """Return random inputs of four samples of a task, or of two that have two images."""
+    inputs = tiny_inputs(4, 0, 0, seed) if isinstance(heads, ClassHead) else tiny_inputs(0, 4, 0, seed)
+    if isinstance(heads, Nlvr2Head):  # the same sentences again, each with its second image
+        ids, padding = inputs.caption_ids[:2].repeat(2, 1), inputs.caption_padding[:2].repeat(2, 1)
+        inputs = replace(inputs, caption_ids=ids, caption_padding=padding)
+    whole = torch.zeros_like(inputs.image_mask)
+    return replace(inputs, image_mask=whole, causal_captions=isinstance(heads, CaptionHead))
+
+
+def tiny_caption_targets(inputs: MultiwayInputs) -> CaptionTargets:
+    """Return targets of two words of every caption but the first, which has one."""
+    num_captions = len(inputs.caption_ids)
+    positions = torch.tensor([[2, 0], *[[1, 2]] * (num_captions - 1)])
+    labels = inputs.caption_ids.gather(1, positions)
+    labels[0, 1] = IGNORE_INDEX
+    return CaptionTargets(positions, labels)
+
+
+def _randomized(model: NetworkT, config: MultiwayConfig, seed: int) -> NetworkT:
     init_weights(model, config, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -10,13 +10,13 @@ from tests.support.beside_cpu_torch import import_beside_cpu_torch
 
 def build_torchscale_beit3(
     *, dim: int, depth: int, num_heads: int, ffn_dim: int, image_size: int, patch_size: int, vocab_size: int,
-    max_text_positions: int,
+    max_text_positions: int, normalize_output: bool = True,
 ) -> nn.Module:  # fmt: skip
     """Return a BEiT3 in evaluation mode; max_text_positions includes the two unused rows."""
     config = import_beside_cpu_torch("torchscale.architecture.config").EncoderConfig(
         multiway=True,
         layernorm_embedding=False,
-        normalize_output=True,
+        normalize_output=normalize_output,
         no_output_layer=True,
         img_size=image_size,
         patch_size=patch_size,

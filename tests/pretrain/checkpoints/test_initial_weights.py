@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import DualHeads
+from model.config import CaptionHead, ClassHead, DualHeads, Nlvr2Head, VqaHead
 from model.dual_encoder import DualEncoder
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
+from model.networks import build_network
 from model.pretrained import WEIGHTS_NAME, save_network
 from pretrain.checkpoints.initial_weights import (
+    FINAL_NORM,
     HEADS,
     InitialWeights,
     check_initial_weights,
@@ -24,6 +26,7 @@ from pretrain.checkpoints.manifest import MANIFEST_NAME
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
+from pretrain.formats.beit3_file import save_beit3
 from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
 
 
@@ -37,9 +40,10 @@ def test_a_run_a_checkpoint_and_an_export_of_it_give_the_same_weights(two_ranks:
     checkpoint = find_checkpoint(two_ranks)
     expected = dict(checkpoint_weights(checkpoint))
     for source in (two_ranks, checkpoint.folder, tmp_path / "export"):
-        found = open_initial_weights(source)
+        found = open_initial_weights(source, checkpoint.config.model)
         assert found.config == checkpoint.config.model
-        assert found.words_sha256 == open_initial_weights(two_ranks).words_sha256 is not None
+        assert found.words_sha256 is not None
+        assert found.words_sha256 == open_initial_weights(two_ranks, checkpoint.config.model).words_sha256
         torch.testing.assert_close(dict(found.weights()), expected, atol=0, rtol=0)
         assert checkpoint.config.data.text_tokenizer is not None
         check_initial_weights(found, checkpoint.config.model, checkpoint.config.data.text_tokenizer)
@@ -51,12 +55,67 @@ def test_what_holds_no_weights_is_refused_with_what_to_give(tmp_path: Path) -> N
     with pytest.raises(
         ValueError, match=r"initial_weights: .*nothing does not exist; give a run folder or a checkpoint"
     ):
-        open_initial_weights(tmp_path / "nothing")
+        open_initial_weights(tmp_path / "nothing", CONFIG)
     with pytest.raises(ValueError, match=r"initial_weights: .* is not a complete checkpoint"):
-        open_initial_weights(tmp_path)
-    (tmp_path / "beit3.pth").touch()
-    with pytest.raises(ValueError, match=r"beit3.pth is a file; convert it with .* FOLDER --from beit3, and give"):
-        open_initial_weights(tmp_path / "beit3.pth")
+        open_initial_weights(tmp_path, CONFIG)
+    torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other.pth has no beit3.text_embed.weight: it is not a BEiT-3 checkpoint"):
+        open_initial_weights(tmp_path / "other.pth", CONFIG)
+    (tmp_path / WEIGHTS_NAME).touch()
+    with pytest.raises(ValueError, match=r"model.safetensors is one file of an export; give its folder, "):
+        open_initial_weights(tmp_path / WEIGHTS_NAME, CONFIG)
+
+
+TASKS = {
+    "pretraining": None,
+    "retrieval": DualHeads(),
+    "vqa": VqaHead(5),
+    "nlvr2": Nlvr2Head(),
+    "caption": CaptionHead(),
+    "classify": ClassHead(7),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_file_of_microsofts_gives_the_weights_that_it_was_written_from(task: str, tmp_path: Path) -> None:
+    config = replace(CONFIG, attention="decoupled", num_vl_layers=0)
+    network = build_network(config, TASKS[task])
+    init_weights(network, config, 0)
+    path, words = tmp_path / "beit3.pth", tmp_path / "beit3.spm"
+    save_beit3(network.state_dict().items(), config, "fusion", path, heads=TASKS[task])
+    words.write_bytes(b"words")
+    found = open_initial_weights(path, config)
+    assert found.config == config and found.folder == path == weights_file(path)
+    check_initial_weights(found, config, words)
+    torch.testing.assert_close(dict(found.weights()), dict(network.state_dict()), atol=0, rtol=0)
+    with pytest.raises(ValueError, match="model.attention is decoupled there, shared here"):
+        check_initial_weights(found, CONFIG, words)
+    words_of_others = tmp_path / "others.spm"
+    words_of_others.write_bytes(b"other words")
+    with pytest.raises(ValueError, match=r"its words are those of .*beit3.spm, not of .*others.spm"):
+        check_initial_weights(found, config, words_of_others)
+    check_initial_weights(found, config, None)
+
+
+def test_a_task_takes_the_encoder_of_any_source_and_names_the_parts_that_start_anew() -> None:
+    config = replace(CONFIG, image_size=48)
+    for source, heads, missing in (
+        (tiny_model(), Nlvr2Head(), {"head"}),
+        (tiny_model(), CaptionHead(), set()),
+        (tiny_dual_encoder(), VqaHead(5), {"pooler", "head"}),
+        (build_network(CONFIG, VqaHead(5)), VqaHead(5), set()),
+        (build_network(CONFIG, VqaHead(5)), ClassHead(5), {"fc_norm", "head"}),
+        (build_network(CONFIG, ClassHead(5)), CaptionHead(), {"encoder", "mlm_head"}),
+    ):
+        network = build_network(config, heads)
+        init_weights(network, config, 1)
+        found = load_initial_weights(given(source), network, may_lack=(*HEADS, FINAL_NORM))
+        assert {name.split(".")[0] for name in found} == missing
+        assert all("norm" in name for name in found if name.startswith("encoder."))
+        own, there = network.state_dict(), source.state_dict()
+        for name, tensor in own.items():
+            if name not in found and "vision_embed.pos_embed" not in name:
+                assert torch.equal(tensor, there[name]), name
 
 
 def test_a_dual_encoder_takes_the_encoder_of_pretraining_and_keeps_its_own_heads() -> None:
@@ -109,7 +168,7 @@ def test_image_positions_are_interpolated_to_the_size_of_the_run() -> None:
 
 def test_all_differences_are_listed(tmp_path: Path) -> None:
     save_network(tiny_model().state_dict(), CONFIG, tmp_path)
-    found, words = open_initial_weights(tmp_path), tmp_path / "words.spm"
+    found, words = open_initial_weights(tmp_path, CONFIG), tmp_path / "words.spm"
     words.touch()
     check_initial_weights(found, replace(CONFIG, drop_path_rate=0.3, image_size=64), words, free={"image_size"})
     with pytest.raises(ValueError, match="do not fit: model.depth is 3 there, 4 here; model.image_size is 32 there"):

@@ -1,0 +1,123 @@
+"""Figures of the tasks that choose one of their labels: answers to questions, true or false, classes.
+
+| figure                | meaning                                                                                     |
+| --------------------- | ------------------------------------------------------------------------------------------- |
+| vqa/acc               | mean accuracy of the likeliest answer, see data_pipeline/samples/vqa_answers.py              |
+| nlvr2/acc             | share of the statements that are judged right                                               |
+| classify/top1, top5   | share of the images whose class is the likeliest, or among the 5 likeliest                   |
+| .../acc_commonest     | the first of these figures if the same label, the best for these samples, is always named    |
+| loss/vqa, ...         | the loss of training without label smoothing and mixtures                                   |
+
+Shapes: B samples of a chunk, n of all; C labels.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from data_pipeline.samples.tasks import Annotation, ClassAnnotation, Identifier, Nlvr2Annotation, Task, VqaAnnotation
+from model.task_losses import class_losses, vqa_losses
+from pretrain.evaluation.evaluation import Figures
+from pretrain.evaluation.task_samples import HeldOutTask, is_labelled
+
+TRUTH = ("False", "True")
+"""Names of the labels of nlvr2."""
+FIRST_FIGURE: dict[Task, str] = {"vqa": "vqa/acc", "nlvr2": "nlvr2/acc", "classify": "classify/top1"}
+NUM_COLUMNS = 3
+
+
+def choice_names(task: Task, num_labels: int) -> tuple[str, ...]:
+    """Return the names of the figures; top5 if there are more than 5 classes."""
+    top5 = ("classify/top5",) * (task == "classify" and num_labels > 5)
+    return f"loss/{task}", FIRST_FIGURE[task], *top5, f"{task}/acc_commonest"
+
+
+def choice_rows(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
+    """Return what is kept of each sample, (B, 3) float32: likeliest label, rank of the right one from 0, loss.
+
+    logits: (B, C); targets: (B, C) scores of vqa, whose rank is 0, or (B,) int64 labels, -1 if there is none. A label
+    as likely as the right one comes before it.
+    """
+    logits = logits.float()
+    likeliest = logits.argmax(1)
+    if task == "vqa":
+        return torch.stack([likeliest.float(), torch.zeros_like(logits[:, 0]), vqa_losses(logits, targets)], 1)
+    right = targets.clamp(min=0)
+    of_right = logits.gather(1, right[:, None])
+    # in this form logits that are not numbers are never right
+    ranks = (~(logits < of_right)).sum(1) - 1
+    return torch.stack([likeliest.float(), ranks.float(), class_losses(logits, right)], 1)
+
+
+def choice_figures(samples: HeldOutTask, rows: Tensor, is_good: Tensor) -> Figures:
+    """Return the figures of all samples that could be read and have a label, NaN if there is none.
+
+    rows: (n, 3) of `choice_rows`; is_good: (n,) bool.
+    """
+    task = samples.task
+    kept = [
+        (annotation, row)
+        for annotation, row, good in zip(samples.annotations, rows.double(), is_good.tolist(), strict=True)
+        if good and annotation is not None and is_labelled(annotation)
+    ]
+    names = choice_names(task, samples.labels.num_labels)
+    if not kept:
+        return dict.fromkeys(names, float("nan"))
+    found, columns = [scores_by_name(annotation) for annotation, _ in kept], torch.stack([row for _, row in kept])
+    figures = {
+        f"loss/{task}": float(columns[:, 2].mean()),
+        f"{task}/acc_commonest": commonest_score(found),
+    }
+    if task == "vqa":
+        chosen = label_names(samples)
+        scores = [of_sample.get(chosen[int(label)], 0.0) for of_sample, label in zip(found, columns[:, 0], strict=True)]
+        figures["vqa/acc"] = sum(scores) / len(scores)
+    else:
+        figures[FIRST_FIGURE[task]] = float((columns[:, 1] < 1).double().mean())
+        figures["classify/top5"] = float((columns[:, 1] < 5).double().mean())
+    return {name: figures[name] for name in names}
+
+
+def choice_results(samples: HeldOutTask, rows: Tensor, is_good: Tensor) -> list[tuple[Identifier, str]]:
+    """Return the identifier of each sample that could be read, and its likeliest answer, True or False, or class."""
+    names = label_names(samples)
+    return [
+        (identifier(annotation, samples.key(place)), names[int(label)])
+        for place, (annotation, label) in enumerate(zip(samples.annotations, rows[:, 0], strict=True))
+        if is_good[place] and annotation is not None
+    ]
+
+
+def label_names(samples: HeldOutTask) -> Sequence[str]:
+    """Return the names of the labels of a task."""
+    return TRUTH if samples.task == "nlvr2" else samples.labels.names or ()
+
+
+def scores_by_name(annotation: Annotation) -> dict[str, float]:
+    """Return how right each label of a sample is, by its name; those that are not right are left out."""
+    if isinstance(annotation, VqaAnnotation):
+        return annotation.answers or {}
+    if isinstance(annotation, ClassAnnotation):
+        return {annotation.name: 1.0}
+    assert isinstance(annotation, Nlvr2Annotation) and annotation.label is not None
+    return {TRUTH[annotation.label]: 1.0}
+
+
+def commonest_score(scores: Sequence[dict[str, float]]) -> float:
+    """Return the mean score of the label whose mean score is the highest: that of a guess without looking."""
+    totals: dict[str, float] = defaultdict(float)
+    for of_sample in scores:
+        for name, score in of_sample.items():
+            totals[name] += score
+    return max(totals.values(), default=0.0) / len(scores)
+
+
+def identifier(annotation: Annotation, key: str) -> Identifier:
+    """Return by which name a sample is known to the server of its data set; for classify its key."""
+    if isinstance(annotation, VqaAnnotation):
+        return annotation.question_id
+    if isinstance(annotation, Nlvr2Annotation):
+        return annotation.identifier
+    return key if isinstance(annotation, ClassAnnotation) else annotation.image_id

@@ -1,0 +1,129 @@
+"""Finetuning on a laptop: easy-VQA, and a recipe per task for your own shards."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from data_pipeline.loading.task_config import TaskDataConfig
+from data_pipeline.samples.tasks import Task
+from model.config import MultiwayConfig
+from pretrain.config.evaluation import EvaluationConfig
+from pretrain.config.finetune import FinetuneConfig
+from pretrain.config.run_config import OptimizerConfig
+from pretrain.recipes.small import laptop
+
+
+def easy_vqa() -> FinetuneConfig:
+    """Questions on drawn shapes, from the package easy-vqa: 13 answers, 38,575 questions on 4,000 images of 64 px.
+
+    Command: deepspeed --num_accelerators 2 --module pretrain.finetune easy_vqa
+    Expects: its training and test questions as shards in data/easy_vqa and data/held_out_easy_vqa, data/easy_vqa.spm,
+    and a network that was pretrained on its images and questions in runs/easy_vqa_pretraining. Sizes and
+    hyperparameters are our choice.
+    """
+    config = _small(
+        "vqa",
+        "easy_vqa",
+        replace(laptop().model, vocab_size=144, max_text_length=32),
+        tokenizer=Path("data/easy_vqa.spm"),
+        text_length=20,
+        num_steps=2400,
+        num_classes=13,
+    )
+    return replace(
+        config,
+        initial_weights=Path("runs/easy_vqa_pretraining"),
+        data=replace(config.data, min_crop_scale=0.9, horizontal_flip=True),  # no question asks for a side
+        evaluation=replace(config.evaluation, every_steps=300, num_samples=1000),
+    )
+
+
+def vqa_laptop() -> FinetuneConfig:
+    """Answers to questions on your own images, from the network of the recipe laptop, on two CPU ranks in minutes.
+
+    Command: deepspeed --num_accelerators 2 --module pretrain.finetune vqa_laptop --num-classes 10
+    Expects: data/vqa, data/held_out_vqa and data/tokenizer.spm; --num-classes: the number of answers in
+    data/vqa/answer2label.txt. Sizes and hyperparameters are our choice, as in all recipes *_laptop.
+    """
+    return _laptop("vqa", "vqa", num_classes=10)
+
+
+def nlvr2_laptop() -> FinetuneConfig:
+    """Truth of sentences on two images of your own, as vqa_laptop.
+
+    Command: deepspeed --num_accelerators 2 --module pretrain.finetune nlvr2_laptop
+    Expects: data/nlvr2, data/held_out_nlvr2 and data/tokenizer.spm.
+    """
+    return _laptop("nlvr2", "nlvr2")
+
+
+def caption_laptop() -> FinetuneConfig:
+    """Captions of your own images, as vqa_laptop.
+
+    Command: deepspeed --num_accelerators 2 --module pretrain.finetune caption_laptop
+    Expects: data/captions, data/held_out_captions and data/tokenizer.spm.
+    """
+    return replace(_laptop("caption", "captions"), label_smoothing=0.1)
+
+
+def classify_laptop() -> FinetuneConfig:
+    """Classes of your own images, as vqa_laptop.
+
+    Command: deepspeed --num_accelerators 2 --module pretrain.finetune classify_laptop --num-classes 10
+    Expects: data/classes and data/held_out_classes; --num-classes: the number of classes in data/classes/classes.txt.
+    """
+    config = _laptop("classify", "classes", num_classes=10)
+    return replace(config, data=replace(config.data, text_tokenizer=None), label_smoothing=0.1)
+
+
+def _laptop(task: Task, folder: str, num_classes: int | None = None) -> FinetuneConfig:
+    """Return the finetuning of the recipe laptop's network on shards of its own."""
+    pretrained = laptop()
+    data = pretrained.data
+    assert data.text_tokenizer is not None
+    config = _small(task, folder, pretrained.model, data.text_tokenizer, data.caption_length, 600, num_classes)
+    return replace(config, run_dir=Path("runs") / f"{task}_laptop", initial_weights=pretrained.run_dir)
+
+
+def _small(
+    task: Task,
+    folder: str,
+    model: MultiwayConfig,
+    tokenizer: Path,
+    text_length: int,
+    num_steps: int,
+    num_classes: int | None,
+) -> FinetuneConfig:
+    """Return a finetuning of minutes."""
+    pretrained = laptop()
+    return FinetuneConfig(
+        model=replace(model, drop_path_rate=0.1),
+        data=TaskDataConfig(
+            shards=(f"data/{folder}",),
+            held_out=f"data/held_out_{folder}",
+            text_tokenizer=tokenizer,
+            text_length=text_length,
+            num_lanes=4,
+            min_crop_scale=0.8,
+            horizontal_flip=False,  # texts may say left and right
+            num_workers=0,
+        ),
+        task=task,
+        num_classes=num_classes,
+        run_dir=Path("runs") / folder,
+        num_steps=num_steps,
+        task_samples_per_step=64,
+        layer_decay=0.9,
+        optimizer=OptimizerConfig(
+            peak_lr=1e-3,
+            min_lr=1e-5,
+            warmup_steps=num_steps // 10,
+            beta2=0.98,
+            eps=1e-8,
+            weight_decay=0.05,
+            gradient_clip=1.0,
+        ),
+        precision=pretrained.precision,
+        deepspeed_config=pretrained.deepspeed_config,
+        save_every_steps=300,
+        evaluation=EvaluationConfig(every_steps=300, num_samples=256),
+    )

@@ -1,0 +1,134 @@
+"""Figures of answers, statements and classes against values worked out by hand. CPU, milliseconds."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipeline.loading.task_config import TaskDataConfig
+from data_pipeline.loading.task_sample import TaskLabels
+from data_pipeline.samples.tasks import TASK_KINDS, Task
+from pretrain.evaluation.choices import choice_figures, choice_names, choice_results, choice_rows
+from pretrain.evaluation.task_samples import HeldOutTask, open_held_out_task
+from tests.support.task_networks import write_by_hand
+from tests.support.tiny_run import TinyData
+
+COLORS = ["red", "green", "blue"]
+ALL_GOOD = torch.ones(4, dtype=torch.bool)
+
+
+def opened(folder: Path, task: Task, annotations: list[dict[str, object]], names: list[str] | None) -> HeldOutTask:
+    write_by_hand(folder, TASK_KINDS[task], annotations, names or [])
+    return open_held_out_task(str(folder), "--held-out", TaskDataConfig(), TaskLabels(task, names), None, 8, 16)
+
+
+def likes(*labels: int, num_labels: int = 3) -> torch.Tensor:
+    """Return logits of which those of `labels` are the highest by 1."""
+    return torch.nn.functional.one_hot(torch.tensor(labels), num_labels).float()
+
+
+def questions(*answers: dict[str, float] | None) -> list[dict[str, object]]:
+    return [
+        {"question_id": number, **({} if found is None else {"answers": found})} for number, found in enumerate(answers)
+    ]
+
+
+def test_accuracy_of_answers_is_the_mean_of_their_scores(tmp_path: Path) -> None:
+    samples = opened(
+        tmp_path,
+        "vqa",
+        questions({"red": 1.0, "pink": 0.3}, {"green": 0.6, "red": 0.9}, {"teal": 1.0}, {"blue": 0.3}),
+        COLORS,
+    )
+    targets = torch.tensor([[1.0, 0, 0], [0.9, 0.6, 0], [0, 0, 0], [0, 0, 0.3]])
+    rows = choice_rows("vqa", likes(0, 1, 2, 2), targets)
+    found = choice_figures(samples, rows, ALL_GOOD)
+    assert found["vqa/acc"] == pytest.approx((1.0 + 0.6 + 0 + 0.3) / 4)
+    # "red" is the best guess without looking; an answer that is not in the list counts among them too
+    assert found["vqa/acc_commonest"] == pytest.approx(1.9 / 4)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(likes(0, 1, 2, 2), targets) * 3
+    assert found["loss/vqa"] == pytest.approx(float(expected), rel=1e-6)
+    assert tuple(found) == choice_names("vqa", 3)
+    assert choice_results(samples, rows, ALL_GOOD) == [(0, "red"), (1, "green"), (2, "blue"), (3, "blue")]
+
+
+def test_samples_without_answers_and_unreadable_ones_weigh_nothing(tmp_path: Path) -> None:
+    samples = opened(tmp_path, "vqa", questions({"red": 1.0}, None, {"green": 1.0}, {"blue": 1.0}), COLORS)
+    rows = choice_rows("vqa", likes(0, 1, 1, 0), torch.zeros(4, 3))
+    is_good = torch.tensor([True, True, True, False])
+    assert choice_figures(samples, rows, is_good)["vqa/acc"] == 1.0
+    # results are for the server, which knows the answers
+    assert choice_results(samples, rows, is_good) == [(0, "red"), (1, "green"), (2, "green")]
+    nothing = choice_figures(samples, rows, ~ALL_GOOD)
+    assert all(math.isnan(value) for value in nothing.values())
+
+
+def test_statements_are_right_or_wrong(tmp_path: Path) -> None:
+    annotations: list[dict[str, object]] = [
+        {"identifier": f"dev-{n}-0-1", "label": label} for n, label in enumerate((1, 1, 0, 1))
+    ]
+    samples = opened(tmp_path, "nlvr2", annotations, None)
+    targets = torch.tensor([1, 1, 0, 1])
+    rows = choice_rows("nlvr2", likes(1, 0, 0, 0, num_labels=2), targets)
+    found = choice_figures(samples, rows, ALL_GOOD)
+    assert found["nlvr2/acc"] == 0.5
+    assert found["nlvr2/acc_commonest"] == 0.75
+    right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
+    assert found["loss/nlvr2"] == pytest.approx((right + wrong) / 2, rel=1e-6)
+    assert choice_results(samples, rows, ALL_GOOD)[:2] == [("dev-0-0-1", "True"), ("dev-1-0-1", "False")]
+
+
+def test_classes_have_top_1_and_top_5_and_a_tie_is_not_a_hit(tmp_path: Path) -> None:
+    names = list("abcdefg")
+    annotations: list[dict[str, object]] = [{"class": names[n], "label": n} for n in (0, 1, 6, 0)]
+    samples = opened(tmp_path, "classify", annotations, names)
+    logits = torch.stack(
+        [
+            torch.tensor([7.0, 6, 5, 4, 3, 2, 1]),  # first
+            torch.tensor([7.0, 6, 5, 4, 3, 2, 1]),  # second
+            torch.tensor([7.0, 6, 5, 4, 3, 2, 1]),  # seventh
+            torch.zeros(7),  # as likely as the six others
+        ]
+    )
+    rows = choice_rows("classify", logits, torch.tensor([0, 1, 6, 0]))
+    found = choice_figures(samples, rows, ALL_GOOD)
+    assert (found["classify/top1"], found["classify/top5"], found["classify/acc_commonest"]) == (0.25, 0.5, 0.5)
+    assert "classify/top5" not in choice_names("classify", 5)
+    assert choice_results(samples, rows, ALL_GOOD)[1] == ("001", "a")
+
+
+def test_a_network_that_gives_no_numbers_is_never_right(tmp_path: Path) -> None:
+    annotations: list[dict[str, object]] = [{"class": "red", "label": 0}] * 4
+    samples = opened(tmp_path, "classify", annotations, COLORS)
+    rows = choice_rows("classify", torch.full((4, 3), torch.nan), torch.zeros(4, dtype=torch.int64))
+    assert choice_figures(samples, rows, ALL_GOOD)["classify/top1"] == 0.0
+
+
+def test_batches_hold_what_the_task_needs_and_blanks_for_unreadable_samples(
+    tmp_path: Path, tiny_data: TinyData
+) -> None:
+    write_by_hand(tmp_path, "nlvr2", [{"identifier": f"dev-{n}", "label": 1} for n in range(3)])
+    tar = (tmp_path / "0.tar").read_bytes()
+    place = tar.rindex(b"\x89PNG")  # the second image of the last sample
+    (tmp_path / "0.tar").write_bytes(tar[: place + 50] + b"\xff" + tar[place + 51 :])
+    from data_pipeline.texts.tokenizer import TextTokenizer
+
+    tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
+    labels = TaskLabels("nlvr2", None)
+    samples = open_held_out_task(str(tmp_path), "--held-out", TaskDataConfig(), labels, tokenizer, 8, 16)
+    batch, is_good = samples.batch(range(3))
+    assert is_good.tolist() == [1, 1, 0]
+    assert batch.images.shape == (3, 3, 16, 16) and batch.second_images is not None and batch.text_ids is not None
+    assert batch.text_ids.shape == (3, 8) and batch.text_lengths[2] == 2 and not batch.second_images[2].any()
+
+
+def test_a_folder_of_another_kind_and_one_without_samples_of_use_are_refused(tmp_path: Path) -> None:
+    write_by_hand(tmp_path / "classes", "label", [{"class": "red", "label": 0}], COLORS)
+    folder, data = str(tmp_path / "classes"), TaskDataConfig()
+    with pytest.raises(ValueError, match="holds shards of kind 'label', not 'vqa', which task vqa needs"):
+        open_held_out_task(folder, "data.held_out", data, TaskLabels("vqa", COLORS), None, 8, 16)
+    with pytest.raises(ValueError, match=r"none of its 1 samples can be used: class is not in the class list"):
+        open_held_out_task(folder, "data.held_out", data, TaskLabels("classify", ["teal"]), None, 8, 16)
+    with pytest.raises(ValueError, match=r"data.held_out: .*write_shards writes it"):
+        open_held_out_task(str(tmp_path / "none"), "data.held_out", data, TaskLabels("vqa", COLORS), None, 8, 16)
