@@ -27,6 +27,9 @@ MIN_ASPECT, MAX_ASPECT = 3 / 4, 4 / 3
 GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a gray value (ITU-R 601-2)."""
 
+Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
+"""Takes a view (3, S, S) and a generator, and returns the changed view."""
+
 
 @dataclass(frozen=True)
 class ImageTransform:
@@ -42,7 +45,7 @@ class ImageTransform:
     """Whether half of the images are mirrored. Not for captions with left and right."""
     max_pixels: int
     """Larger images are bad samples, by their headers, before decoding."""
-    rand_augment: Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]] | None = None
+    rand_augment: Augment | None = None
     """Operations on the view after everything else, as in finetuning: RandAugment or ImageNetAugment; None: none."""
 
     def __call__(self, encoded: bytes, rng: np.random.Generator) -> NDArray[np.uint8]:
