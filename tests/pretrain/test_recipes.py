@@ -133,8 +133,9 @@ def test_captions_and_answers_have_the_published_settings_of_their_task() -> Non
     assert (
         vqa.data.rand_augment and caption.data.rand_augment and not FINETUNE_RECIPES["nlvr2_base"]().data.rand_augment
     )
-    mixing = FINETUNE_RECIPES["classify_base"]().mixing
-    assert (mixing.mixup, mixing.cutmix) == (0.8, 1.0)
+    classify = FINETUNE_RECIPES["classify_base"]()
+    assert (classify.mixing.mixup, classify.mixing.cutmix) == (0.8, 1.0)
+    assert classify.data.rand_augment and classify.data.color_jitter == 0
     giant = FINETUNE_RECIPES["caption_giant_392"]()
     assert (giant.num_steps, giant.optimizer.warmup_steps, giant.mask_ratio) == (16_000, 1600, 0.6)
 
