@@ -3,6 +3,7 @@
 for batch in step_batches(TaskDataset(...), first_step, last_step, num_workers): ...
 """
 
+from data_pipeline.images.imagenet_augment import ImageNetAugment
 from data_pipeline.images.rand_augment import RandAugment
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.dataset import drawn_text, encoded
@@ -40,13 +41,14 @@ class TaskDataset(ShardDataset[TaskBatch, LoadedTaskSample]):
         self.tokenizer = _tokenizer(config, task)
         self.labels = TaskLabels(task, labels_of(config, task))
         self.shape = TaskShape(task, image_size, config.text_length, self.labels.num_labels)
+        augment = ImageNetAugment() if task == "classify" else RandAugment()
         self.transform = ImageTransform(
             image_size,
             config.min_crop_scale,
             config.color_jitter,
             config.horizontal_flip,
             config.max_image_pixels,
-            RandAugment() if config.rand_augment else None,
+            augment if config.rand_augment else None,
         )
         kinds = [(TASK_KINDS[task], config.shards, samples_per_step)]
         super().__init__(kinds, config, seed, rank, world_size, ranks_per_node)

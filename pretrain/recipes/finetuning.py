@@ -207,7 +207,8 @@ def _classify(model: MultiwayConfig, name: str, peak_lr: float, layer_decay: flo
         config,
         num_classes=1000,
         layer_decay=layer_decay,
-        data=replace(config.data, text_tokenizer=None, min_crop_scale=0.08, color_jitter=0.4),
+        # beside such operations timm leaves out the jitter of colors
+        data=replace(config.data, text_tokenizer=None, min_crop_scale=0.08, color_jitter=0.0, rand_augment=True),
         label_smoothing=0.1,
         mixing=MixingConfig(mixup=0.8, cutmix=1.0),
     )

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from model.config import MultiwayConfig
+from model.config import CaptionHead, ClassHead, MultiwayConfig, Nlvr2Head, TaskHead, VqaHead
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
+from model.networks import build_network
 
 CONFIG = MultiwayConfig(
     dim=64, depth=4, num_heads=4, ffn_dim=256, num_vl_layers=2, image_size=32, patch_size=8, vocab_size=500,
@@ -41,6 +42,28 @@ def test_no_weight_is_forgotten_and_each_follows_the_scheme(attention: str) -> N
             assert float(parameter.detach().std()) == pytest.approx(
                 std * TRUNCATED, rel=6 / math.sqrt(parameter.numel())
             ), name
+
+
+@pytest.mark.parametrize("heads", [VqaHead(9), Nlvr2Head(), CaptionHead(), ClassHead(9)], ids=str)
+def test_heads_of_tasks_are_those_of_microsofts_code(heads: TaskHead) -> None:
+    """Normal of 0.02, truncated at one standard deviation; those of nlvr2 and classify a thousandth of it."""
+    network = build_network(CONFIG, heads)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(math.nan)
+    init_weights(network, CONFIG, seed=0)
+    for name, parameter in network.state_dict().items():
+        assert parameter.isfinite().all(), name
+        if name.startswith("encoder."):
+            continue
+        if name.endswith(".bias"):
+            assert (parameter == 0).all(), name
+        elif parameter.ndim == 1:
+            assert (parameter == 1).all(), name
+        else:
+            std = 0.02 * (0.001 if isinstance(heads, Nlvr2Head | ClassHead) else 1)
+            assert parameter.abs().max() <= std * 1.0001, name
+            assert float(parameter.std()) == pytest.approx(std * TRUNCATED, rel=6 / math.sqrt(parameter.numel())), name
 
 
 def test_weights_follow_from_the_seed() -> None:

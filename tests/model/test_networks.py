@@ -1,12 +1,30 @@
 """Networks by their settings. CPU, seconds."""
 
+import pytest
 import torch
 
-from model.config import DualHeads
+from model.config import CaptionHead, Checkpointing, ClassHead, DualHeads, Nlvr2Head, TaskHead, VqaHead
 from model.dual_encoder import DualEncoder
 from model.masked_data_model import MaskedDataModel
-from model.networks import build_network
+from model.networks import TaskNetworks, build_network
+from model.task_networks import CaptionNetwork, ClassifyNetwork, Nlvr2Network, VqaNetwork
 from tests.support.tiny import CONFIG
+
+
+@pytest.mark.parametrize(
+    ("heads", "kind"),
+    [
+        (VqaHead(7), VqaNetwork),
+        (Nlvr2Head(), Nlvr2Network),
+        (CaptionHead(), CaptionNetwork),
+        (ClassHead(5), ClassifyNetwork),
+    ],
+)
+def test_heads_of_a_task_make_its_network(heads: TaskHead, kind: type[TaskNetworks]) -> None:
+    with torch.device("meta"):
+        network = build_network(CONFIG, heads, "reference", Checkpointing("full"))
+    assert type(network) is kind and network.heads == heads
+    assert network.encoder.kernels == "reference" and network.encoder.checkpointing == Checkpointing("full")
 
 
 def test_heads_make_a_dual_encoder() -> None:

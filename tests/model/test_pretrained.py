@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.config import DualHeads
+from model.config import DualHeads, TaskHead
 from model.dual_encoder import DualEncoder
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_network, read_config, read_heads, save_network
-from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
+from tests.support.tiny import CONFIG, TINY_HEADS, tiny_dual_encoder, tiny_model, tiny_task_network
 from tests.support.unreadable import forbidden
 
 NAME = "mim_head.weight"
@@ -76,6 +76,17 @@ def test_a_dual_encoder_is_loaded_as_one(heads: DualHeads, tmp_path: Path) -> No
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
 
 
+@pytest.mark.parametrize("heads", TINY_HEADS, ids=str)
+def test_the_network_of_a_task_is_loaded_as_one(heads: TaskHead, tmp_path: Path) -> None:
+    network = tiny_task_network(heads)
+    save_network(dict(network.state_dict()), CONFIG, tmp_path, heads=heads)
+    entry = json.loads((tmp_path / CONFIG_NAME).read_text())["heads"]
+    assert entry == {"task": heads.TASK, **vars(heads)}
+    found, expected = load_network(tmp_path), network.state_dict()
+    assert type(found) is type(network) and read_heads(tmp_path) == heads and read_config(tmp_path) == CONFIG
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("heads", "message"),
     [
@@ -84,6 +95,11 @@ def test_a_dual_encoder_is_loaded_as_one(heads: DualHeads, tmp_path: Path) -> No
         ({"logit_bias": 3, "masked_data": False}, "logit_bias Input should be a valid boolean"),
         ({"logit_bias": True}, "does not have the fields of DualHeads: masked_data"),
         (5, "does not have the fields of DualHeads: logit_bias, masked_data"),
+        ({"task": "detect"}, "has heads of the task 'detect', not one of vqa, nlvr2, caption, classify"),
+        ({"task": ["vqa"]}, r"has heads of the task \['vqa'\], not one of vqa"),
+        ({"task": "vqa"}, "does not have the fields of VqaHead: num_answers"),
+        ({"task": "vqa", "num_answers": 0}, "does not describe a valid network: num_answers Input should be greater"),
+        ({"task": "nlvr2"}, "model.safetensors has .* for (head|language_head)"),
     ],
     ids=str,
 )

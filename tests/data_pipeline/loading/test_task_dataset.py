@@ -7,9 +7,13 @@ from typing import get_args
 import pytest
 import torch
 
+from data_pipeline.images.imagenet_augment import ImageNetAugment
+from data_pipeline.images.rand_augment import RandAugment
+from data_pipeline.images.transform import Augment, ImageTransform
 from data_pipeline.loading.config import DataConfig, SamplesPerStep
 from data_pipeline.loading.dataset import StepDataset
 from data_pipeline.loading.loader import step_batches
+from data_pipeline.loading.shard_dataset import sample_generator
 from data_pipeline.loading.task_batch import TaskBatch
 from data_pipeline.loading.task_dataset import TaskDataset
 from data_pipeline.samples.answers import ANSWERS_NAME, answer_lines
@@ -126,6 +130,19 @@ def test_augmentation_of_both_images_is_drawn_apart(tmp_path: Path, tiny_data: T
     batch = dataset(tmp_path / "same", "nlvr2", tiny_data)[0]
     assert batch.second_images is not None
     assert not (batch.images == batch.second_images).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize(("task", "augment"), [("classify", ImageNetAugment()), ("vqa", RandAugment())])
+def test_views_of_classes_get_imagenets_operations_and_others_the_ten_of_tasks(
+    task: Task, augment: Augment, folders: dict[Task, Path], tiny_data: TinyData
+) -> None:
+    config = task_config(folders[task], tiny_data.folder / "text_tokenizer.spm", rand_augment=True)
+    batch, reader = TaskDataset(config, task, PER_STEP, IMAGE_SIZE, 3)[1], reader_of(folders[task])
+    samples = {reader.key(place): place for place in range(reader.index.num_samples)}
+    transform = ImageTransform(IMAGE_SIZE, config.min_crop_scale, 0, config.horizontal_flip, 10**6, augment)
+    for key, sample_id, image in zip(batch.keys, batch.sample_ids.tolist(), batch.images, strict=True):
+        expected = transform(reader.image_bytes(samples[key]), sample_generator(3, sample_id))
+        assert image.tolist() == expected.tolist()
 
 
 def test_bad_samples_are_named_and_replaced(tmp_path: Path, tiny_data: TinyData) -> None:

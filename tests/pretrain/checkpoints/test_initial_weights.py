@@ -27,7 +27,7 @@ from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.conversion.convert import convert
 from pretrain.conversion.options import ConvertOptions
 from pretrain.formats.beit3_file import save_beit3
-from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
+from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model, tiny_task_network
 
 
 def given(model: torch.nn.Module, **changes: Any) -> InitialWeights:
@@ -164,6 +164,26 @@ def test_image_positions_are_interpolated_to_the_size_of_the_run() -> None:
     positions, own = (each.encoder.vision_embed.pos_embed.detach() for each in (source, larger))
     assert torch.equal(own[:3], positions[:3]) and len(own) == 3 + 36
     torch.testing.assert_close(own[3:].mean(0), positions[3:].mean(0), atol=0.05, rtol=0)
+
+
+def test_a_head_for_another_list_of_answers_is_new_and_named() -> None:
+    source, network = tiny_task_network(VqaHead(7), seed=1), tiny_task_network(VqaHead(9), seed=2)
+    before = network.state_dict()["head.3.weight"].clone()
+    assert load_initial_weights(given(source), network, HEADS) == ["head.3.weight", "head.3.bias"]
+    after = network.state_dict()
+    assert torch.equal(after["head.3.weight"], before)
+    assert torch.equal(after["head.0.weight"], source.state_dict()["head.0.weight"])
+    with pytest.raises(ValueError, match=r"there lack encoder.norm.*; give weights of masked data modeling"):
+        load_initial_weights(given(source), tiny_dual_encoder(), HEADS)  # contrastive training needs the final norm
+
+
+def test_positions_are_interpolated_up_to_768_px_as_microsofts_code_does() -> None:
+    source, large = tiny_model(), build_network(replace(CONFIG, image_size=768), VqaHead(7))
+    load_initial_weights(given(source), large, HEADS)
+    own, found = (each.encoder.vision_embed.pos_embed.detach() for each in (source, large))
+    patches = own[3:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)  # load_model_and_may_interpolate of unilm/beit3 utils.py
+    patches = torch.nn.functional.interpolate(patches, size=(96, 96), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(found, torch.cat([own[:3], patches.permute(0, 2, 3, 1).flatten(0, 2)]))
 
 
 def test_all_differences_are_listed(tmp_path: Path) -> None:
