@@ -1,8 +1,6 @@
 """The evaluation of finetuned networks on drawn scenes. CPU, seconds."""
 
-import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,6 @@ from model.task_networks import CaptionNetwork
 from pretrain.evaluation.chunks import Ranks
 from pretrain.evaluation.evaluation import Figures
 from pretrain.evaluation.finetuning import Evaluated, TaskEvaluation
-from pretrain.evaluation.result_files import check_results_path, write_results
 from pretrain.evaluation.task_inputs import TaskInputs
 from pretrain.evaluation.task_samples import open_held_out_task
 from pretrain.evaluation.written_captions import Writing, caption_rules
@@ -163,34 +160,3 @@ def test_an_evaluation_leaves_the_network_as_it_was(shards: dict[Task, Path], to
     ]
     assert found[0] == found[1] and torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("task", "results", "content"),
-    [
-        ("vqa", [(7, "red"), (8, "2")], '[{"question_id": 7, "answer": "red"}, {"question_id": 8, "answer": "2"}]\n'),
-        ("caption", [(9, "a cat")], '[{"image_id": 9, "caption": "a cat"}]\n'),
-        ("nlvr2", [("dev-0-1-0", "True"), ("dev-0-1-1", "False")], "dev-0-1-0,True\ndev-0-1-1,False\n"),
-        ("classify", [("val_1", "n01440764")], '[{"key": "val_1", "class": "n01440764"}]\n'),
-    ],
-)
-def test_files_of_results_have_the_form_of_the_servers(
-    tmp_path: Path, task: Task, results: list[tuple[int | str, str]], content: str
-) -> None:
-    path = tmp_path / ("results.csv" if task == "nlvr2" else "results.json")
-    check_results_path(path, task)
-    write_results(path, task, results)
-    assert path.read_text() == content
-    if path.suffix == ".json":
-        assert json.loads(content)
-    with pytest.raises(ValueError, match=f"must end in {path.suffix}"):
-        check_results_path(path.with_suffix(".txt"), task)
-    with pytest.raises(ValueError, match="the folder .* does not exist"):
-        check_results_path(tmp_path / "none" / path.name, task)
-
-
-def test_a_writing_without_more_words_than_allowed_is_shorter(tokenizer: TextTokenizer) -> None:
-    rules = caption_rules(tokenizer, tokenizer.vocab_size + 8, Writing())
-    assert rules.never_ids[3:] == tuple(range(tokenizer.mask_id, tokenizer.vocab_size + 8))
-    assert (rules.num_beams, rules.length_penalty, rules.max_length) == (3, 0.6, 32)
-    assert replace(rules, num_beams=1) != rules

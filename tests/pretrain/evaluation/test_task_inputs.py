@@ -1,0 +1,39 @@
+"""Inputs of an evaluation are those of training without augmentation and masks. CPU, seconds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipeline.loading.task_config import TaskDataConfig
+from data_pipeline.loading.task_sample import TaskLabels
+from data_pipeline.samples.tasks import Task
+from data_pipeline.texts.tokenizer import TextTokenizer
+from pretrain.config.finetune import FinetuneConfig
+from pretrain.evaluation.finetuning import inputs_of
+from pretrain.evaluation.task_samples import open_held_out_task
+from pretrain.jobs.task_micro_step import make_task_micro_step
+from pretrain.recipes import FINETUNE_RECIPES
+from tests.support.task_shards import ANSWERS, CLASSES, write_task_shards
+from tests.support.tiny_run import TinyData
+
+LABELS = {"vqa": ANSWERS, "classify": CLASSES}
+
+
+@pytest.mark.parametrize("task", ["vqa", "nlvr2", "classify"])
+def test_the_network_sees_what_it_sees_in_training(task: Task, tiny_data: TinyData, tmp_path: Path) -> None:
+    config = FINETUNE_RECIPES[f"{task}_laptop"]()
+    assert isinstance(config, FinetuneConfig)
+    config = replace(config, model=replace(config.model, drop_path_rate=0.0))
+    tokenizer = None if task == "classify" else TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
+    folder, labels = str(write_task_shards(tmp_path / task, task, 3)), TaskLabels(task, LABELS.get(task))
+    size = config.model.image_size
+    samples = open_held_out_task(folder, "--held-out", TaskDataConfig(), labels, tokenizer, 12, size)
+    batch, _ = samples.batch(range(3))
+    found = inputs_of(config, torch.device("cpu")).of(batch)
+    expected = make_task_micro_step(config, batch, tokenizer).inputs
+    assert torch.allclose(found.images, expected.images, atol=1e-5)
+    for name in ("image_mask", "caption_ids", "caption_padding", "text_ids"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert (found.caption_lengths, found.causal_captions) == (expected.caption_lengths, expected.causal_captions)
