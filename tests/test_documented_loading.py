@@ -124,7 +124,7 @@ def test_documented_lines_give_features_similarities_and_captions(
         assert len(names["captions"]) == 2
 
 
-MAPS, HEAD, DETECTOR, WRAPPER, TIMM_MAPS = python_blocks((ROOT / "docs" / "dense_features.md").read_text())
+MAPS, HEAD, DECAY, DETECTOR, WRAPPER, TIMM_MAPS = python_blocks((ROOT / "docs" / "dense_features.md").read_text())
 
 
 def squares(count: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -153,6 +153,9 @@ def test_documented_lines_train_a_dense_head_and_a_step_of_a_detector(
     found = names["segmenter"](names["model"].inputs(pictures)).argmax(1)
     overlap = ((found == 1) & (labels == 1)).sum() / ((found == 1) | (labels == 1)).sum()
     assert overlap > 0.6  # to name every pixel: 0.17
+    exec(DECAY, names)
+    rates = sorted({group["lr"] for group in names["optimizer"].param_groups})
+    assert rates == pytest.approx([1e-3 * 0.9**above for above in range(CONFIG.depth + 1, -1, -1)])
     exec(DETECTOR, names)
     assert all(loss.isfinite() and loss > 0 for loss in names["losses"].values())
     first = names["pyramid"].backbone.blocks[0].attn.qkv.shared.weight

@@ -41,6 +41,8 @@ LONGER_COMMANDS = {"pretrain/demo.py": 160}
 UNMIRRORED = {"runs", "slurm", "fuzz", "benchmarks", "support", "golden"}
 """Folders of tests/ that mirror no source: whole runs, clusters, and files that pytest does not collect."""
 UNTESTED = {
+    # the data of pretraining and of tasks: tests/data_pipeline/loading/test_dataset.py, test_task_dataset.py
+    "data_pipeline/loading/shard_dataset.py", "data_pipeline/loading/tensor_fields.py",
     # every run goes through them: tests/runs
     "pretrain/jobs/job.py", "pretrain/jobs/pretraining.py", "pretrain/run/loop.py",
     "pretrain/run/run_log.py", "pretrain/run/start.py", "pretrain/run/step_agreement.py",

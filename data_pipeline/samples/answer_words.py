@@ -7,7 +7,7 @@ odd in it is kept, since published figures are computed with it.
 
 import re
 
-_PUNCTUATION = ";:/'[]\"()=+\\_><@`,?"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 """Removed if a space is beside it or a comma is within a number, else replaced by a space; both for each mark."""
 _NUMBER_WITH_COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")

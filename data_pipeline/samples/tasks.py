@@ -31,6 +31,9 @@ class VqaAnnotation:
     question_id: Identifier
     answers: dict[str, float] | None
     """Score of each answer, from 0 to 1; None for a question of a test split."""
+    human_answers: tuple[str, ...] = ()
+    """Answers of the people who were asked, as they gave them, from which an evaluation computes VQA's accuracy; empty
+    if only scores are known."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,13 @@ def parse_annotation(kind: Kind, content: bytes) -> Annotation:
 def checked_annotation(kind: Kind, fields: dict[str, Any]) -> Annotation:
     """Return the annotation in the fields of a JSON object. Raises BadSampleError if one is missing or wrong."""
     if kind == "vqa":
-        return VqaAnnotation(_identifier(fields, "question_id"), _answers(fields.get("answers")))
+        return VqaAnnotation(
+            _identifier(fields, "question_id"), _answers(fields.get("answers")), _texts(fields, "human_answers")
+        )
     if kind == "nlvr2":
         return Nlvr2Annotation(str(_identifier(fields, "identifier")), _truth(fields.get("label")))
     if kind == "caption":
-        return CaptionAnnotation(_identifier(fields, "image_id"), _captions(fields.get("captions") or []))
+        return CaptionAnnotation(_identifier(fields, "image_id"), _captions(fields))
     assert kind == "label", kind
     name, label = fields.get("class"), fields.get("label")
     if not isinstance(name, str) or not name:
@@ -126,9 +131,15 @@ def _truth(label: Any) -> int | None:
     return None if label is None else int(label)
 
 
-def _captions(captions: Any) -> tuple[str, ...]:
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise BadSampleError(f"'captions' is not a list of texts ({captions!r:.60})")
+def _captions(fields: dict[str, Any]) -> tuple[str, ...]:
+    captions = _texts(fields, "captions")
     for caption in captions:
         check_text(caption)
-    return tuple(captions)
+    return captions
+
+
+def _texts(fields: dict[str, Any], name: str) -> tuple[str, ...]:
+    texts = fields.get(name) or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadSampleError(f"{name!r} is not a list of texts ({texts!r:.60})")
+    return tuple(texts)

@@ -1,4 +1,4 @@
-"""Answers to questions on images: the official normalization of VQA, and how right an answer is.
+"""How right an answer to a question is, by those of ten people: the accuracy of VQA.
 
 Ten people answered each question. An answer counts by how many of them gave it: for each person, as a third of the
 other nine that agree, at most 1; the accuracy is the mean over the ten. So an answer that 1, 2, 3 or at least 4 of ten
@@ -6,50 +6,16 @@ gave has the accuracy 0.3, 0.6, 0.9 or 1, which are also the targets of training
 GQA, there are no others: it is right or wrong.
 
 Source: Antol et al., "VQA: Visual Question Answering" (arXiv 1505.00468), and the evaluation code of visualqa.org,
-vqaEval.py, whose every step is kept, the odd ones too: they decide which answers are equal.
+vqaEval.py. Answers are compared as answer_words.py has them.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
+from data_pipeline.samples.answer_words import normalized_answer
+
 NEEDED = 3
 """Number of other people who gave an answer that is right."""
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_ARTICLES = frozenset(("a", "an", "the"))
-_NUMBERS = {"none": "0"} | {
-    word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
-}
-_CONTRACTED = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
-    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
-    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
-    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
-    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
-    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-""".split()
-
-
-def _missing_one(word: str) -> list[str]:
-    """Return a word without its first apostrophe, without its second, and so on."""
-    return [word[:place] + word[place + 1 :] for place, character in enumerate(word) if character == "'"]
-
-
-_CONTRACTIONS = {wrong: word for word in _CONTRACTED for wrong in _missing_one(word)} | {"somebody'd": "somebodyd"}
-
-
-def normalized_answer(answer: str) -> str:
-    """Return an answer in lower case, without articles and punctuation, with digits for zero to ten."""
-    answer = answer.replace("\n", " ").replace("\t", " ").strip()
-    has_number_with_comma = re.search(r"\d,\d", answer) is not None
-    cleaned = answer
-    for mark in _PUNCTUATION:
-        is_beside_space = f"{mark} " in answer or f" {mark}" in answer
-        cleaned = cleaned.replace(mark, "" if is_beside_space or has_number_with_comma else " ")
-    cleaned = re.sub(r"\.(?!\d)", "", cleaned)
-    words = [_NUMBERS.get(word, word) for word in cleaned.lower().split()]
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def answer_accuracy(guess: str, human_answers: Sequence[str]) -> float:

@@ -84,21 +84,27 @@ def _read_annotations(path: Path, answers: dict[int, dict[str, Any]]) -> Iterato
         number = field_of(entry.content, "question_id", int)
         if number in answers:
             raise EntryError(f"question id occurs twice ({number})")
-        scores = human_scores(field_of(entry.content, "answers", list))
-        answers[number] = {"answers": scores, MAJORITY: field_of(entry.content, MAJORITY, str)}
+        human = human_answers(field_of(entry.content, "answers", list))
+        commonest = field_of(entry.content, MAJORITY, str)
+        answers[number] = {"answers": human_scores(human), "human_answers": human, MAJORITY: commonest}
         return ()
 
     entries = (Entry(f"{n:08d}", f"{path}: annotations[{n}]", one) for n, one in enumerate(content["annotations"]))
     return records_of_entries(entries, add, refusal)
 
 
-def human_scores(answers: list[Any]) -> dict[str, float]:
-    """Return the score of each answer that people gave to a question. Raises EntryError unless there are ten."""
+def human_answers(answers: list[Any]) -> list[str]:
+    """Return the answers of people to a question. Raises EntryError unless there are ten."""
     found = (answer.get("answer") if isinstance(answer, dict) else answer for answer in answers)
     words = [word for word in found if isinstance(word, str)]
     if len(answers) != len(words) or len(words) != NUM_HUMAN_ANSWERS:
         raise EntryError(f"'answers' is not a list of the answers of {NUM_HUMAN_ANSWERS} people ({len(words)} of them)")
-    return {word: SCORES[min(number, len(SCORES) - 1)] for word, number in Counter(words).items()}
+    return words
+
+
+def human_scores(answers: list[str]) -> dict[str, float]:
+    """Return the score of each answer of ten people, for training: as they are written, as Microsoft's code does it."""
+    return {word: SCORES[min(number, len(SCORES) - 1)] for word, number in Counter(answers).items()}
 
 
 def questions_of_json_lines(path: Path, fields: AnnotatedFields, answers: list[str] | None) -> Iterator[Record]:
@@ -117,6 +123,8 @@ def questions_of_json_lines(path: Path, fields: AnnotatedFields, answers: list[s
             raise EntryError(f"question id is neither a number nor a text ({number!r:.60})")
         ids.add(number)
         metadata: dict[str, Any] = {"question_id": number}
+        if isinstance(found := line.get("answers"), list):
+            metadata["human_answers"] = human_answers(found)
         if (scores := _scores_of_line(line, answers)) is not None:
             metadata["answers"] = scores
         return [Record(str(number), fields.root / name, text, metadata=metadata, place=entry.place)]
@@ -133,7 +141,7 @@ def _scores_of_line(line: dict[str, Any], answers: list[str] | None) -> dict[str
     if "answer" in line:
         return {field_of(line, "answer", str): 1.0}
     found = line.get("answers")
-    return human_scores(found) if isinstance(found, list) else found
+    return human_scores(human_answers(found)) if isinstance(found, list) else found
 
 
 def _scores_of_labels(labels: list[Any], scores: list[Any], answers: list[str] | None) -> dict[str, float] | None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.samples.tasks import Annotation, ClassAnnotation, Identifier, Nlvr2Annotation, Task, VqaAnnotation
+from data_pipeline.samples.vqa_answers import answer_accuracy, answer_scores
 from model.task_losses import class_losses, vqa_losses
 from pretrain.evaluation.evaluation import Figures
 from pretrain.evaluation.task_samples import HeldOutTask, is_labelled
@@ -72,7 +73,9 @@ def choice_figures(samples: HeldOutTask, rows: Tensor, is_good: Tensor) -> Figur
     }
     if task == "vqa":
         chosen = label_names(samples)
-        scores = [of_sample.get(chosen[int(label)], 0.0) for of_sample, label in zip(found, columns[:, 0], strict=True)]
+        scores = [
+            accuracy(annotation, chosen[int(label)]) for (annotation, _), label in zip(kept, columns[:, 0], strict=True)
+        ]
         figures["vqa/acc"] = sum(scores) / len(scores)
     else:
         figures[FIRST_FIGURE[task]] = float((columns[:, 1] < 1).double().mean())
@@ -95,10 +98,18 @@ def label_names(samples: HeldOutTask) -> Sequence[str]:
     return TRUTH if samples.task == "nlvr2" else samples.labels.names or ()
 
 
+def accuracy(annotation: Annotation, answer: str) -> float:
+    """Return how right an answer is: by those of the people who were asked, or if they are not known by its score."""
+    assert isinstance(annotation, VqaAnnotation)
+    if annotation.human_answers:
+        return answer_accuracy(answer, annotation.human_answers)
+    return (annotation.answers or {}).get(answer, 0.0)
+
+
 def scores_by_name(annotation: Annotation) -> dict[str, float]:
     """Return how right each label of a sample is, by its name; those that are not right are left out."""
     if isinstance(annotation, VqaAnnotation):
-        return annotation.answers or {}
+        return answer_scores(annotation.human_answers) if annotation.human_answers else annotation.answers or {}
     if isinstance(annotation, ClassAnnotation):
         return {annotation.name: 1.0}
     assert isinstance(annotation, Nlvr2Annotation) and annotation.label is not None

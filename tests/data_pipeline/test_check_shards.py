@@ -3,18 +3,23 @@
 import json
 import os
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_pipeline.check_shards import CheckOptions, _check, check_shards, draw_contact_sheet, has_html_entities
+from data_pipeline.samples.answers import CLASSES_NAME, class_lines
 from data_pipeline.samples.sample import Kind
+from data_pipeline.samples.scene_tasks import LABELS
+from data_pipeline.samples.tasks import TASK_KINDS, Task
 from data_pipeline.shards.contact_sheet import LINE, TILE
 from data_pipeline.shards.index import read_index
 from data_pipeline.shards.writer import SampleFilter
 from data_pipeline.write_shards import ShardOptions, write_shards
 from tests.support.launch import run_ranks
+from tests.support.task_data import write_scenes
 from tests.support.tiny_run import TinyData
 
 
@@ -35,6 +40,23 @@ def test_sound_shards_are_counted_and_shown(kind: Kind, tiny_data: TinyData, tmp
     for number in range(num_shown):
         left, top = number % num_columns * TILE, LINE + number // num_columns * height
         assert len(set(sheet.crop((left, top, left + TILE, top + height)).get_flattened_data())) > 20
+
+
+@pytest.mark.parametrize("task", get_args(Task))
+def test_shards_of_tasks_are_sound_and_their_labels_fit_the_list(task: Task, tmp_path: Path) -> None:
+    folder = write_scenes(tmp_path / task, task, 7)
+    printed = _check(CheckOptions(str(folder), image_size=32, num_shown=7, num_workers=1))
+    assert f"{TASK_KINDS[task]}, 7 samples in 2 shards" in printed and "a run can use 7" in printed
+    assert ("characters per text" in printed) == (task != "classify")
+    if task == "classify":
+        (folder / CLASSES_NAME).write_text(class_lines([*reversed(LABELS["label"][1:])]))
+        skipped = check_shards(CheckOptions(str(folder), num_workers=1)).report.skipped
+        assert set(skipped) <= {
+            "label is out of range",
+            "label is that of another class",
+            "class is not in the class list",
+        }
+        assert skipped.total() >= 6
 
 
 def test_bad_samples_are_named_and_shown_with_their_reasons(tmp_path: Path) -> None:

@@ -20,8 +20,18 @@ from data_pipeline.samples.answer_words import normalized_answer
         ("2.5", "2.5"),
         ("St. John", "st john"),
         ("dont know", "don't know"),
-        ("couldnt've", "couldn't ve"),  # apostrophes are punctuation, and replaced first
-        ("it's", "it s"),
+        ("couldnt've", "couldn't've"),
+        ("couldntve", "couldntve"),  # the official list has forms with one apostrophe missing
+        ("somebody'd", "somebodyd"),  # an oddity of that list
+        ("it's", "it's"),
+        ("x-ray", "x ray"),
+        ("x -ray", "x ray"),
+        ("yes!", "yes"),
+        ("{red}", "red"),
+        ("10:30", "10:30"),
+        ("2,000", "2000"),
+        ("U.S.", "us"),
+        ("eleven", "eleven"),
         ("oclock", "o'clock"),
         ("the", ""),
         ("ten", "10"),

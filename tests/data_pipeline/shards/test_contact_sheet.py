@@ -14,6 +14,7 @@ from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.shards.writer import SampleFilter
 from data_pipeline.write_shards import ShardOptions, write_shards
+from tests.support.shard_files import index_folder, png, write_tar
 
 
 @pytest.mark.parametrize("form", ["jpg", "png", "webp"])
@@ -42,6 +43,16 @@ def test_the_sheet_shows_two_views_as_in_training(tmp_path: Path) -> None:
         shown = sheet[top : top + VIEW, left : left + VIEW]
         expected = transform(encoded, np.random.Generator(np.random.Philox(key=[3, draw])))
         assert np.array_equal(shown, expected.transpose(1, 2, 0))
+
+
+def test_both_images_of_a_statement_are_shown_beside_one_view(tmp_path: Path) -> None:
+    colors = [(200, 0, 0), (0, 200, 0)]
+    members = [(f"a.{name}", png(color)) for name, color in zip(("png", "image2.png"), colors, strict=True)]
+    members += [("a.txt", b"one is green"), ("a.json", b'{"identifier": "a", "label": 1}')]
+    index_folder(write_tar(tmp_path / "0.tar", members).parent, "nlvr2")
+    sheet = np.asarray(draw_contact_sheet(CheckOptions(str(tmp_path), color_jitter=0))[0])
+    centers = [MARGIN + place * (VIEW + MARGIN) + VIEW // 2 for place in range(3)]
+    assert [tuple(sheet[LINE + MARGIN + VIEW // 2, x]) for x in centers] == [*colors, colors[0]]
 
 
 def test_an_image_of_any_shape_is_shown(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from data_pipeline.shards.index import damaged_records, read_index
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.shards.scan import load_scan, save_scan
 from tests.support.http_servers import Hostile, changed_index
-from tests.support.shard_files import SIZE, indexed, pair_dataset
+from tests.support.shard_files import GOOD, SIZE, indexed, pair_dataset
 from tests.support.tiny_run import TinyData
 
 
@@ -47,6 +47,21 @@ def test_a_damaged_index_is_refused(damage: str, good_pairs: Path, tiny_data: Ti
     (good_pairs / "index.json").write_text(changed)
     with pytest.raises(ValueError, match=message):
         pair_dataset(good_pairs, tiny_data)
+
+
+def test_an_index_of_the_code_before_tasks_is_read(good_pairs: Path) -> None:
+    """Its files are written here as that code wrote them; indexes of pretraining are still the same."""
+    index = json.loads((good_pairs / "index.json").read_text())
+    records = np.load(good_pairs / index["records"])
+    member = [("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")]
+    before = np.dtype([("key", records.dtype["key"]), ("shard", "<u4"), ("image", member), ("text", member)])
+    assert records.dtype == before and index["version"] == 2 and index["kind"] == "pair"
+    names = "version kind num_samples shard_folder records records_bytes records_sha256 text_length skipped shards"
+    assert list(index) == [*names.split(), "caption_key"]
+    del index["caption_key"]  # as the first indexes of version 2
+    (good_pairs / "index.json").write_text(json.dumps(index))
+    reader = SampleReader(read_index(good_pairs), 1 << 20)
+    assert reader.texts(3) == ("a circle",) and reader.image_bytes(3) == GOOD
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from webdataset.tariterators import base_plus_ext
 
 from data_pipeline.samples.sample import IMAGE_BEGINNINGS, IMAGE_EXTENSIONS, Kind
 from data_pipeline.shards.index import read_index
+from data_pipeline.shards.members import EARLY_DOT
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.shards.scan import load_scan, scan_path, scan_shard
-from tests.support.shard_files import JPEG, indexed, keys, write_tar
+from tests.support.shard_files import GOOD, JPEG, indexed, keys, write_tar
 
 KEYS = ["a", "b", "v1.0/a", "./a", "photo v1", "../x", "/x", ".hidden", ""]
 
@@ -190,6 +191,30 @@ def test_captions_are_read_from_a_field_of_the_json_members(tmp_path: Path) -> N
     assert read_index(tmp_path).fingerprint != by_caption
     with pytest.raises(ValueError, match="kind image has none"):
         indexed("image", tmp_path, caption_key="caption")
+
+
+def test_samples_of_a_task_have_all_their_parts_or_are_named(tmp_path: Path) -> None:
+    names = ("png", "image2.jpg", "txt", "json")
+    contents = {"png": GOOD, "image2.jpg": JPEG, "txt": b"both", "json": b'{"identifier": "a"}'}
+    members = [(f"good.{name}", contents[name]) for name in names]
+    for number, missing in enumerate(names):
+        members += [(f"{number}.{name}", contents[name]) for name in names if name != missing]
+    members += [("other.image3.png", GOOD), ("bad.image2.png", b"no image")]
+    report = indexed("nlvr2", write_tar(tmp_path / "0.tar", members).parent)
+    assert keys(tmp_path) == ["good"] and report.num_skipped_members == 14
+    assert report.examples == {
+        "image is missing or empty": "0.tar:0",
+        "image2 is missing or empty": "0.tar:1",
+        "text is missing or empty": "0.tar:2",
+        "json is missing or empty": "0.tar:3",
+        EARLY_DOT: "0.tar:other.image3.png",
+        "image is neither JPEG nor PNG nor WebP": "0.tar:bad.image2.png (it begins with b'no image')",
+    }
+    reader = SampleReader(read_index(tmp_path), 1 << 20)
+    assert (reader.image_bytes(0), reader.image_bytes(0, "image2")) == (GOOD, JPEG) and reader.text(0) == "both"
+    assert indexed("pair", tmp_path).skipped[EARLY_DOT] == 6  # second images are no part of a pair
+    with pytest.raises(ValueError, match="kind vqa has none"):
+        indexed("vqa", tmp_path, caption_key="caption")
 
 
 def test_a_scan_whose_directory_leads_before_its_beginning_is_repeated(pairs: Path) -> None:

@@ -10,6 +10,7 @@ from data_pipeline.samples.tasks import VqaAnnotation
 from data_pipeline.sources.annotated import AnnotatedFields
 from data_pipeline.sources.entries import EntryError, RefusedFileError
 from data_pipeline.sources.questions import (
+    human_answers,
     human_scores,
     majority_answers,
     questions_of_json_lines,
@@ -50,8 +51,9 @@ def test_vqav2_becomes_shards_with_the_scores_of_its_ten_answers(tmp_path: Path)
     reader = reader_of(tmp_path / "out")
     assert [reader.text(0), reader.text(1)] == [one["question"] for one in questions]
     expected = {"net": 1.0, "netting": 0.6, "mesh": 0.3, "fence": 0.3}
-    assert reader.annotation(0) == VqaAnnotation(458752000, expected)
-    assert reader.annotation(1) == VqaAnnotation(262146001, {"yes": 1.0, "no": 0.9})
+    people = ("net",) * 6 + ("netting",) * 2 + ("mesh", "fence")
+    assert reader.annotation(0) == VqaAnnotation(458752000, expected, people)
+    assert reader.annotation(1) == VqaAnnotation(262146001, {"yes": 1.0, "no": 0.9}, ("yes",) * 7 + ("no",) * 3)
     images = [tmp_path / f"train2014/COCO_train2014_{number:012d}.jpg" for number in (458752, 262146)]
     assert [reader.image_bytes(0), reader.image_bytes(1)] == [path.read_bytes() for path in images]
     assert read_answers(tmp_path / "out" / ANSWERS_NAME) == ["net", "yes"]  # normalized, in the order of the questions
@@ -153,4 +155,4 @@ def test_files_of_another_layout_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedFileError, match="it has no list 'questions' with its 'data_subtype'"):
         list(questions_of_vqav2(path, tmp_path, None))
     with pytest.raises(EntryError, match="9 of them"):
-        human_scores(["red"] * 9)
+        human_answers(["red"] * 9)

@@ -53,6 +53,20 @@ def test_accuracy_of_answers_is_the_mean_of_their_scores(tmp_path: Path) -> None
     assert choice_results(samples, rows, ALL_GOOD) == [(0, "red"), (1, "green"), (2, "blue"), (3, "blue")]
 
 
+def test_accuracy_is_computed_from_the_answers_of_people_if_they_are_known(tmp_path: Path) -> None:
+    """As they wrote them, "Red" and "a red one" are other answers than "red", and "2" is none of theirs."""
+    people = [["Red"] * 2 + ["red."] * 2 + ["a red one"] * 6, ["two"] * 3 + ["three"] * 7, ["green"] * 10]
+    annotations: list[dict[str, object]] = [
+        {"question_id": number, "answers": {"red": 0.3}, "human_answers": answers}
+        for number, answers in enumerate(people)
+    ]
+    samples = opened(tmp_path, "vqa", annotations, ["red", "2", "green"])
+    rows = choice_rows("vqa", likes(0, 1, 0), torch.zeros(3, 3))
+    found = choice_figures(samples, rows, ALL_GOOD[:3])
+    assert found["vqa/acc"] == pytest.approx((1.0 + 0.9 + 0.0) / 3)
+    assert found["vqa/acc_commonest"] == pytest.approx(1 / 3)
+
+
 def test_samples_without_answers_and_unreadable_ones_weigh_nothing(tmp_path: Path) -> None:
     samples = opened(tmp_path, "vqa", questions({"red": 1.0}, None, {"green": 1.0}, {"blue": 1.0}), COLORS)
     rows = choice_rows("vqa", likes(0, 1, 1, 0), torch.zeros(4, 3))
