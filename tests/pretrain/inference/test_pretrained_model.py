@@ -14,6 +14,7 @@ from data_pipeline.samples.scenes import draw_samples
 from data_pipeline.texts.tokenizer import EOS_ID, TextTokenizer
 from model import load_pretrained
 from model.captioner import captions
+from model.masked_data_model import MaskedDataModel
 from pretrain.inference.pretrained_model import PretrainedModel, chosen_device, chosen_dtype
 from tests.support.opened import LENGTH, SIZE, tiny_opened, write_export
 from tests.support.tiny import tiny_model
