@@ -202,21 +202,20 @@ def check_shard(options: CheckOptions, number: int) -> CheckResult:
 
 
 def _check_samples(options: CheckOptions, number: int, result: CheckResult) -> None:
-    reader, transform = open_reader(options), checking_transform(options)
-    kind = reader.index.kind
+    reader, transform, labels = open_reader(options), checking_transform(options), labels_beside(options)
+    parts = PARTS[reader.index.kind]
     first, stop = reader.index.shard_starts[number : number + 2]
     for sample in range(first, stop):
         name = printable(f"{reader.index.shards[number].name}:{reader.key(sample)}")
         try:
             with at_sample(name):
-                if "image" in PARTS[kind]:
+                if "image" in parts:
                     transform.center(reader.image_bytes(sample))
-                if "image2" in PARTS[kind]:
+                if "image2" in parts:
                     transform.center(reader.image_bytes(sample, "image2"))
-                if "json" in PARTS[kind]:
-                    annotation = reader.annotation(sample)
-                    if (labels := labels_beside(options)) is not None:
-                        labels.check(annotation)
+                annotation = reader.annotation(sample) if "json" in parts else None
+                if labels is not None and annotation is not None:
+                    labels.check(annotation)
                 for text in reader.texts(sample):
                     result.unknown += checked_share(text, options.text_tokenizer)
                     result.count_text(name, text)

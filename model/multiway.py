@@ -7,18 +7,19 @@ Source: "Image as a Foreign Language" (arXiv 2208.10442), section 2.1; sub-Layer
 Shapes: I image-only samples, P pairs, T texts; V image tokens, C caption tokens, L text tokens; N packed rows, D dim.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from model.attention import MultiwayAttention
 from model.block_vectors import BlockVectors, block_stacks
 from model.checkpointing import call_checkpointed
-from model.config import KEEP_EVERYTHING, Checkpointing, KernelChoice, MultiwayConfig
+from model.config import KEEP_EVERYTHING, Checkpointing, CheckpointingMode, KernelChoice, MultiwayConfig
 from model.embeddings import TextEmbedding, VisionEmbedding
 from model.experts import ExpertFeedForward, FinalNorm, NoFinalNorm
 from model.kernels.backend import Backend, choose_backend
@@ -155,8 +156,12 @@ class MultiwayBlock(nn.Module):
         return self.experts.each("fc2.weight")
 
 
+BlockCall = Callable[..., tuple[Tensor, Branch]]
+"""A block, or a function that calls one with the same arguments."""
+
+
 def _block_and_add(
-    block: MultiwayBlock,
+    block: BlockCall,
     x: Tensor,
     branch: Branch | None,
     layout: PackedLayout,
@@ -166,6 +171,36 @@ def _block_and_add(
     """Call a block and add its last branch too: the next checkpoint then keeps one (N, D) matrix instead of two."""
     x, branch = block(x, branch, layout, backend, scales)
     return add_branch(x, branch), None
+
+
+def _block_in(block: MultiwayBlock, dtype: torch.dtype, *arguments: Any) -> tuple[Tensor, Branch]:
+    parameters = {name: parameter.to(dtype) for name, parameter in block.named_parameters()}
+    return cast(tuple[Tensor, Branch], functional_call(block, parameters, arguments))
+
+
+def call_block(
+    block: MultiwayBlock,
+    mode: CheckpointingMode,
+    x: Tensor,
+    branch: Branch | None,
+    layout: PackedLayout,
+    backend: Backend,
+    scales: Tensor | None = None,
+    cache: LayerCache | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Branch | None]:
+    """Return the residual stream and the branch of a block, keeping the activations that the mode keeps.
+
+    dtype: cast the block's parameters to it in this call, as torch.autocast does in torch's own layers.
+    """
+    call: BlockCall = block if dtype is None else partial(_block_in, block, dtype)
+    if mode == "none":
+        return call(x, branch, layout, backend, scales, cache)
+    # recomputing a block would extend its cache again
+    assert cache is None, "a cache is for inference: call under torch.no_grad()"
+    function = partial(_block_and_add, call) if mode == "full" else call
+    last_weights = [] if backend == "compile" else block.last_weights
+    return call_checkpointed(mode, function, x, branch, layout, backend, scales, last_weights=last_weights)
 
 
 class MultiwayTransformer(nn.Module):
@@ -218,16 +253,7 @@ class MultiwayTransformer(nn.Module):
             scales = None if drop_path_scale is None else drop_path_scale[i]
             layer_cache = None if cache is None else cache.layers[i]
             mode = self.checkpointing.mode_of(i) if torch.is_grad_enabled() else "none"
-            if mode == "none":
-                x, branch = block(x, branch, layout, backend, scales, layer_cache)
-            else:
-                # recomputing a block would extend its cache again
-                assert cache is None, "a cache is for inference: call under torch.no_grad()"
-                function = partial(_block_and_add, block) if mode == "full" else block
-                last_weights = [] if backend == "compile" else block.last_weights
-                x, branch = call_checkpointed(
-                    mode, function, x, branch, layout, backend, scales, last_weights=last_weights
-                )
+            x, branch = call_block(block, mode, x, branch, layout, backend, scales, layer_cache)
             if block_states is not None and i + 1 in block_states.blocks:
                 # a block hands on its last branch, which the next one adds; here the sum is asked for
                 added = x if branch is None else add_branch(x, branch)

@@ -28,7 +28,7 @@ from pretrain.diagnosis.options import DoctorOptions
 from pretrain.evaluation.options import EvaluateOptions, MaskedPatchesOptions, MaskedWordsOptions
 from pretrain.inference.options import CaptionOptions, EncodeOptions
 from pretrain.planning.options import PlanOptions, ScalingOptions
-from pretrain.recipes import CONTRAST_RECIPES, RECIPES, VISUAL_TOKENIZER_RECIPES
+from pretrain.recipes import CONTRAST_RECIPES, FINETUNE_RECIPES, RECIPES, VISUAL_TOKENIZER_RECIPES
 from pretrain.reporting.options import ReportOptions
 from tests.support.documents import DOCUMENTS, commands, inline_code
 from tests.support.launch import ROOT
@@ -49,6 +49,7 @@ OPTIONS = {
 OF_RECIPES: dict[str, dict[str, Any]] = {
     "pretrain.train": RECIPES,
     "pretrain.contrast": CONTRAST_RECIPES,
+    "pretrain.finetune": FINETUNE_RECIPES,
     "pretrain.train_visual_tokenizer": VISUAL_TOKENIZER_RECIPES,
 }
 PLANNING = {"pretrain.plan": PlanOptions, "pretrain.scaling": ScalingOptions, "pretrain.doctor": DoctorOptions}
@@ -135,7 +136,7 @@ def check_module(module: str, arguments: list[str]) -> None:
         _, others = parse_first_options(PLANNING[module], arguments, module)
         recipes: dict[str, Callable[[], EncoderRunConfig]] = {**RECIPES}
         if module != "pretrain.scaling":
-            recipes |= CONTRAST_RECIPES
+            recipes |= {**CONTRAST_RECIPES, **FINETUNE_RECIPES}
         parse_recipe(recipes, module, others or ["beit3_giant"])
     else:
         parse_options(OPTIONS[module], arguments, module)

@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from data_pipeline.samples.scenes import draw_samples
 from model.pretrained import save_network
@@ -120,6 +122,52 @@ def test_documented_lines_give_features_similarities_and_captions(
     if "similarity(" in lines:
         assert names["cosines"].shape == (2, 2) and names["maps"].shape == (2, 2, CONFIG.dim, 4, 4)
         assert len(names["captions"]) == 2
+
+
+MAPS, HEAD, DETECTOR, WRAPPER, TIMM_MAPS = python_blocks((ROOT / "docs" / "dense_features.md").read_text())
+
+
+def squares(count: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield batches of noise with a brighter square at a random place, of sides that patches do not divide, and which
+    pixels it covers."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        images = torch.randint(0, 128, (8, 3, 44, 52), generator=generator, dtype=torch.uint8)
+        labels = torch.zeros(8, 44, 52, dtype=torch.int64)
+        for label, top, left in zip(labels, *torch.randint(0, 24, (2, 8), generator=generator), strict=True):
+            label[top : top + 20, left : left + 20] = 1
+        yield images + 90 * labels[:, None].to(torch.uint8), labels
+
+
+def test_documented_lines_train_a_dense_head_and_a_step_of_a_detector(
+    tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_export(tmp_path / "runs" / "laptop", tiny_data)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"batches": squares(40, seed=0)}
+    torch.manual_seed(0)
+    exec(MAPS, names)
+    assert [maps.shape for maps in names["maps"]] == [(2, CONFIG.dim, 12, 15)] * CONFIG.depth
+    exec(HEAD, names)
+    ((pictures, labels),) = squares(1, seed=1)
+    found = names["segmenter"](names["model"].inputs(pictures)).argmax(1)
+    overlap = ((found == 1) & (labels == 1)).sum() / ((found == 1) | (labels == 1)).sum()
+    assert overlap > 0.6  # to name every pixel: 0.17
+    exec(DETECTOR, names)
+    assert all(loss.isfinite() and loss > 0 for loss in names["losses"].values())
+    first = names["pyramid"].backbone.blocks[0].attn.qkv.shared.weight
+    assert first.grad is not None and first.grad.abs().max() > 0
+    exec(WRAPPER, names)
+    maps = names["Beit3Pyramid"]("runs/laptop", window=2, out_channels=8)(torch.randn(1, 3, 64, 40))
+    assert [tuple(level.shape) for level in maps] == [(1, 8, 32, 24), (1, 8, 16, 12), (1, 8, 8, 6), (1, 8, 4, 3)]
+
+
+def test_documented_lines_take_maps_from_timm(exports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_beside_cpu_torch("timm")
+    monkeypatch.chdir(exports)
+    names: dict[str, Any] = {"torch": torch}
+    exec(TIMM_MAPS, names)
+    assert [maps.shape for maps in names["tower_maps"]] == [(2, CONFIG.dim, 4, 4)] * 2
 
 
 def test_the_lines_of_a_card_for_transformers_load_and_use_the_folder(

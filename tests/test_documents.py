@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.recipes import CONTRAST_RECIPES, RECIPES, VISUAL_TOKENIZER_RECIPES
+from pretrain.recipes import CONTRAST_RECIPES, FINETUNE_RECIPES, RECIPES, VISUAL_TOKENIZER_RECIPES
 from tests.support.documents import DOCUMENTS, inline_code, names_of, without_blocks
 from tests.support.launch import ROOT
 
@@ -56,7 +56,13 @@ def is_a_name_in_the_code(dotted: str) -> bool:
 
 def is_a_setting(dotted: str) -> bool:
     """Return whether the recipes have a field of that name."""
-    for config in (RECIPES["demo"](), CONTRAST_RECIPES["contrast_demo"](), VISUAL_TOKENIZER_RECIPES["demo"]()):
+    recipes = (
+        RECIPES["demo"],
+        CONTRAST_RECIPES["contrast_demo"],
+        FINETUNE_RECIPES["easy_vqa"],
+        VISUAL_TOKENIZER_RECIPES["demo"],
+    )
+    for config in (recipe() for recipe in recipes):
         value: object = config
         for name in dotted.split("."):
             value = getattr(value, name, None) if hasattr(value, name) else ...

@@ -8,6 +8,7 @@ Shapes: S side of the result; H, W sides of the crop.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,6 @@ from PIL.Image import Image
 from PIL.ImageFile import ImageFile
 
 from data_pipeline.images.decoding import Box, check_size, open_image, to_rgb, upright
-from data_pipeline.images.rand_augment import RandAugment
 from data_pipeline.samples.sample import BadSampleError
 
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
@@ -26,6 +26,9 @@ MIN_ASPECT, MAX_ASPECT = 3 / 4, 4 / 3
 
 GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a gray value (ITU-R 601-2)."""
+
+Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
+"""Takes a view (3, S, S) and a generator, and returns the changed view."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class ImageTransform:
     """Whether half of the images are mirrored. Not for captions with left and right."""
     max_pixels: int
     """Larger images are bad samples, by their headers, before decoding."""
-    rand_augment: RandAugment | None = None
-    """Operations on the view after everything else, as in finetuning; None: none."""
+    rand_augment: Augment | None = None
+    """Operations on the view after everything else, as in finetuning: RandAugment or ImageNetAugment; None: none."""
 
     def __call__(self, encoded: bytes, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Return a random view, (3, S, S). Raises BadSampleError if the bytes are not a usable image."""

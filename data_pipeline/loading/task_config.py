@@ -37,8 +37,8 @@ class TaskDataConfig(LoaderConfig):
     color_jitter: PartBelowOne = 0.0
     """Strength of brightness, contrast and saturation jitter."""
     rand_augment: bool = False
-    """Whether a view also gets two operations of RandAugment, as in Microsoft's finetuning code: shear, translation,
-    rotation, brightness, sharpness and others."""
+    """Whether a view also gets two random operations, as in Microsoft's finetuning code: shear, translation, rotation,
+    brightness, sharpness and others (RandAugment); for classify timm's rand-m9-mstd0.5-inc1 and random erasing."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -3,6 +3,7 @@
 for batch in step_batches(TaskDataset(...), first_step, last_step, num_workers): ...
 """
 
+from data_pipeline.images.imagenet_augment import ImageNetAugment
 from data_pipeline.images.rand_augment import RandAugment
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.dataset import drawn_text, encoded
@@ -40,13 +41,14 @@ class TaskDataset(ShardDataset[TaskBatch, LoadedTaskSample]):
         self.tokenizer = _tokenizer(config, task)
         self.labels = TaskLabels(task, labels_of(config, task))
         self.shape = TaskShape(task, image_size, config.text_length, self.labels.num_labels)
+        augment = ImageNetAugment() if task == "classify" else RandAugment()
         self.transform = ImageTransform(
             image_size,
             config.min_crop_scale,
             config.color_jitter,
             config.horizontal_flip,
             config.max_image_pixels,
-            RandAugment() if config.rand_augment else None,
+            augment if config.rand_augment else None,
         )
         kinds = [(TASK_KINDS[task], config.shards, samples_per_step)]
         super().__init__(kinds, config, seed, rank, world_size, ranks_per_node)
@@ -55,9 +57,7 @@ class TaskDataset(ShardDataset[TaskBatch, LoadedTaskSample]):
         return collate_task(step, samples, bad, self.shape, failure)
 
     def load(self, kind: Kind, reader: SampleReader, sample: int, sample_id: int) -> LoadedTaskSample:
-        annotation = reader.annotation(sample)
-        self.labels.check(annotation)
-        target = self.labels.target(annotation)
+        target = self.labels.known_target(reader.annotation(sample))
         if target is None and self.task != "caption":
             raise BadSampleError("sample has no label, as those of a test split")
         second = ids = None

@@ -17,10 +17,10 @@ from data_pipeline.samples.sample import Kind, Sample
 from data_pipeline.samples.scenes import COLORS, PLACES, SHAPES, SIZES, Scene, Split, random_scene, render
 
 QUESTIONS = {
-    "color": ("what color is the shape ?", "which color does the {shape} have ?"),
-    "shape": ("what shape is it ?", "which shape is {color} ?"),
-    "size": ("is it big or small ?", "how big is the {color} {shape} ?"),
-    "place": ("where is it ?", "at which place is the {color} {shape} ?"),
+    "color": ("what color is it", "which color does the {shape} have"),
+    "shape": ("what shape is it", "which shape is {color}"),
+    "size": ("is it big or small", "how big is the {color} {shape}"),
+    "place": ("where is it", "at which place is the {color} {shape}"),
 }
 """Questions by the word of the scene that answers them."""
 LABELS: dict[Kind, list[str]] = {
@@ -29,8 +29,8 @@ LABELS: dict[Kind, list[str]] = {
 }
 """The answers and the classes, in the order of their labels."""
 STATEMENTS = {
-    "same": "the shapes in both pictures have the same {word}",
-    "different": "the shapes in the two pictures differ in {word}",
+    "same": "the figures in both pictures have the same {word}",
+    "different": "the figures in the two pictures differ in {word}",
 }
 COMPARED = ("color", "shape", "size")
 

@@ -38,11 +38,17 @@ class TaskLabels:
             return self._labels[annotation.name]
         return annotation.label if isinstance(annotation, Nlvr2Annotation) else None
 
-    def check(self, annotation: Annotation) -> None:
-        """Raise BadSampleError if the list does not have any answer, or the class, or the class at its label."""
-        if self.target(annotation) == {}:
+    def known_target(self, annotation: Annotation) -> Target | None:
+        """Return `target`. Raises BadSampleError also for a question none of whose answers is in the list."""
+        found = self.target(annotation)
+        if found == {}:
             assert isinstance(annotation, VqaAnnotation)
             raise BadSampleError(f"{UNKNOWN_ANSWERS} ({', '.join(annotation.answers or ()):.60})")
+        return found
+
+    def check(self, annotation: Annotation) -> None:
+        """Raise BadSampleError if the list does not have any answer, or the class, or the class at its label."""
+        self.known_target(annotation)
         if isinstance(annotation, ClassAnnotation) and annotation.label != self._labels[annotation.name]:
             problem = "out of range" if annotation.label >= self.num_labels else "that of another class"
             raise BadSampleError(f"label is {problem} ({annotation.label} for {annotation.name!r:.60})")

@@ -48,7 +48,10 @@ def draw_sheet(reader: SampleReader, num_shown: int, seed: int, transform: Image
     height = VIEW + 2 * MARGIN + LINE * TEXT_LINES if has_pictures else 2 * MARGIN + LINE * PASSAGE_LINES
     num_columns = min(MAX_COLUMNS, num_shown)
     sheet = Image.new("RGB", (num_columns * TILE, -(-num_shown // num_columns) * height + LINE), "white")
-    legend = f"each sample, and {NUM_DRAWS} draws of it as a run of {transform.size} pixels sees it" * has_pictures
+    drawn = f"each sample, and {NUM_DRAWS} draws of it"
+    if "image2" in PARTS[reader.index.kind]:
+        drawn = f"both images of each sample, and {NUM_DRAWS - 1} draw of the first"
+    legend = f"{drawn} as a run of {transform.size} pixels sees it" * has_pictures
     font.draw(ImageDraw.Draw(sheet), MARGIN, 1, legend, "gray")
     for number, tile in enumerate(tiles):
         row, column = divmod(number, num_columns)

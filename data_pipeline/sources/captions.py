@@ -26,6 +26,8 @@ def captions_of_json(path: Path, fields: AnnotatedFields, splits: tuple[str, ...
     except (ValueError, RecursionError) as error:
         raise RefusedFileError(path, "is not valid JSON", str(error), "rename JSON lines to .jsonl") from error
     if isinstance(content, list):
+        if not content:
+            raise refusal("it is empty")
         entries = [Entry(f"{n:08d}", f"{path}: [{n}]", element) for n, element in enumerate(content)]
         return _grouped(entries, fields, refusal)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):

@@ -94,11 +94,10 @@ def _read_annotations(path: Path, answers: dict[int, dict[str, Any]]) -> Iterato
 
 def human_scores(answers: list[Any]) -> dict[str, float]:
     """Return the score of each answer that people gave to a question. Raises EntryError unless there are ten."""
-    words = [answer.get("answer") if isinstance(answer, dict) else answer for answer in answers]
-    if len(words) != NUM_HUMAN_ANSWERS or not all(isinstance(word, str) for word in words):
-        raise EntryError(
-            f"'answers' is not the list of the answers of {NUM_HUMAN_ANSWERS} people ({len(words)} of them)"
-        )
+    found = (answer.get("answer") if isinstance(answer, dict) else answer for answer in answers)
+    words = [word for word in found if isinstance(word, str)]
+    if len(answers) != len(words) or len(words) != NUM_HUMAN_ANSWERS:
+        raise EntryError(f"'answers' is not a list of the answers of {NUM_HUMAN_ANSWERS} people ({len(words)} of them)")
     return {word: SCORES[min(number, len(SCORES) - 1)] for word, number in Counter(words).items()}
 
 

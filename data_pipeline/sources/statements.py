@@ -41,7 +41,7 @@ def _label(label: Any) -> int | None:
     """Return 1 for true, 0 for false, None for a test split. Raises EntryError for anything else."""
     found = LABELS.get(label.lower()) if isinstance(label, str) else label
     if label is not None and (found is None or found not in (0, 1)):
-        raise EntryError(f"label is out of range: neither true (1) nor false (0) ({label!r:.60})")
+        raise EntryError(f"label is out of range ({label!r:.60} is neither true nor false)")
     return None if found is None else int(found)
 
 

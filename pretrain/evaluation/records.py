@@ -62,7 +62,7 @@ def in_words(figures: Figures) -> str:
 
 
 def _value(name: str, value: float) -> str:
-    is_share = "acc" in name or name.startswith("retrieval/") or name == "codebook/usage"
+    is_share = "acc" in name or "/top" in name or name.startswith("retrieval/") or name == "codebook/usage"
     return f"{value:.1%}" if is_share else f"{value:.3f}"
 
 

@@ -20,11 +20,9 @@ from model.stochastic_depth import drop_path_scales
 from model.task_inputs import image_inputs, pair_inputs, twin_pair_inputs
 from model.task_networks import CaptionTargets
 from pretrain.config.finetune import FinetuneConfig
+from pretrain.formats.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.jobs.mixing import mix
 from pretrain.jobs.visual_tokens import network_view
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Normalisation of pixels in [0, 1] with which Microsoft classifies images; all other tasks map them to [-1, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +86,8 @@ def _of_classes(config: FinetuneConfig, batch: TaskBatch, images: Tensor, scale:
 
 
 def task_view(config: FinetuneConfig, images: Tensor) -> Tensor:
-    """Return (B, 3, S, S) uint8 images as the network of a task sees them, (B, 3, size, size) normalised, in the
-    precision of the run."""
+    """Return (B, 3, S, S) uint8 images as the network of a task sees them, (B, 3, size, size), in the precision of the
+    run: normalised as Microsoft does for classes of images, and in [-1, 1] for all other tasks."""
     view = network_view(images, config.model.image_size)
     if config.task == "classify":
         channels = zip(((view + 1) / 2).unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True)

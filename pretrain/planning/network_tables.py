@@ -31,7 +31,7 @@ def use_table(config: EncoderRunConfig) -> str:
 def stage_table(config: EncoderRunConfig, stages: list[StagePlan], num_ranks: int, kernels: str) -> str:
     """Return a table of the GB per rank at the peak of a step."""
     batch, micro_steps = micro_batch(config, num_ranks), config.gradient_accumulation_steps
-    *others, last = [f"{count} {kind}" for kind, count in vars(batch).items() if count]
+    *others, last = [f"{count} {kind.replace('_', ' ')}" for kind, count in vars(batch).items() if count]
     samples = f"{', '.join(others)} and {last}" if others else last
     head = (
         f"{num_ranks} ranks, {micro_steps} micro-step{'s' * (micro_steps > 1)} of {samples} a rank, kernels {kernels}; "

@@ -11,6 +11,7 @@ from typing import Any
 
 from data_pipeline.files.remote_files import is_remote, public_url
 from data_pipeline.loading.config import parse_source
+from data_pipeline.loading.kind_sources import sample_noun
 from data_pipeline.shards.index import read_index
 from pretrain.config.run_config import EncoderRunConfig
 from pretrain.planning.memory import count_pieces, planned_kernels, rank_memory
@@ -19,13 +20,13 @@ from pretrain.planning.sections import fact
 
 def data_lines(config: EncoderRunConfig) -> Iterator[str]:
     """Yield a line per source of the recipe, with the bytes of its shards if they are there, and one for all."""
-    data, total, num_counted = config.data, 0, 0
-    sources = [(kind, entry) for kind in ("images", "pairs", "texts") for entry in getattr(data, kind)]
-    for kind, entry in sources:
+    total, num_counted = 0, 0
+    sources = [(f"{sample_noun(kind)}s", entry) for kind, entries, _ in config.kinds for entry in entries]
+    for noun, entry in sources:
         source, _ = parse_source(entry)
-        name = f"{kind}: {public_url(source)}"
+        name = f"{noun}: {public_url(source)}"
         if is_remote(source):
-            limit = data.cache_bytes
+            limit = config.data.cache_bytes
             yield fact(name, "at a URL", f"not counted; a node caches up to {size_in_words(limit)} of its shards")
             continue
         try:

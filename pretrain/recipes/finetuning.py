@@ -134,8 +134,8 @@ def classify_base() -> FinetuneConfig:
     """ImageNet-1K with the released base: published top-1 85.4.
 
     Command: deepspeed --module pretrain.finetune classify_base --initial-weights beit3_base_patch16_224.pth
-    Microsoft's code also has an AutoAugment policy and random erasing here, which are timm's and not implemented; crops
-    of 8 % of an image and colour jitter are timm's too, and are.
+    Augmentation as Microsoft's code has timm make it: crops of at least 8 % of an image, rand-m9-mstd0.5-inc1, random
+    erasing.
     """
     return _classify(_base(224, 0.15), "classify_base", peak_lr=7e-4, layer_decay=0.65)
 
@@ -207,7 +207,8 @@ def _classify(model: MultiwayConfig, name: str, peak_lr: float, layer_decay: flo
         config,
         num_classes=1000,
         layer_decay=layer_decay,
-        data=replace(config.data, text_tokenizer=None, min_crop_scale=0.08, color_jitter=0.4),
+        # beside such operations timm leaves out the jitter of colors
+        data=replace(config.data, text_tokenizer=None, min_crop_scale=0.08, color_jitter=0.0, rand_augment=True),
         label_smoothing=0.1,
         mixing=MixingConfig(mixup=0.8, cutmix=1.0),
     )

@@ -7,7 +7,8 @@ least half of an image, flips, texts of 64 tokens. Our choice: precision, and st
 counted below; of an image with several captions a step takes one.
 
 Expects shards of kind caption or pair in data/captions or data/flickr30k, data/beit3.spm, and the weights to start
-from: Microsoft starts from its `itc` files, which pretrain.contrast's other recipes make from a pretrained network.
+from: a dual encoder of the contrastive stage, or one of Microsoft's `itc` files, such as
+beit3_base_itc_patch16_224.pth, from which the published figures are.
 """
 
 from dataclasses import replace
@@ -30,8 +31,7 @@ NUM_FLICKR30K_CAPTIONS = 145_000
 def retrieval_coco_base_384() -> ContrastConfig:
     """COCO with the released base at 384 px, 222M: published recall at 1 of 61.4 for images and 79.1 for texts.
 
-    Command: deepspeed --module pretrain.contrast retrieval_coco_base_384 --initial-weights
-    beit3_base_itc_patch16_224.pth
+    Command: deepspeed --module pretrain.contrast retrieval_coco_base_384 --initial-weights runs/contrast_base
     """
     return _coco(_resized(beit3_base().model, 384, 0.2), "retrieval_coco_base_384", 2e-4, layer_decay=0.65)
 
@@ -39,8 +39,7 @@ def retrieval_coco_base_384() -> ContrastConfig:
 def retrieval_coco_large_384() -> ContrastConfig:
     """COCO with the released large at 384 px, 675M: published recall at 1 of 63.4 for images and 82.1 for texts.
 
-    Command: deepspeed --module pretrain.contrast retrieval_coco_large_384 --initial-weights
-    beit3_large_itc_patch16_224.pth
+    Command: deepspeed --module pretrain.contrast retrieval_coco_large_384 --initial-weights runs/contrast_large
     """
     return _coco(_resized(beit3_large().model, 384, 0.2), "retrieval_coco_large_384", 5e-5, layer_decay=0.85)
 
@@ -57,8 +56,7 @@ def retrieval_coco_giant_420() -> ContrastConfig:
 def retrieval_flickr30k_base_384() -> ContrastConfig:
     """Flickr30k with the released base at 384 px: published recall at 1 of 86.2 for images and 96.3 for texts.
 
-    Command: deepspeed --module pretrain.contrast retrieval_flickr30k_base_384 --initial-weights
-    beit3_base_itc_patch16_224.pth
+    Command: deepspeed --module pretrain.contrast retrieval_flickr30k_base_384 --initial-weights runs/contrast_base
     """
     return _flickr30k(_resized(beit3_base().model, 384, 0.2), "retrieval_flickr30k_base_384", 1e-4, layer_decay=0.65)
 
@@ -66,8 +64,7 @@ def retrieval_flickr30k_base_384() -> ContrastConfig:
 def retrieval_flickr30k_large_384() -> ContrastConfig:
     """Flickr30k with the released large at 384 px: published recall at 1 of 88.1 for images and 97.2 for texts.
 
-    Command: deepspeed --module pretrain.contrast retrieval_flickr30k_large_384 --initial-weights
-    beit3_large_itc_patch16_224.pth
+    Command: deepspeed --module pretrain.contrast retrieval_flickr30k_large_384 --initial-weights runs/contrast_large
     """
     return _flickr30k(_resized(beit3_large().model, 384, 0.2), "retrieval_flickr30k_large_384", 5e-5, layer_decay=0.85)
 

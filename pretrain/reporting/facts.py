@@ -16,6 +16,11 @@ MAX_STARTS = 100
 HEADLINES = {
     "loss/total": "held-out loss",
     "loss/contrastive": "held-out contrastive loss",
+    "vqa/acc": "answers, held-out accuracy",
+    "nlvr2/acc": "statements, held-out accuracy",
+    "classify/top1": "classes, held-out accuracy",
+    "caption/cider": "captions, CIDEr",
+    "caption/bleu4": "captions, BLEU-4",
     "words/acc_right_image": "words, right image",
     "words/acc_wrong_image": "words, wrong image",
     "patches/acc": "hidden patches",
@@ -55,7 +60,7 @@ def overview(run: RunFiles) -> Overview:
     for name, label in HEADLINES.items():
         column = run.evaluations["raw"].get(name)
         if column is not None and len(column.finite):
-            is_part = not name.startswith("loss/")
+            is_part = not name.startswith(("loss/", "caption/"))
             facts.append((label, short(column.finite.values[-1], "%" if is_part else "")))
     facts += _work(run)
     skipped, bad = len(run.steps_where("skipped")), run.column("bad_samples").finite.values.sum()

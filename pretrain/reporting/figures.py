@@ -19,6 +19,16 @@ LOSSES = {
     "losses/mvlm_image": "Patches of pairs (mvlm_image)",
     "losses/mlm": "Words of texts (mlm)",
     "losses/mvlm_text": "Words of captions (mvlm_text)",
+    "losses/vqa": "Answers to questions (vqa)",
+    "losses/nlvr2": "Statements on two images (nlvr2)",
+    "losses/caption": "Words of captions (caption)",
+    "losses/classify": "Classes (classify)",
+}
+WHOLE_LOSSES = ("losses/contrastive", "losses/vqa", "losses/nlvr2", "losses/caption", "losses/classify")
+"""Losses that are the whole loss of a run that has no other."""
+TASK = {
+    "task/score": ("Score of the likeliest answers of the batch", "%"),
+    "task/accuracy": ("Samples of the batch with the right label", "%"),
 }
 CONTRAST = {
     "contrast/image_to_text": ("Images whose own text is the nearest of the batch", "%"),
@@ -35,6 +45,10 @@ SPEED = {
     "memory_gib": ("Memory of the main rank in GiB", ""),
 }
 GROUPS = {
+    "vqa": "Answers to questions",
+    "nlvr2": "Statements on two images",
+    "caption": "Written captions",
+    "classify": "Classification",
     "words": "Hidden words",
     "patches": "Hidden patches",
     "retrieval": "Retrieval",
@@ -77,7 +91,7 @@ def chart_sections(runs: list[RunFiles]) -> list[Section]:
     """Return the sections of a report that hold charts; those without any are left out."""
     has_average = any(run.evaluations["ema"] for run in runs)
     evaluation_text = "Rings: with the averaged weights, if they differ." if has_average else ""
-    drawn = {*LOSSES, *CONTRAST, *OPTIMIZER, *SPEED, *NOT_DRAWN}
+    drawn = {*LOSSES, *CONTRAST, *TASK, *OPTIMIZER, *SPEED, *NOT_DRAWN}
     sections = [
         Section("time", "Time line", "", [time_line(runs)]),
         Section(
@@ -86,6 +100,7 @@ def chart_sections(runs: list[RunFiles]) -> list[Section]:
             loss_charts(runs),
         ),
         Section("contrast", "Contrast", "", [log_chart(runs, name, *CONTRAST[name], True) for name in CONTRAST]),
+        Section("task", "Task", "", [log_chart(runs, name, *TASK[name], True) for name in TASK]),
         Section("evaluation", "Held-out evaluation", evaluation_text, evaluation_charts(runs)),
         Section("optimizer", "Optimizer", "", [log_chart(runs, name, *OPTIMIZER[name]) for name in OPTIMIZER]),
         Section("speed", "Speed", "", [log_chart(runs, name, *SPEED[name], True) for name in SPEED]),
@@ -99,7 +114,7 @@ def chart_sections(runs: list[RunFiles]) -> list[Section]:
 def loss_charts(runs: list[RunFiles]) -> list[Chart]:
     """Return a chart per loss that any run has logged: training, and over it the held-out loss."""
     logged = {name for run in runs for name in run.columns if name.startswith("losses/")}
-    whole = set() if logged == {"losses/contrastive"} else {"loss"}  # it is the whole loss
+    whole = set() if len(logged) == 1 and logged <= set(WHOLE_LOSSES) else {"loss"}
     names = [name for name in LOSSES if name in whole | logged] + sorted(logged - set(LOSSES))
     return [_loss_chart(runs, name) for name in names]
 

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
+from data_pipeline.loading.kind_sources import sample_noun
 from data_pipeline.loading.shard_dataset import ShardDataset
 from pretrain.checkpoints.reader import Checkpoint, agreed_latest_checkpoint, complete_folders, describe_unverified
 from pretrain.checkpoints.saver import check_there
@@ -102,7 +103,7 @@ def first_batch(dataset: ShardDataset[Any, Any], num_ranks: int) -> str:
         count = sources.samples_per_step // num_ranks
         keys = batch.keys[first : first + count][:NUM_KEYS]
         first += count
-        lines.append(f"{f'keys of {kind}s':20}{', '.join(keys)}{', ...' if count > NUM_KEYS else ''}")
+        lines.append(f"{f'keys of {sample_noun(kind)}s':20}{', '.join(keys)}{', ...' if count > NUM_KEYS else ''}")
     lines += [f"bad sample: {bad}" for bad in batch.bad_samples[:NUM_KEYS]]
     return "\n".join(lines)
 

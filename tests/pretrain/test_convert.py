@@ -16,6 +16,7 @@ from model.masked_data_model import MaskedDataModel
 from model.pretrained import load_network
 from pretrain.checkpoints.initial_weights import check_initial_weights, open_initial_weights
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint, load_model
+from pretrain.config.contrast import ContrastConfig
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.conversion.beit3_target import Beit3Target
 from pretrain.conversion.convert import convert, report
@@ -255,7 +256,8 @@ def test_a_contrastive_run_is_converted_to_every_format(contrast_run: Path, tmp_
         assert converted.card["heads"] == {"logit_bias": True, "masked_data": True}
         found = read_preprocessing(converted.path.parent)
         assert found is not None and found.tokenizer == "text_tokenizer.spm"
-        assert found.text_length == found.caption_length == find_checkpoint(contrast_run).config.data.caption_length
+        data = find_checkpoint(contrast_run, ContrastConfig).config.data
+        assert found.text_length == found.caption_length == data.caption_length
     network = load_network(tmp_path / "ours")
     assert isinstance(network, DualEncoder) and network.heads == DualHeads(logit_bias=True, masked_data=True)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())

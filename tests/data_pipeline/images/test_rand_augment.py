@@ -127,7 +127,8 @@ def test_a_transform_applies_it_after_the_same_crop() -> None:
     assert (augmenting.center(png) == plain.center(png)).all()
 
 
-@pytest.mark.parametrize(("num_ops", "magnitude"), [(-1, 7), (2, 11), (2, -1)])
-def test_settings_out_of_range_are_named(num_ops: int, magnitude: int) -> None:
-    with pytest.raises(ValueError, match=f"{num_ops} operations of magnitude {magnitude}"):
-        RandAugment(num_ops, magnitude)
+@pytest.mark.parametrize(("num_ops", "magnitude", "deviation"), [(-1, 7, 0), (2, 11, 0), (2, -1, 0), (2, 7, -1)])
+def test_settings_out_of_range_are_named(num_ops: int, magnitude: int, deviation: int) -> None:
+    message = f"{num_ops} operations of magnitude {magnitude} and deviation {deviation}: the magnitude must be from 0"
+    with pytest.raises(ValueError, match=message):
+        RandAugment(num_ops, magnitude, deviation)

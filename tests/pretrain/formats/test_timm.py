@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from model.config import MultiwayConfig
+from model.dense_features import DenseBackbone
+from model.embeddings import interpolate_positions
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
 from pretrain.formats.timm import save_timm
@@ -80,3 +82,19 @@ def test_it_serves_as_a_classifier_and_as_a_backbone(tmp_path: Path) -> None:
     states, maps = backbone.forward_intermediates(images, indices=[0, 2], norm=True)
     assert [m.shape for m in maps] == [(2, CONFIG.dim, CONFIG.grid_size, CONFIG.grid_size)] * 2
     torch.testing.assert_close(states.detach(), our_image_states(model, images), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", [CONFIG.image_size, 2 * CONFIG.image_size])
+def test_maps_of_features_only_equal_those_of_our_backbone(side: int, tmp_path: Path) -> None:
+    model, images = tiny_model(), torch.randn(2, 3, side, side)
+    config = replace(CONFIG, image_size=side)
+    weights = dict(model.state_dict())
+    positions = "encoder.vision_embed.pos_embed"  # convert --image-size does the same
+    weights[positions] = interpolate_positions(weights[positions], (config.grid_size, config.grid_size))
+    save_timm(weights.items(), config, tmp_path)
+    tower = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, features_only=True, out_indices=(0, 2)).eval()
+    assert tower.feature_info.reduction() == [CONFIG.patch_size] * 2
+    with torch.no_grad():
+        pairs = zip(tower(images), DenseBackbone(model.encoder, layers=(1, 3))(images), strict=True)
+        for theirs, ours in pairs:
+            torch.testing.assert_close(theirs, ours, atol=2e-5, rtol=0)
