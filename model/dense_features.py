@@ -98,8 +98,11 @@ class DenseBackbone(nn.Module):
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         order = None if self.windows is None else window_order(grid, self.windows.side, images.device)
         tokens, dtype = self._tokens(images, grid, order), autocast_dtype(images.device)
-        with torch.autocast(images.device.type, enabled=False):  # the operations of a block cast nothing by themselves
-            states = self._states(tokens if dtype is None else tokens.to(dtype), grid, dtype)
+        if dtype is None:
+            states = self._states(tokens, grid, None)
+        else:
+            with torch.autocast(images.device.type, enabled=False):  # the blocks cast their parameters themselves
+                states = self._states(tokens.to(dtype), grid, dtype)
         return [self._map(states[layer], grid, order) for layer in self.layers]
 
     def _tokens(self, images: Tensor, grid: tuple[int, int], order: Tensor | None) -> Tensor:
@@ -153,7 +156,9 @@ class DenseBackbone(nn.Module):
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """Return the type in which torch.autocast computes on a device, None if it is not on."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    kind = device.type
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_on else None
 
 
 def padded(images: Tensor, divisor: int) -> Tensor:

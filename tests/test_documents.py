@@ -56,12 +56,13 @@ def is_a_name_in_the_code(dotted: str) -> bool:
 
 def is_a_setting(dotted: str) -> bool:
     """Return whether the recipes have a field of that name."""
-    for config in (
-        RECIPES["demo"](),
-        CONTRAST_RECIPES["contrast_demo"](),
-        FINETUNE_RECIPES["vqa_laptop"](),
-        VISUAL_TOKENIZER_RECIPES["demo"](),
-    ):
+    recipes = (
+        RECIPES["demo"],
+        CONTRAST_RECIPES["contrast_demo"],
+        FINETUNE_RECIPES["easy_vqa"],
+        VISUAL_TOKENIZER_RECIPES["demo"],
+    )
+    for config in (recipe() for recipe in recipes):
         value: object = config
         for name in dotted.split("."):
             value = getattr(value, name, None) if hasattr(value, name) else ...

@@ -77,9 +77,10 @@ class KindSources:
     def warnings(self) -> list[str]:
         """Return a line per source of which a step takes more samples than it holds."""
         noun = sample_noun(self.kind)
+        setting = "task_samples_per_step" if is_task(self.kind) else f"{noun}s_per_step"
         return [
             f"a step takes {self.samples_per_step * share:.0f} {noun}s of {source.name}, which holds "
-            f"{source.index.num_samples}: a batch repeats samples; lower {noun}s_per_step, or add {noun}s"
+            f"{source.index.num_samples}: a batch repeats samples; lower {setting}, or add {noun}s"
             for source, share in zip(self.sources, self.mixture.shares, strict=True)
             if self.samples_per_step * share > source.index.num_samples
         ]

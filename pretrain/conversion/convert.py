@@ -43,6 +43,7 @@ def convert(options: ConvertOptions) -> Converted:
     if options.image_size is not None:
         source = resized(source, options.image_size)
     folder.check_tokenizer(source.vocabulary)
+    folder.check_labels(source.labels)
     folder.check_preprocessing(source.exported_preprocessing)
     if options.verify:
         target.check_verifiable()

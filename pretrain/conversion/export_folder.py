@@ -73,6 +73,14 @@ class ExportFolder:
             if path.is_file() and (vocabulary is None or file_sha256(path) != vocabulary.sha256):
                 raise ValueError(f"{path} is the text tokenizer of other weights; {ANOTHER}")
 
+    def check_labels(self, labels: Path | None) -> None:
+        """Raise ValueError if the list of other answers or classes lies there."""
+        if labels is None:
+            return
+        path = self.out / labels.name
+        if path.is_file() and file_sha256(path) != file_sha256(labels):
+            raise ValueError(f"{path} is the list of other weights; {ANOTHER}")
+
     def check_preprocessing(self, preprocessing: Preprocessing) -> None:
         """Raise ValueError if weights whose images or texts are prepared differently lie there."""
         path, is_shared = self.out / PREPROCESSING_NAME, bool(self._other_cards()) or not self.card.is_file()
@@ -126,6 +134,8 @@ class ExportFolder:
                 raise ValueError(f"{path.name} differs from its source by {difference:.1e}, more than {TOLERANCE}")
         if source.vocabulary is not None:
             shutil.copyfile(source.vocabulary.path, folder / EXPORTED_NAME)
+        if source.labels is not None:
+            shutil.copyfile(source.labels, folder / source.labels.name)
         write_preprocessing(source.exported_preprocessing, folder)
         card = make_card(self.target, source, difference)
         (folder / self.card.name).write_text(json.dumps(card, indent=2) + "\n")

@@ -32,6 +32,7 @@ def make_card(target: Target, source: Source, difference: float | None) -> dict[
         "heads": None if source.heads is None else heads_entry(source.heads),
         "not_in_this_format": target.left_out(source),
         "text_tokenizer": None,
+        "labels": None if source.labels is None else source.labels.name,
     }
     vocabulary = source.vocabulary
     if vocabulary is not None:
@@ -74,6 +75,8 @@ def _section(card: dict[str, Any]) -> str:
     if card.get("source"):
         lines.append(f"Converted from {card['source']}.\n")
     lines += _tokenizer_lines(card.get("text_tokenizer"))
+    if card.get("labels"):
+        lines.append(f"Meaning of each output of the head, in their order: {card['labels']}.\n")
     target = target_of(card)
     lines += target.readme_notes(card)
     lines += [f"{sentence[0].upper()}{sentence[1:]}.\n" for sentence in card.get("not_in_this_format", [])]

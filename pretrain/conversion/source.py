@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -34,6 +35,8 @@ class Source:
     network with vision-language experts."""
     heads: Heads | None = None
     """Heads of a DualEncoder or of the network of a task; None: the network is a MaskedDataModel."""
+    labels: Path | None = None
+    """List of the answers or classes of a head; None: there is none beside the weights."""
     notes: tuple[str, ...] = ()
     """Notes for the user, printed by the command."""
 

@@ -23,6 +23,7 @@ from pretrain.formats.beit3_contents import config_of, missing_parts, task_heads
 from pretrain.formats.beit3_file import load_beit3, tokenizer_sha256
 from pretrain.formats.beit3_tasks import heads_of
 from pretrain.formats.beit3_tasks import in_words as heads_in_words
+from pretrain.formats.labels import labels_beside
 from pretrain.formats.preprocessing import Preprocessing, default_preprocessing, read_preprocessing
 from pretrain.formats.vocabulary import (
     EXPORTED_NAME,
@@ -64,6 +65,7 @@ def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Sou
             "config": json.loads(config_to_json(checkpoint.config)),
         },
         heads=checkpoint.config.heads,
+        labels=labels_beside(checkpoint.folder, checkpoint.config.heads),
     )
 
 
@@ -82,7 +84,7 @@ def preprocessing_of_run(config: EncoderRunConfig) -> Preprocessing:
 
 def safetensors_source(folder: Path) -> Source:
     """Open a folder that --to safetensors wrote. Raises ValueError if it is not one."""
-    config = read_config(folder)
+    config, heads = read_config(folder), read_heads(folder)
     card = read_card(folder / CARD_NAME) if (folder / CARD_NAME).is_file() else {}
     path = tokenizer_beside(folder, fingerprint_in(folder / WEIGHTS_NAME))
     return Source(
@@ -92,7 +94,8 @@ def safetensors_source(folder: Path) -> Source:
         vocabulary=None if path is None else read_vocabulary(path),
         preprocessing=read_preprocessing(folder) or _earlier_preprocessing(config, card),
         provenance={"source": folder.name, "source_card": card},
-        heads=read_heads(folder),
+        heads=heads,
+        labels=labels_beside(folder, heads),
         notes=() if path is not None else (_no_tokenizer(folder),),
     )
 
@@ -150,6 +153,7 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
         provenance={"source": path.name, "new_heads": list(absent), "left_out": left_out},
         exact_uses=uses,
         heads=heads,
+        labels=labels_beside(path.parent, heads),
         notes=tuple(note for note in notes if note),
     )
 

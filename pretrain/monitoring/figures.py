@@ -9,6 +9,7 @@ GROUPS = {
     "weight_norms": "weight_norm",
     "codebook": "codebook",
     "contrast": "contrast",
+    "task": "task",
     "passes": "passes",
 }
 """Fields of a record that hold figures by name, with the first part of their names here."""

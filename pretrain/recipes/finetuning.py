@@ -134,8 +134,8 @@ def classify_base() -> FinetuneConfig:
     """ImageNet-1K with the released base: published top-1 85.4.
 
     Command: deepspeed --module pretrain.finetune classify_base --initial-weights beit3_base_patch16_224.pth
-    Microsoft's code also has an AutoAugment policy and random erasing here, which are timm's and not implemented; crops
-    of 8 % of an image and colour jitter are timm's too, and are.
+    Augmentation as Microsoft's code has timm make it: crops of at least 8 % of an image, rand-m9-mstd0.5-inc1, random
+    erasing.
     """
     return _classify(_base(224, 0.15), "classify_base", peak_lr=7e-4, layer_decay=0.65)
 

@@ -26,6 +26,10 @@ LOSSES = {
 }
 WHOLE_LOSSES = ("losses/contrastive", "losses/vqa", "losses/nlvr2", "losses/caption", "losses/classify")
 """Losses that are the whole loss of a run that has no other."""
+TASK = {
+    "task/score": ("Score of the likeliest answers of the batch", "%"),
+    "task/accuracy": ("Samples of the batch with the right label", "%"),
+}
 CONTRAST = {
     "contrast/image_to_text": ("Images whose own text is the nearest of the batch", "%"),
     "contrast/text_to_image": ("Texts whose own image is the nearest of the batch", "%"),
@@ -87,7 +91,7 @@ def chart_sections(runs: list[RunFiles]) -> list[Section]:
     """Return the sections of a report that hold charts; those without any are left out."""
     has_average = any(run.evaluations["ema"] for run in runs)
     evaluation_text = "Rings: with the averaged weights, if they differ." if has_average else ""
-    drawn = {*LOSSES, *CONTRAST, *OPTIMIZER, *SPEED, *NOT_DRAWN}
+    drawn = {*LOSSES, *CONTRAST, *TASK, *OPTIMIZER, *SPEED, *NOT_DRAWN}
     sections = [
         Section("time", "Time line", "", [time_line(runs)]),
         Section(
@@ -96,6 +100,7 @@ def chart_sections(runs: list[RunFiles]) -> list[Section]:
             loss_charts(runs),
         ),
         Section("contrast", "Contrast", "", [log_chart(runs, name, *CONTRAST[name], True) for name in CONTRAST]),
+        Section("task", "Task", "", [log_chart(runs, name, *TASK[name], True) for name in TASK]),
         Section("evaluation", "Held-out evaluation", evaluation_text, evaluation_charts(runs)),
         Section("optimizer", "Optimizer", "", [log_chart(runs, name, *OPTIMIZER[name]) for name in OPTIMIZER]),
         Section("speed", "Speed", "", [log_chart(runs, name, *SPEED[name], True) for name in SPEED]),

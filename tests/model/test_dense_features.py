@@ -182,6 +182,11 @@ def test_stochastic_depth_drops_branches_in_training_alone() -> None:
     assert (scales[:, :, ::2] == scales[:, :, 1::2]).all() and abs(scales.mean() - 1) < 0.03
 
 
+def test_its_memory_can_be_planned_on_the_meta_device() -> None:
+    backbone = DenseBackbone(tiny_model().encoder, windows=Windows(2)).to("meta")
+    assert backbone(torch.empty(2, 3, 50, 33, device="meta"))[0].shape == (2, CONFIG.dim, 7, 5)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

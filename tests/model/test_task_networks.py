@@ -7,7 +7,7 @@ import torch
 
 from model.config import CaptionHead, ClassHead, Nlvr2Head, TaskHead, VqaHead
 from model.experts import FinalNorm
-from model.task_networks import CaptionNetwork, build_task_network
+from model.task_networks import CaptionNetwork, ClassifyNetwork, build_task_network
 from tests.support.tiny import CONFIG, TINY_HEADS, tiny_caption_targets, tiny_task_inputs, tiny_task_network
 
 
@@ -91,6 +91,7 @@ def test_a_class_is_that_of_the_patches_and_images_do_not_see_each_other() -> No
     alone = network(replace(inputs, images=inputs.images[2:3], image_mask=inputs.image_mask[2:3]))
     torch.testing.assert_close(alone, logits[2:3])
     means = network.encoder(inputs).images[:, 1:].mean(1)
+    assert isinstance(network, ClassifyNetwork)
     torch.testing.assert_close(network.head(network.fc_norm(means)), logits)
 
 

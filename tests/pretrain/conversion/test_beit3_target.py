@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.config import DualHeads, MultiwayConfig
+from model.config import CaptionHead, ClassHead, DualHeads, MultiwayConfig, Nlvr2Head, VqaHead
 from pretrain.conversion.beit3_target import Beit3Target
 from pretrain.conversion.model_card import make_card, render_readme
 from pretrain.formats.role import Role
@@ -19,6 +19,25 @@ def test_the_role_of_a_dual_encoder_is_dual() -> None:
     assert Beit3Target.fitting("text", DualHeads()).role == "text"
     with pytest.raises(ValueError, match="never as pairs; use --role dual"):
         Beit3Target.fitting("fusion", DualHeads())
+
+
+def test_a_network_of_a_task_has_one_role_and_the_command_that_evaluates_it() -> None:
+    for heads, role, tasks in (
+        (VqaHead(), "fusion", ["vqav2"]),
+        (Nlvr2Head(), "fusion", ["nlvr2"]),
+        (CaptionHead(), "fusion", ["coco_captioning", "nocaps"]),
+        (ClassHead(), "vision", ["imagenet"]),
+    ):
+        target = Beit3Target.fitting(None, heads)
+        card = make_card(target, source_of(MultiwayConfig(image_size=480), heads=heads), None)
+        assert target.role == role and card["exact_for"] == list(card["finetuning"]) == tasks
+        assert all(command.endswith(" --eval") for command in card["finetuning"].values())
+        assert card["torchscale"]["normalize_output"] == heads.FINAL_NORM
+    with pytest.raises(ValueError, match="a network of classify has one role, vision; leave out --role fusion"):
+        Beit3Target.fitting("fusion", ClassHead())
+    for other in (VqaHead(7), ClassHead(7)):
+        card = make_card(Beit3Target.fitting(None, other), source_of(MultiwayConfig(), heads=other), None)
+        assert "this network has 7" in card["not_finetuned"] and card["finetuning"] == {}
 
 
 def test_the_card_of_a_dual_encoder_is_for_retrieval_first() -> None:

@@ -7,17 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import DualHeads
+from data_pipeline.samples.answers import answer_lines
+from model.config import DualHeads, TaskHead, VqaHead
 from model.dual_encoder import DualEncoder
-from model.pretrained import load_network, save_network
+from model.pretrained import load_network, read_heads, save_network
 from pretrain.conversion.convert import convert, open_source, report
 from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.verify import TOLERANCE
 from pretrain.formats.beit3 import file_entries
 from pretrain.formats.beit3_file import load_beit3
-from pretrain.formats.preprocessing import Preprocessing, read_preprocessing
+from pretrain.formats.beit3_tasks import ROLES, in_words
+from pretrain.formats.preprocessing import Preprocessing, default_preprocessing, read_preprocessing
 from tests.pretrain.formats.test_beit3_contents import HEADS, pretrained_state, tuned_state
-from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
+from tests.support.tiny import CONFIG, TINY_HEADS, tiny_dual_encoder, tiny_model, tiny_task_network
 from tests.support.tiny_run import TinyData
 
 NUM_WORDS = 120
@@ -76,6 +78,46 @@ def test_an_itc_file_becomes_a_dual_encoder_and_the_same_file_again(text_tokeniz
     assert all(torch.equal(found[name], state[name]) for name in state)
     larger = convert(ConvertOptions(again, tmp_path / "larger", "timm", "beit3", image_size=48))
     assert larger.largest_difference is not None and larger.largest_difference <= TOLERANCE
+
+
+@pytest.mark.parametrize("heads", TINY_HEADS, ids=str)
+def test_a_finetuned_file_becomes_the_network_of_its_task_and_the_same_file_again(
+    heads: TaskHead, text_tokenizer: Path, tmp_path: Path
+) -> None:
+    network = tiny_task_network(heads, attention="decoupled", num_vl_layers=0, vocab_size=NUM_WORDS)
+    role = ROLES[heads.TASK]
+    state = dict(file_entries(network.state_dict().items(), network.encoder.config, role, heads))
+    path = microsofts(state, tmp_path / "theirs" / "beit3_finetuned.pth")
+    (path.parent / "beit3.spm").write_bytes(text_tokenizer.read_bytes())
+    (path.parent / "answer2label.txt").write_text(answer_lines([f"answer {number}" for number in range(7)]))
+    converted = convert(ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads))
+    assert converted.largest_difference is not None and converted.largest_difference <= TOLERANCE
+    assert converted.card["left_out"] == converted.card["new_heads"] == []
+    assert f"note: it is {in_words(heads)}, and so is the result" in report(converted)
+    ours = load_network(tmp_path / "out")
+    assert type(ours) is type(network) and read_heads(tmp_path / "out") == heads
+    found = read_preprocessing(tmp_path / "out")
+    assert found == default_preprocessing(ours.encoder.config, "text_tokenizer.spm", heads)
+    again = convert(ConvertOptions(tmp_path / "out", tmp_path / "again", "beit3", "safetensors")).path
+    written = load_beit3(again)
+    assert again.name == f"beit3_{role}.pth" and written.keys() == state.keys()
+    assert all(torch.equal(written[name], state[name]) for name in state)
+    is_vqa = heads == VqaHead(7)
+    for folder in (tmp_path / "out", tmp_path / "again"):
+        assert (folder / "answer2label.txt").is_file() == is_vqa
+        assert ("in their order: answer2label.txt" in (folder / "README.md").read_text()) == is_vqa
+
+
+def test_a_finetuned_file_starts_pretraining_with_new_heads(tmp_path: Path) -> None:
+    network = tiny_task_network(VqaHead(7), attention="decoupled", num_vl_layers=0)
+    state = dict(file_entries(network.state_dict().items(), network.encoder.config, "fusion", VqaHead(7)))
+    path = microsofts(state, tmp_path / "theirs" / "beit3_vqa.pth")
+    options = ConvertOptions(path, tmp_path / "out", from_="beit3", num_heads=CONFIG.num_heads, new_heads=True)
+    converted = convert(options)
+    said = report(converted)
+    assert "initialized anew, as the file has none: mim_head, mlm_head, encoder.layer_norm" in said
+    assert "without --new-heads the result is finetuned for vqa, with 7 answers, which keeps them" in said
+    assert "head.3.weight" in converted.card["left_out"] and read_heads(tmp_path / "out") is None
 
 
 def test_microsofts_tokenizer_beside_their_file_is_copied(text_tokenizer: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from model.config import VqaHead
 from model.pretrained import WEIGHTS_NAME
 from pretrain.config.run_config import WeightKind
 from pretrain.conversion.convert import convert, report
@@ -37,6 +38,11 @@ def ours(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({name: tensor.clone() for name, tensor in network.state_dict().items()}, folder / WEIGHTS_NAME)
     (folder / "text_tokenizer.spm").write_bytes((tiny_data.folder / "text_tokenizer.spm").read_bytes())
     return folder
+
+
+def test_networks_of_tasks_are_refused_before_anything_is_written() -> None:
+    with pytest.raises(ValueError, match="the code for transformers has no head of vqa; use --to safetensors"):
+        TransformersTarget.fitting(None, VqaHead())
 
 
 def test_a_folder_has_the_weights_the_code_and_a_card_and_is_verified(ours: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.config import MultiwayConfig
+from model.config import CaptionHead, ClassHead, MultiwayConfig, VqaHead
 from pretrain.formats.preprocessing import (
     PREPROCESSING_NAME,
     Preprocessing,
@@ -32,6 +32,10 @@ def test_the_defaults_are_those_of_microsofts_tasks_within_the_positions() -> No
     assert (found.image_size, found.mean, found.std) == (384, (0.5,) * 3, (0.5,) * 3)
     assert (found.interpolation, found.text_length, found.caption_length) == ("bicubic", 64, 64)
     assert default_preprocessing(MultiwayConfig(max_text_length=12)).caption_length == 12
+    assert default_preprocessing(MultiwayConfig(), heads=VqaHead()) == default_preprocessing(MultiwayConfig())
+    captions, classes = (default_preprocessing(MultiwayConfig(), heads=heads) for heads in (CaptionHead(), ClassHead()))
+    assert (captions.caption_length, captions.mean) == (32, (0.5,) * 3)
+    assert (classes.mean, classes.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @pytest.mark.parametrize(

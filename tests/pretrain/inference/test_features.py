@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from data_pipeline.samples.sample import Kind
-from model.config import DualHeads
+from model.config import CaptionHead, ClassHead, DualHeads, Nlvr2Head, TaskHead, VqaHead
 from model.multiway import MultiwayInputs
 from pretrain.inference.features import choose_features, features, inputs_of, pooled, words_of
 from pretrain.inference.options import Pool
 from tests.support.opened import SIZE
-from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model
+from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_model, tiny_task_network
 
 IDS = torch.tensor([[0, 5, 6, 7, 2], [0, 9, 2, 1, 1], [0, 4, 8, 2, 1]])
 D, V, L = CONFIG.dim, CONFIG.num_image_tokens, IDS.shape[1]
@@ -58,6 +58,22 @@ def test_a_mean_is_of_patches_and_of_words_alone() -> None:
             rows = torch.cat([patches, *([] if words is None else [words[1 : 1 + num_words]])])
             torch.testing.assert_close(found[sample], rows.mean(0))
     assert words_of(IDS == 1).sum(1).tolist() == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("heads", "kinds"),
+    [(VqaHead(7), {"pair"}), (Nlvr2Head(), {"pair"}), (CaptionHead(), set()), (ClassHead(5), {"image"})],
+    ids=str,
+)
+def test_a_finetuned_network_has_features_of_what_it_was_trained_on_alone(heads: TaskHead, kinds: set[Kind]) -> None:
+    network = tiny_task_network(heads)
+    for kind in ("image", "text", "pair"):
+        if kind in kinds:
+            found = features(network, inputs(kind), kind, choose_features(network, kind))
+            assert found.shape == (3, D)
+            continue
+        with pytest.raises(ValueError, match=f"a network of {heads.TASK} is not trained on samples of kind {kind}"):
+            choose_features(network, kind)
 
 
 def test_a_map_has_the_patches_in_their_places() -> None:

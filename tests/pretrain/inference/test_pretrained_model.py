@@ -14,6 +14,7 @@ from data_pipeline.samples.scenes import draw_samples
 from data_pipeline.texts.tokenizer import EOS_ID, TextTokenizer
 from model import load_pretrained
 from model.captioner import captions
+from model.masked_data_model import MaskedDataModel
 from pretrain.inference.pretrained_model import PretrainedModel, chosen_device, chosen_dtype
 from tests.support.opened import LENGTH, SIZE, tiny_opened, write_export
 from tests.support.tiny import tiny_model
@@ -82,6 +83,7 @@ def test_a_dual_encoder_writes_no_captions(dual: PretrainedModel, pictures: list
 def test_captions_are_words_of_the_tokenizer(model: PretrainedModel, pictures: list[bytes], num_beams: int) -> None:
     rules = model.caption_rules(num_beams, 0.6, 8, 2)
     assert set(rules.never_ids) >= {0, 1, 3, model.tokenizer.mask_id, 119} and EOS_ID not in rules.never_ids
+    assert isinstance(model.network, MaskedDataModel)
     ids = captions(model.network, model.inputs([*pictures]), rules).ids
     assert not torch.isin(ids[:, 1:3], torch.tensor([*rules.never_ids, EOS_ID])).any()
     found = model.caption(pictures, num_beams, max_length=8, min_words=2)
