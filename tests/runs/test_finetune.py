@@ -14,8 +14,12 @@ import torch
 from data_pipeline.samples.answers import ANSWERS_NAME, read_answers
 from data_pipeline.samples.tasks import Task
 from model.config import VqaHead
+from model.pretrained import load_network, read_heads
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.config.finetune import FinetuneConfig
+from pretrain.conversion.convert import convert
+from pretrain.conversion.options import ConvertOptions
+from pretrain.conversion.verify import TOLERANCE
 from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.stop import EXIT_STOPPED
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
@@ -216,3 +220,19 @@ def test_a_run_goes_on_with_other_ranks_micro_steps_and_stage_and_without_its_in
     assert ended.exit_codes == [0], ended.stderr
     assert "continues at step 3" in ended.stdout[0]
     check_close(run_dir, captions)
+
+
+def test_a_run_is_converted_to_microsofts_format_and_back_with_its_answers(answers: Path, tmp_path: Path) -> None:
+    """For other images and without unused words, as raw weights and as their moving average."""
+    raw = convert(ConvertOptions(answers, tmp_path / "theirs", image_size=96, trim_vocab=True))
+    ema = convert(ConvertOptions(answers, tmp_path / "ema", to="safetensors", weights="ema"))
+    for converted in (raw, ema):
+        assert converted.largest_difference is not None and converted.largest_difference <= TOLERANCE
+        assert converted.card["heads"] == {"task": "vqa", "num_answers": len(ANSWERS)}
+        assert read_answers(converted.path.parent / ANSWERS_NAME) == ANSWERS
+    again = convert(ConvertOptions(raw.path, tmp_path / "again", from_="beit3"))
+    assert read_heads(tmp_path / "again") == VqaHead(len(ANSWERS)) and again.largest_difference is not None
+    assert load_network(tmp_path / "again").encoder.config.image_size == 96
+    with pytest.raises(ValueError, match="answer2label.txt is the list of other weights; give another folder"):
+        (tmp_path / "ema" / ANSWERS_NAME).write_text("another")
+        convert(ConvertOptions(answers, tmp_path / "ema", to="safetensors", weights="ema"))
