@@ -12,6 +12,7 @@ Shapes: H, W sides of a view.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,7 @@ ATTEMPTS = 10
 """Boxes that are drawn until one fits into the image."""
 
 
-def _enhanced(enhancer: type[ImageEnhance._Enhance]) -> Operation:
+def _enhanced(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     """Return an operation that raises or lowers a property of the image by a factor of 1.9 to 0.1."""
     return lambda image, strength, direction: enhancer(image).enhance(max(0.1, 1 + 0.9 * strength * direction))
 

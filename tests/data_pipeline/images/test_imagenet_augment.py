@@ -64,7 +64,7 @@ def test_strengths_are_normal_and_cut() -> None:
 
 
 def box_of(changed: NDArray[np.bool_]) -> tuple[slice, slice]:
-    rows, columns = changed.any((0, 2)).nonzero()[0], changed.any((0, 1)).nonzero()[0]
+    rows, columns = np.flatnonzero(changed.any((0, 2))), np.flatnonzero(changed.any((0, 1)))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
