@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from tests.fuzz import checkpoints, images, indexes, tars, texts
+from tests.fuzz import checkpoints, images, indexes, tars, tasks, texts
 from tests.fuzz.watched import Case, FuzzResult, run_cases
 
 TARGETS: dict[str, Callable[[Path], Case]] = {
@@ -18,6 +18,7 @@ TARGETS: dict[str, Callable[[Path], Case]] = {
     "indexes": indexes.make_case,
     "images": images.make_case,
     "texts": texts.make_case,
+    "tasks": tasks.make_case,
     "checkpoints": checkpoints.make_case,
 }
 

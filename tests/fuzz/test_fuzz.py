@@ -9,15 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import images, indexes, tars, texts, watched
+from tests.fuzz import images, indexes, tars, tasks, texts, watched
 from tests.fuzz.mutations import mutated
 from tests.fuzz.watched import Case, run_cases
 
 
 @pytest.mark.parametrize(
     ("make_case", "num_cases"),
-    [(tars.make_case, 300), (indexes.make_case, 60), (images.make_case, 150), (texts.make_case, 150)],
-    ids=["tars", "indexes", "images", "texts"],
+    [
+        (tars.make_case, 300),
+        (indexes.make_case, 60),
+        (images.make_case, 150),
+        (texts.make_case, 150),
+        (tasks.make_case, 60),
+    ],
+    ids=["tars", "indexes", "images", "texts", "tasks"],
 )
 def test_damaged_files_neither_crash_nor_hang_their_readers(make_case: Callable[[Path], Case], num_cases: int) -> None:
     result = run_cases(make_case, seed=1, first=0, max_cases=num_cases, max_seconds=120)
