@@ -85,12 +85,12 @@ def choice_figures(samples: HeldOutTask, rows: Tensor, is_good: Tensor) -> Figur
 
 def choice_results(samples: HeldOutTask, rows: Tensor, is_good: Tensor) -> list[tuple[Identifier, str]]:
     """Return the identifier of each sample that could be read, and its likeliest answer, True or False, or class."""
-    names = label_names(samples)
-    return [
-        (identifier(annotation, samples.key(place)), names[int(label)])
-        for place, (annotation, label) in enumerate(zip(samples.annotations, rows[:, 0], strict=True))
-        if is_good[place] and annotation is not None
-    ]
+    names, found = label_names(samples), []
+    for place in samples.usable(is_good):
+        annotation = samples.annotations[place]
+        assert annotation is not None
+        found.append((identifier(annotation, samples.key(place)), names[int(rows[place, 0])]))
+    return found
 
 
 def label_names(samples: HeldOutTask) -> Sequence[str]:
@@ -99,11 +99,10 @@ def label_names(samples: HeldOutTask) -> Sequence[str]:
 
 
 def accuracy(annotation: Annotation, answer: str) -> float:
-    """Return how right an answer is: by those of the people who were asked, or if they are not known by its score."""
-    assert isinstance(annotation, VqaAnnotation)
-    if annotation.human_answers:
+    """Return how right an answer is: to a question by those of the people who were asked, if they are known."""
+    if isinstance(annotation, VqaAnnotation) and annotation.human_answers:
         return answer_accuracy(answer, annotation.human_answers)
-    return (annotation.answers or {}).get(answer, 0.0)
+    return scores_by_name(annotation).get(answer, 0.0)
 
 
 def scores_by_name(annotation: Annotation) -> dict[str, float]:

@@ -55,6 +55,8 @@ class Evaluated:
 
     figures: Figures
     results: list[tuple[Identifier, str]]
+    places: list[int]
+    """Place of each result among the samples."""
 
 
 class TaskEvaluation(Evaluation):
@@ -84,7 +86,8 @@ class TaskEvaluation(Evaluation):
         samples = self.samples
         if samples.task != "caption":
             rows, is_good = self._by_place(ranks, lambda batch: self._choices(network, batch))
-            return Evaluated(choice_figures(samples, rows, is_good), choice_results(samples, rows, is_good))
+            figures, results = choice_figures(samples, rows, is_good), choice_results(samples, rows, is_good)
+            return Evaluated(figures, results, samples.usable(is_good))
         assert self.tokenizer is not None and self.writing is not None
         losses, is_good = self._by_place(ranks, lambda batch: self._caption_losses(network, batch))
         kept = is_good & torch.tensor([found is not None and is_labelled(found) for found in samples.annotations])
@@ -96,7 +99,7 @@ class TaskEvaluation(Evaluation):
         )
         texts = texts_of(ids, self.tokenizer)
         figures = {CAPTION_LOSS: ratio(loss, count), **caption_figures(samples, texts, is_good)}
-        return Evaluated(figures, caption_results(samples, texts, is_good))
+        return Evaluated(figures, caption_results(samples, texts, is_good), samples.usable(is_good))
 
     def _by_place(self, ranks: Ranks, compute: Any) -> tuple[Tensor, Tensor]:
         """Return the rows of all samples, and which of them could be read.

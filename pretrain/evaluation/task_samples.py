@@ -60,6 +60,10 @@ class HeldOutTask:
         """Whether any sample has answers, a label or captions, which those of a test split have not."""
         return any(annotation is not None and is_labelled(annotation) for annotation in self.annotations)
 
+    def usable(self, is_good: Tensor) -> list[int]:
+        """Return the places of samples with an annotation whose images could be read. is_good: (n,) bool."""
+        return [place for place, found in enumerate(self.annotations) if found is not None and is_good[place]]
+
     def key(self, place: int) -> str:
         return self.readers[0].reader.key(place)
 

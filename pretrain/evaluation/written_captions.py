@@ -82,11 +82,8 @@ def caption_figures(samples: HeldOutTask, texts: list[str], is_good: Tensor) -> 
 
 def caption_results(samples: HeldOutTask, texts: list[str], is_good: Tensor) -> list[tuple[Identifier, str]]:
     """Return the identifier and the caption of each image that could be read."""
-    return [
-        (annotation.image_id, text)
-        for annotation, text, good in zip(samples.annotations, texts, is_good.tolist(), strict=True)
-        if good and isinstance(annotation, CaptionAnnotation)
-    ]
+    found = ((samples.annotations[place], texts[place]) for place in samples.usable(is_good))
+    return [(annotation.image_id, text) for annotation, text in found if isinstance(annotation, CaptionAnnotation)]
 
 
 def texts_of(rows: Tensor, tokenizer: TextTokenizer) -> list[str]:

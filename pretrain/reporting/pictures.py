@@ -1,6 +1,7 @@
 """The galleries of a run: what its newest checkpoint makes of held-out samples.
 
-Each gallery is a module of its own: hidden patches and words of a pretraining run, retrieval of a contrastive one.
+Each gallery is a module of its own: hidden patches and words of a pretraining run, retrieval of a contrastive one,
+answers of a finetuning run.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from typing import Any, TypeVar
 from pretrain.checkpoints.reader import Checkpoint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.contrast import ContrastConfig
+from pretrain.config.finetune import FinetuneConfig
 from pretrain.reporting.caption_gallery import ShownCaption, caption_gallery
 from pretrain.reporting.options import ReportOptions
 from pretrain.reporting.patch_gallery import PatchGallery, patch_gallery
 from pretrain.reporting.retrieval_gallery import RetrievalGallery, retrieval_gallery
 from pretrain.reporting.run_files import RunFiles
+from pretrain.reporting.task_gallery import ShownAnswer, task_gallery
 
 Gallery = TypeVar("Gallery")
 
@@ -30,6 +33,7 @@ class Pictures:
     captions: list[ShownCaption] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     retrieval: RetrievalGallery | None = None
+    answers: list[ShownAnswer] = field(default_factory=list)
 
 
 def pictures_of(run: RunFiles, options: ReportOptions) -> Pictures:
@@ -41,11 +45,14 @@ def pictures_of(run: RunFiles, options: ReportOptions) -> Pictures:
     folder = held_out_folder(run, options)
     if folder is None:
         missing.append(
-            "No pictures: the run was not evaluated on local shards of held-out pairs or images; give some with "
-            "--held-out FOLDER."
+            "No pictures: the run was not evaluated on local shards of held-out pairs or images, or of its task; give "
+            "some with --held-out FOLDER."
         )
     if found is None or folder is None:
         return Pictures(run.name, missing=missing)
+    if isinstance(found.config, FinetuneConfig):
+        answers = _tried(lambda: task_gallery(found.folder, folder, options.num_images), "answers", missing)
+        return Pictures(run.name, found.step, missing=missing, answers=answers or [])
     if isinstance(found.config, ContrastConfig):
         return _pictures_of_contrast(run.name, found, folder, options, missing)
     return _pictures_of_pretraining(run.name, found, folder, options, missing)
@@ -79,8 +86,9 @@ def held_out_folder(run: RunFiles, options: ReportOptions) -> Path | None:
     """Return the shards to take pictures from: the given ones, or local ones that the run is evaluated on."""
     if options.held_out is not None:
         return options.held_out
-    evaluation = run.config.get("evaluation")
-    named = [evaluation.get(name) for name in ("pairs", "images")] if isinstance(evaluation, dict) else []
+    places = (("evaluation", "pairs"), ("evaluation", "images"), ("data", "held_out"))
+    settings = ((run.config.get(group), name) for group, name in places)
+    named = [group.get(name) for group, name in settings if isinstance(group, dict)]
     return next((Path(name) for name in named if isinstance(name, str) and Path(name).exists()), None)
 
 
