@@ -1,11 +1,14 @@
 """Recipes: valid, explained and planned."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from model.parameter_counts import count_by_part
+from pretrain.config.contrast import ContrastConfig
+from pretrain.config.finetune import FinetuneConfig
 from pretrain.config.run_config import config_from_json, config_to_json
 from pretrain.engine.engine import merged_deepspeed_config
 from pretrain.engine.memory_config import read_memory_config
@@ -68,12 +71,15 @@ def test_the_giant_has_table_11s_schedule() -> None:
     assert (model.drop_path_rate, model.num_vl_layers, model.patch_size, model.attention) == (0.1, 3, 14, "shared")
 
 
-RETRIEVAL = [name for name in CONTRAST_RECIPES if name.startswith("retrieval")]
+OF_TASKS: dict[str, Callable[[], FinetuneConfig | ContrastConfig]] = {
+    **FINETUNE_RECIPES,
+    **{name: recipe for name, recipe in CONTRAST_RECIPES.items() if name.startswith("retrieval")},
+}
 
 
-@pytest.mark.parametrize("name", [*FINETUNE_RECIPES, *RETRIEVAL])
+@pytest.mark.parametrize("name", OF_TASKS)
 def test_a_recipe_of_a_task_builds_and_survives_its_file(name: str) -> None:
-    recipe = {**FINETUNE_RECIPES, **CONTRAST_RECIPES}[name]
+    recipe = OF_TASKS[name]
     config = recipe()
     assert config_from_json(type(config), config_to_json(config)) == config.resolved()
     command = (recipe.__doc__ or "").split("Command:")[1]
@@ -109,7 +115,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_of_a_task_has_the_published_hyperparameters(name: str) -> None:
-    config = {**FINETUNE_RECIPES, **CONTRAST_RECIPES}[name]()
+    config = OF_TASKS[name]()
     per_step, peak_lr, layer_decay, epochs, warmup_epochs, drop_path_rate, weight_decay, image_size = PUBLISHED[name]
     optimizer, model = config.optimizer, config.model
     assert (config.samples_per_step.total, optimizer.peak_lr, config.layer_decay) == (per_step, peak_lr, layer_decay)

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from data_pipeline.samples.answers import ANSWERS_NAME, read_answers
-from data_pipeline.samples.tasks import Task
+from data_pipeline.samples.scene_tasks import LABELS
+from data_pipeline.samples.tasks import TASK_KINDS, Task
+from data_pipeline.write_shards import ShardOptions, write_shards
 from model.config import VqaHead
 from model.pretrained import load_network, read_heads
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
@@ -24,7 +26,6 @@ from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.stop import EXIT_STOPPED
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
 from tests.support.shared_folders import shared_folder
-from tests.support.task_shards import ANSWERS, CLASSES, write_task_shards
 from tests.support.tiny_run import TinyData
 
 NUM_STEPS = 6
@@ -39,8 +40,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     def write(folder: Path) -> None:
         for task in TASKS:
-            write_task_shards(folder / task, task, 60, per_shard=9)
-            write_task_shards(folder / f"held_out_{task}", task, 20, "held_out")
+            kind, held_out = TASK_KINDS[task], folder / f"held_out_{task}"
+            write_shards(ShardOptions(kind, "scenes:60", folder / task, samples_per_shard=9, num_workers=1))
+            write_shards(ShardOptions(kind, "scenes:20", held_out, split="held_out", num_workers=1))
 
     with shared_folder(tmp_path_factory, "task_shards", write) as folder:
         yield folder
@@ -80,8 +82,8 @@ def finetune(
     }
     if task != "classify":
         values["data.text-tokenizer"] = data.folder / "text_tokenizer.spm"
-    if (num_classes := {"vqa": len(ANSWERS), "classify": len(CLASSES)}.get(task)) is not None:
-        values["num-classes"] = num_classes
+    if TASK_KINDS[task] in LABELS:
+        values["num-classes"] = len(LABELS[TASK_KINDS[task]])
     words = [str(word) for name, value in values.items() for word in (f"--{name}", value)]
     arguments = [f"{task}_laptop", *words, "--log-sample-keys", *extra]
     return run_ranks(num_ranks, "pretrain.finetune", arguments, **options)
@@ -133,8 +135,8 @@ def test_a_run_starts_from_pretraining_learns_and_keeps_its_answers(
         (step, weights) for step in (0, 3, 6) for weights in ("raw", "ema")
     ]
     checkpoint = find_checkpoint(answers)
-    assert isinstance(checkpoint.config, FinetuneConfig) and checkpoint.config.heads == VqaHead(len(ANSWERS))
-    assert read_answers(checkpoint.folder / ANSWERS_NAME) == ANSWERS
+    assert isinstance(checkpoint.config, FinetuneConfig) and checkpoint.config.heads == VqaHead(len(LABELS["vqa"]))
+    assert read_answers(checkpoint.folder / ANSWERS_NAME) == LABELS["vqa"]
     assert checkpoint.data_fingerprints.keys() == {"vqa", "text tokenizer", "answers", "initial weights"}
     before, after = (dict(checkpoint_weights(find_checkpoint(each))) for each in (two_ranks, answers))
     names = {name.split(".")[0] for name in after}

@@ -1,0 +1,142 @@
+"""The demo's network against random weights on every task, after sixty steps: what pretraining is for. CPU, minutes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.samples.sample import Kind
+from data_pipeline.samples.scene_tasks import LABELS
+from data_pipeline.samples.scenes import draw_samples
+from data_pipeline.samples.tasks import TASK_KINDS, Task
+from data_pipeline.texts.sentencepiece_training import train_text_tokenizer
+from data_pipeline.write_shards import ShardOptions, write_shards
+from tests.support.launch import ROOT, run_ranks
+from tests.support.shared_folders import shared_folder
+
+NUM_STEPS = 60
+TASKS: tuple[Task, ...] = ("vqa", "nlvr2", "caption", "classify")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield a folder with the demo's data, the run of its recipe in `run`, and shards of every task. Read only."""
+
+    def make(folder: Path) -> None:
+        sentences = (sample.text or "" for sample in draw_samples("text", 3000))
+        tokenizer = train_text_tokenizer(sentences, folder / "text_tokenizer.spm", 140, "bpe").path
+        counts: dict[Kind, int] = {"image": 2000, "pair": 8000, "text": 12000}
+        for kind, count in counts.items():
+            words = {"text_tokenizer": tokenizer, "text_length": 32} if kind == "text" else {}
+            write_shards(ShardOptions(kind, f"scenes:{count}", folder / kind, **words))  # type: ignore[arg-type]
+        write_shards(ShardOptions("pair", "scenes:300", folder / "held_out_pair", split="held_out"))
+        for kind in TASK_KINDS.values():
+            write_shards(ShardOptions(kind, "scenes:3000", folder / kind))
+            write_shards(ShardOptions(kind, "scenes:400", folder / f"held_out_{kind}", split="held_out"))
+        pretrain(folder)
+
+    with shared_folder(tmp_path_factory, "finetuned_demo", make) as folder:
+        yield folder
+
+
+def launch(module: str, recipe: str, values: dict[str, object]) -> None:
+    words = [str(word) for name, value in values.items() for word in (f"--{name}", value)]
+    ended = run_ranks(2, module, [recipe, *words, "--monitors.tensorboard", "off"])
+    assert ended.exit_codes == [0, 0], ended.stderr
+
+
+def pretrain(folder: Path) -> None:
+    """Train the demo's visual tokenizer and its network, as python -m pretrain.demo does."""
+    images, visual = folder / "image", folder / "visual_tokenizer.pt"
+    launch(
+        "pretrain.train_visual_tokenizer",
+        "demo",
+        {"data.images": images, "out": visual, "run-dir": folder / "visual", "evaluation.every-steps": 0},
+    )
+    values = {
+        "data.images": images,
+        "data.pairs": folder / "pair",
+        "data.texts": folder / "text",
+        "data.text-tokenizer": folder / "text_tokenizer.spm",
+        "visual-tokenizer": visual,
+        "run-dir": folder / "run",
+        "evaluation.every-steps": 0,
+    }
+    launch("pretrain.train", "demo", values)
+
+
+def figures_of(run_dir: Path) -> dict[str, float]:
+    """Return the figures after the last step."""
+    lines = [json.loads(line) for line in (run_dir / "evaluations.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == NUM_STEPS
+    return dict(lines[-1]["figures"])
+
+
+def finetuned(task: Task, demo: Path, start: Path | None, run_dir: Path) -> dict[str, float]:
+    """Return the held-out figures of the demo's network, or of random weights, after sixty steps of a task."""
+    kind = TASK_KINDS[task]
+    values: dict[str, object] = {
+        "initial-weights": start,
+        "data.shards": demo / kind,
+        "data.held-out": demo / f"held_out_{kind}",
+        "run-dir": run_dir,
+        "deepspeed-config": ROOT / "ds_configs" / "zero3_cpu.json",
+        "model.depth": 3,
+        "model.image-size": 48,
+        "model.vocab-size": 144,
+        "model.max-text-length": 32,
+        "num-steps": NUM_STEPS,
+        "optimizer.warmup-steps": 6,
+        "evaluation.every-steps": NUM_STEPS,
+        "evaluation.num-samples": 256,
+        "save-every-steps": NUM_STEPS,
+    }
+    if task != "classify":
+        values["data.text-tokenizer"] = demo / "text_tokenizer.spm"
+    if kind in LABELS:
+        values["num-classes"] = len(LABELS[kind])
+    launch("pretrain.finetune", f"{task}_laptop", values)
+    return figures_of(run_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "figure", "at_least", "margin"),
+    [
+        ("caption", "caption/cider", 1.0, 0.5),
+        ("nlvr2", "nlvr2/acc", 0.55, 0.03),
+        ("vqa", "vqa/acc", 0.5, 0.1),
+        ("classify", "classify/top1", 0.3, 0.1),
+    ],
+)
+def test_the_demos_network_learns_a_task_in_steps_in_which_random_weights_do_not(
+    task: Task, figure: str, at_least: float, margin: float, demo: Path, tmp_path: Path
+) -> None:
+    pretrained = finetuned(task, demo, demo / "run", tmp_path / "pretrained")
+    random = finetuned(task, demo, None, tmp_path / "random")
+    assert pretrained[figure] >= at_least, (pretrained, random)
+    assert pretrained[figure] - random[figure] >= margin, (pretrained, random)
+
+
+@pytest.mark.slow
+def test_the_demos_network_finds_images_and_captions_that_random_weights_do_not(demo: Path, tmp_path: Path) -> None:
+    recalls = []
+    for start in (demo / "run", None):
+        run_dir = tmp_path / ("random" if start is None else "pretrained")
+        values = {
+            "initial-weights": start,
+            "data.pairs": demo / "caption",
+            "data.text-tokenizer": demo / "text_tokenizer.spm",
+            "run-dir": run_dir,
+            "num-steps": NUM_STEPS,
+            "optimizer.warmup-steps": 6,
+            "evaluation.pairs": demo / "held_out_pair",
+            "evaluation.every-steps": NUM_STEPS,
+            "save-every-steps": NUM_STEPS,
+        }
+        launch("pretrain.contrast", "contrast_demo", values)
+        found = figures_of(run_dir)
+        of_both = [value for name, value in found.items() if name.startswith("retrieval/") and "/r" in name]
+        recalls.append(sum(of_both) / len(of_both))
+    assert recalls[0] > 0.5 and recalls[0] > 2 * recalls[1], recalls
