@@ -16,8 +16,9 @@ README_TITLE = "# BEiT-3 weights written by pretrain.convert\n"
 """First line, which tells a README.md of ours from any other."""
 PREPROCESSING = """\
 Imglish puts transparent images on white, applies the EXIF orientation, scales them to a square, and normalises pixels
-with mean and standard deviation 0.5; preprocessing.json has sizes and lengths. Microsoft's loader does neither of the
-first two, and its imagenet task normalises with ImageNet's mean and standard deviation."""
+with the mean and standard deviation in preprocessing.json, which has sizes and lengths too: 0.5, but ImageNet's for a
+network of classify. Microsoft's loader does neither of the first two, and its imagenet task normalises with ImageNet's
+mean and standard deviation."""
 
 
 def make_card(target: Target, source: Source, difference: float | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pretrain.conversion.target import Target
 
 TOLERANCE = 2e-5
 """Largest difference of an output in float32. Hidden states have a final LayerNorm: their scale is 1. Features have
-length 1, logits of random inputs a scale of about 1."""
+length 1. Logits of a task have any scale: if the largest is above 1, their difference is divided by it."""
 NUM_SAMPLES = 2
 MAX_TEXT_TOKENS = 32
 
@@ -40,7 +40,9 @@ def largest_difference(target: Target, source: Source, path: Path) -> float:
     encode = target.encoder(source, path)
     found = [encode(inputs) for inputs in cases]
     pairs = [(a, b) for ours, theirs in zip(expected, found, strict=True) for a, b in zip(ours, theirs, strict=True)]
-    return float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())  # NaN if there is one
+    is_logits = source.heads is not None and not isinstance(source.heads, DualHeads)
+    differences = [(a - b).abs().max() / (a.abs().max().clamp(min=1) if is_logits else 1) for a, b in pairs]
+    return float(torch.stack(differences).max())  # NaN if there is one
 
 
 def uses_of(heads: Heads | None) -> tuple[Use, ...]:

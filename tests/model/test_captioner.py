@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from model.captioner import CaptionRules, beam_captions, captions, greedy_captions, prefill
+from model.config import CaptionHead
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
-from tests.support.tiny import CONFIG, tiny_inputs, tiny_model
+from model.task_networks import CaptionNetwork
+from tests.support.tiny import CONFIG, tiny_inputs, tiny_model, tiny_task_network
 
 MASK_ID = CONFIG.vocab_size - 1
 VARIANTS = pytest.mark.parametrize("changes", [{}, {"attention": "decoupled", "num_vl_layers": 0}], ids=str)
@@ -197,3 +199,22 @@ def test_captions_hold_no_excluded_word_and_not_fewer_words_than_asked_for(num_b
 def test_the_keys_of_an_image_are_kept_once_for_all_beams() -> None:
     cache = prefill(tiny_model(), torch.randn(2, 3, 32, 32), num_beams=5)
     assert cache.num_tokens == CONFIG.num_image_tokens and cache.layers[0].num_tokens == CONFIG.num_image_tokens
+
+
+@VARIANTS
+def test_a_finetuned_network_decodes_by_the_states_that_it_was_trained_on(changes: dict[str, Any]) -> None:
+    """A word is read at a mask token behind the words before it, in training and in decoding."""
+    network, images = tiny_task_network(CaptionHead(), **changes), torch.randn(3, 3, 32, 32)
+    assert isinstance(network, CaptionNetwork)
+    words = torch.cat([torch.zeros(3, 1, dtype=torch.int64), torch.randint(4, MASK_ID, (3, 4))], dim=1)
+    cache = prefill(network, images)
+    for place in range(1, 5):
+        masked = torch.cat([words[:, :place], torch.full((3, 1), MASK_ID)], dim=1)
+        with torch.no_grad():
+            trained = network(captioned(images, masked))[:, place]
+        decoded = network.mlm_head(network.encoder.decode(masked[:, -2:], cache)[:, 1])
+        cache.drop_last(1)
+        torch.testing.assert_close(decoded, trained, atol=2e-5, rtol=0)
+    rules = CaptionRules(0, 2, 1, MASK_ID, never_ids=(0, 1, 3, MASK_ID), max_length=8, num_beams=3)
+    found = captions(network, images, rules)
+    assert found.ids.shape[0] == 3 and (found.ids[:, 0] == 0).all() and found.scores.isfinite().all()
