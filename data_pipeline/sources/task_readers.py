@@ -151,7 +151,9 @@ class TaskSource:
             return None  # a test split
         for path in options.more_annotations:
             commonest += majority_answers(path)
-        counts = Counter(map(normalized_answer, commonest))  # in the order of first occurrence, as Microsoft's list
+        counts = Counter[str]()
+        for answer, count in Counter(commonest).items():  # in the order of first occurrence, as Microsoft's list
+            counts[normalized_answer(answer)] += count
         answers = [answer for answer, count in counts.items() if answer and count >= options.min_answer_count]
         if not answers:
             raise ValueError(
