@@ -124,7 +124,7 @@ def test_the_demos_network_finds_images_and_captions_that_random_weights_do_not(
     recalls = []
     for start in (demo / "run", None):
         run_dir = tmp_path / ("random" if start is None else "pretrained")
-        values = {
+        values: dict[str, object] = {
             "initial-weights": start,
             "data.pairs": demo / "caption",
             "data.text-tokenizer": demo / "text_tokenizer.spm",
