@@ -23,7 +23,8 @@ class ReportOptions:
     png: bool = False
     """Write the figures as PNG files too, into a folder beside the page. Needs matplotlib."""
     held_out: Path | None = None
-    """Shards of held-out pairs or images for the pictures. None: those that the run is evaluated on, if any."""
+    """Shards of held-out pairs or images, or of the task of a finetuning run, for the pictures. None: those that the
+    run is evaluated on, if any."""
     visual_tokenizer: Path | None = None
     """The run's visual tokenizer, if it was moved. None: the path in the run's config."""
     num_images: CountOrZero = 6

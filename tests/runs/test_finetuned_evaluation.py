@@ -9,7 +9,7 @@ from pretrain.conversion.evaluated import evaluate_source
 from pretrain.evaluation.options import EvaluateOptions
 from pretrain.evaluation.records import read_evaluations
 from tests.support.launch import ROOT, run_ranks
-from tests.support.task_shards import write_task_shards
+from tests.support.task_data import write_scenes
 from tests.support.tiny_run import TinyData
 
 STEPS = [0, 2, 4]
@@ -20,8 +20,8 @@ def captioning(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) ->
     """Return a run of two ranks that learned captions for four steps."""
     folder = tmp_path_factory.mktemp("captioning")
     values = {
-        "data.shards": write_task_shards(folder / "captions", "caption", 16),
-        "data.held-out": write_task_shards(folder / "held_out", "caption", 5, "held_out"),
+        "data.shards": write_scenes(folder / "captions", "caption", 16),
+        "data.held-out": write_scenes(folder / "held_out", "caption", 5),
         "data.text-tokenizer": tiny_data.folder / "text_tokenizer.spm",
         "data.text-length": 8,
         "initial-weights": "None",

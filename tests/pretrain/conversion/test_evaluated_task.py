@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.samples.answers import ANSWERS_NAME, answer_lines
+from data_pipeline.samples.scene_tasks import LABELS
 from data_pipeline.samples.tasks import Task
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.config import CaptionHead, ClassHead, Nlvr2Head, TaskHead, VqaHead
@@ -19,10 +20,11 @@ from pretrain.evaluation.options import EvaluateOptions
 from pretrain.formats.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, write_preprocessing
 from pretrain.formats.vocabulary import EXPORTED_NAME
 from tests.support.launch import run_ranks
+from tests.support.task_data import write_scenes
 from tests.support.task_networks import small_task_network, write_by_hand
-from tests.support.task_shards import ANSWERS, CLASSES, write_task_shards
 from tests.support.tiny_run import TinyData
 
+ANSWERS, CLASSES = LABELS["vqa"], LABELS["label"]
 HEADS: dict[Task, TaskHead] = {
     "vqa": VqaHead(len(ANSWERS)),
     "nlvr2": Nlvr2Head(),
@@ -36,7 +38,7 @@ LENGTH = 7
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[Task, Path]:
     folder = tmp_path_factory.mktemp("tasks")
-    return {task: write_task_shards(folder / task, task, NUM_SAMPLES) for task in HEADS}
+    return {task: write_scenes(folder / task, task, NUM_SAMPLES) for task in HEADS}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import torch
 
 from data_pipeline.loading.task_config import TaskDataConfig
 from data_pipeline.loading.task_sample import TaskLabels
+from data_pipeline.samples.scene_tasks import LABELS
 from data_pipeline.samples.tasks import CaptionAnnotation, Task
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.captioner import captions
@@ -20,10 +21,11 @@ from pretrain.evaluation.finetuning import Evaluated, TaskEvaluation
 from pretrain.evaluation.task_inputs import TaskInputs
 from pretrain.evaluation.task_samples import open_held_out_task
 from pretrain.evaluation.written_captions import Writing, caption_rules
+from tests.support.task_data import write_scenes
 from tests.support.task_networks import small_task_network
-from tests.support.task_shards import ANSWERS, CLASSES, write_task_shards
 from tests.support.tiny_run import TinyData
 
+ANSWERS, CLASSES = LABELS["vqa"], LABELS["label"]
 HEADS: dict[Task, TaskHead] = {
     "vqa": VqaHead(len(ANSWERS)),
     "nlvr2": Nlvr2Head(),
@@ -38,7 +40,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[Task, Path]:
     folder = tmp_path_factory.mktemp("tasks")
-    return {task: write_task_shards(folder / task, task, NUM_SAMPLES) for task in TASKS}
+    return {task: write_scenes(folder / task, task, NUM_SAMPLES) for task in TASKS}
 
 
 @pytest.fixture

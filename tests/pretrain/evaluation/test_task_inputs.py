@@ -8,17 +8,16 @@ import torch
 
 from data_pipeline.loading.task_config import TaskDataConfig
 from data_pipeline.loading.task_sample import TaskLabels
-from data_pipeline.samples.tasks import Task
+from data_pipeline.samples.scene_tasks import LABELS
+from data_pipeline.samples.tasks import TASK_KINDS, Task
 from data_pipeline.texts.tokenizer import TextTokenizer
 from pretrain.config.finetune import FinetuneConfig
 from pretrain.evaluation.finetuning import inputs_of
 from pretrain.evaluation.task_samples import open_held_out_task
 from pretrain.jobs.task_micro_step import make_task_micro_step
 from pretrain.recipes import FINETUNE_RECIPES
-from tests.support.task_shards import ANSWERS, CLASSES, write_task_shards
+from tests.support.task_data import write_scenes
 from tests.support.tiny_run import TinyData
-
-LABELS = {"vqa": ANSWERS, "classify": CLASSES}
 
 
 @pytest.mark.parametrize("task", ["vqa", "nlvr2", "classify"])
@@ -27,7 +26,7 @@ def test_the_network_sees_what_it_sees_in_training(task: Task, tiny_data: TinyDa
     assert isinstance(config, FinetuneConfig)
     config = replace(config, model=replace(config.model, drop_path_rate=0.0))
     tokenizer = None if task == "classify" else TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
-    folder, labels = str(write_task_shards(tmp_path / task, task, 3)), TaskLabels(task, LABELS.get(task))
+    folder, labels = str(write_scenes(tmp_path / task, task, 3)), TaskLabels(task, LABELS.get(TASK_KINDS[task]))
     size = config.model.image_size
     samples = open_held_out_task(folder, "--held-out", TaskDataConfig(), labels, tokenizer, 12, size)
     batch, _ = samples.batch(range(3))
