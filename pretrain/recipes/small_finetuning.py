@@ -11,29 +11,47 @@ from pretrain.config.finetune import FinetuneConfig
 from pretrain.config.run_config import OptimizerConfig
 from pretrain.recipes.small import laptop
 
+NUM_EASY_VQA_QUESTIONS = 38_575
+"""Questions on the training images of easy-VQA."""
+
 
 def easy_vqa() -> FinetuneConfig:
     """Questions on drawn shapes, from the package easy-vqa: 13 answers, 38,575 questions on 4,000 images of 64 px.
 
     Command: deepspeed --num_accelerators 2 --module pretrain.finetune easy_vqa
     Expects: its training and test questions as shards in data/easy_vqa and data/held_out_easy_vqa, data/easy_vqa.spm,
-    and a network that was pretrained on its images and questions in runs/easy_vqa_pretraining. Sizes and
-    hyperparameters are our choice.
+    and a network that was pretrained on its images and questions in runs/easy_vqa_pretraining: python -m
+    tests.benchmarks.study_easy_vqa makes them all, and runs this recipe. Sizes and hyperparameters are our choice.
     """
+    steps_per_epoch = NUM_EASY_VQA_QUESTIONS // 128
     config = _small(
         "vqa",
         "easy_vqa",
-        replace(laptop().model, vocab_size=144, max_text_length=32),
+        replace(
+            laptop().model,
+            dim=128,
+            depth=3,
+            num_heads=4,
+            ffn_dim=384,
+            patch_size=16,
+            vocab_size=144,
+            max_text_length=32,
+            init_std=0.135,
+            embed_init_std=0.02,
+        ),
         tokenizer=Path("data/easy_vqa.spm"),
-        text_length=20,
-        num_steps=2400,
+        text_length=16,
+        num_steps=8 * steps_per_epoch,
         num_classes=13,
     )
     return replace(
         config,
+        model=replace(config.model, drop_path_rate=0.0),  # for so few steps
+        task_samples_per_step=128,
         initial_weights=Path("runs/easy_vqa_pretraining"),
         data=replace(config.data, min_crop_scale=0.9, horizontal_flip=True),  # no question asks for a side
-        evaluation=replace(config.evaluation, every_steps=300, num_samples=1000),
+        layer_decay=1.0,
+        evaluation=replace(config.evaluation, every_steps=steps_per_epoch, num_samples=10_000, chunk_size=128),
     )
 
 

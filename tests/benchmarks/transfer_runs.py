@@ -153,7 +153,8 @@ def prepare(artists: EmojiArtists, held_out: str, languages: tuple[str, ...], ou
 
 
 def options_of(settings: Mapping[str, object]) -> list[object]:
-    return [word for name, value in settings.items() for word in (f"--{name}", value)]
+    """Return settings as options of a command; True is that of a flag."""
+    return [word for name, value in settings.items() for word in (f"--{name}", value) if word is not True]
 
 
 def command(module: str, *arguments: object, folder: Path) -> None:
