@@ -4,8 +4,9 @@ Run as a script in a process of its own, because its torchscale has the name of 
 
     python -m tests.support.their_logits FOLDER_OF_PACKAGES CASES LOGITS
 
-CASES: a file of torch.save with, by name, the task, a file of weights, torchscale's arguments, the number of classes,
-and images, ids and padding. The files are loaded strictly. The class of retrieval is that of their_features.py.
+CASES: a file of torch.save with, by name, the task, a file of weights, images, ids and padding, and either the name of
+a model that their code registers, or torchscale's arguments and the number of classes. The files are loaded strictly.
+The class of retrieval is that of their_features.py.
 """
 
 import importlib
@@ -38,10 +39,15 @@ def main(packages: str, cases: str, out: str) -> None:
 @torch.no_grad()
 def logits(case: dict[str, Any]) -> Tensor:
     """Return what their class answers."""
-    arguments = importlib.import_module("torchscale.architecture.config").EncoderConfig(**case["torchscale"])
-    kind = getattr(importlib.import_module("beit3.modeling_finetune"), CLASSES[case["task"]])
-    network = kind(arguments, **({"num_classes": case["num_classes"]} if case["num_classes"] else {})).eval()
-    network.load_state_dict(torch.load(case["file"], weights_only=True)["model"], strict=True)
+    finetuning = importlib.import_module("beit3.modeling_finetune")
+    if "model" in case:
+        with torch.device("meta"):  # the file replaces all weights, and random ones of that size take a minute
+            network = getattr(finetuning, case["model"])().eval()
+    else:
+        arguments = importlib.import_module("torchscale.architecture.config").EncoderConfig(**case["torchscale"])
+        outputs = {"num_classes": case["num_classes"]} if case["num_classes"] else {}
+        network = getattr(finetuning, CLASSES[case["task"]])(arguments, **outputs).eval()
+    network.load_state_dict(torch.load(case["file"], weights_only=True)["model"], strict=True, assign=True)
     images, ids, padding = case["images"], case["ids"], case["padding"]
     found: Tensor
     match case["task"]:

@@ -15,6 +15,7 @@ from model.config import CaptionHead, ClassHead, DualHeads, Heads, MultiwayConfi
 from model.multiway import MultiwayInputs
 from model.networks import TaskNetworks
 from model.parameter_counts import parameter_shapes
+from model.task_networks import build_task_network
 from pretrain.checkpoints.weights import model_of
 from pretrain.formats.beit3 import beit3_entries, decoupled, decoupled_weights, file_entries
 from pretrain.formats.beit3_contents import config_of
@@ -156,37 +157,30 @@ def test_what_their_format_has_no_place_for_is_named() -> None:
     assert in_words(ClassHead(5)).endswith("with 5 classes") and in_words(Nlvr2Head()) == "finetuned for nlvr2"
 
 
-@pytest.mark.slow
-def test_logits_are_those_of_microsofts_own_classes(tmp_path: Path) -> None:
-    """Install their code into a folder of its own, and compare with it; skipped without a network."""
-    packages = tmp_path / "packages"
+@pytest.fixture(scope="module")
+def microsofts_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install their code into a folder of its own; skip without a network."""
+    packages: Path = tmp_path_factory.mktemp("packages")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(packages), *PACKAGES]
     installed = subprocess.run(command, capture_output=True, text=True, check=False)
     if installed.returncode:
         pytest.skip(f"{' and '.join(PACKAGES)} cannot be installed: {installed.stderr.strip().splitlines()[-1]}")
-    cases: dict[str, Any] = {}
-    networks: dict[str, TaskNetworks] = {}
-    for heads in TINY_HEADS:
-        inputs = tiny_task_inputs(heads)
-        for variant, changes in VARIANTS.items():
-            name = f"{heads.TASK}_{variant}"
-            network = networks[name] = tiny_task_network(heads, **changes)
-            file = tmp_path / f"{name}.pth"
-            weights, config = network.state_dict().items(), network.encoder.config
-            save_beit3(weights, config, ROLES[heads.TASK], file, heads=heads)
-            cases[name] = {
-                "task": heads.TASK,
-                "file": str(file),
-                "torchscale": torchscale_arguments(CONFIG, heads.FINAL_NORM),
-                "num_classes": {"vqa": 7, "nlvr2": 2, "classify": 5}.get(heads.TASK, 0),
-                "images": inputs.images,
-                "ids": inputs.caption_ids,
-                "padding": inputs.caption_padding.long(),
-            }
-    torch.save(cases, tmp_path / "cases.pth")
-    files = map(str, (packages, tmp_path / "cases.pth", tmp_path / "logits.pth"))
+    return packages
+
+
+def case_of(network: TaskNetworks, inputs: MultiwayInputs, file: Path) -> dict[str, Any]:
+    """Write a file of a network and return what tests.support.their_logits needs besides their class."""
+    task, config = network.heads.TASK, network.encoder.config
+    save_beit3(network.state_dict().items(), config, ROLES[task], file, heads=network.heads)
+    texts = {"ids": inputs.caption_ids, "padding": inputs.caption_padding.long()}
+    return {"task": task, "file": str(file), "images": inputs.images, **texts}
+
+
+def their_logits(packages: Path, cases: dict[str, Any], folder: Path) -> dict[str, Tensor]:
+    """Return the logits of Microsoft's classes, computed by a process of its own, by the names of the cases."""
+    torch.save(cases, folder / "cases.pth")
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.support.their_logits", *files],
+        [sys.executable, "-m", "tests.support.their_logits", packages, folder / "cases.pth", folder / "logits.pth"],
         env={**os.environ, **ON_CPU, "PYTHONPATH": python_path()},
         cwd=ROOT,
         capture_output=True,
@@ -194,12 +188,59 @@ def test_logits_are_those_of_microsofts_own_classes(tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    theirs = torch.load(tmp_path / "logits.pth", weights_only=True)
+    found: dict[str, Tensor] = torch.load(folder / "logits.pth", weights_only=True)
+    return found
+
+
+@torch.no_grad()
+def check_close(name: str, network: TaskNetworks, inputs: MultiwayInputs, theirs: Tensor) -> None:
+    ours, theirs = (without_padding(each, network.heads, inputs) for each in (network(inputs), theirs))
+    difference = (theirs - ours).abs().max().item()
+    print(f"{name}: largest difference {difference:.1e} of logits up to {theirs.abs().max().item():.1f}")
+    assert difference <= TOLERANCE["atol"]
+
+
+@pytest.mark.slow
+def test_logits_are_those_of_microsofts_own_classes(microsofts_code: Path, tmp_path: Path) -> None:
+    cases: dict[str, Any] = {}
+    networks: dict[str, TaskNetworks] = {}
+    for heads in TINY_HEADS:
+        num_classes = {"vqa": 7, "nlvr2": 2, "classify": 5}.get(heads.TASK, 0)
+        theirs = {"torchscale": torchscale_arguments(CONFIG, heads.FINAL_NORM), "num_classes": num_classes}
+        for variant, changes in VARIANTS.items():
+            name = f"{heads.TASK}_{variant}"
+            networks[name] = tiny_task_network(heads, **changes)
+            cases[name] = case_of(networks[name], tiny_task_inputs(heads), tmp_path / f"{name}.pth") | theirs
+    found = their_logits(microsofts_code, cases, tmp_path)
     for name, network in networks.items():
-        inputs = tiny_task_inputs(network.heads)
-        with torch.no_grad():
-            pair = (network(inputs), theirs[name])
-        ours, their = (without_padding(each, network.heads, inputs) for each in pair)
-        difference = (their - ours).abs().max().item()
-        print(f"{name}: largest difference {difference:.1e}")
-        assert difference <= TOLERANCE["atol"]
+        check_close(name, network, tiny_task_inputs(network.heads), found[name])
+
+
+@pytest.mark.slow  # 2 GiB of memory
+@pytest.mark.parametrize(
+    ("model", "heads", "image_size"),
+    [
+        ("beit3_base_patch16_480_vqav2", VqaHead(), 480),
+        ("beit3_base_patch16_224_nlvr2", Nlvr2Head(), 224),
+        ("beit3_base_patch16_480_captioning", CaptionHead(), 480),
+        ("beit3_base_patch16_224_imageclassification", ClassHead(), 224),
+    ],
+)
+def test_a_file_of_the_published_size_is_loaded_by_the_model_that_they_register(
+    model: str, heads: TaskHead, image_size: int, microsofts_code: Path, tmp_path: Path
+) -> None:
+    config = replace(BASE, image_size=image_size)
+    with torch.device("meta"):
+        network = build_task_network(config, heads).eval()
+    network.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in network.state_dict().items():  # about as large as after training
+            is_norm_weight = parameter.ndim == 1 and name.endswith(".weight")
+            parameter.normal_(float(is_norm_weight), 0.02 if parameter.ndim > 1 else 0.1, generator=generator)
+    small = tiny_task_inputs(heads)
+    images = torch.randn(len(small.images), 3, image_size, image_size, generator=generator)
+    mask = torch.zeros(len(images), config.num_patches, dtype=torch.bool)
+    inputs = replace(small, images=images, image_mask=mask)
+    case = case_of(network, inputs, tmp_path / "beit3.pth") | {"model": model}
+    check_close(model, network, inputs, their_logits(microsofts_code, {model: case}, tmp_path)[model])
