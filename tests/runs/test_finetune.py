@@ -230,10 +230,10 @@ def test_a_run_is_converted_to_microsofts_format_and_back_with_its_answers(answe
     ema = convert(ConvertOptions(answers, tmp_path / "ema", to="safetensors", weights="ema"))
     for converted in (raw, ema):
         assert converted.largest_difference is not None and converted.largest_difference <= TOLERANCE
-        assert converted.card["heads"] == {"task": "vqa", "num_answers": len(ANSWERS)}
-        assert read_answers(converted.path.parent / ANSWERS_NAME) == ANSWERS
+        assert converted.card["heads"] == {"task": "vqa", "num_answers": len(LABELS["vqa"])}
+        assert read_answers(converted.path.parent / ANSWERS_NAME) == LABELS["vqa"]
     again = convert(ConvertOptions(raw.path, tmp_path / "again", from_="beit3"))
-    assert read_heads(tmp_path / "again") == VqaHead(len(ANSWERS)) and again.largest_difference is not None
+    assert read_heads(tmp_path / "again") == VqaHead(len(LABELS["vqa"])) and again.largest_difference is not None
     assert load_network(tmp_path / "again").encoder.config.image_size == 96
     with pytest.raises(ValueError, match="answer2label.txt is the list of other weights; give another folder"):
         (tmp_path / "ema" / ANSWERS_NAME).write_text("another")
