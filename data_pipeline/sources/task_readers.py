@@ -154,7 +154,8 @@ class TaskSource:
         counts = Counter[str]()
         for answer, count in Counter(commonest).items():  # in the order of first occurrence, as Microsoft's list
             counts[normalized_answer(answer)] += count
-        answers = [answer for answer, count in counts.items() if answer and count >= options.min_answer_count]
+        # one of Microsoft's 3,129 is empty: what the normalization leaves of "a", the letter
+        answers = [answer for answer, count in counts.items() if count >= options.min_answer_count]
         if not answers:
             raise ValueError(
                 f"no answer in {self.source} is the commonest of {options.min_answer_count} questions; lower "
