@@ -97,7 +97,8 @@ class TaskSource:
         """
         if self.source.startswith(DRAWN):
             return read_records(self.kind, self.source, self.columns, self.split)
-        found = self._read(labels)
+        # numbers in JSON lines are places in a list that was given, and names of classes in one that was made of them
+        found = self._read(None if self.kind == "label" and self.options.classes is None else labels)
         if self.kind == "label":
             numbers = {name: label for label, name in enumerate(labels or ())}
             found = (labelled(record, numbers) for record in found)
