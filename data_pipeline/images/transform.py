@@ -66,6 +66,14 @@ class ImageTransform:
         with open_image(encoded, self.max_pixels) as image:
             return _resized(_decoded_crop(image, (0, 0, *image.size), self.size), self.size)
 
+    def central_square(self, encoded: bytes) -> NDArray[np.uint8]:
+        """Return the largest square at the center of the image without augmentation, scaled to (3, S, S)."""
+        with open_image(encoded, self.max_pixels) as image:
+            width, height = image.size
+            side = min(width, height)
+            left, top = (width - side) // 2, (height - side) // 2
+            return _resized(_decoded_crop(image, (left, top, left + side, top + side), self.size), self.size)
+
     def center_of(self, image: Image) -> NDArray[np.uint8]:
         """Return the same of an image that is open already. A JPEG is decoded at its full size, so its pixels may
         differ by a few levels. Raises BadSampleError if the image is too large or broken."""

@@ -27,7 +27,10 @@ class EvaluatedSample:
 
 @dataclass(frozen=True)
 class TaskReader:
-    """Reads samples of a task without augmentation, as evaluation needs them."""
+    """Reads samples of a task without augmentation, as evaluation needs them.
+
+    As in Microsoft's code an image is scaled to a square whatever its aspect, but for classify cropped to one.
+    """
 
     reader: SampleReader
     labels: TaskLabels
@@ -42,14 +45,15 @@ class TaskReader:
         """Return a sample, with its place in the index as its id. Raises BadSampleError if it cannot be used."""
         reader, transform = self.reader, ImageTransform(self.image_size, 1, 0, False, self.max_image_pixels)
         annotation, task = reader.annotation(place), self.labels.task
+        view = transform.central_square if task == "classify" else transform.center
         text = reader.text(place) if task in ("vqa", "nlvr2") else None
         texts = reader.texts(place) if task == "caption" else [] if text is None else [text]
         ids = encoded(self.tokenizer, texts[0], self.text_length) if texts and self.tokenizer is not None else None
         loaded = LoadedTaskSample(
             sample_id=place,
             key=reader.key(place),
-            pixels=transform.center(reader.image_bytes(place)),
-            second_pixels=transform.center(reader.image_bytes(place, "image2")) if task == "nlvr2" else None,
+            pixels=view(reader.image_bytes(place)),
+            second_pixels=view(reader.image_bytes(place, "image2")) if task == "nlvr2" else None,
             ids=ids,
             target=self.labels.target(annotation),
         )

@@ -3,7 +3,7 @@
 Microsoft's index files (beit3/datasets.py) hold texts as ids of beit3.spm alone, in `text_segment`: they are decoded.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,12 @@ class Unique:
 
     name: str
     """Name of such an id, for messages."""
-    seen: set[Hashable] = field(default_factory=set)
+    seen: set[int | str] = field(default_factory=set)
 
-    def add(self, number: Hashable) -> None:
-        """Raise EntryError if the id has occurred before."""
+    def add(self, number: Any) -> None:
+        """Raise EntryError if the id has occurred before, or is neither a number nor a text."""
+        if isinstance(number, bool) or not isinstance(number, int | str):
+            raise EntryError(f"{self.name} is neither a number nor a text ({number!r:.60})")
         if number in self.seen:
             raise EntryError(f"{self.name} occurs twice ({number!r:.60})")
         self.seen.add(number)

@@ -119,8 +119,6 @@ def questions_of_json_lines(path: Path, fields: AnnotatedFields, answers: list[s
         line = entry.content
         name, text = fields.image_name(line), fields.text_in(line)
         number = line.get("question_id", line.get("qid", int(entry.name)))
-        if isinstance(number, bool) or not isinstance(number, int | str):
-            raise EntryError(f"question id is neither a number nor a text ({number!r:.60})")
         ids.add(number)
         metadata: dict[str, Any] = {"question_id": number}
         if isinstance(found := line.get("answers"), list):
@@ -141,7 +139,12 @@ def _scores_of_line(line: dict[str, Any], answers: list[str] | None) -> dict[str
     if "answer" in line:
         return {field_of(line, "answer", str): 1.0}
     found = line.get("answers")
-    return human_scores(human_answers(found)) if isinstance(found, list) else found
+    if isinstance(found, list):
+        return human_scores(human_answers(found))
+    is_scored = isinstance(found, dict) and all(isinstance(score, int | float) for score in found.values())
+    if found is not None and not is_scored:
+        raise EntryError(f"'answers' does not hold a score per answer ({found!r:.60})")
+    return found
 
 
 def _scores_of_labels(labels: list[Any], scores: list[Any], answers: list[str] | None) -> dict[str, float] | None:

@@ -28,8 +28,6 @@ def statements_of_json_lines(path: Path, fields: AnnotatedFields) -> Iterator[Re
             left, right = (fields.root / fields.image_name(line, is_second) for is_second in (False, True))
             text = fields.text_in(line)
         identifier = line.get("identifier", entry.name)
-        if isinstance(identifier, bool) or not isinstance(identifier, int | str):
-            raise EntryError(f"identifier is neither a number nor a text ({identifier!r:.60})")
         ids.add(identifier)
         metadata = {"identifier": str(identifier), "label": _label(line.get("label"))}
         return [Record(str(identifier), left, text, metadata=metadata, place=entry.place, image2=right)]

@@ -97,7 +97,8 @@ class TaskSource:
         """
         if self.source.startswith(DRAWN):
             return read_records(self.kind, self.source, self.columns, self.split)
-        found = self._read(labels)
+        # numbers in JSON lines are places in a list that was given, and names of classes in one that was made of them
+        found = self._read(None if self.kind == "label" and self.options.classes is None else labels)
         if self.kind == "label":
             numbers = {name: label for label, name in enumerate(labels or ())}
             found = (labelled(record, numbers) for record in found)
@@ -154,7 +155,8 @@ class TaskSource:
         counts = Counter[str]()
         for answer, count in Counter(commonest).items():  # in the order of first occurrence, as Microsoft's list
             counts[normalized_answer(answer)] += count
-        answers = [answer for answer, count in counts.items() if answer and count >= options.min_answer_count]
+        # one of Microsoft's 3,129 is empty: what the normalization leaves of "a", the letter
+        answers = [answer for answer, count in counts.items() if count >= options.min_answer_count]
         if not answers:
             raise ValueError(
                 f"no answer in {self.source} is the commonest of {options.min_answer_count} questions; lower "

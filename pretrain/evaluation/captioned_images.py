@@ -1,9 +1,10 @@
 """Images with their captions, as retrieval needs them: an image that several captions belong to is one candidate.
 
-COCO has about five captions per image. In shards these are five pairs with the same image, and if each were a candidate
-of its own, every text would have four answers as good as the right one. So pairs whose images have the same bytes are
-one image, whichever rank reads them, in the order in which the images first occur. This holds for shards and for every
-source of pairs that write_shards reads, among them COCO's annotations and Karpathy's split of them.
+COCO has about five captions per image. In shards of pairs these are five pairs with the same image, and if each were a
+candidate of its own, every text would have four answers as good as the right one. So pairs whose images have the same
+bytes are one image, whichever rank reads them, in the order in which the images first occur. This holds for shards, of
+pairs or of captions, and for every source of pairs that write_shards reads, among them COCO's annotations and
+Karpathy's split of them.
 """
 
 import hashlib
@@ -110,7 +111,7 @@ def open_captioned_images(
     check_shards: bool = True,
     options: SourceOptions = HELD_OUT_SOURCE,
 ) -> CaptionedImages:
-    """Open shards of pairs, or a source of pairs that write_shards reads.
+    """Open shards of pairs or of captions, or a source of pairs that write_shards reads.
 
     setting: its name, for messages; max_pairs: the first of the source, None for all; captions_per_image: the first of
     each image, None for all; check_shards: as `read_index` has it; options: how a source that is not shards is read.
@@ -122,9 +123,10 @@ def open_captioned_images(
         if is_remote(source) or (Path(source) / INDEX_NAME).is_file():
             cache = ShardCache(data.cache_folder, data.cache_bytes, data.cache_for_group)
             index = read_index(source, cache, check_shards)
-            if index.kind != "pair":
-                raise ValueError(f"it holds shards of kind {index.kind!r}, not 'pair'")
-            pairs = _pairs_of_shards(SampleReader(index, data.max_member_bytes, cache), max_pairs, skipped)
+            if index.kind not in ("pair", "caption"):
+                raise ValueError(f"it holds shards of kind {index.kind!r}, not 'pair' or 'caption'")
+            reader = SampleReader(index, data.max_member_bytes, cache)
+            pairs = islice(_pairs_of_shards(reader, max_pairs, skipped), max_pairs)
         else:
             records = _sound_records(read_records("pair", source, options), skipped)
             pairs = _pairs_of_records(list(islice(records, max_pairs)), data.max_image_pixels)
@@ -174,12 +176,13 @@ def _pairs_of_shards(reader: SampleReader, max_pairs: int | None, skipped: Count
     for sample in range(min(max_pairs or reader.index.num_samples, reader.index.num_samples)):
         _, size, crc32 = (int(value) for value in reader.index.records[sample]["image"])
         try:
-            caption = reader.text(sample)
+            captions = reader.texts(sample)
         except BadSampleError as error:
             skipped[error.reason] += 1
             continue
         name = f"{reader.shard_name(sample)}:{reader.key(sample)}"
-        yield Pair((size, crc32), caption, name, partial(reader.image_bytes, sample))
+        for caption in captions:
+            yield Pair((size, crc32), caption, name, partial(reader.image_bytes, sample))
 
 
 def _sound_records(records: Iterable[Record], skipped: Counter[str]) -> Iterator[Record]:

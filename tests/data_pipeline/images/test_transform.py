@@ -34,6 +34,18 @@ def test_the_whole_image_is_scaled_and_reduced_decoding_agrees() -> None:
     assert np.abs(transform().center(jpeg).astype(int) - full_decode).max() <= 6
 
 
+def test_the_central_square_is_that_of_torchvisions_resize_and_center_crop() -> None:
+    """Which resize the shorter side first: the filter then reaches beyond the square."""
+    for width, height in ((96, 64), (64, 96), (64, 64)):
+        image = gradient(width, height)
+        side = min(image.size)
+        resized = image.resize((width * 32 // side, height * 32 // side), Image.Resampling.BICUBIC)
+        left, top = (resized.width - 32) // 2, (resized.height - 32) // 2
+        expected = np.asarray(resized.crop((left, top, left + 32, top + 32))).transpose(2, 0, 1)
+        found = transform().central_square(encoded(image))
+        assert np.abs(found.astype(int) - expected).max() <= 3
+
+
 def test_augmentation_follows_from_the_generator() -> None:
     png, augment = encoded(gradient(90, 70)), transform(jitter=0.4, flip=True, scale=0.3)
     views = [augment(png, np.random.default_rng(seed)).tobytes() for seed in (0, 0, 1, 2, 3)]

@@ -5,6 +5,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.task_config import labels_of
@@ -12,6 +13,7 @@ from data_pipeline.loading.task_sample import TaskReader
 from data_pipeline.samples.task_labels import TaskLabels
 from data_pipeline.samples.tasks import CaptionAnnotation, Task, VqaAnnotation
 from data_pipeline.texts.tokenizer import TextTokenizer
+from tests.support.encoded_images import encoded
 from tests.support.shard_files import GOOD, index_folder, write_tar
 from tests.support.task_data import TEXT_LENGTH, task_config, write_scenes
 from tests.support.task_sources import reader_of
@@ -38,6 +40,16 @@ def test_a_sample_is_read_without_augmentation(task: Task, tmp_path: Path, tiny_
     first = reader.texts(2)[:1]
     assert found.loaded.ids == (tokenizer.encode_to_length(first[0], TEXT_LENGTH) if first else None)
     assert found.text == (reader.text(2) if task in ("vqa", "nlvr2") else None)
+
+
+def test_an_image_of_a_class_is_cropped_to_a_square_not_squeezed(tmp_path: Path) -> None:
+    picture = np.zeros((8, 16, 3), np.uint8)
+    picture[:, 4:12] = 255
+    members = [("a.png", encoded(Image.fromarray(picture))), ("a.json", b'{"class": "white", "label": 0}')]
+    write_tar(tmp_path / "label/0.tar", members)
+    index_folder(tmp_path / "label", "label")
+    found = TaskReader(reader_of(tmp_path / "label"), TaskLabels("classify", ["white"]), None, 8, SIZE, 1 << 20)
+    assert (found.sample(0).loaded.pixels == 255).all()
 
 
 def test_samples_of_a_test_split_and_unknown_answers_are_read_too(tmp_path: Path, tiny_data: TinyData) -> None:

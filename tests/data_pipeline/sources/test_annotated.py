@@ -32,6 +32,12 @@ def test_an_entry_that_is_no_object_and_an_image_at_a_url_are_named() -> None:
         FIELDS.image_name({"picture": "https://example.com/a.jpg"})
 
 
+@pytest.mark.parametrize("number", [[1], None, True, 1.5, {}])
+def test_an_id_is_a_number_or_a_text(number: object) -> None:
+    with pytest.raises(EntryError, match="question id is neither a number nor a text"):
+        Unique("question id").add(number)
+
+
 def test_an_id_may_occur_once() -> None:
     ids = Unique("question id")
     ids.add(1)

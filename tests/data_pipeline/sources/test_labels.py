@@ -78,6 +78,8 @@ def test_microsofts_index_file_is_named_by_the_class_list_and_labels_out_of_rang
     ]
     written("label", source, tmp_path / "out")  # without a list, numbers are the names of classes
     assert read_classes(tmp_path / "out" / CLASSES_NAME) == ["1", "2"]
+    reader = reader_of(tmp_path / "out")
+    assert [reader.annotation(place) for place in (0, 1)] == [ClassAnnotation("1", 0), ClassAnnotation("2", 1)]
 
 
 def test_classes_are_in_the_order_of_their_names_or_numbers() -> None:

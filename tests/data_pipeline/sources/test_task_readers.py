@@ -33,6 +33,11 @@ def test_the_list_counts_the_commonest_answers_of_all_splits_in_their_order(tmp_
         source_of(source).labels()
 
 
+def test_the_empty_answer_is_in_the_list_as_in_microsofts(tmp_path: Path) -> None:
+    source = write_answered(tmp_path, ["red"] * 9 + ["a"] * 9)
+    assert source_of(source).labels() == ["red", ""]
+
+
 def test_questions_without_a_known_answer_are_kept_or_skipped_with_their_answers(tmp_path: Path) -> None:
     source = write_answered(tmp_path, ["red", "mauve", "red"])
     (tmp_path / "list.txt").write_text(answer_lines(["red"]))

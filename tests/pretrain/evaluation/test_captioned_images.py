@@ -81,6 +81,15 @@ def test_shards_of_a_source_give_the_same_as_the_source(folder: Path, tmp_path: 
     assert shards.index is not None and source.index is None
 
 
+def test_shards_of_captions_have_all_captions_of_an_image(folder: Path, tmp_path: Path) -> None:
+    written("caption", folder / "captions.json", tmp_path / "shards", 2, keep=ALL)
+    found = grouped(opened(tmp_path / "shards"))
+    assert {red: sorted(captions) for red, captions in found.items()} == {
+        red: sorted(captions) for red, captions in enumerate(CAPTIONS.values())
+    }
+    assert opened(tmp_path / "shards", num=4).image_of_caption.tolist() == [0, 0, 0, 1]
+
+
 def test_copies_of_an_image_are_one_whatever_their_names(tmp_path: Path) -> None:
     """Write images beside their captions, as img2dataset does: each caption has its own copy."""
     for number, (name, captions) in enumerate(CAPTIONS.items()):
