@@ -7,7 +7,6 @@ Captions are written by a network with all of its weights on every rank: see pre
 from dataclasses import dataclass
 from typing import Any
 
-import deepspeed
 import torch
 from torch import Tensor
 
@@ -152,8 +151,7 @@ class TaskEvaluation(Evaluation):
 
 def caption_writer(network: Any) -> CaptionNetwork:
     """Return a network that this rank can run alone: an engine's, or a copy with all weights. All ranks call it."""
-    if not isinstance(network, deepspeed.DeepSpeedEngine):
-        assert isinstance(network, CaptionNetwork)
+    if isinstance(network, CaptionNetwork):
         return network
     own = network.module
     assert isinstance(own, CaptionNetwork)

@@ -28,7 +28,7 @@ class Question:
 def read_questions(side: Side, every: int = 1) -> list[Question]:
     """Return the questions of one side in a fixed random order, in which a run reads shards.
 
-    every: one image in so many is taken, with its questions. Needs the package easy-vqa.
+    every: only each `every`-th image is taken, with its questions. Needs the package easy-vqa.
     """
     import easy_vqa
 
