@@ -126,7 +126,7 @@ def open_captioned_images(
             if index.kind not in ("pair", "caption"):
                 raise ValueError(f"it holds shards of kind {index.kind!r}, not 'pair' or 'caption'")
             reader = SampleReader(index, data.max_member_bytes, cache)
-            pairs = islice(_pairs_of_shards(reader, max_pairs, skipped), max_pairs)
+            pairs: Iterator[Pair] = islice(_pairs_of_shards(reader, max_pairs, skipped), max_pairs)
         else:
             records = _sound_records(read_records("pair", source, options), skipped)
             pairs = _pairs_of_records(list(islice(records, max_pairs)), data.max_image_pixels)
