@@ -138,7 +138,7 @@ def _scores_of_line(line: dict[str, Any], answers: list[str] | None) -> dict[str
         return _scores_of_labels(field_of(line, "labels", list), field_of(line, "scores", list), answers)
     if "answer" in line:
         return {field_of(line, "answer", str): 1.0}
-    found = line.get("answers")
+    found: dict[str, float] | list[Any] | None = line.get("answers")
     if isinstance(found, list):
         return human_scores(human_answers(found))
     is_scored = isinstance(found, dict) and all(isinstance(score, int | float) for score in found.values())

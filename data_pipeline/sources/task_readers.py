@@ -15,6 +15,7 @@ classes: one that is given, or one made from the source.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -151,10 +152,8 @@ class TaskSource:
         if not commonest:
             return None  # a test split
         for path in options.more_annotations:
-            commonest += majority_answers(path)
-        counts = Counter[str]()
-        for answer, count in Counter(commonest).items():  # in the order of first occurrence, as Microsoft's list
-            counts[normalized_answer(answer)] += count
+            commonest += map(normalized_answer, majority_answers(path))
+        counts = Counter(commonest)  # in the order of first occurrence, as Microsoft's list
         # one of Microsoft's 3,129 is empty: what the normalization leaves of "a", the letter
         answers = [answer for answer, count in counts.items() if count >= options.min_answer_count]
         if not answers:
@@ -172,11 +171,16 @@ class TaskSource:
 
 
 def _commonest_answers(records: Iterable[Record]) -> Iterator[str]:
-    """Yield the commonest answer to each question: the first of the highest score, unless the source names it."""
+    """Yield the commonest answer to each question: the first of the highest score, unless the source names it.
+
+    Answers of people are normalized, as Microsoft's code does it; others are names that a source gives to its labels.
+    """
+    normalized = lru_cache(maxsize=None)(normalized_answer)
     for record in records:
         scores = record.metadata.get("answers")
         if record.problem is None and isinstance(scores, dict) and scores:
-            yield record.metadata.get(MAJORITY) or max(scores, key=scores.__getitem__)
+            answer = record.metadata.get(MAJORITY) or max(scores, key=scores.__getitem__)
+            yield normalized(answer) if "human_answers" in record.metadata else answer
 
 
 def _with_known_answer(record: Record, known: set[str]) -> Record:

@@ -38,6 +38,12 @@ def test_the_empty_answer_is_in_the_list_as_in_microsofts(tmp_path: Path) -> Non
     assert source_of(source).labels() == ["red", ""]
 
 
+def test_an_answer_that_no_people_gave_is_in_the_list_as_it_is_written(tmp_path: Path) -> None:
+    line = {"image": "a.png", "question": "who?", "answer": "The two Dogs."}
+    source = source_of(write_lines(tmp_path / "vqa.jsonl", [line] * 9))
+    assert source.labels() == ["The two Dogs."]
+
+
 def test_questions_without_a_known_answer_are_kept_or_skipped_with_their_answers(tmp_path: Path) -> None:
     source = write_answered(tmp_path, ["red", "mauve", "red"])
     (tmp_path / "list.txt").write_text(answer_lines(["red"]))
