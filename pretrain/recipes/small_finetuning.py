@@ -41,7 +41,7 @@ def easy_vqa() -> FinetuneConfig:
         ),
         tokenizer=Path("data/easy_vqa.spm"),
         text_length=16,
-        num_steps=8 * steps_per_epoch,
+        num_steps=6 * steps_per_epoch,
         num_classes=13,
     )
     return replace(
