@@ -94,15 +94,15 @@ def emoji_figures(source: Path, out: Path, num_steps: int = 1200, every: int = 1
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         write_pictures(artists, [*training, HELD_OUT_ARTIST], out / "pictures", pool)
     size = {"model.image-size": 64, "model.patch-size": 16}
-    lines = [emoji_lines(artists, names) for names in (training, [HELD_OUT_ARTIST])]
-    return classified("emoji", *lines, size, num_steps, out)
+    asked = emoji_lines(artists, [HELD_OUT_ARTIST])
+    return classified("emoji", emoji_lines(artists, training), asked, size, num_steps, out)
 
 
 def write_digits(folder: Path) -> list[dict[str, Any]]:
     """Write the pictures of all digits; return the lines of their classes, in the order of scikit-learn."""
     from sklearn.datasets import load_digits
 
-    digits, lines = load_digits(), []
+    digits, lines = load_digits(), list[dict[str, Any]]()
     folder.mkdir(parents=True, exist_ok=True)
     for number, (pixels, digit) in enumerate(zip(digits.images, digits.target.tolist(), strict=True)):
         picture = Image.fromarray((pixels * (255 / 16)).astype("uint8"))
