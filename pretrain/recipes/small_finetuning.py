@@ -20,8 +20,8 @@ def easy_vqa() -> FinetuneConfig:
 
     Command: deepspeed --num_accelerators 2 --module pretrain.finetune easy_vqa
     Expects: its training and test questions as shards in data/easy_vqa and data/held_out_easy_vqa, data/easy_vqa.spm,
-    and a network that was pretrained on its images and questions in runs/easy_vqa_pretraining: python -m
-    tests.benchmarks.study_easy_vqa makes them all, and runs this recipe. Sizes and hyperparameters are our choice.
+    and a network that was pretrained on its images and questions in runs/easy_vqa_pretraining.
+    tests/benchmarks/study_easy_vqa.py makes them all, and runs this recipe. Sizes and hyperparameters are our choice.
     """
     steps_per_epoch = NUM_EASY_VQA_QUESTIONS // 128
     config = _small(
@@ -41,7 +41,7 @@ def easy_vqa() -> FinetuneConfig:
         ),
         tokenizer=Path("data/easy_vqa.spm"),
         text_length=16,
-        num_steps=8 * steps_per_epoch,
+        num_steps=6 * steps_per_epoch,
         num_classes=13,
     )
     return replace(

@@ -21,8 +21,8 @@ def draw_accuracies(curves: Mapping[str, Sequence[float]], levels: Mapping[str, 
         axis.plot(range(len(percents)), percents, marker="o", markersize=4, label=f"{name}: {percents[-1]:.1f} %")
     for (name, level), style in zip(levels.items(), (":", "--"), strict=True):
         axis.axhline(level * 100, color="black", linestyle=style, linewidth=1, label=f"{name}: {level:.1%}")
-    axis.set_xlabel("epochs of finetuning on 38,575 questions")
-    axis.set_ylabel("right answers to 9,673 test questions in %")
+    axis.set_xlabel("epochs of finetuning")
+    axis.set_ylabel("right answers to the test questions in %")
     axis.set_ylim(0, 102)
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right", fontsize=9)

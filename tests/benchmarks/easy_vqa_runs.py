@@ -74,16 +74,16 @@ def prepare(questions: Mapping[Side, Sequence[Question]], out: Path, pool: Execu
     (out / "data").mkdir(parents=True, exist_ok=True)
     for side, path in QUESTIONS.items():
         (out / path).write_text("".join(question.line(number) for number, question in enumerate(questions[side])))
-    data, train = recipe().data, QUESTIONS["train"]
+    data, source = recipe().data, QUESTIONS["train"]
     assert data.text_tokenizer is not None and data.held_out is not None
     if not (out / data.text_tokenizer).is_file():
-        command("data_pipeline.train_text_tokenizer", data.text_tokenizer, f"pair={train}", *AS_CAPTIONS,
+        command("data_pipeline.train_text_tokenizer", data.text_tokenizer, f"pair={source}", *AS_CAPTIONS,
                 "--vocab-size", NUM_PIECES, "--model-type", "bpe", folder=out)  # fmt: skip
     answers = f"{data.shards[0]}/{ANSWERS_NAME}"
     shards = [
-        pool.submit(write_shards, out, data.shards[0], "vqa", train),
-        pool.submit(write_shards, out, PAIRS, "pair", train, *AS_CAPTIONS),
-        pool.submit(write_shards, out, IMAGES, "image", train, "--deduplicate", *EVERYTHING),
+        pool.submit(write_shards, out, data.shards[0], "vqa", source),
+        pool.submit(write_shards, out, PAIRS, "pair", source, *AS_CAPTIONS),
+        pool.submit(write_shards, out, IMAGES, "image", source, "--deduplicate", *EVERYTHING),
     ]
     shards[0].result()
     shards.append(pool.submit(write_shards, out, data.held_out, "vqa", QUESTIONS["test"], "--answers", answers))

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_one_image_in_so_many_is_taken_with_all_its_questions(monkeypatch: pytes
     texts = [f"question {number}?" for number in range(12)]
     answers = ["yes", "no"] * 6
     images = [number // 3 for number in range(12)]
-    package = SimpleNamespace(
+    package: Any = SimpleNamespace(
         get_train_questions=lambda: (texts, answers, images),
         get_train_image_paths=lambda: {number: f"/data/{number}.png" for number in range(4)},
         get_test_questions=lambda: ([], [], []),
