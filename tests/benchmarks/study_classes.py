@@ -12,7 +12,7 @@ class that is most frequent among the images asked for (..._majority) and a gues
 import multiprocessing
 import random
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +87,7 @@ def digits_figures(out: Path, num_steps: int = 500) -> dict[str, float]:
 def emoji_figures(source: Path, out: Path, num_steps: int = 1200, every: int = 1) -> dict[str, float]:
     """Return top-1 on the groups of an artist's emoji after training on those of others.
 
-    every: one concept in so many is used.
+    every: only each `every`-th concept is used.
     """
     artists, out = EmojiArtists(source, every), out / "emoji"
     training = artists.training_artists(HELD_OUT_ARTIST)
@@ -125,7 +125,7 @@ def classified(
     name: str,
     train: Sequence[dict[str, Any]],
     test: Sequence[dict[str, Any]],
-    settings: dict[str, object],
+    settings: Mapping[str, object],
     num_steps: int,
     out: Path,
 ) -> dict[str, float]:
