@@ -135,7 +135,7 @@ def classified(
     write_lines(out / "test.jsonl", test)
     write_shards(out, "classes", "label", "train.jsonl")
     write_shards(out, "held_out_classes", "label", "test.jsonl", "--classes", "classes/classes.txt")
-    values = SETTINGS | settings | {
+    values = SETTINGS | dict(settings) | {
         "data.shards": "classes",
         "data.held-out": "held_out_classes",
         "num-classes": num_classes,
