@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from data_pipeline.files.hashing import file_sha256
+from data_pipeline.samples.answers import read_list_beside
+from data_pipeline.samples.sample import Kind
 from model.config import MultiwayConfig
 from model.embeddings import POSITION_OFFSET, interpolate_positions
 from model.pretrained import WEIGHTS_NAME, read_config
@@ -34,6 +36,8 @@ TASK_HEADS = ("pooler.", "head.", "fc_norm.")
 """Beginnings of the names of the heads of tasks: a list of other answers or classes gives them another shape."""
 HEADS = ("mim_head.", "mlm_head.", "vision_head.", "language_head.", "logit_scale", "logit_bias", *TASK_HEADS)
 """Beginnings of the names of parameters beside the encoder, in any kind of network."""
+LABEL_ROWS = ("head.3.", "head.weight", "head.bias")
+"""Beginnings of the names of what has a row per answer (vqa) or class (classify), meaningless with another list."""
 LOGITS = ("logit_scale", "logit_bias")
 """Parameters that belong together: the scale that the softmax loss learned is not that of the sigmoid loss."""
 FINAL_NORM = "encoder.norm."
@@ -116,6 +120,14 @@ def _of_microsoft(path: Path, model: MultiwayConfig) -> InitialWeights:
     )
 
 
+def labels_there(found: InitialWeights, task_kind: Kind) -> list[str] | None:
+    """Return the answers or classes of the weights, from the list beside them; None if there is no list.
+
+    Raises ValueError if it is damaged.
+    """
+    return read_list_beside(found.folder if found.folder.is_dir() else found.folder.parent, task_kind)
+
+
 def is_new_run(run_dir: Path) -> bool:
     """Return whether a run has no complete checkpoint yet, and so needs its initial weights.
 
@@ -158,10 +170,13 @@ def check_initial_weights(
 
 
 @torch.no_grad()
-def load_initial_weights(found: InitialWeights, network: nn.Module, may_lack: tuple[str, ...] = ()) -> list[str]:
+def load_initial_weights(
+    found: InitialWeights, network: nn.Module, may_lack: tuple[str, ...] = (), left_out: tuple[str, ...] = ()
+) -> list[str]:
     """Copy the weights into a network; image positions are interpolated to its number of patches.
 
-    may_lack: beginnings of names that may be missing; those parameters keep their values. Heads, or a final norm, that
+    may_lack: beginnings of names that may be missing; those parameters keep their values, as do those whose names begin
+    as left_out says, of parameters that may be missing. Heads, or a final norm, that
     the network does not have are left out, and so is the head of a task with another number of answers or classes.
     Returns the names that were missing. Raises ValueError, naming the parameter, if another one is missing or unknown,
     has another shape, or is not finite; OSError.
@@ -170,7 +185,7 @@ def load_initial_weights(found: InitialWeights, network: nn.Module, may_lack: tu
     for name, tensor in _resized(found.weights(), own):
         if name in LOGITS:
             logits[name] = tensor
-        elif name in own and not (name.startswith(TASK_HEADS) and tensor.shape != own[name].shape):
+        elif name in own and not name.startswith(left_out) and not _is_another_head(name, tensor, own[name]):
             check_weight(found.folder, name, tensor, own[name].shape)
             own.pop(name).copy_(tensor)
         elif not name.startswith((*HEADS, FINAL_NORM)):
@@ -184,6 +199,10 @@ def load_initial_weights(found: InitialWeights, network: nn.Module, may_lack: tu
             f"initial_weights {found.folder} lack {', '.join(missing)}; give weights of masked data modeling"
         )
     return list(own)
+
+
+def _is_another_head(name: str, tensor: Tensor, own: Tensor) -> bool:
+    return name.startswith(TASK_HEADS) and tensor.shape != own.shape
 
 
 def _resized(weights: Iterable[tuple[str, Tensor]], own: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

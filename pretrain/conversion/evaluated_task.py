@@ -129,10 +129,13 @@ def label_names(options: EvaluateOptions, heads: TaskHead, held_out: str) -> lis
     else:
         return None
     option = "--answers" if isinstance(heads, VqaHead) else "--classes"
-    places = [given] if given is not None else [folder / name for folder in (beside(options.source), Path(held_out))]
+    places = [given] if given is not None else [beside(options.source) / name]
+    if given is None and isinstance(heads, ClassHead):  # in the order of their names, unless somebody chose another
+        places.append(Path(held_out) / name)
     path = next((place for place in places if place.is_file()), places[0])
     if given is None and not path.is_file():
-        raise ValueError(f"there is no {name} in {places[0].parent} or {held_out}; give the list with {option}")
+        folders = " or ".join(str(place.parent) for place in places)
+        raise ValueError(f"there is no {name} in {folders}; give the list that it was trained with, with {option}")
     names = read(path)
     if len(names) != num_labels:
         raise ValueError(

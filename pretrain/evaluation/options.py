@@ -77,9 +77,10 @@ class EvaluateOptions:
     """Held-out shards of the task of a finetuned network."""
     answers: Path | None = None
     """List of the answers of a network finetuned for vqa, in the order of its outputs. None: answer2label.txt beside
-    the weights or the held-out shards."""
+    the weights."""
     classes: Path | None = None
-    """List of the classes of a network finetuned for classify, likewise; None: classes.txt."""
+    """List of the classes of a network finetuned for classify, likewise; None: classes.txt beside the weights or the
+    held-out shards."""
     results: Path | None = None
     """File to write what a finetuned network says of every held-out sample, in the form of the task's server: .json for
     vqa, caption and classify, .csv for nlvr2."""

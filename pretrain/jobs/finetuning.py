@@ -14,6 +14,7 @@ from data_pipeline.loading.task_batch import TaskBatch
 from data_pipeline.loading.task_config import label_file
 from data_pipeline.loading.task_dataset import TaskDataset
 from data_pipeline.samples.answers import ANSWERS_NAME, CLASSES_NAME
+from data_pipeline.samples.tasks import TASK_KINDS
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.flash_attention import activate_flash_attention
 from model.flops import StepSize, training_flops
@@ -25,9 +26,11 @@ from model.trained_parameters import is_trained
 from pretrain.checkpoints.initial_weights import (
     FINAL_NORM,
     HEADS,
+    LABEL_ROWS,
     InitialWeights,
     check_initial_weights,
     is_new_run,
+    labels_there,
     load_initial_weights,
     open_initial_weights,
     weights_file,
@@ -57,6 +60,10 @@ class Finetuning(Job[FinetuneConfig]):
     text_tokenizer: TextTokenizer | None = None
     """None for classify."""
     initial_weights: InitialWeights | None = None
+    labels_there: list[str] | None = None
+    """Answers or classes of the initial weights; None if they have none, or no list lies beside them."""
+    labels: list[str] | None = None
+    """Answers or classes of the run; None for a task without."""
     attention: str
     """The attention that torch runs, for the log."""
 
@@ -81,11 +88,13 @@ class Finetuning(Job[FinetuneConfig]):
         self.text_tokenizer = dataset.tokenizer
         if self.text_tokenizer is not None:
             check_vocabulary(self.text_tokenizer, network)
+        self.labels = dataset.labels.names
         check_labels(config, dataset.labels.num_labels)
         if config.initial_weights is not None and is_new_run(config.run_dir):
             self.initial_weights = open_initial_weights(config.initial_weights, network)
             words = config.data.text_tokenizer if config.has_text else None
             check_initial_weights(self.initial_weights, network, words, {"image_size", "num_visual_tokens"})
+            self.labels_there = labels_there(self.initial_weights, TASK_KINDS[config.task])
         return dataset
 
     def files(self, config: FinetuneConfig) -> dict[str, Path | None]:
@@ -103,11 +112,18 @@ class Finetuning(Job[FinetuneConfig]):
         model = build_network(config.model, config.heads, config.kernels, config.activation_checkpointing)
         init_weights(model, config.model, config.seed)
         if self.initial_weights is not None and is_new:
-            missing = load_initial_weights(self.initial_weights, model, may_lack=(*HEADS, FINAL_NORM))
+            # rows of a head that was trained for other answers would be taken for the run's, in silence
+            others = LABEL_ROWS if self.labels_there not in (None, self.labels) else ()
+            missing = load_initial_weights(self.initial_weights, model, (*HEADS, FINAL_NORM), left_out=others)
             if dist.get_rank() == 0:
-                new = f"; initialized, as they lack it: {', '.join(missing)}" if missing else ""
-                say(f"starts from the weights in {self.initial_weights.folder}{new}")
+                say_start(self.initial_weights.folder, missing, self._unnamed_labels(missing))
         return model
+
+    def _unnamed_labels(self, missing: list[str]) -> Path | None:
+        """Return the run's list of labels if the initial weights have rows for as many, but no list that names them."""
+        if self.labels is None or self.labels_there is not None or any(name.startswith(LABEL_ROWS) for name in missing):
+            return None
+        return label_file(self.config.data, self.config.task)
 
     def start_step(self, engine: deepspeed.DeepSpeedEngine, batch: TaskBatch) -> Step:
         config = self.config
@@ -152,6 +168,14 @@ class Finetuning(Job[FinetuneConfig]):
 
     def work(self, batch: TaskBatch) -> StepWork:
         return task_work(self.config, len(batch.images), batch.text_lengths)
+
+
+def say_start(folder: Path, missing: list[str], unnamed: Path | None) -> None:
+    """Print where a run starts from. unnamed: list of labels that the head is taken to have, if nothing says so."""
+    new = f"; initialized, as they lack it or have it for other labels: {', '.join(missing)}" if missing else ""
+    say(f"starts from the weights in {folder}{new}")
+    if unnamed is not None:
+        say(f"warning: no list of labels lies beside {folder}; the head is taken for that of {unnamed}, in its order")
 
 
 def check_labels(config: FinetuneConfig, num_labels: int) -> None:

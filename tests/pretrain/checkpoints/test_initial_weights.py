@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import CaptionHead, ClassHead, DualHeads, Nlvr2Head, VqaHead
+from data_pipeline.samples.answers import answer_lines
+from model.config import CaptionHead, ClassHead, DualHeads, Nlvr2Head, TaskHead, VqaHead
 from model.dual_encoder import DualEncoder
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
@@ -16,8 +17,10 @@ from model.pretrained import WEIGHTS_NAME, save_network
 from pretrain.checkpoints.initial_weights import (
     FINAL_NORM,
     HEADS,
+    LABEL_ROWS,
     InitialWeights,
     check_initial_weights,
+    labels_there,
     load_initial_weights,
     open_initial_weights,
     weights_file,
@@ -116,6 +119,26 @@ def test_a_task_takes_the_encoder_of_any_source_and_names_the_parts_that_start_a
         for name, tensor in own.items():
             if name not in found and "vision_embed.pos_embed" not in name:
                 assert torch.equal(tensor, there[name]), name
+
+
+@pytest.mark.parametrize("heads", [VqaHead(5), ClassHead(5)])
+def test_rows_of_other_labels_are_left_out(heads: TaskHead, tmp_path: Path) -> None:
+    source, network = tiny_task_network(heads, seed=1), tiny_task_network(heads, seed=2)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    missing = load_initial_weights(given(source), network, HEADS, left_out=LABEL_ROWS)
+    rows = "head.3" if isinstance(heads, VqaHead) else "head"
+    assert missing == [f"{rows}.weight", f"{rows}.bias"]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, (before if name in missing else source.state_dict())[name]), name
+
+
+def test_the_labels_of_weights_are_those_of_the_list_beside_them(tmp_path: Path) -> None:
+    folder, file = (replace(given(tiny_model()), folder=place) for place in (tmp_path, tmp_path / "beit3_fusion.pth"))
+    assert labels_there(folder, "vqa") is None
+    (tmp_path / "answer2label.txt").write_text(answer_lines(["yes", "no"]))
+    file.folder.touch()
+    assert labels_there(folder, "vqa") == labels_there(file, "vqa") == ["yes", "no"]
+    assert labels_there(folder, "label") is labels_there(folder, "nlvr2") is None
 
 
 def test_a_dual_encoder_takes_the_encoder_of_pretraining_and_keeps_its_own_heads() -> None:

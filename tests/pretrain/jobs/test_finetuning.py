@@ -1,6 +1,7 @@
 """Finetuning steps in real processes against plain torch on one, and what no step may change. CPU, seconds."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,15 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, log_softmax
 
-from model.config import CaptionHead
+from data_pipeline.samples.answers import ANSWERS_NAME, answer_lines
+from data_pipeline.samples.scene_tasks import LABELS
+from data_pipeline.texts.tokenizer import TextTokenizer
+from model.config import CaptionHead, VqaHead
+from model.pretrained import save_network
 from model.stacked_vectors import stacked_rows
 from model.trained_parameters import is_trained
 from pretrain.config.finetune import FinetuneConfig
+from pretrain.formats.vocabulary import EXPORTED_NAME
 from pretrain.jobs.finetuning import Finetuning, check_labels, task_work
 from pretrain.jobs.task_micro_step import TaskMicroStep, make_task_micro_step
 from pretrain.recipes import FINETUNE_RECIPES
 from tests.support.launch import run_ranks
+from tests.support.mistakes import only_rank
+from tests.support.task_data import task_config, write_scenes
+from tests.support.task_networks import small_task_network
 from tests.support.task_ranks import SMOOTHING, Case, config_of, global_batch, job_of, network_of
+from tests.support.tiny_run import TinyData
 
 TOLERANCE = 1e-5
 
@@ -148,6 +158,31 @@ def test_a_list_of_another_length_than_the_head_is_refused_with_what_to_set() ->
     with pytest.raises(ValueError, match=r"answer2label.txt has 7 answers, num_classes is 13; set --num-classes 7"):
         check_labels(config, 7)
     check_labels(FINETUNE_RECIPES["nlvr2_base"](), 2)
+
+
+@pytest.mark.parametrize(("is_reversed", "has_list"), [(False, True), (True, True), (True, False)])
+def test_a_head_is_taken_if_its_answers_are_those_of_the_run(
+    is_reversed: bool, has_list: bool, tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers, words = LABELS["vqa"], tiny_data.folder / EXPORTED_NAME
+    source = small_task_network(VqaHead(len(answers)), TextTokenizer(words))
+    model = source.encoder.config
+    save_network(source.state_dict(), model, tmp_path, heads=source.heads)
+    shutil.copy(words, tmp_path)
+    if has_list:
+        (tmp_path / ANSWERS_NAME).write_text(answer_lines(answers[::-1] if is_reversed else answers))
+    data = task_config(write_scenes(tmp_path / "vqa", "vqa"), words)
+    start = {"initial_weights": tmp_path, "run_dir": tmp_path / "run"}
+    job = job_for("vqa_laptop", model=model, data=data, num_classes=len(answers), task_samples_per_step=8, **start)
+    with only_rank():
+        job.prepare(rank=0, world_size=1)
+        built = job.build_model(is_new=True)
+    others = {"head.3.weight", "head.3.bias"} if is_reversed and has_list else set[str]()
+    for name, tensor in built.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[name]) == (name not in others), name
+    said = capsys.readouterr().out
+    assert ("head.3.weight, head.3.bias" in said) == bool(others)
+    assert ("no list of labels lies beside" in said) == (not has_list)
 
 
 def work(config: FinetuneConfig, lengths: tuple[int, ...] = (10, 20)) -> tuple[int, int]:
