@@ -1,6 +1,5 @@
 """Memory of the contrastive loss is linear in the global batch, by allocations and not by time. CPU, a second."""
 
-import gc
 import math
 from typing import Any
 
@@ -13,7 +12,7 @@ from pretrain.jobs.global_contrast import global_contrast
 from pretrain.planning.contrast_kind import contrast_of_a_rank
 from pretrain.planning.live_memory import LiveMemory, tensors_in
 from tests.support.contrast_plans import small_contrast
-from tests.support.mistakes import only_rank
+from tests.support.mistakes import only_rank_without_threads
 
 DIM = 16
 SIZES = (256, 512, 1024)
@@ -37,8 +36,7 @@ def test_doubling_the_batch_at_most_doubles_the_peak_and_the_logits_are_never_wh
     peaks = []
     for size in SIZES:
         images, texts = (normalize(torch.randn(size, DIM), dim=-1) for _ in range(2))
-        gc.collect()  # the collector runs after a number of allocations: count them from the same state
-        with only_rank(), Allocations() as allocated:
+        with only_rank_without_threads(), Allocations() as allocated:
             global_contrast(images, texts, torch.tensor(math.log(10)), bias, chunk_logits=2048)
         peaks.append(allocated.peak)
         assert allocated.largest <= 2 * size * DIM < size**2 / 4  # the features of all ranks

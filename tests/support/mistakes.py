@@ -46,3 +46,18 @@ def only_rank(backend: str = "gloo") -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def only_rank_without_threads() -> Iterator[None]:
+    """Run the block in a process group of this process alone, whose collectives leave their outputs as they are.
+
+    The threads of gloo let go of the tensors of a collective some time after it: a peak of memory would depend on when.
+    """
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # importing it registers the backend
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

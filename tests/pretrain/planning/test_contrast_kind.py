@@ -30,7 +30,7 @@ from pretrain.planning.step_times import AssumedMachine, step_time
 from pretrain.recipes import CONTRAST_RECIPES
 from tests.support.contrast_plans import small_contrast
 from tests.support.memory_ranks import memory_config, real
-from tests.support.mistakes import only_rank
+from tests.support.mistakes import only_rank, only_rank_without_threads
 from tests.support.step_memory import free_gradients, peak_of
 
 FAST_HOST = AssumedMachine(GPUS["h100"], Assumptions(host_speed=1e6))
@@ -98,7 +98,7 @@ def test_the_loss_on_paper_is_that_of_a_run(loss: Literal["softmax", "sigmoid"])
         lambda: global_contrast(images, texts, torch.tensor(0.0), bias),
         lambda: contrast_of_a_rank(config, 256),
     ):
-        with only_rank(), LiveMemory() as memory:
+        with only_rank_without_threads(), LiveMemory() as memory:
             run()
         peaks.append(memory.peak)
     given = images.nbytes + texts.nbytes  # a plan allocates the rank's own features too
