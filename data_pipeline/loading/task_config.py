@@ -9,9 +9,11 @@ from annotated_types import Interval
 from data_pipeline.files.remote_files import is_remote, public_url
 from data_pipeline.loading.config import LoaderConfig, parse_source
 from data_pipeline.samples.answers import ANSWERS_NAME, CLASSES_NAME, read_answers, read_classes
-from data_pipeline.samples.tasks import Task
+from data_pipeline.samples.sample import Kind
+from data_pipeline.samples.tasks import TASK_KINDS, Task
 from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import PartBelowOne, TextLength, check_ranges
+from data_pipeline.shards.index import INDEX_NAME, read_index
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,25 @@ def label_file(config: TaskDataConfig, task: Task) -> Path | None:
 def labels_of(config: TaskDataConfig, task: Task) -> list[str] | None:
     """Return the answers or classes of a task, in the order of their labels; None for a task without a list.
 
-    Raises ValueError if the list is missing or damaged.
+    Raises ValueError if the list is missing or damaged, and says so if the shards are those of another task.
     """
     path = label_file(config, task)
     if path is None:
         return None
+    if not path.exists():
+        _check_kind(path.parent, TASK_KINDS[task])
+        option = "--data.answers" if task == "vqa" else "--data.classes"
+        raise ValueError(
+            f"list {path} does not exist; data_pipeline.write_shards writes it beside the shards; to use another, give "
+            f"{option}"
+        )
     return read_answers(path) if task == "vqa" else read_classes(path)
+
+
+def _check_kind(folder: Path, needed: Kind) -> None:
+    """Raise ValueError if a folder holds shards of another kind."""
+    if (folder / INDEX_NAME).is_file() and (kind := read_index(folder, check_shards=False).kind) != needed:
+        raise ValueError(f"data.shards {folder} holds shards of kind {kind!r}, not {needed!r}; give the right folder")
 
 
 def _beside_shards(config: TaskDataConfig, name: str, option: str) -> Path:

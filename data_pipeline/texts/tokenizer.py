@@ -122,7 +122,8 @@ def _read_model(path: Path) -> "sentencepiece.SentencePieceProcessor":
         content = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(
-            f"text tokenizer {path} does not exist; train one with python -m data_pipeline.train_text_tokenizer"
+            f"text tokenizer {path} does not exist; give that of the initial weights, such as beit3.spm, or train one "
+            "with python -m data_pipeline.train_text_tokenizer"
         ) from None
     except OSError as error:
         unreadable = OSError(f"text tokenizer {path} cannot be read ({error.strerror})")

@@ -183,7 +183,7 @@ def check_labels(config: FinetuneConfig, num_labels: int) -> None:
     if config.num_classes is not None and num_labels != config.num_classes:
         raise ValueError(
             f"{label_file(config.data, config.task)} has {num_labels} {LABEL_LISTS[config.task]}, num_classes is "
-            f"{config.num_classes}; set --num-classes {num_labels}"
+            f"{config.num_classes}; set --num-classes {num_labels}, or give other --data.shards"
         )
 
 

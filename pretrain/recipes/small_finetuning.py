@@ -59,37 +59,38 @@ def vqa_laptop() -> FinetuneConfig:
     """Answers to questions on your own images, from the network of the recipe laptop, on two CPU ranks in minutes.
 
     Command: deepspeed --num_accelerators 2 --module pretrain.finetune vqa_laptop --num-classes 10
-    Expects: data/vqa, data/held_out_vqa and data/tokenizer.spm; --num-classes: the number of answers in
-    data/vqa/answer2label.txt. Sizes and hyperparameters are our choice, as in all recipes *_laptop.
+    Expects: data/laptop_vqa, data/held_out_laptop_vqa and data/tokenizer.spm; --num-classes: the number of answers in
+    data/laptop_vqa/answer2label.txt. Sizes and hyperparameters are our choice, as in all recipes *_laptop.
     """
-    return _laptop("vqa", "vqa", num_classes=10)
+    return _laptop("vqa", "laptop_vqa", num_classes=10)
 
 
 def nlvr2_laptop() -> FinetuneConfig:
     """Truth of sentences on two images of your own, as vqa_laptop.
 
     Command: deepspeed --num_accelerators 2 --module pretrain.finetune nlvr2_laptop
-    Expects: data/nlvr2, data/held_out_nlvr2 and data/tokenizer.spm.
+    Expects: data/laptop_nlvr2, data/held_out_laptop_nlvr2 and data/tokenizer.spm.
     """
-    return _laptop("nlvr2", "nlvr2")
+    return _laptop("nlvr2", "laptop_nlvr2")
 
 
 def caption_laptop() -> FinetuneConfig:
     """Captions of your own images, as vqa_laptop.
 
     Command: deepspeed --num_accelerators 2 --module pretrain.finetune caption_laptop
-    Expects: data/captions, data/held_out_captions and data/tokenizer.spm.
+    Expects: data/laptop_captions, data/held_out_laptop_captions and data/tokenizer.spm.
     """
-    return replace(_laptop("caption", "captions"), label_smoothing=0.1)
+    return replace(_laptop("caption", "laptop_captions"), label_smoothing=0.1)
 
 
 def classify_laptop() -> FinetuneConfig:
     """Classes of your own images, as vqa_laptop.
 
     Command: deepspeed --num_accelerators 2 --module pretrain.finetune classify_laptop --num-classes 10
-    Expects: data/classes and data/held_out_classes; --num-classes: the number of classes in data/classes/classes.txt.
+    Expects: data/laptop_classes and data/held_out_laptop_classes; --num-classes: the number of classes in
+    data/laptop_classes/classes.txt.
     """
-    config = _laptop("classify", "classes", num_classes=10)
+    config = _laptop("classify", "laptop_classes", num_classes=10)
     return replace(config, data=replace(config.data, text_tokenizer=None), label_smoothing=0.1)
 
 

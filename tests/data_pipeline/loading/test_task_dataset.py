@@ -1,5 +1,6 @@
 """The loader of tasks: the same global batch on any number of ranks, workers and micro-steps, and bad samples."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -180,8 +181,12 @@ def test_mistakes_of_the_data_are_named(tmp_path: Path, folders: dict[Task, Path
     with pytest.raises(ValueError, match="holds shards of kind 'label', not 'vqa'; give the right folder"):
         config = task_config(folders["classify"], tokenizer, answers=folders["vqa"] / ANSWERS_NAME)
         TaskDataset(config, "vqa", PER_STEP, IMAGE_SIZE, 3)
-    with pytest.raises(ValueError, match=r"answer2label\.txt does not exist"):
+    with pytest.raises(ValueError, match=r"holds shards of kind 'label', not 'vqa'; give the right folder"):
         dataset(folders["classify"], "vqa", tiny_data)
+    without = shutil.copytree(folders["vqa"], tmp_path / "without")
+    (without / ANSWERS_NAME).unlink()
+    with pytest.raises(ValueError, match=r"answer2label\.txt does not exist; .*; to use another, give --data\.answers"):
+        dataset(without, "vqa", tiny_data)
     with pytest.raises(ValueError, match=r"task nlvr2 needs data\.text_tokenizer"):
         TaskDataset(task_config(folders["nlvr2"], None), "nlvr2", PER_STEP, IMAGE_SIZE, 3)
     with pytest.raises(ValueError, match="8 samples per step must be a multiple of the 3 ranks"):

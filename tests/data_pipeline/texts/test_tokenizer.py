@@ -55,7 +55,10 @@ def test_it_travels_to_another_process(tokenizer: TextTokenizer) -> None:
 
 
 def test_what_is_wrong_with_a_file_is_said_in_one_sentence(tokenizer: TextTokenizer, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.spm does not exist; train one"):
+    with pytest.raises(
+        ValueError,
+        match=r"none\.spm does not exist; give that of the initial weights, such as beit3\.spm, or train one",
+    ):
         TextTokenizer(tmp_path / "none.spm")
     with pytest.raises(OSError, match=r"cannot be read \(Is a directory\)"):
         TextTokenizer(tmp_path)
