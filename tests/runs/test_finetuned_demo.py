@@ -15,6 +15,8 @@ from data_pipeline.write_shards import ShardOptions, write_shards
 from tests.support.launch import ROOT, run_ranks
 from tests.support.shared_folders import shared_folder
 
+TIMEOUT_SECONDS = 1800.0
+"""The demo's pretraining takes minutes, more on a busy machine."""
 NUM_STEPS = 60
 TASKS: tuple[Task, ...] = ("vqa", "nlvr2", "caption", "classify")
 
@@ -42,7 +44,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def launch(module: str, recipe: str, values: dict[str, object]) -> None:
     words = [str(word) for name, value in values.items() for word in (f"--{name}", value)]
-    ended = run_ranks(2, module, [recipe, *words, "--monitors.tensorboard", "off"])
+    options = [recipe, *words, "--monitors.tensorboard", "off"]
+    ended = run_ranks(2, module, options, timeout_seconds=TIMEOUT_SECONDS)
     assert ended.exit_codes == [0, 0], ended.stderr
 
 
