@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.samples.answers import ANSWERS_NAME
 from data_pipeline.samples.scene_tasks import LABELS
 from data_pipeline.samples.tasks import Task
 from data_pipeline.texts.tokenizer import TextTokenizer
@@ -32,6 +33,8 @@ def test_samples_are_shown_with_what_the_network_says_and_what_is_right(
     save_network(network.state_dict(), network.encoder.config, export, heads=network.heads)
     shutil.copy(tiny_data.folder / EXPORTED_NAME, export)
     folder = write_scenes(tmp_path / task, task, 6)
+    if task == "vqa":
+        shutil.copy(folder / ANSWERS_NAME, export)
     shown = task_gallery(export, folder, 4)
     assert len(shown) == 4
     assert all(len(sample.images) == (2 if task == "nlvr2" else 1) for sample in shown)
