@@ -10,7 +10,7 @@ from tests.benchmarks.study_classes import EMOJI, digits_figures, emoji_figures
 
 @pytest.mark.slow
 def test_handwritten_digits_are_told_apart(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install scikit-learn")
     found = digits_figures(tmp_path, num_steps=250)
     assert found["digits_chance"] == 0.1 and found["digits_majority"] < 0.12
     assert found["digits"] > 0.8, found
