@@ -10,6 +10,7 @@ Shapes: S side of the result; H, W sides of the crop.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
 """Takes a view (3, S, S) and a generator, and returns the changed view."""
+CropMode = Literal["squash", "center"]
+"""Which part of an image becomes a square without augmentation, in timm's words: all of it, whatever its aspect, or the
+largest square at its center."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class ImageTransform:
     """Larger images are bad samples, by their headers, before decoding."""
     rand_augment: Augment | None = None
     """Operations on the view after everything else, as in finetuning: RandAugment or ImageNetAugment; None: none."""
+    crop_mode: CropMode = "squash"
+    """Part of the image that `center` takes."""
 
     def __call__(self, encoded: bytes, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Return a random view, (3, S, S). Raises BadSampleError if the bytes are not a usable image."""
@@ -62,26 +68,29 @@ class ImageTransform:
         return view if self.rand_augment is None else self.rand_augment(view, rng)
 
     def center(self, encoded: bytes) -> NDArray[np.uint8]:
-        """Return the whole image without augmentation, scaled to (3, S, S)."""
+        """Return the image without augmentation, scaled to (3, S, S). Raises BadSampleError."""
         with open_image(encoded, self.max_pixels) as image:
-            return _resized(_decoded_crop(image, (0, 0, *image.size), self.size), self.size)
-
-    def central_square(self, encoded: bytes) -> NDArray[np.uint8]:
-        """Return the largest square at the center of the image without augmentation, scaled to (3, S, S)."""
-        with open_image(encoded, self.max_pixels) as image:
-            width, height = image.size
-            side = min(width, height)
-            left, top = (width - side) // 2, (height - side) // 2
-            return _resized(_decoded_crop(image, (left, top, left + side, top + side), self.size), self.size)
+            box = kept_box(*image.size, self.crop_mode)
+            return _resized(_decoded_crop(image, box, self.size), self.size)
 
     def center_of(self, image: Image) -> NDArray[np.uint8]:
         """Return the same of an image that is open already. A JPEG is decoded at its full size, so its pixels may
         differ by a few levels. Raises BadSampleError if the image is too large or broken."""
         check_size(*image.size, self.max_pixels)
         try:
-            return _resized(np.array(upright(to_rgb(image), image)), self.size)
+            box = kept_box(*image.size, self.crop_mode)
+            return _resized(np.array(upright(to_rgb(image, box), image)), self.size)
         except Exception as error:  # it may be decoded only now
             raise BadSampleError(f"image cannot be decoded ({error})") from error
+
+
+def kept_box(width: int, height: int, crop_mode: CropMode) -> Box:
+    """Return the box of an image that becomes a square without augmentation."""
+    if crop_mode == "squash":
+        return 0, 0, width, height
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
 
 
 def random_crop(width: int, height: int, min_scale: float, rng: np.random.Generator) -> Box:

@@ -27,25 +27,20 @@ class EvaluatedSample:
 
 @dataclass(frozen=True)
 class TaskReader:
-    """Reads samples of a task without augmentation, as evaluation needs them.
-
-    As in Microsoft's code an image is scaled to a square whatever its aspect, but for classify cropped to one.
-    """
+    """Reads samples of a task without augmentation, as evaluation needs them."""
 
     reader: SampleReader
     labels: TaskLabels
     tokenizer: TextTokenizer | None
     """None for task classify."""
     text_length: int
-    image_size: int
-    """Side of the images in pixels."""
-    max_image_pixels: int
+    transform: ImageTransform
+    """Transform whose `center` gives the pixels."""
 
     def sample(self, place: int) -> EvaluatedSample:
         """Return a sample, with its place in the index as its id. Raises BadSampleError if it cannot be used."""
-        reader, transform = self.reader, ImageTransform(self.image_size, 1, 0, False, self.max_image_pixels)
+        reader, view = self.reader, self.transform.center
         annotation, task = reader.annotation(place), self.labels.task
-        view = transform.central_square if task == "classify" else transform.center
         text = reader.text(place) if task in ("vqa", "nlvr2") else None
         texts = reader.texts(place) if task == "caption" else [] if text is None else [text]
         ids = encoded(self.tokenizer, texts[0], self.text_length) if texts and self.tokenizer is not None else None

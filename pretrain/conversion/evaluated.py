@@ -99,7 +99,7 @@ def prepare(
     evaluation = PretrainingEvaluation(config, visual_tokenizer, tokenizer, device, check_shards)
     given = {name: getattr(settings, name) for name in ("images", "pairs", "texts", "labelled")}
     data = ", ".join(f"{name} {folder}" for name, folder in given.items() if folder)
-    subject = f"{found.origin}; {settings.num_samples} samples of each kind, from {data}"
+    subject = f"{found.origin}; up to {settings.num_samples} samples of each kind, from {data}"
     # the weights as training computes with them, so that the figures are those of the run
     return found.model.to(device, config.dtype), evaluation, subject
 

@@ -24,6 +24,7 @@ from pretrain.evaluation.dual_features import FeatureSettings
 from pretrain.evaluation.evaluation import Figures
 from pretrain.evaluation.launched import Launched
 from pretrain.evaluation.options import EvaluateOptions
+from pretrain.formats.preprocessing import PREPROCESSING_NAME
 from pretrain.survival.console import warn
 
 
@@ -93,8 +94,14 @@ def run_config(source: Path) -> ContrastConfig | None:
 
 
 def feature_settings(opened: Opened, chunk_size: int, dtype: torch.dtype, device: torch.device) -> FeatureSettings:
-    """Return how the opened network takes images and texts. Raises ValueError if it has no text tokenizer."""
+    """Return how the opened network takes images and texts. Raises ValueError if it has no text tokenizer, or crops
+    images, which no training of a dual encoder does."""
     preprocessing, network = opened.preprocessing, opened.network
+    if preprocessing.crop_mode != "squash":
+        raise ValueError(
+            f"{PREPROCESSING_NAME} of {opened.origin} has crop_mode {preprocessing.crop_mode!r}; a dual encoder is "
+            "evaluated on whole images, with 'squash'"
+        )
     return FeatureSettings(
         image_size=preprocessing.image_size,
         patch_size=network.encoder.config.patch_size,

@@ -51,7 +51,7 @@ def evaluate_finetuned(options: EvaluateOptions, launched: Launched) -> tuple[st
     is_main = launched.ranks.rank == 0
     found = launched.prepare(lambda: prepare(options, launched.device, check_shards=is_main))
     evaluated = found.evaluation.evaluate(found.network, launched.ranks)
-    subject = f"{found.origin}; {found.evaluation.describe()}"
+    subject = f"{found.origin}; {found.evaluation.describe(evaluated)}"
     if options.results is not None:
         if is_main:
             write_results(options.results, found.evaluation.samples.task, evaluated.results)
@@ -81,8 +81,7 @@ def prepare(options: EvaluateOptions, device: torch.device, check_shards: bool) 
         data,
         labels,
         tokenizer,
-        preprocessing.text_length,
-        preprocessing.image_size,
+        preprocessing,
         # the accuracy of the first of many samples is another figure, so a given source is taken whole
         options.num_samples or (settings.num_samples if options.held_out is None else None),
         check_shards,

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.loading.task_config import TaskDataConfig
 from model.config import USES, DualHeads, MultiwayConfig, Use
 from model.parameter_counts import parameter_shapes
 from model.pretrained import WEIGHTS_NAME, load_network, read_config, read_heads
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.weights import checkpoint_weights
+from pretrain.config.finetune import FinetuneConfig
 from pretrain.config.run_config import EncoderRunConfig, WeightKind, config_to_json
 from pretrain.conversion.model_card import read_card
 from pretrain.conversion.soup import averaged, find_checkpoints
@@ -24,7 +24,12 @@ from pretrain.formats.beit3_file import load_beit3, tokenizer_sha256
 from pretrain.formats.beit3_tasks import heads_of
 from pretrain.formats.beit3_tasks import in_words as heads_in_words
 from pretrain.formats.labels import labels_beside
-from pretrain.formats.preprocessing import Preprocessing, default_preprocessing, read_preprocessing
+from pretrain.formats.preprocessing import (
+    Preprocessing,
+    default_preprocessing,
+    read_preprocessing,
+    task_preprocessing,
+)
 from pretrain.formats.vocabulary import (
     EXPORTED_NAME,
     MICROSOFTS_NAME,
@@ -75,9 +80,8 @@ def preprocessing_of_run(config: EncoderRunConfig) -> Preprocessing:
     The texts of a dual encoder are the captions of its pairs, those of a finetuned network the texts of its task.
     """
     data, size = config.data, config.model.image_size
-    if isinstance(data, TaskDataConfig):
-        found = default_preprocessing(config.model, heads=config.heads)
-        return replace(found, text_length=data.text_length, caption_length=data.text_length)
+    if isinstance(config, FinetuneConfig):
+        return task_preprocessing(config.model, config.heads, config.data.text_length)
     text_length = data.caption_length if isinstance(config.heads, DualHeads) else data.text_length
     return Preprocessing(size, text_length=text_length, caption_length=data.caption_length)
 
@@ -92,7 +96,7 @@ def safetensors_source(folder: Path) -> Source:
         config=config,
         weights=lambda: iter(load_network(folder).state_dict().items()),
         vocabulary=None if path is None else read_vocabulary(path),
-        preprocessing=read_preprocessing(folder) or _earlier_preprocessing(config, card),
+        preprocessing=read_preprocessing(folder, heads) or _earlier_preprocessing(config, card),
         provenance={"source": folder.name, "source_card": card},
         heads=heads,
         labels=labels_beside(folder, heads),
@@ -148,7 +152,7 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
         config=config,
         weights=lambda: decoupled_weights(load_beit3(path), config, new_heads, path, heads),
         vocabulary=None if tokenizer is None else read_vocabulary(tokenizer),
-        preprocessing=(read_preprocessing(path.parent) if written_as else None)
+        preprocessing=(read_preprocessing(path.parent, own_heads) if written_as else None)
         or default_preprocessing(config, heads=heads),
         provenance={"source": path.name, "new_heads": list(absent), "left_out": left_out},
         exact_uses=uses,

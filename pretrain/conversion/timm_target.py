@@ -54,8 +54,7 @@ class TimmTarget(Target):
         import_timm()
 
     def write(self, source: Source, folder: Path) -> None:
-        normalisation = source.preprocessing.mean, source.preprocessing.std
-        save_timm(source.weights(), source.config, folder, class_head(source), normalisation)
+        save_timm(source.weights(), source.config, source.preprocessing, folder, class_head(source))
 
     def tensors(self, source: Source, path: Path) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:
         return load_file(path), timm_entries(source.weights(), class_head(source))

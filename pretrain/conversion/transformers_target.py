@@ -62,7 +62,7 @@ class TransformersTarget(Target):
         if source.vocabulary is not None:
             text = TextSettings(source.vocabulary.num_ids, images.text_length, images.caption_length)
         write_config(source.config, heads_in(tensors), text, folder)
-        write_preprocessors(source.config, images.mean, images.std, text, folder)
+        write_preprocessors(source.config, images, text, folder)
         write_code(folder)
 
     def tensors(self, source: Source, path: Path) -> tuple[dict[str, Tensor], Iterator[tuple[str, Tensor]]]:

@@ -88,6 +88,9 @@ class CaptionedImages:
         pixels = np.stack([blank if image is None else image for image in found])
         return torch.from_numpy(pixels), torch.tensor([image is not None for image in found]).float()
 
+    def name(self, place: int) -> str:
+        return printable(self.readers[place].name)
+
     def _decoded(self, pair: Pair, encoded: bytes | Exception) -> NDArray[np.uint8] | None:
         try:
             if isinstance(encoded, Exception):
@@ -96,9 +99,6 @@ class CaptionedImages:
         except UNREADABLE as error:  # on one rank alone: the others go on
             warn(f"skipped {printable(pair.name)}: {printable(str(error))}")
             return None
-
-    def __str__(self) -> str:
-        return f"{self.num_images} images with {len(self.captions)} captions from {self.source}"
 
 
 def open_captioned_images(

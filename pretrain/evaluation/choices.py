@@ -36,20 +36,22 @@ def choice_names(task: Task, num_labels: int) -> tuple[str, ...]:
 
 
 def choice_rows(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
-    """Return what is kept of each sample, (B, 3) float32: likeliest label, rank of the right one from 0, loss.
+    """Return what is kept of each sample, (B, 3) float32: likeliest label, rank of the right one from 0, loss. All are
+    NaN if any logit is not finite.
 
     logits: (B, C); targets: (B, C) scores of vqa, whose rank is 0, or (B,) int64 labels, -1 if there is none. A label
     as likely as the right one comes before it.
     """
     logits = logits.float()
-    likeliest = logits.argmax(1)
+    likeliest = logits.argmax(1).float()
     if task == "vqa":
-        return torch.stack([likeliest.float(), torch.zeros_like(logits[:, 0]), vqa_losses(logits, targets)], 1)
-    right = targets.clamp(min=0)
-    of_right = logits.gather(1, right[:, None])
-    # in this form logits that are not numbers are never right
-    ranks = (~(logits < of_right)).sum(1) - 1
-    return torch.stack([likeliest.float(), ranks.float(), class_losses(logits, right)], 1)
+        rows = torch.stack([likeliest, torch.zeros_like(likeliest), vqa_losses(logits, targets)], 1)
+    else:
+        right = targets.clamp(min=0)
+        ranks = (logits >= logits.gather(1, right[:, None])).sum(1) - 1
+        rows = torch.stack([likeliest, ranks.float(), class_losses(logits, right)], 1)
+    # argmax takes NaN for a label, and the loss is finite beside a logit of minus infinity
+    return rows.masked_fill(~logits.isfinite().all(1, keepdim=True), torch.nan)
 
 
 def choice_figures(samples: HeldOutTask, rows: Tensor, is_good: Tensor) -> Figures:

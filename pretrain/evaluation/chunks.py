@@ -14,11 +14,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.survival.agreement import summed_over_hosts, summed_over_ranks
+from pretrain.survival.agreement import FatalRunError, summed_over_hosts, summed_over_ranks
+
+MOST_NAMED = 3
+"""Samples that a message names."""
+Name = Callable[[int], str]
+"""Returns how messages name the sample at a place."""
 
 
 class Interrupted(Exception):
     """Raised on every rank if the run is asked to stop during an evaluation."""
+
+
+class NotFiniteError(FatalRunError):
+    """Raised on every rank if the network's outputs for held-out samples hold NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,17 @@ class Ranks:
             yield range(start, min(start + chunk_size, num_samples)), counts
 
     def by_place(
-        self, num_samples: int, chunk_size: int, compute: Callable[[range], Tensor], device: torch.device
+        self,
+        num_samples: int,
+        chunk_size: int,
+        compute: Callable[[range], Tensor],
+        device: torch.device,
+        name: Name = "sample {}".format,
     ) -> Tensor:
         """Return the rows of all samples, (num_samples, n) float32 on the host, the same on every rank.
 
         compute: called with the places of a chunk, returns a row per place, (places, n). All ranks call it; it may hold
-        collectives. Raises Interrupted.
+        collectives. Raises Interrupted, and NotFiniteError with the names of samples whose rows are not finite.
         """
         rows: Tensor | None = None
         for places, counts in self.own_chunks(num_samples, chunk_size):
@@ -57,7 +71,9 @@ class Ranks:
                 rows[places.start : places.stop] = found
         assert rows is not None, "no samples"
         # each row is not zero on one rank only, so that the sum is exact
-        return (summed_over_ranks(rows) if self.world_size > 1 else rows).cpu()
+        rows = (summed_over_ranks(rows) if self.world_size > 1 else rows).cpu()
+        check_finite(rows, name)
+        return rows
 
     def check_stop(self) -> None:
         """Raise Interrupted on every rank if any of them is asked to stop. All ranks call it."""
@@ -66,6 +82,17 @@ class Ranks:
         (num_asked,) = summed_over_hosts([self.is_asked_to_stop()])
         if num_asked:
             raise Interrupted
+
+
+def check_finite(rows: Tensor, name: Name) -> None:
+    """Raise NotFiniteError, naming the first samples, if any row of (n, ...) holds NaN or infinity."""
+    places = (~rows.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
+    if places:
+        named = ", ".join(map(name, places[:MOST_NAMED])) + ", ..." * (len(places) > MOST_NAMED)
+        raise NotFiniteError(
+            f"the network's outputs hold NaN or infinity for {len(places)} of {len(rows)} samples ({named}), so there "
+            "are no figures; evaluate weights from before it diverged, or in float32"
+        )
 
 
 def ranks_of_the_run(is_asked_to_stop: Callable[[], bool]) -> Ranks:

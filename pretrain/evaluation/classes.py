@@ -45,7 +45,8 @@ class Classes:
             return torch.cat([features, is_good[:, None].to(self.device)], 1)
 
         num_images = len(self.labelled.labels)
-        rows = ranks.by_place(num_images, self.config.evaluation.chunk_size, compute, self.device)
+        chunk_size = self.config.evaluation.chunk_size
+        rows = ranks.by_place(num_images, chunk_size, compute, self.device, self.labelled.name)
         return accuracies(self.parts, self.labelled, rows[:, :-1], rows[:, -1] > 0)
 
 

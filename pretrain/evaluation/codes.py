@@ -48,7 +48,8 @@ class Codes:
             codes = self.visual_tokenizer.tokenize(tokenizer_view(images.to(self.device), size), dtype)
             return torch.cat([codes.float(), is_good[:, None].to(self.device)], 1)  # exact: codes are below 2^24
 
-        rows = ranks.by_place(self.images.num_samples, self.config.evaluation.chunk_size, compute, self.device)
+        num_images, chunk_size = self.images.num_samples, self.config.evaluation.chunk_size
+        rows = ranks.by_place(num_images, chunk_size, compute, self.device, self.images.name)
         is_good = rows[:, -1] > 0
         codes = rows[is_good, :-1].long()
         found = codebook_use(codes.flatten(), self.visual_tokenizer.config.num_codes)

@@ -91,15 +91,8 @@ class ContrastEvaluation(Evaluation):
         return [] if self.pairs is None else [f"skipped {line}" for line in self.pairs.skipped]
 
     def describe(self) -> list[str]:
-        """Return one line for each kind of data."""
-        lines = [] if self.pairs is None else [str(self.pairs)]
-        for part in self.parts:
-            if isinstance(part, ClassFigures):
-                labelled = part.labelled
-                num_images, num_classes = len(labelled.labels), len(labelled.classes)
-                texts = f", {len(part.templates)} texts for each" * bool(part.templates)
-                lines.append(f"{num_images} images of {num_classes} classes from {labelled.folder}{texts}")
-        return lines
+        """Return one line for each kind of data, on what the last evaluation used."""
+        return [part.describe() for part in self.parts]
 
 
 def _check_readable(pairs: CaptionedImages, num_tried: int) -> None:

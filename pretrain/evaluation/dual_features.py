@@ -18,7 +18,7 @@ from data_pipeline.samples.sample import BadSampleError
 from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, TextTokenizer
 from model.dual_encoder import DualOutputs
 from model.multiway import MultiwayInputs
-from pretrain.evaluation.chunks import Ranks
+from pretrain.evaluation.chunks import Name, Ranks
 from pretrain.evaluation.evaluation import Network
 from pretrain.evaluation.held_out import image_inputs
 
@@ -80,8 +80,9 @@ class FeatureReader:
     settings: FeatureSettings
     ranks: Ranks
 
-    def of_images(self, source: ImageSource, num_images: int) -> Features:
-        """Return the features of the first images of a source, which are of the right size. Raises Interrupted."""
+    def of_images(self, source: ImageSource, num_images: int, name: Name = "image {}".format) -> Features:
+        """Return the features of the first images of a source, which are of the right size. Raises Interrupted,
+        NotFiniteError with the names of images."""
 
         def compute(places: range) -> Tensor:
             images, is_good = source.images(places)
@@ -90,12 +91,13 @@ class FeatureReader:
             outputs = self._outputs(image_inputs(pixels, nothing_hidden))
             return _columns(outputs, outputs.images, is_good.to(self.settings.device))
 
-        return self._by_place(num_images, compute)
+        return self._by_place(num_images, compute, name)
 
     def of_texts(self, texts: Sequence[str]) -> Features:
-        """Return the features of texts. Raises Interrupted."""
+        """Return the features of texts. Raises Interrupted, NotFiniteError."""
         number: dict[tuple[int, ...], int] = {}
         places = torch.tensor([number.setdefault(self._ids(text), len(number)) for text in texts])
+        first = places.tolist().index
         ids = torch.tensor(list(number))  # (distinct texts, text_length)
         is_good = (ids[:, 1] != EOS_ID).float()
 
@@ -103,7 +105,7 @@ class FeatureReader:
             outputs = self._outputs(text_inputs(ids[places.start : places.stop], self.settings))
             return _columns(outputs, outputs.texts, is_good[places.start : places.stop].to(self.settings.device))
 
-        found = self._by_place(len(ids), compute)
+        found = self._by_place(len(ids), compute, lambda place: f"text {texts[first(place)]!r:.60}")
         return found._replace(rows=found.rows[places], is_good=found.is_good[places])
 
     def _ids(self, text: str) -> tuple[int, ...]:
@@ -120,9 +122,10 @@ class FeatureReader:
         assert isinstance(outputs, DualOutputs)
         return outputs
 
-    def _by_place(self, num_places: int, compute: "Compute") -> Features:
-        rows = self.ranks.by_place(num_places, self.settings.chunk_size, compute, self.settings.device)
-        return Features(rows[:, :-3], rows[:, -3] > 0, rows[0, -2], rows[0, -1])
+    def _by_place(self, num_places: int, compute: "Compute", name: Name) -> Features:
+        rows = self.ranks.by_place(num_places, self.settings.chunk_size, compute, self.settings.device, name)
+        scale, bias, has_bias = rows[0, -3:]
+        return Features(rows[:, :-4], rows[:, -4] > 0, scale, bias if has_bias else torch.tensor(torch.nan))
 
 
 class Compute(Protocol):
@@ -148,7 +151,8 @@ def text_inputs(ids: Tensor, settings: FeatureSettings) -> MultiwayInputs:
 
 
 def _columns(outputs: DualOutputs, features: Tensor, is_good: Tensor) -> Tensor:
-    """Return the rows of a chunk: features, whether they count, and the network's scale and bias."""
-    bias = outputs.logit_scale.new_tensor(torch.nan) if outputs.logit_bias is None else outputs.logit_bias
-    parameters = torch.stack([outputs.logit_scale, bias]).expand(len(features), 2)
+    """Return the rows of a chunk: features, whether they count, its scale and bias, and whether it has one."""
+    bias, has_bias = outputs.logit_bias, outputs.logit_scale.new_tensor(outputs.logit_bias is not None)
+    parameters = torch.stack([outputs.logit_scale, torch.zeros_like(has_bias) if bias is None else bias, has_bias])
+    parameters = parameters.expand(len(features), 3)
     return torch.cat([features.float(), is_good[:, None], parameters.float()], 1)

@@ -28,7 +28,8 @@ class Evaluation(ABC):
 
     @abstractmethod
     def figures(self, network: Network, ranks: Ranks) -> Figures:
-        """Return the figures, the same on any number of ranks. All ranks call it. Raises Interrupted.
+        """Return the figures, the same on any number of ranks. All ranks call it. Raises Interrupted, and
+        NotFiniteError if outputs of the network are not finite.
 
         Uses no random state, changes none of the network, and calls it with as many forwards on every rank.
         """
@@ -57,6 +58,11 @@ def ratio(numerator: Tensor | float, denominator: Tensor | float) -> float:
     """Return a quotient, NaN for 0 / 0."""
     divisor = float(denominator)
     return float(numerator) / divisor if divisor else float("nan")
+
+
+def left_out(num_samples: int) -> str:
+    """Return a clause on the samples that an evaluation could not use; empty if there is none."""
+    return f" ({num_samples} left out, as they cannot be used)" * (num_samples > 0)
 
 
 def check_best(best: str | None, names: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ from pretrain.config.finetune import FinetuneConfig
 from pretrain.engine.whole_network import fill_from_partitions, is_partitioned
 from pretrain.evaluation.choices import choice_figures, choice_names, choice_results, choice_rows
 from pretrain.evaluation.chunks import Ranks
-from pretrain.evaluation.evaluation import Evaluation, Figures, Network, check_best, ratio, trained_on
+from pretrain.evaluation.evaluation import Evaluation, Figures, Network, check_best, left_out, ratio, trained_on
 from pretrain.evaluation.task_inputs import TaskInputs
 from pretrain.evaluation.task_samples import HeldOutTask, is_labelled, open_held_out_task
 from pretrain.evaluation.written_captions import (
@@ -38,7 +38,7 @@ from pretrain.evaluation.written_captions import (
     caption_rules,
     texts_of,
 )
-from pretrain.formats.preprocessing import default_preprocessing
+from pretrain.formats.preprocessing import task_preprocessing
 from pretrain.jobs.job import Job
 
 SETTING = "data.held_out"
@@ -81,7 +81,7 @@ class TaskEvaluation(Evaluation):
         return self.evaluate(network, ranks).figures
 
     def evaluate(self, network: Network, ranks: Ranks) -> Evaluated:
-        """Return the figures and the results. All ranks call it. Raises Interrupted."""
+        """Return the figures and the results. All ranks call it. Raises Interrupted, NotFiniteError."""
         samples = self.samples
         if samples.task != "caption":
             rows, is_good = self._by_place(ranks, lambda batch: self._choices(network, batch))
@@ -112,7 +112,7 @@ class TaskEvaluation(Evaluation):
             batch, is_good = self.samples.batch(places)
             return torch.cat([compute(batch.to(device)).float(), is_good[:, None].to(device)], 1)
 
-        rows = ranks.by_place(self.samples.num_samples, self.chunk_size, of_places, device)
+        rows = ranks.by_place(self.samples.num_samples, self.chunk_size, of_places, device, self.samples.key)
         return rows[:, :-1], rows[:, -1] > 0
 
     def _choices(self, network: Network, batch: TaskBatch) -> Tensor:
@@ -141,12 +141,15 @@ class TaskEvaluation(Evaluation):
     def warnings(self, dataset: ShardDataset[Any, Any]) -> list[str]:
         return trained_on({SETTING: self.samples.index}, dataset)
 
-    def describe(self) -> str:
-        """Return a line on the samples, and how captions are written."""
+    def describe(self, evaluated: Evaluated) -> str:
+        """Return a line on the samples that were evaluated, and how captions were written."""
+        num_samples = len(evaluated.places)
+        without = left_out(self.samples.num_samples - num_samples)
+        line = f"{num_samples} samples from {self.samples.folder}{without}"
         if self.writing is None:
-            return str(self.samples)
+            return line
         beams, penalty = self.writing.num_beams, self.writing.length_penalty
-        return f"{self.samples}, captions by {beams} beam{'s' * (beams > 1)}, length penalty {penalty:g}"
+        return f"{line}, captions by {beams} beam{'s' * (beams > 1)}, length penalty {penalty:g}"
 
 
 def caption_writer(network: Any) -> CaptionNetwork:
@@ -185,21 +188,17 @@ def evaluation_of_finetuning(job: Job[FinetuneConfig], check_shards: bool) -> Ta
     assert data.held_out is not None
     tokenizer = None if task == "classify" or data.text_tokenizer is None else TextTokenizer(data.text_tokenizer)
     labels = TaskLabels(task, labels_of(data, task))
-    size = config.model.image_size
+    preprocessing = task_preprocessing(config.model, config.heads, data.text_length)
     samples = open_held_out_task(
-        data.held_out, SETTING, data, labels, tokenizer, data.text_length, size, settings.num_samples, check_shards
+        data.held_out, SETTING, data, labels, tokenizer, preprocessing, settings.num_samples, check_shards
     )
     if not samples.has_labels:
         raise ValueError(
             f"{SETTING} {samples.folder} holds a test split, without answers to compare with; give another split"
         )
     writing = writing_of(settings, data.text_length) if task == "caption" else None
-    found = TaskEvaluation(samples, inputs_of(config, job.device), settings.chunk_size, tokenizer, writing)
+    patch_size, mean, std = config.model.patch_size, preprocessing.mean, preprocessing.std
+    inputs = TaskInputs(task, patch_size, config.dtype, job.device, mean, std)
+    found = TaskEvaluation(samples, inputs, settings.chunk_size, tokenizer, writing)
     check_best(settings.best, found.names)
     return found
-
-
-def inputs_of(config: FinetuneConfig, device: torch.device) -> TaskInputs:
-    """Return how the samples of a run become inputs."""
-    found = default_preprocessing(config.model, heads=config.heads)
-    return TaskInputs(config.task, config.model.patch_size, config.dtype, device, found.mean, found.std)

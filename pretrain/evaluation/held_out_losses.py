@@ -69,7 +69,7 @@ class HeldOutLosses:
             return by_objective(forward(micro.inputs, micro.targets), weights.to(self.device), len(places))
 
         num_samples = max(held_out.num_samples for held_out in self.held_out.values())
-        rows = ranks.by_place(num_samples, self.config.evaluation.chunk_size, compute, self.device)
+        rows = ranks.by_place(num_samples, self.config.evaluation.chunk_size, compute, self.device, self._names)
         sums = rows.double().sum(0).view(len(OBJECTIVES), COLUMNS)
         means = {name: ratio(nll, count) for name, (nll, _, count) in zip(OBJECTIVES, sums, strict=True)}
         found = {f"loss/{name}": means[name] for name in self.objectives}
@@ -78,6 +78,10 @@ class HeldOutLosses:
         _, num_right, num_patches = sums[OBJECTIVES.index("mim")]
         found["patches/acc"] = ratio(num_right, num_patches)
         return {name: found[name] for name in self.names}
+
+    def _names(self, place: int) -> str:
+        """Return the samples of each kind at a place, which share a row."""
+        return " or ".join(found.name(place) for found in self.held_out.values() if place < found.num_samples)
 
     def batch(self, places: range) -> tuple[StepBatch, Tensor]:
         """Return the samples at these places of each kind, as far as there are some, and their weights, (samples,): 0

@@ -65,7 +65,7 @@ class Labelled:
         try:
             return transform.center(self._encoded(place))
         except (BadSampleError, OSError) as error:
-            warn(f"skipped {self._name(place)}: {printable(str(error))}")
+            warn(f"skipped {self.name(place)}: {printable(str(error))}")
             return None
 
     def _encoded(self, place: int) -> bytes:
@@ -77,7 +77,7 @@ class Labelled:
             raise BadSampleError(f"file exceeds data.max_member_bytes {self.max_member_bytes}")
         return path.read_bytes()
 
-    def _name(self, place: int) -> str:
+    def name(self, place: int) -> str:
         if isinstance(self.sources, tuple):
             reader, samples = self.sources
             return f"{reader.shard_name(samples[place])}:{reader.key(samples[place])}"

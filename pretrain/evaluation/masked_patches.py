@@ -12,6 +12,7 @@ from torch import Tensor
 from pretrain.checkpoints.fingerprints import file_fingerprint
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.evaluation.chunks import check_finite
 from pretrain.evaluation.held_out import (
     Forward,
     forward_of,
@@ -58,7 +59,8 @@ def report(result: MaskedPatchesResult) -> str:
 
 @torch.no_grad()
 def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResult:
-    """Evaluate a checkpoint. Raises ValueError if it, the tokenizer or the shards are missing, or nothing is hidden."""
+    """Evaluate a checkpoint. Raises ValueError if it, the tokenizer or the shards are missing, or nothing is hidden,
+    NotFiniteError if outputs of the network are not finite."""
     checkpoint = find_checkpoint(options.source, PretrainConfig)
     model, config = load_model(checkpoint), checkpoint.config
     if not config.num_masked_patches or not {"mim", "mvlm_image"} & set(config.objectives):
@@ -76,11 +78,8 @@ def evaluate_masked_patches(options: MaskedPatchesOptions) -> MaskedPatchesResul
     masks = training_masks(config, len(images))
     # in float32, unlike targets in training on a GPU, so that the figures do not depend on the machine
     codes = torch.cat([tokenizer.tokenize(tokenizer_view(chunk, view_size)) for chunk in images.split(CHUNK)])
-    forward, found = forward_of(model), []
-    for chunk in torch.arange(len(images)).split(CHUNK):
-        pixels = network_view(images[chunk], config.model.image_size)
-        found.append(guess_patches(forward, pixels, masks[chunk], codes[chunk]))
-    nll, num_right, _ = torch.cat(found).double().sum(0).tolist()
+    pixels = network_view(images, config.model.image_size)
+    nll, num_right, _ = guess_images(forward_of(model), pixels, masks, codes).double().sum(0).tolist()
     labels = codes[masks]
     shares = torch.bincount(labels) / len(labels)
     places = [place[mask] for place, mask in zip(codes.T, masks.T, strict=True) if mask.any()]
@@ -102,6 +101,14 @@ def commonest_left_out(codes: Tensor) -> int:
     # a code is predicted without itself: else each code that occurs once at its place would count as guessed
     first, second = torch.nn.functional.pad(torch.bincount(codes), (0, 2)).topk(2).values.tolist()
     return first if first - 1 >= max(second, 1) else 0
+
+
+def guess_images(forward: Forward, pixels: Tensor, masks: Tensor, codes: Tensor) -> Tensor:
+    """Return the rows of `guess_patches` for any number of images. Raises NotFiniteError."""
+    chunks = zip(pixels.split(CHUNK), masks.split(CHUNK), codes.split(CHUNK), strict=True)
+    rows = torch.cat([guess_patches(forward, *chunk) for chunk in chunks])
+    check_finite(rows, "image {}".format)
+    return rows
 
 
 def guess_patches(forward: Forward, pixels: Tensor, masks: Tensor, codes: Tensor) -> Tensor:

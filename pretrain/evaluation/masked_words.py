@@ -21,6 +21,7 @@ from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextTo
 from model.masked_data_model import MaskedDataModel
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.evaluation.chunks import check_finite
 from pretrain.evaluation.held_out import (
     Forward,
     forward_of,
@@ -199,7 +200,7 @@ def guess_words(
     """Guess hidden words.
 
     pixels: (P, 3, H, W) as the network takes them; masks: (P, patches) bool, True = hidden; shift: the caption of pair
-    p is shown with the image p + shift; progress: called with the number of words guessed.
+    p is shown with the image p + shift; progress: called with the number of words guessed. Raises NotFiniteError.
     """
     forward, found = forward_of(model), []
     for start in range(0, len(questions), CHUNK):
@@ -207,7 +208,9 @@ def guess_words(
         shown = torch.tensor([(question.pair + shift) % len(pixels) for question in chunk])
         found.append(guess_chunk(forward, pixels[shown], masks[shown], chunk))
         progress(len(chunk))
-    nll, num_right, num_tokens = torch.cat(found).T
+    rows = torch.cat(found)
+    check_finite(rows, lambda place: f"{questions[place].word!r} of pair {questions[place].pair}")
+    nll, num_right, num_tokens = rows.T
     return Guesses(num_right == num_tokens, float(nll.double().sum() / num_tokens.sum()))
 
 

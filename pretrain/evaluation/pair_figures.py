@@ -14,18 +14,20 @@ from model.contrastive_loss import row_statistics, sigmoid_rows
 from pretrain.config.evaluation import Part
 from pretrain.evaluation.captioned_images import CaptionedImages
 from pretrain.evaluation.dual_features import FeatureReader
-from pretrain.evaluation.evaluation import Figures
+from pretrain.evaluation.evaluation import Figures, left_out
 from pretrain.evaluation.retrieval import NAMES, retrieval_recall
 
 LOSS = "loss/contrastive"
 
 
-@dataclass(frozen=True)
+@dataclass
 class PairFigures:
     """The contrastive loss and the recalls, as far as `parts` names them."""
 
     pairs: CaptionedImages
     parts: tuple[Part, ...]
+    measured: tuple[int, int] | None = None
+    """Numbers of images and of captions that the last evaluation could use; None before the first."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -33,10 +35,11 @@ class PairFigures:
 
     def figures(self, reader: FeatureReader) -> Figures:
         """Return the figures. All ranks call it. Raises Interrupted."""
-        images = reader.of_images(self.pairs, self.pairs.num_images)
+        images = reader.of_images(self.pairs, self.pairs.num_images, self.pairs.name)
         texts = reader.of_texts(self.pairs.captions)
         owners = self.pairs.image_of_caption
         kept = texts.is_good & images.is_good[owners]
+        self.measured = int(images.is_good.sum()), int(kept.sum())
         if not kept.any():
             return dict.fromkeys(self.names, float("nan"))
         # images that could not be read are no candidates; all others are, with a caption or without
@@ -49,6 +52,12 @@ class PairFigures:
         if "retrieval" in self.parts:
             found |= retrieval_recall(image_rows, text_rows, owners)
         return found
+
+    def describe(self) -> str:
+        """Return a line on the pairs that the last evaluation used."""
+        num_images, num_captions = self.measured or (self.pairs.num_images, len(self.pairs.captions))
+        without = left_out(len(self.pairs.captions) - num_captions)
+        return f"{num_images} images with {num_captions} captions from {self.pairs.source}{without}"
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> float:

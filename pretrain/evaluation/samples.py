@@ -54,6 +54,10 @@ class HeldOut:
         found = self._read[place]
         return (self._blank(place), False) if found is None else (found, True)
 
+    def name(self, place: int) -> str:
+        """Return the place of a sample in its shards, for messages."""
+        return f"{self.reader.shard_name(place)}:{self.reader.key(place)}"
+
     def texts(self) -> list[str]:
         """Return the text of every sample, "" for those that cannot be read. Cheap: images are not decoded."""
         return [self._text(place) for place in range(self.num_samples)]

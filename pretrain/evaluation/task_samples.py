@@ -20,6 +20,7 @@ from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import ShardIndex, read_index
 from data_pipeline.shards.reader import SampleReader, ShardMismatchError
 from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, TextTokenizer
+from pretrain.formats.preprocessing import Preprocessing
 from pretrain.survival.console import warn
 
 MAX_THREADS = 8
@@ -99,9 +100,6 @@ class HeldOutTask:
         """Return the ids of a text without words; None for a task without texts."""
         return None if self.task == "classify" else [BOS_ID, EOS_ID] + [PAD_ID] * (self.shape.text_length - 2)
 
-    def __str__(self) -> str:
-        return f"{self.num_samples} samples from {self.folder}"
-
 
 def open_held_out_task(
     folder: str,
@@ -109,16 +107,15 @@ def open_held_out_task(
     data: LoaderConfig,
     labels: TaskLabels,
     tokenizer: TextTokenizer | None,
-    text_length: int,
-    image_size: int,
+    preprocessing: Preprocessing,
     max_samples: int | None = None,
     check_shards: bool = True,
 ) -> HeldOutTask:
     """Open a folder of held-out shards of a task.
 
-    setting: its name, for messages; tokenizer: None for classify; max_samples: the first of the shards, None for all;
-    check_shards: as `read_index` has it. Raises ValueError if the folder is missing, damaged, of another kind, or if
-    none of its first samples can be used.
+    setting: its name, for messages; tokenizer: None for classify; preprocessing: that of the network; max_samples: the
+    first of the shards, None for all; check_shards: as `read_index` has it. Raises ValueError if the folder is missing,
+    damaged, of another kind, or if none of its first samples can be used.
     """
     kind, cache = TASK_KINDS[labels.task], ShardCache(data.cache_folder, data.cache_bytes, data.cache_for_group)
     try:
@@ -136,9 +133,8 @@ def open_held_out_task(
             SampleReader(index, data.max_member_bytes, cache),
             labels,
             tokenizer,
-            text_length,
-            image_size,
-            data.max_image_pixels,
+            preprocessing.text_length,
+            preprocessing.image_transform(data.max_image_pixels),
         )
         for _ in range(min(MAX_THREADS, num_cores()))
     )
@@ -148,7 +144,7 @@ def open_held_out_task(
             f"{setting} {public_url(folder)}: none of its {num_samples} samples can be used: "
             f"{problems.most_common(1)[0][0]}; give other shards"
         )
-    shape = TaskShape(labels.task, image_size, text_length, labels.num_labels)
+    shape = TaskShape(labels.task, preprocessing.image_size, preprocessing.text_length, labels.num_labels)
     return HeldOutTask(public_url(folder), index, readers, annotations, shape)
 
 

@@ -52,7 +52,8 @@ class VisualTokenizerEvaluation(Evaluation):
             rows[is_good > 0] = torch.cat([losses, codes], 1)
             return rows
 
-        rows = ranks.by_place(self.images.num_samples, config.evaluation.chunk_size, compute, device)
+        num_images, chunk_size = self.images.num_samples, config.evaluation.chunk_size
+        rows = ranks.by_place(num_images, chunk_size, compute, device, self.images.name)
         rows = rows[rows[:, 2] > 0]
         cosine, commitment = rows[:, :2].double().mean(0).tolist()
         losses = {"loss/total": 1 - cosine + commitment, "loss/cosine": cosine, "loss/commitment": commitment}

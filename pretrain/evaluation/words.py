@@ -53,7 +53,8 @@ class Words:
                 columns += [guesses * weight, (guesses[:, 1:2] == guesses[:, 2:]) * weight, weight]
             return torch.cat(columns, 1)
 
-        rows = ranks.by_place(len(self.questions), self.config.evaluation.chunk_size, compute, self.device).double()
+        num_questions, chunk_size = len(self.questions), self.config.evaluation.chunk_size
+        rows = ranks.by_place(num_questions, chunk_size, compute, self.device, self._name).double()
         right, wrong = rows.split(5, 1)  # (Q, 5): nll, tokens guessed, tokens, is right, weight
         sums, of_wrong = right.sum(0), wrong.sum(0)
         asked = [question.word for question, row in zip(self.questions, right, strict=True) if row[4]]
@@ -63,6 +64,10 @@ class Words:
             "words/acc_commonest": commonest_share(asked) if asked else float("nan"),
             "words/nll_right_image": ratio(sums[0], sums[2]),
         }
+
+    def _name(self, place: int) -> str:
+        question = self.questions[place]
+        return f"{question.word!r} of {self.pairs.name(question.pair)}"
 
 
 def choose_words(config: PretrainConfig, pairs: HeldOut, device: torch.device) -> Words:

@@ -60,9 +60,10 @@ def caption_rules(tokenizer: TextTokenizer, vocab_size: int, writing: Writing) -
 
 
 def caption_rows(network: WordNetwork, pixels: Tensor, rules: CaptionRules) -> Tensor:
-    """Return the ids of a caption per image, (B, L), padded."""
-    ids = captions(network, pixels, rules).ids
-    return pad(ids, (0, rules.max_length - ids.shape[1]), value=rules.pad_id)
+    """Return the ids of a caption per image, (B, L) float32, padded; NaN if its score is not finite."""
+    found = captions(network, pixels, rules)
+    ids = pad(found.ids, (0, rules.max_length - found.ids.shape[1]), value=rules.pad_id)
+    return ids.float().masked_fill(~found.scores.isfinite()[:, None], torch.nan)  # exact: ids are below 2^24
 
 
 def caption_figures(samples: HeldOutTask, texts: list[str], is_good: Tensor) -> Figures:

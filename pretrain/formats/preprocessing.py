@@ -1,13 +1,14 @@
 """preprocessing.json beside weights: how pixels and words become the inputs that they were trained with.
 
     {"image_size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic",
-     "text_length": 64, "caption_length": 64, "tokenizer": "text_tokenizer.spm"}
+     "crop_mode": "squash", "text_length": 64, "caption_length": 64, "tokenizer": "text_tokenizer.spm"}
 
-The whole image is scaled to a square, whatever its aspect, by `ImageTransform.center`: antialiased like Pillow's
-resize, after transparent pixels are put on white and the EXIF orientation is applied.
+Images are scaled to a square by `ImageTransform.center`: antialiased like Pillow's resize, after transparent pixels are
+put on white and the EXIF orientation is applied.
 
 The defaults are those of Microsoft's vision-language tasks, whose files record none: unilm/beit3 datasets.py
 (IMAGENET_INCEPTION_MEAN and _STD, bicubic resize to a square) and run_beit3_finetuning.py (--num_max_bpe_tokens 64).
+Their imagenet task, and so a network of classify, crops the center and normalizes by ImageNet's colors.
 """
 
 import json
@@ -18,8 +19,10 @@ from typing import Annotated, Literal
 import pydantic
 from annotated_types import Interval
 
+from data_pipeline.images.transform import CropMode, ImageTransform
+from data_pipeline.loading.config import DataConfig
 from data_pipeline.settings.ranges import Side, TextLength, check_ranges
-from model.config import CaptionHead, ClassHead, Heads, MultiwayConfig
+from model.config import CaptionHead, ClassHead, Heads, MultiwayConfig, TaskHead
 from model.weight_files import read_json_object
 
 PREPROCESSING_NAME = "preprocessing.json"
@@ -45,6 +48,9 @@ class Preprocessing:
     """Divides them after that."""
     interpolation: Literal["bicubic"] = "bicubic"
     """Filter by which images are scaled, antialiased."""
+    crop_mode: CropMode = "squash"
+    """Part of an image that is scaled: squash: all of it, whatever its aspect; center: the largest square at its
+    center."""
     text_length: TextLength = DEFAULT_LENGTH
     """Longest text in tokens, including <s> and </s>; longer ones are cut."""
     caption_length: TextLength = DEFAULT_LENGTH
@@ -57,6 +63,10 @@ class Preprocessing:
         if self.tokenizer in ("", "..") or (self.tokenizer and Path(self.tokenizer).name != self.tokenizer):
             raise ValueError(f"tokenizer {self.tokenizer!r} is not the name of a file in the same folder")
 
+    def image_transform(self, max_pixels: int = DataConfig.max_image_pixels) -> ImageTransform:
+        """Return the transform whose `center` makes an image (3, image_size, image_size), without augmentation."""
+        return ImageTransform(self.image_size, 1, 0, False, max_pixels, crop_mode=self.crop_mode)
+
 
 def default_preprocessing(
     config: MultiwayConfig, tokenizer: str | None = None, heads: Heads | None = None
@@ -65,7 +75,14 @@ def default_preprocessing(
     of their task, but no texts longer than the network has positions for. heads: as for `build_network`."""
     length = min(CAPTIONING_LENGTH if isinstance(heads, CaptionHead) else DEFAULT_LENGTH, config.max_text_length)
     found = Preprocessing(config.image_size, text_length=length, caption_length=length, tokenizer=tokenizer)
-    return replace(found, mean=IMAGENET_MEAN, std=IMAGENET_STD) if isinstance(heads, ClassHead) else found
+    if not isinstance(heads, ClassHead):
+        return found
+    return replace(found, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop_mode="center")
+
+
+def task_preprocessing(config: MultiwayConfig, heads: TaskHead, text_length: int) -> Preprocessing:
+    """Return that of our finetuning: as in Microsoft's code, but for the length of texts."""
+    return replace(default_preprocessing(config, heads=heads), text_length=text_length, caption_length=text_length)
 
 
 def write_preprocessing(preprocessing: Preprocessing, folder: Path) -> None:
@@ -73,16 +90,18 @@ def write_preprocessing(preprocessing: Preprocessing, folder: Path) -> None:
     (folder / PREPROCESSING_NAME).write_text(json.dumps(asdict(preprocessing), indent=2) + "\n")
 
 
-def read_preprocessing(folder: Path) -> Preprocessing | None:
+def read_preprocessing(folder: Path, heads: Heads | None = None) -> Preprocessing | None:
     """Return the content of FOLDER/preprocessing.json, None if there is no such file.
 
-    Raises ValueError, naming the field, if it is not valid.
+    heads: of the network there, as for `build_network`. Raises ValueError, naming the field, if it is not valid.
     """
     path = folder / PREPROCESSING_NAME
     if not path.exists():
         return None
     try:
         values = read_json_object(path)
+        if isinstance(heads, ClassHead):  # files of earlier versions lack it
+            values.setdefault("crop_mode", "center")
         return pydantic.TypeAdapter(Preprocessing).validate_python(values)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error

@@ -19,12 +19,11 @@ from torch import Tensor
 from model.config import ClassHead, MultiwayConfig
 from model.embeddings import POSITION_OFFSET
 from model.pretrained import CONFIG_NAME, WEIGHTS_NAME, save_safetensors
+from pretrain.formats.preprocessing import Preprocessing
 
 ARCHITECTURES = {(768, 16): "beit3_base_patch16_224", (1024, 16): "beit3_large_patch16_224",
                  (1408, 14): "beit3_giant_patch14_224"}  # fmt: skip
 """Architectures by dim and patch size. Any other network is written as the first of them with its own sizes."""
-Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
-HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLASS_PARTS = ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
 """Parameters of the head of classify; their names are ours too."""
 _OUTSIDE_BLOCKS = {
@@ -38,14 +37,13 @@ _OUTSIDE_BLOCKS = {
 def save_timm(
     weights: Iterable[tuple[str, Tensor]],
     config: MultiwayConfig,
+    preprocessing: Preprocessing,
     out: Path,
     heads: ClassHead | None = None,
-    normalisation: Normalisation = HALF,
 ) -> None:
-    """Write OUT/model.safetensors and OUT/config.json. heads: of a network of classify; normalisation: mean and
-    standard deviation of the colors of pixels. Raises OSError if they cannot be written."""
+    """Write OUT/model.safetensors and OUT/config.json. heads: of a network of classify. Raises OSError on failure."""
     save_safetensors(dict(timm_entries(weights, heads)), out / WEIGHTS_NAME)
-    content = timm_config(config, heads, normalisation)
+    content = timm_config(config, preprocessing, heads)
     (out / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -83,12 +81,10 @@ def timm_entries(weights: Iterable[tuple[str, Tensor]], heads: ClassHead | None 
             yield timm_name, tensor.detach().float().clone()
 
 
-def timm_config(
-    config: MultiwayConfig, heads: ClassHead | None = None, normalisation: Normalisation = HALF
-) -> dict[str, Any]:
+def timm_config(config: MultiwayConfig, preprocessing: Preprocessing, heads: ClassHead | None = None) -> dict[str, Any]:
     """Return the config.json of a local folder. Arguments as for `save_timm`."""
     size, num_classes = config.image_size, 0 if heads is None else heads.num_classes
-    pool, (mean, std) = "token" if heads is None else "avg", normalisation
+    pool = "token" if heads is None else "avg"
     return {
         "architecture": ARCHITECTURES.get((config.dim, config.patch_size), next(iter(ARCHITECTURES.values()))),
         "num_classes": num_classes,
@@ -106,10 +102,11 @@ def timm_config(
         "pretrained_cfg": {
             "input_size": [3, size, size],
             "fixed_input_size": True,
-            "interpolation": "bicubic",
+            "interpolation": preprocessing.interpolation,
             "crop_pct": 1.0,
-            "mean": list(mean),
-            "std": list(std),
+            "crop_mode": preprocessing.crop_mode,
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
             "num_classes": num_classes,
             "pool_size": None,
             "first_conv": "patch_embed.proj",

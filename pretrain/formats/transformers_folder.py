@@ -10,7 +10,7 @@ import importlib
 import json
 import shutil
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from torch import Tensor
 from model.config import MultiwayConfig
 from model.multiway import MultiwayInputs, MultiwayStates
 from model.pretrained import CONFIG_NAME
+from pretrain.formats.preprocessing import Preprocessing
 
 CODE_FOLDER = Path(__file__).parent / "transformers_files"
 CODE_FILES = ("configuration_beit3.py", "modeling_beit3.py", "processing_beit3.py")
@@ -97,15 +98,19 @@ def write_config(config: MultiwayConfig, heads: Mapping[str, bool], text: TextSe
 
 
 def write_preprocessors(
-    config: MultiwayConfig, mean: Sequence[float], std: Sequence[float], text: TextSettings | None, folder: Path
+    config: MultiwayConfig, preprocessing: Preprocessing, text: TextSettings | None, folder: Path
 ) -> None:
     """Write the settings of image processor, tokenizer and processor. Raises OSError if they cannot be written.
 
-    mean, std: of red, green and blue in [0, 1]; text: None if there is no text tokenizer: then only the image processor
-    is written.
+    preprocessing: that of images; text: None if there is no text tokenizer: then only the image processor is written.
     """
-    size = {"height": config.image_size, "width": config.image_size}
-    images = {"size": size, "image_mean": list(mean), "image_std": list(std)}
+    size = preprocessing.image_size
+    images = {
+        "size": {"height": size, "width": size},
+        "do_center_crop": preprocessing.crop_mode == "center",
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+    }
     _write_processor(folder / "preprocessor_config.json", "AutoImageProcessor", images)
     if text is None:
         return

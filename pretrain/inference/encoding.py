@@ -11,7 +11,6 @@ from data_pipeline.shards.scan import SampleReport
 from pretrain.conversion.opened import open_network
 from pretrain.inference.feature_files import FeatureFile
 from pretrain.inference.features import FeatureChoice
-from pretrain.inference.images import whole_images
 from pretrain.inference.options import CaptionOptions, EncodeOptions, InferenceOptions
 from pretrain.inference.pretrained_model import PretrainedModel
 from pretrain.inference.reading import Batch, Reading, Sample, read_batches
@@ -93,10 +92,9 @@ def open_model(options: InferenceOptions) -> PretrainedModel:
 def reading_of(options: EncodeOptions | CaptionOptions, model: PretrainedModel) -> Reading:
     """Return how the samples of a source become inputs: as the network was trained."""
     kind, source = options.data()
-    size = model.preprocessing.image_size
     return Reading(
         samples=open_samples(kind, source, options.columns, options.cache_folder),
-        transform=None if kind == "text" else whole_images(size, options.max_image_pixels),
+        transform=None if kind == "text" else model.preprocessing.image_transform(options.max_image_pixels),
         tokenizer=None if kind == "image" else model.tokenizer,
         length=model.text_length(kind),
     )

@@ -11,8 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from data_pipeline.images.transform import ImageTransform
-from data_pipeline.loading.config import DataConfig
+from data_pipeline.images.transform import kept_box
 from data_pipeline.samples.records import read_image
 from data_pipeline.samples.sample import BadSampleError
 from pretrain.formats.preprocessing import Preprocessing
@@ -21,11 +20,6 @@ OneImage = Image | Path | str | bytes
 """An image of Pillow's, the path of a file, or the bytes of one."""
 Images = OneImage | Sequence[OneImage] | Tensor
 """One image, several, or pixels (3, H, W) or (B, 3, H, W): uint8, or floating from 0 to 1."""
-
-
-def whole_images(size: int, max_pixels: int = DataConfig.max_image_pixels) -> ImageTransform:
-    """Return the transform that scales a whole image to (3, size, size), without augmentation."""
-    return ImageTransform(size, 1, 0, False, max_pixels)
 
 
 def normalized(pixels: Tensor, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -38,7 +32,7 @@ def normalized(pixels: Tensor, preprocessing: Preprocessing, device: torch.devic
     return ((pixels / 255 if is_bytes else pixels) - mean).div_(std).to(dtype)
 
 
-def pixels_of(images: Images, size: int) -> list[OneImage] | Tensor:
+def pixels_of(images: Images, preprocessing: Preprocessing) -> list[OneImage] | Tensor:
     """Return the images in a list, or the pixels of a tensor as (B, 3, S, S).
 
     Raises ValueError for a tensor of another shape, type or range.
@@ -53,6 +47,9 @@ def pixels_of(images: Images, size: int) -> list[OneImage] | Tensor:
         )
     if pixels.dtype != torch.uint8:
         _check_range(pixels)
+    size = preprocessing.image_size
+    left, top, right, bottom = kept_box(pixels.shape[3], pixels.shape[2], preprocessing.crop_mode)
+    pixels = pixels[:, :, top:bottom, left:right]
     if pixels.shape[2:] == (size, size):
         return pixels
     # torch resizes bytes on a CPU, and halves on a GPU alone
@@ -61,9 +58,9 @@ def pixels_of(images: Images, size: int) -> list[OneImage] | Tensor:
     return resized if pixels.dtype == torch.uint8 else resized.clamp(0, 1)
 
 
-def decoded(images: list[OneImage], size: int) -> Tensor:
-    """Return images as (B, 3, size, size) uint8. Raises ValueError with the place of an image that is unusable."""
-    transform = whole_images(size)
+def decoded(images: list[OneImage], preprocessing: Preprocessing) -> Tensor:
+    """Return images as (B, 3, S, S) uint8. Raises ValueError with the place of an image that is unusable."""
+    transform = preprocessing.image_transform()
     rows = []
     for place, image in enumerate(images):
         try:

@@ -110,7 +110,7 @@ class PretrainedModel:
         else the mean of patches. Raises ValueError for images or features that cannot be had.
         """
         choice = self.choose("image", pool, layers)
-        return self._features("image", choice, pixels_of(images, self.preprocessing.image_size), None)
+        return self._features("image", choice, pixels_of(images, self.preprocessing), None)
 
     def encode_text(
         self, texts: str | Sequence[str], pool: Pool | None = None, layers: Sequence[int] = (), truncate: bool = False
@@ -132,7 +132,7 @@ class PretrainedModel:
     ) -> Tensor:
         """Return features of image-text pairs, (P, ...): each image and its text see each other."""
         choice = self.choose("pair", pool, layers)
-        pixels = pixels_of(images, self.preprocessing.image_size)
+        pixels = pixels_of(images, self.preprocessing)
         ids = self.token_ids("pair", texts, truncate)
         if len(pixels) != len(ids):
             raise ValueError(f"{len(pixels)} images and {len(ids)} texts are not pairs; give as many of each")
@@ -161,7 +161,7 @@ class PretrainedModel:
         Raises ValueError without a head for words.
         """
         rules = self.caption_rules(num_beams, length_penalty, max_length, min_words)
-        pixels = pixels_of(images, self.preprocessing.image_size)
+        pixels = pixels_of(images, self.preprocessing)
         found = [self.captions_of(self.inputs(pixels[part]), rules) for part in self._batches(pixels)]
         return [self.tokenizer.decode(ids) for part in found for ids in part.ids.tolist()]
 
@@ -219,7 +219,7 @@ class PretrainedModel:
 
     def inputs(self, images: list[OneImage] | Tensor) -> Tensor:
         """Return images, or pixels (I, 3, S, S), uint8 or floating from 0 to 1, as the network takes them."""
-        pixels = images if isinstance(images, Tensor) else decoded(images, self.preprocessing.image_size)
+        pixels = images if isinstance(images, Tensor) else decoded(images, self.preprocessing)
         return normalized(pixels, self.preprocessing, self.device, self.dtype)
 
     def features_of(

@@ -75,7 +75,7 @@ def retrieval_gallery(
     settings = feature_settings(config, torch.device("cpu"), checkpoint.text_tokenizer)
     pairs = open_captioned_images(str(held_out), "--held-out", MOST_PAIRS, None, config.data, settings.image_size)
     reader = FeatureReader(network.to(settings.dtype), settings, Ranks())
-    images, texts = reader.of_images(pairs, pairs.num_images), reader.of_texts(pairs.captions)
+    images, texts = reader.of_images(pairs, pairs.num_images, pairs.name), reader.of_texts(pairs.captions)
     owners = pairs.image_of_caption
     found = images.rows, texts.rows, owners, pairs.captions
     asked = list(range(min(num_queries, pairs.num_images)))

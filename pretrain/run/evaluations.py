@@ -17,7 +17,7 @@ from pretrain.checkpoints.manifest import has_manifest
 from pretrain.config.evaluation import EvaluationConfig
 from pretrain.config.run_config import RunConfig
 from pretrain.engine.weight_average import averaged_weights
-from pretrain.evaluation.chunks import Interrupted, ranks_of_the_run
+from pretrain.evaluation.chunks import Interrupted, NotFiniteError, ranks_of_the_run
 from pretrain.evaluation.evaluation import Evaluation, Figures
 from pretrain.evaluation.records import (
     Weights,
@@ -26,7 +26,7 @@ from pretrain.evaluation.records import (
     in_words,
     restore_evaluations,
 )
-from pretrain.survival.agreement import on_main_rank, summed_over_hosts
+from pretrain.survival.agreement import FatalRunError, on_main_rank, summed_over_hosts
 from pretrain.survival.console import say
 from pretrain.survival.stop import StopRequest
 from pretrain.survival.watchdog import Watchdog
@@ -110,6 +110,11 @@ class Evaluations:
         started = time.perf_counter()
         try:
             figures = self.evaluation.figures(engine, ranks_of_the_run(self._is_asked_to_stop))
+        except NotFiniteError as error:  # on all ranks alike
+            raise FatalRunError(
+                f"the evaluation after step {step} failed: {error}; to go on without figures, set "
+                "--evaluation.every-steps 0"
+            ) from error
         except Interrupted:  # on all ranks alike
             on_main_rank(say, f"the evaluation after step {step} is interrupted by a request to stop")
             return False

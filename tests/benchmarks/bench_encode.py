@@ -26,10 +26,9 @@ from model.config import MultiwayConfig
 from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
 from pretrain.conversion.opened import Opened
-from pretrain.formats.preprocessing import default_preprocessing
+from pretrain.formats.preprocessing import Preprocessing, default_preprocessing
 from pretrain.inference.encoding import write_features
 from pretrain.inference.features import FeatureChoice, features, inputs_of
-from pretrain.inference.images import whole_images
 from pretrain.inference.options import EncodeOptions
 from pretrain.inference.pretrained_model import PretrainedModel
 from pretrain.recipes.beit3 import beit3_base
@@ -139,7 +138,7 @@ def measure(
 
 
 def decode(pictures: list[Path], size: int) -> int:
-    transform = whole_images(size)
+    transform = Preprocessing(size).image_transform()
     for picture in pictures:
         transform.center(picture.read_bytes())
     return len(pictures)

@@ -14,6 +14,7 @@ from model.initialization import init_weights
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs, MultiwayStates
 from model.pretrained import save_safetensors
+from pretrain.formats.preprocessing import default_preprocessing
 from pretrain.formats.transformers_folder import (
     TextSettings,
     heads_in,
@@ -34,7 +35,7 @@ def write_folder(network: MaskedDataModel | DualEncoder, folder: Path, tokenizer
     text = TEXT if tokenizer is None else TEXT._replace(num_ids=TextTokenizer(tokenizer).vocab_size)
     save_safetensors(weights, folder / "model.safetensors")
     write_config(config, heads_in(weights), text, folder)
-    write_preprocessors(config, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), text, folder)
+    write_preprocessors(config, default_preprocessing(config), text, folder)
     write_code(folder)
     if tokenizer is not None:
         shutil.copyfile(tokenizer, folder / EXPORTED_NAME)

@@ -87,7 +87,7 @@ class Beit3Tokenizer(PreTrainedTokenizer):
 
 
 class Beit3ImageProcessor(BaseImageProcessor):
-    """The whole image, scaled to a square whatever its aspect ratio; bicubic and antialiased, by torch."""
+    """Images scaled to a square, bicubic and antialiased, by torch."""
 
     model_input_names: ClassVar = ["pixel_values"]
 
@@ -96,13 +96,16 @@ class Beit3ImageProcessor(BaseImageProcessor):
         size: dict[str, int] | None = None,
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        do_center_crop: bool = False,
         **kwargs: Any,
     ):
-        """size: height and width in pixels; image_mean, image_std: of red, green and blue in [0, 1]."""
+        """size: height and width in pixels; image_mean, image_std: of red, green and blue in [0, 1]; do_center_crop:
+        scale the largest square at the center, not the whole image whatever its aspect ratio."""
         super().__init__(**kwargs)
         self.size = dict(size or {"height": 224, "width": 224})
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
+        self.do_center_crop = do_center_crop
 
     def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
         """Return pixel_values, (B, 3, height, width) float32.
@@ -116,6 +119,11 @@ class Beit3ImageProcessor(BaseImageProcessor):
 
     def _resized(self, pixels: Tensor) -> Tensor:
         """(height, width, 3) uint8 -> (3, size, size) uint8"""
+        if self.do_center_crop:
+            height, width = pixels.shape[:2]
+            side = min(height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            pixels = pixels[top : top + side, left : left + side]
         size = (self.size["height"], self.size["width"])
         return torch.nn.functional.interpolate(pixels[None].permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)[
             0

@@ -1,6 +1,7 @@
 """Cropping, decoding and augmentation of images."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_the_whole_image_is_scaled_and_reduced_decoding_agrees() -> None:
     assert np.abs(transform().center(jpeg).astype(int) - full_decode).max() <= 6
 
 
-def test_the_central_square_is_that_of_torchvisions_resize_and_center_crop() -> None:
+def test_the_center_crop_is_that_of_torchvisions_resize_and_center_crop() -> None:
     """Which resize the shorter side first: the filter then reaches beyond the square."""
     for width, height in ((96, 64), (64, 96), (64, 64)):
         image = gradient(width, height)
@@ -42,8 +43,9 @@ def test_the_central_square_is_that_of_torchvisions_resize_and_center_crop() -> 
         resized = image.resize((width * 32 // side, height * 32 // side), Image.Resampling.BICUBIC)
         left, top = (resized.width - 32) // 2, (resized.height - 32) // 2
         expected = np.asarray(resized.crop((left, top, left + 32, top + 32))).transpose(2, 0, 1)
-        found = transform().central_square(encoded(image))
-        assert np.abs(found.astype(int) - expected).max() <= 3
+        cropping = replace(transform(), crop_mode="center")
+        for found in (cropping.center(encoded(image)), cropping.center_of(image)):
+            assert np.abs(found.astype(int) - expected).max() <= 3
 
 
 def test_augmentation_follows_from_the_generator() -> None:

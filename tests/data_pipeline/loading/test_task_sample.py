@@ -21,6 +21,8 @@ from tests.support.tiny_run import TinyData
 
 TASKS: tuple[Task, ...] = get_args(Task)
 SIZE = 32
+TRANSFORM = ImageTransform(SIZE, 1, 0, False, 1 << 20)
+CROPPING = ImageTransform(SIZE, 1, 0, False, 1 << 20, crop_mode="center")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -29,8 +31,8 @@ def test_a_sample_is_read_without_augmentation(task: Task, tmp_path: Path, tiny_
     config = task_config(folder, tiny_data.folder / "text_tokenizer.spm")
     tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
     labels, reader = TaskLabels(task, labels_of(config, task)), reader_of(folder)
-    found = TaskReader(reader, labels, tokenizer, TEXT_LENGTH, SIZE, 1 << 20).sample(2)
-    center = ImageTransform(SIZE, 1, 0, False, 1 << 20).center
+    found = TaskReader(reader, labels, tokenizer, TEXT_LENGTH, TRANSFORM).sample(2)
+    center = TRANSFORM.center
     assert np.array_equal(found.loaded.pixels, center(reader.image_bytes(2)))
     assert found.loaded.sample_id == 2 and found.loaded.key == reader.key(2)
     assert found.annotation == reader.annotation(2) and found.loaded.target == labels.target(found.annotation)
@@ -42,13 +44,13 @@ def test_a_sample_is_read_without_augmentation(task: Task, tmp_path: Path, tiny_
     assert found.text == (reader.text(2) if task in ("vqa", "nlvr2") else None)
 
 
-def test_an_image_of_a_class_is_cropped_to_a_square_not_squeezed(tmp_path: Path) -> None:
+def test_an_image_can_be_cropped_to_a_square(tmp_path: Path) -> None:
     picture = np.zeros((8, 16, 3), np.uint8)
     picture[:, 4:12] = 255
     members = [("a.png", encoded(Image.fromarray(picture))), ("a.json", b'{"class": "white", "label": 0}')]
     write_tar(tmp_path / "label/0.tar", members)
     index_folder(tmp_path / "label", "label")
-    found = TaskReader(reader_of(tmp_path / "label"), TaskLabels("classify", ["white"]), None, 8, SIZE, 1 << 20)
+    found = TaskReader(reader_of(tmp_path / "label"), TaskLabels("classify", ["white"]), None, 8, CROPPING)
     assert (found.sample(0).loaded.pixels == 255).all()
 
 
@@ -56,12 +58,12 @@ def test_samples_of_a_test_split_and_unknown_answers_are_read_too(tmp_path: Path
     tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
     write_tar(tmp_path / "caption/0.tar", [("a.png", GOOD), ("a.json", b'{"image_id": 1}')])
     index_folder(tmp_path / "caption", "caption")
-    captions = TaskReader(reader_of(tmp_path / "caption"), TaskLabels("caption", None), tokenizer, 8, SIZE, 1 << 20)
+    captions = TaskReader(reader_of(tmp_path / "caption"), TaskLabels("caption", None), tokenizer, 8, TRANSFORM)
     found = captions.sample(0)
     assert found.annotation == CaptionAnnotation(1, ()) and found.loaded.ids is None
     members = [("a.png", GOOD), ("a.txt", b"a circle"), ("a.json", b'{"question_id": 1, "answers": {"mauve": 1}}')]
     write_tar(tmp_path / "vqa/0.tar", members)
     index_folder(tmp_path / "vqa", "vqa")
-    questions = TaskReader(reader_of(tmp_path / "vqa"), TaskLabels("vqa", ["red"]), tokenizer, 8, SIZE, 1 << 20)
+    questions = TaskReader(reader_of(tmp_path / "vqa"), TaskLabels("vqa", ["red"]), tokenizer, 8, TRANSFORM)
     found = questions.sample(0)
     assert found.loaded.target == {} and found.annotation == VqaAnnotation(1, {"mauve": 1.0})

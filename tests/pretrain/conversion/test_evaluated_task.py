@@ -1,25 +1,31 @@
 """Figures and results of exported finetuned networks: the same on any number of ranks, and mistakes. CPU, a launch."""
 
+import io
 import json
 import math
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
-from data_pipeline.samples.answers import ANSWERS_NAME, answer_lines
+from data_pipeline.samples.answers import ANSWERS_NAME, CLASSES_NAME, answer_lines, class_lines
 from data_pipeline.samples.scene_tasks import LABELS
 from data_pipeline.samples.tasks import Task
 from data_pipeline.texts.tokenizer import TextTokenizer
+from model import load_pretrained
 from model.config import CaptionHead, ClassHead, Nlvr2Head, TaskHead, VqaHead
 from model.pretrained import save_network
 from pretrain.conversion.convert import convert
 from pretrain.conversion.evaluated import evaluate_source, report
+from pretrain.conversion.evaluated_task import prepare
 from pretrain.conversion.options import ConvertOptions
 from pretrain.evaluation.options import EvaluateOptions
 from pretrain.formats.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, write_preprocessing
 from pretrain.formats.vocabulary import EXPORTED_NAME
 from tests.support.launch import run_ranks
+from tests.support.shard_files import index_folder, write_tar
 from tests.support.task_data import write_scenes
 from tests.support.task_networks import small_task_network, write_by_hand
 from tests.support.tiny_run import TinyData
@@ -53,7 +59,7 @@ def exports(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> di
         save_network(network.state_dict(), config, folder, heads=heads)
         found = Preprocessing(config.image_size, text_length=LENGTH, caption_length=LENGTH)
         if task == "classify":
-            found = Preprocessing(config.image_size, IMAGENET_MEAN, IMAGENET_STD)
+            found = Preprocessing(config.image_size, IMAGENET_MEAN, IMAGENET_STD, crop_mode="center")
         else:
             shutil.copy(tiny_data.folder / EXPORTED_NAME, folder)
         write_preprocessing(found, folder)
@@ -114,6 +120,18 @@ def test_a_test_split_has_results_and_no_figures(exports: dict[Task, Path], tmp_
     assert [entry["question_id"] for entry in json.loads(results.read_text())] == [7, 9]
 
 
+def test_samples_that_cannot_be_read_are_not_counted_among_those_that_are_measured(
+    exports: dict[Task, Path], tmp_path: Path
+) -> None:
+    questions: list[dict[str, object]] = [{"question_id": n, "answers": {ANSWERS[n]: 1.0}} for n in range(3)]
+    folder = write_by_hand(tmp_path / "vqa", "vqa", questions, ANSWERS)
+    tar = (folder / "0.tar").read_bytes()
+    place = tar.rindex(b"\x89PNG") + 50
+    (folder / "0.tar").write_bytes(tar[:place] + bytes([tar[place] ^ 1]) + tar[place + 1 :])
+    subject, _ = evaluate_source(EvaluateOptions(exports["vqa"], held_out=str(folder)))
+    assert subject == f"{exports['vqa']}; 2 samples from {folder} (1 left out, as they cannot be used)"
+
+
 def test_the_list_of_answers_must_be_there_and_be_that_of_the_network(
     exports: dict[Task, Path], shards: dict[Task, Path], tmp_path: Path
 ) -> None:
@@ -138,6 +156,24 @@ def test_options_of_other_networks_are_refused(exports: dict[Task, Path], tiny_d
         evaluate_source(EvaluateOptions(exports["nlvr2"], pairs="pairs"))
     with pytest.raises(ValueError, match=r"must end in .csv"):
         evaluate_source(EvaluateOptions(exports["nlvr2"], held_out="shards", results=tmp_path / "results.json"))
+
+
+def test_features_and_figures_are_of_the_same_square(exports: dict[Task, Path], tmp_path: Path) -> None:
+    """Compare inputs of a wide image: of evaluation, of Python, and of a file in Microsoft's format."""
+    buffer, picture = io.BytesIO(), Image.linear_gradient("L").rotate(90).resize((90, 30)).convert("RGB")
+    picture.save(buffer, "png")
+    members = [("a.png", buffer.getvalue()), ("a.json", json.dumps({"class": CLASSES[0], "label": 0}).encode())]
+    write_tar(tmp_path / "wide/0.tar", members)
+    (tmp_path / "wide" / CLASSES_NAME).write_text(class_lines(CLASSES))
+    index_folder(tmp_path / "wide", "label")
+    convert(ConvertOptions(exports["classify"], tmp_path / "theirs", to="beit3", from_="safetensors"))
+    (file,) = (tmp_path / "theirs").glob("*.pth")
+    expected = load_pretrained(exports["classify"]).inputs([picture.crop((30, 0, 60, 30))])
+    for source in (exports["classify"], file):
+        options = EvaluateOptions(source, held_out=str(tmp_path / "wide"))
+        evaluation = prepare(options, torch.device("cpu"), check_shards=True).evaluation
+        found = evaluation.inputs.of(evaluation.samples.batch([0])[0]).images
+        assert torch.equal(found, expected) and torch.equal(load_pretrained(source).inputs([picture]), expected)
 
 
 def test_microsofts_normalization_of_classes_is_used(

@@ -11,6 +11,7 @@ from data_pipeline.loading.task_sample import TaskLabels
 from data_pipeline.samples.tasks import TASK_KINDS, Task
 from pretrain.evaluation.choices import choice_figures, choice_names, choice_results, choice_rows
 from pretrain.evaluation.task_samples import HeldOutTask, open_held_out_task
+from pretrain.formats.preprocessing import Preprocessing
 from tests.support.task_networks import write_by_hand
 
 COLORS = ["red", "green", "blue"]
@@ -19,7 +20,8 @@ ALL_GOOD = torch.ones(4, dtype=torch.bool)
 
 def opened(folder: Path, task: Task, annotations: list[dict[str, object]], names: list[str] | None) -> HeldOutTask:
     write_by_hand(folder, TASK_KINDS[task], annotations, names or [])
-    return open_held_out_task(str(folder), "--held-out", TaskDataConfig(), TaskLabels(task, names), None, 8, 16)
+    labels, preprocessing = TaskLabels(task, names), Preprocessing(16, text_length=8)
+    return open_held_out_task(str(folder), "--held-out", TaskDataConfig(), labels, None, preprocessing)
 
 
 def likes(*labels: int, num_labels: int = 3) -> torch.Tensor:
@@ -111,8 +113,10 @@ def test_classes_have_top_1_and_top_5_and_a_tie_is_not_a_hit(tmp_path: Path) -> 
     assert choice_results(samples, rows, ALL_GOOD)[1] == ("001", "a")
 
 
-def test_a_network_that_gives_no_numbers_is_never_right(tmp_path: Path) -> None:
-    annotations: list[dict[str, object]] = [{"class": "red", "label": 0}] * 4
-    samples = opened(tmp_path, "classify", annotations, COLORS)
-    rows = choice_rows("classify", torch.full((4, 3), torch.nan), torch.zeros(4, dtype=torch.int64))
-    assert choice_figures(samples, rows, ALL_GOOD)["classify/top1"] == 0.0
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("task", ["vqa", "nlvr2", "classify"])
+def test_logits_that_are_not_finite_choose_no_label(task: Task, value: float) -> None:
+    logits, labels = likes(0, 1, 2), torch.tensor([0, 1, 1])
+    logits[1, 2] = value
+    rows = choice_rows(task, logits, likes(0, 1, 1) if task == "vqa" else labels)
+    assert rows[1].isnan().all() and rows[[0, 2]].isfinite().all() and rows[[0, 2], 0].tolist() == [0, 2]

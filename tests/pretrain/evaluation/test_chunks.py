@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pretrain.evaluation.chunks import Interrupted, Ranks
+from pretrain.evaluation.chunks import Interrupted, NotFiniteError, Ranks, check_finite
+from pretrain.survival.agreement import RunError
 from tests.support.mistakes import only_rank
 
 
@@ -26,6 +27,17 @@ def test_rows_lie_at_their_places() -> None:
 
     rows = Ranks().by_place(10, 4, compute, torch.device("cpu"))
     assert rows.dtype == torch.float32 and torch.equal(rows[:, 1], torch.arange(10.0) ** 2)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_outputs_that_are_not_finite_name_their_samples(value: float) -> None:
+    def compute(places: range) -> torch.Tensor:
+        return torch.tensor([[0.0, value if place in (2, 7) else 1.0] for place in places])
+
+    with pytest.raises(RunError, match=r"hold NaN or infinity for 2 of 10 samples \(dog-2, dog-7\), so there are no"):
+        Ranks().by_place(10, 4, compute, torch.device("cpu"), "dog-{}".format)
+    with pytest.raises(NotFiniteError, match=r"for 5 of 5 samples \(0, 1, 2, ...\)"):
+        check_finite(torch.full((5, 2), value), str)
 
 
 def test_a_request_to_stop_interrupts_between_chunks() -> None:

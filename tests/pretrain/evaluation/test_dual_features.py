@@ -5,7 +5,7 @@ import torch
 
 from data_pipeline.texts.tokenizer import TextTokenizer
 from model.config import DualHeads
-from pretrain.evaluation.chunks import Ranks
+from pretrain.evaluation.chunks import NotFiniteError, Ranks
 from pretrain.evaluation.dual_features import FeatureReader, FeatureSettings, text_inputs
 from pretrain.evaluation.held_out import image_inputs
 from tests.support.tiny import CONFIG, tiny_dual_encoder
@@ -43,6 +43,20 @@ def test_features_are_those_of_one_forward(settings: FeatureSettings) -> None:
     torch.testing.assert_close(texts.rows, network.features(text_inputs(ids, settings)).texts)
     assert torch.equal(texts.rows[0], texts.rows[2])  # to the bit, although they are in different chunks
     assert images.logit_scale == network.logit_scale and images.logit_bias.isnan()
+
+
+def test_features_that_are_not_finite_are_refused_by_name(settings: FeatureSettings) -> None:
+    network = tiny_dual_encoder(vocab_size=settings.tokenizer.vocab_size)
+    with torch.no_grad():
+        network.language_head.weight[0, 0] = torch.nan
+    reader = FeatureReader(network, settings, Ranks())
+    assert reader.of_images(Images(), 7).rows.isfinite().all()
+    with pytest.raises(NotFiniteError, match=rf"\(text '{TEXTS[0]}', "):
+        reader.of_texts(TEXTS)
+    with torch.no_grad():
+        network.vision_head.weight[0, 0] = torch.inf
+    with pytest.raises(NotFiniteError, match=r"for 7 of 7 samples \(dog-0, dog-1, dog-2, ...\)"):
+        reader.of_images(Images(), 7, "dog-{}".format)
 
 
 def test_the_bias_of_a_sigmoid_loss_is_found(settings: FeatureSettings) -> None:

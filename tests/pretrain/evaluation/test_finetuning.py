@@ -1,6 +1,7 @@
 """The evaluation of finetuned networks on drawn scenes. CPU, seconds."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from model.captioner import captions
 from model.config import CaptionHead, ClassHead, Nlvr2Head, TaskHead, VqaHead
 from model.masked_data_model import MaskedDataModel
 from model.task_networks import CaptionNetwork
-from pretrain.evaluation.chunks import Ranks
+from pretrain.evaluation.chunks import NotFiniteError, Ranks
 from pretrain.evaluation.evaluation import Figures
 from pretrain.evaluation.finetuning import Evaluated, TaskEvaluation
 from pretrain.evaluation.task_inputs import TaskInputs
 from pretrain.evaluation.task_samples import open_held_out_task
-from pretrain.evaluation.written_captions import Writing, caption_rules
+from pretrain.evaluation.written_captions import Writing, caption_rows, caption_rules
+from pretrain.formats.preprocessing import Preprocessing
 from tests.support.task_data import write_scenes
 from tests.support.task_networks import small_task_network
 from tests.support.tiny_run import TinyData
@@ -51,7 +53,8 @@ def tokenizer(tiny_data: TinyData) -> TextTokenizer:
 def evaluation_of(task: Task, folder: Path, tokenizer: TextTokenizer, chunk_size: int = 4) -> TaskEvaluation:
     names = {"vqa": ANSWERS, "classify": CLASSES}.get(task)
     labels, words = TaskLabels(task, names), None if task == "classify" else tokenizer
-    samples = open_held_out_task(str(folder), "--held-out", TaskDataConfig(), labels, words, 12, 32)
+    preprocessing = Preprocessing(32, text_length=12)
+    samples = open_held_out_task(str(folder), "--held-out", TaskDataConfig(), labels, words, preprocessing)
     writing = Writing(max_length=7) if task == "caption" else None
     return TaskEvaluation(samples, TaskInputs(task, 8, torch.float32, CPU), chunk_size, words, writing)
 
@@ -67,7 +70,7 @@ def evaluated(task: Task, folder: Path, tokenizer: TextTokenizer, chunk_size: in
     class OneOfSeveral(Ranks):
         """A rank that gathers from those before it instead of from a process group."""
 
-        def by_place(self, num_samples, chunk_size, compute, device):  # type: ignore[no-untyped-def]
+        def by_place(self, num_samples, chunk_size, compute, device, name):  # type: ignore[no-untyped-def]
             rows = None
             for rank in range(ranks):
                 for places, counts in Ranks(rank, ranks).own_chunks(num_samples, chunk_size):
@@ -105,6 +108,30 @@ def test_figures_are_those_of_single_samples(task: Task, shards: dict[Task, Path
             right += label == annotation.label  # type: ignore[union-attr]
     found = evaluated(task, shards[task], tokenizer).figures
     assert found[evaluation.names[1]] == pytest.approx(right / NUM_SAMPLES)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_network_whose_outputs_are_not_finite_has_no_figures(
+    task: Task, shards: dict[Task, Path], tokenizer: TextTokenizer
+) -> None:
+    """Also on a test split, of which captions have no loss."""
+    network = small_task_network(HEADS[task], tokenizer)
+    with torch.no_grad():
+        network.encoder.vision_embed.cls_token.fill_(torch.nan)
+    evaluation = evaluation_of(task, shards[task], tokenizer)
+    key = evaluation.samples.key(0)
+    with pytest.raises(NotFiniteError, match=rf"for {NUM_SAMPLES} of {NUM_SAMPLES} samples \({key}, "):
+        evaluation.evaluate(network, Ranks())
+    if task == "caption":
+        batch, _ = evaluation.samples.batch([0])
+        rules = caption_rules(tokenizer, tokenizer.vocab_size, Writing(max_length=7))
+        assert isinstance(network, CaptionNetwork)
+        for beams in (1, 3):
+            assert (
+                caption_rows(network, evaluation.inputs.pixels(batch.images), replace(rules, num_beams=beams))
+                .isnan()
+                .all()
+            )
 
 
 def test_captions_are_those_of_the_captioner(shards: dict[Task, Path], tokenizer: TextTokenizer) -> None:

@@ -9,12 +9,14 @@ import torch
 from model.kernels.block_masks import block_image_masks
 from pretrain.checkpoints.weights import find_checkpoint
 from pretrain.config.pretraining import PretrainConfig
-from pretrain.evaluation.held_out import read_held_out
-from pretrain.evaluation.masked_patches import evaluate_masked_patches
+from pretrain.evaluation.chunks import NotFiniteError
+from pretrain.evaluation.held_out import forward_of, read_held_out
+from pretrain.evaluation.masked_patches import evaluate_masked_patches, guess_images
 from pretrain.evaluation.options import MaskedPatchesOptions
 from pretrain.formats.vqkd import save_vqkd
 from pretrain.jobs.visual_tokens import load_visual_tokenizer
 from tests.support.crafted import copy_of_run, seal
+from tests.support.tiny import CONFIG, tiny_model
 from tests.support.tiny_run import TinyData
 
 
@@ -43,6 +45,17 @@ def test_hidden_patches_are_those_of_training_and_constants_are_counted(two_rank
     assert result.commonest == pytest.approx(right_by_the_others(hidden) / len(hidden))
     assert result.commonest_at_place == pytest.approx(sum(map(right_by_the_others, by_place)) / len(hidden))
     assert 0 <= result.accuracy <= 1 and result.nll > result.entropy > 0  # eight steps teach nothing
+
+
+def test_guesses_that_are_not_finite_are_refused() -> None:
+    model, size = tiny_model(), CONFIG.image_size
+    with torch.no_grad():
+        model.mim_head.weight.fill_(torch.inf)
+    masks = torch.zeros(2, CONFIG.num_patches, dtype=torch.bool)
+    masks[:, :2] = True
+    codes = torch.zeros(2, CONFIG.num_patches, dtype=torch.int64)
+    with torch.no_grad(), pytest.raises(NotFiniteError, match=r"for 2 of 2 samples \(image 0, image 1\)"):
+        guess_images(forward_of(model), torch.zeros(2, 3, size, size), masks, codes)
 
 
 def test_another_visual_tokenizer_than_the_runs_is_refused(

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from data_pipeline.index_shards import IndexOptions, index_shards
-from data_pipeline.texts.tokenizer import TextTokenizer
+from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, TextTokenizer
 from model.kernels.block_masks import block_image_masks
 from pretrain.checkpoints.weights import find_checkpoint, load_model
 from pretrain.config.pretraining import PretrainConfig
+from pretrain.evaluation.chunks import NotFiniteError
 from pretrain.evaluation.held_out import read_held_out
 from pretrain.evaluation.masked_words import (
     Guesses,
+    MaskedWord,
     MaskedWordsResult,
     evaluate_masked_words,
     guess_words,
@@ -25,6 +27,7 @@ from pretrain.evaluation.options import MaskedWordsOptions
 from pretrain.jobs.visual_tokens import network_view
 from tests.support.launch import run_ranks
 from tests.support.shard_files import GOOD
+from tests.support.tiny import CONFIG, tiny_model
 from tests.support.tiny_run import TinyData
 
 
@@ -85,6 +88,16 @@ def test_whole_images_that_are_worse_than_masked_ones_cause_a_warning(
     if (right_whole, right_masked) == (8, 75):
         assert "37.5% of the words are guessed with 26 patches of each image hidden" in said
         assert "only 4.0% with whole images" in said and "--objective.whole-image-share" in said
+
+
+def test_guesses_that_are_not_finite_are_refused_by_word() -> None:
+    model, size = tiny_model(), CONFIG.image_size
+    with torch.no_grad():
+        model.mlm_head.weight.fill_(torch.nan)
+    question = MaskedWord(0, "dog", [BOS_ID, 7, EOS_ID], [1], [9])
+    masks = torch.zeros(1, CONFIG.num_patches, dtype=torch.bool)
+    with pytest.raises(NotFiniteError, match=r"for 1 of 1 samples \('dog' of pair 0\)"):
+        guess_words(model, torch.zeros(1, 3, size, size), masks, [question], 0, lambda _: None)
 
 
 def test_chance_causes_no_warning() -> None:

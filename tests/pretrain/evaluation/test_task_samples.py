@@ -8,9 +8,11 @@ from data_pipeline.loading.task_config import TaskDataConfig
 from data_pipeline.loading.task_sample import TaskLabels
 from data_pipeline.texts.tokenizer import TextTokenizer
 from pretrain.evaluation.task_samples import open_held_out_task
+from pretrain.formats.preprocessing import Preprocessing
 from tests.support.task_networks import write_by_hand
 from tests.support.tiny_run import TinyData
 
+PREPROCESSING = Preprocessing(16, text_length=8)
 COLORS = ["red", "green", "blue"]
 
 
@@ -23,7 +25,7 @@ def test_batches_hold_what_the_task_needs_and_blanks_for_unreadable_samples(
     (tmp_path / "0.tar").write_bytes(tar[: place + 50] + b"\xff" + tar[place + 51 :])
     tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
     labels = TaskLabels("nlvr2", None)
-    samples = open_held_out_task(str(tmp_path), "--held-out", TaskDataConfig(), labels, tokenizer, 8, 16)
+    samples = open_held_out_task(str(tmp_path), "--held-out", TaskDataConfig(), labels, tokenizer, PREPROCESSING)
     batch, is_good = samples.batch(range(3))
     assert is_good.tolist() == [1, 1, 0]
     assert batch.images.shape == (3, 3, 16, 16) and batch.second_images is not None and batch.text_ids is not None
@@ -34,8 +36,10 @@ def test_a_folder_of_another_kind_and_one_without_samples_of_use_are_refused(tmp
     write_by_hand(tmp_path / "classes", "label", [{"class": "red", "label": 0}], COLORS)
     folder, data = str(tmp_path / "classes"), TaskDataConfig()
     with pytest.raises(ValueError, match="holds shards of kind 'label', not 'vqa', which task vqa needs"):
-        open_held_out_task(folder, "data.held_out", data, TaskLabels("vqa", COLORS), None, 8, 16)
+        open_held_out_task(folder, "data.held_out", data, TaskLabels("vqa", COLORS), None, PREPROCESSING)
     with pytest.raises(ValueError, match=r"none of its 1 samples can be used: class is not in the class list"):
-        open_held_out_task(folder, "data.held_out", data, TaskLabels("classify", ["teal"]), None, 8, 16)
+        open_held_out_task(folder, "data.held_out", data, TaskLabels("classify", ["teal"]), None, PREPROCESSING)
     with pytest.raises(ValueError, match=r"data.held_out: .*write_shards writes it"):
-        open_held_out_task(str(tmp_path / "none"), "data.held_out", data, TaskLabels("vqa", COLORS), None, 8, 16)
+        open_held_out_task(
+            str(tmp_path / "none"), "data.held_out", data, TaskLabels("vqa", COLORS), None, PREPROCESSING
+        )

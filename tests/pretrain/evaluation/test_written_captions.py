@@ -18,6 +18,7 @@ from pretrain.evaluation.written_captions import (
     caption_rules,
     texts_of,
 )
+from pretrain.formats.preprocessing import Preprocessing
 from tests.support.task_networks import write_by_hand
 from tests.support.tiny_run import TinyData
 
@@ -41,7 +42,8 @@ def test_captions_are_compared_with_those_of_people_without_case_and_punctuation
     ]
     tokenizer = TextTokenizer(tiny_data.folder / "text_tokenizer.spm")
     folder = str(write_by_hand(tmp_path, "caption", annotations))
-    samples = open_held_out_task(folder, "--held-out", TaskDataConfig(), TaskLabels("caption", None), tokenizer, 12, 16)
+    labels, preprocessing = TaskLabels("caption", None), Preprocessing(16, text_length=12)
+    samples = open_held_out_task(folder, "--held-out", TaskDataConfig(), labels, tokenizer, preprocessing)
     texts, all_good = ["a red circle", "Two blue stars, on white!", "anything"], torch.ones(3, dtype=torch.bool)
     found = caption_figures(samples, texts, all_good)
     assert tuple(found) == CAPTION_NAMES and found["caption/bleu4"] == pytest.approx(1, abs=1e-6)

@@ -16,12 +16,14 @@ from pretrain.formats.preprocessing import (
     write_preprocessing,
 )
 
-FIELDS = ("image_size", "mean", "std", "interpolation", "text_length", "caption_length", "tokenizer")
+FIELDS = ("image_size", "mean", "std", "interpolation", "crop_mode", "text_length", "caption_length", "tokenizer")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_preprocessing(tmp_path) is None
-    written = Preprocessing(384, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 512, 48, "words.spm")
+    written = Preprocessing(
+        384, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", "center", 512, 48, "words.spm"
+    )
     write_preprocessing(written, tmp_path)
     assert tuple(json.loads((tmp_path / PREPROCESSING_NAME).read_text())) == FIELDS
     assert read_preprocessing(tmp_path) == written
@@ -36,6 +38,13 @@ def test_the_defaults_are_those_of_microsofts_tasks_within_the_positions() -> No
     captions, classes = (default_preprocessing(MultiwayConfig(), heads=heads) for heads in (CaptionHead(), ClassHead()))
     assert (captions.caption_length, captions.mean) == (32, (0.5,) * 3)
     assert (classes.mean, classes.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert (captions.crop_mode, classes.crop_mode) == ("squash", "center")
+
+
+def test_a_file_without_a_crop_mode_is_that_of_the_task_which_wrote_it(tmp_path: Path) -> None:
+    (tmp_path / PREPROCESSING_NAME).write_text('{"image_size": 32}')
+    for heads, mode in ((None, "squash"), (VqaHead(), "squash"), (ClassHead(), "center")):
+        assert read_preprocessing(tmp_path, heads) == Preprocessing(32, crop_mode=mode)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +56,7 @@ def test_the_defaults_are_those_of_microsofts_tasks_within_the_positions() -> No
         ({"interpolation": "nearest"}, "interpolation Input should be 'bicubic'"),
         ({"text_length": 2}, "text_length Input should be greater than or equal to 3"),
         ({"tokenizer": "../secrets.spm"}, "tokenizer '../secrets.spm' is not the name of a file in the same folder"),
+        ({"crop_mode": "border"}, "crop_mode Input should be 'squash' or 'center'"),
         ({"tokenizer": ".."}, "is not the name of a file"),
         ({"image_size": None}, "image_size Input should be a valid integer"),
     ],

@@ -2,21 +2,25 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
+from PIL import Image
 
+from data_pipeline.images.transform import CropMode
 from model.config import MultiwayConfig
 from model.dense_features import DenseBackbone
 from model.embeddings import interpolate_positions
 from model.masked_data_model import MaskedDataModel
 from model.multiway import MultiwayInputs
+from pretrain.formats.preprocessing import IMAGENET_MEAN, Preprocessing
 from pretrain.formats.timm import save_timm
 from tests.support.beside_cpu_torch import import_beside_cpu_torch
 from tests.support.tiny import CONFIG, tiny_model
 
 timm = import_beside_cpu_torch("timm")
+PREPROCESSING = Preprocessing(CONFIG.image_size)
 
 
 def random_model(config: MultiwayConfig) -> MaskedDataModel:
@@ -53,7 +57,7 @@ def our_image_states(model: MaskedDataModel, images: torch.Tensor) -> torch.Tens
 @pytest.mark.slow  # towers of small networks are below
 def test_published_towers_give_our_hidden_states(config: MultiwayConfig, architecture: str, tmp_path: Path) -> None:
     model = random_model(replace(config, vocab_size=100, num_visual_tokens=20))
-    save_timm(model.state_dict().items(), model.encoder.config, tmp_path)
+    save_timm(model.state_dict().items(), model.encoder.config, PREPROCESSING, tmp_path)
     tower = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert tower.default_cfg["architecture"] == architecture
     images = torch.randn(2, 3, 224, 224)
@@ -65,16 +69,29 @@ def test_published_towers_give_our_hidden_states(config: MultiwayConfig, archite
 @pytest.mark.parametrize("changes", [{}, {"attention": "decoupled", "num_vl_layers": 0}, {"ffn_dim": 47}], ids=str)
 def test_towers_of_any_size_give_our_hidden_states(changes: dict[str, Any], tmp_path: Path) -> None:
     model = tiny_model(**changes)
-    save_timm(model.state_dict().items(), model.encoder.config, tmp_path)
+    save_timm(model.state_dict().items(), model.encoder.config, PREPROCESSING, tmp_path)
     tower = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     images = torch.randn(2, 3, CONFIG.image_size, CONFIG.image_size)
     with torch.no_grad():
         torch.testing.assert_close(tower.forward_features(images), our_image_states(model, images), atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("crop_mode", get_args(CropMode))
+def test_timm_prepares_images_as_we_do(crop_mode: CropMode, tmp_path: Path) -> None:
+    model, preprocessing = tiny_model(), Preprocessing(CONFIG.image_size, IMAGENET_MEAN, crop_mode=crop_mode)
+    save_timm(model.state_dict().items(), CONFIG, preprocessing, tmp_path)
+    tower = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    down = Image.linear_gradient("L")
+    image = Image.merge("RGB", (down, down.transpose(Image.Transpose.ROTATE_90), down)).resize((96, 64))
+    theirs = timm.data.create_transform(**timm.data.resolve_data_config(model=tower))(image)
+    ours = torch.from_numpy(preprocessing.image_transform().center_of(image)).float() / 255
+    expected = (ours - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / 0.5
+    assert (theirs - expected).abs().max() <= 2 * 3 / 255  # three levels, as timm's filter reaches beyond the square
+
+
 def test_it_serves_as_a_classifier_and_as_a_backbone(tmp_path: Path) -> None:
     model = tiny_model()
-    save_timm(model.state_dict().items(), model.encoder.config, tmp_path)
+    save_timm(model.state_dict().items(), model.encoder.config, PREPROCESSING, tmp_path)
     images = torch.randn(2, 3, CONFIG.image_size, CONFIG.image_size)
     classifier = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7)
     assert classifier(images).shape == (2, 7)
@@ -91,7 +108,7 @@ def test_maps_of_features_only_equal_those_of_our_backbone(side: int, tmp_path: 
     weights = dict(model.state_dict())
     positions = "encoder.vision_embed.pos_embed"  # convert --image-size does the same
     weights[positions] = interpolate_positions(weights[positions], (config.grid_size, config.grid_size))
-    save_timm(weights.items(), config, tmp_path)
+    save_timm(weights.items(), config, PREPROCESSING, tmp_path)
     tower = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, features_only=True, out_indices=(0, 2)).eval()
     assert tower.feature_info.reduction() == [CONFIG.patch_size] * 2
     with torch.no_grad():

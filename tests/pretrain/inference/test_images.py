@@ -14,6 +14,7 @@ from pretrain.formats.preprocessing import Preprocessing
 from pretrain.inference.images import decoded, normalized, pixels_of
 
 SIZE = 32
+PREPROCESSING = Preprocessing(SIZE)
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (50, 40)) -> Image.Image:
@@ -37,9 +38,20 @@ def test_an_open_image_a_file_and_its_bytes_give_the_pixels_of_training(mode: st
     encoded, path = png(image), tmp_path / "a.png"
     path.write_bytes(encoded)
     expected = torch.from_numpy(ImageTransform(SIZE, 1, 0, False, 10**6).center(encoded))
-    found = decoded([Image.open(io.BytesIO(encoded)), path, str(path), encoded], SIZE)
+    found = decoded([Image.open(io.BytesIO(encoded)), path, str(path), encoded], PREPROCESSING)
     assert found.shape == (4, 3, SIZE, SIZE) and found.dtype == torch.uint8
     assert all(torch.equal(row, expected) for row in found)
+
+
+def test_images_of_every_form_are_cropped_if_the_weights_were_trained_so(tmp_path: Path) -> None:
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = 255
+    image, tensor = Image.fromarray(wide), torch.from_numpy(wide).permute(2, 0, 1)
+    for turned, pixels in ((image, tensor), (image.transpose(Image.Transpose.ROTATE_90), tensor.mT)):
+        cropping = Preprocessing(SIZE, crop_mode="center")
+        found = [decoded([turned, png(turned)], cropping), pixels_of(pixels, cropping)]
+        assert all(isinstance(each, Tensor) and bool((each == 255).all()) for each in found)
+        assert (decoded([turned], PREPROCESSING) == 0).any()
 
 
 def test_an_open_image_is_turned_upright_and_left_as_it_is(tmp_path: Path) -> None:
@@ -48,7 +60,7 @@ def test_an_open_image_is_turned_upright_and_left_as_it_is(tmp_path: Path) -> No
     path = tmp_path / "turned.jpg"
     image.save(path, exif=exif, quality=95)
     opened = Image.open(path)
-    from_file, from_open = levels(decoded([path, opened], SIZE))
+    from_file, from_open = levels(decoded([path, opened], PREPROCESSING))
     assert (from_file - from_open).abs().max() <= 2 and opened.size == (50, 40)
 
 
@@ -62,7 +74,7 @@ def test_pixels_are_normalized_as_the_weights_were_trained() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_tensors_of_any_floating_type_are_scaled(dtype: torch.dtype) -> None:
-    found = pixels_of(torch.full((3, 5, 7), 0.5, dtype=dtype), 16)
+    found = pixels_of(torch.full((3, 5, 7), 0.5, dtype=dtype), Preprocessing(16))
     assert isinstance(found, Tensor) and found.shape == (1, 3, 16, 16)
     torch.testing.assert_close(found, torch.full_like(found, 0.5))
 
@@ -70,10 +82,10 @@ def test_tensors_of_any_floating_type_are_scaled(dtype: torch.dtype) -> None:
 def test_tensors_of_other_sizes_are_scaled_as_files_are() -> None:
     image = picture()
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    scaled = pixels_of(pixels, SIZE)
+    scaled = pixels_of(pixels, PREPROCESSING)
     assert isinstance(scaled, Tensor)
-    assert (levels(scaled[0]) - levels(decoded([png(image)], SIZE)[0])).abs().max() <= 1
-    floating = pixels_of(pixels[None].float() / 255, SIZE)
+    assert (levels(scaled[0]) - levels(decoded([png(image)], PREPROCESSING)[0])).abs().max() <= 1
+    floating = pixels_of(pixels[None].float() / 255, PREPROCESSING)
     assert isinstance(floating, Tensor) and (levels(scaled) / 255 - floating).abs().max() < 4 / 255
 
 
@@ -92,19 +104,19 @@ def test_tensors_of_other_sizes_are_scaled_as_files_are() -> None:
 )
 def test_a_tensor_of_another_shape_or_range_is_refused(pixels: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pixels_of(pixels, SIZE)
+        pixels_of(pixels, PREPROCESSING)
 
 
 def test_an_image_that_cannot_be_read_is_named_by_its_place(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="image 1: image cannot be decoded"):
-        decoded([picture(), b"\xff\xd8\xff nothing"], SIZE)
+        decoded([picture(), b"\xff\xd8\xff nothing"], PREPROCESSING)
     with pytest.raises(ValueError, match="image 0: image file does not exist"):
-        decoded([tmp_path / "nowhere.png"], SIZE)
+        decoded([tmp_path / "nowhere.png"], PREPROCESSING)
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded() -> None:
     huge = Image.new("1", (60_000, 2_000))
     with pytest.raises(ValueError, match="image 0: image exceeds max_image_pixels"):
-        decoded([png(huge)], SIZE)
+        decoded([png(huge)], PREPROCESSING)
     with pytest.raises(ValueError, match="image 0: image exceeds max_image_pixels"):
-        decoded([huge], SIZE)
+        decoded([huge], PREPROCESSING)

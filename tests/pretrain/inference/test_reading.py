@@ -12,7 +12,7 @@ import torch
 from data_pipeline.samples.sample import BadSampleError
 from data_pipeline.samples.scenes import draw_samples
 from data_pipeline.texts.tokenizer import PAD_ID, TextTokenizer
-from pretrain.inference.images import whole_images
+from pretrain.formats.preprocessing import Preprocessing
 from pretrain.inference.reading import Batch, Reading, batched, read_batches
 from pretrain.inference.sources import Listed
 from tests.support.tiny_run import TinyData
@@ -49,7 +49,7 @@ class Scenes:
 def read(
     samples: Scenes, tokenizer: TextTokenizer | None, batch_size: int = 4, num_workers: int = 2
 ) -> Generator[Batch, None, None]:
-    reading = Reading(samples, whole_images(SIZE), tokenizer, LENGTH)
+    reading = Reading(samples, Preprocessing(SIZE).image_transform(), tokenizer, LENGTH)
     return read_batches(reading, batch_size, num_workers)
 
 
@@ -64,7 +64,7 @@ def test_pixels_and_words_come_in_the_order_of_the_source(
         for sample, pixels, ids in zip(batch.samples, batch.pixels, batch.ids, strict=True):
             scene = SCENES[place]
             assert sample.listed.key == f"scene {place}" and scene.image and scene.text
-            assert torch.equal(pixels, torch.from_numpy(whole_images(SIZE).center(scene.image)))
+            assert torch.equal(pixels, torch.from_numpy(Preprocessing(SIZE).image_transform().center(scene.image)))
             assert ids.tolist() == tokenizer.encode_to_length(scene.text, LENGTH)
             assert sample.num_tokens == int((ids != PAD_ID).sum())
             assert sample.was_cut == (len(tokenizer.encode(scene.text)) > LENGTH - 2)
@@ -85,7 +85,7 @@ def test_bad_samples_keep_their_place_and_their_reason_and_have_no_pixels() -> N
             place += 1
         for sample, pixels in zip(good, batch.pixels, strict=True):
             scene = SCENES[int(sample.listed.key.split()[1])].image
-            assert scene and torch.equal(pixels, torch.from_numpy(whole_images(SIZE).center(scene)))
+            assert scene and torch.equal(pixels, torch.from_numpy(Preprocessing(SIZE).image_transform().center(scene)))
     assert place == len(SCENES)
 
 

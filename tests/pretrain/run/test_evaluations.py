@@ -1,6 +1,7 @@
 """When a run is evaluated, and where the figures go. CPU, in this process, seconds."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,6 +20,7 @@ from pretrain.evaluation.records import append_evaluation, evaluation_line, read
 from pretrain.recipes.small import demo
 from pretrain.run.evaluations import Evaluations, last_due_step
 from pretrain.survival import agreement
+from pretrain.survival.agreement import FatalRunError
 from tests.support.mistakes import only_rank
 
 NUM_STEPS = 25
@@ -113,7 +115,8 @@ def test_a_run_is_evaluated_before_its_first_step_at_each_distance_and_after_its
     assert read_evaluations(tmp_path)[1]["figures"] == {"loss/total": 3.0, "probe/acc": None}
     assert [step for step, _ in monitor.written] == [0, 10, 20, 25]
     assert monitor.written[0][1]["evaluation/loss/total"] == 4.0
-    assert "evaluated after step 10 of 25 (0.0 s): loss/total 3.000" in capfd.readouterr().out
+    said = re.sub(r"\d+\.\d s", "0.0 s", capfd.readouterr().out)
+    assert "evaluated after step 10 of 25 (0.0 s): loss/total 3.000" in said
     assert run.watchdog.phases == ["evaluating"] * 4 * (1 + 3)  # type: ignore[attr-defined]  # three chunks each
     assert run.of_step(20) == [read_evaluations(tmp_path)[2]] and run.of_step(21) == []
 
@@ -131,6 +134,19 @@ def test_a_resumed_run_makes_what_is_missing_and_repeats_nothing(
         before._evaluate(ENGINE, step, ["raw"])
     evaluations(tmp_path, first_step).begin(ENGINE)
     assert steps_of(tmp_path) == expected
+
+
+def test_outputs_that_are_not_finite_end_the_run_and_leave_no_line(tmp_path: Path) -> None:
+    class Diverged(Counting):
+        def figures(self, network: Network, ranks: Ranks) -> Figures:
+            ranks.by_place(6, 2, lambda places: torch.full((len(places), 1), torch.nan), torch.device("cpu"))
+            return {}
+
+    run = evaluations(tmp_path, 0)
+    run.evaluation = Diverged()
+    with pytest.raises(FatalRunError, match=r"after step 10 failed: .*\(sample 0, .*every-steps 0"):
+        run.after_step(ENGINE, 10)
+    assert steps_of(tmp_path) == []
 
 
 def test_a_request_to_stop_leaves_no_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

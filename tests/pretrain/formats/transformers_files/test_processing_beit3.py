@@ -2,6 +2,7 @@
 
 import io
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from data_pipeline.images.transform import ImageTransform
 from data_pipeline.samples.scenes import draw_samples
 from data_pipeline.texts.sentencepiece_training import train_text_tokenizer
 from data_pipeline.texts.tokenizer import TextTokenizer
-from pretrain.formats.transformers_folder import import_code
+from pretrain.formats.preprocessing import default_preprocessing
+from pretrain.formats.transformers_folder import import_code, write_preprocessors
 from pretrain.jobs.visual_tokens import network_view
 from tests.support.tiny import CONFIG, tiny_model
 from tests.support.tiny_run import TinyData
@@ -135,6 +137,18 @@ def test_pixels_equal_those_of_held_out_images(name: str, folder: Path) -> None:
         assert (found - expected).abs().max() <= 4 / 127.5
     else:
         assert torch.equal(found, expected)
+
+
+def test_the_center_is_cropped_if_the_settings_say_so_also_after_saving(folder: Path, tmp_path: Path) -> None:
+    module = import_code(folder, "processing_beit3")
+    wide = Image.new("RGB", (90, 30))
+    wide.paste("white", (30, 0, 60, 30))
+    cropping = replace(default_preprocessing(CONFIG), crop_mode="center")
+    write_preprocessors(CONFIG, cropping, None, tmp_path)
+    module.Beit3ImageProcessor.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    for place in (tmp_path, tmp_path / "again"):
+        assert (module.Beit3ImageProcessor.from_pretrained(place)(wide)["pixel_values"] == 1).all()
+    assert (module.Beit3ImageProcessor.from_pretrained(folder)(wide)["pixel_values"] == -1).any()
 
 
 def test_arrays_and_several_images_are_taken_and_other_values_are_not(folder: Path) -> None:
