@@ -9,6 +9,7 @@ from typing import Any
 from data_pipeline.samples.records import Record
 from data_pipeline.sources.annotated import AnnotatedFields, Unique
 from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, field_of, records_of_entries
+from data_pipeline.sources.pairs import OrderedCaption, caption_of_coco
 from data_pipeline.sources.text_lines import json_lines, open_text
 
 
@@ -47,19 +48,21 @@ def captions_of_json_lines(path: Path, fields: AnnotatedFields) -> Iterator[Reco
 def _captions_of_coco(
     images: list[Entry], annotations: Any, path: Path, root: Path, refusal: Callable[[str], Exception]
 ) -> Iterator[Record]:
-    """Yield the images of captions_val2017.json, nocaps_val_4500_captions.json or nocaps_test_image_info.json."""
-    captions: dict[int | str, list[str]] = defaultdict(list)
+    """Yield the images of captions_val2017.json, nocaps_val_4500_captions.json or nocaps_test_image_info.json, with
+    their captions in the order of the captions' ids, as pairs.py has it."""
+    captions: dict[int | str, list[OrderedCaption]] = defaultdict(list)
     ids = Unique("image id")
 
     def add(entry: Entry) -> tuple[()]:
-        image_id = field_of(entry.content, "image_id", int | str)
-        captions[image_id].append(field_of(entry.content, "caption", str).strip())
+        image_id, caption = caption_of_coco(entry)
+        captions[image_id].append(caption)
         return ()
 
     def image(entry: Entry) -> list[Record]:
         name, image_id = field_of(entry.content, "file_name", str), field_of(entry.content, "id", int | str)
         ids.add(image_id)
-        return [_record(name, root, image_id, captions.pop(image_id, []), entry.place)]
+        found = [caption.strip() for _, _, caption, _ in sorted(captions.pop(image_id, []))]
+        return [_record(name, root, image_id, found, entry.place)]
 
     if annotations is not None:
         if not isinstance(annotations, list):

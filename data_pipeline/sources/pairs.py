@@ -13,6 +13,8 @@ from data_pipeline.sources.entries import Entry, EntryError, RefusedFileError, f
 from data_pipeline.sources.text_lines import LONG_LINE_PROBLEM, LongLine, open_text
 
 NO_CAPTIONS = "image has no captions"
+OrderedCaption = tuple[bool, int | str, str, str]
+"""Whether the id of a caption is a text, the id, the caption, and its place in the source."""
 
 
 def pairs_of_json(path: Path, root: Path, fields: Fields, splits: tuple[str, ...]) -> Iterator[Record]:
@@ -56,15 +58,20 @@ def _elements(content: Any, field: str, path: Path) -> Iterator[Entry]:
     return (Entry(f"{field}_{n}", f"{path}: {field}[{n}]", element) for n, element in enumerate(elements))
 
 
+def caption_of_coco(entry: Entry) -> tuple[int | str, OrderedCaption]:
+    """Return the image of one of COCO's annotations, and its caption after its id: sorted, the captions of an image are
+    in the order of their ids, numbers before texts. Raises EntryError."""
+    number, image_id = (field_of(entry.content, name, int | str) for name in ("id", "image_id"))
+    return image_id, (isinstance(number, str), number, field_of(entry.content, "caption", str), entry.place)
+
+
 def pairs_of_coco(content: Any, path: Path, root: Path) -> Iterator[Record]:
     """Yield every caption of every image of captions_train2017.json, by the images' file names."""
-    captions: dict[int | str, list[tuple[bool, int | str, str, str]]] = defaultdict(list)
+    captions: dict[int | str, list[OrderedCaption]] = defaultdict(list)
 
     def add_caption(entry: Entry) -> tuple[()]:
-        annotation = entry.content
-        number, image_id = field_of(annotation, "id", int | str), field_of(annotation, "image_id", int | str)
-        caption = field_of(annotation, "caption", str)
-        captions[image_id].append((isinstance(number, str), number, caption, entry.place))
+        image_id, caption = caption_of_coco(entry)
+        captions[image_id].append(caption)
         return ()
 
     def pairs(entry: Entry) -> Iterator[Record]:

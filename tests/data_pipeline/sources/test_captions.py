@@ -10,7 +10,7 @@ from data_pipeline.samples.tasks import CaptionAnnotation
 from data_pipeline.sources.annotated import AnnotatedFields
 from data_pipeline.sources.captions import captions_of_json, captions_of_json_lines
 from data_pipeline.sources.entries import RefusedFileError
-from data_pipeline.sources.readers import SourceOptions
+from data_pipeline.sources.readers import SourceOptions, read_records
 from data_pipeline.texts.tokenizer import TextTokenizer
 from tests.support.shard_files import keys, written
 from tests.support.task_sources import draw_image, karpathy, nocaps, reader_of, write_json, write_lines
@@ -38,6 +38,16 @@ def test_coco_gives_one_sample_per_image_with_all_its_captions(tmp_path: Path) -
     reader = reader_of(tmp_path / "out")
     assert reader.annotation(0) == CaptionAnnotation(9, ("A giraffe.", "A tall giraffe."))
     assert reader.texts(0) == ("A giraffe.", "A tall giraffe.")
+
+
+def test_the_captions_of_coco_are_in_one_order_for_pairs_and_captions(tmp_path: Path) -> None:
+    content = coco("third", "first", "fourth", "second")
+    for annotation, number in zip(content["annotations"], (11, 2, "a", 10), strict=True):
+        annotation["id"] = number
+    source = write_json(tmp_path / "captions_val2017.json", content)
+    pairs = [record.text for record in read_records("pair", str(source), SourceOptions())]
+    (record,) = records(source)
+    assert record.metadata["captions"] == pairs == ["first", "second", "third", "fourth"]
 
 
 def test_nocaps_is_read_with_captions_and_without_as_its_test_split(tmp_path: Path) -> None:
