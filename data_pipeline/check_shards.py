@@ -147,7 +147,7 @@ def _check(options: CheckOptions) -> str:
             f"{result.first_with_entities}; write_shards --unescape-html turns them into characters"
         )
     if result.damaged:
-        raise ValueError("\n".join([*lines, *result.damaged]))
+        raise ValueError("\n".join([*result.damaged, *lines]))
     return "\n".join(lines)
 
 

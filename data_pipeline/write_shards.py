@@ -19,7 +19,7 @@ from data_pipeline.files.folder_lock import LOCK_NAME, FolderLock, folder_lock
 from data_pipeline.files.hashing import file_sha256
 from data_pipeline.files.partial_files import write_text_atomically
 from data_pipeline.files.retries import naming_write_errors
-from data_pipeline.samples.answers import label_list
+from data_pipeline.samples.answers import label_list, read_list_beside
 from data_pipeline.samples.records import Record
 from data_pipeline.samples.sample import BadSampleError, Kind
 from data_pipeline.samples.scenes import Split
@@ -110,6 +110,9 @@ def _write(options: ShardOptions) -> str:
         result = str(index)
         if options.text_tokenizer is not None and options.kind not in ("image", "label"):
             lines.append(coverage_line(options, index))
+        if (labels := read_list_beside(options.out, options.kind)) is not None:
+            noun, (name, _) = "answers" if options.kind == "vqa" else "classes", label_list(options.kind, labels)
+            lines.append(f"  {len(labels)} {noun} in {options.out / name}: a run needs --num-classes {len(labels)}")
     else:
         result = f"part {options.part} of {options.num_parts} with {report.num_kept} samples; others are to be written"
     return "\n".join([*lines, f"{options.out}: {result}"])

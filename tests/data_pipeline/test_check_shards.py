@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -103,7 +104,8 @@ def test_a_shard_that_differs_from_its_checksum_fails_the_check(tmp_path: Path) 
     os.truncate(tmp_path / index.shards[0].name, 512)
     ended = run_ranks(1, "data_pipeline.check_shards", [tmp_path], fresh=True)
     assert ended.exit_codes == [2]
-    assert "skipped 1: bytes differ from the index; the first: 000001.tar:train_pair_0000002" in ended.stderr[0]
+    assert re.search(r"^error: shard .* is not the one that was indexed", ended.stderr[0], re.MULTILINE)
+    assert "\n  skipped 1: bytes differ from the index; the first: 000001.tar:train_pair_0000002" in ended.stderr[0]
     assert "shard 000001.tar differs from its checksum" in ended.stderr[0]
     assert "skipped 2: shard 000000.tar cannot be read" in ended.stderr[0]
     assert f"shard {tmp_path}/000000.tar is not the one that was indexed" in ended.stderr[0]

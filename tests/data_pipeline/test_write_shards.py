@@ -12,12 +12,13 @@ import pytest
 import webdataset
 from PIL import Image
 
+from data_pipeline.samples.answers import ANSWERS_NAME, CLASSES_NAME
 from data_pipeline.samples.scenes import draw_samples
 from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.sources.readers import SourceOptions
 from data_pipeline.write_shards import ShardOptions, write_shards
-from tests.support.launch import ROOT
+from tests.support.launch import ROOT, run_ranks
 from tests.support.shard_files import ALL, image_options, index_and_report, keys, write_tar, written
 from tests.support.tiny_run import TinyData
 
@@ -74,6 +75,15 @@ def test_texts_are_skipped_by_their_place_and_a_tar_of_them_is_read(tiny_data: T
         "text is not UTF-8": f"{tmp_path / 'texts.tar'}: b.txt:1 (at character 3)",
         "file is not text": f"{tmp_path / 'texts.tar'}: c.txt (byte 40 is NUL)",
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "noun", "name"), [("vqa", "answers", ANSWERS_NAME), ("label", "classes", CLASSES_NAME)]
+)
+def test_the_number_of_labels_is_printed_for_the_recipe(kind: str, noun: str, name: str, tmp_path: Path) -> None:
+    ended = run_ranks(1, "data_pipeline.write_shards", [kind, "scenes:3", tmp_path], fresh=True)
+    count = len((tmp_path / name).read_text().splitlines())
+    assert f"  {count} {noun} in {tmp_path / name}: a run needs --num-classes {count}\n" in ended.stdout[0]
 
 
 def test_after_a_kill_the_same_command_writes_the_missing_shards(tmp_path: Path) -> None:
