@@ -23,9 +23,10 @@ from model.pretrained import WEIGHTS_NAME, read_config
 from model.weight_checks import check_weight
 from model.weight_files import read_safetensors
 from pretrain.checkpoints.best import resolve_best
-from pretrain.checkpoints.manifest import MANIFEST_NAME
+from pretrain.checkpoints.manifest import MANIFEST_NAME, has_manifest
 from pretrain.checkpoints.reader import complete_folders
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
+from pretrain.config.run_config import EncoderRunConfig
 from pretrain.formats.beit3 import decoupled_weights
 from pretrain.formats.beit3_contents import NUM_HEADS, TEXT_POSITIONS, config_of
 from pretrain.formats.beit3_file import load_beit3, tokenizer_sha256
@@ -43,6 +44,11 @@ LOGITS = ("logit_scale", "logit_bias")
 FINAL_NORM = "encoder.norm."
 """Beginning of the names of the final norm's parameters, which networks of vqa and classify do not have."""
 POSITIONS = "encoder.vision_embed.pos_embed"
+SOURCES = (
+    "give a run, a checkpoint folder, RUN/checkpoints/best, a folder that pretrain.convert --to safetensors wrote, or "
+    "a file of Microsoft's"
+)
+"""Remedy of a source that holds no weights."""
 ALWAYS_FREE = {"drop_path_rate", "init_std", "embed_init_std"}
 """Fields of MultiwayConfig that no weight depends on."""
 
@@ -62,6 +68,16 @@ class InitialWeights:
     """Its fingerprint; None if it is not known."""
 
 
+def weights_of_new_run(config: EncoderRunConfig) -> InitialWeights | None:
+    """Find the weights that a run starts from; None if it starts from random ones, or from a checkpoint of its own.
+
+    Raises ValueError as `open_initial_weights`, OSError.
+    """
+    if config.initial_weights is None or not is_new_run(config.run_dir):
+        return None
+    return open_initial_weights(config.initial_weights, config.model)
+
+
 def open_initial_weights(source: Path, model: MultiwayConfig) -> InitialWeights:
     """Find the weights of a run (those of its newest checkpoint), a checkpoint, RUN/checkpoints/best, a folder that
     pretrain.convert --to safetensors wrote, or a file of Microsoft's. Raises ValueError if it is none of them.
@@ -69,12 +85,16 @@ def open_initial_weights(source: Path, model: MultiwayConfig) -> InitialWeights:
     model: the network that starts from them, which knows what such a file does not record.
     """
     source = resolve_best(source)
+    if not source.exists():
+        raise ValueError(f"initial_weights {source} does not exist; {SOURCES}")
     if source.name == WEIGHTS_NAME and source.is_file():
         raise ValueError(f"initial_weights {source} is one file of an export; give its folder, {source.parent}")
     if source.is_file():
         return _of_microsoft(source, model)
     if (source / WEIGHTS_NAME).is_file():
         return _of_export(source)
+    if not ((source / "checkpoints").is_dir() or has_manifest(source)):
+        raise ValueError(f"initial_weights {source} is a folder without weights; {SOURCES}")
     try:
         checkpoint = find_checkpoint(source)
     except ValueError as error:

@@ -37,10 +37,9 @@ from pretrain.checkpoints.initial_weights import (
     HEADS,
     InitialWeights,
     check_initial_weights,
-    is_new_run,
     load_initial_weights,
-    open_initial_weights,
     weights_file,
+    weights_of_new_run,
 )
 from pretrain.checkpoints.reader import TEXT_TOKENIZER_NAME
 from pretrain.config.contrast import ContrastConfig
@@ -83,6 +82,7 @@ class Contrast(Job[ContrastConfig]):
 
     def prepare(self, rank: int, world_size: int) -> StepDataset:
         config, network = self.config, self.config.model
+        self.initial_weights = weights_of_new_run(config)  # a mistake in their path comes before those of the data
         choose_backend(config.kernels, self.device)
         self.attention = activate_flash_attention(config.flash_attention, self.device)
         check_network_fits(lambda: DualEncoder(network, config.heads))
@@ -99,8 +99,7 @@ class Contrast(Job[ContrastConfig]):
         assert dataset.tokenizer is not None and config.data.text_tokenizer is not None
         self.text_tokenizer = dataset.tokenizer
         check_vocabulary(dataset.tokenizer, network)
-        if config.initial_weights is not None and is_new_run(config.run_dir):
-            self.initial_weights = open_initial_weights(config.initial_weights, network)
+        if self.initial_weights is not None:
             free = {"image_size"} | ({"num_visual_tokens"} if masked is None else set())
             check_initial_weights(self.initial_weights, network, config.data.text_tokenizer, free)
         return dataset

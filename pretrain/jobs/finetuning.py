@@ -29,11 +29,10 @@ from pretrain.checkpoints.initial_weights import (
     LABEL_ROWS,
     InitialWeights,
     check_initial_weights,
-    is_new_run,
     labels_there,
     load_initial_weights,
-    open_initial_weights,
     weights_file,
+    weights_of_new_run,
 )
 from pretrain.checkpoints.reader import TEXT_TOKENIZER_NAME
 from pretrain.config.finetune import LABEL_LISTS, FinetuneConfig
@@ -69,6 +68,7 @@ class Finetuning(Job[FinetuneConfig]):
 
     def prepare(self, rank: int, world_size: int) -> TaskDataset:
         config, network = self.config, self.config.model
+        self.initial_weights = weights_of_new_run(config)  # a mistake in their path comes before those of the data
         choose_backend(config.kernels, self.device)
         self.attention = activate_flash_attention(config.flash_attention, self.device)
         check_network_fits(lambda: build_network(network, config.heads))
@@ -90,8 +90,7 @@ class Finetuning(Job[FinetuneConfig]):
             check_vocabulary(self.text_tokenizer, network)
         self.labels = dataset.labels.names
         check_labels(config, dataset.labels.num_labels)
-        if config.initial_weights is not None and is_new_run(config.run_dir):
-            self.initial_weights = open_initial_weights(config.initial_weights, network)
+        if self.initial_weights is not None:
             words = config.data.text_tokenizer if config.has_text else None
             check_initial_weights(self.initial_weights, network, words, {"image_size", "num_visual_tokens"})
             self.labels_there = labels_there(self.initial_weights, TASK_KINDS[config.task])

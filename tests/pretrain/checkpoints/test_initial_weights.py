@@ -55,12 +55,14 @@ def test_a_run_a_checkpoint_and_an_export_of_it_give_the_same_weights(two_ranks:
 
 
 def test_what_holds_no_weights_is_refused_with_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"initial_weights: .*nothing does not exist; give a run folder or a checkpoint"
-    ):
+    taken = "give a run, a checkpoint folder, .*best, .* --to safetensors wrote, or a file of Microsoft's"
+    with pytest.raises(ValueError, match=rf"initial_weights .*nothing does not exist; {taken}"):
         open_initial_weights(tmp_path / "nothing", CONFIG)
-    with pytest.raises(ValueError, match=r"initial_weights: .* is not a complete checkpoint"):
+    with pytest.raises(ValueError, match=rf"initial_weights {tmp_path} is a folder without weights; {taken}"):
         open_initial_weights(tmp_path, CONFIG)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"initial_weights: run .* has no complete checkpoint yet"):
+        open_initial_weights(tmp_path / "run", CONFIG)
     torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other.pth has no beit3.text_embed.weight: it is not a BEiT-3 checkpoint"):
         open_initial_weights(tmp_path / "other.pth", CONFIG)
