@@ -1,9 +1,4 @@
-"""The loader's dataset of pretraining: images, pairs and texts.
-
-    for batch in step_batches(StepDataset(...), first_step, last_step, num_workers): ...
-
-The global batch of a step is ordered [ images | pairs | texts ].
-"""
+"""The loader's dataset of pretraining and of the contrastive stage: images, pairs and texts."""
 
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.batch import BatchShape, LoadedSample, StepBatch, collate
@@ -18,7 +13,7 @@ LONGEST_PIECE = 64
 
 
 class StepDataset(ShardDataset[StepBatch, LoadedSample]):
-    """`dataset[step]` is this rank's part of global batch `step`."""
+    """Samples whose global batch is ordered [ images | pairs | texts ]."""
 
     def __init__(
         self,
@@ -30,10 +25,8 @@ class StepDataset(ShardDataset[StepBatch, LoadedSample]):
         world_size: int = 1,
         ranks_per_node: int = 1,
     ):
-        """image_size: side of the images in pixels, the larger of the network's and the visual tokenizer's view.
-        ranks_per_node: the number of ranks that share the cache of remote shards.
-
-        Raises ValueError for missing or damaged shards and for batch sizes that ranks or lanes do not divide.
+        """image_size: side of the images in pixels, the larger of the network's and the visual tokenizer's view;
+        ranks_per_node: as for `ShardDataset`. Raises ValueError as it does, and for texts without a tokenizer.
         """
         self.samples_per_step = samples_per_step
         self.shape = BatchShape(image_size, config.caption_length, config.text_length)

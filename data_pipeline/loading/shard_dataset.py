@@ -1,5 +1,7 @@
 """Datasets of a run: a map from step to this rank's part of the global batch, put together from shards.
 
+    for batch in step_batches(StepDataset(...), first_step, last_step, num_workers): ...
+
 A batch is a function of the step, the seed and the data alone. So a run resumes by starting the range elsewhere, on any
 number of ranks and workers: there is no iterator state to save, and nothing to replay.
 

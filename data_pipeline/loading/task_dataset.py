@@ -1,7 +1,4 @@
-"""The loader's dataset of a finetuning run: samples of one task.
-
-for batch in step_batches(TaskDataset(...), first_step, last_step, num_workers): ...
-"""
+"""The loader's dataset of a finetuning run."""
 
 from data_pipeline.images.imagenet_augment import ImageNetAugment
 from data_pipeline.images.rand_augment import RandAugment
@@ -18,7 +15,7 @@ from data_pipeline.texts.tokenizer import TextTokenizer
 
 
 class TaskDataset(ShardDataset[TaskBatch, LoadedTaskSample]):
-    """`dataset[step]` is this rank's part of global batch `step`."""
+    """Samples of one task."""
 
     def __init__(
         self,
@@ -31,11 +28,9 @@ class TaskDataset(ShardDataset[TaskBatch, LoadedTaskSample]):
         world_size: int = 1,
         ranks_per_node: int = 1,
     ):
-        """samples_per_step: the number of samples in the global batch. image_size: side of the images in pixels.
-        ranks_per_node: the number of ranks that share the cache of remote shards.
-
-        Raises ValueError for missing or damaged shards, a missing list of answers or classes, and for a batch size that
-        ranks or lanes do not divide.
+        """samples_per_step: the number of samples in the global batch; image_size: side of the images in pixels;
+        ranks_per_node: as for `ShardDataset`. Raises ValueError as it does, and for a missing list of answers or
+        classes or a missing text tokenizer.
         """
         self.task: Task = task
         self.tokenizer = _tokenizer(config, task)

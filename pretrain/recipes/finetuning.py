@@ -20,14 +20,11 @@ from data_pipeline.samples.tasks import Task
 from model.config import MultiwayConfig
 from pretrain.config.finetune import FinetuneConfig
 from pretrain.config.mixing import MixingConfig
-from pretrain.config.run_config import OptimizerConfig
-from pretrain.recipes.beit3 import beit3_base, beit3_giant, beit3_large
+from pretrain.recipes.microsoft import NUM_COCO_CAPTIONS, base, giant, large, microsofts_optimizer
 
 NUM_VQA_QUESTIONS = 443_757 + 214_354
 """Questions of VQAv2's training and validation splits, of which Microsoft keeps 1,000 validation images for tests."""
 NUM_NLVR2_SENTENCES = 86_373
-NUM_COCO_CAPTIONS = 566_747
-"""Captions of COCO's images in Karpathy's splits train and restval."""
 NUM_IMAGENET_IMAGES = 1_281_167
 NUM_ANSWERS = 3129
 """Answers of VQAv2 that Microsoft's networks choose from."""
@@ -39,7 +36,7 @@ def vqa_base_480() -> FinetuneConfig:
     Command: deepspeed --module pretrain.finetune vqa_base_480 --initial-weights beit3_base_patch16_224.pth
     The head's learning rate is 20 times that of the rest.
     """
-    return _vqa(_base(480, 0.1), "vqa_base_480", peak_lr=3e-5)
+    return _vqa(base(480, 0.1), "vqa_base_480", peak_lr=3e-5)
 
 
 def vqa_large_480() -> FinetuneConfig:
@@ -48,7 +45,7 @@ def vqa_large_480() -> FinetuneConfig:
     Command: deepspeed --module pretrain.finetune vqa_large_480 --initial-weights beit3_large_patch16_224.pth
     The head's learning rate is 20 times that of the rest.
     """
-    return _vqa(_large(480, 0.15), "vqa_large_480", peak_lr=2e-5)
+    return _vqa(large(480, 0.15), "vqa_large_480", peak_lr=2e-5)
 
 
 def vqa_giant_756() -> FinetuneConfig:
@@ -57,7 +54,7 @@ def vqa_giant_756() -> FinetuneConfig:
     Command: deepspeed --module pretrain.finetune vqa_giant_756 --initial-weights runs/beit3_giant
     Published: table 12. RandAugment, betas and the factor of the head are those of the base, our choice.
     """
-    return _vqa(_giant(756, 0.4), "vqa_giant_756", peak_lr=1e-5)
+    return _vqa(giant(756, 0.4), "vqa_giant_756", peak_lr=1e-5)
 
 
 def nlvr2_base() -> FinetuneConfig:
@@ -66,7 +63,7 @@ def nlvr2_base() -> FinetuneConfig:
     Command: deepspeed --module pretrain.finetune nlvr2_base --initial-weights beit3_base_patch16_224.pth
     The in-domain weights take --optimizer.peak-lr 5e-4.
     """
-    return _nlvr2(_base(224, 0.2), "nlvr2_base", peak_lr=7e-4, layer_decay=0.65)
+    return _nlvr2(base(224, 0.2), "nlvr2_base", peak_lr=7e-4, layer_decay=0.65)
 
 
 def nlvr2_large() -> FinetuneConfig:
@@ -75,7 +72,7 @@ def nlvr2_large() -> FinetuneConfig:
     Command: deepspeed --module pretrain.finetune nlvr2_large --initial-weights beit3_large_patch16_224.pth
     The in-domain weights take --optimizer.peak-lr 1e-4.
     """
-    return _nlvr2(_large(224, 0.2), "nlvr2_large", peak_lr=3e-4, layer_decay=0.85)
+    return _nlvr2(large(224, 0.2), "nlvr2_large", peak_lr=3e-4, layer_decay=0.85)
 
 
 def nlvr2_giant() -> FinetuneConfig:
@@ -84,7 +81,7 @@ def nlvr2_giant() -> FinetuneConfig:
     Command: deepspeed --module pretrain.finetune nlvr2_giant --initial-weights runs/beit3_giant
     Published: table 12.
     """
-    return _nlvr2(_giant(224, 0.4), "nlvr2_giant", peak_lr=1e-3, layer_decay=0.8, weight_decay=0.05)
+    return _nlvr2(giant(224, 0.4), "nlvr2_giant", peak_lr=1e-3, layer_decay=0.8, weight_decay=0.05)
 
 
 def caption_base_480() -> FinetuneConfig:
@@ -92,7 +89,7 @@ def caption_base_480() -> FinetuneConfig:
 
     Command: deepspeed --module pretrain.finetune caption_base_480 --initial-weights beit3_base_patch16_224.pth
     """
-    return _caption(_base(480, 0.1), "caption_base_480", peak_lr=4e-5)
+    return _caption(base(480, 0.1), "caption_base_480", peak_lr=4e-5)
 
 
 def caption_large_480() -> FinetuneConfig:
@@ -100,7 +97,7 @@ def caption_large_480() -> FinetuneConfig:
 
     Command: deepspeed --module pretrain.finetune caption_large_480 --initial-weights beit3_large_patch16_224.pth
     """
-    return _caption(_large(480, 0.1), "caption_large_480", peak_lr=8e-6)
+    return _caption(large(480, 0.1), "caption_large_480", peak_lr=8e-6)
 
 
 def nocaps_base_480() -> FinetuneConfig:
@@ -108,7 +105,7 @@ def nocaps_base_480() -> FinetuneConfig:
 
     Command: deepspeed --module pretrain.finetune nocaps_base_480 --initial-weights beit3_base_patch16_224.pth
     """
-    return _caption(_base(480, 0.1), "nocaps_base_480", peak_lr=1e-5)
+    return _caption(base(480, 0.1), "nocaps_base_480", peak_lr=1e-5)
 
 
 def nocaps_large_480() -> FinetuneConfig:
@@ -116,7 +113,7 @@ def nocaps_large_480() -> FinetuneConfig:
 
     Command: deepspeed --module pretrain.finetune nocaps_large_480 --initial-weights beit3_large_patch16_224.pth
     """
-    return _caption(_large(480, 0.1), "nocaps_large_480", peak_lr=8e-6)
+    return _caption(large(480, 0.1), "nocaps_large_480", peak_lr=8e-6)
 
 
 def caption_giant_392() -> FinetuneConfig:
@@ -125,7 +122,7 @@ def caption_giant_392() -> FinetuneConfig:
     Command: deepspeed --module pretrain.finetune caption_giant_392 --initial-weights runs/beit3_giant
     Published: table 13, 16k steps. RandAugment and the share of worst words are those of the base, our choice.
     """
-    base = _caption(_giant(392, 0.3), "caption_giant_392", peak_lr=8e-6)
+    base = _caption(giant(392, 0.3), "caption_giant_392", peak_lr=8e-6)
     optimizer = replace(base.optimizer, weight_decay=0.01, warmup_steps=1600)
     return replace(base, num_steps=16_000, mask_ratio=0.6, optimizer=optimizer)
 
@@ -137,7 +134,7 @@ def classify_base() -> FinetuneConfig:
     Augmentation as Microsoft's code has timm make it: crops of at least 8 % of an image, rand-m9-mstd0.5-inc1, random
     erasing.
     """
-    return _classify(_base(224, 0.15), "classify_base", peak_lr=7e-4, layer_decay=0.65)
+    return _classify(base(224, 0.15), "classify_base", peak_lr=7e-4, layer_decay=0.65)
 
 
 def classify_large() -> FinetuneConfig:
@@ -146,19 +143,7 @@ def classify_large() -> FinetuneConfig:
     Command: deepspeed --module pretrain.finetune classify_large --initial-weights beit3_large_patch16_224.pth
     The augmentation is that of classify_base.
     """
-    return _classify(_large(224, 0.25), "classify_large", peak_lr=2e-4, layer_decay=0.8)
-
-
-def _base(image_size: int, drop_path_rate: float) -> MultiwayConfig:
-    return replace(beit3_base().model, image_size=image_size, drop_path_rate=drop_path_rate)
-
-
-def _large(image_size: int, drop_path_rate: float) -> MultiwayConfig:
-    return replace(beit3_large().model, image_size=image_size, drop_path_rate=drop_path_rate)
-
-
-def _giant(image_size: int, drop_path_rate: float) -> MultiwayConfig:
-    return replace(beit3_giant().model, image_size=image_size, drop_path_rate=drop_path_rate)
+    return _classify(large(224, 0.25), "classify_large", peak_lr=2e-4, layer_decay=0.8)
 
 
 def _vqa(model: MultiwayConfig, name: str, peak_lr: float) -> FinetuneConfig:
@@ -241,16 +226,7 @@ def _published(
         run_dir=Path("runs") / name,
         num_steps=epochs * steps_per_epoch,
         task_samples_per_step=samples_per_step,
-        optimizer=OptimizerConfig(
-            peak_lr=peak_lr,
-            min_lr=1e-6,
-            warmup_steps=warmup_epochs * steps_per_epoch,
-            beta1=0.9,
-            beta2=0.999,
-            eps=1e-8,
-            weight_decay=weight_decay,
-            gradient_clip=0.0,
-        ),
+        optimizer=microsofts_optimizer(peak_lr, warmup_epochs * steps_per_epoch, weight_decay),
         deepspeed_config=Path("ds_configs/zero1.json"),
         save_every_steps=1000,
     )

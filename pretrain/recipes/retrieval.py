@@ -11,19 +11,15 @@ from: a dual encoder of the contrastive stage, or one of Microsoft's `itc` files
 beit3_base_itc_patch16_224.pth, from which the published figures are.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.loading.config import DataConfig
 from model.config import MultiwayConfig
 from pretrain.config.contrast import ContrastConfig
 from pretrain.config.evaluation import EvaluationConfig
-from pretrain.config.run_config import OptimizerConfig
-from pretrain.recipes.beit3 import beit3_base, beit3_giant, beit3_large
+from pretrain.recipes.microsoft import NUM_COCO_CAPTIONS, base, giant, large, microsofts_optimizer
 
 PAIRS_PER_STEP = 3072
-NUM_COCO_CAPTIONS = 566_747
-"""Captions of COCO's images in Karpathy's splits train and restval."""
 NUM_FLICKR30K_CAPTIONS = 145_000
 """Five captions for each of 29,000 images, Karpathy's split train."""
 
@@ -33,7 +29,7 @@ def retrieval_coco_base_384() -> ContrastConfig:
 
     Command: deepspeed --module pretrain.contrast retrieval_coco_base_384 --initial-weights runs/contrast_base
     """
-    return _coco(_resized(beit3_base().model, 384, 0.2), "retrieval_coco_base_384", 2e-4, layer_decay=0.65)
+    return _coco(base(384, 0.2), "retrieval_coco_base_384", 2e-4, layer_decay=0.65)
 
 
 def retrieval_coco_large_384() -> ContrastConfig:
@@ -41,7 +37,7 @@ def retrieval_coco_large_384() -> ContrastConfig:
 
     Command: deepspeed --module pretrain.contrast retrieval_coco_large_384 --initial-weights runs/contrast_large
     """
-    return _coco(_resized(beit3_large().model, 384, 0.2), "retrieval_coco_large_384", 5e-5, layer_decay=0.85)
+    return _coco(large(384, 0.2), "retrieval_coco_large_384", 5e-5, layer_decay=0.85)
 
 
 def retrieval_coco_giant_420() -> ContrastConfig:
@@ -50,7 +46,7 @@ def retrieval_coco_giant_420() -> ContrastConfig:
     Command: deepspeed --module pretrain.contrast retrieval_coco_giant_420 --initial-weights runs/contrast_giant
     Published: table 14.
     """
-    return _coco(_resized(beit3_giant().model, 420, 0.3), "retrieval_coco_giant_420", 1e-5, layer_decay=0.95)
+    return _coco(giant(420, 0.3), "retrieval_coco_giant_420", 1e-5, layer_decay=0.95)
 
 
 def retrieval_flickr30k_base_384() -> ContrastConfig:
@@ -58,7 +54,7 @@ def retrieval_flickr30k_base_384() -> ContrastConfig:
 
     Command: deepspeed --module pretrain.contrast retrieval_flickr30k_base_384 --initial-weights runs/contrast_base
     """
-    return _flickr30k(_resized(beit3_base().model, 384, 0.2), "retrieval_flickr30k_base_384", 1e-4, layer_decay=0.65)
+    return _flickr30k(base(384, 0.2), "retrieval_flickr30k_base_384", 1e-4, layer_decay=0.65)
 
 
 def retrieval_flickr30k_large_384() -> ContrastConfig:
@@ -66,7 +62,7 @@ def retrieval_flickr30k_large_384() -> ContrastConfig:
 
     Command: deepspeed --module pretrain.contrast retrieval_flickr30k_large_384 --initial-weights runs/contrast_large
     """
-    return _flickr30k(_resized(beit3_large().model, 384, 0.2), "retrieval_flickr30k_large_384", 5e-5, layer_decay=0.85)
+    return _flickr30k(large(384, 0.2), "retrieval_flickr30k_large_384", 5e-5, layer_decay=0.85)
 
 
 def retrieval_flickr30k_giant_420() -> ContrastConfig:
@@ -75,11 +71,7 @@ def retrieval_flickr30k_giant_420() -> ContrastConfig:
     Command: deepspeed --module pretrain.contrast retrieval_flickr30k_giant_420 --initial-weights runs/contrast_giant
     Published: table 14.
     """
-    return _flickr30k(_resized(beit3_giant().model, 420, 0.3), "retrieval_flickr30k_giant_420", 1e-5, layer_decay=0.95)
-
-
-def _resized(model: MultiwayConfig, image_size: int, drop_path_rate: float) -> MultiwayConfig:
-    return replace(model, image_size=image_size, drop_path_rate=drop_path_rate)
+    return _flickr30k(giant(420, 0.3), "retrieval_flickr30k_giant_420", 1e-5, layer_decay=0.95)
 
 
 def _coco(model: MultiwayConfig, name: str, peak_lr: float, layer_decay: float) -> ContrastConfig:
@@ -116,16 +108,7 @@ def _published(
         num_steps=epochs * steps_per_epoch,
         pairs_per_step=PAIRS_PER_STEP,
         layer_decay=layer_decay,
-        optimizer=OptimizerConfig(
-            peak_lr=peak_lr,
-            min_lr=1e-6,
-            warmup_steps=warmup_epochs * steps_per_epoch,
-            beta1=0.9,
-            beta2=0.999,
-            eps=1e-8,
-            weight_decay=0.05,
-            gradient_clip=0.0,
-        ),
+        optimizer=microsofts_optimizer(peak_lr, warmup_epochs * steps_per_epoch),
         deepspeed_config=Path("ds_configs/zero1.json"),
         save_every_steps=steps_per_epoch,
         evaluation=EvaluationConfig(pairs=str(data / f"held_out_{folder}"), every_steps=steps_per_epoch),

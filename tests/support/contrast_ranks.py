@@ -6,13 +6,10 @@ CASES is a JSON file of cases by name (`Case`). The main rank writes to OUT, by 
 record and the gradients of one step, or what ten steps did to the weights.
 """
 
-import json
 import math
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import deepspeed
 import torch
@@ -20,28 +17,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.objective import OBJECTIVES
-from model.stacked_vectors import stacked_rows
 from model.stochastic_depth import drop_path_scales
-from pretrain.checkpoints.partitions import places_in_engine, unstacked
 from pretrain.config.contrast import ContrastConfig
 from pretrain.config.run_config import OptimizerConfig
-from pretrain.engine.engine import build_engine, init_distributed, merged_deepspeed_config
+from pretrain.engine.engine import build_engine, merged_deepspeed_config
 from pretrain.engine.optimizer import float32_partitions
-from pretrain.engine.schedule import set_learning_rate
 from pretrain.jobs.contrast import Contrast, ContrastStep
 from pretrain.jobs.dual_micro_step import DualMicroStep, joined
 from pretrain.jobs.micro_step import MicroStep
 from pretrain.jobs.pretraining import MaskedLosses
 from pretrain.recipes.contrast import contrast_demo
-from pretrain.run.accumulate import accumulate
 from pretrain.run.parameter_bounds import keep_within
-from pretrain.survival.step_guard import StepGuard
 from pretrain.survival.stop import end_process
-from pretrain.survival.watchdog import Watchdog
+from tests.support.step_ranks import MOVING, STILL, gradients_of, run_cases, take, weights_kept, whole
 from tests.support.tiny import CONFIG, tiny_dual_encoder, tiny_dual_inputs, tiny_inputs, tiny_targets
 
 NUM_PAIRS = 16
-NUM_STEPS = 10
 NUM_UP, NUM_DOWN = 6, 2
 """Steps that ask for a higher and then for a lower scale, of about 1 each: from 1.5 to ln 100 and back."""
 DROP_PATH_RATE = 0.3
@@ -63,55 +54,14 @@ class Case:
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
-class NoWatchdog:
-    """Stands for a watchdog that watches nothing."""
-
-    def at(self, place: str) -> None:
-        pass
-
-
-def main() -> None:
-    cases, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    init_distributed(hang_seconds=60)
-    actions: dict[str, Callable[[Case], Any]] = {
-        "one step": one_step,
-        "ten steps": ten_steps,
-        "scale at its bound": scale_at_its_bound,
-    }
-    results = {name: actions[case["does"]](Case(**case)) for name, case in cases.items()}
-    if dist.get_rank() == 0:
-        torch.save(results, out)
-    dist.barrier()
-
-
 def one_step(case: Case) -> dict[str, Any]:
-    """Return the log record of a step and the gradients that the optimizer gets, by names in state dicts."""
-    engine, _ = built(case, OptimizerConfig(peak_lr=0.0, min_lr=0.0, weight_decay=0.0, gradient_clip=0.0))
-    found: dict[int, Tensor] = {}
-
-    def keep(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for partition in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
-            found[id(partition)] = partition.grad.clone()
-
-    engine.optimizer.optimizer.register_step_pre_hook(keep)
-    record = take_step(engine, case, step=0)
-    partitions = [found[id(partition)] for partition in float32_partitions(engine.optimizer)]
-    gradients = whole(engine, partitions)
-    engine.destroy()
-    return {"record": record, "gradients": gradients}
+    engine, _ = built(case, STILL)
+    return gradients_of(engine, lambda step: take_step(engine, case, step))
 
 
 def ten_steps(case: Case) -> dict[str, Any]:
-    """Return the names of the weights that ten steps changed in any bit, and of the others."""
-    engine, job = built(case, OptimizerConfig(peak_lr=1e-2, min_lr=1e-2, weight_decay=0.5, gradient_clip=1.0))
-    before = {name: weight.clone() for name, weight in whole(engine, float32_partitions(engine.optimizer)).items()}
-    for step in range(NUM_STEPS):
-        set_learning_rate(engine.optimizer, job.config.optimizer.peak_lr)
-        take_step(engine, case, step)
-    after = whole(engine, float32_partitions(engine.optimizer))
-    engine.destroy()
-    kept = sorted(name for name in before if torch.equal(before[name], after[name]))
-    return {"kept": kept, "changed": sorted(before.keys() - set(kept))}
+    engine, _ = built(case, MOVING)
+    return weights_kept(engine, lambda step: take_step(engine, case, step))
 
 
 def scale_at_its_bound(case: Case) -> dict[str, Any]:
@@ -157,10 +107,7 @@ def take_step(engine: deepspeed.DeepSpeedEngine, case: Case, step: int) -> dict[
     if case.is_masked:
         weights = torch.tensor(LOSS_WEIGHTS) * MASKED_WEIGHT
         masked = MaskedLosses((part.targets for part in parts if part.targets is not None), weights, OBJECTIVES)
-    guard, watchdog = StepGuard(0.0, 10), cast(Watchdog, NoWatchdog())
-    record, is_skipped = accumulate(engine, ContrastStep(engine, parts, masked), guard, watchdog)
-    assert not is_skipped
-    return record
+    return take(engine, ContrastStep(engine, parts, masked))
 
 
 def micro_steps(case: Case, step: int) -> list[DualMicroStep]:
@@ -209,22 +156,6 @@ def lengths(padding: Tensor) -> tuple[int, ...]:
     return tuple((~padding).sum(1).tolist())
 
 
-def whole(engine: deepspeed.DeepSpeedEngine, partitions: list[Tensor]) -> dict[str, Tensor]:
-    """Return whole tensors from the parts of all ranks, by names in state dicts; the same on every rank."""
-    found = {}
-    for name, place in unstacked(places_in_engine(engine), stacked_rows(engine.module)).items():
-        parts = [
-            partitions[place.group].detach()[start : start + length]
-            if owner == dist.get_rank()
-            else torch.zeros(length)
-            for owner, start, length in place.pieces
-        ]
-        flat = torch.cat(parts).float()
-        dist.all_reduce(flat)
-        found[name] = flat.view(place.shape)
-    return found
-
-
 if __name__ == "__main__":
-    main()
+    run_cases(Case, {"one step": one_step, "ten steps": ten_steps, "scale at its bound": scale_at_its_bound})
     end_process(0)

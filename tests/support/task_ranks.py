@@ -6,10 +6,7 @@ CASES is a JSON file of cases by name (`Case`). The main rank writes to OUT, by 
 record and the gradients of one step, or what ten steps did to the weights.
 """
 
-import json
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import deepspeed
@@ -26,21 +23,15 @@ from model.task_networks import build_task_network
 from pretrain.config.finetune import FinetuneConfig
 from pretrain.config.mixing import MixingConfig
 from pretrain.config.run_config import OptimizerConfig
-from pretrain.engine.engine import build_engine, init_distributed, merged_deepspeed_config
-from pretrain.engine.optimizer import float32_partitions
-from pretrain.engine.schedule import set_learning_rate
+from pretrain.engine.engine import build_engine, merged_deepspeed_config
 from pretrain.jobs.finetuning import Finetuning
 from pretrain.recipes import FINETUNE_RECIPES
-from pretrain.run.accumulate import accumulate
-from pretrain.survival.step_guard import StepGuard
 from pretrain.survival.stop import end_process
-from pretrain.survival.watchdog import Watchdog
-from tests.support.contrast_ranks import NoWatchdog, whole
+from tests.support.step_ranks import MOVING, STILL, gradients_of, run_cases, take, weights_kept
 from tests.support.task_networks import small_task_network
 from tests.support.tiny import CONFIG
 
 NUM_SAMPLES = 16
-NUM_STEPS = 10
 NUM_LABELS = 7
 LENGTH = 10
 DROP_PATH_RATE = 0.3
@@ -67,44 +58,14 @@ class Words:
     piece_ids: tuple[int, int] = (4, CONFIG.vocab_size)
 
 
-def main() -> None:
-    cases, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    init_distributed(hang_seconds=60)
-    actions = {"one step": one_step, "ten steps": ten_steps}
-    results = {name: actions[case["does"]](Case(**case)) for name, case in cases.items()}
-    if dist.get_rank() == 0:
-        torch.save(results, out)
-    dist.barrier()
-
-
 def one_step(case: Case) -> dict[str, Any]:
-    """Return the log record of a step and the gradients that the optimizer gets, by names in state dicts."""
-    engine, job = built(case, OptimizerConfig(peak_lr=0.0, min_lr=0.0, weight_decay=0.0, gradient_clip=0.0))
-    found: dict[int, Tensor] = {}
-
-    def keep(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for partition in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
-            found[id(partition)] = partition.grad.clone()
-
-    engine.optimizer.optimizer.register_step_pre_hook(keep)
-    record = take_step(engine, job, step=0)
-    partitions = [found[id(partition)] for partition in float32_partitions(engine.optimizer)]
-    gradients = whole(engine, partitions)
-    engine.destroy()
-    return {"record": record, "gradients": gradients}
+    engine, job = built(case, STILL)
+    return gradients_of(engine, lambda step: take_step(engine, job, step))
 
 
 def ten_steps(case: Case) -> dict[str, Any]:
-    """Return the names of the weights that ten steps changed in any bit, and of the others."""
-    engine, job = built(case, OptimizerConfig(peak_lr=1e-2, min_lr=1e-2, weight_decay=0.5, gradient_clip=1.0))
-    before = {name: weight.clone() for name, weight in whole(engine, float32_partitions(engine.optimizer)).items()}
-    for step in range(NUM_STEPS):
-        set_learning_rate(engine.optimizer, job.config.optimizer.peak_lr)
-        take_step(engine, job, step)
-    after = whole(engine, float32_partitions(engine.optimizer))
-    engine.destroy()
-    kept = sorted(name for name in before if torch.equal(before[name], after[name]))
-    return {"kept": kept, "changed": sorted(before.keys() - set(kept))}
+    engine, job = built(case, MOVING)
+    return weights_kept(engine, lambda step: take_step(engine, job, step))
 
 
 def built(case: Case, optimizer: OptimizerConfig) -> tuple[deepspeed.DeepSpeedEngine, Finetuning]:
@@ -155,10 +116,7 @@ def job_of(config: FinetuneConfig) -> Finetuning:
 def take_step(engine: deepspeed.DeepSpeedEngine, job: Finetuning, step: int) -> dict[str, Any]:
     """Take a step on this rank's part of a global batch; return the log record."""
     batch = global_batch(job.config, step).micro_batches(dist.get_world_size())[dist.get_rank()]
-    guard, watchdog = StepGuard(0.0, 10), cast(Watchdog, NoWatchdog())
-    record, is_skipped = accumulate(engine, job.start_step(engine, batch), guard, watchdog)
-    assert not is_skipped
-    return record
+    return take(engine, job.start_step(engine, batch))
 
 
 def global_batch(config: FinetuneConfig, step: int) -> TaskBatch:
@@ -187,5 +145,5 @@ def global_batch(config: FinetuneConfig, step: int) -> TaskBatch:
 
 
 if __name__ == "__main__":
-    main()
+    run_cases(Case, {"one step": one_step, "ten steps": ten_steps})
     end_process(0)

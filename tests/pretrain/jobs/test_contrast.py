@@ -1,8 +1,7 @@
 """Contrastive steps in real processes against plain torch on one, and what no step may change. CPU, seconds."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from model.stacked_vectors import stacked_rows
 from model.stochastic_depth import drop_path_scales
 from pretrain.jobs.contrast import Contrast, layer_of
 from pretrain.recipes import CONTRAST_RECIPES
+from tests.support import step_ranks
 from tests.support.contrast_ranks import (
     DROP_PATH_RATE,
     LOSS_WEIGHTS,
@@ -27,18 +27,10 @@ from tests.support.contrast_ranks import (
     Case,
     global_batch,
 )
-from tests.support.launch import run_ranks
 from tests.support.tiny import CONFIG, tiny_dual_encoder
 
 TOLERANCE = 1e-5
-
-
-def results(num_ranks: int, cases: Mapping[str, Case], folder: Path) -> dict[str, Any]:
-    file, out = folder / f"cases_{num_ranks}.json", folder / f"out_{num_ranks}.pt"
-    file.write_text(json.dumps({name: asdict(case) for name, case in cases.items()}))
-    ended = run_ranks(num_ranks, "tests.support.contrast_ranks", [file, out])
-    assert set(ended.exit_codes) == {0}, ended.stderr
-    return dict(torch.load(out, weights_only=True))
+results = partial(step_ranks.results, "tests.support.contrast_ranks")
 
 
 def reference(case: Case) -> tuple[dict[str, float], dict[str, Tensor]]:

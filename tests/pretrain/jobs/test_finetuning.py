@@ -1,9 +1,8 @@
 """Finetuning steps in real processes against plain torch on one, and what no step may change. CPU, seconds."""
 
-import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,15 @@ from model.stacked_vectors import stacked_rows
 from model.trained_parameters import is_trained
 from pretrain.config.finetune import FinetuneConfig
 from pretrain.formats.vocabulary import EXPORTED_NAME
+from pretrain.jobs.contrast import Contrast
 from pretrain.jobs.finetuning import Finetuning, check_labels, task_work
+from pretrain.jobs.pretraining import Pretraining
 from pretrain.jobs.task_micro_step import TaskMicroStep, make_task_micro_step
 from pretrain.recipes import FINETUNE_RECIPES
-from tests.support.launch import run_ranks
+from pretrain.recipes.contrast import contrast_laptop
+from pretrain.recipes.small import laptop
+from pretrain.recipes.small_finetuning import vqa_laptop
+from tests.support import step_ranks
 from tests.support.mistakes import only_rank
 from tests.support.task_data import task_config, write_scenes
 from tests.support.task_networks import small_task_network
@@ -32,14 +36,7 @@ from tests.support.task_ranks import SMOOTHING, Case, config_of, global_batch, j
 from tests.support.tiny_run import TinyData
 
 TOLERANCE = 1e-5
-
-
-def results(num_ranks: int, cases: Mapping[str, Case], folder: Path) -> dict[str, Any]:
-    file, out = folder / f"cases_{num_ranks}.json", folder / f"out_{num_ranks}.pt"
-    file.write_text(json.dumps({name: asdict(case) for name, case in cases.items()}))
-    ended = run_ranks(num_ranks, "tests.support.task_ranks", [file, out])
-    assert set(ended.exit_codes) == {0}, ended.stderr
-    return dict(torch.load(out, weights_only=True))
+results = partial(step_ranks.results, "tests.support.task_ranks")
 
 
 def reference(case: Case) -> tuple[float, dict[str, Tensor]]:
@@ -183,6 +180,17 @@ def test_a_head_is_taken_if_its_answers_are_those_of_the_run(
     said = capsys.readouterr().out
     assert ("head.3.weight, head.3.bias" in said) == bool(others)
     assert ("no list of labels lies beside" in said) == (not has_list)
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    [(Finetuning, vqa_laptop), (Contrast, contrast_laptop), (Pretraining, laptop)],
+    ids=["finetune", "contrast", "train"],
+)
+def test_missing_initial_weights_are_named_before_missing_data(kind: Any, recipe: Any, tmp_path: Path) -> None:
+    config = replace(recipe(), initial_weights=tmp_path / "nothing", run_dir=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"initial_weights .*nothing does not exist; give a run, .* or a file of"):
+        kind(config, torch.device("cpu")).prepare(rank=0, world_size=1)
 
 
 def work(config: FinetuneConfig, lengths: tuple[int, ...] = (10, 20)) -> tuple[int, int]:
