@@ -1,4 +1,4 @@
-"""Make a dual encoder of a pretrained network: deepspeed --module pretrain.contrast RECIPE --initial-weights RUN
+"""Make a dual encoder of a pretrained network: deepspeed --module pretrain.contrast RECIPE --initial-weights SOURCE
 
 What is trained is in pretrain/jobs/contrast.py, the loop and its exit codes in pretrain/run/loop.py.
 """

@@ -102,7 +102,7 @@ class ContrastConfig(EncoderRunConfig):
         if self.initial_weights is None:
             found.append(
                 "initial_weights is not given: the dual encoder starts from random weights; to start from a pretrained "
-                "network, give --initial-weights RUN"
+                "network, give --initial-weights SOURCE"
             )
         if masked is not None:
             found += [warning for warning in masked.warnings() if warning not in found]

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.config import USES, DualHeads, MultiwayConfig, Use
+from data_pipeline.loading.task_config import TaskDataConfig
+from model.config import USES, DualHeads, Heads, MultiwayConfig, Use
 from model.parameter_counts import parameter_shapes
 from model.pretrained import WEIGHTS_NAME, load_network, read_config, read_heads
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.weights import checkpoint_weights
-from pretrain.config.finetune import FinetuneConfig
 from pretrain.config.run_config import EncoderRunConfig, WeightKind, config_to_json
 from pretrain.conversion.model_card import read_card
 from pretrain.conversion.soup import averaged, find_checkpoints
@@ -80,8 +80,8 @@ def preprocessing_of_run(config: EncoderRunConfig) -> Preprocessing:
     The texts of a dual encoder are the captions of its pairs, those of a finetuned network the texts of its task.
     """
     data, size = config.data, config.model.image_size
-    if isinstance(config, FinetuneConfig):
-        return task_preprocessing(config.model, config.heads, config.data.text_length)
+    if isinstance(data, TaskDataConfig):
+        return task_preprocessing(config.model, config.heads, data.text_length)
     text_length = data.caption_length if isinstance(config.heads, DualHeads) else data.text_length
     return Preprocessing(size, text_length=text_length, caption_length=data.caption_length)
 
@@ -96,7 +96,7 @@ def safetensors_source(folder: Path) -> Source:
         config=config,
         weights=lambda: iter(load_network(folder).state_dict().items()),
         vocabulary=None if path is None else read_vocabulary(path),
-        preprocessing=read_preprocessing(folder, heads) or _earlier_preprocessing(config, card),
+        preprocessing=read_preprocessing(folder, heads) or _earlier_preprocessing(config, heads, card),
         provenance={"source": folder.name, "source_card": card},
         heads=heads,
         labels=labels_beside(folder, heads),
@@ -174,14 +174,14 @@ def in_words(uses: tuple[Use, ...]) -> str:
     return "image-text pairs" if uses == ("pair",) else "images alone and texts alone"
 
 
-def _earlier_preprocessing(config: MultiwayConfig, card: Mapping[str, Any]) -> Preprocessing:
+def _earlier_preprocessing(config: MultiwayConfig, heads: Heads | None, card: Mapping[str, Any]) -> Preprocessing:
     """Return that of a folder which an earlier version wrote, without preprocessing.json: its lengths are in the card
     if a run was converted. Raises ValueError if they are not valid."""
     run = card.get("config")
     data = run.get("data") if isinstance(run, dict) else None
     known = data if isinstance(data, dict) else {}
     lengths = {name: known[name] for name in ("text_length", "caption_length") if name in known}
-    return replace(default_preprocessing(config), **lengths)
+    return replace(default_preprocessing(config, heads=heads), **lengths)
 
 
 def _number(card: Path, values: dict[str, Any], name: str) -> int | None:

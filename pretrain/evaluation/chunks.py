@@ -27,7 +27,7 @@ class Interrupted(Exception):
 
 
 class NotFiniteError(FatalRunError):
-    """Raised on every rank if the network's outputs for held-out samples hold NaN or infinity."""
+    """Raised, in an evaluation on every rank, if outputs of the network hold NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def check_finite(rows: Tensor, name: Name) -> None:
     if places:
         named = ", ".join(map(name, places[:MOST_NAMED])) + ", ..." * (len(places) > MOST_NAMED)
         raise NotFiniteError(
-            f"the network's outputs hold NaN or infinity for {len(places)} of {len(rows)} samples ({named}), so there "
-            "are no figures; evaluate weights from before it diverged, or in float32"
+            f"the network's outputs hold NaN or infinity for {len(places)} of {len(rows)} samples ({named}); take "
+            "weights from before it diverged, or compute in float32"
         )
 
 

@@ -151,7 +151,8 @@ def text_inputs(ids: Tensor, settings: FeatureSettings) -> MultiwayInputs:
 
 
 def _columns(outputs: DualOutputs, features: Tensor, is_good: Tensor) -> Tensor:
-    """Return the rows of a chunk: features, whether they count, its scale and bias, and whether it has one."""
+    """Return the rows of a chunk: features, whether they count, and the network's scale, its bias, and whether it has
+    one."""
     bias, has_bias = outputs.logit_bias, outputs.logit_scale.new_tensor(outputs.logit_bias is not None)
     parameters = torch.stack([outputs.logit_scale, torch.zeros_like(has_bias) if bias is None else bias, has_bias])
     parameters = parameters.expand(len(features), 3)

@@ -62,7 +62,7 @@ def ratio(numerator: Tensor | float, denominator: Tensor | float) -> float:
 
 def left_out(num_samples: int) -> str:
     """Return a clause on the samples that an evaluation could not use; empty if there is none."""
-    return f" ({num_samples} left out, as they cannot be used)" * (num_samples > 0)
+    return f" (left out as unusable: {num_samples})" * (num_samples > 0)
 
 
 def check_best(best: str | None, names: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ from annotated_types import Interval
 from data_pipeline.images.transform import CropMode, ImageTransform
 from data_pipeline.loading.config import DataConfig
 from data_pipeline.settings.ranges import Side, TextLength, check_ranges
-from model.config import CaptionHead, ClassHead, Heads, MultiwayConfig, TaskHead
+from model.config import CaptionHead, ClassHead, Heads, MultiwayConfig
 from model.weight_files import read_json_object
 
 PREPROCESSING_NAME = "preprocessing.json"
@@ -80,7 +80,7 @@ def default_preprocessing(
     return replace(found, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop_mode="center")
 
 
-def task_preprocessing(config: MultiwayConfig, heads: TaskHead, text_length: int) -> Preprocessing:
+def task_preprocessing(config: MultiwayConfig, heads: Heads | None, text_length: int) -> Preprocessing:
     """Return that of our finetuning: as in Microsoft's code, but for the length of texts."""
     return replace(default_preprocessing(config, heads=heads), text_length=text_length, caption_length=text_length)
 

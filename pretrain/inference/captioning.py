@@ -13,6 +13,7 @@ from data_pipeline.files.retries import naming_write_errors
 from data_pipeline.settings.command_line import progress_bar
 from data_pipeline.shards.scan import SampleReport
 from model.captioner import CaptionRules
+from pretrain.evaluation.chunks import check_finite
 from pretrain.inference.encoding import check_some, count_problems, described, open_model, reading_of
 from pretrain.inference.options import CaptionOptions
 from pretrain.inference.pretrained_model import PretrainedModel
@@ -57,6 +58,7 @@ def captioned(batch: Batch, model: PretrainedModel, rules: CaptionRules) -> list
     if good:
         assert batch.pixels is not None
         found = model.captions_of(model.inputs(batch.pixels), rules)
+        check_finite(found.scores[:, None], lambda place: str(good[place]["key"]))
         for line, ids, score in zip(good, found.ids.tolist(), found.scores.tolist(), strict=True):
             line |= {"caption": model.tokenizer.decode(ids), "score": round(score, 4)}
     return lines

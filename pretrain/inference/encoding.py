@@ -9,6 +9,7 @@ from torch import Tensor
 from data_pipeline.settings.command_line import progress_bar
 from data_pipeline.shards.scan import SampleReport
 from pretrain.conversion.opened import open_network
+from pretrain.evaluation.chunks import check_finite
 from pretrain.inference.feature_files import FeatureFile
 from pretrain.inference.features import FeatureChoice
 from pretrain.inference.options import CaptionOptions, EncodeOptions, InferenceOptions
@@ -38,7 +39,8 @@ class Encoded:
 def encode_source(options: EncodeOptions) -> str:
     """Write the features of a source; return a line on them, and one per reason for which samples were skipped.
 
-    Raises ValueError if the weights or the source cannot be used, OSError if the file cannot be written.
+    Raises ValueError if the weights or the source cannot be used, or if features are not finite, OSError if the file
+    cannot be written.
     """
     kind, _ = options.data()
     model = open_model(options)
@@ -64,8 +66,11 @@ def write_features(options: EncodeOptions, model: PretrainedModel, choice: Featu
     ):
 
         def write(batch: Batch, found: Tensor | None) -> None:
-            rows = None if found is None else found.cpu().numpy()
-            file.write([described(sample) for sample in batch.samples], rows)
+            rows = None if found is None else found.cpu()
+            if rows is not None:
+                places = [sample.listed.place for sample in batch.samples if sample.problem is None]
+                check_finite(rows, places.__getitem__)
+            file.write([described(sample) for sample in batch.samples], None if rows is None else rows.numpy())
 
         # one batch behind: a GPU computes the next while the features of the last are copied and written
         last: tuple[Batch, Tensor | None] | None = None

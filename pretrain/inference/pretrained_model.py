@@ -24,6 +24,7 @@ from model.flash_attention import activate_flash_attention
 from model.networks import Network, WordNetwork
 from pretrain.config.run_config import WeightKind
 from pretrain.conversion.opened import Opened, open_network
+from pretrain.evaluation.chunks import check_finite
 from pretrain.evaluation.written_captions import LONGEST, SHORTEST, Writing, caption_rules
 from pretrain.inference.features import (
     TRAIN_HEADS,
@@ -163,6 +164,7 @@ class PretrainedModel:
         rules = self.caption_rules(num_beams, length_penalty, max_length, min_words)
         pixels = pixels_of(images, self.preprocessing)
         found = [self.captions_of(self.inputs(pixels[part]), rules) for part in self._batches(pixels)]
+        check_finite(torch.cat([part.scores for part in found])[:, None], "image {}".format)
         return [self.tokenizer.decode(ids) for part in found for ids in part.ids.tolist()]
 
     def caption_rules(
@@ -233,7 +235,7 @@ class PretrainedModel:
     def _features(
         self, kind: Kind, choice: FeatureChoice, images: list[OneImage] | Tensor | None, ids: Tensor | None
     ) -> Tensor:
-        """Return the same on the CPU, batch by batch."""
+        """Return the same on the CPU, batch by batch. Raises ValueError if they are not finite."""
         parts = self._batches(ids if images is None else images)
         found = [
             self.features_of(
@@ -241,7 +243,9 @@ class PretrainedModel:
             ).cpu()
             for part in parts
         ]
-        return torch.cat(found)
+        rows = torch.cat(found)
+        check_finite(rows, "sample {}".format)
+        return rows
 
     def _batches(self, samples: Sized | None) -> list[slice]:
         """Return the batches of some samples. Raises ValueError if there are none."""

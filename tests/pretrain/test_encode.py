@@ -1,6 +1,7 @@
 """pretrain.encode on every kind of source. CPU, seconds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from PIL import Image
 
 from data_pipeline.samples.scenes import draw_samples
 from model import PretrainedModel, load_pretrained
 from pretrain.encode import encode
+from pretrain.formats.preprocessing import write_preprocessing
 from pretrain.inference.feature_files import keys_path
 from pretrain.inference.options import EncodeOptions
-from tests.support.opened import LENGTH, write_export
+from tests.support.opened import LENGTH, PREPROCESSING, write_export
 from tests.support.tiny_run import TinyData
 
 
@@ -96,6 +99,26 @@ def test_a_source_without_a_readable_sample_writes_nothing(export: Path, tmp_pat
     with pytest.raises(ValueError, match="holds no image that can be read; docs/data.md lists"):
         run(export, tmp_path / "features.npy", images=str(tmp_path / "pictures"))
     assert not list(tmp_path.glob("features*"))
+
+
+def test_images_are_cropped_as_the_weights_were_trained(tiny_data: TinyData, tmp_path: Path) -> None:
+    folder, wide = write_export(tmp_path / "export", tiny_data), Image.linear_gradient("L").rotate(90).resize((90, 30))
+    write_preprocessing(replace(PREPROCESSING, crop_mode="center"), folder)
+    (tmp_path / "pictures").mkdir()
+    wide.save(tmp_path / "pictures" / "wide.png")
+    run(folder, tmp_path / "features.npy", images=str(tmp_path / "pictures"))
+    expected = load_pretrained(folder, device="cpu").encode_image(wide.crop((30, 0, 60, 30)))
+    torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "features.npy")), expected, atol=2e-6, rtol=0)
+
+
+def test_features_that_are_not_finite_are_named_and_not_written(
+    tiny_data: TinyData, pictures: Path, tmp_path: Path
+) -> None:
+    folder = write_export(tmp_path / "export", tiny_data)
+    write_preprocessing(replace(PREPROCESSING, std=(1e-40,) * 3), folder)
+    with pytest.raises(ValueError, match=rf"hold NaN or infinity for 4 of 4 samples \({pictures}/00.png, "):
+        run(folder, tmp_path / "features.npy", images=str(pictures))
+    assert not (tmp_path / "features.npy").exists()
 
 
 def test_an_image_of_too_many_pixels_is_skipped_as_in_training(export: Path, pictures: Path, tmp_path: Path) -> None:

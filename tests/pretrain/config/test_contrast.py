@@ -66,6 +66,6 @@ def test_the_settings_of_masked_data_modeling_are_checked_as_those_of_pretrainin
 def test_random_weights_and_masks_that_teach_little_are_warned_of() -> None:
     assert contrast_demo().warnings() == [] == masked().warnings()
     (warning,) = replace(contrast_demo(), initial_weights=None).warnings()
-    assert "starts from random weights" in warning and "--initial-weights RUN" in warning
+    assert "starts from random weights" in warning and "--initial-weights SOURCE" in warning
     papers = replace(masked(), objective=replace(demo().objective, whole_image_share=0.0))
     assert ["whole_image_share is 0" in warning for warning in papers.warnings()] == [True]

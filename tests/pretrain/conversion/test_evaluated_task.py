@@ -129,7 +129,7 @@ def test_samples_that_cannot_be_read_are_not_counted_among_those_that_are_measur
     place = tar.rindex(b"\x89PNG") + 50
     (folder / "0.tar").write_bytes(tar[:place] + bytes([tar[place] ^ 1]) + tar[place + 1 :])
     subject, _ = evaluate_source(EvaluateOptions(exports["vqa"], held_out=str(folder)))
-    assert subject == f"{exports['vqa']}; 2 samples from {folder} (1 left out, as they cannot be used)"
+    assert subject == f"{exports['vqa']}; 2 samples from {folder} (left out as unusable: 1)"
 
 
 def test_the_list_of_answers_must_be_there_and_be_that_of_the_network(

@@ -34,7 +34,7 @@ def test_outputs_that_are_not_finite_name_their_samples(value: float) -> None:
     def compute(places: range) -> torch.Tensor:
         return torch.tensor([[0.0, value if place in (2, 7) else 1.0] for place in places])
 
-    with pytest.raises(RunError, match=r"hold NaN or infinity for 2 of 10 samples \(dog-2, dog-7\), so there are no"):
+    with pytest.raises(RunError, match=r"hold NaN or infinity for 2 of 10 samples \(dog-2, dog-7\); take weights"):
         Ranks().by_place(10, 4, compute, torch.device("cpu"), "dog-{}".format)
     with pytest.raises(NotFiniteError, match=r"for 5 of 5 samples \(0, 1, 2, ...\)"):
         check_finite(torch.full((5, 2), value), str)

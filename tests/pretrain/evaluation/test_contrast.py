@@ -105,7 +105,7 @@ def test_images_that_cannot_be_read_are_no_candidates(tiny_data: TinyData) -> No
     for place in (0, 17):
         pairs.readers[place] = pairs.readers[place]._replace(read=fail)
     found = evaluation.figures(network, Ranks())
-    expected = f"38 images with 38 captions from {pairs.source} (2 left out, as they cannot be used)"
+    expected = f"38 images with 38 captions from {pairs.source} (left out as unusable: 2)"
     assert evaluation.describe() == [expected]
     kept = [place for place in range(40) if place not in (0, 17)]
     pairs.readers[:] = [pairs.readers[place] for place in kept]

@@ -70,7 +70,7 @@ def evaluated(task: Task, folder: Path, tokenizer: TextTokenizer, chunk_size: in
     class OneOfSeveral(Ranks):
         """A rank that gathers from those before it instead of from a process group."""
 
-        def by_place(self, num_samples, chunk_size, compute, device, name):  # type: ignore[no-untyped-def]
+        def by_place(self, num_samples, chunk_size, compute, device, name=str):  # type: ignore[no-untyped-def]
             rows = None
             for rank in range(ranks):
                 for places, counts in Ranks(rank, ranks).own_chunks(num_samples, chunk_size):

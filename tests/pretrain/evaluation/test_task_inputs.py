@@ -12,7 +12,7 @@ from data_pipeline.samples.scene_tasks import LABELS
 from data_pipeline.samples.tasks import TASK_KINDS, Task
 from data_pipeline.texts.tokenizer import TextTokenizer
 from pretrain.config.finetune import FinetuneConfig
-from pretrain.evaluation.finetuning import TaskInputs
+from pretrain.evaluation.task_inputs import TaskInputs
 from pretrain.evaluation.task_samples import open_held_out_task
 from pretrain.formats.preprocessing import task_preprocessing
 from pretrain.jobs.task_micro_step import make_task_micro_step

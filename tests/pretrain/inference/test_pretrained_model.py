@@ -69,6 +69,16 @@ def test_similarities_are_cosines_of_projected_features(dual: PretrainedModel, p
     assert found.std() > 1e-4
 
 
+def test_outputs_that_are_not_finite_are_refused(
+    model: PretrainedModel, dual: PretrainedModel, pictures: list[bytes]
+) -> None:
+    model.network.mlm_head.weight.fill_(torch.nan)  # type: ignore[union-attr, operator]
+    dual.network.vision_head.weight.fill_(torch.inf)  # type: ignore[union-attr, operator]
+    for action in (lambda: model.caption(pictures), lambda: dual.encode_image(pictures)):
+        with pytest.raises(ValueError, match=r"hold NaN or infinity for 5 of 5 samples \((image|sample) 0, "):
+            action()
+
+
 def test_without_contrastive_heads_nothing_is_compared(model: PretrainedModel, pictures: list[bytes]) -> None:
     with pytest.raises(ValueError, match="tiny weights has no contrastive heads.*pretrain.contrast"):
         model.similarity(pictures, TEXTS)
