@@ -67,7 +67,7 @@ UNTESTED = {
     # compared with torch's allocations: tests/pretrain/planning/test_memory.py
     "pretrain/planning/live_memory.py", "pretrain/planning/micro_step_memory.py",
     "pretrain/planning/planned_kind.py", "pretrain/planning/pretraining_kind.py",
-    # each recipe: tests/pretrain/recipes/test_recipes.py
+    # each recipe: tests/pretrain/test_recipes.py
     "pretrain/recipes/beit3.py", "pretrain/recipes/contrast.py", "pretrain/recipes/finetuning.py",
     "pretrain/recipes/microsoft.py", "pretrain/recipes/retrieval.py", "pretrain/recipes/small.py",
     "pretrain/recipes/small_finetuning.py", "pretrain/recipes/vlbeit.py", "pretrain/recipes/vlmo.py",
