@@ -154,5 +154,8 @@ def test_files_of_another_layout_are_refused(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "v2_questions.json", [{"annotations": []}])
     with pytest.raises(RefusedFileError, match="it has no list 'questions' with its 'data_subtype'"):
         list(questions_of_vqav2(path, tmp_path, None))
+    for missing, problem in ((tmp_path / "none.json", "does not exist"), (tmp_path, "is not a file")):
+        with pytest.raises(ValueError, match=rf"{missing} {problem}; give the right one"):
+            list(majority_answers(missing))
     with pytest.raises(EntryError, match="9 of them"):
         human_answers(["red"] * 9)
