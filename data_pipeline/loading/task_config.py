@@ -13,7 +13,7 @@ from data_pipeline.samples.sample import Kind
 from data_pipeline.samples.tasks import TASK_KINDS, Task
 from data_pipeline.settings.changes import MayChange
 from data_pipeline.settings.ranges import PartBelowOne, TextLength, check_ranges
-from data_pipeline.shards.index import INDEX_NAME, read_index
+from data_pipeline.shards.index import read_index
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,10 @@ def labels_of(config: TaskDataConfig, task: Task) -> list[str] | None:
     path = label_file(config, task)
     if path is None:
         return None
+    option = "--data.answers" if task == "vqa" else "--data.classes"
     if not path.exists():
-        _check_kind(path.parent, TASK_KINDS[task])
-        option = "--data.answers" if task == "vqa" else "--data.classes"
+        if path not in (config.answers, config.classes):
+            _check_kind(path.parent, TASK_KINDS[task])
         raise ValueError(
             f"list {path} does not exist; data_pipeline.write_shards writes it beside the shards; to use another, give "
             f"{option}"
@@ -84,8 +85,8 @@ def labels_of(config: TaskDataConfig, task: Task) -> list[str] | None:
 
 
 def _check_kind(folder: Path, needed: Kind) -> None:
-    """Raise ValueError if a folder holds shards of another kind."""
-    if (folder / INDEX_NAME).is_file() and (kind := read_index(folder, check_shards=False).kind) != needed:
+    """Raise ValueError if a folder holds no shards, or those of another kind."""
+    if (kind := read_index(folder, check_shards=False).kind) != needed:
         raise ValueError(f"data.shards {folder} holds shards of kind {kind!r}, not {needed!r}; give the right folder")
 
 

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from data_pipeline.samples.sample import BadSampleError, Kind, check_text
+from data_pipeline.samples.sample import BadSampleError, Kind, check_text, is_utf8
 
 Task = Literal["vqa", "nlvr2", "caption", "classify"]
 """A finetuning task. Retrieval is finetuned by the contrastive stage, on shards of kind pair or caption."""
@@ -101,6 +101,7 @@ def checked_annotation(kind: Kind, fields: dict[str, Any]) -> Annotation:
     name, label = fields.get("class"), fields.get("label")
     if not isinstance(name, str) or not name:
         raise BadSampleError(f"'class' is not the name of a class ({name!r:.60})")
+    _check_utf8("class", name)
     if not isinstance(label, int) or isinstance(label, bool) or label < 0:
         raise BadSampleError(f"label is not a number from 0 ({label!r:.60})")
     return ClassAnnotation(name, label)
@@ -110,6 +111,7 @@ def _identifier(fields: dict[str, Any], name: str) -> Identifier:
     value = fields.get(name)
     if isinstance(value, bool) or not isinstance(value, Identifier):
         raise BadSampleError(f"{name!r} is not a number or a text ({value!r:.60})")
+    _check_utf8(name, str(value))
     return value
 
 
@@ -122,6 +124,7 @@ def _answers(answers: Any) -> dict[str, float] | None:
         is_number = isinstance(score, int | float) and not isinstance(score, bool)
         if not is_number or not math.isfinite(score) or not 0 <= score <= 1:
             raise BadSampleError(f"score of an answer is not from 0 to 1 ({answer!r:.60}: {score!r:.60})")
+    _check_utf8("answers", *answers)
     return {answer: float(score) for answer, score in answers.items()}
 
 
@@ -142,4 +145,12 @@ def _texts(fields: dict[str, Any], name: str) -> tuple[str, ...]:
     texts = fields.get(name) or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BadSampleError(f"{name!r} is not a list of texts ({texts!r:.60})")
+    _check_utf8(name, *texts)
     return tuple(texts)
+
+
+def _check_utf8(name: str, *texts: str) -> None:
+    """Raise BadSampleError for a text with half of a surrogate pair, which JSON can hold and no tokenizer takes."""
+    for text in texts:
+        if not is_utf8(text):
+            raise BadSampleError(f"{name!r} is not UTF-8 ({text!r:.60})")

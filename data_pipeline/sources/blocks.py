@@ -34,10 +34,10 @@ def blocks(records: Iterable[Record], samples_per_shard: int, text_length: int =
 
 
 def block_digest(block: list[Record], kind: Kind) -> str:
-    """Return a digest of names and texts, and of a task's annotations, which changes if the source changes after a
-    shard was written."""
+    """Return a digest of names and texts, of a task's annotations, and of problems by its list of answers or classes,
+    which changes if the source changes after a shard was written."""
     digest = hashlib.sha256()
     for record in block:
-        annotation = (record.metadata,) if is_task(kind) else ()
+        annotation = (record.metadata, record.problem) if is_task(kind) else ()
         digest.update(repr((record.name, record.caption_number, record.text, *annotation)).encode())
     return digest.hexdigest()[:32]

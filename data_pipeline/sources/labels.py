@@ -1,5 +1,6 @@
 """Images with a class: class folders, ImageNet's tar of tars, Microsoft's index files, and JSON lines."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from data_pipeline.sources.images import images_of_folder, images_of_tar
 from data_pipeline.sources.text_lines import json_lines
 
 NO_CLASS = "image lies in no class folder"
+NUMBER = re.compile("[0-9]{1,18}")
 
 
 def images_with_classes(path: Path, fields: AnnotatedFields, classes: list[str] | None) -> Iterator[Record]:
@@ -40,7 +42,8 @@ def labelled(record: Record, labels: dict[str, int]) -> Record:
 
 def sorted_classes(names: set[str]) -> list[str]:
     """Return classes in the order of their labels: that of their names, as Microsoft's code has it, or of numbers."""
-    return sorted(names, key=int) if all(name.isdecimal() and name.isascii() for name in names) else sorted(names)
+    by_name = sorted(names)  # 1 and 01 are the same number
+    return sorted(by_name, key=int) if all(NUMBER.fullmatch(name) for name in names) else by_name
 
 
 def _images_of_json_lines(path: Path, fields: AnnotatedFields, classes: list[str] | None) -> Iterator[Record]:

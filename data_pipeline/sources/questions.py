@@ -160,6 +160,8 @@ def _scores_of_labels(labels: list[Any], scores: list[Any], answers: list[str] |
 
 
 def _json(path: Path, refusal: Callable[[str], Exception]) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path} {'is not a file' if path.exists() else 'does not exist'}; give the right one")
     with open_text(path) as file:
         text = file.read()
     try:

@@ -22,10 +22,11 @@ from typing import Literal
 from data_pipeline.samples.answer_words import normalized_answer
 from data_pipeline.samples.answers import ANSWERS_NAME, read_answers, read_classes
 from data_pipeline.samples.records import Record
-from data_pipeline.samples.sample import Kind
+from data_pipeline.samples.sample import BadSampleError, Kind
 from data_pipeline.samples.scene_tasks import LABELS
 from data_pipeline.samples.scenes import Split
 from data_pipeline.samples.task_labels import UNKNOWN_ANSWERS
+from data_pipeline.samples.tasks import VqaAnnotation, checked_annotation
 from data_pipeline.settings.ranges import Count, check_ranges
 from data_pipeline.sources.annotated import AnnotatedFields, Decode
 from data_pipeline.sources.captions import captions_of_json, captions_of_json_lines
@@ -166,7 +167,7 @@ class TaskSource:
     def _made_classes(self) -> list[str]:
         names = {str(record.metadata["class"]) for record in self._read(None) if record.problem is None}
         if not names:
-            raise ValueError(f"{self.source} holds no class folder with images; give a folder of class folders")
+            raise ValueError(f"{self.source} holds no image with a class; give class folders, or lines with a label")
         return sorted_classes(names)
 
 
@@ -177,10 +178,19 @@ def _commonest_answers(records: Iterable[Record]) -> Iterator[str]:
     """
     normalized = lru_cache(maxsize=None)(normalized_answer)
     for record in records:
-        scores = record.metadata.get("answers")
-        if record.problem is None and isinstance(scores, dict) and scores:
+        if record.problem is None and (scores := _sound_scores(record)):
             answer = record.metadata.get(MAJORITY) or max(scores, key=scores.__getitem__)
             yield normalized(answer) if "human_answers" in record.metadata else answer
+
+
+def _sound_scores(record: Record) -> dict[str, float] | None:
+    """Return the score of each answer to a question; None if it has no answers, or is skipped as they are not sound."""
+    try:
+        annotation = checked_annotation("vqa", record.metadata)
+    except BadSampleError:
+        return None
+    assert isinstance(annotation, VqaAnnotation)
+    return annotation.answers
 
 
 def _with_known_answer(record: Record, known: set[str]) -> Record:

@@ -38,8 +38,8 @@ class FinetuneConfig(EncoderRunConfig):
     """Factor of the learning rate from each block to the one below it; embeddings come below the first, heads above the
     last. 1: the same for all."""
     head_lr_factor: Annotated[float, Interval(gt=0, le=1000)] = 1.0
-    """Factor of the learning rate of the task's head; a pooler before it keeps that of the last layer, as in
-    Microsoft's code (VQA: 20)."""
+    """Factor of the learning rate of the head that the task adds (vqa, nlvr2, classify); a pooler or norm before it
+    keeps that of the last layer, as in Microsoft's code (VQA: 20)."""
     label_smoothing: PartBelowOne = 0.0
     """Share of a label's weight that is spread over the other words (caption) or over all classes (classify)."""
     mask_ratio: PartBetween = 0.7
@@ -58,8 +58,11 @@ class FinetuneConfig(EncoderRunConfig):
         self._check_labels()
         self._check_text()
         for name, tasks, is_set in (
+            ("head_lr_factor", ("vqa", "nlvr2", "classify"), self.head_lr_factor != 1),
             ("label_smoothing", ("caption", "classify"), self.label_smoothing > 0),
+            ("mask_ratio", ("caption",), self.mask_ratio != FinetuneConfig.mask_ratio),
             ("drop_worst_share", ("caption",), self.drop_worst_share > 0),
+            ("drop_worst_after", ("caption",), self.drop_worst_after > 0),
             ("mixing", ("classify",), self.mixing.is_on),
         ):
             if is_set and self.task not in tasks:

@@ -142,9 +142,10 @@ class EvaluateOptions:
         """Raise ValueError for an option that is for another kind of network. is_task: whether this is a finetuned
         one."""
         of_tasks = ("held_out", "answers", "classes", "results", "num_beams", "length_penalty")
-        of_others = ("images", "pairs", "texts", "labelled", "captions_per_image", "class_names", "templates")
-        for name in of_others if is_task else of_tasks:
+        data = ("images", "pairs", "texts", "labelled")
+        numbers = ("num_words", "num_labelled", "captions_per_image", "class_names", "templates", "parts")
+        for name in (*data, *numbers, "visual_tokenizer") if is_task else of_tasks:
             if getattr(self, name) is not None:
                 kind = "a network finetuned for a task" if is_task else "a network that was not finetuned for a task"
-                remedy = "give --held-out" if is_task else "leave it out"
+                remedy = "give --held-out" if name in data else "leave it out"
                 raise ValueError(f"--{name.replace('_', '-')} is not for {kind}, as {self.source} is; {remedy}")

@@ -8,6 +8,8 @@
 | classify | JSON `[{"key": "val_00000001", "class": "n01440764"}, ...]`, our own               |
 """
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +27,13 @@ SUFFIXES: dict[Task, str] = {"vqa": ".json", "caption": ".json", "nlvr2": ".csv"
 
 
 def check_results_path(path: Path, task: Task) -> None:
-    """Raise ValueError unless a file has the suffix of the task's form, and a folder to lie in."""
+    """Raise ValueError for a folder, and unless a file has the suffix of the task's form, and a folder to lie in."""
     if path.suffix != SUFFIXES[task]:
         raise ValueError(f"--results {path} must end in {SUFFIXES[task]}, the form of results of task {task}")
     if not path.parent.is_dir():
         raise ValueError(f"--results {path}: the folder {path.parent} does not exist; make it, or give another")
+    if path.is_dir():
+        raise ValueError(f"--results {path} is a folder; give a file")
 
 
 def write_results(path: Path, task: Task, results: Sequence[tuple[Identifier, str]]) -> None:
@@ -38,7 +42,9 @@ def write_results(path: Path, task: Task, results: Sequence[tuple[Identifier, st
     A statement of nlvr2 is True or False.
     """
     if task == "nlvr2":
-        write_text_atomically(path, "".join(f"{identifier},{result}\n" for identifier, result in results))
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows(results)  # an identifier of your own may hold a comma
+        write_text_atomically(path, lines.getvalue())
         return
     identifier_name, name = FIELDS[task]
     entries = [{identifier_name: identifier, name: result} for identifier, result in results]

@@ -34,21 +34,14 @@ class Mixtures(NamedTuple):
 
 @torch.no_grad()
 def mix(
-    images: Tensor,
-    targets: Tensor,
-    num_classes: int,
-    config: MixingConfig,
-    seed: int,
-    sample_ids: Tensor,
-    label_smoothing: float = 0.0,
+    images: Tensor, targets: Tensor, num_classes: int, config: MixingConfig, seed: int, sample_ids: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the mixed images and their soft targets, (B, K) float32.
 
     images: (B, 3, H, W) normalised or any other floating pixels; targets: (B,) int64; sample_ids: (B,) int64, in whole
-    pairs, the even one first; label_smoothing: the part of a target that is spread over all classes. If config is off,
-    the images are returned as they are.
+    pairs, the even one first. If config is off, the images are returned as they are. Labels are smoothed by the loss.
     """
-    soft = one_hot(targets, num_classes).float() * (1 - label_smoothing) + label_smoothing / num_classes
+    soft = one_hot(targets, num_classes).float()
     if not config.is_on or not len(images):
         return images, soft
     assert len(images) % 2 == 0, "MixingConfig.check_batch was not called"

@@ -13,6 +13,8 @@ from model.objective import num_masked
 from model.task_inputs import image_inputs, pair_inputs, twin_pair_inputs
 from model.task_networks import CaptionTargets
 from pretrain.config.finetune import FinetuneConfig
+from pretrain.evaluation.finetuning import MASK_RATIO
+from pretrain.evaluation.written_captions import LONGEST
 from pretrain.jobs.finetuning import head_flops, task_work
 from pretrain.jobs.task_micro_step import TaskMicroStep
 from pretrain.jobs.task_steps import label_losses, logits_of, word_losses
@@ -66,12 +68,19 @@ class PlannedFinetuning(PlannedKind[FinetuneConfig]):
         return {"pair": config.data.text_length} if config.has_text else {"image": 0}
 
     def evaluation_forwards(self, config: FinetuneConfig) -> Iterator[tuple[int, float]]:
-        length = config.data.text_length
+        model, length = config.model, config.data.text_length
         use: Use = "pair" if config.has_text else "image"
-        forward = config.images_per_sample * forward_flops(config.model, use, length)
-        if config.task == "caption":  # a beam search decodes word by word, with keys and values of what came before
-            forward += length * 2 * config.model.dim * config.model.vocab_size
-        yield config.evaluation.num_samples, forward + head_flops(config)
+        forward = config.images_per_sample * forward_flops(model, use, length) + head_flops(config)
+        if config.task == "caption":
+            # the image again; then two tokens for each word of each beam, the one before it and a mask token, which see
+            # the image and half of the words on average
+            most = min(length, LONGEST)
+            num_written = config.evaluation.num_beams * (most - 1)
+            seen = 4 * model.depth * model.dim * (model.num_image_tokens + most // 2)
+            decoded = 2 * num_written * (forward_flops(model, "text", 1) + seen)
+            num_words = sum(num_masked((length,), MASK_RATIO)) + num_written
+            forward += forward_flops(model, "image", 0) + decoded + 2 * num_words * model.dim * model.vocab_size
+        yield config.evaluation.num_samples, forward
 
 
 def meta_task_micro_step(config: FinetuneConfig, num_samples: int) -> TaskMicroStep:

@@ -18,7 +18,11 @@ def test_lists_are_found_beside_the_first_shards_or_given(tmp_path: Path) -> Non
     assert labels_of(TaskDataConfig(answers=tmp_path / "other.txt"), "vqa") == ["red"]
 
 
-def test_mistakes_are_named() -> None:
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"shard folder {tmp_path}/none does not exist"):
+        labels_of(TaskDataConfig(shards=(f"{tmp_path}/none",)), "vqa")
+    with pytest.raises(ValueError, match=f"list {tmp_path}/none.txt does not exist; .* give --data.answers"):
+        labels_of(TaskDataConfig(answers=tmp_path / "none.txt"), "vqa")
     with pytest.raises(ValueError, match=r"data\.shards names no folder"):
         labels_of(TaskDataConfig(), "vqa")
     with pytest.raises(ValueError, match=r"classes\.txt is not looked for at a URL; .* give it with --data\.classes"):

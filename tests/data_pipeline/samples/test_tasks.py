@@ -59,6 +59,11 @@ def test_annotations(kind: Kind, content: object, expected: Annotation) -> None:
         ("label", {"class": "", "label": 1}, "'class' is not the name of a class"),
         ("label", {"class": "a", "label": -1}, "label is not a number from 0"),
         ("label", {"class": "a", "label": "1"}, "label is not a number from 0"),
+        ("vqa", {"question_id": "\ud800"}, "'question_id' is not UTF-8"),
+        ("vqa", {"question_id": 1, "answers": {"\ud800": 1}}, "'answers' is not UTF-8"),
+        ("vqa", {"question_id": 1, "human_answers": ["\ud800"]}, "'human_answers' is not UTF-8"),
+        ("caption", {"image_id": 1, "captions": ["a", "half \ud83d"]}, "'captions' is not UTF-8"),
+        ("label", {"class": "\ud800", "label": 1}, "'class' is not UTF-8"),
     ],
 )
 def test_each_wrong_annotation_is_named(kind: Kind, content: object, problem: str) -> None:

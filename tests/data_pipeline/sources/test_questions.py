@@ -18,6 +18,7 @@ from data_pipeline.sources.questions import (
 )
 from data_pipeline.sources.task_readers import TaskOptions
 from data_pipeline.texts.tokenizer import TextTokenizer
+from data_pipeline.write_shards import ShardOptions, write_shards
 from tests.support.shard_files import keys, written
 from tests.support.task_sources import (
     annotation,
@@ -101,9 +102,12 @@ def test_microsofts_index_file_is_read_by_its_answer_list_and_the_tokenizer(
         "scores": [1.0, 0.3],
         "qid": 9000,
     }
-    source = write_lines(tmp_path / "vqa.train.jsonl", [line, {**line, "labels": [], "scores": [], "qid": 9001}])
+    of_another = {**line, "text_segment": [tokenizer.vocab_size], "qid": 9002}  # a tokenizer of more words
+    unlabelled = {**line, "labels": [], "scores": [], "qid": 9001}
+    source = write_lines(tmp_path / "vqa.train.jsonl", [line, unlabelled, of_another])
     (tmp_path / ANSWERS_NAME).write_text(answer_lines(["yes", "no", "red"]))
-    written("vqa", source, tmp_path / "out", text_tokenizer=tokenizer.path)
+    options = ShardOptions("vqa", str(source), tmp_path / "out", text_tokenizer=tokenizer.path, num_workers=1)
+    assert dict(write_shards(options).skipped) == {f"token id is not one of {tokenizer.path}": 1}
     reader = reader_of(tmp_path / "out")
     assert reader.annotation(0) == VqaAnnotation(9000, {"red": 1.0, "yes": 0.3}) and reader.text(0) == "a red circle"
     assert reader.annotation(1) == VqaAnnotation(9001, None)
@@ -154,5 +158,8 @@ def test_files_of_another_layout_are_refused(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "v2_questions.json", [{"annotations": []}])
     with pytest.raises(RefusedFileError, match="it has no list 'questions' with its 'data_subtype'"):
         list(questions_of_vqav2(path, tmp_path, None))
+    for missing, problem in ((tmp_path / "none.json", "does not exist"), (tmp_path, "is not a file")):
+        with pytest.raises(ValueError, match=rf"{missing} {problem}; give the right one"):
+            list(majority_answers(missing))
     with pytest.raises(EntryError, match="9 of them"):
         human_answers(["red"] * 9)

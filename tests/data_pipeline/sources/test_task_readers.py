@@ -44,6 +44,13 @@ def test_an_answer_that_no_people_gave_is_in_the_list_as_it_is_written(tmp_path:
     assert source.labels() == ["The two Dogs."]
 
 
+def test_an_answer_of_a_sample_that_is_skipped_is_not_in_the_list(tmp_path: Path) -> None:
+    line = {"image": "a.png", "question": "who?"}
+    scores: list[dict[str, object]] = [{"dog": 1}, {"cat": 2}, {"half \ud800": 1}, {"bird": 1, "": "x"}]
+    source = write_lines(tmp_path / "vqa.jsonl", [{**line, "answers": found} for found in scores])
+    assert source_of(source, min_answer_count=1).labels() == ["dog"]
+
+
 def test_questions_without_a_known_answer_are_kept_or_skipped_with_their_answers(tmp_path: Path) -> None:
     source = write_answered(tmp_path, ["red", "mauve", "red"])
     (tmp_path / "list.txt").write_text(answer_lines(["red"]))
@@ -65,6 +72,16 @@ def test_shards_are_written_again_if_an_annotation_has_changed(tmp_path: Path) -
     write_shards(options)
     assert (tmp_path / "out/000000.tar").read_bytes() != first
     assert read_answers(tmp_path / "out" / ANSWERS_NAME) == ["pink"]
+
+
+def test_shards_are_written_again_if_an_answer_has_become_known(tmp_path: Path) -> None:
+    more = (tmp_path / "v2_mscoco_val2014_annotations.json",)
+    tasks = TaskOptions(min_answer_count=2, unknown_answers="skip", more_annotations=more)
+    source = write_answered(tmp_path, ["red", "red", "pink"])
+    options = ShardOptions("vqa", str(source), tmp_path / "out", tasks=tasks, num_workers=1)
+    for others, num_kept in (["blue"], 2), (["pink"], 3):
+        write_answered(tmp_path, others, "val2014")
+        assert write_shards(options).num_kept == num_kept
 
 
 @pytest.mark.parametrize("kind", ["vqa", "nlvr2", "caption", "label"])

@@ -15,6 +15,7 @@ from pretrain.evaluation.result_files import check_results_path, write_results
         ("vqa", [(7, "red"), (8, "2")], '[{"question_id": 7, "answer": "red"}, {"question_id": 8, "answer": "2"}]\n'),
         ("caption", [(9, "a cat")], '[{"image_id": 9, "caption": "a cat"}]\n'),
         ("nlvr2", [("dev-0-1-0", "True"), ("dev-0-1-1", "False")], "dev-0-1-0,True\ndev-0-1-1,False\n"),
+        ("nlvr2", [('my "own", 1', "True")], '"my ""own"", 1",True\n'),
         ("classify", [("val_1", "n01440764")], '[{"key": "val_1", "class": "n01440764"}]\n'),
     ],
 )
@@ -27,6 +28,10 @@ def test_files_of_results_have_the_form_of_the_servers(
     assert path.read_text() == content
     if path.suffix == ".json":
         assert json.loads(content)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match="is a folder; give a file"):
+        check_results_path(path, task)
     with pytest.raises(ValueError, match=f"must end in {path.suffix}"):
         check_results_path(path.with_suffix(".txt"), task)
     with pytest.raises(ValueError, match="the folder .* does not exist"):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.task_losses import class_losses
 from pretrain.config.mixing import MixingConfig
 from pretrain.jobs.mixing import draw_mixtures, mix, symmetric_beta
 from tests.support.beside_cpu_torch import import_beside_cpu_torch
@@ -24,7 +25,9 @@ def batch(count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 def test_images_and_targets_equal_a_loop_over_pairs(config: MixingConfig) -> None:
     timm = import_beside_cpu_torch("timm.data.mixup")
     images, targets, ids = batch(32)
-    mixed, soft = mix(images, targets, NUM_CLASSES, config, 3, ids, label_smoothing=0.1)
+    mixed, soft = mix(images, targets, NUM_CLASSES, config, 3, ids)
+    logits = torch.randn(32, NUM_CLASSES, generator=torch.Generator().manual_seed(1))
+    losses = class_losses(logits, soft, smoothing=0.1)
     share, kept = draw_mixtures(config, 3, ids[::2], SIDE, SIDE + 4)
     num_boxes = 0
     for pair in range(16):
@@ -37,8 +40,9 @@ def test_images_and_targets_equal_a_loop_over_pairs(config: MixingConfig) -> Non
             torch.testing.assert_close(mixed[2 * pair + place], expected)
         if is_box:
             torch.testing.assert_close(share[pair], kept[pair].mean())
-        theirs = timm.mixup_target(targets[2 * pair : 2 * pair + 2], NUM_CLASSES, share[pair], smoothing=0.1)
-        torch.testing.assert_close(soft[2 * pair : 2 * pair + 2], theirs)
+        rows = slice(2 * pair, 2 * pair + 2)
+        theirs = timm.mixup_target(targets[rows], NUM_CLASSES, share[pair], smoothing=0.1)
+        torch.testing.assert_close(losses[rows], -(theirs * logits[rows].log_softmax(1)).sum(1))
     # a box may be empty, or cover the whole image
     assert {(True, True): 4 < num_boxes < 12, (True, False): num_boxes == 0, (False, True): num_boxes > 12}[
         (config.mixup > 0, config.cutmix > 0)
@@ -98,12 +102,11 @@ def test_probabilities_are_kept() -> None:
     assert abs(is_box.sum() / is_mixed.sum() - 0.25) < 0.05
 
 
-def test_without_mixing_targets_alone_are_smoothed() -> None:
+def test_without_mixing_images_stay_as_they_are() -> None:
     images, targets, ids = batch(3)
-    same, soft = mix(images, targets, NUM_CLASSES, MixingConfig(), 0, ids, label_smoothing=0.1)
+    same, soft = mix(images, targets, NUM_CLASSES, MixingConfig(), 0, ids)
     assert same is images
-    expected = torch.full((3, NUM_CLASSES), 0.02).scatter_(1, targets[:, None], 0.92)
-    torch.testing.assert_close(soft, expected)
+    assert (soft == torch.zeros(3, NUM_CLASSES).scatter_(1, targets[:, None], 1)).all()
 
 
 def test_half_precision_is_kept_and_no_value_is_read_from_the_device() -> None:

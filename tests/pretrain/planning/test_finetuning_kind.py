@@ -5,12 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.samples.tasks import Task
+from model.captioner import CaptionRules, captions
+from model.task_networks import CaptionNetwork, build_task_network
 from pretrain.config.finetune import FinetuneConfig
 from pretrain.config.mixing import MixingConfig
 from pretrain.jobs.finetuning import task_work
 from pretrain.jobs.task_micro_step import make_task_micro_step
+from pretrain.jobs.task_steps import word_losses
 from pretrain.planning.evaluation_cost import evaluation_note
 from pretrain.planning.finetuning_kind import meta_task_micro_step
 from pretrain.planning.kinds import kind_of
@@ -63,6 +67,33 @@ def test_the_operations_of_a_forward_are_counted_as_the_log_has_them(task: Task)
     # pixels need no gradient, and the embeddings of words are counted as products by neither
     assert (work + pixels) / 3 == pytest.approx(flops, rel=0.02)
     assert kind_of(config).step_flops(config) == work
+
+
+def test_the_operations_of_written_captions_are_those_of_the_beam_search() -> None:
+    config = small("caption")
+    config = replace(config, data=replace(config.data, text_length=LENGTH))
+    model = config.model
+    network = build_task_network(model, config.heads, "reference").eval()
+    assert isinstance(network, CaptionNetwork)
+    images = torch.zeros(1, 3, model.image_size, model.image_size)
+    # no caption ends, so that every beam has all places
+    rules = CaptionRules(0, 2, 1, 3, never_ids=(2,), max_length=LENGTH, num_beams=config.evaluation.num_beams)
+    batch = global_batch(config, 0)
+    assert batch.text_ids is not None
+    whole = replace(batch, text_ids=batch.text_ids.clamp(min=4), text_lengths=(LENGTH,) * NUM_SAMPLES)
+    losses = make_task_micro_step(replace(config, label_smoothing=0.0), whole, job_of(config).text_tokenizer)
+    with torch.no_grad(), FlopCounterMode(display=False) as written:
+        captions(network, images, rules)
+    with torch.no_grad(), FlopCounterMode(display=False) as read:
+        word_losses(network, losses)
+    ((num_samples, flops),) = kind_of(config).evaluation_forwards(config)
+    assert num_samples == config.evaluation.num_samples
+    # the counter does not know the attention of an image, of a pair, and of two tokens per word, midway on average
+    num_image_tokens, num_decoded = model.num_image_tokens, 2 * config.evaluation.num_beams * (LENGTH - 1)
+    pairs_seen = num_image_tokens**2 + (num_image_tokens + LENGTH) ** 2
+    attention = 4 * model.depth * model.dim * (pairs_seen + num_decoded * (num_image_tokens + LENGTH // 2))
+    counted = written.get_total_flops() + read.get_total_flops() / NUM_SAMPLES
+    assert flops == pytest.approx(counted + attention, rel=0.01)
 
 
 def test_memory_and_storage_of_a_published_recipe_are_planned() -> None:
