@@ -26,6 +26,7 @@ from tests.support.contrast_ranks import (
     NUM_UP,
     Case,
     global_batch,
+    text_numbers,
 )
 from tests.support.launch import run_ranks
 from tests.support.tiny import CONFIG, tiny_dual_encoder
@@ -50,7 +51,9 @@ def reference(case: Case) -> tuple[dict[str, float], dict[str, Tensor]]:
     images = normalize(states.images[:, 0] @ model.vision_head.weight.T, dim=1)
     texts = normalize(states.texts[:, 0] @ model.language_head.weight.T, dim=1)
     logits = model.logit_scale.exp() * images @ texts.T
-    right = torch.arange(NUM_PAIRS)
+    right, numbers = torch.arange(NUM_PAIRS), text_numbers(case)
+    is_ignored = (numbers[:, None] == numbers) & ~torch.eye(NUM_PAIRS, dtype=torch.bool)
+    logits = logits.masked_fill(is_ignored, -torch.inf)
     losses = {}
     if model.logit_bias is not None:
         signs = 2 * torch.eye(NUM_PAIRS) - 1
@@ -95,6 +98,7 @@ FEW = {
     "softmax": Case("one step", stage=3, num_micro_steps=2),
     "sigmoid": Case("one step", stage=2, num_micro_steps=1, loss="sigmoid"),
     "masked": Case("one step", stage=3, num_micro_steps=2, loss="sigmoid", is_masked=True),
+    "equal texts": Case("one step", stage=3, num_micro_steps=2, num_texts=5),
 }
 STAYING = {f"stage {stage}": Case("ten steps", stage=stage, num_micro_steps=2 - stage % 2) for stage in (1, 2, 3)}
 AT_THE_BOUND = {
@@ -125,6 +129,11 @@ def test_losses_and_all_gradients_depend_on_no_topology(num_ranks: int, tmp_path
         for count in (1, 2, 4)
         for stage in (1, 2, 3)
         for is_masked in (False, True)
+    }
+    cases |= {
+        f"{loss}, {count} micro-steps, equal texts": Case("one step", 3, count, loss, num_texts=5)
+        for loss in ("softmax", "sigmoid")
+        for count in (1, 2, 4)
     }
     found = results(num_ranks, cases, tmp_path)
     for name, case in cases.items():
