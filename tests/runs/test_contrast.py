@@ -142,7 +142,16 @@ def test_labelled_images_are_trained_and_evaluated_by_the_names_of_their_classes
     write_scenes(shards, "classify", count=48)
     templates.write_text("a {}\nthe {} here\n")
     changes = ["--data.pairs", shards, "--data.templates", templates, "--pairs-per-step", 16]
-    changes += ["--evaluation.labelled", shards, "--evaluation.every-steps", 3, "--evaluation.num-labelled", 40]
+    changes += [
+        "--evaluation.pairs",
+        None,
+        "--evaluation.labelled",
+        shards,
+        "--evaluation.every-steps",
+        3,
+        "--evaluation.num-labelled",
+        40,
+    ]
     runs = {ranks: tmp_path / f"{ranks}_ranks" for ranks in (2, 1)}
     for ranks, run_dir in runs.items():
         ignoring = ["--equal-texts", "ignored", "--gradient-accumulation-steps", 3 - ranks]
