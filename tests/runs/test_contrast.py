@@ -117,6 +117,7 @@ def test_a_run_starts_from_pretraining_learns_and_leaves_what_it_does_not_train(
     assert after["logit_scale"].shape == ()
 
 
+@pytest.mark.slow
 def test_sigmoid_and_masked_data_modeling_beside_it_train_every_expert(
     two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:

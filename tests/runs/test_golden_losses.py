@@ -1,4 +1,4 @@
-"""Losses of fifty steps stay the same under every optimization. CPU, two ranks under ZeRO-3."""
+"""Losses of fifty steps stay the same under every optimization. CPU, one rank or two under ZeRO-3."""
 
 import json
 from pathlib import Path
@@ -21,24 +21,24 @@ ACCUMULATED = ["--gradient-accumulation-steps", 2]
 
 
 @pytest.mark.parametrize(
-    ("run", "extra"),
+    ("run", "extra", "num_ranks"),
     [
-        ("whole_images", SELECTIVE),
+        ("whole_images", SELECTIVE, 1),  # the losses depend on no topology, and one rank takes half of the time
         *(
-            pytest.param(run, extra, marks=pytest.mark.slow)
+            pytest.param(run, extra, 2, marks=pytest.mark.slow)
             for run, cases in {
                 "paper": [SELECTIVE, FULL, NONE, COMPILED, ACCUMULATED],
-                "whole_images": [ACCUMULATED, COMPILED],
+                "whole_images": [SELECTIVE, ACCUMULATED, COMPILED],
                 "vqa": [SELECTIVE, FULL, COMPILED, ACCUMULATED],
             }.items()
             for extra in cases
         ),
     ],
-    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else value,
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else str(value),
 )
 def test_fifty_steps_give_the_golden_losses(
-    run: Golden, extra: list[object], tiny_data: TinyData, tmp_path: Path
+    run: Golden, extra: list[object], num_ranks: int, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     golden = json.loads(GOLDEN[run].read_text())["losses"]
     assert len(golden) == NUM_STEPS
-    assert fifty_steps(tiny_data, tmp_path / "run", run, extra) == pytest.approx(golden, abs=TOLERANCE)
+    assert fifty_steps(tiny_data, tmp_path / "run", run, extra, num_ranks) == pytest.approx(golden, abs=TOLERANCE)
