@@ -17,6 +17,7 @@ from torch import Tensor
 from data_pipeline.files.remote_files import is_remote, public_url
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.config import DataConfig
+from data_pipeline.samples.answers import read_list_beside
 from data_pipeline.samples.sample import BadSampleError, printable
 from data_pipeline.samples.tasks import ClassAnnotation
 from data_pipeline.shards.cache import ShardCache
@@ -97,9 +98,9 @@ def open_labelled(
 ) -> Labelled:
     """Open labelled images.
 
-    check_shards: as `read_index` has it; with_all_classes: read all samples of shards for the names of their classes,
-    not only the chosen ones; keeps_images: see `Labelled`. Raises ValueError if the images are
-    not of a known layout, or have fewer than two classes with two images.
+    check_shards: as `read_index` has it; with_all_classes: take the classes of all samples of shards, and those of the
+    list beside shards of kind label, not only those of the chosen samples; keeps_images: see `Labelled`. Raises
+    ValueError if the images are not of a known layout, or have fewer than two classes with two images.
     """
     sources: list[Path] | tuple[SampleReader, list[int]]
     if is_remote(folder) or (Path(folder) / INDEX_NAME).is_file():
@@ -112,8 +113,8 @@ def open_labelled(
         reader = SampleReader(index, data.max_member_bytes, cache)
         samples = spread(index.num_samples, max_images)
         names = all_names = [_class_in(reader, sample) for sample in samples]
-        if with_all_classes and len(samples) < index.num_samples:
-            all_names = [_class_in(reader, sample) for sample in range(index.num_samples)]
+        if with_all_classes:
+            all_names = [*names, *_all_classes(folder, reader)]
         sources = (reader, samples)
     else:
         files = image_files(Path(folder))
@@ -148,6 +149,12 @@ def _class_in(reader: SampleReader, sample: int) -> str:
     annotation = reader.annotation(sample)
     assert isinstance(annotation, ClassAnnotation)
     return annotation.name
+
+
+def _all_classes(folder: str, reader: SampleReader) -> list[str]:
+    """Return the classes in the list beside local shards of kind label, else those of all samples."""
+    listed = None if is_remote(folder) else read_list_beside(Path(folder), reader.index.kind)
+    return listed or [_class_in(reader, sample) for sample in range(reader.index.num_samples)]
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -139,8 +139,7 @@ def test_a_rank_that_hangs_is_named(tiny_data: TinyData, tmp_path: Path) -> None
     said = ended.stderr[0]
     assert f"error: nothing moved for {HANG_SECONDS:.0f} s: rank " in said
     assert "rank 1 in forward of step 3, faulty_ranks.py:" in said and "hang" in said
-    assert "rank 0 in forward of step 3, " in said
-    assert newest_step(tmp_path / "run") == 2  # from where the next start goes on, as after a rank that is frozen
+    assert "rank 0 in forward of step 3, " in said  # the next start goes on as after a rank that is frozen, below
 
 
 @pytest.mark.slow

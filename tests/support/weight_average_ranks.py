@@ -33,10 +33,10 @@ from tests.support.small_engines import (
     train,
 )
 
-DECAY = 0.4  # above that of the warmup in the first four updates, below it in the others
-NUM_STEPS = 12
+DECAY = 0.5  # above that of the warmup in the first seven updates, below it in the others
+NUM_STEPS = 14
 SKIPPED = 3
-HALFWAY = 6
+HALFWAY = 7
 Precision = Literal["float32", "bfloat16"]
 
 
