@@ -14,11 +14,14 @@ chunks of rows, twice for softmax, and never kept: 16k x 16k of them would be 1 
 Nothing here needs autograd. Everything is float32.
 
 A text that occurs twice in a batch makes each of its images a false negative of the other, as in CLIP and open_clip.
+With `PairNumbers`, which say whose texts are equal, such logits are left out of all sums instead: s_ij = -inf for i and
+j != i with the same number, so that they add nothing to either loss and have no gradient.
 
 Source: CLIP (arXiv 2103.00020), SigLIP (arXiv 2303.15343).
 Shapes: B pairs in the global batch, b of them this rank's, D dim.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -28,6 +31,15 @@ from torch.nn.functional import softplus
 
 CHUNK_LOGITS = 1 << 24
 """Largest number of logits that exist at once, 64 MiB of them, if a row is not longer."""
+
+
+class PairNumbers(NamedTuple):
+    """Numbers of pairs, equal for those whose texts are equal, which are then not compared with each other."""
+
+    rows: Tensor
+    """(b,) int64, of this rank's pairs."""
+    columns: Tensor
+    """(B,) int64, of the pairs of the global batch."""
 
 
 class RowStatistics(NamedTuple):
@@ -56,15 +68,20 @@ class SigmoidRows(NamedTuple):
 
 @torch.no_grad()
 def row_statistics(
-    rows: Tensor, columns: Tensor, first: int, scale: Tensor, chunk_logits: int = CHUNK_LOGITS
+    rows: Tensor,
+    columns: Tensor,
+    first: int,
+    scale: Tensor,
+    chunk_logits: int = CHUNK_LOGITS,
+    numbers: PairNumbers | None = None,
 ) -> RowStatistics:
     """Return the statistics of the logits of rows (b, D), of one kind, with all columns (B, D), of the other.
 
-    first: the column that belongs to the first row; the others follow. scale: (), the factor of similarities.
+    first: the column that belongs to the first row; the others follow. scale: (), the factor of similarities. numbers:
+    None compares each row with all columns.
     """
     found = []
-    for part, positives in _chunks(rows, columns, first, chunk_logits):
-        logits = scale * (rows[part] @ columns.T)
+    for _, positives, logits in _chunks(rows, columns, first, scale, chunk_logits, numbers):
         own = logits.diagonal(positives)
         found.append((logits.logsumexp(1), own.clone(), _are_right(logits, own)))
     return RowStatistics(*map(torch.cat, zip(*found, strict=True)))
@@ -79,14 +96,14 @@ def softmax_gradient(
     row_logsumexp: Tensor,
     column_logsumexp: Tensor,
     chunk_logits: int = CHUNK_LOGITS,
+    numbers: PairNumbers | None = None,
 ) -> Tensor:
     """Return 2 B times the gradient of the softmax loss with respect to rows, (b, D); arguments as above.
 
     row_logsumexp: (b,); column_logsumexp: (B,), of the same logits by columns, from whichever rank has them as rows.
     """
     gradient = torch.empty_like(rows)
-    for part, positives in _chunks(rows, columns, first, chunk_logits):
-        logits = scale * (rows[part] @ columns.T)
+    for part, positives, logits in _chunks(rows, columns, first, scale, chunk_logits, numbers):
         weights = (logits - row_logsumexp[part, None]).exp_()
         weights += (logits - column_logsumexp).exp_()
         weights.diagonal(positives).sub_(2)
@@ -96,13 +113,18 @@ def softmax_gradient(
 
 @torch.no_grad()
 def sigmoid_rows(
-    rows: Tensor, columns: Tensor, first: int, scale: Tensor, bias: Tensor, chunk_logits: int = CHUNK_LOGITS
+    rows: Tensor,
+    columns: Tensor,
+    first: int,
+    scale: Tensor,
+    bias: Tensor,
+    chunk_logits: int = CHUNK_LOGITS,
+    numbers: PairNumbers | None = None,
 ) -> SigmoidRows:
     """Return the sigmoid loss of rows (b, D) with all columns (B, D), and its gradients; arguments as above."""
     gradient = torch.empty_like(rows)
     loss, bias_gradient, are_right = scale.new_zeros(()), scale.new_zeros(()), []
-    for part, positives in _chunks(rows, columns, first, chunk_logits):
-        logits = scale * (rows[part] @ columns.T) + bias
+    for part, positives, logits in _chunks(rows, columns, first, scale, chunk_logits, numbers, bias):
         own = logits.diagonal(positives)
         are_right.append(_are_right(logits, own))
         loss += softplus(logits).sum() - own.sum()  # softplus(-s) = softplus(s) - s
@@ -117,8 +139,24 @@ def _are_right(logits: Tensor, own: Tensor) -> Tensor:
     return (logits >= own[:, None]).sum(1) == 1
 
 
-def _chunks(rows: Tensor, columns: Tensor, first: int, chunk_logits: int) -> Iterator[tuple[slice, int]]:
-    """Yield slices of rows, each with the diagonal on which the logits of its own pairs lie."""
+def _chunks(
+    rows: Tensor,
+    columns: Tensor,
+    first: int,
+    scale: Tensor,
+    chunk_logits: int,
+    numbers: PairNumbers | None,
+    bias: Tensor | None = None,
+) -> Iterator[tuple[slice, int, Tensor]]:
+    """Yield slices of rows, each with the diagonal on which the logits of its own pairs lie, and its logits."""
     num_rows = max(1, chunk_logits // len(columns))
     for start in range(0, len(rows), num_rows):
-        yield slice(start, start + num_rows), first + start
+        part, positives = slice(start, start + num_rows), first + start
+        logits = scale * (rows[part] @ columns.T)
+        if bias is not None:
+            logits += bias
+        if numbers is not None:
+            are_equal = numbers.rows[part, None] == numbers.columns
+            are_equal.diagonal(positives).fill_(False)
+            logits.masked_fill_(are_equal, -math.inf)
+        yield part, positives, logits

@@ -26,6 +26,8 @@ class LoadedSample:
     """(3, S, S); None for a text."""
     ids: list[int] | None
     """Token ids, padded to C or L; None for an image without a caption."""
+    text_hash: int | None = None
+    """For a pair in training: equal for equal captions, and for all images of a class."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class StepBatch(TensorFields):
     """(I + P,) int64"""
     caption_ids: Tensor
     """(P, C) int64; the sample ids of captions are those of their images."""
+    caption_hashes: Tensor
+    """(P,) int64, equal for equal captions, and for all images of a class."""
     text_ids: Tensor
     """(T, L) int64"""
     text_sample_ids: Tensor
@@ -97,6 +101,7 @@ class StepBatch(TensorFields):
                     images=torch.cat([self.images[images], self.images[pair_images]]),
                     image_sample_ids=torch.cat([self.image_sample_ids[images], self.image_sample_ids[pair_images]]),
                     caption_ids=self.caption_ids[pairs],
+                    caption_hashes=self.caption_hashes[pairs],
                     text_ids=self.text_ids[texts],
                     text_sample_ids=self.text_sample_ids[texts],
                     caption_lengths=self.caption_lengths[pairs],
@@ -112,6 +117,7 @@ def collate(
     """Put samples together, in the order images, pairs, texts. Without samples the tensors have their shapes too."""
     with_pixels = [sample for sample in samples if sample.pixels is not None]
     pixels = [sample.pixels for sample in with_pixels if sample.pixels is not None]
+    pairs = [sample for sample in samples if sample.kind == "pair"]
     size = shape.image_size
     caption_ids = _ids("pair", samples, shape.caption_length)
     text_ids = _ids("text", samples, shape.text_length)
@@ -121,6 +127,7 @@ def collate(
         images=torch.from_numpy(np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.uint8)),
         image_sample_ids=torch.tensor([sample.sample_id for sample in with_pixels], dtype=torch.int64),
         caption_ids=caption_ids,
+        caption_hashes=torch.tensor([sample.text_hash or 0 for sample in pairs], dtype=torch.int64),
         text_ids=text_ids,
         text_sample_ids=torch.tensor(text_sample_ids, dtype=torch.int64),
         caption_lengths=_lengths(caption_ids),

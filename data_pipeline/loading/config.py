@@ -87,7 +87,8 @@ class DataConfig(LoaderConfig):
     """Folders or URLs (s3://, gs://, https://, ...) of image shards. The samples of FOLDER=2 are seen twice as often as
     those of the others."""
     pairs: MayChange[tuple[str, ...]] = ()
-    """Folders or URLs of image-text shards."""
+    """Folders or URLs of image-text shards: of kind pair, or of kind caption, of whose captions a step takes one, or of
+    kind label, whose captions are the names of their classes in a template."""
     texts: MayChange[tuple[str, ...]] = ()
     """Folders or URLs of text shards."""
     text_tokenizer: MayChange[Path | None] = None
@@ -96,6 +97,14 @@ class DataConfig(LoaderConfig):
     """Tokens per caption, including <s> and </s>. Longer captions are cut, shorter ones padded."""
     text_length: TextLength = 512
     """Tokens per text passage, including <s> and </s>."""
+    classes: MayChange[Path | None] = None
+    """List of the classes of shards of kind label. By default classes.txt in each of their folders."""
+    class_names: MayChange[Path | None] = None
+    """File with the names of these classes: one per line, in the order of the sorted classes, or JSON {"class":
+    "name"}. None: the classes themselves, with spaces instead of underscores."""
+    templates: MayChange[Path | None] = None
+    """File with the captions for a class, one per line, with {} for its name; one is drawn for each sample. None: seven
+    of our own, such as "a photo of a {}."."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -127,7 +127,8 @@ def open_sources(
 
 def _check_index(index: ShardIndex, name: str, kind: Kind, config: LoaderConfig) -> None:
     """Raise ValueError if a run cannot use the samples of a source, or if they do not fill the lanes."""
-    accepted = ("pair", "caption") if kind == "pair" else (kind,)  # of several captions, one is drawn
+    # of several captions, one is drawn; that of a labelled image is the name of its class
+    accepted = ("pair", "caption", "label") if kind == "pair" else (kind,)
     if index.kind not in accepted:
         raise ValueError(f"{name} holds shards of kind {index.kind!r}, not {kind!r}; give the right folder")
     if isinstance(config, DataConfig) and index.text_length > config.text_length:

@@ -23,7 +23,7 @@ from data_pipeline.loading.tensor_fields import TensorFields
 from data_pipeline.samples.sample import BadSample, BadSampleError, Kind
 from data_pipeline.shards.reader import SampleReader, ShardMismatchError
 from data_pipeline.texts.token_coverage import covered_share
-from data_pipeline.texts.tokenizer import TextTokenizer
+from data_pipeline.texts.tokenizer import TextTokenizer, UnknownShare
 
 MAX_NEIGHBORS = 100
 """Samples that are tried for one place of a batch."""
@@ -99,9 +99,13 @@ class ShardDataset(Dataset[BatchT], ABC, Generic[BatchT, LoadedT]):
                 lines += [self._coverage(source) for source in sources.sources]
         return lines
 
-    def _coverage(self, source: Source) -> str:
+    def covered_share(self, source: Source) -> UnknownShare:
+        """Return the share of `<unk>` in the texts of a source."""
         assert self.tokenizer is not None
-        share = covered_share(source.reader, self.tokenizer)
+        return covered_share(source.reader, self.tokenizer)
+
+    def _coverage(self, source: Source) -> str:
+        share = self.covered_share(source)
         return f"warning: {source.name}: {share.warning}" if share.warning else f"  {source.name}: {share}"
 
     def warnings(self) -> list[str]:

@@ -25,6 +25,9 @@ class ContrastConfig(EncoderRunConfig):
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: symmetric cross-entropy over the global batch, as in CLIP and BEiT-3. sigmoid: SigLIP's, one yes or no
     for each image and text."""
+    equal_texts: Literal["negatives", "ignored"] = "negatives"
+    """Whether texts of the global batch that equal an image's own count as wrong for it, as in CLIP, or are left out of
+    the loss. Labelled images have equal texts if they are of the same class, in whichever template."""
     layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """Factor of the learning rate from each block to the one below it; embeddings come below the first, heads above the
     last. 1: the same for all."""

@@ -30,8 +30,8 @@ class EvaluationConfig:
     """Folder or URL of held-out shards of texts."""
     labelled: str | None = None
     """Labelled images for zero-shot classification, k-NN and the linear probe: a folder with one sub-folder of image
-    files per class, or shards of pairs, whose captions are the classes. For the last two every second image of a class
-    is for training, the others are tested."""
+    files per class, shards of kind label, or shards of pairs, whose captions are the classes. For k-NN and the probe
+    every second image of a class is for training, the others are tested."""
     every_steps: CountOrZero = 1000
     """Number of steps between evaluations. A new run is evaluated before its first step and each run after its last;
     0 disables evaluation."""
@@ -46,9 +46,10 @@ class EvaluationConfig:
     of 5."""
     class_names: Path | None = None
     """File with the names of the classes for zero-shot classification: one per line, in the order of the sorted
-    classes, or JSON {"class": "name"}. None: the classes themselves."""
+    classes, or JSON {"class": "name"}. None: data.class_names, or else the classes themselves."""
     templates: Path | None = None
-    """File with the texts for a class, one per line, with {} for its name. None: seven of our own."""
+    """File with the texts for a class, one per line, with {} for its name. None: data.templates, or else seven of our
+    own."""
     num_beams: Beams = 3
     """Number of captions that a beam search follows for each held-out image of a captioning run; 1: greedy."""
     length_penalty: Penalty = 0.6

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+from data_pipeline.texts.prompts import prompts
 from pretrain.config.evaluation import Part
 from pretrain.evaluation.classes import METHODS, accuracies
 from pretrain.evaluation.dual_features import FeatureReader
 from pretrain.evaluation.evaluation import Figures, left_out
 from pretrain.evaluation.labelled import Labelled
-from pretrain.evaluation.prompts import prompts
 from pretrain.evaluation.zero_shot import accuracy_names, class_features, zero_shot_accuracy
 
 

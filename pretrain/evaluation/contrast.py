@@ -8,6 +8,7 @@ import torch
 from data_pipeline.loading.config import DataConfig
 from data_pipeline.loading.shard_dataset import ShardDataset
 from data_pipeline.sources.readers import SourceOptions
+from data_pipeline.texts.prompts import read_class_names, read_templates
 from data_pipeline.texts.tokenizer import TextTokenizer
 from pretrain.config.contrast import ContrastConfig
 from pretrain.config.evaluation import EvaluationConfig
@@ -20,7 +21,6 @@ from pretrain.evaluation.evaluation import Evaluation, Figures, Network, check_b
 from pretrain.evaluation.labelled import open_labelled
 from pretrain.evaluation.options import HELD_OUT_SOURCE
 from pretrain.evaluation.pair_figures import PairFigures
-from pretrain.evaluation.prompts import read_class_names, read_templates
 from pretrain.jobs.job import Job
 
 PAIRS = "evaluation.pairs"
@@ -63,8 +63,10 @@ class ContrastEvaluation(Evaluation):
             labelled = open_labelled(
                 settings.labelled, settings.num_labelled, data, size, check_shards, has_texts, keeps_images=False
             )
-            names = read_class_names(settings.class_names, labelled.classes) if has_texts else []
-            templates = read_templates(settings.templates) if has_texts else ()
+            # by default those of training, of which data has the files
+            class_names = settings.class_names or data.class_names
+            names = read_class_names(class_names, labelled.classes) if has_texts else []
+            templates = read_templates(settings.templates or data.templates) if has_texts else ()
             self.parts.append(ClassFigures(labelled, of_classes, names, templates))
         if not self.parts:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""Labelled images for k-NN and the linear probe: a folder with a sub-folder per class, or shards of pairs whose
-captions are the classes.
+"""Labelled images for zero-shot classification, k-NN and the linear probe: a folder with a sub-folder per class, shards
+of kind label, or shards of pairs whose captions are the classes.
 
-Both name their classes without a rule that somebody has to guess. Shards of images are refused: they hold no class.
+All name their classes without a rule that somebody has to guess. Shards of images are refused: they hold no class.
 """
 
 import os
@@ -17,7 +17,9 @@ from torch import Tensor
 from data_pipeline.files.remote_files import is_remote, public_url
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.config import DataConfig
+from data_pipeline.samples.answers import read_list_beside
 from data_pipeline.samples.sample import BadSampleError, printable
+from data_pipeline.samples.tasks import ClassAnnotation
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import INDEX_NAME, read_index
 from data_pipeline.shards.reader import SampleReader
@@ -26,7 +28,8 @@ from pretrain.survival.console import warn
 
 SETTING = "evaluation.labelled"
 LAYOUTS = (
-    "give a folder with one sub-folder of image files per class, or shards of pairs whose captions are the classes"
+    "give a folder with one sub-folder of image files per class, shards of kind label, or shards of pairs whose "
+    "captions are the classes"
 )
 MIN_CLASSES = 2
 
@@ -95,23 +98,23 @@ def open_labelled(
 ) -> Labelled:
     """Open labelled images.
 
-    check_shards: as `read_index` has it; with_all_classes: read the captions of all samples of shards for the names of
-    their classes, not only those of the chosen ones; keeps_images: see `Labelled`. Raises ValueError if the images are
-    not of a known layout, or have fewer than two classes with two images.
+    check_shards: as `read_index` has it; with_all_classes: take the classes of all samples of shards, and those of the
+    list beside shards of kind label, not only those of the chosen samples; keeps_images: see `Labelled`. Raises
+    ValueError if the images are not of a known layout, or have fewer than two classes with two images.
     """
     sources: list[Path] | tuple[SampleReader, list[int]]
     if is_remote(folder) or (Path(folder) / INDEX_NAME).is_file():
         cache = ShardCache(data.cache_folder, data.cache_bytes, data.cache_for_group)
         index = read_index(folder, cache, check_shards)
-        if index.kind != "pair":
+        if index.kind not in ("pair", "label"):
             raise ValueError(
                 f"{SETTING} {public_url(folder)} holds shards of kind {index.kind!r}, which have no classes; {LAYOUTS}"
             )
         reader = SampleReader(index, data.max_member_bytes, cache)
         samples = spread(index.num_samples, max_images)
-        names = all_names = [reader.text(sample).strip() for sample in samples]
-        if with_all_classes and len(samples) < index.num_samples:
-            all_names = [reader.text(sample).strip() for sample in range(index.num_samples)]
+        names = all_names = [_class_in(reader, sample) for sample in samples]
+        if with_all_classes:
+            all_names = [*names, *_all_classes(folder, reader)]
         sources = (reader, samples)
     else:
         files = image_files(Path(folder))
@@ -137,6 +140,21 @@ def open_labelled(
         sources,
         keeps_images,
     )
+
+
+def _class_in(reader: SampleReader, sample: int) -> str:
+    """Return the class of a sample of kind label, or the caption of a pair."""
+    if reader.index.kind == "pair":
+        return reader.text(sample).strip()
+    annotation = reader.annotation(sample)
+    assert isinstance(annotation, ClassAnnotation)
+    return annotation.name
+
+
+def _all_classes(folder: str, reader: SampleReader) -> list[str]:
+    """Return the classes in the list beside local shards of kind label, else those of all samples."""
+    listed = None if is_remote(folder) else read_list_beside(Path(folder), reader.index.kind)
+    return listed or [_class_in(reader, sample) for sample in range(reader.index.num_samples)]
 
 
 def image_files(folder: Path) -> list[Path]:

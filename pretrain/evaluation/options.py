@@ -72,7 +72,8 @@ class EvaluateOptions:
     texts: str | None = None
     """Held-out shards of texts."""
     labelled: str | None = None
-    """Labelled images: a folder with one sub-folder per class, or shards of pairs whose captions are the classes."""
+    """Labelled images: a folder with one sub-folder per class, shards of kind label, or shards of pairs whose captions
+    are the classes."""
     held_out: str | None = None
     """Held-out shards of the task of a finetuned network."""
     answers: Path | None = None

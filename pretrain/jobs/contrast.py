@@ -135,7 +135,8 @@ class Contrast(Job[ContrastConfig]):
         if (masked_config := config.masked_data) is not None:
             targets = (micro_step.targets for micro_step in micro_steps if micro_step.targets is not None)
             masked = MaskedLosses(targets, self.masked_weights, masked_config.objectives)
-        return ContrastStep(engine, micro_steps, masked)
+        pair_numbers = batch.caption_hashes if config.equal_texts == "ignored" else None
+        return ContrastStep(engine, micro_steps, masked, pair_numbers)
 
     def lr_scale(self, name: str) -> float:
         if not self.is_trained(name):
@@ -168,7 +169,7 @@ class Contrast(Job[ContrastConfig]):
         return [
             f"kernels: {choose_backend(config.kernels, self.device)}; attention: {self.attention}",
             f"contrast: {config.loss} over {config.pairs_per_step} pairs, texts of up to {config.data.caption_length} "
-            f"tokens{beside}",
+            f"tokens{', equal ones ignored' * (config.equal_texts == 'ignored')}{beside}",
         ]
 
     def work(self, batch: StepBatch) -> StepWork:
@@ -180,11 +181,16 @@ class ContrastStep(Step):
     """The contrastive loss of the global batch, and the weighted losses of masked data modeling beside it."""
 
     def __init__(
-        self, engine: deepspeed.DeepSpeedEngine, micro_steps: list[DualMicroStep], masked: MaskedLosses | None
+        self,
+        engine: deepspeed.DeepSpeedEngine,
+        micro_steps: list[DualMicroStep],
+        masked: MaskedLosses | None,
+        pair_numbers: Tensor | None = None,
     ):
         """Run the forwards that the loss of the global batch needs, and compute it.
 
-        masked: the losses of masked data modeling; None without.
+        masked: the losses of masked data modeling; None without. pair_numbers: (b,) int64, of the pairs of all
+        micro-steps, equal for those that are not compared with each other; None to compare all.
         """
         self.micro_steps, self.masked = micro_steps, masked
         with torch.no_grad():
@@ -196,7 +202,7 @@ class ContrastStep(Step):
         images = torch.cat([output.images.detach() for output in outputs])
         texts = torch.cat([output.texts.detach() for output in outputs])
         bias = None if self._first.logit_bias is None else self._first.logit_bias.detach()
-        found = global_contrast(images, texts, self._logit_scale, bias)
+        found = global_contrast(images, texts, self._logit_scale, bias, pair_numbers=pair_numbers)
         self._loss, self._accuracy, self._bias_gradient = found.loss, found.accuracy, found.bias_gradient
         sizes = [len(output.images) for output in outputs]
         self._gradients = list(zip(found.image_gradient.split(sizes), found.text_gradient.split(sizes), strict=True))

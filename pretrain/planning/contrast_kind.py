@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import KernelChoice, Use
-from model.contrastive_loss import row_statistics, sigmoid_rows, softmax_gradient
+from model.contrastive_loss import PairNumbers, row_statistics, sigmoid_rows, softmax_gradient
 from model.dual_encoder import DualEncoder, DualOutputs
 from model.flops import forward_flops
 from model.multiway import MultiwayInputs
@@ -125,16 +125,19 @@ def contrast_of_a_rank(config: ContrastConfig, num_pairs: int) -> tuple[Tensor, 
     with torch.device("meta"):
         images, texts = torch.empty(2, num_pairs, config.model.dim)
         all_images, all_texts = _gathered(torch.stack([images, texts], 1), config.pairs_per_step).unbind(1)
-        scale = torch.empty(())
+        scale, numbers = torch.empty(()), None
+        if config.equal_texts == "ignored":
+            own = torch.empty(num_pairs, dtype=torch.int64)
+            numbers = PairNumbers(own, _gathered(own, config.pairs_per_step))
         if config.loss == "sigmoid":
-            by_image = sigmoid_rows(images, all_texts, 0, scale, scale)
-            by_text = sigmoid_rows(texts, all_images, 0, scale, scale)
+            by_image = sigmoid_rows(images, all_texts, 0, scale, scale, numbers=numbers)
+            by_text = sigmoid_rows(texts, all_images, 0, scale, scale, numbers=numbers)
             return by_image.gradient / 2, by_text.gradient / 2
-        of_images = row_statistics(images, all_texts, 0, scale).logsumexp
-        of_texts = row_statistics(texts, all_images, 0, scale).logsumexp
+        of_images = row_statistics(images, all_texts, 0, scale, numbers=numbers).logsumexp
+        of_texts = row_statistics(texts, all_images, 0, scale, numbers=numbers).logsumexp
         all_of_images, all_of_texts = _gathered(torch.stack([of_images, of_texts], 1), config.pairs_per_step).unbind(1)
-        image_gradient = softmax_gradient(images, all_texts, 0, scale, of_images, all_of_texts)
-        text_gradient = softmax_gradient(texts, all_images, 0, scale, of_texts, all_of_images)
+        image_gradient = softmax_gradient(images, all_texts, 0, scale, of_images, all_of_texts, numbers=numbers)
+        text_gradient = softmax_gradient(texts, all_images, 0, scale, of_texts, all_of_images, numbers=numbers)
         return image_gradient / 2, text_gradient / 2
 
 

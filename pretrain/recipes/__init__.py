@@ -30,12 +30,16 @@ from pretrain.recipes.finetuning import (
     vqa_large_480,
 )
 from pretrain.recipes.retrieval import (
+    retrieval_classes_laptop,
     retrieval_coco_base_384,
     retrieval_coco_giant_420,
     retrieval_coco_large_384,
     retrieval_flickr30k_base_384,
     retrieval_flickr30k_giant_420,
     retrieval_flickr30k_large_384,
+    retrieval_imagenet_base_224,
+    retrieval_imagenet_giant_336,
+    retrieval_imagenet_large_224,
 )
 from pretrain.recipes.small import (
     demo,
@@ -92,6 +96,10 @@ CONTRAST_RECIPES: dict[str, Callable[[], ContrastConfig]] = {
         retrieval_flickr30k_base_384,
         retrieval_flickr30k_large_384,
         retrieval_flickr30k_giant_420,
+        retrieval_classes_laptop,
+        retrieval_imagenet_base_224,
+        retrieval_imagenet_large_224,
+        retrieval_imagenet_giant_336,
     )
 }
 FINETUNE_RECIPES: dict[str, Callable[[], FinetuneConfig]] = {

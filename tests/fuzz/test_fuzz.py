@@ -17,10 +17,10 @@ from tests.fuzz.watched import Case, run_cases
 @pytest.mark.parametrize(
     ("make_case", "num_cases"),
     [
-        (tars.make_case, 300),
+        (tars.make_case, 150),
         (indexes.make_case, 60),
-        (images.make_case, 150),
-        (texts.make_case, 150),
+        (images.make_case, 80),
+        (texts.make_case, 80),
         (tasks.make_case, 60),
     ],
     ids=["tars", "indexes", "images", "texts", "tasks"],

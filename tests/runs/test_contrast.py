@@ -12,9 +12,13 @@ import torch
 
 from pretrain.checkpoints.weights import checkpoint_weights, find_checkpoint
 from pretrain.config.contrast import ContrastConfig
+from pretrain.conversion.evaluated import evaluate_source
+from pretrain.evaluation.options import EvaluateOptions
+from pretrain.evaluation.records import read_evaluations
 from pretrain.run.run_log import LOG_NAME, read_log
 from pretrain.survival.stop import EXIT_STOPPED
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
+from tests.support.task_data import write_scenes
 from tests.support.tiny_run import TEXT_LENGTH, TinyData
 
 NUM_STEPS = 6
@@ -113,6 +117,7 @@ def test_a_run_starts_from_pretraining_learns_and_leaves_what_it_does_not_train(
     assert after["logit_scale"].shape == ()
 
 
+@pytest.mark.slow
 def test_sigmoid_and_masked_data_modeling_beside_it_train_every_expert(
     two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -127,6 +132,43 @@ def test_sigmoid_and_masked_data_modeling_beside_it_train_every_expert(
     after = dict(checkpoint_weights(find_checkpoint(run_dir)))
     assert after["logit_bias"].shape == () and after["logit_bias"].item() != -10
     assert [name for name, tensor in before.items() if torch.equal(tensor, after[name])] == []
+
+
+@pytest.mark.slow
+def test_labelled_images_are_trained_and_evaluated_by_the_names_of_their_classes(
+    two_ranks: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Also on another topology: equal texts are found across ranks and micro-steps."""
+    shards, templates = tmp_path / "classes", tmp_path / "templates.txt"
+    write_scenes(shards, "classify", count=48)
+    templates.write_text("a {}\nthe {} here\n")
+    changes: list[object] = ["--data.pairs", shards, "--data.templates", templates, "--pairs-per-step", 16]
+    changes += [
+        "--evaluation.pairs",
+        None,
+        "--evaluation.labelled",
+        shards,
+        "--evaluation.every-steps",
+        3,
+        "--evaluation.num-labelled",
+        40,
+    ]
+    runs = {ranks: tmp_path / f"{ranks}_ranks" for ranks in (2, 1)}
+    for ranks, run_dir in runs.items():
+        ignoring = ["--equal-texts", "ignored", "--gradient-accumulation-steps", 3 - ranks]
+        ended = train(ranks, tiny_data, two_ranks, run_dir, *changes, *ignoring)
+        assert set(ended.exit_codes) == {0}, ended.stderr
+        assert "16 pairs, texts of up to 20 tokens, equal ones ignored" in ended.stdout[0]
+    check_close(runs[1], runs[2])
+    counting = tmp_path / "counting"
+    assert train(1, tiny_data, two_ranks, counting, *changes).exit_codes == [0]
+    losses = [read_log(run_dir)[0]["loss"] for run_dir in (counting, runs[1])]
+    assert losses[0] > losses[1] + 1e-4  # of 16 images some share their class
+    found = read_evaluations(runs[2])[-1]["figures"]
+    assert {"zero_shot/acc1", "zero_shot/acc5"} <= found.keys()
+    line, again = evaluate_source(EvaluateOptions(runs[2]))
+    assert again["zero_shot/acc1"] == found["zero_shot/acc1"]
+    assert "40 images of 30 classes" in line and "2 texts for each" in line
 
 
 @pytest.mark.slow

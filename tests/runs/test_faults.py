@@ -1,7 +1,7 @@
 """The fault table: faults on purpose, how the other rank ends, and an exact resume by the next start.
 
-Two CPU ranks, eight steps, a checkpoint every two steps; a few seconds per fault. Four of them run with make test (a
-rank is killed while it saves, hangs, or fails alone; a disk is full), all others with make test-slow.
+Two CPU ranks, eight steps, a checkpoint every two steps; a few seconds per fault. Three of them run with make test (a
+rank is killed while it saves, or hangs; a checkpoint is damaged), all others with make test-slow.
 """
 
 import os
@@ -132,15 +132,14 @@ def test_twenty_kills_at_random_moments_of_saves(tiny_data: TinyData, tmp_path: 
     assert lines(run_dir) == lines(whole)
 
 
-def test_a_rank_that_hangs_is_named(two_ranks: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+def test_a_rank_that_hangs_is_named(tiny_data: TinyData, tmp_path: Path) -> None:
     hang = ["--hang-seconds", HANG_SECONDS]
     ended = broken(tiny_data, tmp_path / "run", *hang, point="inside forward", rank=1, step=3, action="hang")
     assert ended.exit_codes == [EXIT_RANK_LOST] * 2, ended.stderr
     said = ended.stderr[0]
     assert f"error: nothing moved for {HANG_SECONDS:.0f} s: rank " in said
     assert "rank 1 in forward of step 3, faulty_ranks.py:" in said and "hang" in said
-    assert "rank 0 in forward of step 3, " in said
-    check_it_goes_on(tiny_data, tmp_path / "run", two_ranks)
+    assert "rank 0 in forward of step 3, " in said  # the next start goes on as after a rank that is frozen, below
 
 
 @pytest.mark.slow
@@ -178,7 +177,8 @@ def test_a_job_that_is_suspended_for_long_continues(two_ranks: Path, tiny_data: 
     assert lines(tmp_path) == lines(two_ranks)
 
 
-@pytest.mark.parametrize("rank", few_now([1], [0]))
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [1, 0])
 def test_a_rank_that_fails_alone_ends_all_with_its_traceback(
     rank: int, two_ranks: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -323,6 +323,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_when_a_checkpoint_is_saved(two_ranks: Path, tiny_data: TinyData, small_disk: Path) -> None:
     run_dir = small_disk / "run"
     ended = run_ranks(2, "pretrain.train", arguments_of(tiny_data, run_dir))

@@ -1,6 +1,7 @@
 """Runs that are prolonged, ended early or refused, against one that was planned so. CPU, one rank, half a minute."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +23,62 @@ def steps_of(run_dir: Path) -> list[int]:
     return [int(folder.name.removeprefix("step_")) for folder in complete_folders(run_dir / "checkpoints")]
 
 
-@pytest.fixture(scope="module")
-def endings(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Return the folder of three runs and how their starts ended."""
-    folder = tmp_path_factory.mktemp("schedules")
+@dataclass(frozen=True)
+class Start:
+    """A start of one of the runs."""
 
-    def start(name: str, schedule: str, num_steps: int, decay_steps: int = 0, moved_away: str = "") -> dict[str, Any]:
-        words = ["--optimizer.schedule", schedule, "--optimizer.decay-steps", decay_steps, "--num-steps", num_steps]
-        words += ["--keep-checkpoints", 1]
-        return {"arguments": ["demo", *tiny_data.overrides(folder / name), *map(str, words)], "moved_away": moved_away}
+    name: str
+    schedule: str
+    num_steps: int
+    decay_steps: int = 0
+    moved_away: str = ""
+    """The checkpoint that is moved away before it."""
 
-    plan = [
-        start("planned", "wsd", 10, 3),
-        start("prolonged", "wsd", 5, 1),
-        start("prolonged", "wsd", 8, 2),  # refused: the decay has begun
-        start("prolonged", "wsd", 8, 2, "step_00000005"),
-        start("prolonged", "wsd", 10, 3, "step_00000008"),
-        start("ended", "constant", 3),
-        start("ended", "constant", 4),  # a complete run goes on
-        start("ended", "wsd", 6, 3),  # too late for it
-        start("ended", "wsd", 7, 3),  # ended well from now on
-        start("cosine", "cosine", 2),
-        start("cosine", "cosine", 3),
-    ]
-    asked, out = folder / "plan.json", folder / "out.json"
-    asked.write_text(json.dumps(plan))
-    ended = run_ranks(1, "tests.support.successive_runs", [asked, out])
+
+def endings(starts: list[Start], data: TinyData, folder: Path) -> list[str]:
+    """Return how the starts ended, one after the other in one process."""
+
+    def asked(start: Start) -> dict[str, Any]:
+        words = ["--optimizer.schedule", start.schedule, "--optimizer.decay-steps", start.decay_steps]
+        words += ["--num-steps", start.num_steps, "--keep-checkpoints", 1]
+        arguments = ["demo", *data.overrides(folder / start.name), *map(str, words)]
+        return {"arguments": arguments, "moved_away": start.moved_away}
+
+    plan, out = folder / "plan.json", folder / "out.json"
+    plan.write_text(json.dumps([asked(start) for start in starts]))
+    ended = run_ranks(1, "tests.support.successive_runs", [plan, out])
     assert ended.exit_codes == [0], ended.stderr
-    return folder, json.loads(out.read_text())
+    found: list[str] = json.loads(out.read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def prolonged(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Return the folder of a run that was planned and of one that was prolonged, and how their starts ended."""
+    folder = tmp_path_factory.mktemp("prolonged")
+    starts = [
+        Start("planned", "wsd", 10, 3),
+        Start("prolonged", "wsd", 5, 1),
+        Start("prolonged", "wsd", 8, 2),  # refused: the decay has begun
+        Start("prolonged", "wsd", 8, 2, "step_00000005"),
+        Start("prolonged", "wsd", 10, 3, "step_00000008"),
+    ]
+    return folder, endings(starts, tiny_data, folder)
 
 
 def test_a_run_that_is_prolonged_twice_equals_one_that_was_planned_so_to_the_bit(
-    endings: tuple[Path, list[str]],
+    prolonged: tuple[Path, list[str]],
 ) -> None:
-    folder, said = endings
+    folder, said = prolonged
     assert (said[0], said[1], said[3], said[4]) == ("complete",) * 4
-    prolonged = figures(folder / "prolonged")
-    assert prolonged == figures(folder / "planned")
-    assert len({record["lr"] for record in prolonged[2:7]}) == 1 and prolonged[-1]["lr"] == 5e-5
+    records = figures(folder / "prolonged")
+    assert records == figures(folder / "planned")
+    assert len({record["lr"] for record in records[2:7]}) == 1 and records[-1]["lr"] == 5e-5
     assert steps_of(folder / "planned") == [7, 10]  # where the decay began, and the newest
 
 
-def test_prolonging_inside_the_decay_names_the_checkpoint_to_go_back_to(endings: tuple[Path, list[str]]) -> None:
-    folder, said = endings
+def test_prolonging_inside_the_decay_names_the_checkpoint_to_go_back_to(prolonged: tuple[Path, list[str]]) -> None:
+    folder, said = prolonged
     assert said[2] == (
         f"{folder / 'prolonged'} is at step 5, inside the decay that began at step 4, so its settings cannot change "
         "(num_steps was 5, is now 8; optimizer.decay_steps was 1, is now 2); to go on from step_00000004, which is "
@@ -72,21 +86,31 @@ def test_prolonging_inside_the_decay_names_the_checkpoint_to_go_back_to(endings:
     )
 
 
-def test_a_complete_run_goes_on_and_is_ended_by_a_decay_that_begins_now(endings: tuple[Path, list[str]]) -> None:
-    folder, said = endings
-    assert (said[5], said[6], said[8]) == ("complete",) * 3
-    assert said[7] == (
+@pytest.mark.slow
+def test_a_complete_run_goes_on_and_is_ended_by_a_decay_that_begins_now(
+    prolonged: tuple[Path, list[str]], tiny_data: TinyData, tmp_path: Path
+) -> None:
+    starts = [
+        Start("ended", "constant", 3),
+        Start("ended", "constant", 4),  # a complete run goes on
+        Start("ended", "wsd", 6, 3),  # too late for it
+        Start("ended", "wsd", 7, 3),  # ended well from now on
+    ]
+    said = endings(starts, tiny_data, tmp_path)
+    assert (said[0], said[1], said[3]) == ("complete",) * 3
+    assert said[2] == (
         "num_steps 6 is too low: 4 steps are done, and a decay of 3 steps can begin now at the earliest; give "
         "num_steps 7 or more, or fewer decay_steps"
     )
-    rates = [record["lr"] for record in read_log(folder / "ended")]
+    rates = [record["lr"] for record in read_log(tmp_path / "ended")]
     assert len(rates) == 7 and rates[1:4] == [1e-3] * 3 and rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[4] < 1e-3 and rates[-1] == 5e-5
-    assert figures(folder / "ended")[:4] == figures(folder / "planned")[:4]
+    assert figures(tmp_path / "ended")[:4] == figures(prolonged[0] / "planned")[:4]
 
 
-def test_a_run_under_cosine_is_not_prolonged(endings: tuple[Path, list[str]]) -> None:
-    folder, said = endings
+@pytest.mark.slow
+def test_a_run_under_cosine_is_not_prolonged(tiny_data: TinyData, tmp_path: Path) -> None:
+    said = endings([Start("cosine", "cosine", 2), Start("cosine", "cosine", 3)], tiny_data, tmp_path)
     reason = "under the schedule cosine the learning rate of steps already done depends on it"
-    assert said[9] == "complete" and f"(num_steps was 2, is now 3: {reason})" in said[10]
-    assert said[10].startswith(f"{folder / 'cosine'} was started with different settings (")
+    assert said[0] == "complete" and f"(num_steps was 2, is now 3: {reason})" in said[1]
+    assert said[1].startswith(f"{tmp_path / 'cosine'} was started with different settings (")

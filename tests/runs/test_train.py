@@ -221,6 +221,7 @@ def test_float32_weights_are_exact_under_bfloat16_on_a_number_of_ranks_that_divi
     assert all(torch.equal(weights[name], expected) for name, expected in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_another_layout_of_the_same_stage_is_the_same_run(
     two_ranks: Path, saved_run: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:

@@ -52,6 +52,8 @@ class Case:
     is_masked: bool = False
     """Whether masked data modeling of the same number of pairs goes on beside it."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    num_texts: int = NUM_PAIRS
+    """How many of the texts count as different; equal ones are ignored."""
 
 
 def one_step(case: Case) -> dict[str, Any]:
@@ -107,7 +109,15 @@ def take_step(engine: deepspeed.DeepSpeedEngine, case: Case, step: int) -> dict[
     if case.is_masked:
         weights = torch.tensor(LOSS_WEIGHTS) * MASKED_WEIGHT
         masked = MaskedLosses((part.targets for part in parts if part.targets is not None), weights, OBJECTIVES)
-    return take(engine, ContrastStep(engine, parts, masked))
+    numbers = None
+    if case.num_texts < NUM_PAIRS:
+        numbers = text_numbers(case).chunk(dist.get_world_size())[dist.get_rank()]
+    return take(engine, ContrastStep(engine, parts, masked, numbers))
+
+
+def text_numbers(case: Case) -> Tensor:
+    """Return the numbers of the texts of the global batch, (NUM_PAIRS,) int64, equal ones in every part of it."""
+    return torch.arange(NUM_PAIRS) % case.num_texts
 
 
 def micro_steps(case: Case, step: int) -> list[DualMicroStep]:

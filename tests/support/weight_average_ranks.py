@@ -33,10 +33,10 @@ from tests.support.small_engines import (
     train,
 )
 
-DECAY = 0.8  # above that of the warmup in the first steps, below it in the last
-NUM_STEPS = 20
+DECAY = 0.5  # above that of the warmup in the first seven updates, below it in the others
+NUM_STEPS = 14
 SKIPPED = 3
-HALFWAY = 10
+HALFWAY = 7
 Precision = Literal["float32", "bfloat16"]
 
 

@@ -118,7 +118,7 @@ def samples_of(batch: StepBatch) -> list[Sample]:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     st.lists(
         st.lists(st.integers(1, 12), min_size=1, max_size=5).filter(lambda s: sum(s) >= 3), min_size=1, max_size=3
@@ -160,7 +160,7 @@ def test_a_step_is_the_same_on_any_ranks_workers_and_micro_steps_and_after_a_res
         )
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5).filter(lambda s: sum(s) >= 3), topologies())
 def test_a_pass_visits_each_sample_once(tiny_data: TinyData, sizes: list[int], topology: dict[str, int]) -> None:
     num_samples, num_lanes = sum(sizes), topology["num_lanes"]

@@ -8,7 +8,7 @@ from model.expert_rows import ExpertRows
 from model.kernels.backend import Backend
 from model.kernels.residual_norm import residual_norm
 from model.residual import Branch
-from tests.support.kernels import SIZES, assert_same, random_tensors
+from tests.support.kernels import ROWS, SIZES, assert_same, random_tensors
 
 
 def call(
@@ -26,8 +26,9 @@ def call(
     return residual_norm(x, Branch(output, bias, bias_rows, scale), weight, norm_bias, norm_rows, backend)
 
 
-@pytest.mark.parametrize(("rows", "width"), SIZES, ids=str)
-@pytest.mark.parametrize("has_scale", [True, False], ids=["drop_path", "plain"])
+@pytest.mark.parametrize(
+    ("rows", "width", "has_scale"), [(*size, True) for size in SIZES] + [(ROWS[4], 31, False)], ids=str
+)
 def test_kernel_equals_reference(rows: ExpertRows, width: int, has_scale: bool) -> None:
     bias_rows = ExpertRows(rows.ends, tuple(number // 2 for number in range(len(rows.ends))))  # other experts
     shape = (rows.num_rows, width)

@@ -13,7 +13,6 @@ from tests.support.weight_average_ranks import CHECKS
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 NEVER_SMALL = {"stage3_param_persistence_threshold": 0}
 FEW = {
-    "stage 1 in bfloat16": {"zero": {"stage": 1}, "precision": "bfloat16"},
     "stage 2": {"zero": {"stage": 2}},
     "stage 3 in bfloat16": {"zero": {"stage": 3, "sub_group_size": 5000}, "precision": "bfloat16"},
 }

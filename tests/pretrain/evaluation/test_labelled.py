@@ -1,11 +1,13 @@
 """Labelled images: their layouts, classes and halves, and mistakes in them. CPU, seconds."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from data_pipeline.loading.config import DataConfig
+from data_pipeline.samples.answers import CLASSES_NAME, class_lines
 from pretrain.evaluation.labelled import every_second, open_labelled, spread
 from tests.support.evaluated import write_labelled
 from tests.support.shard_files import index_folder, png, write_tar
@@ -36,6 +38,27 @@ def test_captions_of_pairs_are_classes(tmp_path: Path) -> None:
     assert found.classes == ("cat", "dog", "owl") and found.labels.tolist() == [0, 1, 0, 1, 2]
     images, is_good = found.images(range(5))
     assert images[:, 0].float().mean((1, 2)).tolist() == [0, 1, 2, 3, 4] and is_good.all()
+
+
+def test_shards_of_labels_name_their_classes(tmp_path: Path) -> None:
+    names = ["owl", "cat", "cat", "owl", "dog"]
+    members = [
+        (f"{number}.{end}", content)
+        for number, name in enumerate(names)
+        for end, content in (
+            ("png", png((number, 0, 0))),
+            ("json", json.dumps({"class": name, "label": ["cat", "dog", "owl"].index(name)}).encode()),
+        )
+    ]
+    write_tar(tmp_path / "labels" / "0.tar", members)
+    index_folder(tmp_path / "labels", "label")
+    found = open_labelled(str(tmp_path / "labels"), 4, DataConfig(), 16, True, with_all_classes=True)
+    assert found.classes == ("cat", "dog", "owl") and found.labels.tolist() == [2, 0, 0, 2]
+    images, is_good = found.images(range(4))
+    assert images[:, 0].float().mean((1, 2)).tolist() == [0, 1, 2, 3] and is_good.all()
+    (tmp_path / "labels" / CLASSES_NAME).write_text(class_lines(["ant", "cat", "dog", "owl"]))
+    listed = open_labelled(str(tmp_path / "labels"), 5, DataConfig(), 16, True, with_all_classes=True)
+    assert listed.classes == ("ant", "cat", "dog", "owl") and listed.labels.tolist() == [3, 1, 1, 3, 2]
 
 
 def test_images_are_kept_only_if_asked_for(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Contrastive steps in real processes against plain torch on one, and what no step may change. CPU, seconds."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,9 @@ from tests.support.contrast_ranks import (
     NUM_UP,
     Case,
     global_batch,
+    text_numbers,
 )
+from tests.support.faults import few_now
 from tests.support.tiny import CONFIG, tiny_dual_encoder
 
 TOLERANCE = 1e-5
@@ -42,7 +45,9 @@ def reference(case: Case) -> tuple[dict[str, float], dict[str, Tensor]]:
     images = normalize(states.images[:, 0] @ model.vision_head.weight.T, dim=1)
     texts = normalize(states.texts[:, 0] @ model.language_head.weight.T, dim=1)
     logits = model.logit_scale.exp() * images @ texts.T
-    right = torch.arange(NUM_PAIRS)
+    right, numbers = torch.arange(NUM_PAIRS), text_numbers(case)
+    is_ignored = (numbers[:, None] == numbers) & ~torch.eye(NUM_PAIRS, dtype=torch.bool)
+    logits = logits.masked_fill(is_ignored, -torch.inf)
     losses = {}
     if model.logit_bias is not None:
         signs = 2 * torch.eye(NUM_PAIRS) - 1
@@ -84,8 +89,8 @@ def check(found: dict[str, Any], case: Case) -> None:
 
 
 FEW = {
-    "softmax": Case("one step", stage=3, num_micro_steps=2),
-    "sigmoid": Case("one step", stage=2, num_micro_steps=1, loss="sigmoid"),
+    "softmax": Case("one step", stage=3, num_micro_steps=2, num_texts=5),
+    "sigmoid": Case("one step", stage=2, num_micro_steps=1, loss="sigmoid", num_texts=5),
     "masked": Case("one step", stage=3, num_micro_steps=2, loss="sigmoid", is_masked=True),
 }
 STAYING = {f"stage {stage}": Case("ten steps", stage=stage, num_micro_steps=2 - stage % 2) for stage in (1, 2, 3)}
@@ -95,15 +100,39 @@ AT_THE_BOUND = {
 }
 
 
+CASES = {**FEW, **STAYING, **AT_THE_BOUND}
+NOW = {name: CASES[name] for name in (*FEW, "stage 3", "bound 3 bfloat16")}
+
+
 @pytest.fixture(scope="module")
-def two_ranks_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return the results of all cases on two ranks, of one launch."""
-    return results(2, {**FEW, **STAYING, **AT_THE_BOUND}, tmp_path_factory.mktemp("contrast"))
+def results_now(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the results of the cases of make test on two ranks, of one launch."""
+    return results(2, NOW, tmp_path_factory.mktemp("contrast"))
 
 
-@pytest.mark.parametrize("name", FEW)
-def test_losses_and_all_gradients_are_those_of_plain_torch(name: str, two_ranks_results: dict[str, Any]) -> None:
-    check(two_ranks_results[name], FEW[name])
+@pytest.fixture(scope="module")
+def results_of_others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the results of the cases of make test-slow, likewise."""
+    return results(
+        2, {name: case for name, case in CASES.items() if name not in NOW}, tmp_path_factory.mktemp("others")
+    )
+
+
+@pytest.fixture
+def found(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return the result of a test's case."""
+    results_by_name: dict[str, Any] = request.getfixturevalue("results_now" if name in NOW else "results_of_others")
+    return dict(results_by_name[name])
+
+
+def few(cases: Mapping[str, Case]) -> list[Any]:
+    """Return pytest parameters: names of cases, those that are not in NOW marked slow."""
+    return few_now([name for name in cases if name in NOW], [name for name in cases if name not in NOW])
+
+
+@pytest.mark.parametrize("name", few(FEW))
+def test_losses_and_all_gradients_are_those_of_plain_torch(name: str, found: dict[str, Any]) -> None:
+    check(found, FEW[name])
 
 
 @pytest.mark.slow
@@ -118,24 +147,27 @@ def test_losses_and_all_gradients_depend_on_no_topology(num_ranks: int, tmp_path
         for stage in (1, 2, 3)
         for is_masked in (False, True)
     }
+    cases |= {
+        f"{loss}, {count} micro-steps, equal texts": Case("one step", 3, count, loss, num_texts=5)
+        for loss in ("softmax", "sigmoid")
+        for count in (1, 2, 4)
+    }
     found = results(num_ranks, cases, tmp_path)
     for name, case in cases.items():
         check(found[name], case)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_what_the_loss_does_not_use_keeps_its_value_to_the_bit(stage: int, two_ranks_results: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", few(STAYING))
+def test_what_the_loss_does_not_use_keeps_its_value_to_the_bit(name: str, found: dict[str, Any]) -> None:
     """Ten steps with a weight decay of 0.5: vision-language experts and the mask token stay, all else is trained."""
-    found = two_ranks_results[f"stage {stage}"]
     expected = {name for name in tiny_dual_encoder().state_dict() if "vision_language" in name}
     assert len(expected) == 8  # two matrices, three norms and biases of one block
     assert set(found["kept"]) == expected | {"encoder.vision_embed.mask_token"}
     assert len(found["changed"]) > 80
 
 
-@pytest.mark.parametrize("name", AT_THE_BOUND)
-def test_the_scale_stops_at_its_bound_and_comes_back_at_once(name: str, two_ranks_results: dict[str, Any]) -> None:
-    found = two_ranks_results[name]
+@pytest.mark.parametrize("name", few(AT_THE_BOUND))
+def test_the_scale_stops_at_its_bound_and_comes_back_at_once(name: str, found: dict[str, Any]) -> None:
     weights, used = zip(*found["found"], strict=True)
     highest = torch.tensor(found["bound"]).item()  # in float32
     assert max(weights) == weights[NUM_UP - 1] == weights[NUM_UP - 2] == highest

@@ -1,6 +1,7 @@
 """Finetuning steps in real processes against plain torch on one, and what no step may change. CPU, seconds."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from pretrain.recipes.contrast import contrast_laptop
 from pretrain.recipes.small import laptop
 from pretrain.recipes.small_finetuning import vqa_laptop
 from tests.support import step_ranks
+from tests.support.faults import few_now
 from tests.support.mistakes import only_rank
 from tests.support.task_data import task_config, write_scenes
 from tests.support.task_networks import small_task_network
@@ -96,17 +98,43 @@ FEW = {
     "mixtures": Case("one step", "classify", stage=2, num_micro_steps=2, mixup=0.8),
 }
 STAYING = {f"ten steps of {task}": Case("ten steps", task) for task in ("vqa", "caption", "classify")}  # type: ignore[arg-type]
+CASES = {**FEW, **STAYING}
+NOW = {
+    name: CASES[name]
+    for name in ("answers", "statements", "captions without the worst words", "mixtures", "ten steps of vqa")
+}
+"""A case of every task; stages 2 and 3, and mixtures, which are classes too."""
 
 
 @pytest.fixture(scope="module")
-def two_ranks_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return the results of all cases on two ranks, of one launch."""
-    return results(2, {**FEW, **STAYING}, tmp_path_factory.mktemp("finetuning"))
+def results_now(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the results of the cases of make test on two ranks, of one launch."""
+    return results(2, NOW, tmp_path_factory.mktemp("finetuning"))
 
 
-@pytest.mark.parametrize("name", FEW)
-def test_losses_and_all_gradients_are_those_of_plain_torch(name: str, two_ranks_results: dict[str, Any]) -> None:
-    check(two_ranks_results[name], FEW[name])
+@pytest.fixture(scope="module")
+def results_of_others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the results of the cases of make test-slow, likewise."""
+    return results(
+        2, {name: case for name, case in CASES.items() if name not in NOW}, tmp_path_factory.mktemp("others")
+    )
+
+
+@pytest.fixture
+def found(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return the result of a test's case."""
+    results_by_name: dict[str, Any] = request.getfixturevalue("results_now" if name in NOW else "results_of_others")
+    return dict(results_by_name[name])
+
+
+def few(cases: Mapping[str, Case]) -> list[Any]:
+    """Return pytest parameters: names of cases, those that are not in NOW marked slow."""
+    return few_now([name for name in cases if name in NOW], [name for name in cases if name not in NOW])
+
+
+@pytest.mark.parametrize("name", few(FEW))
+def test_losses_and_all_gradients_are_those_of_plain_torch(name: str, found: dict[str, Any]) -> None:
+    check(found, FEW[name])
 
 
 @pytest.mark.slow
@@ -123,10 +151,10 @@ def test_losses_and_all_gradients_depend_on_no_topology(num_ranks: int, tmp_path
         check(found[name], case)
 
 
-@pytest.mark.parametrize("name", STAYING)
-def test_what_the_loss_does_not_use_keeps_its_value_to_the_bit(name: str, two_ranks_results: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", few(STAYING))
+def test_what_the_loss_does_not_use_keeps_its_value_to_the_bit(name: str, found: dict[str, Any]) -> None:
     """Ten steps with a weight decay of 0.5, of a network with vision-language experts in its last block."""
-    found, config = two_ranks_results[name], config_of(STAYING[name])
+    config = config_of(STAYING[name])
     matrices = [each for each in [*found["kept"], *found["changed"]] if each.endswith("weight") and "norm" not in each]
     kept = {each for each in found["kept"] if each in matrices}
     assert kept == {each for each in matrices if not is_trained(each, config.model, config.heads)}

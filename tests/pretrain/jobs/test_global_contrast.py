@@ -23,13 +23,19 @@ def features(seed: int) -> Tensor:
 
 @pytest.mark.parametrize("bias", [None, -1.0])
 @pytest.mark.parametrize("chunk", [30, 1 << 20])
+@pytest.mark.parametrize("num_texts", [12, 5])
 def test_loss_gradients_and_accuracy_are_those_of_the_whole_matrix(
-    bias: float | None, chunk: int, one_rank: None
+    bias: float | None, chunk: int, num_texts: int, one_rank: None
 ) -> None:
+    """num_texts: how many of the twelve texts differ; equal ones are ignored."""
     images, texts = features(0).requires_grad_(), (features(0) + 0.4 * features(1)).detach().requires_grad_()
     logit_scale = torch.tensor(1.2, requires_grad=True)
     logit_bias = None if bias is None else torch.tensor(bias, requires_grad=True)
     logits, right = logit_scale.exp() * images @ texts.T, torch.arange(12)
+    numbers = right % num_texts
+    is_ignored = (numbers[:, None] == numbers) & ~torch.eye(12, dtype=torch.bool)
+    assert is_ignored.any() == (num_texts < 12)
+    logits = logits.masked_fill(is_ignored, -torch.inf)
     if logit_bias is None:
         loss = (cross_entropy(logits, right) + cross_entropy(logits.T, right)) / 2
     else:
@@ -41,6 +47,7 @@ def test_loss_gradients_and_accuracy_are_those_of_the_whole_matrix(
         logit_scale.detach(),
         None if logit_bias is None else logit_bias.detach(),
         chunk,
+        None if num_texts == 12 else numbers,
     )
     torch.testing.assert_close(found.loss, loss.detach())
     assert images.grad is not None and texts.grad is not None and logit_scale.grad is not None
@@ -59,6 +66,7 @@ def test_nothing_is_read_back(has_bias: bool, one_rank: None) -> None:
     """Run on the meta device, where every read of a value fails."""
     with torch.device("meta"):
         images, texts, number = torch.empty(12, 8), torch.empty(12, 8), torch.empty(())
-    found = global_contrast(images, texts, number, number if has_bias else None, 40)
+    numbers = torch.empty(12, dtype=torch.int64, device="meta")
+    found = global_contrast(images, texts, number, number if has_bias else None, 40, numbers)
     assert all(tensor.device.type == "meta" for tensor in found)
     assert found.image_gradient.shape == found.text_gradient.shape == (12, 8)

@@ -83,19 +83,23 @@ def test_a_gpu_allocates_what_was_planned() -> None:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
-def test_the_loss_on_paper_is_that_of_a_run(loss: Literal["softmax", "sigmoid"]) -> None:
-    config = small_contrast(pairs_per_step=256, loss=loss)
+@pytest.mark.parametrize("equal_texts", ["negatives", "ignored"])
+def test_the_loss_on_paper_is_that_of_a_run(
+    loss: Literal["softmax", "sigmoid"], equal_texts: Literal["negatives", "ignored"]
+) -> None:
+    config = small_contrast(pairs_per_step=256, loss=loss, equal_texts=equal_texts)
+    numbers = torch.arange(256) % 9 if equal_texts == "ignored" else None
     images, texts = torch.randn(2, 256, config.model.dim)
     bias = torch.tensor(-10.0) if loss == "sigmoid" else None
     with only_rank(), WorkCounter() as ran:
-        global_contrast(images, texts, torch.tensor(0.0), bias)
+        global_contrast(images, texts, torch.tensor(0.0), bias, pair_numbers=numbers)
     with WorkCounter() as planned:
         contrast_of_a_rank(config, 256)
     expected = {"softmax": 12, "sigmoid": 8}[loss] * 256**2 * config.model.dim
     assert flops(planned.work_so_far()) == flops(ran.work_so_far()) == expected
     peaks = []
     for run in (
-        lambda: global_contrast(images, texts, torch.tensor(0.0), bias),
+        lambda: global_contrast(images, texts, torch.tensor(0.0), bias, pair_numbers=numbers),
         lambda: contrast_of_a_rank(config, 256),
     ):
         with only_rank_without_threads(), LiveMemory() as memory:

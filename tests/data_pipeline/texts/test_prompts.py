@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.evaluation.prompts import DEFAULT_TEMPLATES, prompts, read_class_names, read_templates
+from data_pipeline.texts.prompts import DEFAULT_TEMPLATES, prompts, read_class_names, read_templates
 
 
 def test_folders_are_names_unless_a_file_has_others(tmp_path: Path) -> None:
