@@ -52,7 +52,8 @@ def global_contrast(
     not compared with each other, None to compare all. Reads nothing from the device.
     """
     numbers = None if pair_numbers is None else PairNumbers(pair_numbers, gathered_from_ranks(pair_numbers))
-    parts = _Parts(images, texts, *gathered_from_ranks(torch.stack([images, texts], 1)).unbind(1), numbers)
+    all_images, all_texts = gathered_from_ranks(torch.stack([images, texts], 1)).unbind(1)
+    parts = _Parts(images, texts, all_images, all_texts, numbers)
     scale = logit_scale.exp()
     if logit_bias is None:
         return _softmax(parts, scale, chunk_logits)
