@@ -33,13 +33,12 @@ from data_pipeline.shards.parts import check_plan, finished_part, unfinished_par
 from data_pipeline.shards.reader import SampleReader
 from data_pipeline.shards.scan import SCANS_NAME, SampleReport, file_origin, load_scan, scan_path
 from data_pipeline.shards.writer import OTHER_SIDE, SampleFilter, checked_text, is_in_split, write_shard
-from data_pipeline.sources.annotated import Decode
 from data_pipeline.sources.blocks import block_digest, blocks
-from data_pipeline.sources.entries import EntryError
 from data_pipeline.sources.readers import DRAWN, SourceOptions, read_records
 from data_pipeline.sources.task_readers import TaskOptions, TaskSource
 from data_pipeline.texts.passages import pack_passages
 from data_pipeline.texts.token_coverage import covered_share
+from data_pipeline.texts.token_ids import decoder
 from data_pipeline.texts.tokenizer import NO_TOKEN, TextTokenizer
 from data_pipeline.workers.pool import worker_pool
 
@@ -154,18 +153,6 @@ def write_shards(options: ShardOptions) -> SampleReport:
 def _task_source(options: ShardOptions) -> TaskSource:
     decode = None if options.text_tokenizer is None else decoder(TextTokenizer(options.text_tokenizer))
     return TaskSource(options.kind, options.source, options.columns, options.tasks, options.split, decode)
-
-
-def decoder(tokenizer: TextTokenizer) -> Decode:
-    """Return the function from token ids to their text. It raises EntryError for an id that the tokenizer lacks."""
-
-    def decode(ids: list[int]) -> str:
-        for number in ids:
-            if not 0 <= number < tokenizer.vocab_size:
-                raise EntryError(f"token id is not one of {tokenizer.path} ({number} of {tokenizer.vocab_size} ids)")
-        return tokenizer.decode(ids)
-
-    return decode
 
 
 def plan_settings(options: ShardOptions) -> dict[str, object]:
