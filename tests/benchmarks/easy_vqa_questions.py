@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 Side = Literal["train", "test"]
+SHAPES = ("circle", "rectangle", "triangle")
+COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,12 @@ class Question:
     image: Path
     text: str
     answer: str
+
+    @property
+    def describes(self) -> bool:
+        """Whether the words say something of the image: "what color is the circle?" does, "is there a circle?" not."""
+        words = self.text.rstrip("?").split()
+        return words[0] == "what" and not {*SHAPES, *COLORS}.isdisjoint(words)
 
     def line(self, number: int) -> str:
         """Return the question as a JSON line that data_pipeline.write_shards reads as kind vqa, and as kind pair."""

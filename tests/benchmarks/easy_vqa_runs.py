@@ -25,6 +25,8 @@ NETWORK = ("dim", "depth", "num_heads", "ffn_dim", "num_vl_layers", "image_size"
            "max_text_length", "init_std", "embed_init_std")  # fmt: skip
 """Fields of the recipe's network that masked pretraining has to share."""
 QUESTIONS: dict[Side, str] = {"train": "data/train.jsonl", "test": "data/test.jsonl"}
+DESCRIPTIONS = "data/descriptions.jsonl"
+"""Training questions that say something of their image: the captions of pretraining."""
 PAIRS, IMAGES, VISUAL_TOKENIZER = "data/easy_vqa_pairs", "data/easy_vqa_images", "data/easy_vqa_visual_tokenizer.pt"
 SCRATCH = Path("runs/easy_vqa_scratch")
 CODES: dict[str, object] = {
@@ -45,7 +47,7 @@ PRETRAINING: dict[str, object] = {
     "data.color-jitter": 0.0,  # colors are asked for
     "data.horizontal-flip": True,  # no question asks for a side
     "objective.min-block-patches": 2,
-    "objective.mim-weight": 1.0,  # most questions have words that say nothing of the image
+    "objective.mim-weight": 1.0,  # few words of a question say something of the image
     "objective.mvlm-image-weight": 1.0,
     "activation-checkpointing.mode": "none",
 }
@@ -73,7 +75,8 @@ def prepare(questions: Mapping[Side, Sequence[Question]], out: Path, pool: Execu
     """Write the text tokenizer and all shards."""
     (out / "data").mkdir(parents=True, exist_ok=True)
     for side, path in QUESTIONS.items():
-        (out / path).write_text("".join(question.line(number) for number, question in enumerate(questions[side])))
+        write_questions(out / path, questions[side])
+    write_questions(out / DESCRIPTIONS, [question for question in questions["train"] if question.describes])
     data, source = recipe().data, QUESTIONS["train"]
     assert data.text_tokenizer is not None and data.held_out is not None
     if not (out / data.text_tokenizer).is_file():
@@ -82,13 +85,17 @@ def prepare(questions: Mapping[Side, Sequence[Question]], out: Path, pool: Execu
     answers = f"{data.shards[0]}/{ANSWERS_NAME}"
     shards = [
         pool.submit(write_shards, out, data.shards[0], "vqa", source),
-        pool.submit(write_shards, out, PAIRS, "pair", source, *AS_CAPTIONS),
+        pool.submit(write_shards, out, PAIRS, "pair", DESCRIPTIONS, *AS_CAPTIONS),
         pool.submit(write_shards, out, IMAGES, "image", source, "--deduplicate", *EVERYTHING),
     ]
     shards[0].result()
     shards.append(pool.submit(write_shards, out, data.held_out, "vqa", QUESTIONS["test"], "--answers", answers))
     for written in shards:
         written.result()
+
+
+def write_questions(path: Path, questions: Sequence[Question]) -> None:
+    path.write_text("".join(question.line(number) for number, question in enumerate(questions)))
 
 
 def write_shards(out: Path, folder: str, kind: str, source: str, *options: object) -> None:

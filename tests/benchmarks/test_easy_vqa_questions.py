@@ -50,6 +50,22 @@ def test_one_image_in_so_many_is_taken_with_all_its_questions(monkeypatch: pytes
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "says_something"),
+    [
+        ("what color is the circle?", True),
+        ("what is the red shape?", True),
+        ("what shape is present?", False),
+        ("is there a circle?", False),
+        ("does the image not contain a red shape?", False),
+    ],
+)
+def test_a_question_describes_its_image_if_it_takes_a_shape_or_a_color_for_granted(
+    text: str, says_something: bool
+) -> None:
+    assert Question(IMAGE, text, "circle").describes == says_something
+
+
 def test_the_recipe_has_the_words_of_the_study_and_is_evaluated_after_every_epoch() -> None:
     config = recipe()
     assert config.model.vocab_size == NUM_PIECES + 2
