@@ -31,6 +31,9 @@ class ContrastConfig(EncoderRunConfig):
     layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """Factor of the learning rate from each block to the one below it; embeddings come below the first, heads above the
     last. 1: the same for all."""
+    head_lr_factor: Annotated[float, Interval(gt=0, le=1000)] = 1.0
+    """Factor of the learning rate of the two projections, vision_head and language_head, which are new if the run
+    starts from masked data modeling: a pretrained encoder wants a lower learning rate than they do. 1: the same."""
     masked_data_weight: Weight = 0.0
     """Weight of masked data modeling on the same pairs, beside the contrastive loss, whose weight is 1. 0: without."""
     images_per_step: SampleCount = 0

@@ -59,6 +59,8 @@ from pretrain.survival.console import say
 
 LARGEST_SCALE = 100.0
 """Highest factor of similarities (CLIP's)."""
+PROJECTIONS = ("vision_head.", "language_head.")
+"""Beginnings of the names of parameters that head_lr_factor is for."""
 
 
 class Contrast(Job[ContrastConfig]):
@@ -141,8 +143,9 @@ class Contrast(Job[ContrastConfig]):
     def lr_scale(self, name: str) -> float:
         if not self.is_trained(name):
             return 0.0
-        depth, decay = self.config.model.depth, self.config.layer_decay
-        return decay ** (depth + 1 - layer_of(name, depth))
+        config, depth = self.config, self.config.model.depth
+        scale = config.layer_decay ** (depth + 1 - layer_of(name, depth))
+        return scale * config.head_lr_factor if name.startswith(PROJECTIONS) else scale
 
     def is_trained(self, name: str) -> bool:
         """Return whether the loss depends on a parameter.

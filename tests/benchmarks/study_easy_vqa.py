@@ -42,7 +42,7 @@ class StudyOptions:
 
     out: Path | None = None
     """Folder for data and runs; finished parts there are not repeated. None: a temporary folder."""
-    pretraining_steps: Count = 1000
+    pretraining_steps: Count = 3000
     """Steps of masked pretraining."""
     quick: bool = False
     """Run for a minute, in a folder of its own; the figures mean little."""

@@ -45,6 +45,7 @@ def test_masked_data_modeling_is_a_pretraining_of_the_same_samples() -> None:
         ({"pairs_per_step": 1}, "pairs_per_step"),
         ({"layer_decay": 0.0}, "layer_decay"),
         ({"layer_decay": 1.1}, "layer_decay"),
+        ({"head_lr_factor": 0.0}, "head_lr_factor"),
         ({"masked_data_weight": -1.0}, "masked_data_weight"),
         ({"masked_data_weight": 1.0}, "needs the visual_tokenizer of pretraining; give it"),
         ({"images_per_step": 4}, "images_per_step 4 is for masked data modeling, which masked_data_weight 0 leaves"),

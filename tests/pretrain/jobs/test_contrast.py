@@ -186,6 +186,9 @@ def test_the_learning_rate_falls_from_heads_to_embeddings_and_is_zero_for_what_i
         assert scale(f"encoder.{name}") == 0.5 ** (depth + 1)
     assert scale("encoder.vision_embed.mask_token") == 0.0
     assert scale("encoder.blocks.39.experts.vision_language.fc1.weight") == 0.0
+    with_factor = Contrast(replace(config, head_lr_factor=20.0), torch.device("cpu")).lr_scale
+    assert with_factor("vision_head.weight") == with_factor("language_head.weight") == 20.0
+    assert with_factor("logit_scale") == with_factor("encoder.norm.vectors") == 1.0  # no projection
     masked = replace(config, masked_data_weight=1.0, visual_tokenizer=Path("data/visual_tokenizer.pt"))
     assert Contrast(masked, torch.device("cpu")).lr_scale("encoder.vision_embed.mask_token") == 0.5 ** (depth + 1)
     assert layer_of("encoder.text_embed.pos_embed", 12) == 0 and layer_of("encoder.blocks.11.vectors", 12) == 12
