@@ -97,6 +97,7 @@ class ShardOptions:
             raise ValueError(f"{self.out} is not a local folder; write to one and copy it with its index")
         if self.kind == "text" and self.text_tokenizer is None:
             raise ValueError("kind text needs --text-tokenizer, a SentencePiece model, to count tokens")
+        self.tasks.check_used(self.kind, self.source)
 
 
 def main() -> None:

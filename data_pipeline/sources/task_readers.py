@@ -14,7 +14,7 @@ classes: one that is given, or one made from the source.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -61,6 +61,17 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def check_used(self, kind: Kind, source: str) -> None:
+        """Raise ValueError if an option is set that a kind or source does not read."""
+        for option in fields(self):
+            name, reader = option.name, "label" if option.name == "classes" else "vqa"
+            if getattr(self, name) == option.default:
+                continue
+            if kind != reader:
+                raise ValueError(f"{name} is for kind {reader}, not for {kind}; leave it out")
+            if source.startswith(DRAWN):
+                raise ValueError(f"{name} is for files: drawn scenes have a list of their own; leave it out")
 
 
 @dataclass(frozen=True)

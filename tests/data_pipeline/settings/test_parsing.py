@@ -29,6 +29,9 @@ from pretrain.recipes import RECIPES
         (ShardOptions, ["pairs", "a", "b"], "pairs must be one of "),
         (ShardOptions, ["pair", "a", "b", "--qualty", "3"], "there is no option --qualty; did you mean --quality?"),
         (ShardOptions, ["text", "a", "b"], "kind text needs --text-tokenizer"),
+        (ShardOptions, ["pair", "a", "b", "--classes", "c"], "classes is for kind label, not for pair"),
+        (ShardOptions, ["label", "a", "b", "--min-answer-count", "1"], "min_answer_count is for kind vqa"),
+        (ShardOptions, ["vqa", "scenes:9", "b", "--answers", "c"], "answers is for files"),
         (ShardOptions, ["pair", "a", "b", "--part", "3"], "part 3 must be below num_parts 1"),
     ],
 )
