@@ -128,7 +128,7 @@ def _captions_in(entry: dict[str, Any], fields: AnnotatedFields) -> list[str]:
     name = fields.text if fields.text in entry else "captions"
     if name not in entry:
         raise EntryError(f"entry has neither {fields.text!r} nor 'captions' (it has: {', '.join(entry):.200})")
-    found = entry[name] or []
+    found = [] if entry[name] is None else entry[name]
     captions = [found] if isinstance(found, str) else found
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise EntryError(f"{name!r} is neither a text nor a list of texts ({found!r:.60})")

@@ -20,7 +20,8 @@ def images_with_classes(path: Path, fields: AnnotatedFields, classes: list[str] 
     """Yield the images of a folder of class folders, of ImageNet's tar of tars, or of JSON lines, each with the name of
     its class.
 
-    classes: the class list, by which numbers in JSON lines are named; if there is none, a number is its own name.
+    classes: the class list, in which a number in JSON lines is the place of a name; if there is none, or if its names
+    are numbers, a number is its own name.
     """
     if path.is_dir() or form(path) == ".tar":
         for record in images_of_folder(path) if path.is_dir() else images_of_tar(path):
@@ -49,19 +50,30 @@ def sorted_classes(names: set[str]) -> list[str]:
 def _images_of_json_lines(path: Path, fields: AnnotatedFields, classes: list[str] | None) -> Iterator[Record]:
     """Yield the images of Microsoft's imagenet.train.index.jsonl (image_path, label), or of lines with image and label,
     where the label is a number or the name of a class."""
+    # numbers that are names, as in a list that was made from them, need not begin at 0
+    are_names = classes is None or all(NUMBER.fullmatch(name) for name in classes)
 
     def image(entry: Entry) -> list[Record]:
         name = fields.image_name(entry.content)
         label = entry.content.get("label", entry.content.get("class"))
         if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
             raise EntryError(f"label is neither a number nor the name of a class ({label!r:.60})")
-        if isinstance(label, int) and not 0 <= label < (len(classes) if classes else label + 1):
-            number = f" of {len(classes)} classes" if classes else ""
-            raise EntryError(f"label is out of range ({label}{number})")
-        known = classes[label] if classes and isinstance(label, int) else str(label)
-        return [Record(name, fields.root / name.lstrip("/"), metadata={"class": known}, place=entry.place)]
+        if isinstance(label, int) and label < 0:
+            raise EntryError(f"label is out of range ({label})")
+        known = str(label)
+        if isinstance(label, int) and classes is not None and not are_names:
+            if label >= len(classes):
+                raise EntryError(f"label is out of range ({label} of {len(classes)} classes)")
+            known = classes[label]
+        return [Record(name, _image_path(fields.root, name), metadata={"class": known}, place=entry.place)]
 
     def refusal(first: str) -> Exception:
         return RefusedFileError(path, f"has no JSON lines with {fields.image!r} and 'label'", first)
 
     return records_of_entries(json_lines(path), image, refusal)
+
+
+def _image_path(root: Path, name: str) -> Path:
+    """Return the path of an image: names in Microsoft's index begin with a slash and are relative to the root."""
+    below = root / name.lstrip("/")
+    return Path(name) if name.startswith("/") and not below.exists() else below

@@ -136,11 +136,11 @@ def questions_of_json_lines(path: Path, fields: AnnotatedFields, answers: list[s
 def _scores_of_line(line: dict[str, Any], answers: list[str] | None) -> dict[str, float] | None:
     if "labels" in line or "scores" in line:
         return _scores_of_labels(field_of(line, "labels", list), field_of(line, "scores", list), answers)
-    if "answer" in line:
-        return {field_of(line, "answer", str): 1.0}
     found: dict[str, float] | list[Any] | None = line.get("answers")
     if isinstance(found, list):
         return human_scores(human_answers(found))
+    if found is None and "answer" in line:  # beside answers it is only the commonest of them
+        return {field_of(line, "answer", str): 1.0}
     is_scored = isinstance(found, dict) and all(isinstance(score, int | float) for score in found.values())
     if found is not None and not is_scored:
         raise EntryError(f"'answers' does not hold a score per answer ({found!r:.60})")

@@ -72,6 +72,10 @@ class TaskOptions:
                 raise ValueError(f"{name} is for kind {reader}, not for {kind}; leave it out")
             if source.startswith(DRAWN):
                 raise ValueError(f"{name} is for files: drawn scenes have a list of their own; leave it out")
+            if name == "annotations" and form(source) != ".json":
+                raise ValueError(f"annotations are those of VQAv2's .json, not of {source}; leave it out")
+            if name in ("min_answer_count", "more_annotations") and self.answers is not None:
+                raise ValueError(f"{name} is for a list that is made, but answers gives one; leave one of them out")
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,8 @@ def _commonest_answers(records: Iterable[Record]) -> Iterator[str]:
     for record in records:
         if record.problem is None and (scores := _sound_scores(record)):
             answer = record.metadata.get(MAJORITY) or max(scores, key=scores.__getitem__)
+            if not scores.get(answer, 1.0):
+                continue  # no answer is right
             yield normalized(answer) if "human_answers" in record.metadata else answer
 
 

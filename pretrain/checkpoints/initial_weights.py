@@ -86,7 +86,7 @@ def open_initial_weights(source: Path, model: MultiwayConfig) -> InitialWeights:
     """
     source = resolve_best(source)
     if not source.exists():
-        raise ValueError(f"initial_weights {source} does not exist; {SOURCES}")
+        raise ValueError(f"initial_weights {source} does not exist; {SOURCES}, or None for random weights")
     if source.name == WEIGHTS_NAME and source.is_file():
         raise ValueError(f"initial_weights {source} is one file of an export; give its folder, {source.parent}")
     if source.is_file():

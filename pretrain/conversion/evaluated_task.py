@@ -82,8 +82,9 @@ def prepare(options: EvaluateOptions, device: torch.device, check_shards: bool) 
         labels,
         tokenizer,
         preprocessing,
-        # the accuracy of the first of many samples is another figure, so a given source is taken whole
-        options.num_samples or (settings.num_samples if options.held_out is None else None),
+        # the accuracy of the first of many samples is another figure, so a given source is taken whole, and a server
+        # refuses a file that lacks samples
+        options.num_samples or (settings.num_samples if options.held_out is None and options.results is None else None),
         check_shards,
     )
     if not samples.has_labels and options.results is None:

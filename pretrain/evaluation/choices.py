@@ -68,10 +68,10 @@ def choice_figures(samples: HeldOutTask, rows: Tensor, is_good: Tensor) -> Figur
     names = choice_names(task, samples.labels.num_labels)
     if not kept:
         return dict.fromkeys(names, float("nan"))
-    found, columns = [scores_by_name(annotation) for annotation, _ in kept], torch.stack([row for _, row in kept])
+    columns = torch.stack([row for _, row in kept])
     figures = {
         f"loss/{task}": float(columns[:, 2].mean()),
-        f"{task}/acc_commonest": commonest_score(found),
+        f"{task}/acc_commonest": commonest_score([annotation for annotation, _ in kept]),
     }
     if task == "vqa":
         chosen = label_names(samples)
@@ -117,13 +117,13 @@ def scores_by_name(annotation: Annotation) -> dict[str, float]:
     return {TRUTH[annotation.label]: 1.0}
 
 
-def commonest_score(scores: Sequence[dict[str, float]]) -> float:
-    """Return the mean score of the label whose mean score is the highest: that of a guess without looking."""
+def commonest_score(annotations: Sequence[Annotation]) -> float:
+    """Return the mean accuracy of the label whose mean accuracy is the highest: that of a guess without looking."""
     totals: dict[str, float] = defaultdict(float)
-    for of_sample in scores:
-        for name, score in of_sample.items():
-            totals[name] += score
-    return max(totals.values(), default=0.0) / len(scores)
+    for annotation in annotations:
+        for name in scores_by_name(annotation):
+            totals[name] += accuracy(annotation, name)
+    return max(totals.values(), default=0.0) / len(annotations)
 
 
 def identifier(annotation: Annotation, key: str) -> Identifier:

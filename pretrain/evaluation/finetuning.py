@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from data_pipeline.loading.shard_dataset import ShardDataset
@@ -40,6 +41,7 @@ from pretrain.evaluation.written_captions import (
 )
 from pretrain.formats.preprocessing import task_preprocessing
 from pretrain.jobs.job import Job
+from pretrain.survival.console import warn
 
 SETTING = "data.held_out"
 CAPTION_LOSS = "loss/caption"
@@ -196,6 +198,10 @@ def evaluation_of_finetuning(job: Job[FinetuneConfig], check_shards: bool) -> Ta
         raise ValueError(
             f"{SETTING} {samples.folder} holds a test split, without answers to compare with; give another split"
         )
+    if samples.problems and (not dist.is_initialized() or dist.get_rank() == 0):  # a dry run has no ranks
+        num_bad, reason = samples.problems.total(), samples.problems.most_common(1)[0][0]
+        of_all = f"{num_bad} of {samples.num_samples} samples"
+        warn(f"warning: {SETTING} {samples.folder}: {of_all} are left out of all figures: {reason}")
     writing = writing_of(settings, data.text_length) if task == "caption" else None
     patch_size, mean, std = config.model.patch_size, preprocessing.mean, preprocessing.std
     inputs = TaskInputs(task, patch_size, config.dtype, job.device, mean, std)

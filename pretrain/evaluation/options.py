@@ -91,7 +91,7 @@ class EvaluateOptions:
     """Exponent of the length that such a caption's log probability is divided by."""
     num_samples: Count | None = None
     """Number of held-out samples of each kind. For a dual encoder and a finetuned network all of the given data by
-    default: recall depends on the number of candidates."""
+    default, and with results of all held-out data: recall depends on the number of candidates."""
     num_words: Count | None = None
     """Number of hidden caption words that are guessed."""
     num_labelled: Count | None = None

@@ -122,7 +122,9 @@ def open_held_out(
 
 
 GIVE = "give the right folder"
-WITHOUT = "python -m data_pipeline.write_shards --split held_out writes it; --evaluation.every-steps 0 goes without"
+WITHOUT = (
+    "python -m data_pipeline.write_shards --split held_out writes it; a run goes without by --evaluation.every-steps 0"
+)
 
 
 def check_readable(held_out: HeldOut, setting: str, num_tried: int) -> None:

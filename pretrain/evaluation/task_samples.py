@@ -27,7 +27,7 @@ MAX_THREADS = 8
 """Threads that read and decode; each rank has its own."""
 UNREADABLE = (BadSampleError, OSError, ShardMismatchError)
 """Errors of a sample that is left out."""
-REMEDY = "python -m data_pipeline.write_shards writes it; --evaluation.every-steps 0 goes without"
+REMEDY = "give the right folder; a run goes without by --evaluation.every-steps 0"
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class HeldOutTask:
     annotations: list[Annotation | None]
     """Annotation of each sample; None for one that cannot be used."""
     shape: TaskShape
+    problems: Counter[str]
+    """How many samples cannot be used, by the reason, such as a class that the network has not."""
 
     @property
     def task(self) -> Task:
@@ -145,7 +147,7 @@ def open_held_out_task(
             f"{problems.most_common(1)[0][0]}; give other shards"
         )
     shape = TaskShape(labels.task, preprocessing.image_size, preprocessing.text_length, labels.num_labels)
-    return HeldOutTask(public_url(folder), index, readers, annotations, shape)
+    return HeldOutTask(public_url(folder), index, readers, annotations, shape, problems)
 
 
 def is_labelled(annotation: Annotation) -> bool:

@@ -53,9 +53,6 @@ def easy_vqa() -> FinetuneConfig:
         initial_weights=Path("runs/easy_vqa_pretraining"),
         data=replace(config.data, min_crop_scale=0.9, horizontal_flip=True),  # no question asks for a side
         layer_decay=1.0,
-        # a learning rate that is good for random weights would undo in its first steps what pretraining has learned
-        head_lr_factor=20.0,
-        optimizer=replace(config.optimizer, peak_lr=3e-4),
         evaluation=replace(config.evaluation, every_steps=steps_per_epoch, num_samples=10_000, chunk_size=128),
     )
 
@@ -137,8 +134,10 @@ def _small(
         num_steps=num_steps,
         task_samples_per_step=64,
         layer_decay=0.9,
+        head_lr_factor=20.0 if task != "caption" else 1.0,  # captions have the head of pretraining
         optimizer=OptimizerConfig(
-            peak_lr=1e-3,
+            # at the rate of pretraining the first steps would undo what it has learned, unless nothing is new
+            peak_lr=3e-4 if task != "caption" else 1e-3,
             min_lr=1e-5,
             warmup_steps=num_steps // 10,
             beta2=0.98,

@@ -10,6 +10,7 @@ from pretrain.conversion.evaluated_task import prepare
 from pretrain.evaluation.choices import accuracy, scores_by_name
 from pretrain.evaluation.chunks import Ranks
 from pretrain.evaluation.options import EvaluateOptions
+from pretrain.evaluation.task_samples import is_labelled
 from pretrain.reporting.embedded import data_uri
 
 MOST_RIGHT = 3
@@ -28,7 +29,7 @@ class ShownAnswer:
     right: str
     """Right answers, or captions of people."""
     is_right: bool | None
-    """Whether the answer has a score above 0; None for a caption."""
+    """Whether the answer has a score above 0; None for a caption, and if nothing is known to be right."""
 
 
 @torch.no_grad()
@@ -57,6 +58,8 @@ def _compared(annotation: Annotation, said: str) -> tuple[str, bool | None]:
     """Return what is right, and whether that was said."""
     if isinstance(annotation, CaptionAnnotation):
         return "; ".join(annotation.captions[:MOST_RIGHT]), None
+    if not is_labelled(annotation):
+        return "", None
     scores = scores_by_name(annotation)
     best = sorted(scores, key=scores.__getitem__, reverse=True)[:MOST_RIGHT]
     return ", ".join(best), accuracy(annotation, said) > 0

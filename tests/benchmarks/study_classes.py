@@ -46,6 +46,8 @@ SETTINGS: dict[str, object] = {
     "model.embed-init-std": 0.02,
     "model.drop-path-rate": 0.0,
     "layer-decay": 1.0,
+    "optimizer.peak-lr": 1e-3,  # nothing is pretrained
+    "head-lr-factor": 1.0,
     "deepspeed-config": ROOT / "ds_configs" / "zero1.json",
     "evaluation.num-samples": 10_000,
 }

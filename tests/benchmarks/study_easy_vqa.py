@@ -51,6 +51,8 @@ class StudyOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.quick and self.append:
+            raise ValueError("append is for the whole study, not for quick; leave one of them out")
 
     @property
     def steps(self) -> Steps:
@@ -88,7 +90,10 @@ def study(options: StudyOptions, out: Path) -> None:
         "from random weights": accuracies(out / SCRATCH, steps.per_epoch),
     }
     levels = {"Keras script of easy-VQA": KERAS, "commonest answer to each question": without_image}
-    draw_accuracies(curves, levels, (ROOT / "docs" / "images" if options.append else out) / "easy_vqa.png")
+    picture = (ROOT / "docs" / "images" if options.append else out) / "easy_vqa.png"
+    draw_accuracies(curves, levels, picture)
+    if options.append or options.out is not None:
+        print(picture)
     pretrained, from_random = curves.values()
     figures = {"acc": pretrained[-1], "acc_scratch": from_random[-1], "acc_no_image": without_image}
     for epoch, (accuracy, accuracy_scratch) in enumerate(zip(pretrained, from_random, strict=True)):

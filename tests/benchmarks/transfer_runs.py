@@ -161,7 +161,7 @@ def command(module: str, *arguments: object, folder: Path) -> None:
     """Run one command of the project on one core. Exits with its error output if it fails."""
     words = [sys.executable, "-m", module, *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
-    print("$ " + " ".join(words[1:]), flush=True)
+    print("$ " + " ".join(["python", *words[1:]]), flush=True)
     ended = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode:
         sys.exit(f"error: {module} ended with {ended.returncode}: {ended.stderr[-2000:]}")

@@ -79,6 +79,7 @@ def finetuning(data: TinyData, run_dir: Path) -> list[object]:
         "model.ffn-dim": 64,
         "model.drop-path-rate": 0.2,
         "task-samples-per-step": 8,
+        "optimizer.peak-lr": 1e-3,
         "optimizer.warmup-steps": 2,
         "head-lr-factor": 2,
         "save-every-steps": 100,

@@ -32,6 +32,8 @@ from pretrain.recipes import RECIPES
         (ShardOptions, ["pair", "a", "b", "--classes", "c"], "classes is for kind label, not for pair"),
         (ShardOptions, ["label", "a", "b", "--min-answer-count", "1"], "min_answer_count is for kind vqa"),
         (ShardOptions, ["vqa", "scenes:9", "b", "--answers", "c"], "answers is for files"),
+        (ShardOptions, ["vqa", "a.jsonl", "b", "--annotations", "c"], "annotations are those of VQAv2's .json"),
+        (ShardOptions, ["vqa", "a", "b", "--answers", "c", "--min-answer-count", "2"], "leave one of them out"),
         (ShardOptions, ["pair", "a", "b", "--part", "3"], "part 3 must be below num_parts 1"),
     ],
 )

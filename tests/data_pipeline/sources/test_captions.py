@@ -129,10 +129,12 @@ def test_each_bad_entry_is_named(tmp_path: Path) -> None:
         {"image": "b.jpg", "caption": "three", "image_id": 1},
         {"image": "c.jpg", "title": "four"},
         {"image": "d.jpg", "caption": [5]},
+        {"image": "e.jpg", "caption": 0},
     ]
     found = captions_of_json_lines(write_lines(tmp_path / "lines.jsonl", entries), fields(tmp_path))
     assert sorted(record.problem or "" for record in found) == [
         "",
+        "'caption' is neither a text nor a list of texts (0)",
         "'caption' is neither a text nor a list of texts ([5])",
         "entry has neither 'caption' nor 'captions' (it has: image, title)",
         "image has two ids (1, 2)",

@@ -82,6 +82,28 @@ def test_microsofts_index_file_is_named_by_the_class_list_and_labels_out_of_rang
     assert [reader.annotation(place) for place in (0, 1)] == [ClassAnnotation("1", 0), ClassAnnotation("2", 1)]
 
 
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (0, 2, 7)])
+def test_a_number_means_the_same_class_in_held_out_data(numbers: tuple[int, ...], tmp_path: Path) -> None:
+    """As in sets that count from 1, or of which only some classes are used."""
+    draw_image(tmp_path / "a.png")
+    source = write_lines(tmp_path / "train.jsonl", [{"image": "a.png", "label": number} for number in numbers])
+    written("label", source, tmp_path / "train")
+    held_out = write_lines(tmp_path / "val.jsonl", [{"image": "a.png", "label": n} for n in (*numbers, 9)])
+    options = TaskOptions(classes=tmp_path / "train" / CLASSES_NAME)
+    report = write_shards(ShardOptions("label", str(held_out), tmp_path / "val", tasks=options, num_workers=1))
+    found = [reader_of(tmp_path / "val").annotation(place) for place in range(3)]
+    assert found == [ClassAnnotation(str(number), label) for label, number in enumerate(numbers)]
+    assert dict(report.skipped) == {"class is not in the class list": 1}
+
+
+def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
+    draw_image(tmp_path / "elsewhere" / "a.png")
+    line = {"image": str(tmp_path / "elsewhere" / "a.png"), "label": 0}
+    source = write_lines(tmp_path / "lines" / "train.jsonl", [line])
+    (record,) = images_with_classes(source, AnnotatedFields(tmp_path / "lines", "image", "caption"), None)
+    assert record.image == tmp_path / "elsewhere" / "a.png"
+
+
 def test_classes_are_in_the_order_of_their_names_or_numbers() -> None:
     assert sorted_classes({"b", "10", "9"}) == ["10", "9", "b"]
     assert sorted_classes({"10", "9", "0"}) == ["0", "9", "10"]

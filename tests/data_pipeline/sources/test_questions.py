@@ -137,11 +137,13 @@ def test_own_lines_have_one_answer_scores_or_the_answers_of_ten_people(tmp_path:
         {"answers": {"red": 0.5}},
         {"answers": ["red"] * 7 + ["pink"] * 3},
         {},
+        {"answer": "red", "answers": ["red"] * 6 + ["blue"] * 4},  # the commonest beside all, as VQAv2 has it
     ]
     path = write_lines(tmp_path / "q.jsonl", [{**line, **answer} for answer in answers])
     found = [record.metadata for record in lines_of(path)]
-    assert [fields.get("answers") for fields in found] == [{"red": 1.0}, {"red": 0.5}, {"red": 1.0, "pink": 0.9}, None]
-    assert [fields["question_id"] for fields in found] == [0, 1, 2, 3]
+    expected = [{"red": 1.0}, {"red": 0.5}, {"red": 1.0, "pink": 0.9}, None, {"red": 1.0, "blue": 1.0}]
+    assert [fields.get("answers") for fields in found] == expected
+    assert [fields["question_id"] for fields in found] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("count", "score"), [(1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])

@@ -68,6 +68,17 @@ def test_accuracy_is_computed_from_the_answers_of_people_if_they_are_known(tmp_p
     assert found["vqa/acc_commonest"] == pytest.approx(1 / 3)
 
 
+def test_the_commonest_answer_is_scored_as_an_answer_of_the_network_would_be(tmp_path: Path) -> None:
+    """Nothing is normalized if all people agree: "2" is then another answer than "two"."""
+    annotations: list[dict[str, object]] = [
+        {"question_id": 0, "answers": {"2": 1.0}, "human_answers": ["two"] * 10},
+        {"question_id": 1, "answers": {"red": 0.3}, "human_answers": ["red", *["a wall"] * 9]},
+    ]
+    samples = opened(tmp_path, "vqa", annotations, ["red", "2", "wall"])
+    found = choice_figures(samples, choice_rows("vqa", likes(1, 2), torch.zeros(2, 3)), ALL_GOOD[:2])
+    assert found["vqa/acc"] == pytest.approx(0.5) and found["vqa/acc_commonest"] == pytest.approx(0.5)
+
+
 def test_samples_without_answers_and_unreadable_ones_weigh_nothing(tmp_path: Path) -> None:
     samples = opened(tmp_path, "vqa", questions({"red": 1.0}, None, {"green": 1.0}, {"blue": 1.0}), COLORS)
     rows = choice_rows("vqa", likes(0, 1, 1, 0), torch.zeros(4, 3))

@@ -39,7 +39,17 @@ def test_a_folder_of_another_kind_and_one_without_samples_of_use_are_refused(tmp
         open_held_out_task(folder, "data.held_out", data, TaskLabels("vqa", COLORS), None, PREPROCESSING)
     with pytest.raises(ValueError, match=r"none of its 1 samples can be used: class is not in the class list"):
         open_held_out_task(folder, "data.held_out", data, TaskLabels("classify", ["teal"]), None, PREPROCESSING)
-    with pytest.raises(ValueError, match=r"data.held_out: .*write_shards writes it"):
+    with pytest.raises(ValueError, match=r"data.held_out: .*does not exist.*give the right folder"):
         open_held_out_task(
             str(tmp_path / "none"), "data.held_out", data, TaskLabels("vqa", COLORS), None, PREPROCESSING
         )
+
+
+def test_samples_that_cannot_be_used_are_counted_by_their_reason(tmp_path: Path) -> None:
+    colors: list[dict[str, object]] = [{"class": name, "label": COLORS.index(name)} for name in ("red", "blue", "blue")]
+    write_by_hand(tmp_path, "label", colors, COLORS)
+    samples = open_held_out_task(
+        str(tmp_path), "data.held_out", TaskDataConfig(), TaskLabels("classify", ["red", "green"]), None, PREPROCESSING
+    )
+    assert list(samples.problems.values()) == [2] and "class is not in the class list" in next(iter(samples.problems))
+    assert [annotation is None for annotation in samples.annotations] == [False, True, True]
