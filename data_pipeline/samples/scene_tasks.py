@@ -3,11 +3,11 @@
 | kind    | sample                                                                                          |
 | ------- | ----------------------------------------------------------------------------------------------- |
 | vqa     | one shape, and a question about its color, shape, size or place                                  |
-| nlvr2   | two pictures of one shape each, and whether their color, shape or size is the same or differs    |
+| nlvr2   | two pictures of one shape each, and a caption: true of the left picture, or of the right one     |
 | caption | a scene with two different captions                                                             |
 | label   | one shape; the class is its color and shape                                                     |
 
-Half of the statements are true; neither picture alone, nor the text alone, tells which.
+Half of the statements are true: the caption is that of the left picture. Neither the text nor the pictures alone tell.
 """
 
 import random
@@ -28,11 +28,6 @@ LABELS: dict[Kind, list[str]] = {
     "label": sorted(f"{color} {shape}" for color in COLORS for shape in SHAPES),
 }
 """The answers and the classes, in the order of their labels."""
-STATEMENTS = {
-    "same": "the figures in both pictures have the same {word}",
-    "different": "the figures in the two pictures differ in {word}",
-}
-COMPARED = ("color", "shape", "size")
 
 
 def draw_task_samples(kind: Kind, count: int, seed: int = 0, split: Split = "train") -> Iterator[Sample]:
@@ -51,13 +46,11 @@ def _question(key: str, rng: random.Random, split: Split) -> Sample:
 
 
 def _statement(key: str, rng: random.Random, split: Split) -> Sample:
-    word, said, is_same = rng.choice(COMPARED), rng.choice(list(STATEMENTS)), rng.random() < 0.5
-    left = _one_shape(rng, split)
-    right = _one_shape(rng, split)
-    while (right.words[word] == left.words[word]) != is_same:
+    left = right = _one_shape(rng, split)
+    while right.composition == left.composition:  # a caption would be true of both
         right = _one_shape(rng, split)
-    label = int(is_same == (said == "same"))
-    statement = STATEMENTS[said].format(word=word)
+    label = int(rng.random() < 0.5)
+    statement = (left if label else right).caption(rng)
     images = render(left, rng), render(right, rng)
     return Sample(key, images[0], statement, {"identifier": key, "label": label}, image2=images[1])
 

@@ -45,5 +45,5 @@ def test_samples_are_shown_with_what_the_network_says_and_what_is_right(
     _, figures = evaluate_source(EvaluateOptions(export, held_out=str(folder), num_samples=4))
     assert figures[f"{task}/acc"] == pytest.approx(sum(bool(sample.is_right) for sample in shown) / 4)
     assert all(sample.is_right == (sample.said == sample.right) for sample in shown)
-    begins = ("what ", "which ", "is ", "how ", "where ", "at ") if task == "vqa" else "the figures in "
+    begins = ("what ", "which ", "is ", "how ", "where ", "at ") if task == "vqa" else ("a ", "an ", "on ", "at ")
     assert all(sample.text.startswith(begins) for sample in shown)
