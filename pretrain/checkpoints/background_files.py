@@ -60,7 +60,9 @@ class BackgroundCheckpointEngine(CheckpointEngine):  # type: ignore[misc]
 
     def save(self, state_dict: Any, path: str) -> None:
         # a torch.Size is a leaf here: the tree map would turn it into a plain tuple
-        state = tree_map_only(torch.Tensor, _snapshot, state_dict, is_leaf=lambda part: isinstance(part, torch.Size))
+        state = tree_map_only(
+            (torch.Tensor, ZeroStageEnum), _snapshot, state_dict, is_leaf=lambda part: isinstance(part, torch.Size)
+        )
         # one writer per rank: files of one checkpoint go to disk one after the other
         self._files[Path(path)] = self._writer.submit(write_file, Path(path), state)
 
@@ -121,7 +123,8 @@ class _HashingFile(io.RawIOBase):
         return True
 
 
-def _snapshot(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy in host memory that training does not change."""
-    copy = tensor.detach().to("cpu", copy=True)
-    return copy.contiguous()
+def _snapshot(value: torch.Tensor | ZeroStageEnum) -> torch.Tensor | int:
+    """Return a copy in host memory that training does not change, of the ZeRO stage its number."""
+    if isinstance(value, ZeroStageEnum):
+        return int(value)  # Python 3.11.0 to 3.11.3 pickle an enum's member as a call of getattr, which reads as code
+    return value.detach().to("cpu", copy=True).contiguous()

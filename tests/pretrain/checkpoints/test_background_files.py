@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepspeed.runtime.zero.config import ZeroStageEnum
 
-from pretrain.checkpoints.background_files import BackgroundCheckpointEngine, write_file
+from pretrain.checkpoints.background_files import BackgroundCheckpointEngine, read_state, write_file
 
 
 def test_a_file_is_loaded_by_torch_and_its_checksum_is_right(tmp_path: Path) -> None:
@@ -28,6 +29,16 @@ def test_changes_after_a_snapshot_are_not_in_the_file(tmp_path: Path) -> None:
     loaded = torch.load(tmp_path / "state.pt", weights_only=True)
     assert not loaded["weights"].any() and not loaded["parts"][0].any()
     assert isinstance(loaded["shape"], torch.Size)
+
+
+def test_the_zero_stage_is_saved_as_its_number(tmp_path: Path) -> None:
+    """Python 3.11.0 to 3.11.3 would save a call of getattr, which no reader takes for data."""
+    files = BackgroundCheckpointEngine()
+    files.begin(tmp_path)
+    files.save({"optimizer_state_dict": {"zero_stage": ZeroStageEnum.weights}}, str(tmp_path / "state.pt"))
+    files.written()
+    stage = read_state(tmp_path / "state.pt")["optimizer_state_dict"]["zero_stage"]
+    assert type(stage) is int and stage == ZeroStageEnum.weights
 
 
 def test_a_full_disk_is_reported_on_request_and_not_raised_on_one_rank_only() -> None:
