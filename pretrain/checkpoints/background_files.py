@@ -126,5 +126,5 @@ class _HashingFile(io.RawIOBase):
 def _snapshot(value: torch.Tensor | ZeroStageEnum) -> torch.Tensor | int:
     """Return a copy in host memory that training does not change, of the ZeRO stage its number."""
     if isinstance(value, ZeroStageEnum):
-        return int(value)  # Python 3.11.0 to 3.11.3 pickle an enum's member as a call of getattr, which reads as code
+        return int(value)  # some Pythons, such as 3.11.2, pickle an enum as a call of getattr, which reads as code
     return value.detach().to("cpu", copy=True).contiguous()

@@ -32,7 +32,7 @@ def test_changes_after_a_snapshot_are_not_in_the_file(tmp_path: Path) -> None:
 
 
 def test_the_zero_stage_is_saved_as_its_number(tmp_path: Path) -> None:
-    """Python 3.11.0 to 3.11.3 would save a call of getattr, which no reader takes for data."""
+    """Python 3.11.2 would save a call of getattr, which no reader takes for data."""
     files = BackgroundCheckpointEngine()
     files.begin(tmp_path)
     files.save({"optimizer_state_dict": {"zero_stage": ZeroStageEnum.weights}}, str(tmp_path / "state.pt"))
