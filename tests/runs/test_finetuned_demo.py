@@ -123,13 +123,10 @@ def test_the_demos_network_learns_a_task_in_steps_in_which_random_weights_do_not
     assert pretrained[figure] - random[figure] >= margin, (pretrained, random)
 
 
-@pytest.mark.slow
-def test_the_demos_network_becomes_a_dual_encoder_that_finds_images_and_captions(demo: Path, tmp_path: Path) -> None:
-    """Not a comparison: on drawn scenes random weights learn to retrieve faster still, a mean recall of 0.83 after as
-    many steps. docs/contrastive.md says so."""
-    run_dir = tmp_path / "run"
+def mean_recall(demo: Path, start: Path | None, run_dir: Path) -> float:
+    """Return the mean of R@1, 5 and 10 both ways after sixty contrastive steps."""
     values: dict[str, object] = {
-        "initial-weights": demo / "run",
+        "initial-weights": start,
         "data.pairs": demo / "caption",
         "data.text-tokenizer": demo / "text_tokenizer.spm",
         "run-dir": run_dir,
@@ -141,5 +138,20 @@ def test_the_demos_network_becomes_a_dual_encoder_that_finds_images_and_captions
     }
     launch("pretrain.contrast", "contrast_demo", values)
     found = figures_of(run_dir, NUM_STEPS)
-    recalls = [value for name, value in found.items() if name.startswith("retrieval/")]  # at 1, 5 and 10
-    assert len(recalls) == 6 and sum(recalls) / 6 > 0.65, found
+    recalls = [value for name, value in found.items() if name.startswith("retrieval/")]
+    assert len(recalls) == 6
+    return sum(recalls) / 6
+
+
+@pytest.mark.slow
+def test_the_demos_network_becomes_a_dual_encoder_that_finds_images_and_captions(demo: Path, tmp_path: Path) -> None:
+    assert mean_recall(demo, demo / "run", tmp_path / "run") > 0.65
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True, reason="random weights learn to retrieve drawn scenes faster still: docs/contrastive.md"
+)
+def test_the_demos_network_finds_twice_as_much_as_random_weights(demo: Path, tmp_path: Path) -> None:
+    pretrained = mean_recall(demo, demo / "run", tmp_path / "pretrained")
+    assert pretrained > 2 * mean_recall(demo, None, tmp_path / "random")
