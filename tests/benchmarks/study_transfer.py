@@ -7,10 +7,10 @@ artist whom none has seen, with all 1,914 concepts as candidates, and (B) for th
 training has held. Everything is done with the project's commands, on three seeds; a seed changes initial weights, order
 and masks.
 
-Each run has one core, and two run at once. It needs matplotlib and the two
-packages of the visual tokenizer's teacher. A study that was stopped goes on if it has --out. Ends
-with two pictures and a line of figures, the means over the seeds and both directions; those of each seed are printed
-before. `..._scratch` has as many contrastive steps, `..._scratch_same_total` as many steps in all.
+Each run has one core, and two run at once. It needs matplotlib and the two packages of the visual tokenizer's teacher.
+A study that was stopped goes on if it has --out. Ends with two pictures and a line of figures, the means over the seeds
+and both directions; those of each seed are printed before. `..._scratch` has as many contrastive steps,
+`..._scratch_same_total` as many steps in all.
 """
 
 import multiprocessing
@@ -65,9 +65,9 @@ class StudyOptions:
     """Languages of the captions; more than one takes the recipe laptop_multilingual."""
     out: Path | None = None
     """Folder for data and runs; finished parts there are not repeated. None: a temporary folder."""
-    pretraining_steps: int = 1500
+    pretraining_steps: int = 3000
     """Steps of masked pretraining."""
-    contrast_steps: int = 400
+    contrast_steps: int = 300
     """Steps of the contrastive stage."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds, each of which fixes the initial weights, the order of the data and the masks."""

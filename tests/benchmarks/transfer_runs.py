@@ -39,14 +39,15 @@ VISUAL_TOKENIZER: dict[str, object] = {
 }
 """Codes of an ImageNet network's features, as the paper's are of CLIP's."""
 PRETRAINING: dict[str, object] = {
-    "images-per-step": 24,
-    "pairs-per-step": 16,
-    "texts-per-step": 4,
-    "optimizer.peak-lr": 1e-3,
+    "images-per-step": 8,
+    "pairs-per-step": 112,
+    "texts-per-step": 8,
+    "optimizer.peak-lr": 7e-4,
     "objective.caption-mask-ratio": 0.9,  # else the words around a hidden one tell more than the picture
+    "objective.whole-image-share": 0.2,  # words are mostly read from parts of a drawing
     "objective.min-block-patches": 2,
-    "objective.mim-weight": 1.0,
-    "objective.mvlm-image-weight": 1.0,
+    "objective.mim-weight": 0.1,  # at 1 the gradients of image tokens, clipped with those of words, drown the latter
+    "objective.mvlm-image-weight": 0.1,
 }
 CONTRAST: dict[str, object] = {
     "pairs-per-step": 64,
