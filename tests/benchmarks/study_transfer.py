@@ -99,8 +99,8 @@ def study(options: StudyOptions, out: Path) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(CORES, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         prepare(artists, options.artist, options.languages, out, pool)
-        # the longest first, so that both cores are busy until the end
-        order = sorted(trainings, key=lambda training: -training.pretraining_steps - training.contrast_steps)
+        # the longest first, so that both cores are busy until the end; a masked step takes twice a contrastive one
+        order = sorted(trainings, key=lambda training: (-training.pretraining_steps, -training.contrast_steps))
         found = dict(zip(order, pool.map(train_and_read, order, [artists] * len(order), [options.artist] * len(order),
                                          [out] * len(order)), strict=True))  # fmt: skip
     readings = {name: [mean_of(list(found[training].values())) for training in trainings if training.name == name]

