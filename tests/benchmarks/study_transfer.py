@@ -65,7 +65,7 @@ class StudyOptions:
     """Languages of the captions; more than one takes the recipe laptop_multilingual."""
     out: Path | None = None
     """Folder for data and runs; finished parts there are not repeated. None: a temporary folder."""
-    pretraining_steps: int = 4300
+    pretraining_steps: int = 3300
     """Steps of masked pretraining."""
     contrast_steps: int = 300
     """Steps of the contrastive stage."""
