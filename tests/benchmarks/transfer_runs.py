@@ -31,7 +31,7 @@ NETWORK: dict[str, object] = {
     "model.embed-init-std": 0.02,  # so that class token and first text token are mostly what they attend to
     "data.min-crop-scale": 0.9,  # the drawings are cut to the same place: large crops are much easier
 }
-"""A tenth of the recipe's work per image: there is time for more steps."""
+"""A thirtieth of the recipe's work per image: there is time for more steps."""
 VISUAL_TOKENIZER: dict[str, object] = {
     "teacher.name": "tests.support.efficientnet_teacher.efficientnet_lite0",
     "teacher.image-size": 64,
