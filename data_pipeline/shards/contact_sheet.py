@@ -10,7 +10,7 @@ from data_pipeline.images.sheet_font import SheetFont
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.samples.sample import PARTS, BadSampleError, printable
 from data_pipeline.samples.tasks import ClassAnnotation, Nlvr2Annotation, VqaAnnotation, is_task
-from data_pipeline.shards.reader import SampleReader, ShardMismatchError
+from data_pipeline.shards.reader import UNREADABLE, SampleReader
 
 VIEW = 128
 """Side of a picture on the sheet, in pixels."""
@@ -78,7 +78,7 @@ def _read_tile(reader: SampleReader, sample: int, seed: int, transform: ImageTra
                 pictures.append(view.resize((VIEW, VIEW), how))
         if said := _words(reader, sample):
             text, color = said[:MAX_CHARACTERS], "black"
-    except (BadSampleError, OSError, ShardMismatchError) as error:
+    except UNREADABLE as error:
         pictures, text, color = [], f"{key}: {printable(str(error))}", "red"
     return _Tile(pictures, text, color)
 

@@ -28,6 +28,10 @@ class ShardMismatchError(Exception):
     """Raised if a shard is not the one that was indexed: none of its records can be trusted."""
 
 
+UNREADABLE = (BadSampleError, OSError, ShardMismatchError)
+"""Errors of a sample that is left out, while the others are read."""
+
+
 class SampleReader:
     """Reads members by offset, in this process and in processes forked from it.
 

@@ -59,6 +59,10 @@ class SourceOptions:
     unescape_html: bool = False
     """Replace HTML entities (&amp;, &#39;) in captions and documents by their characters."""
 
+    def flags_beside(self, default: "SourceOptions") -> list[str]:
+        """Return the flags of the options that differ from the default, such as --image-root."""
+        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value != getattr(default, name)]
+
 
 def read_records(kind: Kind, source: str, options: SourceOptions, split: Split = "train") -> Iterator[Record]:
     """Yield every sample of a source as a record, in a fixed order. split: only for drawn scenes.

@@ -27,6 +27,7 @@ from pretrain.evaluation.options import EvaluateOptions
 from pretrain.evaluation.pretraining import PretrainingEvaluation
 from pretrain.formats.vocabulary import fingerprint_in, tokenizer_beside
 from pretrain.jobs.visual_tokens import load_visual_tokenizer
+from pretrain.survival.console import warn
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,14 @@ def evaluate_source(options: EvaluateOptions) -> tuple[str, Figures]:
     """
     with launched() as found, torch.no_grad():
         heads = found.prepare(lambda: heads_in(options.source))
-        options.check_use(isinstance(heads, TaskHead))
         if isinstance(heads, TaskHead):
+            options.check_use("task")
             return evaluate_finetuned(options, found)
         # Microsoft's pretrained files have no settings of a run, which masked words need
         if heads is not None or resolve_best(options.source).is_file():
+            options.check_use("contrast")
             return evaluate_dual_encoder(options, found)
+        options.check_use("pretraining")
         return evaluate_pretrained(options, found)
 
 
@@ -76,6 +79,9 @@ def evaluate_pretrained(options: EvaluateOptions, launched: Launched) -> tuple[s
     model, evaluation, subject = launched.prepare(
         lambda: prepare(options, launched.device, check_shards=launched.ranks.rank == 0)
     )
+    if launched.ranks.rank == 0:
+        for line in evaluation.skipped:
+            warn(line)
     return subject, evaluation.figures(model, launched.ranks)
 
 

@@ -30,14 +30,12 @@ from data_pipeline.samples.sample import BadSampleError, printable
 from data_pipeline.settings.command_line import num_cores
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import INDEX_NAME, ShardIndex, read_index
-from data_pipeline.shards.reader import SampleReader, ShardMismatchError
+from data_pipeline.shards.reader import UNREADABLE, SampleReader
 from data_pipeline.shards.writer import SampleFilter, checked_text, sample_members
 from data_pipeline.sources.readers import SourceOptions, read_records
 from pretrain.evaluation.options import HELD_OUT_SOURCE
 from pretrain.survival.console import warn
 
-UNREADABLE = (BadSampleError, OSError, ShardMismatchError)
-"""Errors of an image that is left out."""
 MAX_THREADS = 8
 """Threads that decode images; each rank has its own."""
 
@@ -51,7 +49,7 @@ class Pair(NamedTuple):
     name: str
     """Place of the image, for messages."""
     read: Callable[[], bytes]
-    """Returns the encoded image. Raises BadSampleError, OSError or ShardMismatchError."""
+    """Returns the encoded image. Raises one of UNREADABLE."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +123,8 @@ def open_captioned_images(
             index = read_index(source, cache, check_shards)
             if index.kind not in ("pair", "caption"):
                 raise ValueError(f"it holds shards of kind {index.kind!r}, not 'pair' or 'caption'")
+            if ignored := options.flags_beside(HELD_OUT_SOURCE):
+                raise ValueError(f"shards are read without {ignored[0]}; leave it out")
             reader = SampleReader(index, data.max_member_bytes, cache)
             pairs: Iterable[Pair] = islice(_pairs_of_shards(reader, max_pairs, skipped), max_pairs)
         else:

@@ -18,7 +18,7 @@ from pretrain.evaluation.class_figures import ClassFigures
 from pretrain.evaluation.classes import METHODS
 from pretrain.evaluation.dual_features import FeatureReader, FeatureSettings
 from pretrain.evaluation.evaluation import Evaluation, Figures, Network, check_best, trained_on
-from pretrain.evaluation.labelled import open_labelled
+from pretrain.evaluation.labelled import Labelled, open_labelled
 from pretrain.evaluation.options import HELD_OUT_SOURCE
 from pretrain.evaluation.pair_figures import PairFigures
 from pretrain.jobs.job import Job
@@ -50,6 +50,7 @@ class ContrastEvaluation(Evaluation):
         self.features, size = features, features.image_size
         self.parts: list[PairFigures | ClassFigures] = []
         self.pairs: CaptionedImages | None = None
+        self.labelled: Labelled | None = None
         of_pairs = tuple(part for part in settings.parts if part in OF_PAIRS)
         if of_pairs and settings.pairs is not None:
             self.pairs = open_captioned_images(
@@ -60,14 +61,14 @@ class ContrastEvaluation(Evaluation):
         of_classes = tuple(part for part in settings.parts if part in OF_CLASSES)
         if of_classes and settings.labelled is not None:
             has_texts = "zero_shot" in of_classes
-            labelled = open_labelled(
+            self.labelled = open_labelled(
                 settings.labelled, settings.num_labelled, data, size, check_shards, has_texts, keeps_images=False
             )
             # by default those of training, of which data has the files
             class_names = settings.class_names or data.class_names
-            names = read_class_names(class_names, labelled.classes) if has_texts else []
+            names = read_class_names(class_names, self.labelled.classes) if has_texts else []
             templates = read_templates(settings.templates or data.templates) if has_texts else ()
-            self.parts.append(ClassFigures(labelled, of_classes, names, templates))
+            self.parts.append(ClassFigures(self.labelled, of_classes, names, templates))
         if not self.parts:
             raise ValueError(
                 "none of evaluation.parts can be computed from the held-out data of a dual encoder; give pairs or "
@@ -89,8 +90,8 @@ class ContrastEvaluation(Evaluation):
 
     @property
     def skipped(self) -> list[str]:
-        """One line for each reason for which pairs are left out."""
-        return [] if self.pairs is None else [f"skipped {line}" for line in self.pairs.skipped]
+        """One line for each reason for which pairs or labelled images are left out."""
+        return [f"skipped {line}" for data in (self.pairs, self.labelled) if data is not None for line in data.skipped]
 
     def describe(self) -> list[str]:
         """Return one line for each kind of data, on what the last evaluation used."""

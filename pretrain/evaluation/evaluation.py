@@ -35,7 +35,7 @@ class Evaluation(ABC):
         """
 
     def warnings(self, dataset: ShardDataset[Any, Any]) -> list[str]:
-        """Return one line for each held-out folder that the run also trains on."""
+        """Return one line for each held-out folder that the run also trains on, and on samples that are left out."""
         return []
 
 

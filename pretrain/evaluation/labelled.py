@@ -6,6 +6,7 @@ All name their classes without a rule that somebody has to guess. Shards of imag
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from data_pipeline.samples.sample import BadSampleError, printable
 from data_pipeline.samples.tasks import ClassAnnotation
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import INDEX_NAME, read_index
-from data_pipeline.shards.reader import SampleReader
+from data_pipeline.shards.reader import UNREADABLE, SampleReader
 from data_pipeline.sources.images import is_image_name
 from pretrain.survival.console import warn
 
@@ -50,6 +51,8 @@ class Labelled:
     max_member_bytes: int
     sources: list[Path] | tuple[SampleReader, list[int]]
     """Files, or a reader and its samples."""
+    skipped: list[str] = field(default_factory=list)
+    """One line for each reason for which samples were left out."""
     keeps_images: bool = True
     """Whether images stay in memory for the next evaluation, as each rank needs only its own."""
     _read: dict[int, NDArray[np.uint8] | None] = field(default_factory=dict)
@@ -67,7 +70,7 @@ class Labelled:
         transform = ImageTransform(self.image_size, 1, 0, False, self.max_image_pixels)
         try:
             return transform.center(self._encoded(place))
-        except (BadSampleError, OSError) as error:
+        except UNREADABLE as error:  # on one rank alone: the others go on
             warn(f"skipped {self.name(place)}: {printable(str(error))}")
             return None
 
@@ -100,9 +103,10 @@ def open_labelled(
 
     check_shards: as `read_index` has it; with_all_classes: take the classes of all samples of shards, and those of the
     list beside shards of kind label, not only those of the chosen samples; keeps_images: see `Labelled`. Raises
-    ValueError if the images are not of a known layout, or have fewer than two classes with two images.
+    ValueError if the images are not of a known layout, or have fewer than two classes with two images, OSError.
     """
     sources: list[Path] | tuple[SampleReader, list[int]]
+    skipped: list[str] = []
     if is_remote(folder) or (Path(folder) / INDEX_NAME).is_file():
         cache = ShardCache(data.cache_folder, data.cache_bytes, data.cache_for_group)
         index = read_index(folder, cache, check_shards)
@@ -111,10 +115,17 @@ def open_labelled(
                 f"{SETTING} {public_url(folder)} holds shards of kind {index.kind!r}, which have no classes; {LAYOUTS}"
             )
         reader = SampleReader(index, data.max_member_bytes, cache)
-        samples = spread(index.num_samples, max_images)
-        names = all_names = [_class_in(reader, sample) for sample in samples]
+        chosen = spread(index.num_samples, max_images)
+        needed: Iterable[int] = chosen
+        listed: list[str] | None = None
         if with_all_classes:
-            all_names = [*names, *_all_classes(folder, reader)]
+            listed = None if is_remote(folder) else read_list_beside(Path(folder), index.kind)
+            needed = chosen if listed else range(index.num_samples)
+        class_of, reasons = _classes_in(reader, needed)
+        samples = [sample for sample in chosen if sample in class_of]
+        names = [class_of[sample] for sample in samples]
+        all_names = [*class_of.values(), *(listed or ())]
+        skipped = [f"{count} samples of {public_url(folder)}: {reason}" for reason, count in reasons.items()]
         sources = (reader, samples)
     else:
         files = image_files(Path(folder))
@@ -124,7 +135,7 @@ def open_labelled(
     if sum(count >= 2 for count in counts.values()) < MIN_CLASSES:
         raise ValueError(
             f"{SETTING} {public_url(folder)}: {len(names)} images in {len(counts)} classes, of which at least "
-            f"{MIN_CLASSES} need two images or more; {LAYOUTS}, or raise evaluation.num_labelled"
+            f"{MIN_CLASSES} need two images or more; {'; '.join([*skipped, LAYOUTS])}, or raise evaluation.num_labelled"
         )
     classes = tuple(sorted(set(all_names)))
     number = {name: place for place, name in enumerate(classes)}
@@ -139,22 +150,29 @@ def open_labelled(
         data.max_member_bytes,
         sources,
         keeps_images,
+        skipped=skipped,
     )
 
 
+def _classes_in(reader: SampleReader, samples: Iterable[int]) -> tuple[dict[int, str], Counter[str]]:
+    """Return the classes of samples, and how many have none that can be read, by the reason."""
+    found: dict[int, str] = {}
+    reasons: Counter[str] = Counter()
+    for sample in samples:
+        try:
+            found[sample] = _class_in(reader, sample)
+        except BadSampleError as error:  # of its bytes, so on all ranks
+            reasons[error.reason] += 1
+    return found, reasons
+
+
 def _class_in(reader: SampleReader, sample: int) -> str:
-    """Return the class of a sample of kind label, or the caption of a pair."""
+    """Return the class of a sample of kind label, or the caption of a pair. Raises BadSampleError."""
     if reader.index.kind == "pair":
         return reader.text(sample).strip()
     annotation = reader.annotation(sample)
     assert isinstance(annotation, ClassAnnotation)
     return annotation.name
-
-
-def _all_classes(folder: str, reader: SampleReader) -> list[str]:
-    """Return the classes in the list beside local shards of kind label, else those of all samples."""
-    listed = None if is_remote(folder) else read_list_beside(Path(folder), reader.index.kind)
-    return listed or [_class_in(reader, sample) for sample in range(reader.index.num_samples)]
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -13,6 +13,32 @@ from pretrain.config.run_config import WeightKind
 
 HELD_OUT_SOURCE = SourceOptions(image_splits=("test",))
 """How held-out pairs that are not shards are read: of Karpathy's JSON the split that published figures are of."""
+EvaluatedKind = Literal["pretraining", "contrast", "task"]
+"""What a network was trained for last."""
+KIND_NAMES: dict[EvaluatedKind, str] = {
+    "pretraining": "a network of masked data modeling",
+    "contrast": "a dual encoder",
+    "task": "a network finetuned for a task",
+}
+SOURCES = ("images", "pairs", "texts", "labelled")
+USERS: dict[str, tuple[EvaluatedKind, ...]] = {
+    **dict.fromkeys(SOURCES, ("pretraining", "contrast")),  # a dual encoder's evaluation says what to give instead
+    "held_out": ("task",),
+    "answers": ("task",),
+    "classes": ("task",),
+    "results": ("task",),
+    "num_beams": ("task",),
+    "length_penalty": ("task",),
+    "num_words": ("pretraining",),
+    "num_labelled": ("pretraining", "contrast"),
+    "captions_per_image": ("contrast",),
+    "class_names": ("contrast",),
+    "templates": ("contrast",),
+    "reading": ("contrast",),
+    "parts": ("pretraining", "contrast"),
+    "visual_tokenizer": ("pretraining",),
+}
+"""Kinds of networks that an option is for; those not named are for all."""
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
@@ -139,14 +165,13 @@ class EvaluateOptions:
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(settings, **given)
 
-    def check_use(self, is_task: bool) -> None:
-        """Raise ValueError for an option that is for another kind of network. is_task: whether this is a finetuned
-        one."""
-        of_tasks = ("held_out", "answers", "classes", "results", "num_beams", "length_penalty")
-        data = ("images", "pairs", "texts", "labelled")
-        numbers = ("num_words", "num_labelled", "captions_per_image", "class_names", "templates", "parts")
-        for name in (*data, *numbers, "visual_tokenizer") if is_task else of_tasks:
-            if getattr(self, name) is not None:
-                kind = "a network finetuned for a task" if is_task else "a network that was not finetuned for a task"
-                remedy = "give --held-out" if name in data else "leave it out"
-                raise ValueError(f"--{name.replace('_', '-')} is not for {kind}, as {self.source} is; {remedy}")
+    def check_use(self, use: EvaluatedKind) -> None:
+        """Raise ValueError for an option that is for another kind of network."""
+        for name, users in USERS.items():
+            value = getattr(self, name)
+            flags = [] if value is None else [f"--{name.replace('_', '-')}"]
+            if isinstance(value, SourceOptions):
+                flags = value.flags_beside(HELD_OUT_SOURCE)
+            if flags and use not in users:
+                remedy = "give --held-out" if use == "task" and name in SOURCES else "leave it out"
+                raise ValueError(f"{flags[0]} is not for {KIND_NAMES[use]}, as {self.source} is; {remedy}")

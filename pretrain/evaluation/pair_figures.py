@@ -6,6 +6,7 @@ at ln(images).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,11 +14,43 @@ from torch import Tensor
 from model.contrastive_loss import row_statistics, sigmoid_rows
 from pretrain.config.evaluation import Part
 from pretrain.evaluation.captioned_images import CaptionedImages
-from pretrain.evaluation.dual_features import FeatureReader
+from pretrain.evaluation.dual_features import FeatureReader, Features
 from pretrain.evaluation.evaluation import Figures, left_out
 from pretrain.evaluation.retrieval import NAMES, retrieval_recall
 
 LOSS = "loss/contrastive"
+
+
+class UsablePairs(NamedTuple):
+    """Features of the images that could be read, and of their captions that have a token."""
+
+    images: Tensor
+    """(I, D) float32."""
+    texts: Tensor
+    """(T, D) float32."""
+    owners: Tensor
+    """(T,) int64: row of the image of each text."""
+    places_of_images: Tensor
+    """(I,) int64: place of each among all images."""
+    places_of_texts: Tensor
+    """(T,) int64: place of each among all texts."""
+
+
+def usable_pairs(images: Features, texts: Features, owners: Tensor) -> UsablePairs:
+    """Return what counts in figures: images that could not be read are no candidates; all others are, with a caption
+    or without.
+
+    owners: (texts,) int64, the place of the image of each text.
+    """
+    kept = texts.is_good & images.is_good[owners]
+    row = images.is_good.cumsum(0) - 1
+    return UsablePairs(
+        images.rows[images.is_good],
+        texts.rows[kept],
+        row[owners[kept]],
+        images.is_good.nonzero()[:, 0],
+        kept.nonzero()[:, 0],
+    )
 
 
 @dataclass
@@ -37,20 +70,17 @@ class PairFigures:
         """Return the figures. All ranks call it. Raises Interrupted."""
         images = reader.of_images(self.pairs, self.pairs.num_images, self.pairs.name)
         texts = reader.of_texts(self.pairs.captions)
-        owners = self.pairs.image_of_caption
-        kept = texts.is_good & images.is_good[owners]
-        self.measured = int(images.is_good.sum()), int(kept.sum())
-        if not kept.any():
+        usable = usable_pairs(images, texts, self.pairs.image_of_caption)
+        self.measured = len(usable.images), len(usable.texts)
+        if not len(usable.texts):
             return dict.fromkeys(self.names, float("nan"))
-        # images that could not be read are no candidates; all others are, with a caption or without
-        place = images.is_good.cumsum(0) - 1
-        image_rows, text_rows, owners = images.rows[images.is_good], texts.rows[kept], place[owners[kept]]
         found: Figures = {}
         if "losses" in self.parts:
-            asked, first = _first_captions(owners)
-            found[LOSS] = contrastive_loss(image_rows[asked], text_rows[first], images.logit_scale, images.logit_bias)
+            asked, first = first_of_each(usable.owners)
+            rows = usable.images[asked], usable.texts[first]
+            found[LOSS] = contrastive_loss(*rows, images.logit_scale, images.logit_bias)
         if "retrieval" in self.parts:
-            found |= retrieval_recall(image_rows, text_rows, owners)
+            found |= retrieval_recall(usable.images, usable.texts, usable.owners)
         return found
 
     def describe(self) -> str:
@@ -72,7 +102,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor, logit_b
     return sum(float((found.logsumexp - found.positives).mean()) for found in directions) / 2
 
 
-def _first_captions(owners: Tensor) -> tuple[Tensor, Tensor]:
+def first_of_each(owners: Tensor) -> tuple[Tensor, Tensor]:
     """Return the images that have captions, in order, and the place of the first caption of each.
 
     owners: (captions,) int64, the image of each caption, in order.

@@ -55,6 +55,7 @@ class PretrainingEvaluation(Evaluation):
                 )
                 check_readable(held_out[kind], setting, settings.chunk_size)
         self.parts: list[FigurePart] = []
+        self.skipped: list[str] = []
         if "losses" in settings.parts and held_out:
             losses = HeldOutLosses(config, held_out, image_size, visual_tokenizer, text_tokenizer, device)
             self.parts += [losses] if losses.objectives else []
@@ -67,6 +68,7 @@ class PretrainingEvaluation(Evaluation):
             labelled = open_labelled(
                 settings.labelled, settings.num_labelled, data, config.model.image_size, check_shards
             )
+            self.skipped = [f"skipped {line}" for line in labelled.skipped]
             self.parts.append(Classes(config, labelled, methods, device))
         if not self.parts:
             raise ValueError(
@@ -86,7 +88,7 @@ class PretrainingEvaluation(Evaluation):
         return found
 
     def warnings(self, dataset: ShardDataset[Any, Any]) -> list[str]:
-        return trained_on(self.indexes, dataset)
+        return [*self.skipped, *trained_on(self.indexes, dataset)]
 
 
 def evaluation_of_pretraining(job: Pretraining, check_shards: bool) -> PretrainingEvaluation | None:

@@ -19,7 +19,7 @@ from data_pipeline.loading.dataset import encoded
 from data_pipeline.samples.sample import BadSample, BadSampleError, Kind
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import read_index
-from data_pipeline.shards.reader import SampleReader, ShardMismatchError
+from data_pipeline.shards.reader import UNREADABLE, SampleReader
 from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, TextTokenizer
 from pretrain.survival.console import warn
 
@@ -48,7 +48,7 @@ class HeldOut:
         if place not in self._read:
             try:
                 self._read[place] = self._load(place)
-            except (BadSampleError, OSError, ShardMismatchError) as error:  # on one rank alone: the others go on
+            except UNREADABLE as error:  # on one rank alone: the others go on
                 warn(f"skipped {BadSample(self.reader.shard_name(place), self.reader.key(place), str(error))}")
                 self._read[place] = None
         found = self._read[place]

@@ -18,15 +18,13 @@ from data_pipeline.samples.tasks import TASK_KINDS, Annotation, CaptionAnnotatio
 from data_pipeline.settings.command_line import num_cores
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import ShardIndex, read_index
-from data_pipeline.shards.reader import SampleReader, ShardMismatchError
+from data_pipeline.shards.reader import UNREADABLE, SampleReader
 from data_pipeline.texts.tokenizer import BOS_ID, EOS_ID, PAD_ID, TextTokenizer
 from pretrain.formats.preprocessing import Preprocessing
 from pretrain.survival.console import warn
 
 MAX_THREADS = 8
 """Threads that read and decode; each rank has its own."""
-UNREADABLE = (BadSampleError, OSError, ShardMismatchError)
-"""Errors of a sample that is left out."""
 REMEDY = "give the right folder; a run goes without by --evaluation.every-steps 0"
 
 

@@ -4,12 +4,13 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from data_pipeline.settings.command_line import progress_bar
 from data_pipeline.shards.scan import SampleReport
 from pretrain.conversion.opened import open_network
-from pretrain.evaluation.chunks import check_finite
+from pretrain.evaluation.chunks import Name, check_finite
 from pretrain.inference.feature_files import FeatureFile
 from pretrain.inference.features import FeatureChoice
 from pretrain.inference.options import CaptionOptions, EncodeOptions, InferenceOptions
@@ -69,7 +70,7 @@ def write_features(options: EncodeOptions, model: PretrainedModel, choice: Featu
             rows = None if found is None else found.cpu()
             if rows is not None:
                 places = [sample.listed.place for sample in batch.samples if sample.problem is None]
-                check_finite(rows, places.__getitem__)
+                rows = as_saved(rows, options.save_as, places.__getitem__)
             file.write([described(sample) for sample in batch.samples], None if rows is None else rows.numpy())
 
         # one batch behind: a GPU computes the next while the features of the last are copied and written
@@ -86,6 +87,25 @@ def write_features(options: EncodeOptions, model: PretrainedModel, choice: Featu
         check_some(encoded.report, options)
     encoded.seconds = time.perf_counter() - start
     return encoded
+
+
+def as_saved(rows: Tensor, save_as: str, name: Name) -> Tensor:
+    """Return features, (n, ...), in the type of their file, "float32" or "float16".
+
+    name: returns that of a row, for messages. Raises NotFiniteError if any is NaN or infinite, ValueError if any is too
+    large for the type.
+    """
+    check_finite(rows, name)
+    saved = rows.to(getattr(torch, save_as))
+    is_lost = ~saved.flatten(1).isfinite().all(1)
+    if is_lost.any():
+        first = int(is_lost.nonzero()[0])
+        raise ValueError(
+            f"features of {int(is_lost.sum())} of {len(rows)} samples are too large for {save_as}: {name(first)} has "
+            f"{rows[first].abs().max():.3g}, the largest number is {torch.finfo(saved.dtype).max:.3g}; give "
+            "--save-as float32"
+        )
+    return saved
 
 
 def open_model(options: InferenceOptions) -> PretrainedModel:

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.dataset import encoded
-from data_pipeline.samples.sample import BadSampleError
-from data_pipeline.shards.reader import ShardMismatchError
+from data_pipeline.shards.reader import UNREADABLE
 from data_pipeline.texts.tokenizer import PAD_ID, TextTokenizer
 from data_pipeline.workers.pool import worker_pool
 from data_pipeline.workers.under_way import at_sample
@@ -140,7 +139,7 @@ def _read(reading: Reading, listed: Listed, slot: int, place: int) -> Sample:
             if reading.transform is not None:
                 assert _slots is not None
                 _slots[slot][place] = reading.transform.center(reading.samples.image(listed))
-    except (BadSampleError, ShardMismatchError, OSError) as error:
+    except UNREADABLE as error:
         return replace(found, problem=str(error))
     return found
 

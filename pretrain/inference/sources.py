@@ -104,11 +104,14 @@ class ShardSamples:
 
 
 def open_samples(kind: Kind, source: str, options: SourceOptions, cache_folder: Path) -> Samples:
-    """Open a source of images, texts or pairs. Raises ValueError if it holds none of this kind.
+    """Open a source of images, texts or pairs. Raises ValueError if it holds none of this kind, or if it is shards and
+    options are given, which are for other sources.
 
     Shards of pairs serve as images and as texts too.
     """
     if is_remote(source) or (Path(source) / INDEX_NAME).is_file():
+        if ignored := options.flags_beside(SourceOptions()):
+            raise ValueError(f"{public_url(source)} holds shards, which are read without {ignored[0]}; leave it out")
         cache = ShardCache(cache_folder, DataConfig.cache_bytes, DataConfig.cache_for_group)
         return ShardSamples(kind, source, SampleReader(read_index(source, cache), DataConfig.max_member_bytes, cache))
     return RecordSamples(kind, source, options)

@@ -130,6 +130,7 @@ def laptop_multilingual() -> PretrainConfig:
     caption in each language is a pair of its own: a list of captions in CAPTIONS, or a source per language, which
     --data.pairs data/pairs_en data/pairs_ja=2 weighs. Then the contrastive stage: deepspeed --num_accelerators 2
     --module pretrain.contrast contrast_laptop --initial-weights runs/laptop_multilingual --model.vocab-size 16384
+    --data.caption-length 40
     Twice the words of laptop; captions have room for scripts that take a token for each character. Our choice.
     """
     one_language = laptop()

@@ -17,6 +17,7 @@ from pretrain.evaluation.captioned_images import open_captioned_images
 from pretrain.evaluation.chunks import Ranks
 from pretrain.evaluation.contrast import feature_settings
 from pretrain.evaluation.dual_features import FeatureReader
+from pretrain.evaluation.pair_figures import first_of_each, usable_pairs
 from pretrain.evaluation.retrieval import best_images, best_texts
 from pretrain.reporting.embedded import data_uri
 
@@ -69,20 +70,23 @@ def retrieval_gallery(
 ) -> RetrievalGallery:
     """Return the first held-out images, and the first caption of each, as queries among the first MOST_PAIRS pairs.
 
-    held_out: shards of pairs, or another source of them. Raises ValueError if it holds no pairs.
+    held_out: shards of pairs, or another source of them. As in the figures, images that cannot be read and captions
+    without a token count as neither query nor candidate. Raises ValueError if nothing is left.
     """
     config = checkpoint.config
     settings = feature_settings(config, torch.device("cpu"), checkpoint.text_tokenizer)
     pairs = open_captioned_images(str(held_out), "--held-out", MOST_PAIRS, None, config.data, settings.image_size)
     reader = FeatureReader(network.to(settings.dtype), settings, Ranks())
     images, texts = reader.of_images(pairs, pairs.num_images, pairs.name), reader.of_texts(pairs.captions)
-    owners = pairs.image_of_caption
-    found = images.rows, texts.rows, owners, pairs.captions
-    asked = list(range(min(num_queries, pairs.num_images)))
-    first_captions = torch.searchsorted(owners, torch.tensor(asked)).tolist()  # captions are grouped by image
+    usable = usable_pairs(images, texts, pairs.image_of_caption)
+    if not len(usable.owners):
+        raise ValueError(f"--held-out {pairs.source}: none of its first {pairs.num_images} images can be used")
+    captions = [pairs.captions[place] for place in usable.places_of_texts.tolist()]
+    found = usable.images, usable.texts, usable.owners, captions
+    asked, first_captions = (part[:num_queries].tolist() for part in first_of_each(usable.owners))
 
     def picture(place: int) -> Tensor:
-        return pairs.images([place])[0][0]
+        return pairs.images([int(usable.places_of_images[place])])[0][0]
 
     return RetrievalGallery(text_queries(*found, picture, first_captions), image_queries(*found, picture, asked))
 

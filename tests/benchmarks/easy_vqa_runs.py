@@ -114,8 +114,7 @@ def pretrain(steps: Steps, out: Path) -> None:
         "model.patch-size": network.patch_size,
         "model.teacher-dim": 3 * network.patch_size**2,
     }
-    if not (out / VISUAL_TOKENIZER).is_file():
-        train("pretrain.train_visual_tokenizer", "laptop", codes, steps.visual_tokenizer, out)
+    train("pretrain.train_visual_tokenizer", "laptop", codes, steps.visual_tokenizer, out)
     sizes = {f"model.{name.replace('_', '-')}": getattr(network, name) for name in NETWORK}
     run = recipe().initial_weights
     assert run is not None
@@ -126,18 +125,17 @@ def pretrain(steps: Steps, out: Path) -> None:
         "data.text-length": length,  # of no text, but no longer than the network reads
     }
     settings = PRETRAINING | sizes | words | {"run-dir": run, "evaluation.every-steps": 0}
-    if not is_finished(out / run, steps.pretraining):
-        train("pretrain.train", "laptop", settings, steps.pretraining, out)
+    train("pretrain.train", "laptop", settings, steps.pretraining, out)
 
 
 def finetune(start: Path | None, run: Path, steps: Steps, out: Path) -> None:
     """Finetune with the recipe, from a run or from random weights, and ask the test questions after every epoch."""
-    if not is_finished(out / run, steps.finetuning):
-        settings = {"initial-weights": start, "run-dir": run, "evaluation.every-steps": steps.per_epoch}
-        train("pretrain.finetune", "easy_vqa", settings, steps.finetuning, out)
+    settings = {"initial-weights": start, "run-dir": run, "evaluation.every-steps": steps.per_epoch}
+    train("pretrain.finetune", "easy_vqa", settings, steps.finetuning, out)
 
 
 def train(module: str, name: str, settings: Mapping[str, object], num_steps: int, out: Path) -> None:
+    """Start a run: it goes on where it was stopped, refuses other settings, and ends at once if it is complete."""
     everything = dict(settings) | {
         "deepspeed-config": ROOT / "ds_configs" / "zero1.json",
         "optimizer.warmup-steps": max(1, num_steps // WARMUP_PART),
@@ -145,10 +143,6 @@ def train(module: str, name: str, settings: Mapping[str, object], num_steps: int
         "save-every-steps": num_steps,
     }
     command(module, name, *options_of(everything), folder=out)
-
-
-def is_finished(run: Path, num_steps: int) -> bool:
-    return (run / "checkpoints" / f"step_{num_steps:08d}").is_dir()
 
 
 def accuracies(run: Path, per_epoch: int) -> list[float]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 GRAY = (176, 176, 176)
 SIDE = 72
-"""Side of a prepared picture in pixels."""
+"""Side of a prepared picture in pixels, unless another one is asked for."""
 MARGIN = 1.06
 """Side of a prepared picture divided by the longer side of what is drawn."""
 MOST_TAGS = 4
@@ -90,13 +90,18 @@ def text(concept: dict[str, Any], language: str) -> str:
     return f"{concept['labels'][language]}: {', '.join(concept['tags'].get(language, []))}."
 
 
-def write_pictures(artists: EmojiArtists, names: Iterable[str], out: Path, pool: Executor) -> None:
-    """Write the prepared pictures of some artists, as OUT/ARTIST/HEXCODE.png; those that are there stay."""
+def write_pictures(
+    artists: EmojiArtists, names: Iterable[str], out: Path, pool: Executor, side: int = SIDE, compress_level: int = 6
+) -> None:
+    """Write the prepared pictures of some artists, as OUT/ARTIST/HEXCODE.png; those that are there stay.
+
+    side: of a picture in pixels; compress_level: of PNG, 0 to 9, of which 0 is read fastest.
+    """
     todo = []
     for name in names:
         (out / name).mkdir(parents=True, exist_ok=True)
         todo += [
-            (artists.picture(name, concept), path)
+            (artists.picture(name, concept), path, side, compress_level)
             for concept in artists.drawn(name)
             if not (path := out / name / f"{concept['hexcode']}.png").is_file()
         ]
@@ -104,20 +109,20 @@ def write_pictures(artists: EmojiArtists, names: Iterable[str], out: Path, pool:
         pass
 
 
-def _write_picture(source: Path, out: Path) -> None:
+def _write_picture(source: Path, out: Path, side: int, compress_level: int) -> None:
     partial = out.with_suffix(".partial")
-    prepared(Image.open(source)).save(partial, "png")
+    prepared(Image.open(source), side).save(partial, "png", compress_level=compress_level)
     partial.rename(out)
 
 
-def prepared(picture: Image.Image) -> Image.Image:
-    """Return what is drawn in a picture, in the middle of a gray square of SIDE pixels."""
+def prepared(picture: Image.Image, side: int = SIDE) -> Image.Image:
+    """Return what is drawn in a picture, in the middle of a gray square of `side` pixels."""
     picture = picture.convert("RGBA")
     picture = picture.crop(picture.getchannel("A").getbbox())
-    side = round(max(picture.size) * MARGIN)
-    ground = Image.new("RGBA", (side, side), (*GRAY, 255))
-    ground.alpha_composite(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return ground.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    full = round(max(picture.size) * MARGIN)
+    ground = Image.new("RGBA", (full, full), (*GRAY, 255))
+    ground.alpha_composite(picture, ((full - picture.width) // 2, (full - picture.height) // 2))
+    return ground.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:

@@ -40,6 +40,7 @@ from pretrain.jobs.visual_tokens import network_view
 from pretrain.recipes.small import laptop
 from tests.benchmarks.packages import require_packages
 from tests.benchmarks.results import append_results
+from tests.benchmarks.workers import map_or_stop
 from tests.support.launch import python_path
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +110,7 @@ def study(options: StudyOptions, out: Path) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(CORES, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         arguments = ((name, seed, num_steps, options.max_pairs, out) for name, seed in runs)
-        readings = dict(zip(runs, pool.map(train_and_read, *zip(*arguments, strict=True)), strict=True))
+        readings = dict(zip(runs, map_or_stop(pool, train_and_read, *zip(*arguments, strict=True)), strict=True))
     by_name = {name: [readings[name, seed] for seed in seeds] for name in SHARES}
     draw(by_name, PICTURE if options.append else out / PICTURE.name)
     means = {name: mean_of(found) for name, found in by_name.items()}
@@ -169,10 +170,9 @@ def prepare(options: StudyOptions, out: Path) -> None:
         (data / f"{name}.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in lines))
     groups = {concept["labels"]["en"]: concept["group"] for concept in concepts}
     (data / "groups.json").write_text(json.dumps(groups))
-    if (data / "visual_tokenizer.pt").is_file():
-        return  # written last: all else is there
-    command("data_pipeline.train_text_tokenizer", "data/tokenizer.spm", "pair=data/training.jsonl",
-            "text=data/texts.jsonl", "--vocab-size", VOCABULARY, folder=out)  # fmt: skip
+    if not (data / "tokenizer.spm").is_file():
+        command("data_pipeline.train_text_tokenizer", "data/tokenizer.spm", "pair=data/training.jsonl",
+                "text=data/texts.jsonl", "--vocab-size", VOCABULARY, folder=out)  # fmt: skip
     everything = ("--held-out-fraction", 0)
     for kind, source, folder in (("image", "training", "images"), ("pair", "training", "pairs"),
                                  ("pair", "held_out", "held_out_pairs")):  # fmt: skip

@@ -1,6 +1,6 @@
-"""The data and the runs of study_transfer, by the project's commands, each on one core.
+"""The data and the runs of study_transfer, by the project's commands, each with one thread.
 
-What is finished is not repeated, and a run that was stopped goes on.
+What is complete is not repeated, and a run that was stopped goes on, unless settings have changed.
 """
 
 import os
@@ -12,13 +12,27 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks.emoji_artists import EmojiArtists, captions, text, write_lines, write_pictures
+from pretrain.recipes.small import laptop_multilingual
+from tests.benchmarks.emoji_artists import (
+    GRAY,
+    MARGIN,
+    MOST_TAGS,
+    EmojiArtists,
+    captions,
+    text,
+    write_lines,
+    write_pictures,
+)
 from tests.support.launch import python_path
 
 ROOT = Path(__file__).parents[2]
 
 PIECES_PER_LANGUAGE = 2000
 """Vocabulary of the text tokenizer."""
+SIDE = 56
+"""Side of a picture in pixels: the smallest crop of it has the 48 that the network reads."""
+CAPTION_LENGTH = laptop_multilingual().data.caption_length
+"""Tokens of a caption in several languages, in both stages."""
 NETWORK: dict[str, object] = {
     "model.dim": 128,
     "model.depth": 2,
@@ -30,6 +44,7 @@ NETWORK: dict[str, object] = {
     "model.init-std": 0.135,  # the recipe's, for this width
     "model.embed-init-std": 0.02,  # so that class token and first text token are mostly what they attend to
     "data.min-crop-scale": 0.9,  # the drawings are cut to the same place: large crops are much easier
+    "data.color-jitter": 0.0,  # colors tell drawings apart; in trials neither better nor worse, but faster
 }
 """A thirtieth of the recipe's work per image: there is time for more steps."""
 VISUAL_TOKENIZER: dict[str, object] = {
@@ -40,9 +55,9 @@ VISUAL_TOKENIZER: dict[str, object] = {
 }
 """Codes of an ImageNet network's features, as the paper's are of CLIP's."""
 PRETRAINING: dict[str, object] = {
-    "images-per-step": 8,
+    "images-per-step": 4,
     "pairs-per-step": 112,
-    "texts-per-step": 8,
+    "texts-per-step": 4,
     "optimizer.peak-lr": 7e-4,
     "objective.caption-mask-ratio": 0.9,  # else the words around a hidden one tell more than the picture
     "objective.whole-image-share": 0.2,  # in trials better than 0.5 and 0.8
@@ -79,7 +94,7 @@ class Training:
     """Steps of masked pretraining before; 0: the contrastive stage starts from random weights."""
 
     def run(self, out: Path) -> Path:
-        """Train, unless it is finished, and return the run of the contrastive stage."""
+        """Train, as far as it is not trained, and return the run of the contrastive stage."""
         pretrained: Path | None = None
         if self.pretraining_steps:
             pretrained = out / f"masked_{self.seed}"
@@ -92,8 +107,7 @@ class Training:
     def _train(
         self, module: str, name: str, settings: Mapping[str, object], num_steps: int, run: Path, out: Path
     ) -> None:
-        if (run / "checkpoints" / f"step_{num_steps:08d}").is_dir():
-            return
+        """Start a run: it goes on where it was stopped, refuses other settings, and ends at once if it is complete."""
         everything = COMMON | NETWORK | dict(settings) | {
             "activation-checkpointing.mode": "none",
             "model.vocab-size": vocabulary_size(self.languages, every=1) + 2,  # with <mask>, to an even number
@@ -102,6 +116,7 @@ class Training:
             "save-every-steps": num_steps,
             "seed": self.seed,
             "run-dir": run,
+            **({} if len(self.languages) == 1 else {"data.caption-length": CAPTION_LENGTH}),
         }  # fmt: skip
         command(module, name, *options_of(everything), folder=out)
 
@@ -118,30 +133,24 @@ def vocabulary_size(languages: Sequence[str], every: int) -> int:
 def prepare(artists: EmojiArtists, held_out: str, languages: tuple[str, ...], out: Path, pool: Executor) -> None:
     """Write the data that the recipe `laptop` expects, of seen concepts and training artists alone, and all pictures.
 
-    Exits if the folder holds the data of another study.
+    Exits if the folder holds the data of another study, or of other settings.
     """
     data = out / "data"
     data.mkdir(parents=True, exist_ok=True)
     subject = data / "subject.txt"
-    wanted = f"{artists.folder} without {held_out}, one concept in {artists.every}, in {' '.join(languages)}"
+    wanted = (
+        f"{artists.folder} without {held_out}, one concept in {artists.every}, in {' '.join(languages)}, pictures of "
+        f"{SIDE} pixels on {GRAY}, {MARGIN} of what is drawn, {PIECES_PER_LANGUAGE} pieces per language, up to "
+        f"{MOST_TAGS} keywords"
+    )
     if subject.is_file() and subject.read_text() != wanted:
         sys.exit(f"error: {out} holds a study of {subject.read_text()}; give another --out")
     subject.write_text(wanted)
     training = artists.training_artists(held_out)
-    write_pictures(artists, [*training, held_out], data / "pictures", pool)
-    if (data / "visual_tokenizer.pt").is_file():
-        return  # written last: all else is there
-    pairs = [
-        {"image": f"pictures/{artist}/{concept['hexcode']}.png", "caption": captions(concept, languages)}
-        for artist in training
-        for concept in artists.drawn(artist)
-        if not artists.is_unseen(concept)
-    ]
-    random.Random(0).shuffle(pairs)  # a run reads shards nearly in order
-    seen = [concept for concept in artists.concepts if not artists.is_unseen(concept)]
-    texts = [{"text": text(concept, language)} for concept in seen for language in languages]
-    write_lines(data / "pairs.jsonl", pairs)
-    write_lines(data / "texts.jsonl", texts)
+    # not compressed: reading pictures was a fifth of a step
+    write_pictures(artists, [*training, held_out], data / "pictures", pool, SIDE, compress_level=0)
+    write_lines(data / "pairs.jsonl", training_pairs(artists, held_out, languages))
+    write_lines(data / "texts.jsonl", training_texts(artists, languages))
     tokenizer = data / "tokenizer.spm"
     if not tokenizer.is_file():
         command("data_pipeline.train_text_tokenizer", tokenizer, "pair=data/pairs.jsonl", "text=data/texts.jsonl",
@@ -154,13 +163,31 @@ def prepare(artists: EmojiArtists, held_out: str, languages: tuple[str, ...], ou
     command("pretrain.train_visual_tokenizer", "laptop", *options_of(settings), folder=out)
 
 
+def training_pairs(artists: EmojiArtists, held_out: str, languages: Sequence[str]) -> list[dict[str, object]]:
+    """Return an image and its captions per line: the seen concepts of the artists of training."""
+    pairs: list[dict[str, object]] = [
+        {"image": f"pictures/{artist}/{concept['hexcode']}.png", "caption": captions(concept, languages)}
+        for artist in artists.training_artists(held_out)
+        for concept in artists.drawn(artist)
+        if not artists.is_unseen(concept)
+    ]
+    random.Random(0).shuffle(pairs)  # a run reads shards nearly in order
+    return pairs
+
+
+def training_texts(artists: EmojiArtists, languages: Sequence[str]) -> list[dict[str, object]]:
+    """Return a text per line, of each seen concept in each language."""
+    seen = (concept for concept in artists.concepts if not artists.is_unseen(concept))
+    return [{"text": text(concept, language)} for concept in seen for language in languages]
+
+
 def options_of(settings: Mapping[str, object]) -> list[object]:
     """Return settings as options of a command; True is that of a flag."""
     return [word for name, value in settings.items() for word in (f"--{name}", value) if word is not True]
 
 
 def command(module: str, *arguments: object, folder: Path) -> None:
-    """Run one command of the project on one core. Exits with its error output if it fails."""
+    """Run one command of the project with one thread. Exits with its error output if it fails."""
     words = [sys.executable, "-m", module, *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     print("$ " + " ".join(["python", *words[1:]]), flush=True)

@@ -1,6 +1,7 @@
 """Images with several captions: found by their bytes in shards and in sources, and what is left out. CPU, seconds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,9 @@ def test_other_folders_are_refused_in_a_sentence(tiny_data: TinyData, tmp_path: 
     (tmp_path / "pairs.jsonl").write_text('{"image": "a.png", "caption": " "}\n')
     with pytest.raises(ValueError, match="cannot be used: it has no pair that can be read"):
         opened(tmp_path / "pairs.jsonl")
+
+
+def test_shards_refuse_options_on_how_other_sources_are_read(tiny_data: TinyData) -> None:
+    options = replace(HELD_OUT_SOURCE, caption_column="title")
+    with pytest.raises(ValueError, match=r"evaluation.pairs .* shards are read without --caption-column; leave it out"):
+        opened(tiny_data.folder / "pairs", options=options)

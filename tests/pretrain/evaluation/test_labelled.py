@@ -1,6 +1,7 @@
 """Labelled images: their layouts, classes and halves, and mistakes in them. CPU, seconds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from data_pipeline.loading.config import DataConfig
 from data_pipeline.samples.answers import CLASSES_NAME, class_lines
+from data_pipeline.shards.index import read_index
+from data_pipeline.shards.reader import SampleReader
 from pretrain.evaluation.labelled import every_second, open_labelled, spread
 from tests.support.evaluated import write_labelled
 from tests.support.shard_files import index_folder, png, write_tar
@@ -59,6 +62,58 @@ def test_shards_of_labels_name_their_classes(tmp_path: Path) -> None:
     (tmp_path / "labels" / CLASSES_NAME).write_text(class_lines(["ant", "cat", "dog", "owl"]))
     listed = open_labelled(str(tmp_path / "labels"), 5, DataConfig(), 16, True, with_all_classes=True)
     assert listed.classes == ("ant", "cat", "dog", "owl") and listed.labels.tolist() == [3, 1, 1, 3, 2]
+
+
+@pytest.mark.parametrize("with_all_classes", [False, True])
+def test_samples_whose_class_cannot_be_read_are_left_out_and_counted(with_all_classes: bool, tmp_path: Path) -> None:
+    names = ["cat", "\n", "cat", "dog", "\n", "dog", "owl"]
+    members = [
+        (f"{number}.{end}", content)
+        for number, name in enumerate(names)
+        for end, content in (("png", png((number, 0, 0))), ("txt", name.encode()))
+    ]
+    write_tar(tmp_path / "pairs" / "0.tar", members)
+    index_folder(tmp_path / "pairs")
+    found = open_labelled(str(tmp_path / "pairs"), 6, DataConfig(), 16, True, with_all_classes)
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.classes == (("cat", "dog", "owl") if with_all_classes else ("cat", "dog"))
+    assert found.skipped == [f"2 samples of {tmp_path / 'pairs'}: text has no visible character"]
+    images, is_good = found.images(range(4))
+    assert images[:, 0].float().mean((1, 2)).tolist() == [0, 2, 3, 5] and is_good.all()
+
+
+def test_a_label_with_a_flipped_bit_is_left_out_and_counted(tmp_path: Path) -> None:
+    members = [
+        (f"{number}.{end}", content)
+        for number, name in enumerate(["cat", "cat", "dog", "owl", "dog"])
+        for end, content in (("png", png()), ("json", json.dumps({"class": name, "label": 0}).encode()))
+    ]
+    path = write_tar(tmp_path / "labels" / "0.tar", members)
+    index_folder(tmp_path / "labels", "label")
+    path.write_bytes(path.read_bytes().replace(b"owl", b"ow\xec"))
+    found = open_labelled(str(tmp_path / "labels"), 5, DataConfig(), 16, True, with_all_classes=True)
+    assert found.classes == ("cat", "dog") and found.labels.tolist() == [0, 0, 1, 1]
+    (line,) = found.skipped
+    assert line.startswith(f"1 samples of {tmp_path / 'labels'}: ")
+
+
+def test_an_image_of_a_shard_that_was_exchanged_is_skipped_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = [
+        (f"{number}.{end}", content)
+        for number, name in enumerate(["cat", "dog"] * 2)
+        for end, content in (("png", png()), ("txt", name.encode()))
+    ]
+    path = write_tar(tmp_path / "pairs" / "0.tar", members)
+    index_folder(tmp_path / "pairs")
+    found = open_labelled(str(tmp_path / "pairs"), 4, DataConfig(), 16, True)
+    path.unlink()
+    write_tar(path, members[:2])
+    found = replace(found, sources=(SampleReader(read_index(tmp_path / "pairs", check_shards=False), 1 << 20), [0, 1]))
+    _, is_good = found.images(range(2))
+    assert is_good.tolist() == [0, 0]
+    assert "0.tar:1" in capsys.readouterr().err
 
 
 def test_images_are_kept_only_if_asked_for(tmp_path: Path) -> None:

@@ -90,3 +90,8 @@ def test_shards_of_another_kind_and_sources_that_are_not_there_are_refused(tiny_
         opened("pair", tiny_data.folder / "images")
     with pytest.raises(ValueError, match="nowhere does not exist"):
         list(opened("image", folder / "nowhere"))
+
+
+def test_shards_refuse_options_on_how_other_sources_are_read(tiny_data: TinyData) -> None:
+    with pytest.raises(ValueError, match="holds shards, which are read without --image-root; leave it out"):
+        open_samples("pair", str(tiny_data.folder / "pairs"), SourceOptions(image_root=Path("images")), Path("cache"))

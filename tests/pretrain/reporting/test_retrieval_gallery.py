@@ -1,19 +1,23 @@
 """Queries with their best answers, compared with numpy. CPU, seconds."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from data_pipeline.texts.tokenizer import TextTokenizer
+from model.dual_encoder import DualEncoder
 from pretrain.checkpoints.reader import TEXT_TOKENIZER_NAME, Checkpoint
 from pretrain.config.contrast import ContrastConfig
 from pretrain.evaluation.captioned_images import open_captioned_images
 from pretrain.evaluation.retrieval import retrieval_recall
 from pretrain.recipes.contrast import contrast_demo
 from pretrain.reporting.retrieval_gallery import image_queries, retrieval_gallery, text_queries
+from tests.support.shard_files import png
 from tests.support.tiny import CONFIG, tiny_dual_encoder
 from tests.support.tiny_run import TinyData
 
@@ -54,14 +58,19 @@ def test_of_equal_answers_the_wrong_ones_come_first() -> None:
     assert query.is_right == [False, False, False, True] and query.rank == 4
 
 
-def test_the_gallery_of_a_checkpoint_asks_for_the_first_pairs(tiny_data: TinyData, tmp_path: Path) -> None:
+def checkpoint_and_network(tiny_data: TinyData, folder: Path) -> tuple[Checkpoint[ContrastConfig], DualEncoder]:
     tokenizer = tiny_data.folder / "text_tokenizer.spm"
     model = replace(CONFIG, vocab_size=TextTokenizer(tokenizer).vocab_size)
     data = replace(contrast_demo().data, caption_length=12)
     config = replace(contrast_demo(), model=model, data=data, initial_weights=None)
-    shutil.copy(tokenizer, tmp_path / TEXT_TOKENIZER_NAME)
-    checkpoint = Checkpoint[ContrastConfig](tmp_path, 1, 1, {}, {}, {}, config)
-    network = tiny_dual_encoder(vocab_size=model.vocab_size)
+    shutil.copy(tokenizer, folder / TEXT_TOKENIZER_NAME)
+    checkpoint = Checkpoint[ContrastConfig](folder, 1, 1, {}, {}, {}, config)
+    return checkpoint, tiny_dual_encoder(vocab_size=model.vocab_size)
+
+
+def test_the_gallery_of_a_checkpoint_asks_for_the_first_pairs(tiny_data: TinyData, tmp_path: Path) -> None:
+    checkpoint, network = checkpoint_and_network(tiny_data, tmp_path)
+    data = checkpoint.config.data
     found = retrieval_gallery(checkpoint, network, tiny_data.folder / "pairs", 3)
     pairs = open_captioned_images(str(tiny_data.folder / "pairs"), "pairs", None, None, data, 32)
     assert [query.item.text for query in found.texts] == pairs.captions[:3]
@@ -70,3 +79,22 @@ def test_the_gallery_of_a_checkpoint_asks_for_the_first_pairs(tiny_data: TinyDat
         assert query.item.image is not None and torch.equal(query.item.image, pairs.images([place])[0][0])
         own = [answer.text == pairs.captions[place] for answer in query.answers]
         assert query.is_right == own and any(own) == (query.rank <= 5)
+
+
+def test_images_that_cannot_be_read_are_neither_queries_nor_candidates(tiny_data: TinyData, tmp_path: Path) -> None:
+    source = tmp_path / "pairs.jsonl"
+    for number in range(4):
+        content = b"no image" if number == 1 else png((60 * number, 0, 0))
+        (tmp_path / f"{number}.png").write_bytes(content)
+    source.write_text("".join(json.dumps({"image": f"{n}.png", "caption": f"caption {n}"}) + "\n" for n in range(4)))
+    found = retrieval_gallery(*checkpoint_and_network(tiny_data, tmp_path), source, 3)
+    assert [query.item.text for query in found.texts] == ["caption 0", "caption 2", "caption 3"]
+    reds = [query.item.image[0, 0, 0].item() for query in found.images if query.item.image is not None]
+    assert reds == [0, 120, 180]
+    for query in [*found.texts, *found.images]:
+        assert query.num_candidates == 3 and len(query.answers) == 3 and query.rank <= 3
+        assert "caption 1" not in [answer.text for answer in query.answers]
+    for number in (0, 2, 3):
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="none of its first 4 images can be used"):
+        retrieval_gallery(*checkpoint_and_network(tiny_data, tmp_path), source, 3)
