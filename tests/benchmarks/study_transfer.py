@@ -68,9 +68,9 @@ class StudyOptions:
     """Languages of the captions; more than one takes the recipe laptop_multilingual."""
     out: Path | None = None
     """Folder for data and runs; finished parts there are not repeated. None: a temporary folder."""
-    pretraining_steps: int = 4100
+    pretraining_steps: int = 3800
     """Steps of masked pretraining."""
-    contrast_steps: int = 300
+    contrast_steps: int = 250
     """Steps of the contrastive stage."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds, each of which fixes the initial weights, the order of the data and the masks."""
