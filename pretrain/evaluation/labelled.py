@@ -51,7 +51,7 @@ class Labelled:
     max_member_bytes: int
     sources: list[Path] | tuple[SampleReader, list[int]]
     """Files, or a reader and its samples."""
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[str]
     """One line for each reason for which samples were left out."""
     keeps_images: bool = True
     """Whether images stay in memory for the next evaluation, as each rank needs only its own."""
@@ -149,8 +149,8 @@ def open_labelled(
         data.max_image_pixels,
         data.max_member_bytes,
         sources,
+        skipped,
         keeps_images,
-        skipped=skipped,
     )
 
 

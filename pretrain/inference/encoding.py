@@ -40,8 +40,8 @@ class Encoded:
 def encode_source(options: EncodeOptions) -> str:
     """Write the features of a source; return a line on them, and one per reason for which samples were skipped.
 
-    Raises ValueError if the weights or the source cannot be used, or if features are not finite, OSError if the file
-    cannot be written.
+    Raises ValueError if the weights or the source cannot be used, or if features are not finite or too large for the
+    type of the file, OSError if the file cannot be written.
     """
     kind, _ = options.data()
     model = open_model(options)
@@ -97,6 +97,8 @@ def as_saved(rows: Tensor, save_as: str, name: Name) -> Tensor:
     """
     check_finite(rows, name)
     saved = rows.to(getattr(torch, save_as))
+    if saved is rows:
+        return rows
     is_lost = ~saved.flatten(1).isfinite().all(1)
     if is_lost.any():
         first = int(is_lost.nonzero()[0])

@@ -105,7 +105,7 @@ def study(options: StudyOptions, out: Path) -> None:
         # the longest first, so that all end at about the same time; a masked step takes twice a contrastive one
         order = sorted(trainings, key=lambda training: (-training.pretraining_steps, -training.contrast_steps))
         same = ([value] * len(order) for value in (artists, options.artist, out))
-        found = dict(zip(order, map_or_stop(pool, train_and_read, order, *same), strict=True))
+        found = dict(zip(order, map_or_stop(pool, AT_ONCE, train_and_read, order, *same), strict=True))
     readings = {name: [mean_of(list(found[training].values())) for training in trainings if training.name == name]
                 for name in TITLES}  # fmt: skip
     figures = figures_of(options, readings, found)

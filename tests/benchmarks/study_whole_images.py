@@ -110,7 +110,7 @@ def study(options: StudyOptions, out: Path) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(CORES, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         arguments = ((name, seed, num_steps, options.max_pairs, out) for name, seed in runs)
-        readings = dict(zip(runs, map_or_stop(pool, train_and_read, *zip(*arguments, strict=True)), strict=True))
+        readings = dict(zip(runs, map_or_stop(pool, CORES, train_and_read, *zip(*arguments, strict=True)), strict=True))
     by_name = {name: [readings[name, seed] for seed in seeds] for name in SHARES}
     draw(by_name, PICTURE if options.append else out / PICTURE.name)
     means = {name: mean_of(found) for name, found in by_name.items()}

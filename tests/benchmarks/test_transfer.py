@@ -1,8 +1,9 @@
 """The data of the study of transfer hold nothing that it asks, and recalls are counted as described. CPU, seconds."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tests.benchmarks.workers import map_or_stop
 
 @pytest.fixture
 def artists(tmp_path: Path) -> EmojiArtists:
-    """Return ten concepts, of which the last two are unseen, drawn by four artists, two of them alike."""
+    """Return a source of ten concepts, of which the last two are unseen, drawn by four artists, two of them alike."""
     concepts = [
         {
             "hexcode": f"{number:x}",
@@ -26,7 +27,7 @@ def artists(tmp_path: Path) -> EmojiArtists:
         }
         for number in range(10)
     ]
-    split = {
+    split: dict[str, Any] = {
         "training_artists": ["asked", "glossy", "one", "two"],
         "same_drawings": [["asked", "glossy"]],
         "same_picture": {"asked": [["1", "2"]]},
@@ -66,21 +67,22 @@ def test_recalls_are_of_seen_concepts_among_all_and_of_unseen_ones_among_themsel
     assert found.r1_unseen_concepts == 0.5
 
 
-def failing(number: int) -> int:
+def call(number: int, folder: Path) -> int:
+    (folder / str(number)).touch()
     if number == 1:
         raise ValueError("of number 1")
     return number
 
 
-def test_work_ends_with_the_first_that_fails() -> None:
-    started: list[int] = []
+@pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_work_ends_with_the_first_that_fails(
+    pool_type: type[ThreadPoolExecutor] | type[ProcessPoolExecutor], tmp_path: Path
+) -> None:
+    with pool_type(1) as pool, pytest.raises(ValueError, match="of number 1"):
+        map_or_stop(pool, 1, call, range(5), [tmp_path] * 5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
 
-    def call(number: int) -> int:
-        started.append(number)
-        return failing(number)
 
-    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="of number 1"):
-        map_or_stop(pool, call, range(1000))
-    assert len(started) < 1000
+def test_results_are_in_the_order_of_the_arguments(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
-        assert map_or_stop(pool, failing, [5, 4, 3, 2]) == [5, 4, 3, 2]
+        assert map_or_stop(pool, 2, call, [5, 4, 3, 2], [tmp_path] * 4) == [5, 4, 3, 2]

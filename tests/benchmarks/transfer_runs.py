@@ -39,7 +39,7 @@ NETWORK: dict[str, object] = {
     "model.num-heads": 4,
     "model.ffn-dim": 384,
     "model.num-vl-layers": 0,  # pairs then train the two experts that a dual encoder has
-    "model.image-size": 48,  # of drawings of 72: half of the work at 64, for more steps
+    "model.image-size": 48,  # half of the work at 64, for more steps
     "model.patch-size": 16,
     "model.init-std": 0.135,  # the recipe's, for this width
     "model.embed-init-std": 0.02,  # so that class token and first text token are mostly what they attend to

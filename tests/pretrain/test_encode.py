@@ -14,7 +14,9 @@ from PIL import Image
 from data_pipeline.samples.scenes import draw_samples
 from model import PretrainedModel, load_pretrained
 from pretrain.encode import encode
+from pretrain.evaluation.chunks import NotFiniteError
 from pretrain.formats.preprocessing import write_preprocessing
+from pretrain.inference.encoding import as_saved
 from pretrain.inference.feature_files import keys_path
 from pretrain.inference.options import EncodeOptions
 from tests.support.opened import LENGTH, PREPROCESSING, write_export
@@ -155,3 +157,30 @@ def test_a_dual_encoder_gives_unit_vectors_of_images_and_texts_alike(tiny_data: 
     assert scene.image is not None and scene.text is not None
     expected = load_pretrained(export, device="cpu").similarity(scene.image, scene.text, truncate=True)
     torch.testing.assert_close(images[7] @ texts[7], expected[0, 0], atol=1e-5, rtol=0)
+
+
+def test_features_too_large_for_half_precision_are_refused_by_name() -> None:
+    rows = torch.tensor([[1.0, 65504.0], [2.0, -70000.0], [3.0, 0.1]])
+    with pytest.raises(
+        ValueError, match=r"1 of 3 samples are too large for float16: b.png has 7e\+04, the largest number"
+    ):
+        as_saved(rows, "float16", ["a.png", "b.png", "c.png"].__getitem__)
+    assert as_saved(rows, "float32", str) is rows
+    assert torch.equal(as_saved(rows[::2], "float16", str), rows[::2].half())
+    rows[2, 1] = torch.inf
+    with pytest.raises(NotFiniteError, match=r"1 of 3 samples \(c.png\)"):
+        as_saved(rows, "float16", ["a.png", "b.png", "c.png"].__getitem__)
+
+
+def test_no_file_is_left_if_features_are_too_large(
+    export: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features_of = PretrainedModel.features_of
+
+    def large(model: PretrainedModel, *arguments: Any) -> torch.Tensor:
+        return features_of(model, *arguments) * 1e8
+
+    monkeypatch.setattr(PretrainedModel, "features_of", large)
+    with pytest.raises(ValueError, match=r"too large for float16: .*00\.png has .*; give --save-as float32"):
+        run(export, tmp_path / "features.npy", images=str(pictures), save_as="float16")
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from pretrain.evaluation.options import EvaluateOptions
 from pretrain.formats.vocabulary import EXPORTED_NAME
 from tests.support.evaluated import write_labelled
 from tests.support.launch import run_ranks
-from tests.support.shard_files import png
+from tests.support.shard_files import index_folder, png, write_tar
 from tests.support.tiny import tiny_dual_encoder
 from tests.support.tiny_run import TinyData
 
@@ -89,3 +89,21 @@ def test_what_is_missing_is_said(export: Path, pairs: Path, tmp_path: Path) -> N
     (folder / EXPORTED_NAME).unlink()
     with pytest.raises(ValueError, match="no text tokenizer lies beside"):
         evaluate_source(EvaluateOptions(folder, pairs=str(pairs)))
+
+
+def test_options_of_other_networks_and_labels_without_a_class_are_said(
+    export: Path, pairs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="--num-words is not for a dual encoder, as .* is; leave it out"):
+        evaluate_source(EvaluateOptions(export, pairs=str(pairs), num_words=9))
+    members = [
+        (f"{number}.{end}", content)
+        for number, name in enumerate(["cat", "cat", "\n", "dog", "dog"])
+        for end, content in (("png", png()), ("txt", name.encode()))
+    ]
+    write_tar(tmp_path / "labels" / "0.tar", members)
+    index_folder(tmp_path / "labels")
+    subject, _ = evaluate_source(EvaluateOptions(export, labelled=str(tmp_path / "labels"), parts=("zero_shot",)))
+    assert "4 images of 2 classes" in subject
+    said = f"skipped 1 samples of {tmp_path / 'labels'}: text has no visible character"
+    assert said in capfd.readouterr().err

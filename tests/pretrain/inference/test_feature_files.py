@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
-import torch
 
-from pretrain.evaluation.chunks import NotFiniteError
 from pretrain.inference import feature_files
-from pretrain.inference.encoding import as_saved
 from pretrain.inference.feature_files import SHAPE_KEY, FeatureFile, keys_path
 
 BATCHES: list[tuple[list[dict[str, Any]], int]] = [
@@ -93,16 +90,3 @@ def test_parquet_without_pyarrow_is_one_sentence(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ValueError, match=r"pyarrow.parquet is needed to write .*; pip install pyarrow"):
         FeatureFile(tmp_path / "features.parquet", "float32")
-
-
-def test_features_too_large_for_half_precision_are_refused_by_name() -> None:
-    rows = torch.tensor([[1.0, 65504.0], [2.0, -70000.0], [3.0, 0.1]])
-    with pytest.raises(
-        ValueError, match=r"1 of 3 samples are too large for float16: b.png has 7e\+04, the largest number"
-    ):
-        as_saved(rows, "float16", ["a.png", "b.png", "c.png"].__getitem__)
-    assert as_saved(rows, "float32", str) is rows
-    assert torch.equal(as_saved(rows[::2], "float16", str), rows[::2].half())
-    rows[2, 1] = torch.inf
-    with pytest.raises(NotFiniteError, match=r"1 of 3 samples \(c.png\)"):
-        as_saved(rows, "float16", ["a.png", "b.png", "c.png"].__getitem__)

@@ -95,6 +95,6 @@ def test_images_that_cannot_be_read_are_neither_queries_nor_candidates(tiny_data
         assert query.num_candidates == 3 and len(query.answers) == 3 and query.rank <= 3
         assert "caption 1" not in [answer.text for answer in query.answers]
     for number in (0, 2, 3):
-        (tmp_path / f"{number}.png").write_bytes(b"no image")
+        (tmp_path / f"{number}.png").write_bytes(b"no image %d" % number)
     with pytest.raises(ValueError, match="none of its first 4 images can be used"):
         retrieval_gallery(*checkpoint_and_network(tiny_data, tmp_path), source, 3)
