@@ -53,7 +53,7 @@ def attend(
 ) -> Tensor:
     """Return softmax attention within each sequence, (R, D). qkv: queries, keys and values, each (R, H, K).
 
-    One call if all are equally long or torch has attention over different lengths, otherwise one call per sequence.
+    One call if all are equally long or torch has attention over different lengths, otherwise one call per length.
 
     mask: (queries, keys) bool for the longest sequence, True where a query may see a key; shorter sequences use it
     without its last queries and keys. cache: earlier keys and values, for sequences of equal length only; the first
@@ -65,13 +65,29 @@ def attend(
         return attend_equal_lengths(samples, mask, cache).flatten(0, 1)
     assert cache is None
     q, k, v = qkv
-    # varlen attention takes no mask of one's own; captions with a causal mask are few, and go one by one
+    # varlen attention takes no mask of one's own; captions with a causal mask are few
     varlen_attention = find_varlen_attention(q) if mask is None else None
     if varlen_attention is not None:
         cu_seqlens, max_seqlen = sequences.cu_seqlens, sequences.max_seqlen
         return varlen_attention(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen).flatten(1)
-    parts = zip(*(x.split(sequences.lengths) for x in (q, k, v)), strict=True)
-    return torch.cat([attend_equal_lengths((x[None] for x in part), mask)[0] for part in parts if len(part[0])])
+    return _attend_by_length((q, k, v), sequences.lengths, mask)
+
+
+def _attend_by_length(qkv: Iterable[Tensor], lengths: tuple[int, ...], mask: Tensor | None) -> Tensor:
+    """Return the same as `attend`, with one call for all sequences of a length.
+
+    Captions are short: a call for each took longer than their arithmetic.
+    """
+    parts = [x.split(lengths) for x in qkv]
+    places_of: dict[int, list[int]] = {}
+    for place, length in enumerate(lengths):
+        places_of.setdefault(length, []).append(place)
+    attended: dict[int, Tensor] = {}
+    for length, places in places_of.items():
+        if length:
+            samples = (torch.stack([part[place] for place in places]) for part in parts)
+            attended.update(zip(places, attend_equal_lengths(samples, mask).unbind(), strict=True))
+    return torch.cat([attended[place] for place in sorted(attended)])
 
 
 def attend_equal_lengths(qkv: Iterable[Tensor], mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:

@@ -1,7 +1,8 @@
-"""Attention within sequences of different lengths: in one call, one by one, and with a mask. CPU, seconds."""
+"""Attention within sequences of different lengths: in one call, one per length, and with a mask. CPU, seconds."""
 
 import inspect
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from model.attention import (
     find_varlen_attention,
 )
 from model.captioner import prefill
-from model.layout import PackedLayout, packed_layout, unpadded_texts
+from model.layout import PackedLayout, Sequences, packed_layout, unpadded_texts
 from model.masked_data_model import MaskedDataModel, MaskedTargets
 from model.multiway import MultiwayInputs
 from tests.support.kernels import DEVICE
@@ -79,6 +80,30 @@ def test_sequences_of_any_length_equal_attention_with_a_mask(calls: list[Tensor]
     by_mask, by_sequences = attend_both_ways(torch.float32)
     assert len(calls) == 1
     torch.testing.assert_close(by_sequences, by_mask, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_sequences_of_a_length_are_one_call_with_the_results_of_one_each(
+    masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths, shapes = (3, 5, 0, 3, 7, 5, 3), []
+
+    def counted(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        shapes.append(tuple(q.shape[::2]))
+        return scaled_dot_product_attention(q, k, v, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    qkv = torch.randn(3, sum(lengths), 4, 8, requires_grad=True)
+    mask = torch.ones(7, 7).tril().bool() if masked else None
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
+    together = attend(qkv, Sequences(lengths, cu_seqlens), mask)
+    assert sorted(shapes) == [(1, 7), (2, 5), (3, 3)]
+    parts = (qkv[:, start:stop] for start, stop in pairwise(cu_seqlens.tolist()))
+    alone = torch.cat([attend(part, Sequences((part.shape[1],), cu_seqlens), mask) for part in parts])
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
+    dy = torch.randn_like(alone)
+    gradients = (torch.autograd.grad(output, qkv, dy)[0] for output in (together, alone))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
 def test_torchs_function_takes_what_attend_gives_it() -> None:
