@@ -26,6 +26,7 @@ from pretrain.survival.stop import EXIT_STOPPED_BY_FILE
 from tests.support.evaluated import CHUNK, NUM_SAMPLES, evaluation_overrides, write_labelled
 from tests.support.faults import arguments_of, broken
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
+from tests.support.shard_files import index_folder, png, write_tar
 from tests.support.tiny_run import TinyData
 
 NUM_STEPS = 8
@@ -109,6 +110,24 @@ def test_the_command_gives_the_figures_of_the_run_for_checkpoint_and_export_agai
     assert_same(averaged, figures(evaluated, "ema")[NUM_STEPS])
     convert(ConvertOptions(evaluated, tmp_path / "export", to="safetensors"))
     assert evaluate_source(EvaluateOptions(tmp_path / "export"))[1] == found
+
+
+def test_options_of_other_networks_and_labels_without_a_class_are_said(
+    evaluated: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="--class-names is not for a network of masked data modeling"):
+        evaluate_source(EvaluateOptions(evaluated, class_names=tmp_path / "names.txt"))
+    members = [
+        (f"{number}.{end}", content)
+        for number, name in enumerate(["cat", "cat", "\n", "dog", "dog"])
+        for end, content in (("png", png()), ("txt", name.encode()))
+    ]
+    write_tar(tmp_path / "labels" / "0.tar", members)
+    index_folder(tmp_path / "labels")
+    options = EvaluateOptions(evaluated, labelled=str(tmp_path / "labels"), parts=("knn",))
+    assert evaluate_source(options)[1].keys() == {"knn/acc"}
+    said = f"skipped 1 samples of {tmp_path / 'labels'}: text has no visible character"
+    assert said in capfd.readouterr().err
 
 
 @pytest.mark.slow
