@@ -125,8 +125,11 @@ def recipe(languages: Sequence[str]) -> str:
 
 
 def vocabulary_size(languages: Sequence[str], every: int) -> int:
-    """Return the number of pieces of the text tokenizer, which a part of the concepts gives fewer of."""
-    return PIECES_PER_LANGUAGE * len(languages) // every
+    """Return the number of pieces of the text tokenizer, which a part of the concepts gives fewer of.
+
+    A sixth of the concepts has more than a sixth of the characters, each of which is a piece.
+    """
+    return PIECES_PER_LANGUAGE * len(languages) // min(every, 3)
 
 
 def prepare(artists: EmojiArtists, held_out: str, languages: tuple[str, ...], out: Path, pool: Executor) -> None:
