@@ -55,7 +55,7 @@ def evaluate_source(options: EvaluateOptions) -> tuple[str, Figures]:
             return evaluate_finetuned(options, found)
         # Microsoft's pretrained files have no settings of a run, which masked words need
         if heads is not None or resolve_best(options.source).is_file():
-            if heads is not None:
+            if heads is not None:  # else it is none, which is refused in a moment
                 options.check_use("contrast")
             return evaluate_dual_encoder(options, found)
         options.check_use("pretraining")

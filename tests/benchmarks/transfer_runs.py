@@ -149,7 +149,7 @@ def prepare(artists: EmojiArtists, held_out: str, languages: tuple[str, ...], ou
         sys.exit(f"error: {out} holds a study of {subject.read_text()}; give another --out")
     subject.write_text(wanted)
     training = artists.training_artists(held_out)
-    # not compressed: reading pictures was a fifth of a step
+    # not compressed: reading pictures was a quarter of a step
     write_pictures(artists, [*training, held_out], data / "pictures", pool, SIDE, compress_level=0)
     write_lines(data / "pairs.jsonl", training_pairs(artists, held_out, languages))
     write_lines(data / "texts.jsonl", training_texts(artists, languages))

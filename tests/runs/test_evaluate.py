@@ -23,10 +23,9 @@ from pretrain.reporting.pictures import pictures_of
 from pretrain.reporting.run_files import read_run
 from pretrain.run.run_log import read_log
 from pretrain.survival.stop import EXIT_STOPPED_BY_FILE
-from tests.support.evaluated import CHUNK, NUM_SAMPLES, evaluation_overrides, write_labelled
+from tests.support.evaluated import CHUNK, NUM_SAMPLES, evaluation_overrides, write_captioned_classes, write_labelled
 from tests.support.faults import arguments_of, broken
 from tests.support.launch import ROOT, Ended, RankProcess, run_ranks
-from tests.support.shard_files import index_folder, png, write_tar
 from tests.support.tiny_run import TinyData
 
 NUM_STEPS = 8
@@ -117,16 +116,10 @@ def test_options_of_other_networks_and_labels_without_a_class_are_said(
 ) -> None:
     with pytest.raises(ValueError, match="--class-names is not for a network of masked data modeling"):
         evaluate_source(EvaluateOptions(evaluated, class_names=tmp_path / "names.txt"))
-    members = [
-        (f"{number}.{end}", content)
-        for number, name in enumerate(["cat", "cat", "\n", "dog", "dog"])
-        for end, content in (("png", png()), ("txt", name.encode()))
-    ]
-    write_tar(tmp_path / "labels" / "0.tar", members)
-    index_folder(tmp_path / "labels")
-    options = EvaluateOptions(evaluated, labelled=str(tmp_path / "labels"), parts=("knn",))
+    labels = write_captioned_classes(tmp_path / "labels", ["cat", "cat", "\n", "dog", "dog"])
+    options = EvaluateOptions(evaluated, labelled=str(labels), parts=("knn",))
     assert evaluate_source(options)[1].keys() == {"knn/acc"}
-    said = f"skipped 1 samples of {tmp_path / 'labels'}: text has no visible character"
+    said = f"skipped 1 samples of {labels}: text has no visible character"
     assert said in capfd.readouterr().err
 
 

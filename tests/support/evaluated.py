@@ -1,10 +1,12 @@
 """Arguments of small runs that are evaluated, and labelled images for them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from tests.support.shard_files import index_folder, png, write_tar
 from tests.support.tiny_run import TinyData
 
 EVERY = 3
@@ -21,6 +23,18 @@ def write_labelled(folder: Path, num_classes: int = 3, num_images: int = 4) -> P
             pixels = generator.integers(0, 200, (40, 40, 3)).astype(np.uint8)
             pixels[..., number % 3] = 255
             Image.fromarray(pixels).save(folder / f"class_{number}" / f"{place}.png")
+    return folder
+
+
+def write_captioned_classes(folder: Path, classes: Sequence[str]) -> Path:
+    """Write indexed shards of pairs whose captions are classes, and whose images are as red as their numbers."""
+    members = [
+        (f"{number}.{end}", content)
+        for number, name in enumerate(classes)
+        for end, content in (("png", png((number, 0, 0))), ("txt", name.encode()))
+    ]
+    write_tar(folder / "0.tar", members)
+    index_folder(folder)
     return folder
 
 

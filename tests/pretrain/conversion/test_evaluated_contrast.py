@@ -11,9 +11,9 @@ from model.pretrained import save_network
 from pretrain.conversion.evaluated import evaluate_source, report
 from pretrain.evaluation.options import EvaluateOptions
 from pretrain.formats.vocabulary import EXPORTED_NAME
-from tests.support.evaluated import write_labelled
+from tests.support.evaluated import write_captioned_classes, write_labelled
 from tests.support.launch import run_ranks
-from tests.support.shard_files import index_folder, png, write_tar
+from tests.support.shard_files import png
 from tests.support.tiny import tiny_dual_encoder
 from tests.support.tiny_run import TinyData
 
@@ -96,14 +96,8 @@ def test_options_of_other_networks_and_labels_without_a_class_are_said(
 ) -> None:
     with pytest.raises(ValueError, match="--num-words is not for a dual encoder, as .* is; leave it out"):
         evaluate_source(EvaluateOptions(export, pairs=str(pairs), num_words=9))
-    members = [
-        (f"{number}.{end}", content)
-        for number, name in enumerate(["cat", "cat", "\n", "dog", "dog"])
-        for end, content in (("png", png()), ("txt", name.encode()))
-    ]
-    write_tar(tmp_path / "labels" / "0.tar", members)
-    index_folder(tmp_path / "labels")
-    subject, _ = evaluate_source(EvaluateOptions(export, labelled=str(tmp_path / "labels"), parts=("zero_shot",)))
+    labels = write_captioned_classes(tmp_path / "labels", ["cat", "cat", "\n", "dog", "dog"])
+    subject, _ = evaluate_source(EvaluateOptions(export, labelled=str(labels), parts=("zero_shot",)))
     assert "4 images of 2 classes" in subject
-    said = f"skipped 1 samples of {tmp_path / 'labels'}: text has no visible character"
+    said = f"skipped 1 samples of {labels}: text has no visible character"
     assert said in capfd.readouterr().err

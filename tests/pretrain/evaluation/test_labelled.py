@@ -12,7 +12,7 @@ from data_pipeline.samples.answers import CLASSES_NAME, class_lines
 from data_pipeline.shards.index import read_index
 from data_pipeline.shards.reader import SampleReader
 from pretrain.evaluation.labelled import every_second, open_labelled, spread
-from tests.support.evaluated import write_labelled
+from tests.support.evaluated import write_captioned_classes, write_labelled
 from tests.support.shard_files import index_folder, png, write_tar
 from tests.support.tiny_run import TinyData
 
@@ -30,14 +30,8 @@ def test_sub_folders_are_classes_and_every_second_image_is_tested(tmp_path: Path
 
 
 def test_captions_of_pairs_are_classes(tmp_path: Path) -> None:
-    members = [
-        (f"{number}.{end}", content)
-        for number, name in enumerate(["cat", "dog", "cat", "dog ", "owl"])
-        for end, content in (("png", png((number, 0, 0))), ("txt", name.encode()))
-    ]
-    write_tar(tmp_path / "pairs" / "0.tar", members)
-    index_folder(tmp_path / "pairs")
-    found = open_labelled(str(tmp_path / "pairs"), 100, DataConfig(), 16, True)
+    pairs = write_captioned_classes(tmp_path / "pairs", ["cat", "dog", "cat", "dog ", "owl"])
+    found = open_labelled(str(pairs), 100, DataConfig(), 16, True)
     assert found.classes == ("cat", "dog", "owl") and found.labels.tolist() == [0, 1, 0, 1, 2]
     images, is_good = found.images(range(5))
     assert images[:, 0].float().mean((1, 2)).tolist() == [0, 1, 2, 3, 4] and is_good.all()
@@ -66,18 +60,11 @@ def test_shards_of_labels_name_their_classes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_all_classes", [False, True])
 def test_samples_whose_class_cannot_be_read_are_left_out_and_counted(with_all_classes: bool, tmp_path: Path) -> None:
-    names = ["cat", "\n", "cat", "dog", "\n", "dog", "owl"]
-    members = [
-        (f"{number}.{end}", content)
-        for number, name in enumerate(names)
-        for end, content in (("png", png((number, 0, 0))), ("txt", name.encode()))
-    ]
-    write_tar(tmp_path / "pairs" / "0.tar", members)
-    index_folder(tmp_path / "pairs")
-    found = open_labelled(str(tmp_path / "pairs"), 6, DataConfig(), 16, True, with_all_classes)
+    pairs = write_captioned_classes(tmp_path / "pairs", ["cat", "\n", "cat", "dog", "\n", "dog", "owl"])
+    found = open_labelled(str(pairs), 6, DataConfig(), 16, True, with_all_classes)
     assert found.labels.tolist() == [0, 0, 1, 1]
     assert found.classes == (("cat", "dog", "owl") if with_all_classes else ("cat", "dog"))
-    assert found.skipped == [f"2 samples of {tmp_path / 'pairs'}: text has no visible character"]
+    assert found.skipped == [f"2 samples of {pairs}: text has no visible character"]
     images, is_good = found.images(range(4))
     assert images[:, 0].float().mean((1, 2)).tolist() == [0, 2, 3, 5] and is_good.all()
 
