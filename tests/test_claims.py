@@ -8,6 +8,8 @@ from data_pipeline.write_shards import ShardOptions
 from model.parameter_counts import count_by_part
 from pretrain.recipes import RECIPES
 from pretrain.survival import stop
+from tests.benchmarks.results import RESULTS
+from tests.benchmarks.study_transfer import StudyOptions
 from tests.data_pipeline.settings.test_ranges import NUM_EXAMPLES, SETTINGS
 from tests.support.launch import ROOT
 
@@ -49,3 +51,32 @@ def test_the_number_of_kernels_is_documented(page: str) -> None:
     sources = [path.read_text() for path in (ROOT / "model" / "kernels").glob("*.py")]
     num_kernels = sum(len(re.findall(r"^@jit\(do_not_specialize=", source, re.MULTILINE)) for source in sources)
     assert num_kernels > 5 and re.search(rf"\ball {num_kernels} (are )?compiled for sm_80 and sm_90", words_of(page))
+
+
+def last_result(benchmark: str, options: str) -> dict[str, float]:
+    """Return the figures of the last row of RESULTS.md that the command with these options wrote."""
+    sections = re.findall(rf"^## {benchmark}, .*\n\n(.*)\n\n((?:\|.*\n)+)", RESULTS.read_text(), re.MULTILINE)
+    tables = [
+        table for head, table in sections if f"`python -m tests.benchmarks.{benchmark}{options} --append`" in head
+    ]
+    return {name: float(value) for name, value in re.findall(r"^\| (\w+) \| ([\d.]+) \|$", tables[-1], re.MULTILINE)}
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/measured.md", "docs/contrastive.md", "docs/transfer.md"])
+def test_the_gain_of_pretraining_is_that_of_the_last_study(page: str) -> None:
+    figures, steps = last_result("study_transfer", ""), StudyOptions()
+    total = steps.pretraining_steps + steps.contrast_steps
+    words = words_of(page).replace("*", "")
+    for name in ("r5", "r5_scratch", "r5_scratch_same_total"):
+        assert percent(figures[name]) in words
+    assert f"{steps.contrast_steps} contrastive steps" in words and f"{total:,}" in words
+    if page == "docs/transfer.md":
+        for name in ("r1", "r1_scratch", "r1_scratch_same_total", "r5_unseen_concepts", "r5_unseen_concepts_scratch",
+                     "r5_unseen_concepts_scratch_same_total", "chance_r5_unseen_concepts"):  # fmt: skip
+            assert percent(figures[name]) in words
+        assert f"adds {100 * figures['least_gain_r5']:.1f} to" in words
+        assert f"{steps.pretraining_steps:,} steps of masked pretraining" in words
