@@ -12,8 +12,10 @@ def caption(options: CaptionOptions) -> str:
     options.data()
     # Imported here, so that --help and mistakes in the options do not wait for torch
     from pretrain.inference.captioning import caption_source
+    from pretrain.survival.out_of_memory import naming_lack_of_memory
 
-    return caption_source(options)
+    with naming_lack_of_memory(f"give a smaller --batch-size than {options.batch_size}"):
+        return caption_source(options)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ def encode(options: EncodeOptions) -> str:
     options.data()
     # Imported here, so that --help and mistakes in the options do not wait for torch
     from pretrain.inference.encoding import encode_source
+    from pretrain.survival.out_of_memory import naming_lack_of_memory
 
-    return encode_source(options)
+    with naming_lack_of_memory(f"give a smaller --batch-size than {options.batch_size}"):
+        return encode_source(options)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ def main() -> None:
 def evaluate(options: EvaluateOptions) -> str:
     # Imported here, so that --help and mistakes in the options do not wait for torch
     from pretrain.conversion.evaluated import evaluate_source, report
+    from pretrain.survival.out_of_memory import naming_lack_of_memory
 
-    return report(*evaluate_source(options))
+    with naming_lack_of_memory("give a smaller --chunk-size"):
+        return report(*evaluate_source(options))
 
 
 if __name__ == "__main__":

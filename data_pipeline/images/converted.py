@@ -55,7 +55,7 @@ def converted_to_rgb(image: ImageFile) -> Image.Image:
         image.load()
     if image.mode in ("F", "I"):
         raise BadSampleError("image has pixels of 32 bits, whose black and white are not known")
-    return image.convert("RGB") if image.mode == "CMYK" else to_rgb(image)  # Pillow inverts CMYK only in JPEG
+    return to_rgb(image)
 
 
 def _avif_class() -> type[ImageFile]:

@@ -90,22 +90,30 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def to_rgb(image: Image.Image, box: Box | None = None) -> Image.Image:
-    """Return the image, or a box of it, as 8-bit RGB; transparent pixels become white."""
+    """Return the image, or a box of it, as 8-bit RGB; transparent pixels become white.
+
+    Raises ValueError for pixels without a known black and white.
+    """
+    # Pillow takes every CMYK JPEG for one of Adobe's, which are stored inverted; other formats it reads as they are
+    is_inverted = image.mode == "CMYK" and isinstance(image, JpegImageFile) and "adobe" not in image.info
     left, top, right, bottom = box or (0, 0, *image.size)
     rows = max(1, STRIP_PIXELS // (right - left))
     if rows >= bottom - top:
-        return _to_rgb(image.crop((left, top, right, bottom)) if box else image)
+        return _to_rgb(image.crop((left, top, right, bottom)) if box else image, is_inverted)
     whole = Image.new("RGB", (right - left, bottom - top))
     for start in range(top, bottom, rows):
-        whole.paste(_to_rgb(image.crop((left, start, right, min(start + rows, bottom)))), (0, start - top))
+        strip = image.crop((left, start, right, min(start + rows, bottom)))
+        whole.paste(_to_rgb(strip, is_inverted), (0, start - top))
     return whole
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, is_inverted: bool) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("pixels are floating numbers, whose black and white are not known")
     if image.mode.startswith("I"):
         image = _gray_of_8_bits(image)
-    if image.mode == "CMYK" and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow treats every CMYK JPEG as Adobe's, which are inverted
+    if is_inverted:
+        image = ImageChops.invert(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -124,8 +132,13 @@ def upright(image: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def _gray_of_8_bits(image: Image.Image) -> Image.Image:
-    """Return modes I;16 and I scaled to 8 bits: Pillow's own conversion clips at 255."""
-    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    """Return modes I;16 and I, of 16 bits, scaled to 8 bits: Pillow's own conversion clips at 255.
+
+    Raises ValueError for numbers of 32 bits.
+    """
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"pixels are from {values.min()} to {values.max()}, whose black and white are not known")
     gray = ((values * 255 + 32767) // 65535).astype(np.uint8)
     if "transparency" in image.info:
         gray[values == image.info["transparency"]] = 255

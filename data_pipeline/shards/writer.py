@@ -23,7 +23,7 @@ from PIL.ImageFile import ImageFile
 from data_pipeline.files.partial_files import own_partial
 from data_pipeline.files.retries import cannot_be_written, with_retries
 from data_pipeline.images.converted import converted_to_rgb, open_any
-from data_pipeline.images.decoding import to_rgb, upright
+from data_pipeline.images.decoding import is_stored_format, to_rgb, upright
 from data_pipeline.samples.records import ImageLocation, Record, read_image
 from data_pipeline.samples.sample import PARTS, BadSampleError, Kind, check_text
 from data_pipeline.samples.scenes import Split
@@ -252,6 +252,14 @@ def _read_image(image: ImageLocation | None, name: str) -> bytes:
     except OSError as error:
         place = "" if error.filename is None else f": {error.filename}"
         raise UnreadableImageError(f"image file cannot be read ({error.strerror or error}{place})") from error
+
+
+def as_stored(encoded: bytes, max_image_pixels: int = SampleFilter.max_image_pixels) -> bytes:
+    """Return an image as write_shards stores it: the same bytes if shards hold its format, else a new JPEG, so that a
+    network sees a GIF or TIFF as in training. Raises BadSampleError."""
+    if is_stored_format(encoded):  # its pixels are decoded by whoever needs them
+        return encoded
+    return _image(encoded, SampleFilter(max_image_pixels=max_image_pixels))[1]
 
 
 def _image(encoded: bytes, keep: SampleFilter) -> tuple[str, bytes]:

@@ -69,10 +69,10 @@ class UnderWay:
         if overdue:
             return (
                 f"{', '.join(overdue[:_NAMED])} took more than {SAMPLE_CPU_SECONDS:g} s of CPU time; remove it from "
-                "the data and rerun the same command to resume"
+                "the data and rerun the same command"
             )
         at = f", at {' or '.join(others[:_NAMED])}" if 0 < len(others) <= _NAMED else ""
-        return f"a worker process was killed, perhaps for lack of memory{at}; rerun the same command to resume"
+        return f"a worker process was killed, perhaps for lack of memory{at}; rerun the same command"
 
 
 _under_way: UnderWay | None = None

@@ -38,6 +38,9 @@ from pretrain.formats.vocabulary import (
     tokenizer_beside,
 )
 
+OF_RUN = ("checkpoint", "step", "weights", "average_of", "data_fingerprints", "figures", "config")
+"""What a card tells of a run."""
+
 
 def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Source:
     """Open the newest checkpoint of a run, or a checkpoint folder; of several, the mean of their weights.
@@ -97,7 +100,7 @@ def safetensors_source(folder: Path) -> Source:
         weights=lambda: iter(load_network(folder).state_dict().items()),
         vocabulary=None if path is None else read_vocabulary(path),
         preprocessing=read_preprocessing(folder, heads) or _earlier_preprocessing(config, heads, card),
-        provenance={"source": folder.name, "source_card": card},
+        provenance=of_run(card) | {"source": folder.name, "source_card": card},
         heads=heads,
         labels=labels_beside(folder, heads),
         notes=() if path is not None else (_no_tokenizer(folder),),
@@ -113,7 +116,8 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
     """
     entries = load_beit3(path, is_mapped=True)  # mapped: names and shapes are enough here
     card = path.with_suffix(".json")
-    written_as = read_card(card).get("model", {}) if card.is_file() else {}
+    card_of_file = read_card(card) if card.is_file() else {}
+    written_as = card_of_file.get("model", {})
     num_heads = _agreed_heads(card, _number(card, written_as, "num_heads"), num_heads)
     own_heads = heads_of(entries, path)
     heads = None if new_heads else own_heads
@@ -131,7 +135,7 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
     )
     kept = parameter_shapes(config, heads)
     left_out = [name for name in task_heads(entries) if name not in kept]  # heads have the same names in both formats
-    uses = exact_uses(read_card(card).get("role"), written_as) if written_as else USES
+    uses = exact_uses(card_of_file.get("role"), written_as) if written_as else USES
     fingerprint = tokenizer_sha256(path)
     tokenizer = tokenizer_beside(path.parent, fingerprint, is_microsofts=fingerprint is None and not written_as)
     notes = [
@@ -154,12 +158,20 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
         vocabulary=None if tokenizer is None else read_vocabulary(tokenizer),
         preprocessing=(read_preprocessing(path.parent, own_heads) if written_as else None)
         or default_preprocessing(config, heads=heads),
-        provenance={"source": path.name, "new_heads": list(absent), "left_out": left_out},
+        provenance=of_run(card_of_file) | {"source": path.name, "new_heads": list(absent), "left_out": left_out},
         exact_uses=uses,
         heads=heads,
         labels=labels_beside(path.parent, heads),
         notes=tuple(note for note in notes if note),
     )
+
+
+def of_run(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the card of converted weights tells of their run, so that the next card tells it as well; {} if they
+    are not from a run."""
+    config, figures = card.get("config"), card.get("figures", {})
+    is_known = {"checkpoint", "step"} <= card.keys() and isinstance(config, dict) and isinstance(figures, dict)
+    return {name: card[name] for name in OF_RUN if name in card} if is_known else {}
 
 
 def exact_uses(role: object, written_as: Mapping[str, Any]) -> tuple[Use, ...]:

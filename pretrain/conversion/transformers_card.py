@@ -108,15 +108,16 @@ def _network(card: dict[str, Any]) -> str:
 
 def _training(config: dict[str, Any]) -> str:
     """Return what a run trained on. config: as RUN/config.json has it."""
-    data = config["data"]
     kinds = [("images", "images_per_step"), ("pairs", "pairs_per_step"), ("texts", "texts_per_step")]
     rows = [
-        f"| {kind} | {', '.join(map(str, data.get(kind) or []))} | {config[number]} |"
+        f"| {kind} | {', '.join(map(str, config['data'].get(kind) or []))} | {config[number]} |"
         for kind, number in kinds
         if config.get(number)
     ]
     table = "\n".join(["| trained on | shards | samples per step |", "| --- | --- | --- |", *rows])
-    return f"{table}\n\nThe run is planned for {config['num_steps']} steps; card.json has all of its settings.\n"
+    began = f"It began with the weights of {config['initial_weights']}. " if config.get("initial_weights") else ""
+    planned = f"The run is planned for {config['num_steps']} steps. {began}card.json has all of its settings."
+    return f"{table}\n\n{planned}\n"
 
 
 def _figures(card: dict[str, Any]) -> str:

@@ -62,7 +62,14 @@ class ContrastEvaluation(Evaluation):
         if of_classes and settings.labelled is not None:
             has_texts = "zero_shot" in of_classes
             self.labelled = open_labelled(
-                settings.labelled, settings.num_labelled, data, size, check_shards, has_texts, keeps_images=False
+                settings.labelled,
+                settings.num_labelled,
+                data,
+                size,
+                check_shards,
+                with_all_classes=has_texts,
+                keeps_images=False,
+                is_split=of_classes != ("zero_shot",),
             )
             # by default those of training, of which data has the files
             class_names = settings.class_names or data.class_names

@@ -24,6 +24,7 @@ from data_pipeline.samples.tasks import ClassAnnotation
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.index import INDEX_NAME, read_index
 from data_pipeline.shards.reader import UNREADABLE, SampleReader
+from data_pipeline.shards.writer import as_stored
 from data_pipeline.sources.images import is_image_name
 from pretrain.survival.console import warn
 
@@ -81,7 +82,7 @@ class Labelled:
         path = self.sources[place]
         if path.stat().st_size > self.max_member_bytes:
             raise BadSampleError(f"file exceeds data.max_member_bytes {self.max_member_bytes}")
-        return path.read_bytes()
+        return as_stored(path.read_bytes(), self.max_image_pixels)
 
     def name(self, place: int) -> str:
         if isinstance(self.sources, tuple):
@@ -98,12 +99,14 @@ def open_labelled(
     check_shards: bool,
     with_all_classes: bool = False,
     keeps_images: bool = True,
+    is_split: bool = True,
 ) -> Labelled:
     """Open labelled images.
 
     check_shards: as `read_index` has it; with_all_classes: take the classes of all samples of shards, and those of the
-    list beside shards of kind label, not only those of the chosen samples; keeps_images: see `Labelled`. Raises
-    ValueError if the images are not of a known layout, or have fewer than two classes with two images, OSError.
+    list beside shards of kind label, not only those of the chosen samples; keeps_images: see `Labelled`; is_split:
+    some images of a class are tested by the others, as by k-NN and a linear probe. Raises ValueError if the images are
+    not of a known layout, or have fewer than two classes, with two images each if is_split, OSError.
     """
     sources: list[Path] | tuple[SampleReader, list[int]]
     skipped: list[str] = []
@@ -131,13 +134,17 @@ def open_labelled(
         files = image_files(Path(folder))
         sources = [files[place] for place in spread(len(files), max_images)]
         names, all_names = ([path.parent.name for path in part] for part in (sources, files))
-    counts = Counter(names)
-    if sum(count >= 2 for count in counts.values()) < MIN_CLASSES:
+    counts, classes = Counter(names), tuple(sorted(set(all_names)))
+    if is_split and sum(count >= 2 for count in counts.values()) < MIN_CLASSES:
+        without = ", or leave knn and probe out of evaluation.parts" * with_all_classes
         raise ValueError(
             f"{SETTING} {public_url(folder)}: {len(names)} images in {len(counts)} classes, of which at least "
-            f"{MIN_CLASSES} need two images or more; {'; '.join([*skipped, LAYOUTS])}, or raise evaluation.num_labelled"
+            f"{MIN_CLASSES} need two images or more; {'; '.join([*skipped, LAYOUTS])}, or raise "
+            f"evaluation.num_labelled{without}"
         )
-    classes = tuple(sorted(set(all_names)))
+    if len(classes) < MIN_CLASSES or not names:
+        found = f"{SETTING} {public_url(folder)}: {len(names)} images, {len(classes)} classes"
+        raise ValueError("; ".join([found, *skipped, LAYOUTS]))
     number = {name: place for place, name in enumerate(classes)}
     labels = [number[name] for name in names]
     return Labelled(

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from data_pipeline.images.transform import kept_box
 from data_pipeline.samples.records import read_image
 from data_pipeline.samples.sample import BadSampleError
+from data_pipeline.shards.writer import as_stored
 from pretrain.formats.preprocessing import Preprocessing
 
 OneImage = Image | Path | str | bytes
@@ -72,7 +73,8 @@ def decoded(images: list[OneImage], preprocessing: Preprocessing) -> Tensor:
             if isinstance(image, Image):
                 row = transform.center_of(image)
             else:
-                row = transform.center(image if isinstance(image, bytes) else read_image(Path(image)))
+                content = image if isinstance(image, bytes) else read_image(Path(image))
+                row = transform.center(as_stored(content, transform.max_pixels))
         except BadSampleError as error:
             raise ValueError(f"image {place}: {error}") from error
         rows.append(torch.from_numpy(row))

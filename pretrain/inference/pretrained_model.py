@@ -74,6 +74,14 @@ class PretrainedModel:
         self.preprocessing = opened.preprocessing
         self.origin = opened.origin
         """Where the weights are from, in words."""
+        self.logit_scale: float | None = None
+        """Factor of cosines before a softmax over texts, or over images; None without contrastive heads."""
+        self.logit_bias: float | None = None
+        """Added to scaled cosines before a sigmoid; None if the weights were not trained by the sigmoid loss."""
+        if isinstance(opened.network, DualEncoder):  # before the network is rounded to the precision
+            scale, bias = opened.network.logit_scale, opened.network.logit_bias
+            self.logit_scale = scale.detach().exp().item()
+            self.logit_bias = None if bias is None else bias.item()
         self.network: Network = opened.network.to(self.device, self.dtype).eval().requires_grad_(False)
         self._opened = opened
         self._tokenizer: TextTokenizer | None = None

@@ -21,6 +21,7 @@ from torch import Tensor
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.loading.dataset import encoded
 from data_pipeline.shards.reader import UNREADABLE
+from data_pipeline.shards.writer import as_stored
 from data_pipeline.texts.tokenizer import PAD_ID, TextTokenizer
 from data_pipeline.workers.pool import worker_pool
 from data_pipeline.workers.under_way import at_sample
@@ -138,7 +139,8 @@ def _read(reading: Reading, listed: Listed, slot: int, place: int) -> Sample:
                 found = replace(found, ids=ids, was_cut=was_cut)
             if reading.transform is not None:
                 assert _slots is not None
-                _slots[slot][place] = reading.transform.center(reading.samples.image(listed))
+                image = as_stored(reading.samples.image(listed), reading.transform.max_pixels)
+                _slots[slot][place] = reading.transform.center(image)
     except UNREADABLE as error:
         return replace(found, problem=str(error))
     return found

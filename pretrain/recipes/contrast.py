@@ -7,8 +7,8 @@ released base and large `itc` files were trained was never published. Our choice
 (defaults of Microsoft's finetuning code), crops of at least half of an image and flips (its transform for pairs), no
 colour jitter, texts of 64 tokens (its default), gradients clipped at 3.0 (pretraining's).
 
-Expects data/pairs and data/beit3.spm, and the weights to start from: --initial-weights takes a run, a checkpoint, or a
-folder of pretrain.convert.
+Expects data/pairs and data/beit3.spm, and the weights to start from: --initial-weights takes a run, a checkpoint, a
+folder of pretrain.convert, or a file of Microsoft's.
 """
 
 from dataclasses import replace

@@ -17,6 +17,8 @@ data would not help.
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -40,3 +42,15 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+@contextmanager
+def naming_lack_of_memory(remedy: str) -> Iterator[None]:
+    """Raise ValueError with the remedy, a clause such as "give a smaller --batch-size", if memory is used up within."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"memory is used up ({reason}); {remedy}") from error

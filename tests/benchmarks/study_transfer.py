@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -77,7 +77,7 @@ class StudyOptions:
     quick: bool = False
     """Run for a minute; the figures mean little."""
     append: bool = False
-    """Write the figures into RESULTS.md and the pictures into docs/images."""
+    """Write the figures into RESULTS.md, and the pictures of the study as it is by default into docs/images."""
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -110,7 +110,8 @@ def study(options: StudyOptions, out: Path) -> None:
                 for name in TITLES}  # fmt: skip
     figures = figures_of(options, readings, found)
     figures["minutes"] = (time.monotonic() - started) / 60
-    folder = PICTURES if options.append else out
+    is_default = replace(options, source=StudyOptions.source, out=None, append=False) == StudyOptions()
+    folder = PICTURES if options.append and is_default else out
     pictures(options, artists, readings, out, folder)
     if options.append:
         append_results("study_transfer", figures)

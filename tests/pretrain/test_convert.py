@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pretrain.conversion.opened import open_network
 from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.sources import checkpoint_source
 from pretrain.conversion.verify import TOLERANCE, largest_difference
+from pretrain.evaluation.records import append_evaluation, evaluation_line
 from pretrain.formats.beit3_dual import DUAL_PARTS
 from pretrain.formats.preprocessing import read_preprocessing
 from pretrain.run.run_log import read_log
@@ -84,6 +86,28 @@ def test_every_format_is_written_and_verified(run_dir: Path, tmp_path: Path, to:
     assert (tmp_path / "text_tokenizer.spm").read_bytes() == tokenizer and not (tmp_path / "beit3.spm").exists()
     assert card["text_tokenizer"]["sha256"] == hashlib.sha256(tokenizer).hexdigest()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("between", ["safetensors", "beit3", None])
+def test_the_card_for_transformers_tells_data_steps_and_figures_of_the_run(
+    contrast_run: Path, tmp_path: Path, between: str | None
+) -> None:
+    run = shutil.copytree(contrast_run, tmp_path / "run")
+    append_evaluation(run, evaluation_line(4, "raw", {"retrieval/image_to_text_r1": 0.25, "loss/contrastive": 1.5}, 1))
+    source, form = run, "checkpoint"
+    if between == "safetensors":
+        source, form = tmp_path / "between", "safetensors"
+        convert(ConvertOptions(run, source, to="safetensors", verify=False))
+    elif between == "beit3":
+        options = ConvertOptions(run, tmp_path / "between", role="dual", verify=False)
+        source, form = convert(options).path, "beit3"
+    convert(ConvertOptions(source, tmp_path / "out", "transformers", form, verify=False))  # type: ignore[arg-type]
+    readme, config = (tmp_path / "out" / "README.md").read_text(), find_checkpoint(contrast_run, ContrastConfig).config
+    assert "Weights of step 4 of the run, checkpoint step_00000004." in readme
+    assert f"| pairs | {config.data.pairs[0]} | {config.pairs_per_step} |" in readme
+    assert f"planned for 4 steps. It began with the weights of {config.initial_weights}." in readme
+    assert "| on held-out data, step 4 | |" in readme
+    assert "| retrieval/image_to_text_r1 | 0.25 |\n| loss/contrastive | 1.5 |\n" in readme
 
 
 def test_one_call_loads_our_own_format(run_dir: Path, tmp_path: Path) -> None:

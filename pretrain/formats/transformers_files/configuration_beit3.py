@@ -68,3 +68,9 @@ class Beit3Config(PretrainedConfig):
         ids = {"bos_token_id": bos_token_id, "pad_token_id": pad_token_id, "eos_token_id": eos_token_id}
         # transformers ties the masked-word head to the word embedding unless this is switched off
         super().__init__(**{"tie_word_embeddings": False, **ids, **kwargs})
+
+    def known_mask_id(self) -> int:
+        """Return mask_token_id. Raises ValueError if the weights were written without a text tokenizer."""
+        if self.mask_token_id is None:
+            raise ValueError("no text tokenizer lies beside these weights, so that no id of <mask> is known")
+        return self.mask_token_id

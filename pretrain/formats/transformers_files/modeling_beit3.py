@@ -347,7 +347,7 @@ class Beit3Model(PreTrainedModel):
         """
         config, num_images = self.config, len(pixel_values)
         ids = torch.full((num_images, 1), config.bos_token_id, device=pixel_values.device)
-        masks, is_done = torch.full_like(ids, config.mask_token_id), torch.zeros_like(ids, dtype=torch.bool)[:, 0]
+        masks, is_done = torch.full_like(ids, config.known_mask_id()), torch.zeros_like(ids, dtype=torch.bool)[:, 0]
         while ids.shape[1] < min(max_length, config.max_position_embeddings) and not is_done.all():
             states = self.encoder(pixel_values, torch.cat([ids, masks], dim=1), is_causal=True).last_hidden_state
             words = self._head("mlm_head")(states[:, -1]).argmax(dim=-1).masked_fill(is_done, config.pad_token_id)

@@ -6,6 +6,7 @@
 A piece has its SentencePiece id + 1, as in XLM-RoBERTa; SentencePiece itself is <unk> 0, <s> 1, </s> 2, pieces from 3.
 """
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import sentencepiece
 import torch
 from PIL import Image, ImageChops, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizer, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
@@ -145,13 +147,19 @@ def pixels_of(image: Any) -> Tensor:
 
 def rgb(image: Image.Image) -> Image.Image:
     """Return an image upright, by its EXIF orientation, and as 8-bit RGB, its transparent pixels white."""
-    source, image = image, ImageOps.exif_transpose(image)
+    source = image
+    with contextlib.suppress(Exception):  # damaged EXIF data does not make an image unusable
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("the pixels of an image are floating numbers; give a uint8 tensor or an image of 8 bits")
     if image.mode.startswith("I"):  # 16 bits of gray, which Pillow would cut off at 255
-        gray = np.asarray(image).astype(np.int64).clip(0, 65535)
+        gray = np.asarray(image).astype(np.int64)
+        if gray.min() < 0 or gray.max() > 65535:
+            raise ValueError(f"the pixels of an image are from {gray.min()} to {gray.max()}; give one of 8 or 16 bits")
         transparent = gray == source.info.get("transparency", -1)
         image = Image.fromarray(np.where(transparent, 255, (gray * 255 + 32767) // 65535).astype(np.uint8))
-    if image.mode == "CMYK" and "adobe" not in source.info:
-        image = ImageChops.invert(image)  # Pillow takes every CMYK image for one of Adobe's, which are inverted
+    if image.mode == "CMYK" and isinstance(source, JpegImageFile) and "adobe" not in source.info:
+        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for one of Adobe's, which are inverted
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)

@@ -30,7 +30,7 @@ def test_a_sample_that_takes_too_long_ends_the_job_with_its_name(monkeypatch: py
     with pytest.raises(ValueError) as caught, worker_pool(2) as workers:
         assert workers.submit(busy, "quick", 0.01).result() == "quick"
         workers.submit(busy, "0.tar:bomb", 60).result()
-    words = "0.tar:bomb took more than 0.3 s of CPU time; remove it from the data and rerun the same command to resume"
+    words = "0.tar:bomb took more than 0.3 s of CPU time; remove it from the data and rerun the same command"
     assert str(caught.value) == words
 
 
@@ -46,5 +46,5 @@ def test_many_samples_that_are_each_quick_and_a_wait_do_not_end_it(monkeypatch: 
 def test_a_killed_worker_is_reported_with_its_sample() -> None:
     with pytest.raises(ValueError) as caught, worker_pool(1) as workers:
         workers.submit(killed, "a\nb").result()
-    words = "a worker process was killed, perhaps for lack of memory, at a\\nb; rerun the same command to resume"
+    words = "a worker process was killed, perhaps for lack of memory, at a\\nb; rerun the same command"
     assert str(caught.value) == words

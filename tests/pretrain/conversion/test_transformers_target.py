@@ -93,6 +93,10 @@ def test_without_a_text_tokenizer_images_alone_are_processed(ours: Path, tmp_pat
     images = torch.randn(1, 3, 32, 32)
     model = load_folder(tmp_path / "out")
     assert model(images).last_hidden_state.shape == (1, 17, 32)
+    with pytest.raises(
+        ValueError, match="no text tokenizer lies beside these weights, so that no id of <mask> is known"
+    ):
+        model.caption(images)
 
 
 def test_a_role_is_refused() -> None:

@@ -21,6 +21,15 @@ def test_neighbors_vote_with_their_similarity() -> None:
     assert knn_accuracy(features, labels, 100 * near, torch.tensor([1]), 1) == 1
 
 
+def test_tested_images_are_compared_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(30, 4, generator=generator), torch.arange(30) % 3
+    tested, expected = torch.randn(10, 4, generator=generator), labels[:10]
+    whole = knn_accuracy(features, labels, tested, expected, 5)
+    monkeypatch.setattr("pretrain.evaluation.features.CHUNK", 3)
+    assert 0 < whole < 1 and knn_accuracy(features, labels, tested, expected, 5) == whole
+
+
 def test_the_probe_separates_what_is_linear_and_nothing_else() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(400, 6, generator=generator) * torch.tensor([1.0, 1, 1, 1, 1e4, 0])  # scales do not matter

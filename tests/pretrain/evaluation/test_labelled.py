@@ -1,11 +1,13 @@
 """Labelled images: their layouts, classes and halves, and mistakes in them. CPU, seconds."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from data_pipeline.loading.config import DataConfig
 from data_pipeline.samples.answers import CLASSES_NAME, class_lines
@@ -125,6 +127,34 @@ def test_classes_are_those_of_the_whole_source_if_asked_for(tmp_path: Path) -> N
     whole = open_labelled(str(tmp_path / "pairs"), 4, DataConfig(), 16, True, with_all_classes=True)
     assert chosen.classes == ("cat", "dog") and whole.classes == ("cat", "dog", "owl")
     assert chosen.labels.tolist() == whole.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_one_image_of_each_class_is_enough_unless_images_are_tested_by_others(tmp_path: Path) -> None:
+    folder = str(write_labelled(tmp_path / "images", num_classes=3))
+    found = open_labelled(folder, 3, DataConfig(), 24, True, with_all_classes=True, is_split=False)
+    assert found.labels.tolist() == [0, 1, 2]
+    words = (
+        "3 images in 3 classes, of which .* need two images or more; .*, or leave knn and probe out of evaluation.parts"
+    )
+    with pytest.raises(ValueError, match=words):
+        open_labelled(folder, 3, DataConfig(), 24, True, with_all_classes=True)
+    with pytest.raises(ValueError, match="4 images, 1 classes; give a folder with one sub-folder"):
+        open_labelled(str(write_labelled(tmp_path / "one", num_classes=1)), 9, DataConfig(), 24, True, is_split=False)
+
+
+def test_images_in_formats_that_shards_do_not_hold_are_read_as_they_would_be_stored(tmp_path: Path) -> None:
+    folder = write_labelled(tmp_path / "images")
+    image = Image.new("P", (30, 20), 1)
+    image.putpalette([0, 0, 0, 250, 5, 5])
+    for name in os.listdir(folder):
+        image.save(folder / name / "0.gif")
+    found = open_labelled(str(folder), 100, DataConfig(), 24, True)
+    gifs = [place for place in range(len(found.labels)) if found.name(place).endswith(".gif")]
+    assert len(gifs) == len(found.classes)
+    for place in gifs:
+        pixels, is_good = found.images(range(place, place + 1))
+        expected = torch.tensor([250, 5, 5]).view(3, 1, 1)
+        assert is_good.all() and (pixels[0].int() - expected).abs().max() <= 3
 
 
 def test_samples_are_spread_evenly() -> None:

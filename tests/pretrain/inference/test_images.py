@@ -43,6 +43,39 @@ def test_an_open_image_a_file_and_its_bytes_give_the_pixels_of_training(mode: st
     assert all(torch.equal(row, expected) for row in found)
 
 
+@pytest.mark.parametrize("form", ["gif", "bmp", "tiff"])
+def test_a_file_in_a_format_that_shards_do_not_hold_is_read_as_write_shards_stores_it(form: str) -> None:
+    image = Image.linear_gradient("L").resize((50, 40)).convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    found = levels(decoded([buffer.getvalue(), png(image)], PREPROCESSING))
+    assert (found[0] - found[1]).abs().max() <= 8
+
+
+def test_cmyk_is_inverted_only_if_pillow_has_inverted_it(tmp_path: Path) -> None:
+    ink = Image.new("CMYK", (50, 40), (0, 255, 255, 0))
+    tiff, jpeg = tmp_path / "a.tif", tmp_path / "a.jpg"
+    ink.save(tiff)
+    ink.save(jpeg, quality=95)
+    found = decoded([ink, Image.open(tiff), tiff, Image.open(jpeg), jpeg], PREPROCESSING)
+    red = torch.tensor([255, 0, 0]).view(3, 1, 1)
+    assert (found.int() - red).abs().max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (Image.new("F", (50, 40), 0.5), r"image 0: image cannot be decoded \(pixels are floating numbers, whose"),
+        (Image.new("I", (50, 40), 70_000), r"pixels are from 70000 to 70000, whose black and white are not known"),
+        (Image.new("I", (50, 40), -1), r"pixels are from -1 to -1, whose black and white are not known"),
+    ],
+    ids=["floating", "32 bits", "negative"],
+)
+def test_pixels_of_unknown_range_are_refused(image: Image.Image, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        decoded([image], PREPROCESSING)
+
+
 def test_images_of_every_form_are_cropped_if_the_weights_were_trained_so(tmp_path: Path) -> None:
     wide = np.zeros((20, 60, 3), np.uint8)
     wide[:, 20:40] = 255

@@ -14,10 +14,11 @@ from data_pipeline.samples.scenes import draw_samples
 from data_pipeline.texts.tokenizer import EOS_ID, TextTokenizer
 from model import load_pretrained
 from model.captioner import captions
+from model.config import DualHeads
 from model.masked_data_model import MaskedDataModel
 from pretrain.inference.pretrained_model import PretrainedModel, chosen_device, chosen_dtype
 from tests.support.opened import LENGTH, SIZE, tiny_opened, write_export
-from tests.support.tiny import tiny_model
+from tests.support.tiny import tiny_dual_encoder, tiny_model
 from tests.support.tiny_run import TinyData
 
 TEXTS = ["a red circle", "a star", "on gray there is a cross"]
@@ -67,6 +68,17 @@ def test_similarities_are_cosines_of_projected_features(dual: PretrainedModel, p
     assert found.shape == (5, 3) and found.abs().max() <= 1 + 1e-6
     torch.testing.assert_close(found, dual.encode_image(pictures) @ dual.encode_text(TEXTS).T)
     assert found.std() > 1e-4
+
+
+def test_cosines_become_probabilities_by_numbers_of_the_weights(tiny_data: TinyData) -> None:
+    network = tiny_dual_encoder(DualHeads(logit_bias=True), vocab_size=120)
+    with torch.no_grad():
+        network.vectors.copy_(torch.tensor([math.log(37.25), -9.37]))
+    opened = replace(tiny_opened(tiny_data), network=network)
+    dual = PretrainedModel(opened, "cpu", "bfloat16")  # whose 8 bits have neither number
+    assert dual.logit_scale == pytest.approx(37.25) and dual.logit_bias == pytest.approx(-9.37)
+    model = PretrainedModel(tiny_opened(tiny_data), "cpu")
+    assert model.logit_scale is None and model.logit_bias is None
 
 
 def test_outputs_that_are_not_finite_are_refused(

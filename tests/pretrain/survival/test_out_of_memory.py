@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributed import DistBackendError
 
-from pretrain.survival.out_of_memory import is_out_of_memory
+from pretrain.survival.out_of_memory import is_out_of_memory, naming_lack_of_memory
 
 NCCL = (
     "NCCL error in: NCCLUtils.cpp:94, unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.28.9"
@@ -55,3 +55,23 @@ def test_torch_itself_is_recognized_on_a_cpu() -> None:
 )
 def test_other_errors_are_not(error: Exception | None) -> None:
     assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), r"memory is used up \(MemoryError\); give less"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried ...\nmore"),
+            r"\(CUDA out of memory. Tried ...\); give less",
+        ),
+    ],
+)
+def test_a_remedy_is_named(error: Exception, said: str) -> None:
+    with pytest.raises(ValueError, match=said), naming_lack_of_memory("give less"):
+        raise error
+
+
+def test_other_errors_keep_their_own_words() -> None:
+    with pytest.raises(RuntimeError, match="illegal"), naming_lack_of_memory("give less"):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")

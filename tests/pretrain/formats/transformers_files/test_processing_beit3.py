@@ -116,6 +116,7 @@ def images() -> dict[str, bytes]:
         "turned": encoded(rgba.convert("RGB"), "PNG", exif=exif),
         "jpeg": encoded(rgba.convert("RGB").resize((40, 36)), "JPEG"),
         "cmyk": encoded(rgba.convert("CMYK").resize((40, 36)), "JPEG"),
+        "damaged exif": encoded(rgba.convert("RGB").resize((40, 36)), "JPEG", exif=b"Exif\0\0garbage"),
         "large jpeg": encoded(smooth, "JPEG"),
     }
 
@@ -126,6 +127,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("name", images())
 def test_pixels_equal_those_of_held_out_images(name: str, folder: Path) -> None:
     content = images()[name]
@@ -137,6 +139,19 @@ def test_pixels_equal_those_of_held_out_images(name: str, folder: Path) -> None:
         assert (found - expected).abs().max() <= 4 / 127.5
     else:
         assert torch.equal(found, expected)
+
+
+def test_open_images_of_other_modes_are_taken_as_ours_or_refused(folder: Path) -> None:
+    processor = import_code(folder, "processing_beit3").Beit3ImageProcessor.from_pretrained(folder)
+    transform = ImageTransform(CONFIG.image_size, 1.0, 0.0, False, 10**6)
+    ink = Image.open(io.BytesIO(encoded(Image.new("CMYK", (40, 36), (0, 255, 255, 0)), "TIFF")))
+    for image in (ink, ink.copy(), Image.new("YCbCr", (40, 36), (90, 80, 70)), Image.new("1", (40, 36), 1)):
+        expected = network_view(torch.from_numpy(transform.center_of(image))[None], CONFIG.image_size)
+        assert torch.equal(processor(image)["pixel_values"], expected)
+    assert processor(ink)["pixel_values"][0, :, 0, 0].tolist() == pytest.approx([1, -1, -1], abs=0.02)
+    for image, said in ((Image.new("F", (40, 36)), "floating numbers"), (Image.new("I", (40, 36), 70_000), "70000")):
+        with pytest.raises(ValueError, match=said):
+            processor(image)
 
 
 def test_the_center_is_cropped_if_the_settings_say_so_also_after_saving(folder: Path, tmp_path: Path) -> None:
