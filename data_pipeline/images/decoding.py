@@ -92,8 +92,11 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 def to_rgb(image: Image.Image, box: Box | None = None) -> Image.Image:
     """Return the image, or a box of it, as 8-bit RGB; transparent pixels become white.
 
-    Raises ValueError for pixels without a known black and white.
+    Of a CMYK JPEG give the image that was opened, not a copy, which no longer tells whether it is inverted. Raises
+    BadSampleError for pixels of 32 bits.
     """
+    if image.mode in ("F", "I"):
+        raise BadSampleError("image has pixels of 32 bits, whose black and white are not known")
     # Pillow takes every CMYK JPEG for one of Adobe's, which are stored inverted; other formats it reads as they are
     is_inverted = image.mode == "CMYK" and isinstance(image, JpegImageFile) and "adobe" not in image.info
     left, top, right, bottom = box or (0, 0, *image.size)
@@ -108,8 +111,6 @@ def to_rgb(image: Image.Image, box: Box | None = None) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, is_inverted: bool) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("pixels are floating numbers, whose black and white are not known")
     if image.mode.startswith("I"):
         image = _gray_of_8_bits(image)
     if is_inverted:
@@ -132,13 +133,8 @@ def upright(image: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def _gray_of_8_bits(image: Image.Image) -> Image.Image:
-    """Return modes I;16 and I, of 16 bits, scaled to 8 bits: Pillow's own conversion clips at 255.
-
-    Raises ValueError for numbers of 32 bits.
-    """
+    """Return an image of 16 bits (modes I;16, I;16B) scaled to 8 bits: Pillow's own conversion clips at 255."""
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"pixels are from {values.min()} to {values.max()}, whose black and white are not known")
     gray = ((values * 255 + 32767) // 65535).astype(np.uint8)
     if "transparency" in image.info:
         gray[values == image.info["transparency"]] = 255

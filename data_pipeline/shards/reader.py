@@ -5,6 +5,7 @@ import errno
 import os
 import queue
 import threading
+import weakref
 import zlib
 from collections import OrderedDict
 from typing import Literal
@@ -46,6 +47,7 @@ class SampleReader:
         if self.cache is not None:
             self.cache.check_folder()
         self._descriptors: OrderedDict[int, int] = OrderedDict()
+        weakref.finalize(self, _close, self._descriptors).atexit = False
         self._wanted: queue.SimpleQueue[int] | None = None
 
     def key(self, sample: int) -> str:
@@ -167,3 +169,9 @@ class SampleReader:
             self._descriptors[shard] = descriptor
         self._descriptors.move_to_end(shard)
         return self._descriptors[shard]
+
+
+def _close(descriptors: OrderedDict[int, int]) -> None:
+    """Close the shards of a reader that nobody uses any more."""
+    while descriptors:
+        os.close(descriptors.popitem()[1])

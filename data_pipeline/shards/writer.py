@@ -278,12 +278,13 @@ def _image(encoded: bytes, keep: SampleFilter) -> tuple[str, bytes]:
                 image.load()
                 return extension, encoded
             pixels = _scaled(image, scale, is_converted=extension is None)
+            pixels.info.pop("comment", None)  # of a GIF, which may be longer than that of a JPEG can be
+            buffer = io.BytesIO()
+            pixels.save(buffer, "JPEG", quality=keep.quality)
         except BadSampleError:
             raise
         except Exception as error:  # a decoder can raise anything for broken bytes
             raise BadSampleError(f"image cannot be decoded ({error})") from error
-    buffer = io.BytesIO()
-    pixels.save(buffer, "JPEG", quality=keep.quality)
     return "jpg", buffer.getvalue()
 
 

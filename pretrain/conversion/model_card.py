@@ -4,9 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from model.config import USES
 from model.pretrained import heads_entry
 from model.weight_files import read_json_object
-from pretrain.conversion.source import Source
+from pretrain.conversion.source import Source, in_words
 from pretrain.conversion.target import Target
 from pretrain.conversion.targets import target_of
 from pretrain.formats.vocabulary import EXPORTED_NAME, unused_rows
@@ -32,6 +33,7 @@ def make_card(target: Target, source: Source, difference: float | None) -> dict[
         "model": asdict(source.config),
         "heads": None if source.heads is None else heads_entry(source.heads),
         "not_in_this_format": target.left_out(source),
+        "exact_uses": list(source.exact_uses),
         "text_tokenizer": None,
         "labels": None if source.labels is None else source.labels.name,
     }
@@ -75,6 +77,10 @@ def _section(card: dict[str, Any]) -> str:
         lines.append(_origin_line(card))
     if card.get("source"):
         lines.append(f"Converted from {card['source']}.\n")
+    if (uses := tuple(card.get("exact_uses", USES))) != USES:
+        lines.append(f"Exact for {in_words(uses)} only: they come from a file that holds one role.\n")
+    if new := card.get("new_heads"):
+        lines.append(f"Initialized anew, not trained: {', '.join(new)}.\n")
     lines += _tokenizer_lines(card.get("text_tokenizer"))
     if card.get("labels"):
         lines.append(f"Meaning of each output of the head, in their order: {card['labels']}.\n")

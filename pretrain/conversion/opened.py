@@ -10,8 +10,8 @@ from model.pretrained import WEIGHTS_NAME
 from pretrain.checkpoints.best import resolve_best
 from pretrain.checkpoints.weights import model_of
 from pretrain.config.run_config import WeightKind
-from pretrain.conversion.source import Source, readable
-from pretrain.conversion.sources import beit3_source, checkpoint_source, in_words, safetensors_source
+from pretrain.conversion.source import Source, in_words, readable
+from pretrain.conversion.sources import beit3_source, checkpoint_source, safetensors_source
 from pretrain.formats.preprocessing import Preprocessing
 from pretrain.formats.vocabulary import EXPORTED_NAME, MICROSOFTS_NAME
 

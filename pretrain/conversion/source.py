@@ -46,6 +46,11 @@ class Source:
         return replace(self.preprocessing, tokenizer=None if self.vocabulary is None else EXPORTED_NAME)
 
 
+def in_words(uses: tuple[Use, ...]) -> str:
+    """Return uses for a message."""
+    return "image-text pairs" if uses == ("pair",) else "images alone and texts alone"
+
+
 def resized(source: Source, image_size: int) -> Source:
     """Return the same weights for images of another size. Raises ValueError if patches do not divide it."""
     config = replace(source.config, image_size=image_size)

@@ -15,7 +15,7 @@ from pretrain.checkpoints.weights import checkpoint_weights
 from pretrain.config.run_config import EncoderRunConfig, WeightKind, config_to_json
 from pretrain.conversion.model_card import read_card
 from pretrain.conversion.soup import averaged, find_checkpoints
-from pretrain.conversion.source import Source
+from pretrain.conversion.source import Source, in_words
 from pretrain.conversion.target import CARD_NAME
 from pretrain.evaluation.records import figures_at
 from pretrain.formats.beit3 import decoupled_weights
@@ -38,8 +38,11 @@ from pretrain.formats.vocabulary import (
     tokenizer_beside,
 )
 
-OF_RUN = ("checkpoint", "step", "weights", "average_of", "data_fingerprints", "figures", "config")
-"""What a card tells of a run."""
+OF_RUN = (
+    *("checkpoint", "step", "weights", "average_of", "data_fingerprints", "figures", "config"),
+    *("image_size", "vocab_size_before"),
+)
+"""What a card tells of a run, and of the changes to its network."""
 
 
 def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Source:
@@ -94,6 +97,8 @@ def safetensors_source(folder: Path) -> Source:
     config, heads = read_config(folder), read_heads(folder)
     card = read_card(folder / CARD_NAME) if (folder / CARD_NAME).is_file() else {}
     path = tokenizer_beside(folder, fingerprint_in(folder / WEIGHTS_NAME))
+    known = card.get("exact_uses")  # cards of earlier versions have none
+    uses = tuple(use for use in USES if isinstance(known, list) and use in known) or USES
     return Source(
         origin=str(folder),
         config=config,
@@ -103,7 +108,12 @@ def safetensors_source(folder: Path) -> Source:
         provenance=of_run(card) | {"source": folder.name, "source_card": card},
         heads=heads,
         labels=labels_beside(folder, heads),
-        notes=() if path is not None else (_no_tokenizer(folder),),
+        exact_uses=uses,
+        notes=tuple(
+            note
+            for note in (_one_role(uses) if uses != USES else "", "" if path is not None else _no_tokenizer(folder))
+            if note
+        ),
     )
 
 
@@ -136,16 +146,14 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
     kept = parameter_shapes(config, heads)
     left_out = [name for name in task_heads(entries) if name not in kept]  # heads have the same names in both formats
     uses = exact_uses(card_of_file.get("role"), written_as) if written_as else USES
+    used = {"image", "text"} if isinstance(heads, DualHeads) and not heads.masked_data else set(USES)
     fingerprint = tokenizer_sha256(path)
     tokenizer = tokenizer_beside(path.parent, fingerprint, is_microsofts=fingerprint is None and not written_as)
     notes = [
         f"initialized anew, as the file has none: {', '.join(absent)}" if absent else "",
         f"left out, as only its task uses them: {', '.join(left_out)}" if left_out else "",
         f"it is {heads_in_words(heads)}, and so is the result" if heads is not None else "",
-        f"it holds one role of vision-language experts, and so does the result: exact for {in_words(uses)} only, wrong "
-        "for everything else"
-        if uses != USES
-        else "",
+        _one_role(uses) if uses != USES else "",
         f"without --new-heads the result is {heads_in_words(own_heads)}, which keeps them"
         if new_heads and own_heads is not None and left_out
         else "",
@@ -158,7 +166,10 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
         vocabulary=None if tokenizer is None else read_vocabulary(tokenizer),
         preprocessing=(read_preprocessing(path.parent, own_heads) if written_as else None)
         or default_preprocessing(config, heads=heads),
-        provenance=of_run(card_of_file) | {"source": path.name, "new_heads": list(absent), "left_out": left_out},
+        # the run's figures and settings are not those of one role of it, or of parts that are initialized anew; a dual
+        # encoder alone has no pairs
+        provenance=(of_run(card_of_file) if set(uses) >= used and not absent else {})
+        | {"source": path.name, "new_heads": list(absent), "left_out": left_out},
         exact_uses=uses,
         heads=heads,
         labels=labels_beside(path.parent, heads),
@@ -168,10 +179,19 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
 
 def of_run(card: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the card of converted weights tells of their run, so that the next card tells it as well; {} if they
-    are not from a run."""
-    config, figures = card.get("config"), card.get("figures", {})
-    is_known = {"checkpoint", "step"} <= card.keys() and isinstance(config, dict) and isinstance(figures, dict)
-    return {name: card[name] for name in OF_RUN if name in card} if is_known else {}
+    are not from a run, or the card was damaged."""
+    config, figures, averaged = card.get("config"), card.get("figures", {}), card.get("average_of", [])
+    is_sound = (
+        {"checkpoint", "step"} <= card.keys()
+        and isinstance(config, dict)
+        and isinstance(config.get("data"), dict)
+        and "num_steps" in config
+        and isinstance(figures, dict)
+        and all(value is None or isinstance(value, int | float) for value in figures.values())
+        and isinstance(averaged, list)
+        and all(isinstance(name, str) for name in averaged)
+    )
+    return {name: card[name] for name in OF_RUN if name in card} if is_sound else {}
 
 
 def exact_uses(role: object, written_as: Mapping[str, Any]) -> tuple[Use, ...]:
@@ -179,11 +199,6 @@ def exact_uses(role: object, written_as: Mapping[str, Any]) -> tuple[Use, ...]:
     if not written_as.get("num_vl_layers"):
         return USES
     return ("pair",) if role == "fusion" else ("image", "text")
-
-
-def in_words(uses: tuple[Use, ...]) -> str:
-    """Return uses for a message."""
-    return "image-text pairs" if uses == ("pair",) else "images alone and texts alone"
 
 
 def _earlier_preprocessing(config: MultiwayConfig, heads: Heads | None, card: Mapping[str, Any]) -> Preprocessing:
@@ -209,6 +224,13 @@ def _agreed_heads(card: Path, found: int | None, given: int | None) -> int | Non
     if None not in (found, given) and found != given:
         raise ValueError(f"{card} has {found} heads, --num-heads is {given}; leave it out")
     return found or given
+
+
+def _one_role(uses: tuple[Use, ...]) -> str:
+    return (
+        f"it holds one role of vision-language experts, and so does the result: exact for {in_words(uses)} only, wrong "
+        "for everything else"
+    )
 
 
 def _no_tokenizer(folder: Path) -> str:

@@ -124,6 +124,7 @@ def _figures(card: dict[str, Any]) -> str:
     rows = [
         f"| {name} | {'not finite' if value is None else f'{value:.4g}'} |" for name, value in card["figures"].items()
     ]
-    title = f"| on held-out data, step {card['step']} | |"
+    size = f", images of {card['config']['model']['image_size']} px" if "image_size" in card else ""
+    title = f"| on held-out data, step {card['step']}{size} | |"
     explained = "docs/glossary.md of Imglish explains the figures."
     return "\n".join([title, "| --- | --- |", *rows]) + f"\n\n{explained}\n"

@@ -143,7 +143,7 @@ def open_labelled(
             f"evaluation.num_labelled{without}"
         )
     if len(classes) < MIN_CLASSES or not names:
-        found = f"{SETTING} {public_url(folder)}: {len(names)} images, {len(classes)} classes"
+        found = f"{SETTING} {public_url(folder)}: {len(names)} images of fewer than {MIN_CLASSES} classes"
         raise ValueError("; ".join([found, *skipped, LAYOUTS]))
     number = {name: place for place, name in enumerate(classes)}
     labels = [number[name] for name in names]

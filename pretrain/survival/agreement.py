@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pretrain.survival.out_of_memory import is_out_of_memory
+
 TRANSIENT_ERRNOS = (
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EREMOTEIO),
     *(errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH),
@@ -59,8 +61,9 @@ def on_every_rank(action: Callable[[], T]) -> T:
     except (ValueError, OSError) as error:
         message = str(error) or repr(error)
         is_mistake = not isinstance(error, RetryableRunError) and getattr(error, "errno", None) not in TRANSIENT_ERRNOS
-    except Exception:  # a bug; shown in full, and possibly one of this node alone
-        message, is_mistake = traceback.format_exc(), False
+    except Exception as error:  # a bug; shown in full, and possibly one of this node alone
+        lack = f"memory is used up ({(str(error) or repr(error)).splitlines()[0]})" if is_out_of_memory(error) else ""
+        message, is_mistake = lack or traceback.format_exc(), False
     end_together(message, is_mistake)
     return cast(T, result)
 

@@ -80,6 +80,11 @@ class StudyOptions:
     """Write the figures into RESULTS.md, and the pictures of the study as it is by default into docs/images."""
 
     @property
+    def is_default(self) -> bool:
+        """Whether it is the study whose figures and pictures are documented."""
+        return replace(self, source=StudyOptions.source, out=None, append=False) == StudyOptions()
+
+    @property
     def steps(self) -> tuple[int, int]:
         """Steps of masked pretraining and of the contrastive stage."""
         return (20, 10) if self.quick else (self.pretraining_steps, self.contrast_steps)
@@ -90,6 +95,8 @@ def main() -> None:
     require_packages(PACKAGES)
     if not (options.source / "concepts.jsonl").is_file():
         sys.exit(f"error: {options.source} has no concepts.jsonl; --help says what --source needs")
+    if options.append and not options.is_default and options.out is None:
+        sys.exit("error: the pictures of other settings are written into --out, which is not given")
     with tempfile.TemporaryDirectory() as temporary:
         study(options, (options.out or Path(temporary)).resolve())
 
@@ -110,8 +117,7 @@ def study(options: StudyOptions, out: Path) -> None:
                 for name in TITLES}  # fmt: skip
     figures = figures_of(options, readings, found)
     figures["minutes"] = (time.monotonic() - started) / 60
-    is_default = replace(options, source=StudyOptions.source, out=None, append=False) == StudyOptions()
-    folder = PICTURES if options.append and is_default else out
+    folder = PICTURES if options.append and options.is_default else out
     pictures(options, artists, readings, out, folder)
     if options.append:
         append_results("study_transfer", figures)

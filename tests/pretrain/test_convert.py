@@ -21,6 +21,7 @@ from pretrain.config.contrast import ContrastConfig
 from pretrain.config.pretraining import PretrainConfig
 from pretrain.conversion.beit3_target import Beit3Target
 from pretrain.conversion.convert import convert, report
+from pretrain.conversion.evaluated import open_export
 from pretrain.conversion.opened import open_network
 from pretrain.conversion.options import ConvertOptions
 from pretrain.conversion.sources import checkpoint_source
@@ -108,6 +109,20 @@ def test_the_card_for_transformers_tells_data_steps_and_figures_of_the_run(
     assert f"planned for 4 steps. It began with the weights of {config.initial_weights}." in readme
     assert "| on held-out data, step 4 | |" in readme
     assert "| retrieval/image_to_text_r1 | 0.25 |\n| loss/contrastive | 1.5 |\n" in readme
+
+
+def test_weights_of_one_role_stay_known_as_such_in_our_own_format(run_dir: Path, tmp_path: Path) -> None:
+    file = convert(ConvertOptions(run_dir, tmp_path / "file", role="fusion", verify=False)).path
+    convert(ConvertOptions(file, tmp_path / "ours", from_="beit3", verify=False))
+    convert(ConvertOptions(tmp_path / "ours", tmp_path / "again", "safetensors", "safetensors", verify=False))
+    for folder in (tmp_path / "ours", tmp_path / "again"):
+        assert open_network(folder).exact_uses == ("pair",)
+        with pytest.raises(ValueError, match="exact for image-text pairs only"):
+            open_network(folder).check_use("image")
+        readme = (folder / "README.md").read_text()  # no figures: they are of the whole network
+        assert "Exact for image-text pairs only" in readme and "Weights of step" not in readme
+        with pytest.raises(ValueError, match="lacks the settings of a run"):
+            open_export(folder)
 
 
 def test_one_call_loads_our_own_format(run_dir: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import sentencepiece
 import torch
-from PIL import Image, ImageChops, ImageOps
+from PIL import ExifTags, Image, ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizer, ProcessorMixin
@@ -23,6 +23,16 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 VOCABULARY = "text_tokenizer.spm"
 SPECIALS = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Transposition that turns an image upright, by its EXIF orientation."""
 
 
 class Beit3Tokenizer(PreTrainedTokenizer):
@@ -146,20 +156,24 @@ def pixels_of(image: Any) -> Tensor:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Return an image upright, by its EXIF orientation, and as 8-bit RGB, its transparent pixels white."""
-    source = image
+    """Return an image upright, by its EXIF orientation, and as 8-bit RGB, its transparent pixels white.
+
+    Raises ValueError for pixels of 32 bits, OSError if the image is broken.
+    """
+    if image.mode in ("F", "I"):
+        raise ValueError("an image has pixels of 32 bits, whose black and white are not known; give 8 or 16 bits")
+    image.load()  # in a PNG, EXIF may follow the pixels
+    # Pillow takes every CMYK JPEG for one of Adobe's, which are inverted
+    is_inverted = image.mode == "CMYK" and isinstance(image, JpegImageFile) and "adobe" not in image.info
     with contextlib.suppress(Exception):  # damaged EXIF data does not make an image unusable
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("the pixels of an image are floating numbers; give a uint8 tensor or an image of 8 bits")
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):  # 16 bits of gray, which Pillow would cut off at 255
         gray = np.asarray(image).astype(np.int64)
-        if gray.min() < 0 or gray.max() > 65535:
-            raise ValueError(f"the pixels of an image are from {gray.min()} to {gray.max()}; give one of 8 or 16 bits")
-        transparent = gray == source.info.get("transparency", -1)
+        transparent = gray == image.info.get("transparency", -1)
         image = Image.fromarray(np.where(transparent, 255, (gray * 255 + 32767) // 65535).astype(np.uint8))
-    if image.mode == "CMYK" and isinstance(source, JpegImageFile) and "adobe" not in source.info:
-        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for one of Adobe's, which are inverted
+    if is_inverted:
+        image = ImageChops.invert(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)

@@ -90,6 +90,18 @@ def test_of_an_animated_gif_the_first_frame_is_taken() -> None:
     assert difference(stored(movie), frames[0]) < 3
 
 
+def test_a_comment_that_no_jpeg_can_hold_is_left_out() -> None:
+    content = encoded(quarters(), "gif", comment=b"x" * 70_000)
+    with Image.open(io.BytesIO(content)) as image:
+        assert len(image.info["comment"]) == 70_000
+    assert "comment" not in stored(content).info and difference(stored(content), quarters()) < 9
+
+
+def test_a_side_that_no_jpeg_can_have_is_a_bad_sample() -> None:
+    with pytest.raises(BadSampleError, match="image cannot be decoded"):
+        _image(encoded(Image.new("1", (65_510, 1)), "bmp"), SampleFilter())
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

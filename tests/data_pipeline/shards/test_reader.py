@@ -78,3 +78,13 @@ def test_a_stale_handle_of_a_shard_is_opened_again(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "open", open_again)
     assert reader.image_bytes(3) == expected
     assert failures == [] and len(opened) == 2
+
+
+def test_a_reader_that_is_no_longer_used_leaves_no_shard_open(good_pairs: Path) -> None:
+    reader = SampleReader(read_index(good_pairs), 1 << 20)
+    assert reader.image_bytes(0) == GOOD
+    descriptor = reader.open_shard(0)
+    assert os.path.samestat(os.fstat(descriptor), (good_pairs / "0.tar").stat())
+    del reader
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)

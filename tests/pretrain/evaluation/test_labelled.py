@@ -138,7 +138,7 @@ def test_one_image_of_each_class_is_enough_unless_images_are_tested_by_others(tm
     )
     with pytest.raises(ValueError, match=words):
         open_labelled(folder, 3, DataConfig(), 24, True, with_all_classes=True)
-    with pytest.raises(ValueError, match="4 images, 1 classes; give a folder with one sub-folder"):
+    with pytest.raises(ValueError, match="4 images of fewer than 2 classes; give a folder with one sub-folder"):
         open_labelled(str(write_labelled(tmp_path / "one", num_classes=1)), 9, DataConfig(), 24, True, is_split=False)
 
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.distributed import DistBackendError
 
+from pretrain.survival.agreement import RetryableRunError, on_every_rank
 from pretrain.survival.out_of_memory import is_out_of_memory, naming_lack_of_memory
+from tests.support.mistakes import only_rank
 
 NCCL = (
     "NCCL error in: NCCLUtils.cpp:94, unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.28.9"
@@ -75,3 +77,11 @@ def test_a_remedy_is_named(error: Exception, said: str) -> None:
 def test_other_errors_keep_their_own_words() -> None:
     with pytest.raises(RuntimeError, match="illegal"), naming_lack_of_memory("give less"):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_lack_on_one_rank_is_told_in_a_sentence_on_all() -> None:
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried ...\nmore")
+
+    with only_rank(), pytest.raises(RetryableRunError, match=r"^memory is used up \(CUDA out of memory. Tried ...\)$"):
+        on_every_rank(fail)

@@ -2,6 +2,7 @@
 
 import io
 import random
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,34 @@ def test_open_images_of_other_modes_are_taken_as_ours_or_refused(folder: Path) -
         expected = network_view(torch.from_numpy(transform.center_of(image))[None], CONFIG.image_size)
         assert torch.equal(processor(image)["pixel_values"], expected)
     assert processor(ink)["pixel_values"][0, :, 0, 0].tolist() == pytest.approx([1, -1, -1], abs=0.02)
-    for image, said in ((Image.new("F", (40, 36)), "floating numbers"), (Image.new("I", (40, 36), 70_000), "70000")):
-        with pytest.raises(ValueError, match=said):
-            processor(image)
+    for mode in ("F", "I"):
+        with pytest.raises(ValueError, match="an image has pixels of 32 bits, whose black and white are not known"):
+            processor(Image.new(mode, (40, 36)))
+
+
+@pytest.mark.filterwarnings("ignore:Tag data larger than file")
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF"])
+def test_a_broken_image_is_refused_and_a_damaged_tag_beside_its_orientation_is_not(form: str, folder: Path) -> None:
+    processor = import_code(folder, "processing_beit3").Beit3ImageProcessor.from_pretrained(folder)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (57, 83, 3), dtype=np.uint8))
+    content = bytearray(encoded(noise, form, **({"compression": "tiff_lzw"} if form == "TIFF" else {})))
+    middle = len(content) // 2
+    broken = (
+        bytes(content[:middle]) if form == "JPEG" else bytes([*content[:middle], *[255] * 60, *content[middle + 60 :]])
+    )
+    with pytest.raises((OSError, SyntaxError)):
+        processor(Image.open(io.BytesIO(broken)))
+    if form != "TIFF":
+        # little endian, two entries: Orientation 6, and a copyright whose text lies outside of the data
+        entries = struct.pack("<HHIHxx", 0x0112, 3, 1, 6) + struct.pack("<HHII", 0x8298, 2, 900, 5000)
+        exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + bytes(4)
+        turned = encoded(noise, form, exif=exif)
+        transform = ImageTransform(CONFIG.image_size, 1.0, 0.0, False, 10**6)
+        for image in (Image.open(io.BytesIO(turned)), Image.open(io.BytesIO(encoded(noise, form)))):
+            expected = network_view(torch.from_numpy(transform.center_of(image))[None], CONFIG.image_size)
+            assert torch.equal(processor(image)["pixel_values"], expected)
+        upright = transform.center_of(Image.open(io.BytesIO(encoded(noise, form))))
+        assert (transform.center_of(Image.open(io.BytesIO(turned))) != upright).any()
 
 
 def test_the_center_is_cropped_if_the_settings_say_so_also_after_saving(folder: Path, tmp_path: Path) -> None:
