@@ -114,7 +114,9 @@ def _write(options: ShardOptions) -> str:
             lines.append(coverage_line(options, index))
         if (labels := read_list_beside(options.out, options.kind)) is not None:
             noun, (name, _) = "answers" if options.kind == "vqa" else "classes", label_list(options.kind, labels)
-            lines.append(f"  {len(labels)} {noun} in {options.out / name}: a run needs --num-classes {len(labels)}")
+            lines.append(
+                f"  {len(labels)} {noun} in {options.out / name}: finetuning needs --num-classes {len(labels)}"
+            )
     else:
         result = f"part {options.part} of {options.num_parts} with {report.num_kept} samples; others are to be written"
     return "\n".join([*lines, f"{options.out}: {result}"])

@@ -122,10 +122,10 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the path and the content of config.json, without its model_type."""
     path = folder / CONFIG_NAME
     values = read_json_object(_existing(path))
-    if values.pop("model_type", None) != MODEL_TYPE:
+    if (found := values.pop("model_type", None)) != MODEL_TYPE:
         raise ValueError(
-            f"{path} is not the configuration of an Imglish network (model_type {MODEL_TYPE!r}); give a run, or a "
-            "folder that pretrain.convert --to safetensors wrote"
+            f"{path} is not the configuration of an Imglish network (model_type {found!r:.40}, not {MODEL_TYPE!r}); "
+            "give a run, or a folder that pretrain.convert --to safetensors wrote"
         )
     return path, values
 

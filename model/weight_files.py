@@ -159,12 +159,17 @@ def _description(head: bytes) -> str:
         (start.startswith((b"<!doctype html", b"<html")), "is a web page (HTML), not weights; download it again"),
         (head.startswith(_COMPRESSED), "is compressed; unpack it and use its content"),
         (head[257:262] == b"ustar", "is a tar; unpack it and use its content"),
+        (_is_safetensors(head), "is a safetensors file; give its folder if pretrain.convert wrote it"),
         (head[:1] == b"\x80", "is a pickle that torch.save did not write and is not opened; save its tensors only"),
-        (head[8:9] == b"{", "is a safetensors file; use a file of torch.save"),
         (head.startswith(_ZIP_MAGIC), "is a zip, such as torch.save writes; use a safetensors file"),
         (all(byte >= 32 or byte in b"\t\n\r\f" for byte in head), "is text, not weights; use the file itself"),
     )
     return next((text for applies, text in known if applies), "is cut off, damaged or not a weight file; copy it again")
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Return whether a file begins with the length of a JSON header: 8 bytes, the last ones zero, then the header."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
 
 
 def _holds_script(archive: zipfile.ZipFile) -> bool:

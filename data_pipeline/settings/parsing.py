@@ -33,9 +33,9 @@ IN_OUR_WORDS = {
     r"^Error parsing [\w.-]+: ": "",  # an error of a nested class names its fields itself
     r"^Unrecognized options: (.+)$": r"\1 is one argument too many",
     r"^Missing value for argument '(.+)'\..*": r"\1 needs a value",
-    r"^invalid choice '(.*)' for argument '(.+)'\. Expected one of \((.*)\)\.$": r"\2 \1 must be one of \3",
 }
 """tyro's messages, and ours."""
+CHOICE = r"^invalid choice '(.*)' for argument '(.+)'\. Expected one of \((.*)\)\.$"
 _asks_tyro = False
 
 
@@ -104,6 +104,10 @@ def _one_sentence(panel: str, kind: Any, default: Any) -> str:
         return f"there is no option {found[1]}{did_you_mean(found[1], option_names(help_text(kind, '', default)))}"
     for pattern, sentence in IN_OUR_WORDS.items():
         message = re.sub(pattern, sentence, message)
+    if found := re.match(CHOICE, message):
+        # tyro has them in a set, with None for a field that may be left out
+        choices = sorted({*re.findall(r"[^\s',]+", found[3])} - {"None"})
+        return f"{found[2]} {found[1]} must be one of {', '.join(choices)}"
     return message
 
 

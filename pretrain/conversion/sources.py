@@ -55,6 +55,8 @@ def checkpoint_source(paths: Sequence[Path], weights: WeightKind = "raw") -> Sou
     for path in paths:
         if path.is_file():
             raise ValueError(f"{path} is a file, not a run or a checkpoint folder; Microsoft's files need --from beit3")
+        if (path / WEIGHTS_NAME).is_file():
+            raise ValueError(f"{path} is an export, not a run or a checkpoint folder; it needs --from safetensors")
     checkpoints = find_checkpoints(paths, weights)
     checkpoint, *others = checkpoints
     names = [f"{each.folder.parents[1].name}/{each.folder.name}" for each in checkpoints]

@@ -116,7 +116,7 @@ def _training(config: dict[str, Any]) -> str:
     ]
     table = "\n".join(["| trained on | shards | samples per step |", "| --- | --- | --- |", *rows])
     began = f"It began with the weights of {config['initial_weights']}. " if config.get("initial_weights") else ""
-    planned = f"The run is planned for {config['num_steps']} steps. {began}card.json has all of its settings."
+    planned = f"The settings of the run have {config['num_steps']} steps. {began}card.json has all of its settings."
     return f"{table}\n\n{planned}\n"
 
 
@@ -127,4 +127,7 @@ def _figures(card: dict[str, Any]) -> str:
     size = f", images of {card['config']['model']['image_size']} px" if "image_size" in card else ""
     title = f"| on held-out data, step {card['step']}{size} | |"
     explained = "docs/glossary.md of Imglish explains the figures."
+    if any(name.startswith("retrieval/") for name in card["figures"]) and isinstance(card.get("config"), dict):
+        number = card["config"].get("evaluation", {}).get("num_samples")
+        explained = f"Recall is among the images and captions of at most {number} held-out pairs. {explained}"
     return "\n".join([title, "| --- | --- |", *rows]) + f"\n\n{explained}\n"

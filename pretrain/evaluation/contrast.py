@@ -78,8 +78,8 @@ class ContrastEvaluation(Evaluation):
             self.parts.append(ClassFigures(self.labelled, of_classes, names, templates))
         if not self.parts:
             raise ValueError(
-                "none of evaluation.parts can be computed from the held-out data of a dual encoder; give pairs or "
-                "labelled images, or set evaluation.every_steps 0"
+                f"none of evaluation.parts ({', '.join(settings.parts)}) can be computed from the held-out data of a "
+                "dual encoder; give pairs or labelled images, or set evaluation.every_steps 0 of a run"
             )
         self.names = tuple(name for part in self.parts for name in part.names)
         check_best(settings.best, self.names)

@@ -72,8 +72,9 @@ class PretrainingEvaluation(Evaluation):
             self.parts.append(Classes(config, labelled, methods, device))
         if not self.parts:
             raise ValueError(
-                "evaluation has held-out data, but none of evaluation.parts can be computed from it; give other data, "
-                "or set evaluation.every_steps 0"
+                f"none of evaluation.parts ({', '.join(settings.parts)}) can be computed by this network from the "
+                "held-out data; give other data or parts (zero_shot and retrieval need the contrastive heads that "
+                "pretrain.contrast trains), or set evaluation.every_steps 0 of a run"
             )
         self.names = tuple(name for part in self.parts for name in part.names)
         check_best(settings.best, self.names)

@@ -137,7 +137,7 @@ def import_code(folder: Path, name: str = "modeling_beit3") -> ModuleType:
             del sys.modules[name]
 
 
-def check_transformers(remedy: str = "pip install transformers, or pass --no-verify") -> None:
+def check_transformers(remedy: str = "pip install -c constraints.txt transformers, or pass --no-verify") -> None:
     """Raise ValueError if transformers, which is optional, cannot be imported."""
     importlib.import_module("pretrain.formats.cpu_torchvision")
     try:

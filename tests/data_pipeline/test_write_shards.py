@@ -83,7 +83,7 @@ def test_texts_are_skipped_by_their_place_and_a_tar_of_them_is_read(tiny_data: T
 def test_the_number_of_labels_is_printed_for_the_recipe(kind: str, noun: str, name: str, tmp_path: Path) -> None:
     ended = run_ranks(1, "data_pipeline.write_shards", [kind, "scenes:3", tmp_path], fresh=True)
     count = len((tmp_path / name).read_text().splitlines())
-    assert f"  {count} {noun} in {tmp_path / name}: a run needs --num-classes {count}\n" in ended.stdout[0]
+    assert f"  {count} {noun} in {tmp_path / name}: finetuning needs --num-classes {count}\n" in ended.stdout[0]
 
 
 def test_after_a_kill_the_same_command_writes_the_missing_shards(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from model.weight_files import MAX_JSON_BYTES, read_json_object, read_safetensors, read_torch_file
+from model.weight_files import MAX_JSON_BYTES, is_safetensors, read_json_object, read_safetensors, read_torch_file
 from tests.support.crafted import ATTACKS
 from tests.support.unreadable import forbidden
 
@@ -93,6 +93,16 @@ def test_tensors_come_back_mapped_or_not_and_from_before_torch_1_6(tmp_path: Pat
 
 def safetensors(header: bytes, size: int | None = None, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(header) if size is None else size) + header + data
+
+
+@pytest.mark.parametrize("size", [0x80, 0x8080, 1000])
+def test_safetensors_are_recognized_whatever_the_length_of_their_header(size: int, tmp_path: Path) -> None:
+    """The first byte of a file is that of its length: 0x80 for one header in 32, as that of a pickle."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors(b"{}".ljust(size)))
+    assert is_safetensors(path) and read_safetensors(path) == {}
+    with pytest.raises(ValueError, match="is a safetensors file; give its folder if pretrain.convert wrote it"):
+        read_torch_file(path)
 
 
 @pytest.mark.parametrize(

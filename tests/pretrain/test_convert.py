@@ -106,8 +106,9 @@ def test_the_card_for_transformers_tells_data_steps_and_figures_of_the_run(
     readme, config = (tmp_path / "out" / "README.md").read_text(), find_checkpoint(contrast_run, ContrastConfig).config
     assert "Weights of step 4 of the run, checkpoint step_00000004." in readme
     assert f"| pairs | {config.data.pairs[0]} | {config.pairs_per_step} |" in readme
-    assert f"planned for 4 steps. It began with the weights of {config.initial_weights}." in readme
+    assert f"settings of the run have 4 steps. It began with the weights of {config.initial_weights}." in readme
     assert "| on held-out data, step 4 | |" in readme
+    assert f"among the images and captions of at most {config.evaluation.num_samples} held-out pairs." in readme
     assert "| retrieval/image_to_text_r1 | 0.25 |\n| loss/contrastive | 1.5 |\n" in readme
 
 

@@ -58,7 +58,7 @@ def test_an_unwritable_run_folder_ends_all_ranks_with_one_sentence(tiny_data: Ti
         (["--seed", str(2**64)], f"--seed {2**64} must be an integer from 0 to 9,223,372,036,854,775,805"),
         (["--visual-tokenizer", ""], "--visual-tokenizer '' must be a path"),
         (["--model.dim", "32"], "num_heads 6 must divide dim 32"),
-        (["--precision", "float16"], "--precision float16 must be one of 'float32', 'bfloat16'"),
+        (["--precision", "float16"], "--precision float16 must be one of bfloat16, float32"),
     ],
 )
 def test_an_unknown_or_ill_typed_override(

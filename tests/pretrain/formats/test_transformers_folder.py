@@ -55,6 +55,7 @@ def test_importing_the_code_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_missing_library_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(
-        ValueError, match=r"transformers is needed here \(.*\); pip install transformers, or pass --no-ver"
+        ValueError,
+        match=r"transformers is needed here \(.*\); pip install -c constraints.txt transformers, or pass --no-ver",
     ):
         check_transformers()

@@ -70,6 +70,12 @@ def test_similarities_are_cosines_of_projected_features(dual: PretrainedModel, p
     assert found.std() > 1e-4
 
 
+@pytest.mark.parametrize("texts", [None, 3, [1, 2], ["a star", None]])
+def test_other_values_than_texts_are_refused(model: PretrainedModel, texts: Any) -> None:
+    with pytest.raises(ValueError, match="texts are of type .*; give a str, or a list of them"):
+        model.encode_text(texts)
+
+
 def test_cosines_become_probabilities_by_numbers_of_the_weights(tiny_data: TinyData) -> None:
     network = tiny_dual_encoder(DualHeads(logit_bias=True), vocab_size=120)
     with torch.no_grad():
