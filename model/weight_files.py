@@ -168,7 +168,8 @@ def _description(head: bytes) -> str:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Return whether a file begins with the length of a JSON header: 8 bytes, the last ones zero, then the header."""
+    """Return whether a file begins with 8 bytes of a sound length and a JSON object: a pickle, too, may have a brace
+    there."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
 
 

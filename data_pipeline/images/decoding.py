@@ -22,7 +22,7 @@ _FILE_CLASSES: dict[bytes, type[ImageFile]] = {
 }
 """Readers by the first bytes of a file, whatever its name: Pillow would run Ghostscript for an EPS."""
 
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -126,7 +126,7 @@ def upright(image: Image.Image, source: Image.Image) -> Image.Image:
     """Return the image turned by its source's EXIF orientation. Load it first: in a PNG, EXIF may follow the pixels."""
     try:
         is_known = has_bounded_exif(source.info)
-        turn = _UPRIGHT.get(source.getexif().get(ExifTags.Base.Orientation, 1)) if is_known else None
+        turn = UPRIGHT.get(source.getexif().get(ExifTags.Base.Orientation, 1)) if is_known else None
     except Exception:  # broken EXIF data does not make an image unusable
         turn = None
     return image if turn is None else image.transpose(turn)

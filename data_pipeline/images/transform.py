@@ -150,8 +150,6 @@ def _decoded_crop(image: ImageFile, box: Box, size: int) -> NDArray[np.uint8]:
         scale = image.size[0] / width
         left, top, right, bottom = (round(edge * scale) for edge in box)
         crop = upright(to_rgb(image, (left, top, min(right, image.size[0]), min(bottom, image.size[1]))), image)
-    except BadSampleError:
-        raise
     except Exception as error:  # a decoder can raise anything for broken bytes
         raise BadSampleError(f"image cannot be decoded ({error})") from error
     return np.array(crop)

@@ -254,7 +254,7 @@ def _read_image(image: ImageLocation | None, name: str) -> bytes:
         raise UnreadableImageError(f"image file cannot be read ({error.strerror or error}{place})") from error
 
 
-def as_stored(encoded: bytes, max_image_pixels: int = SampleFilter.max_image_pixels) -> bytes:
+def as_stored(encoded: bytes, max_image_pixels: int) -> bytes:
     """Return an image as write_shards stores it: the same bytes if shards hold its format, else a new JPEG, so that a
     network sees a GIF or TIFF as in training. Raises BadSampleError."""
     if is_stored_format(encoded):  # its pixels are decoded by whoever needs them

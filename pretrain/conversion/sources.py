@@ -111,11 +111,7 @@ def safetensors_source(folder: Path) -> Source:
         heads=heads,
         labels=labels_beside(folder, heads),
         exact_uses=uses,
-        notes=tuple(
-            note
-            for note in (_one_role(uses) if uses != USES else "", "" if path is not None else _no_tokenizer(folder))
-            if note
-        ),
+        notes=tuple(filter(None, (_one_role(uses), "" if path is not None else _no_tokenizer(folder)))),
     )
 
 
@@ -155,7 +151,7 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
         f"initialized anew, as the file has none: {', '.join(absent)}" if absent else "",
         f"left out, as only its task uses them: {', '.join(left_out)}" if left_out else "",
         f"it is {heads_in_words(heads)}, and so is the result" if heads is not None else "",
-        _one_role(uses) if uses != USES else "",
+        _one_role(uses),
         f"without --new-heads the result is {heads_in_words(own_heads)}, which keeps them"
         if new_heads and own_heads is not None and left_out
         else "",
@@ -175,7 +171,7 @@ def beit3_source(path: Path, num_heads: int | None, new_heads: bool, num_visual_
         exact_uses=uses,
         heads=heads,
         labels=labels_beside(path.parent, heads),
-        notes=tuple(note for note in notes if note),
+        notes=tuple(filter(None, notes)),
     )
 
 
@@ -229,6 +225,9 @@ def _agreed_heads(card: Path, found: int | None, given: int | None) -> int | Non
 
 
 def _one_role(uses: tuple[Use, ...]) -> str:
+    """Return a note on weights that are not exact for every use, "" for others."""
+    if uses == USES:
+        return ""
     return (
         f"it holds one role of vision-language experts, and so does the result: exact for {in_words(uses)} only, wrong "
         "for everything else"

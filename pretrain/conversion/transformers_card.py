@@ -108,9 +108,10 @@ def _network(card: dict[str, Any]) -> str:
 
 def _training(config: dict[str, Any]) -> str:
     """Return what a run trained on. config: as RUN/config.json has it."""
+    data = config["data"]
     kinds = [("images", "images_per_step"), ("pairs", "pairs_per_step"), ("texts", "texts_per_step")]
     rows = [
-        f"| {kind} | {', '.join(map(str, config['data'].get(kind) or []))} | {config[number]} |"
+        f"| {kind} | {', '.join(map(str, data.get(kind) or []))} | {config[number]} |"
         for kind, number in kinds
         if config.get(number)
     ]

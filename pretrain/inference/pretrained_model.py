@@ -10,7 +10,7 @@ Images and texts are prepared as the weights were trained. No call computes grad
 Shapes: I images, T texts, P pairs, D dim.
 """
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
 import torch
@@ -206,9 +206,9 @@ class PretrainedModel:
     def token_ids(self, kind: Kind, texts: str | Sequence[str], truncate: bool = False) -> Tensor:
         """Return the ids of texts, (T, L), padded to the longest. Raises ValueError for a text without tokens, and
         unless truncate for one that is longer than those of training."""
-        texts = [texts] if isinstance(texts, str) else texts
-        if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"texts are of type {type(texts).__name__}; give a str, or a list of them")
+        texts = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else [texts]
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise ValueError(f"a text is of type {type(wrong[0]).__name__}; give a str, or a list of them")
         longest = self.text_length(kind)
         rows = []
         for place, text in enumerate(texts):

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.survival.out_of_memory import is_out_of_memory
+from pretrain.survival.out_of_memory import is_out_of_memory, lack_in_words
 
 TRANSIENT_ERRNOS = (
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EREMOTEIO),
@@ -62,8 +62,8 @@ def on_every_rank(action: Callable[[], T]) -> T:
         message = str(error) or repr(error)
         is_mistake = not isinstance(error, RetryableRunError) and getattr(error, "errno", None) not in TRANSIENT_ERRNOS
     except Exception as error:  # a bug; shown in full, and possibly one of this node alone
-        lack = f"memory is used up ({(str(error) or repr(error)).splitlines()[0]})" if is_out_of_memory(error) else ""
-        message, is_mistake = lack or traceback.format_exc(), False
+        message = lack_in_words(error) if is_out_of_memory(error) else traceback.format_exc()
+        is_mistake = False
     end_together(message, is_mistake)
     return cast(T, result)
 

@@ -44,6 +44,11 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+def lack_in_words(error: BaseException) -> str:
+    """Return a lack of memory for a message, with the first line of the exception."""
+    return f"memory is used up ({(str(error) or type(error).__name__).splitlines()[0]})"
+
+
 @contextmanager
 def naming_lack_of_memory(remedy: str) -> Iterator[None]:
     """Raise ValueError with the remedy, a clause such as "give a smaller --batch-size", if memory is used up within."""
@@ -52,5 +57,4 @@ def naming_lack_of_memory(remedy: str) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"memory is used up ({reason}); {remedy}") from error
+        raise ValueError(f"{lack_in_words(error)}; {remedy}") from error

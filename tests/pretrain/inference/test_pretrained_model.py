@@ -72,8 +72,14 @@ def test_similarities_are_cosines_of_projected_features(dual: PretrainedModel, p
 
 @pytest.mark.parametrize("texts", [None, 3, [1, 2], ["a star", None]])
 def test_other_values_than_texts_are_refused(model: PretrainedModel, texts: Any) -> None:
-    with pytest.raises(ValueError, match="texts are of type .*; give a str, or a list of them"):
+    with pytest.raises(ValueError, match="a text is of type (NoneType|int); give a str, or a list of them"):
         model.encode_text(texts)
+
+
+def test_texts_are_taken_from_every_iterable(model: PretrainedModel) -> None:
+    expected = model.encode_text(TEXTS)
+    for texts in (tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, dtype=object), iter(TEXTS)):
+        assert torch.equal(model.encode_text(texts), expected)  # type: ignore[arg-type]
 
 
 def test_cosines_become_probabilities_by_numbers_of_the_weights(tiny_data: TinyData) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data_pipeline.images import decoding
 from data_pipeline.images.transform import ImageTransform
 from data_pipeline.samples.scenes import draw_samples
 from data_pipeline.texts.sentencepiece_training import train_text_tokenizer
@@ -140,6 +141,10 @@ def test_pixels_equal_those_of_held_out_images(name: str, folder: Path) -> None:
         assert (found - expected).abs().max() <= 4 / 127.5
     else:
         assert torch.equal(found, expected)
+
+
+def test_images_are_turned_by_the_table_of_training(folder: Path) -> None:
+    assert import_code(folder, "processing_beit3").UPRIGHT == decoding.UPRIGHT
 
 
 def test_open_images_of_other_modes_are_taken_as_ours_or_refused(folder: Path) -> None:
